@@ -13,7 +13,7 @@ from evalsvc.models import Transformer
 from evalsvc.models.decoding import SPAN
 from evalsvc.sampling import SamplerSpec
 from evalsvc.sampling.fitting import BatchShape, generate_fitting
-from evalsvc.sampling.memory import predicted_bytes
+from evalsvc.sampling.memory import footprint
 from on_card.kit import GIB, Kit, Row, at_most, figure, holds, left_out
 from on_card.shapes import Course, Steps, Subject, codes_of, large, shortened
 
@@ -49,7 +49,8 @@ def run(kit: Kit) -> Iterator[Row]:
     model = subject.build(kit.device)
     spec = subject.spec(batch)
     kit.release()
-    needed = int(ROOM * predicted_bytes(subject.config, spec, subject.padded, subject.dtype, str(kit.device)))
+    use = footprint(subject.config, spec, subject.padded, subject.dtype, device=str(kit.device))
+    needed = int(ROOM * use.added)
     if kit.free_bytes() < needed:
         reason = f"a shard needs {needed / GIB:.1f} GiB, {kit.free_bytes() / GIB:.1f} free"
         yield left_out("two shards one after the other", reason)

@@ -133,8 +133,8 @@ class HuggingFaceFields(RotaryFields):
             "weight_tying": self.tie_word_embeddings,
             "model_norm": "rms_norm",
             "norm_eps": self.rms_norm_eps,
-            "n_kv_heads": _unless(self.num_key_value_heads, self.num_attention_heads),
-            "head_size": _unless(self.head_dim, self.hidden_size // self.num_attention_heads),
+            "n_kv_heads": None if self.num_key_value_heads == self.num_attention_heads else self.num_key_value_heads,
+            "head_size": None if self.head_dim == self.hidden_size // self.num_attention_heads else self.head_dim,
             "attention_window": window,
             "ffn_type": "gated",
             "ffn_size": self.intermediate_size,
@@ -169,10 +169,6 @@ class HuggingFaceFields(RotaryFields):
                 f"layer_types has {show_name(others[0])}; evalsvc computes full attention, and sliding_attention "
                 f"within its window; {OTHERWISE}"
             )
-
-
-def _unless(value: int | None, usual: int) -> int | None:
-    return None if value == usual else value
 
 
 class SlidingFields(HuggingFaceFields):

@@ -1,7 +1,7 @@
 """Decoding step: one token of every row, with the model's weights and cache laid out for decoding.
 
 `DecodeStep.read` runs the prompts and loads their KVCache; each call then computes one new token of every row. The
-arithmetic is that of `Transformer.mixed`; the paths differ in the layout of weights, keys and values, and in the number
+arithmetic is that of `Layered.mixed`; the paths differ in the layout of weights, keys and values, and in the number
 of kernels:
 
 - plain: the model's weights, and SDPA over the live slots.

@@ -53,7 +53,10 @@ def load_open_lm(
     module.to(device, DTYPES[dtype]).requires_grad_(False).eval()
     rounded = INV_FREQ_DTYPES[resolve_inv_freq_dtype(config, rotary_inv_freq_dtype)]
     for rotary, frequencies in rotaries:
-        _turn_by(rotary, frequencies.to(rounded).float().to(device))
+        # A rotary embedding of open_lm reads its frequencies only at construction and on another device.
+        rotary.inv_freq = frequencies.to(rounded).float().to(device)
+        rotary._seq_len_cached = 0
+        rotary._update_cos_sin_tables(rotary.seq_len, device=rotary.inv_freq.device, dtype=torch.float32)
     model = OpenLmModel(config, module)
     if (saved := saved_frequencies(Path(path), config, tensors)) is not None:
         model.saved_inv_freq = tuple(saved.tolist())
@@ -166,14 +169,6 @@ def _load(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         module.load_state_dict(dict(tensors), strict=False)
     except RuntimeError as error:
         raise CheckpointMismatch(f"open_lm's model does not match the checkpoint: {error}") from error
-
-
-def _turn_by(rotary: Any, frequencies: Tensor) -> None:
-    """Make a rotary embedding of open_lm use these frequencies, which it otherwise reads only at construction and on
-    another device."""
-    rotary.inv_freq = frequencies
-    rotary._seq_len_cached = 0
-    rotary._update_cos_sin_tables(rotary.seq_len, device=frequencies.device, dtype=torch.float32)
 
 
 @contextmanager

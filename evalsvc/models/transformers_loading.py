@@ -11,7 +11,6 @@ import logging
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -205,14 +204,6 @@ def _filled(path: Path, empty: PreTrainedModel, tensors: dict[str, Tensor], dtyp
 # the trial of a cache
 
 
-@dataclass(frozen=True)
-class _Trial:
-    difference: float
-    """Largest difference, relative to the largest hidden state; NaN if the way failed."""
-    error: str
-    """Class of the exception; empty if there was none."""
-
-
 def _tried(config: ModelConfig, module: PreTrainedModel) -> TransformersModel:
     """Return the model with the first cache that changes no number: not every model of the package has every cache.
 
@@ -223,10 +214,16 @@ def _tried(config: ModelConfig, module: PreTrainedModel) -> TransformersModel:
     kinds: list[CacheKind] = ["static", "dynamic"] if module._can_compile_fullgraph else ["dynamic"]
     for kind in kinds:
         model = TransformersModel(config, module, kind)
-        trial = _try(model)
-        if trial.difference <= TOLERANCE[model.dtype]:
+        try:
+            difference = _difference_of(model)
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # a cache that a model does not have fails in many ways
+            failures.append(f"{kind}: {type(error).__name__}")
+            continue
+        if difference <= TOLERANCE[model.dtype]:
             return model
-        failures.append(f"{kind}: {trial.error or f'differs by {trial.difference:.1g}'}")
+        failures.append(f"{kind}: differs by {difference:.1g}")
     raise UnsupportedModel(
         f"{type(module).__name__} computes other numbers for padded prompts with a cache than for whole sequences "
         f"({', '.join(failures)}), so that results would depend on batches; evaluate another kind of model"
@@ -234,22 +231,18 @@ def _tried(config: ModelConfig, module: PreTrainedModel) -> TransformersModel:
 
 
 @torch.inference_mode()
-def _try(model: TransformersModel) -> _Trial:
+def _difference_of(model: TransformersModel) -> float:
+    """Return the largest difference of the ways of computing, relative to the largest value."""
     ids = torch.arange(2 * PROBE_IDS, device=model.device).view(2, -1) % model.config.vocab_size
-    try:
-        whole = model.logits(ids)
-        hidden = model.hidden(ids)
-        few = slice(0, min(3, model.config.vocab_size))
-        pairs = [
-            (model.head(hidden.flatten(0, 1)).view(*ids.shape, -1), whole),
-            (model.head(hidden[:, -1], few), whole[:, -1, few]),
-            (_cached(model, ids), hidden),
-        ]
-        return _Trial(max(_difference(*pair) for pair in pairs), "")
-    except (MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # a cache that a model does not have fails in many ways
-        return _Trial(math.nan, type(error).__name__)
+    whole = model.logits(ids)
+    hidden = model.hidden(ids)
+    few = slice(0, min(3, model.config.vocab_size))
+    pairs = [
+        (model.head(hidden.flatten(0, 1)).view(*ids.shape, -1), whole),
+        (model.head(hidden[:, -1], few), whole[:, -1, few]),
+        (_cached(model, ids), hidden),
+    ]
+    return max(_difference(*pair) for pair in pairs)
 
 
 def _cached(model: TransformersModel, ids: Tensor) -> Tensor:  # [B, T, D]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from evalsvc.errors import OutOfMemory
 from evalsvc.models.language_model import LanguageModel
-from evalsvc.sampling.memory import attempt, available_bytes, footprint, predicted_bytes, release
+from evalsvc.sampling.memory import attempt, available_bytes, footprint, release
 from evalsvc.sampling.sampler import Prompt, SamplerSpec, Samples, generate, planned_path
 from evalsvc.spec.model_config import ModelConfig
 
@@ -75,7 +75,7 @@ def largest_batch(
     batch = spec.batch
     while True:
         use = footprint(config, replace(spec, batch=batch), prompt_length, dtype, device=device, reserved=reserved)
-        needed = int(HEADROOM * (use.total - use.weights - (use.packed if packed else 0)))
+        needed = int(HEADROOM * (use.added - (use.packed if packed else 0)))
         if needed <= available:
             return batch
         if batch == 1:
@@ -224,7 +224,7 @@ class FittingBatches:
 
     def _report(self, reason: Reason, available: int | None, agreement: float | None, compared: int) -> None:
         device = str(self.model.device)
-        predicted = predicted_bytes(self.model.config, self.spec, self._longest, self.model.dtype, device)
+        predicted = footprint(self.model.config, self.spec, self._longest, self.model.dtype, device=device).added
         drawn = len(self.prompts) - len(self.left)
         self.on_shape(
             BatchShape(self.spec.batch, self.declared, reason, predicted, available, drawn, agreement, compared)

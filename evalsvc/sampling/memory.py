@@ -14,7 +14,7 @@ import torch
 
 from evalsvc.models import DecodePath, Transformer, packed_bytes
 from evalsvc.models.decoding import PATHS, rounded_slots
-from evalsvc.sampling.sampler import CACHE_DTYPES, SamplerSpec, cache_bytes, chosen_path
+from evalsvc.sampling.sampler import SamplerSpec, cache_bytes, chosen_path
 from evalsvc.spec.model_config import ModelConfig
 
 WORKSPACE_BYTES = 32 << 20
@@ -61,8 +61,13 @@ class Footprint:
         return self.step + self.reserved if self.overlapping else max(self.step, self.reserved)
 
     @property
+    def added(self) -> int:
+        """Return the bytes in addition to the model's weights."""
+        return self.packed + self.cache + self.workspaces + self.transient
+
+    @property
     def total(self) -> int:
-        return self.weights + self.packed + self.cache + self.workspaces + self.transient
+        return self.weights + self.added
 
 
 def footprint(
@@ -82,7 +87,7 @@ def footprint(
     return Footprint(
         weights=weight_count(config) * dtype.itemsize,
         packed=packed_bytes(config, len(spec.image_ids), dtype, spec.weights, where) if laid_out else 0,
-        cache=cache_bytes(config, spec.rows, capacity, _cache_dtype(spec, dtype)),
+        cache=cache_bytes(config, spec.rows, capacity, spec.dtype_of_cache(dtype)),
         step=_graph_bytes(config, spec, capacity, path)
         + max(_step_bytes(config, spec, capacity), _prefill_bytes(config, spec, prompt_length, dtype)),
         workspaces=WORKSPACES * WORKSPACE_BYTES if where.type == "cuda" else 0,
@@ -91,22 +96,10 @@ def footprint(
     )
 
 
-def predicted_bytes(
-    config: ModelConfig, spec: SamplerSpec, prompt_length: int, dtype: torch.dtype, device: str = "cpu"
-) -> int:
-    """Return the bytes of `generate` in addition to the model's weights; see `footprint`."""
-    needed = footprint(config, spec, prompt_length, dtype, device=device)
-    return needed.total - needed.weights
-
-
 @cache
 def weight_count(config: ModelConfig) -> int:
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in Transformer(config).parameters())
-
-
-def _cache_dtype(spec: SamplerSpec, dtype: torch.dtype) -> torch.dtype:
-    return dtype if spec.cache_dtype is None else CACHE_DTYPES[spec.cache_dtype]
 
 
 def _step_bytes(config: ModelConfig, spec: SamplerSpec, capacity: int) -> int:
@@ -125,7 +118,7 @@ def _prefill_bytes(config: ModelConfig, spec: SamplerSpec, prompt_length: int, d
     projected = config.attention_dim + 2 * config.kv_dim
     widest = 2 * config.hidden_dim + max(3 * projected, 4 * config.ffn_dim)
     activations = spec.batch * prompt_length * widest * dtype.itemsize
-    prefix = cache_bytes(config, spec.batch, prompt_length, _cache_dtype(spec, dtype))
+    prefix = cache_bytes(config, spec.batch, prompt_length, spec.dtype_of_cache(dtype))
     return prefix + max(activations, prefix // 2)
 
 

@@ -100,6 +100,10 @@ class SamplerSpec:
         """Number of sequences that the model runs together."""
         return 2 * self.batch if self.params.guided else self.batch
 
+    def dtype_of_cache(self, dtype: torch.dtype) -> torch.dtype:
+        """Return the dtype of keys and values of a model of this dtype."""
+        return dtype if self.cache_dtype is None else CACHE_DTYPES[self.cache_dtype]
+
     def padded_length(self, prompt: Prompt) -> int:
         """Return the number of tokens to which a prompt is padded: a function of the prompt and the specification."""
         longest = max(len(prompt.ids), len(self.unconditional or ()) if self.params.guided else 0)
@@ -127,7 +131,7 @@ def generate(
     """Yield the codes of every prompt, a batch at a time: shortest prompts first, otherwise in order.
 
     `on_step` is called after every step with the number of codes drawn so far for all prompts; an exception from
-    `on_step` (e.g. Cancelled) ends the work. Needs `predicted_bytes` in addition to the weights until the generator is
+    `on_step` (e.g. Cancelled) ends the work. Needs `Footprint.added` in addition to the weights until the generator is
     exhausted, closed or fails.
     """
     rows = model.config.vocab_size
@@ -239,9 +243,8 @@ def chosen_path(config: ModelConfig, spec: SamplerSpec, dtype: torch.dtype, devi
 
 def compilable_bytes(config: ModelConfig, spec: SamplerSpec, dtype: torch.dtype) -> int:
     """Return the bytes that one batch moves in the parts that compiling accelerates: keys and values, and the noise."""
-    dtype = dtype if spec.cache_dtype is None else CACHE_DTYPES[spec.cache_dtype]
     mean_length = spec.length // 2
-    attended = spec.length * cache_bytes(config, spec.rows, mean_length, dtype)
+    attended = spec.length * cache_bytes(config, spec.rows, mean_length, spec.dtype_of_cache(dtype))
     return attended + spec.length * spec.batch * len(spec.image_ids) * NOISE_BYTES
 
 

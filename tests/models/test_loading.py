@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from decode_paths import PATHS, leave_uncompiled, stepped_logits
 from doc_blocks import find_block
 from safetensors.torch import load_file, save_file
 from tiny_families import MODELS, describe, write_ours
@@ -19,7 +18,7 @@ from torch import Tensor
 from evalsvc.checkpoints.weights import read_weights
 from evalsvc.errors import CheckpointMismatch, NonFinite, UnknownName
 from evalsvc.families.reading import find_model_config, resolve_config
-from evalsvc.models import DecodePath, Transformer, build_trie, load_model, read_trie
+from evalsvc.models import Transformer, load_model
 from evalsvc.spec import catalog
 from evalsvc.spec.model_config import ModelConfig
 
@@ -189,28 +188,6 @@ def test_other_frequencies_are_used_as_the_file_has_them(turned: tuple[Transform
     torch.testing.assert_close(own(ids), doubled, rtol=0, atol=1e-5)
     assert (own(ids) - table(ids)).abs().max() > 0.1
     assert own.saved_inv_freq == tuple(double(table.positions.inv_freq).tolist())
-
-
-@pytest.mark.parametrize("path", PATHS)
-def test_other_frequencies_in_prefill_and_steps(
-    turned: tuple[Transformer, Transformer], path: DecodePath, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    leave_uncompiled(monkeypatch)
-    own, table = turned
-    ids = torch.arange(2, 26).view(2, 12)
-    doubled = table(ids, positions=2 * torch.arange(12).expand(2, -1))
-    torch.testing.assert_close(stepped_logits(own, path, ids, 8), doubled[:, 8:], rtol=0, atol=1e-5)
-
-
-def test_other_frequencies_in_a_trie(turned: tuple[Transformer, Transformer]) -> None:
-    own, table = turned
-    sequences = [(2, 3, 4, 5, 6, 7), (2, 3, 4, 9, 8)]
-    trie = build_trie(sequences, 4)
-    hidden = torch.cat([part for _, part in read_trie(own, trie)])
-    for sequence, nodes in zip(sequences, trie.paths, strict=True):
-        positions = 2 * torch.arange(len(sequence))[None]
-        doubled = table.hidden(torch.tensor([sequence]), positions=positions)[0]
-        torch.testing.assert_close(hidden[torch.tensor(nodes)], doubled, rtol=0, atol=1e-9)
 
 
 def test_other_frequencies_are_rounded_as_in_training(plain: Path, tmp_path: Path) -> None:

@@ -185,14 +185,6 @@ def test_what_prompts_begin_with_is_computed_once(
     assert complete(model, prompts, params, batch_tokens=60) == expected
 
 
-def test_a_prompt_that_ends_at_the_end_of_the_table_disturbs_nobody() -> None:
-    """The others went on, and it with them, to a position that the table does not have."""
-    model, params = tiny_model("llama_rotary"), SamplingParams()
-    long, other = Continuation("long", (1,) * 126, 3), Continuation("other", (2, 3), 9)
-    together = complete(model, [long, other], params, batch_tokens=1_000)
-    assert together == [complete(model, [one], params, batch_tokens=1_000)[0] for one in (long, other)]
-
-
 def test_nan_blames_the_prompt_that_has_it() -> None:
     """It reaches those that share their beginning with it, the mask or not: 0 times NaN is NaN."""
     model = tiny_model()

@@ -261,20 +261,6 @@ def request(context: str, continuation: str) -> Request:
     return Request(tuple(map(ord, context)), tuple(map(ord, continuation)))
 
 
-def test_options_of_one_token_cost_nothing() -> None:
-    packed = pack([request("which?", option) for option in "ABCD"], 100)
-    assert list(packed.trie.ids) == [*map(ord, "which?")]
-    assert packed.scored == 1
-    assert packed.targets.tolist() == [[5] * 4, [*map(ord, "ABCD")], [0, 1, 2, 3]]
-
-
-def test_what_options_begin_with_is_scored_once() -> None:
-    packed = pack([request("who?", "the cat"), request("who?", "the cow"), request("who?", "a")], 100)
-    assert len(packed.trie.ids) == len("who?the ca") + len("o")
-    assert packed.scored == len("?the ca") + len("o")
-    assert packed.targets.shape[1] == 7 + 7 + 1
-
-
 def test_a_text_that_is_split_at_two_places_is_read_once() -> None:
     """lm-eval 0.4.13 takes one's continuation for the other's, since the ids together are the same."""
     requests = [request("the quick", " brown fox"), request("the quick brown", " fox")]
