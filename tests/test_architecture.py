@@ -201,6 +201,7 @@ TESTS_WITH_TORCH = (
     "compare/test_damaged_checkpoint.py",
     "compare/test_gate_of_evaluations.py",
     "compare/test_one_comparison.py",
+    "compare/test_text_pages.py",
     "service/test_data_folders.py",
     "service/test_service.py",
 )

@@ -48,6 +48,9 @@ NOT_STORABLE = ("has a NUL character", "has a NUL or an unpaired surrogate")
 """Nor do schemas say that a text has none of these, which no database keeps."""
 
 
+TOO_LONG = "Invalid HTTP request received."
+"""What the server answers to an address of more than 64 KiB, before the application reads the request."""
+
 schemathesis.serializer.alias("application/offset+octet-stream", "application/octet-stream")
 
 
@@ -102,7 +105,7 @@ def _count(found: Found, event: ScenarioFinished) -> None:
             found.checks[check.name] += 1
             if check.failure_info is None:
                 continue
-            if response is not None and any(words in response.text for words in NOT_STORABLE):
+            if response is not None and any(words in response.text for words in (*NOT_STORABLE, TOO_LONG)):
                 continue
             case, failure = recorder.cases[case_id].value, check.failure_info.failure
             answer = "" if response is None else f"{response.status_code} {response.text[:500]}"

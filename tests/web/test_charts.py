@@ -82,7 +82,11 @@ def test_vega_lite_draws_every_spec_without_a_warning(child_process: None) -> No
         series([1.0, "NaN", 3.0, 4.0], stderr=[0.1, None, 0.2, 0.1], count=[1, 1, 3, 1], min=[1.0, None, 2.0, 4.0]),
         smoothing=0.5,
     )
-    several = [one, replace(one, run=HOSTILE), replace(one, run="run-c", series=replace(one.series, protocol="p2"))]
+    several = [
+        one,
+        replace(one, run=HOSTILE),
+        replace(one, run="run-c", series=one.series.model_copy(update={"protocol": "p2"})),
+    ]
     specs = [
         curve_chart([one], [GAP], [Line(2.0, "chance 2")]),
         *(
