@@ -123,7 +123,7 @@ def load(group: str, name: str) -> Any:
 
 
 def _singular(group: str) -> str:
-    return {"families": "family"}.get(group, group.removesuffix("s"))
+    return {"families": "family", "decoder_engines": "engine"}.get(group, group.removesuffix("s"))
 
 
 def _targets(group: str) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """The engine diffusers: VQModel in the place of every decoder of its kind, with the same pixels and codes."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,11 @@ import torch
 from tiny_decoders import random_decoder, tiny_config
 
 from evalsvc.decoders import ImageDecoder, load_decoder
-from evalsvc.decoders import diffusers_decoder as engine
 from evalsvc.decoders.diffusers_decoder import DiffusersDecoder
 from evalsvc.errors import MissingPackage, UnsupportedModel
 from evalsvc.installation import missing_package
 from evalsvc.miniature import ROOT
+from evalsvc.spec import catalog
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "movqgan"
 
@@ -74,7 +75,8 @@ def test_a_network_that_diffusers_does_not_compute_is_refused(kind: str, changes
 
 
 def test_without_diffusers_the_message_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "find_spec", lambda name: None)
+    monkeypatch.delitem(sys.modules, DiffusersDecoder.__module__)  # as in a new process
+    monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(MissingPackage) as raised:
-        DiffusersDecoder(random_decoder(tiny_config("vqgan"), "vqgan"))
+        catalog.load("decoder_engines", "diffusers")
     assert raised.value.message == missing_package("diffusers", "engine 'diffusers'", "reference").message
