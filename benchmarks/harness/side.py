@@ -159,9 +159,9 @@ def _pin(process: int) -> None:
 
 def _environment(tree: Path, folder: Path) -> dict[str, str]:
     """Return the environment of a side: settings of whoever calls must not move a number, but for assets and device."""
-    assets, device = Settings.load().assets_path, os.environ.get(f"{PREFIX}DEVICE", "cpu")
+    assets, device = Settings.load().assets_path, os.environ.get(f"{PREFIX}DEVICES", "cpu")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-    settings = {"ASSETS": str(assets.resolve()), "DEVICE": device, "DATA_DIR": str(folder), "THREADS": str(THREADS)}
+    settings = {"ASSETS": str(assets.resolve()), "DEVICES": device, "DATA_DIR": str(folder), "THREADS": str(THREADS)}
     return {
         **kept,
         **{PREFIX + name: value for name, value in settings.items()},

@@ -119,7 +119,7 @@ def _settings(device: str) -> Iterator[None]:
     before = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(PREFIX)}
     threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder:
-        settings = {"DEVICE": device, "DATA_DIR": folder, "THREADS": str(threads)}
+        settings = {"DEVICES": device, "DATA_DIR": folder, "THREADS": str(threads)}
         os.environ |= {PREFIX + name: value for name, value in settings.items()}
         try:
             yield

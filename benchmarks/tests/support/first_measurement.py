@@ -25,7 +25,7 @@ from typing import Any, Never
 import httpx
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2]
 SLOW_IMPORTS = ("side_by_side", "compare", "transformers", "diffusers", "lm_eval.api.task", "cleanfid.fid", "scipy")
 
 
