@@ -4,7 +4,7 @@ All sides run the same weights from the same prompts, taking turns in one proces
 Before anything is timed their likeliest codes (temperature 0) are compared; what is compiled is compiled then too, and
 the seconds are printed.
 
-    python benchmarks/sampling.py [--case NAME] [--model FOLDER] [--turns N] [--output FILE] [--quick]
+    python benchmarks/sampling.py [--case NAME] [--model FOLDER] [--turns N] [--busy N] [--output FILE] [--quick]
 
 | case | model | draws | peers |
 |---|---|---|---|
@@ -14,8 +14,9 @@ the seconds are printed.
 
 Prints for each case a card (shape, bytes, path), a table with the cost of a code where 128, 512 and 1,024 positions
 are live, and the distance from the machine's roofline, measured in the same run; and as last line one JSON document.
-A ratio is a peer's time over ours, above 1 when ours is faster. The cases without `--model` take most of an hour on
-two cores.
+A ratio is a peer's time over ours, above 1 when ours is faster. Threads of all sides wait for each other as workers'
+do; `--busy 1` times the sides beside a busy process, as on a shared machine. The cases without `--model` take most of
+an hour on two cores.
 """
 
 from __future__ import annotations
@@ -31,7 +32,18 @@ from typing import Any
 import torch
 from sampling_cases import KINDS, NEED_MODEL, Case, Contest, case_names, contest
 from sampling_sides import PROMPT_LENGTH, Steps
-from side_by_side import gemm_rate, interleaved, machine, medians, print_last_line, ratios, read_bandwidth, seconds
+from side_by_side import (
+    busy_processes,
+    gemm_rate,
+    interleaved,
+    machine,
+    medians,
+    print_last_line,
+    ratios,
+    read_bandwidth,
+    seconds,
+    wait_as_workers,
+)
 
 from evalsvc.models import Transformer
 from evalsvc.sampling import SamplingParams, cache_bytes
@@ -100,7 +112,7 @@ def draw_seconds(case: Case, path: str) -> float:
         return statistics.median([seconds(one(position)) for position in range(24)][4:])
 
 
-def run_case(found: Contest, turns: int | None) -> dict[str, Any]:
+def run_case(found: Contest, turns: int | None, busy: int) -> dict[str, Any]:
     case = found.case
     print_card(found)
     shares = compare(found)
@@ -110,7 +122,8 @@ def run_case(found: Contest, turns: int | None) -> dict[str, Any]:
     def turn(name: str) -> Callable[[], object]:
         return lambda: found.sides[name](case.length, 1.0, steps[name])
 
-    times = interleaved({name: turn(name) for name in found.sides}, turns or case.repetitions)
+    with busy_processes(busy):
+        times = interleaved({name: turn(name) for name in found.sides}, turns or case.repetitions)
     noise = draw_seconds(case, found.spec.path or "")
     return print_results(found, shares, times, steps, roofline, noise)
 
@@ -207,6 +220,7 @@ def main() -> None:
     parser.add_argument("--case", choices=[*KINDS, *NEED_MODEL], help="one case alone [all]")
     parser.add_argument("--model", type=Path, help="Hugging Face folder of a Llama, for real-32 and grouped-32")
     parser.add_argument("--turns", type=int, help="how often each side is timed [3]")
+    parser.add_argument("--busy", type=int, default=0, help="busy processes beside the timed turns [0]")
     parser.add_argument("--output", type=Path, help="a file that gets the last line, after every case")
     arguments = parser.parse_args()
     if arguments.case in NEED_MODEL and not (arguments.model or arguments.quick):
@@ -214,7 +228,7 @@ def main() -> None:
     results: dict[str, dict[str, Any]] = {}
     for name in [arguments.case] if arguments.case else case_names(arguments.model, arguments.quick):
         with contest(name, arguments.model, arguments.quick) as found:
-            results[name] = run_case(found, arguments.turns)
+            results[name] = run_case(found, arguments.turns, arguments.busy)
         if arguments.output:
             arguments.output.write_text(json.dumps(results))
     print()
@@ -233,4 +247,5 @@ def by_peer(results: dict[str, dict[str, Any]], figure: str) -> dict[str, float]
 
 
 if __name__ == "__main__":
+    wait_as_workers()
     main()

@@ -9,17 +9,22 @@ from __future__ import annotations
 
 import json
 import mmap
+import os
 import platform
 import resource
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from evalsvc.config import THREAD_WAITS
 from evalsvc.models.packing import product
 
 TABLE_BYTES = 512 << 20
@@ -133,6 +138,31 @@ def machine() -> str:
         name = next(models, name)
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return f"{name}, {torch.get_num_threads()} threads{gpu}, torch {torch.__version__}"
+
+
+def wait_as_workers() -> None:
+    """Start this program again with the settings by which threads of workers wait, unless it has them.
+
+    libgomp reads the settings when torch is imported.
+    """
+    if os.environ != (waits := {**THREAD_WAITS, **os.environ}):
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], waits)
+
+
+@contextmanager
+def busy_processes(count: int) -> Iterator[None]:
+    """Run processes of the lowest priority that never wait, each in a session of its own.
+
+    A kernel that groups processes by session gives each of them as much of a core as this process gets there.
+    """
+    command = ["nice", "-n", "19", "sha1sum", "/dev/zero"]
+    processes = [subprocess.Popen(command, start_new_session=True) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 def peak_bytes() -> int:

@@ -84,9 +84,10 @@ def test_an_unsafe_command_is_noticed(line: str) -> None:
 
 def test_libraries_that_start_python_are_told_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Dask starts its workers by multiprocessing, which runs `python -c` and repeats no option of evalsvc."""
-    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    monkeypatch.setattr(os, "environ", {"PYTHONSAFEPATH": "", "GOMP_SPINCOUNT": "7"})
     guard_processes()
     assert os.environ["PYTHONSAFEPATH"] == "1"
+    assert (os.environ["OMP_WAIT_POLICY"], os.environ["GOMP_SPINCOUNT"]) == ("PASSIVE", "7"), "the user's own choice"
 
 
 PANIC = """

@@ -12,7 +12,7 @@ import dask
 from distributed import Security
 
 from evalsvc.cluster.certificates import CA, CERT, KEY
-from evalsvc.config import Settings
+from evalsvc.config import THREAD_WAITS, Settings
 from evalsvc.errors import DataDirectoryUnusable, InvalidRequest, os_reason
 
 WIDGETS_ONLY = "1h"
@@ -64,8 +64,7 @@ def configure(settings: Settings, scratch: Path, processes: int = 1) -> None:
     logging.getLogger("distributed").setLevel(logging.ERROR)
     threads = str(settings.worker_threads(processes))
     environment = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
-    # Threads that spin while they wait stall for milliseconds per operation once another process needs the core.
-    environment["OMP_WAIT_POLICY"] = "PASSIVE"
+    environment |= {name: os.environ.get(name, value) for name, value in THREAD_WAITS.items()}
     dask.config.set(
         {
             **DASK_SETTINGS,

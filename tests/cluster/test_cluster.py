@@ -26,7 +26,7 @@ from evalsvc.cluster.cluster import ROSTER_AGE
 from evalsvc.cluster.outcomes import Outcome
 from evalsvc.cluster.scheduler import run_scheduler
 from evalsvc.cluster.supervisor import run_workers
-from evalsvc.config import Settings
+from evalsvc.config import THREAD_WAITS, Settings
 from evalsvc.errors import DataDirectoryUnusable, InvalidRequest
 
 
@@ -54,6 +54,7 @@ def test_a_worker_has_the_settings_of_the_service_and_none_of_its_secrets(cluste
     settings, environment = pickle.loads(cluster.outcome().value)
     assert settings == Settings(devices="cpu", threads=1, batch_tokens=7)
     assert [name for name in environment if name.startswith("EVALSVC_")] == []
+    assert THREAD_WAITS.items() <= environment.items()
 
 
 def test_the_scheduler_is_not_asked_who_is_free_for_every_call(

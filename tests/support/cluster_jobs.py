@@ -25,7 +25,7 @@ def count(request: dict[str, Any], report: Any, settings: Settings) -> bytes:
 
 def own_settings(request: Any, report: Any, settings: Settings) -> bytes:
     """The test unpickles what its own worker pickled."""
-    return pickle.dumps((settings, list(os.environ)))
+    return pickle.dumps((settings, dict(os.environ)))
 
 
 def echo(request: int, report: Any, settings: Settings) -> bytes:
