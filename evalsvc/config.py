@@ -391,18 +391,23 @@ def shown_url(url: str) -> str:
 
 THREAD_WAITS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
 """How threads of a product wait for each other: libgomp's spin for a microsecond or two, then sleep. By default they
-spin for milliseconds, and hold the core that another process, or the awaited thread, needs: beside one busy process a
+spin for milliseconds, and hold the core that another process, or the awaited thread, needs: next to one busy process a
 step of sampling takes ten times as long. Sleeping at once costs a fifth of the speed of a quiet machine."""
 
 
+def thread_waits() -> dict[str, str]:
+    """Return the variables of THREAD_WAITS, with the user's values where the user set them."""
+    return {name: os.environ.get(name, value) for name, value in THREAD_WAITS.items()}
+
+
 def guard_processes() -> None:
-    """Have processes import nothing from the current folder, wait as THREAD_WAITS says unless the user chose another
-    way, and log no backtraces of libraries in Rust.
+    """Have processes import nothing from the current folder, let threads wait as `thread_waits` says, and have
+    libraries in Rust log no backtraces.
 
     This holds for this process, if it has not imported torch, and for all processes that it starts, those that
     libraries start too.
     """
-    os.environ |= {**THREAD_WAITS, **os.environ, "PYTHONSAFEPATH": "1", "RUST_BACKTRACE": "0"}
+    os.environ |= {**thread_waits(), "PYTHONSAFEPATH": "1", "RUST_BACKTRACE": "0"}
 
 
 def drop_secrets() -> None:

@@ -12,7 +12,7 @@ import dask
 from distributed import Security
 
 from evalsvc.cluster.certificates import CA, CERT, KEY
-from evalsvc.config import THREAD_WAITS, Settings
+from evalsvc.config import Settings, thread_waits
 from evalsvc.errors import DataDirectoryUnusable, InvalidRequest, os_reason
 
 WIDGETS_ONLY = "1h"
@@ -64,7 +64,7 @@ def configure(settings: Settings, scratch: Path, processes: int = 1) -> None:
     logging.getLogger("distributed").setLevel(logging.ERROR)
     threads = str(settings.worker_threads(processes))
     environment = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
-    environment |= {name: os.environ.get(name, value) for name, value in THREAD_WAITS.items()}
+    environment |= thread_waits()
     dask.config.set(
         {
             **DASK_SETTINGS,
