@@ -11,12 +11,13 @@ from starlette.concurrency import run_in_threadpool
 from starlette.middleware.gzip import GZipMiddleware
 
 from evalsvc import __version__
+from evalsvc.api.answers import HeadAsGet
 from evalsvc.api.errors import add_handlers
 from evalsvc.api.middleware.access import Access, add_access_to_openapi, needs_of
 from evalsvc.api.middleware.bodies import BodyLimit
 from evalsvc.api.middleware.browsers import SecurityHeaders
-from evalsvc.api.middleware.reads import Admission, HeadAsGet
 from evalsvc.api.middleware.request_ids import RequestIds
+from evalsvc.api.middleware.threads import Admission
 from evalsvc.api.routes import (
     artifacts,
     checkpoints,
@@ -24,13 +25,11 @@ from evalsvc.api.routes import (
     deletion,
     evaluations,
     events,
-    headline,
     health,
     history,
     imports,
     prometheus,
     runs,
-    status,
     suites,
     table,
     uploads,
@@ -63,12 +62,10 @@ NOUNS = (
     runs,
     deletion,
     history,
-    headline,
     imports,
     compare,
     table,
     suites,
-    status,
     health,
     prometheus,
 )
@@ -82,8 +79,7 @@ def create_app(
 ) -> FastAPI:
     """Return the web application, whose lifespan opens the store and runs the coordinator.
 
-    Args:
-        insecure: admit every client without a token while no token exists, even if the address is not loopback.
+    `insecure` admits every client without a token while no token exists, even if the address is not loopback.
     """
     suite_files(settings.suites_path)
     parse_retention(settings.retention)
@@ -107,12 +103,7 @@ def create_app(
     if unmarked := [route for route in app.routes if needs_of(route) is None]:
         raise TypeError(f"mark the functions of these routes with `@needs(SCOPE)`: {unmarked}")
     add_access_to_openapi(app, bool(settings.open_reads))
-    _add_middleware(app, settings, insecure)
-    return app
-
-
-def _add_middleware(app: FastAPI, settings: Settings, insecure: bool) -> None:
-    """Add the middleware of all requests. The middleware that is added last receives a request first."""
+    # The middleware that is added last receives a request first.
     app.add_middleware(BodyLimit)
     app.add_middleware(GZipMiddleware, minimum_size=COMPRESSED_FROM, compresslevel=COMPRESSION)
     app.add_middleware(Access, settings=settings, insecure=insecure)
@@ -122,6 +113,7 @@ def _add_middleware(app: FastAPI, settings: Settings, insecure: bool) -> None:
     app.add_middleware(HeadAsGet)
     app.add_middleware(RequestIds)
     app.add_middleware(Admission)
+    return app
 
 
 def _lifespan(

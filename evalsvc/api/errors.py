@@ -125,8 +125,7 @@ def add_handlers(app: FastAPI) -> None:
 
 
 def problem(status: int, code: str, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    if len(detail) > MAX_DETAIL:
-        # The detail quotes the request, which may be long.
+    if len(detail) > MAX_DETAIL:  # the detail quotes the request
         detail = f"{detail[:MAX_DETAIL]} … ({len(detail):,} characters)"
     content = {
         "type": "about:blank",
@@ -170,13 +169,11 @@ def _finding(item: ErrorDetails) -> str:
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "value_error":
         return f"{field}: {message}" if field else message
-    near = _near_words(item) if item["type"] == "literal_error" else ""
-    return f"{field or 'the body'}: {message[:1].lower()}{message[1:]}, found {shown(item['input'])}{near}"
-
-
-def _near_words(item: ErrorDetails) -> str:
-    near = errors.near_misses(str(item["input"]), re.findall("'([^']*)'", item["ctx"]["expected"]))
-    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+    near: Sequence[str] = ()
+    if item["type"] == "literal_error":
+        near = errors.near_misses(str(item["input"]), re.findall("'([^']*)'", item["ctx"]["expected"]))
+    advice = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+    return f"{field or 'the body'}: {message[:1].lower()}{message[1:]}, found {shown(item['input'])}{advice}"
 
 
 def joined(findings: Sequence[str]) -> str:
@@ -196,8 +193,8 @@ _BEGINNINGS = reprlib.Repr()
 
 def _on_http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    kind, detail = errors.RateLimited if error.status_code == 429 else errors.InvalidRequest, str(error.detail)
-    code = kind.code
+    detail = str(error.detail)
+    code = (errors.RateLimited if error.status_code == 429 else errors.InvalidRequest).code
     if error.status_code == 404:
         code = errors.UnknownName.code
         slash = (

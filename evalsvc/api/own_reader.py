@@ -11,9 +11,9 @@ from sqlalchemy.orm import Session
 from evalsvc.api.routes.artifacts import artifact_content, kept_artifact
 from evalsvc.api.routes.compare import read_comparison, read_curves, tag_of
 from evalsvc.api.routes.evaluations import evaluated_suite_view
-from evalsvc.api.routes.headline import headline_of, headlines_of
+from evalsvc.api.routes.health import read_status
+from evalsvc.api.routes.history import headline_of, headlines_of
 from evalsvc.api.routes.history import tag_of as history_tag_of
-from evalsvc.api.routes.status import read_status
 from evalsvc.api.schemas import CompareQuery, CurvesQuery, HistoryQuery, SummaryQuery, check_name
 from evalsvc.api.state import State
 from evalsvc.client.artifacts import ArtifactContent

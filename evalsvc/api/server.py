@@ -72,14 +72,12 @@ def serve(
     insecure: bool = False,
     new_data_folder: bool = False,
 ) -> None:
-    """Run the service until a signal.
+    """Run the service until a signal; call `announce` once the service answers requests.
 
-    Args:
-        announce: is called once the service answers requests.
-        new_data_folder: let a database with runs claim an empty data folder, in place of a lost one.
+    `new_data_folder` lets a database with runs claim an empty data folder, in place of a lost one.
     """
     check_certificate(settings)
-    check_proxies(settings)
+    _ = settings.trusted_networks  # raises for what is neither an address nor a network
     if not settings.scheduler and not settings.read_only:
         check_devices(device_list(settings.devices))
     with listen(settings.host, settings.port) as listener:
@@ -87,8 +85,14 @@ def serve(
         with _coordinator_lock(settings) as lock:
             has_tokens = _check_database(settings, migrate, insecure, new_data_folder)
             app = create_app(settings, partial(Coordinator, lock=lock), insecure=insecure)
-            started = Started(_address(settings, listener), has_tokens)
-            _run(settings, app, listener, lambda: announce(started))
+            host = f"[{settings.host}]" if ":" in settings.host else settings.host
+            url = f"{'https' if settings.https_cert else 'http'}://{host}:{listener.getsockname()[1]}"
+            sys.setswitchinterval(SWITCH_SECONDS)
+            allow_open_files(2 * CONNECTIONS)  # a connection may need a socket, and a file or a database connection
+            server = _Server(server_config(settings, app), app, lambda: announce(Started(url, has_tokens)))
+            server.run(sockets=[listener])
+            if not server.started:
+                raise InternalError("the service could not start; fix the cause that the log above names")
 
 
 @contextmanager
@@ -112,28 +116,15 @@ def _check_database(settings: Settings, migrate: bool, insecure: bool, new_data_
         check_address(settings, any_tokens, insecure)
         warn_of_roots(settings, any_tokens)
         if not settings.read_only:
-            _claim_folder(settings, store, new_data_folder)
+            with translated(store.url):
+                identity = database_id(store)
+                with store.reading() as session:
+                    is_new = may_begin_folder(session, settings.artifacts_path, settings.items_path)
+            claim_data_folder(settings.data_path, identity, store.url, may_begin=new_data_folder or is_new)
+            claim_shared(settings.shared_path, identity)
         return any_tokens
     finally:
         store.close()
-
-
-def _claim_folder(settings: Settings, store: Store, new_data_folder: bool) -> None:
-    with translated(store.url):
-        identity = database_id(store)
-        with store.reading() as session:
-            may_begin = new_data_folder or may_begin_folder(session, settings.artifacts_path, settings.items_path)
-    claim_data_folder(settings.data_path, identity, store.url, may_begin=may_begin)
-    claim_shared(settings.shared_path, identity)
-
-
-def _run(settings: Settings, app: FastAPI, listener: socket.socket, on_started: Callable[[], None]) -> None:
-    sys.setswitchinterval(SWITCH_SECONDS)
-    allow_open_files(2 * CONNECTIONS)  # a connection may need a socket, and a file or a database connection
-    server = _Server(server_config(settings, app), app, on_started)
-    server.run(sockets=[listener])
-    if not server.started:
-        raise InternalError("the service could not start; fix the cause that the log above names")
 
 
 def server_config(settings: Settings, app: ASGIApp) -> uvicorn.Config:
@@ -153,11 +144,6 @@ def server_config(settings: Settings, app: ASGIApp) -> uvicorn.Config:
         timeout_graceful_shutdown=DRAIN_SECONDS,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
-
-
-def check_proxies(settings: Settings) -> None:
-    """Raise InvalidRequest if a trusted proxy is neither an address nor a network."""
-    _ = settings.trusted_networks
 
 
 def check_address(settings: Settings, has_tokens: bool, insecure: bool) -> None:
@@ -271,8 +257,3 @@ class _Server(uvicorn.Server):
         # Otherwise uvicorn would wait for the ends of event streams.
         self._app.state.followers.stop()
         await super().shutdown(sockets)
-
-
-def _address(settings: Settings, listener: socket.socket) -> str:
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    return f"{'https' if settings.https_cert else 'http'}://{host}:{listener.getsockname()[1]}"

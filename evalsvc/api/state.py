@@ -11,8 +11,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 from sqlalchemy.orm import Session
 
-from evalsvc.api.json_answer import rendered
-from evalsvc.api.middleware.conditional import Answers
+from evalsvc.api.answers import Answers, rendered
 from evalsvc.api.middleware.threads import Threads
 from evalsvc.config import Settings, shown_url
 from evalsvc.errors import DatabaseUnusable, ReadOnly

@@ -7,11 +7,9 @@ import httpx
 from evalsvc.client.artifacts import ArtifactContent as ArtifactContent
 from evalsvc.client.artifacts import ArtifactMethods
 from evalsvc.client.checkpoints import CheckpointMethods
-from evalsvc.client.comparisons import ComparisonMethods
 from evalsvc.client.evaluations import EvaluationMethods
-from evalsvc.client.history import HistoryMethods
-from evalsvc.client.runs import RunMethods
-from evalsvc.client.suites import SuiteMethods
+from evalsvc.client.history import ComparisonMethods, HistoryMethods
+from evalsvc.client.runs import RunMethods, SuiteMethods
 from evalsvc.client.transport import MAX_PAGE as MAX_PAGE
 from evalsvc.client.transport import Transport
 from evalsvc.spec.documents.fields import OVER as OVER

@@ -1,4 +1,4 @@
-"""Methods of the client that read the history of runs, and import values of other programs."""
+"""Methods of the client that read and import the history of runs, and compare checkpoints and runs."""
 
 from __future__ import annotations
 
@@ -133,3 +133,70 @@ class HistoryMethods(MethodGroup):
     def protocol(self, protocol: str) -> dict[str, object]:
         """Return the content of a protocol by its id."""
         return self._transport.read(self._transport.request("GET", f"/v1/protocols/{segment(protocol)}"))
+
+
+class ComparisonMethods(MethodGroup):
+    """Methods that read the result of a checkpoint, and compare checkpoints and runs."""
+
+    def results(
+        self, run: str, step: int, *, variant: str = "raw", suite: str | None = None
+    ) -> documents.CheckpointResult:
+        """Return the results of a checkpoint from the newest evaluation of each suite, or of `suite` alone.
+
+        `state` is `succeeded` once all of these evaluations have succeeded.
+        """
+        query = query_of(variant=variant, suite=suite or None)
+        return self._transport.get(documents.CheckpointResult, f"/v1/runs/{segment(run)}/results/{step}", query)
+
+    def compare(
+        self,
+        a: str,
+        b: str,
+        metrics: Sequence[str] = (),
+        *,
+        tasks: Sequence[str] = (),
+        suite: str | None = None,
+        level: float = 0.95,
+        force: bool = False,
+        flipped: int = 0,
+        family: str = "none",
+    ) -> documents.Comparison:
+        """Return the differences between the checkpoints `a` and `b`, each RUN@STEP or RUN@STEP:VARIANT.
+
+        `family` is `none` for verdicts that hold one by one, or `holm` to bound false differences over all metrics.
+        `expected_by_chance` metrics would be better, worse or different if nothing had changed.
+        """
+        query = query_of(
+            a=a,
+            b=b,
+            metric=metrics,
+            task=tasks,
+            suite=suite,
+            level=level,
+            force=force,
+            flipped=flipped,
+            family=family,
+        )
+        return self._transport.get(documents.Comparison, "/v1/compare", query)
+
+    def compare_runs(
+        self,
+        a: str,
+        b: str | None = None,
+        metrics: Sequence[str] = (),
+        *,
+        tasks: Sequence[str] = (),
+        suite: str | None = None,
+        level: float = 0.95,
+        band: str = "pointwise",
+        force: bool = False,
+    ) -> documents.RunComparison:
+        """Return the differences between two runs along their steps, or between a run and its base.
+
+        `band` is `pointwise` for intervals that hold one by one, or `simultaneous` for intervals that hold at all steps
+        together. `apart_from` and `sign_changes` always use the latter, and `indistinguishable_from` the former.
+        `pandas.DataFrame({"x": curve.x, "difference": curve.difference, "low": curve.low, "high": curve.high})` is a
+        curve to plot.
+        """
+        query = query_of(a=a, b=b, metric=metrics, task=tasks, suite=suite, level=level, band=band, force=force)
+        return self._transport.get(documents.RunComparison, "/v1/compare/curves", query)

@@ -18,7 +18,7 @@ from app_in_process import app_on_port
 from long_queue import fill_queue
 from service_process import ServiceProcess
 
-from evalsvc.api.middleware.threads import RENDERS
+from evalsvc.api.middleware.threads import THREADS
 from evalsvc.store.queue.attempts import take
 from evalsvc.store.tables import Checkpoint, Evaluation, Run
 
@@ -139,5 +139,5 @@ def test_a_hundred_pictures_at_once_hold_up_no_reader(
     print(figures)
     assert {status for status, _ in answers} == {200, 429}
     assert all(head == b"\x89PNG\r\n\x1a\n" for status, head in answers if status == 200)
-    assert 0 < max(renders) <= RENDERS
+    assert 0 < max(renders) <= THREADS["render"]
     assert all(statistics.median(times) < 1 for times in seconds.values()), figures

@@ -3,7 +3,7 @@
 import json
 import math
 
-from evalsvc.api.json_answer import JsonAnswer
+from evalsvc.api.answers import JsonAnswer
 
 
 def test_numbers_that_are_none_become_strings_wherever_they_are() -> None:

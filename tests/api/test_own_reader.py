@@ -11,7 +11,7 @@ from app_in_process import App
 from dashboard_history import LONG, OTHER, RUN, Dashboard, dashboard_on_port
 
 from evalsvc.api import own_reader
-from evalsvc.api.middleware.threads import PAGES
+from evalsvc.api.middleware.threads import THREADS
 from evalsvc.api.own_reader import OwnReader
 from evalsvc.client import Client
 from evalsvc.client.reader import ServiceReader
@@ -99,7 +99,7 @@ def test_pages_that_hang_hold_up_neither_probes_nor_posts(
     with ThreadPoolExecutor(CROWD) as crowd:
         waiting = [crowd.submit(app.http.get, "/") for _ in range(CROWD)]
         try:
-            for _ in range(PAGES):
+            for _ in range(THREADS["page"]):
                 assert begun.acquire(timeout=20)
             assert app.http.get("/readyz").status_code == 200
             assert app.post(weights).status_code == 201

@@ -12,9 +12,9 @@ from app_in_process import App, refused
 from signed_in import SAME_ORIGIN, Browser, get_exactly, new_token, signed_in
 
 from evalsvc.access_tokens import TokenScope
-from evalsvc.api.middleware import known_tokens
+from evalsvc.api.middleware import authentication
 from evalsvc.api.middleware.sessions import SESSIONS_OF_TOKEN
-from evalsvc.api.routes.forms import MAX_FORM
+from evalsvc.api.routes.pages import MAX_FORM
 from evalsvc.web.page import PAGES
 
 pytestmark = pytest.mark.usefixtures("many_cases")
@@ -44,7 +44,7 @@ CANCEL = "/evaluations/1/cancel"
 
 @pytest.fixture(autouse=True)
 def _no_copy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(known_tokens, "LIFETIME", -1.0)
+    monkeypatch.setattr(authentication, "LIFETIME", -1.0)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from service_process import ServiceProcess
 
-from evalsvc.api.server import check_address, check_certificate, check_proxies, listen, server_config, warn_of_roots
+from evalsvc.api.server import check_address, check_certificate, listen, server_config, warn_of_roots
 from evalsvc.client import Client
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest, PortInUse, ServiceUnreachable, Unauthorized
@@ -185,7 +185,7 @@ def test_a_proxy_that_the_operator_names_is_believed() -> None:
 def test_what_is_no_proxy(proxies: str) -> None:
     words = r"EVALSVC_TRUSTED_PROXIES has .*; set e\.g\. 127\.0\.0\.1 or 10\.1\.0\.0/16"
     with pytest.raises(InvalidRequest, match=words):
-        check_proxies(Settings(trusted_proxies=proxies))
+        _ = Settings(trusted_proxies=proxies).trusted_networks
 
 
 def test_answers_do_not_wait_for_delayed_acknowledgements() -> None:

@@ -12,7 +12,7 @@ from generate import PAGES, main, path_of, text_of
 from reference_pages import client, errors, metrics, rest, settings, tasks
 from reference_pages.client import public_methods
 
-from evalsvc.api.routes import status
+from evalsvc.api.routes import health
 from evalsvc.api.routes.prometheus import FAMILIES
 from evalsvc.cli.program import COMMANDS, Commands
 from evalsvc.cli.tasks import describe_task
@@ -63,7 +63,7 @@ def remove_command(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def remove_route(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(status.router, "routes", [])
+    monkeypatch.setattr(health.router, "routes", [])
 
 
 def remove_service_metric(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from chromium import Visit
 from queue_steps import enter, submission, suite
 
 from evalsvc.access_tokens import TokenScope
-from evalsvc.api.middleware import known_tokens
+from evalsvc.api.middleware import authentication
 from evalsvc.api.state import State
 from evalsvc.store.tokens import create_token, revoke_token
 
@@ -27,7 +27,7 @@ ANSWER = 10_000
 @pytest.fixture
 def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, State]]:
     """A service whose evaluation 1 waits."""
-    monkeypatch.setattr(known_tokens, "LIFETIME", -1.0)
+    monkeypatch.setattr(authentication, "LIFETIME", -1.0)
     with app_on_port(tmp_path / "data") as (url, state):
         enter(state.store, submission(), suite(tasks=2))
         yield url, state

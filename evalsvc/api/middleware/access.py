@@ -25,7 +25,6 @@ from evalsvc.api.middleware.browsers import check_browser, is_loopback
 from evalsvc.api.middleware.rates import Rates, client_key
 from evalsvc.config import Settings
 from evalsvc.errors import DatabaseUnusable, EvalsvcError, Forbidden, InvalidRequest, RateLimited, Unauthorized
-from evalsvc.store.tables import Token
 
 MAX_BODY = 1_000_000
 """The most bytes of a request's body, unless the route sets another limit."""
@@ -82,7 +81,6 @@ class Access:
     """Refuse requests without a token of the needed scope, before the body is read."""
 
     def __init__(self, app: ASGIApp, settings: Settings, insecure: bool = False) -> None:
-        """Wrap the application. `insecure`: admit every client without a token while no token exists."""
         self.app = app
         self.authentication = Authentication(settings, insecure)
         self._settings = settings
@@ -107,7 +105,13 @@ class Access:
                 raise InvalidRequest("the query has a NUL character (%00); leave the character out")
             if caller.token is None:
                 return None if self._local else self._too_many(client)
-            _require_scope(caller.token, needed, scope)
+            token = caller.token
+            if needed is not None and needed.scope is not None and not includes(token.scope, needed.scope):
+                raise Forbidden(
+                    f"the token {token.name!r} has the scope {token.scope}, and {scope['method']} {scope['path']} "
+                    f"needs {needed.scope}; ask the operator for another token: evalsvc tokens create NAME --scope "
+                    f"{needed.scope}"
+                )
             return self._too_many(caller_key(scope))
         except Unauthorized as error:
             return self._unauthorized(scope, client, error)
@@ -125,7 +129,6 @@ class Access:
             return Caller(None)
 
     def _unauthorized(self, scope: Scope, client: str, error: Unauthorized) -> Response:
-        """Return the answer to a request without a valid token: a page leads to the sign-in."""
         if (leading := sign_in_page(scope)) is not None:
             return leading if self._local else self._too_many(client) or leading
         shows_token = "authorization" in Headers(scope=scope)  # a wrong token is counted where it is looked up
@@ -143,14 +146,10 @@ class Access:
                     scope[CALLER] = Caller(None)
 
     def _too_many(self, key: str) -> Response | None:
-        if wait := self._rates.take(key):
-            rate = self._settings.rate_limit
-            return _later(
-                f"{key} sent more than {rate:g} requests a second, the limit that the operator sets with "
-                "EVALSVC_RATE_LIMIT",
-                wait,
-            )
-        return None
+        if not (wait := self._rates.take(key)):
+            return None
+        limit = f"{self._settings.rate_limit:g} requests a second, the limit that the operator sets with"
+        return _later(f"{key} sent more than {limit} EVALSVC_RATE_LIMIT", wait)
 
 
 def caller_key(scope: Scope) -> str:
@@ -162,14 +161,6 @@ def caller_key(scope: Scope) -> str:
 def _later(reason: str, seconds: int) -> Response:
     detail = f"{reason}; try again in {seconds} s"
     return problem(STATUS[RateLimited], RateLimited.code, detail, {"Retry-After": str(seconds)})
-
-
-def _require_scope(token: Token, needed: Needs | None, scope: Scope) -> None:
-    if needed is not None and needed.scope is not None and not includes(token.scope, needed.scope):
-        raise Forbidden(
-            f"the token {token.name!r} has the scope {token.scope}, and {scope['method']} {scope['path']} needs "
-            f"{needed.scope}; ask the operator for another token: evalsvc tokens create NAME --scope {needed.scope}"
-        )
 
 
 def _needs_of_request(scope: Scope) -> Needs | None:

@@ -144,26 +144,23 @@ def parse_json(body: bytes, most: int = MAX_VALUES) -> object:
     # needs no search for texts.
     containers = len(body) - len(body.translate(None, b"[{"))
     if body.count(b",") + containers >= most:
-        raise _unreadable(f"has more than {most:,} values (commas and opening brackets); send fewer at a time")
+        raise HTTPException(
+            422, f"the body has more than {most:,} values (commas and opening brackets); send fewer at a time"
+        )
     try:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise _unreadable(
-            f"is not UTF-8: byte 0x{body[error.start]:02x} at position {error.start}; send the text as UTF-8"
-        ) from None
+        position = f"byte 0x{body[error.start]:02x} at position {error.start}"
+        raise HTTPException(422, f"the body is not UTF-8: {position}; send the text as UTF-8") from None
     try:
         content = json.loads(text)
     except json.JSONDecodeError:
         raise
     except (ValueError, RecursionError):  # too many digits, or nested too deeply for Python
-        raise _unreadable(_excess(text)) from None
+        raise HTTPException(422, _excess(text)) from None
     if containers > MAX_DEPTH and _is_deep(content):
-        raise _unreadable(_excess(text))
+        raise HTTPException(422, _excess(text))
     return content
-
-
-def _unreadable(what: str) -> HTTPException:
-    return HTTPException(422, f"the body {what}")
 
 
 def check_storable(data: object) -> None:
@@ -207,15 +204,19 @@ def _excess(text: str) -> str:
         if mark in "[{":
             depth += 1
             if depth > MAX_DEPTH:
-                return f"is nested more than {MAX_DEPTH} levels deep at character {token.start()}; nest it less"
+                return (
+                    f"the body is nested more than {MAX_DEPTH} levels deep at character {token.start()}; nest it less"
+                )
         elif mark in "]}":
             depth -= 1
         elif len(token[0]) > MAX_DIGITS and mark != '"':
             return (
-                f"has a number of {len(token[0]):,} characters at character {token.start()}; send numbers of at most "
-                f"{MAX_DIGITS:,} digits"
+                f"the body has a number of {len(token[0]):,} characters at character {token.start()}; send numbers of "
+                f"at most {MAX_DIGITS:,} digits"
             )
-    return f"cannot be read; send JSON of at most {MAX_DEPTH} levels and numbers of at most {MAX_DIGITS:,} digits"
+    return (
+        f"the body cannot be read; send JSON of at most {MAX_DEPTH} levels and numbers of at most {MAX_DIGITS:,} digits"
+    )
 
 
 _TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]|-?[0-9][0-9.eE+-]*', re.DOTALL)

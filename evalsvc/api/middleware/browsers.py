@@ -92,13 +92,10 @@ def check_same_origin(headers: Headers) -> None:
 
 
 def _is_allowed(host: str, names: tuple[str, ...]) -> bool:
-    name = urlsplit(f"//{host}").hostname if _is_host(host) else None
-    return name is not None and (is_loopback(name) or name.rstrip(".") in names)
-
-
-def _is_host(host: str) -> bool:
     try:
         parts = urlsplit(f"//{host}")
-        return parts.netloc == host and parts.port != 0 and "@" not in host
+        is_host = parts.netloc == host and parts.port != 0 and "@" not in host
     except ValueError:
         return False
+    name = parts.hostname if is_host else None
+    return name is not None and (is_loopback(name) or name.rstrip(".") in names)

@@ -97,7 +97,13 @@ class TimeoutProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self.scheme == "http" and self.conn.their_state is h11.IDLE and data.startswith(TLS_HANDSHAKE):
-            self._warn_of_https()
+            if time.monotonic() - TimeoutProtocol._warned_at >= TLS_WARNING_SECONDS:
+                TimeoutProtocol._warned_at = time.monotonic()
+                log.warning(
+                    "a client at %s speaks https, and the service listens by http; give the client an address that "
+                    "begins with http://, or start the service with --https-cert and --https-key",
+                    self.client[0] if self.client else "an unknown address",
+                )
             self.send_400_response("The service listens by http, not by https.")
             return
         super().data_received(data)
@@ -118,16 +124,6 @@ class TimeoutProtocol(H11Protocol):
             self._writing.cancel()
             self._writing = None
         super().resume_writing()
-
-    def _warn_of_https(self) -> None:
-        if time.monotonic() - TimeoutProtocol._warned_at < TLS_WARNING_SECONDS:
-            return
-        TimeoutProtocol._warned_at = time.monotonic()
-        log.warning(
-            "a client at %s speaks https, and the service listens by http; give the client an address that begins "
-            "with http://, or start the service with --https-cert and --https-key",
-            self.client[0] if self.client else "an unknown address",
-        )
 
     def _admit(self) -> None:
         host = self.client[0] if self.client else "unknown"

@@ -40,7 +40,8 @@ class RequestIds:
         is_name = GIVEN.fullmatch(given) and not TOKEN.search(given)
         request_id = scope[_KEY] = given if is_name else uuid.uuid4().hex
         # The fields are not reset: the server logs a bug after this call, and each request has its own context.
-        note(request=request_id, **_client(scope))
+        host = str((scope.get("client") or ("",))[0])
+        note(request=request_id, **({"client": host} if ADDRESS.fullmatch(host) else {}))
         begun, status = time.perf_counter(), 500
 
         async def send_named(message: Message) -> None:
@@ -57,11 +58,6 @@ class RequestIds:
             fields = {"method": scope["method"], "path": scope["path"], "status": status, "seconds": seconds}
             # The query is not logged, since it may contain secrets.
             log.info("%s %s: %d", scope["method"], scope["path"], status, extra={"fields": fields})
-
-
-def _client(scope: Scope) -> dict[str, str]:
-    host = str((scope.get("client") or ("",))[0])
-    return {"client": host} if ADDRESS.fullmatch(host) else {}
 
 
 def request_id_of(scope: Scope) -> str:

@@ -55,14 +55,15 @@ class Sessions:
 
     def begin(self, token: Token) -> str:
         """Begin a session with a token; return the value of its cookie."""
-        self._drop_ended()
+        now = self._clock()
+        self._sessions = {key: session for key, session in self._sessions.items() if session.ends > now}
         own = [key for key, session in self._sessions.items() if session.token == token.sha256]
         if len(own) >= SESSIONS_OF_TOKEN:
             del self._sessions[own[0]]
         elif len(self._sessions) >= SESSIONS:
             del self._sessions[next(iter(self._sessions))]
         value = secrets.token_urlsafe(32)
-        self._sessions[_key(value)] = Session(token.sha256, secrets.token_urlsafe(32), self._clock() + SECONDS)
+        self._sessions[_key(value)] = Session(token.sha256, secrets.token_urlsafe(32), now + SECONDS)
         return value
 
     def find(self, value: str | None) -> Session | None:
@@ -76,10 +77,6 @@ class Sessions:
         """End the session of a cookie, if there is one."""
         if value is not None:
             self._sessions.pop(_key(value), None)
-
-    def _drop_ended(self) -> None:
-        now = self._clock()
-        self._sessions = {key: session for key, session in self._sessions.items() if session.ends > now}
 
 
 def _key(value: str) -> str:
@@ -107,7 +104,8 @@ def set_cookie(scope: Scope, value: str) -> str:
     """Return the header `Set-Cookie` that begins a session in the browser, or ends it if the value is empty."""
     name, seconds = _cookie_name(scope), SECONDS if value else 0
     attributes = f"Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict"
-    if _is_https(scope):
+    # A proxy that is not trusted hides that the browser speaks https, but not the origin of a form.
+    if scope.get("scheme") == "https" or Headers(scope=scope).get("origin", "").startswith("https://"):
         return f"__Host-{name}={value}; {attributes}; Secure"
     return f"{name}={value}; {attributes}"
 
@@ -116,11 +114,6 @@ def _cookie_name(scope: Scope) -> str:
     """Return the name of the cookie, with the port: services on other ports of a host share the host's cookies."""
     port = Headers(scope=scope).get("host", "").rpartition(":")[2]
     return f"evalsvc_{port}" if re.fullmatch(r"[0-9]{1,5}", port) else "evalsvc"
-
-
-def _is_https(scope: Scope) -> bool:
-    """Tell whether the browser speaks https. A proxy that is not trusted hides that, but not the origin of a form."""
-    return scope.get("scheme") == "https" or Headers(scope=scope).get("origin", "").startswith("https://")
 
 
 def local_path(text: str) -> str:

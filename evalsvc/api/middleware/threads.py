@@ -6,6 +6,8 @@ the limits are small.
 
 from __future__ import annotations
 
+import asyncio
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from functools import partial
@@ -14,43 +16,27 @@ from typing import Literal, ParamSpec, TypeVar
 from weakref import WeakValueDictionary
 
 from anyio import CapacityLimiter, Lock, to_thread
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from evalsvc.errors import RateLimited
 
-READS = 4
-"""The most concurrent reads."""
-
-WRITES = 8
-"""The most concurrent writing requests. One writes to the database, while others read files or a remote store."""
-
-STREAMS = 1
-"""The most pieces of tables that are made concurrently, for all clients together."""
-
-UPLOADS = 4
-"""The most pieces of uploads that are written to the disk concurrently."""
-
-DIGESTS = 2
-"""The most uploads whose digest is computed concurrently, which takes seconds for a large file."""
-
-PAGES = 3
-"""The most pages of the dashboard that are made concurrently. A page takes longer than a read, which waits for none."""
-
-PICTURES = 1
-"""The most charts whose values are read concurrently to make pictures, so that pages and other reads have threads."""
-
-RENDERS = 2
-"""The most charts that are rendered concurrently, each in a process that takes 120 MB and seconds of a core."""
-
-PARSES = 1
-"""The most large JSON bodies that are parsed concurrently. The parser does not yield to other threads."""
-
-IMPORTS = 1
-"""The most concurrent imports. An import of 250,000 values takes 300 MB of memory."""
-
-PROBES = 2
-"""The most concurrent readiness checks."""
-
 Kind = Literal["read", "write", "stream", "upload", "digest", "page", "picture", "render", "parse", "import", "probe"]
+
+THREADS: Mapping[Kind, int] = {
+    "read": 4,
+    "write": 8,  # one writes to the database, while others read files or a remote store
+    "stream": 1,  # pieces of tables, for all clients together
+    "upload": 4,  # pieces of uploads that are written to the disk
+    "digest": 2,  # takes seconds for a large file
+    "page": 3,  # takes longer than a read, which waits for none
+    "picture": 1,  # the values of charts, so that pages and other reads have threads
+    "render": 2,  # each in a process that takes 120 MB and seconds of a core
+    "parse": 1,  # large JSON bodies, whose parser does not yield to other threads
+    "import": 1,  # an import of 250,000 values takes 300 MB of memory
+    "probe": 2,
+}
+"""The most threads that work at the same time, by kind of work."""
 
 WAITING: Mapping[Kind, int] = {"picture": 32, "render": 16}
 """The most requests that wait for a thread, by kind of work. Further requests are refused."""
@@ -66,20 +52,7 @@ class Threads:
     """The limits of an application. Requests beyond a limit wait in the order of arrival."""
 
     def __init__(self) -> None:
-        numbers: dict[Kind, int] = {
-            "read": READS,
-            "write": WRITES,
-            "stream": STREAMS,
-            "upload": UPLOADS,
-            "digest": DIGESTS,
-            "page": PAGES,
-            "picture": PICTURES,
-            "render": RENDERS,
-            "parse": PARSES,
-            "import": IMPORTS,
-            "probe": PROBES,
-        }
-        self._limits = {kind: CapacityLimiter(number) for kind, number in numbers.items()}
+        self._limits = {kind: CapacityLimiter(number) for kind, number in THREADS.items()}
         self._asked: Counter[Kind] = Counter()
         """The requests that wait for a thread or have one."""
         self._turns: WeakValueDictionary[str, Lock] = WeakValueDictionary()
@@ -109,3 +82,50 @@ class Threads:
 
 def _next(pieces: Iterator[T]) -> T | None:
     return next(pieces, None)
+
+
+AT_ONCE = re.compile(r"/healthz|/readyz|/v1/table|/vega/.*|/panels/.*\.(svg|png)", re.DOTALL)
+"""Paths without the limit: probes, and the table and charts as pictures, which have limits of their own."""
+
+
+class Admission:
+    """Start at most as many reads as there are threads, in the order of arrival. Start other requests immediately.
+
+    Without the limit, each of two hundred concurrent clients would take a step in every turn of the event loop, and a
+    probe would wait for all clients at each of its steps. A read frees its place when its answer begins, so slow
+    clients and event streams hold no place. A read with a body takes no place, since its body may never arrive.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self._places = asyncio.Semaphore(THREADS["read"])
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not _is_read(scope):
+            await self.app(scope, receive, send)
+            return
+        await self._places.acquire()
+        has_place = True
+
+        def leave() -> None:
+            nonlocal has_place
+            if has_place:
+                has_place = False
+                self._places.release()
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                leave()
+            await send(message)
+
+        try:
+            await self.app(scope, receive, answer)
+        finally:
+            leave()
+
+
+def _is_read(scope: Scope) -> bool:
+    if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD") or AT_ONCE.fullmatch(scope["path"]):
+        return False
+    headers = Headers(scope=scope)
+    return "transfer-encoding" not in headers and headers.get("content-length", "0") == "0"

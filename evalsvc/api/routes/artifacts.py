@@ -12,7 +12,7 @@ from fastapi import Query
 from fastapi.responses import Response
 from sqlalchemy.orm import Session
 
-from evalsvc.api.json_answer import JsonAnswer, answer
+from evalsvc.api.answers import JsonAnswer, answer
 from evalsvc.api.middleware.access import needs
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import (

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 from fastapi import Query
 from sqlalchemy.orm import Session
 
+from evalsvc.api.answers import JsonAnswer, answer
 from evalsvc.api.errors import PROBLEM_CONTENT
-from evalsvc.api.json_answer import JsonAnswer, answer
 from evalsvc.api.middleware.access import TokenName, needs
 from evalsvc.api.routes.suites import find_suite
 from evalsvc.api.routing import router_of

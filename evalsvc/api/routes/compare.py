@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -11,9 +12,8 @@ from fastapi.responses import Response
 from sqlalchemy.orm import Session
 
 from evalsvc import __version__
-from evalsvc.api.json_answer import NOT_MODIFIED, JsonAnswer, answer, rendered
+from evalsvc.api.answers import NOT_MODIFIED, answer, conditional
 from evalsvc.api.middleware.access import needs
-from evalsvc.api.middleware.conditional import caching_headers, not_modified
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import CompareQuery, CurvesQuery
 from evalsvc.api.state import CurrentState
@@ -53,11 +53,8 @@ router = router_of(prefix="/v1", tags=["comparison"])
 @needs("read")
 def get_comparison(query: Annotated[CompareQuery, Query()], request: Request, state: CurrentState) -> Response:
     with state.reading() as session:
-        run, tag = tag_of(session, query)
-        if (same := not_modified(request, tag)) is not None:
-            return same
-        body = state.answers.get(run, tag, lambda: rendered(read_comparison(session, state.settings.items_path, query)))
-        return JsonAnswer(body, headers=caching_headers(tag))
+        make = partial(read_comparison, session, state.settings.items_path, query)
+        return conditional(request, state.answers, *tag_of(session, query), make)
 
 
 def tag_of(session: Session, query: CompareQuery | CurvesQuery) -> tuple[str, str]:
@@ -106,11 +103,8 @@ def read_comparison(session: Session, folder: Path, query: CompareQuery) -> docu
 @needs("read")
 def get_curves(query: Annotated[CurvesQuery, Query()], request: Request, state: CurrentState) -> Response:
     with state.reading() as session:
-        run, tag = tag_of(session, query)
-        if (same := not_modified(request, tag)) is not None:
-            return same
-        body = state.answers.get(run, tag, lambda: rendered(read_curves(session, state.settings.items_path, query)))
-        return JsonAnswer(body, headers=caching_headers(tag))
+        make = partial(read_curves, session, state.settings.items_path, query)
+        return conditional(request, state.answers, *tag_of(session, query), make)
 
 
 def read_curves(session: Session, folder: Path, query: CurvesQuery) -> documents.RunComparison:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import Query
 
-from evalsvc.api.json_answer import JsonAnswer, answer
+from evalsvc.api.answers import JsonAnswer, answer
 from evalsvc.api.middleware.access import needs
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import CheckpointId, RunPath

@@ -10,8 +10,7 @@ from fastapi import Query
 from fastapi.responses import Response
 from sqlalchemy.orm import Session
 
-from evalsvc.api.csv_lines import csv_response
-from evalsvc.api.json_answer import JsonAnswer, answer, or_text
+from evalsvc.api.answers import JsonAnswer, answer, csv_response, or_text
 from evalsvc.api.middleware.access import needs
 from evalsvc.api.routes.suites import current_digest, find_suite, suite_entries
 from evalsvc.api.routing import router_of

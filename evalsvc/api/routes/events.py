@@ -70,7 +70,7 @@ T = TypeVar("T")
 
 @dataclass(eq=False)
 class Follower:
-    """The state of a stream."""
+    """A stream."""
 
     evaluation_id: int
     seen: int
@@ -108,7 +108,12 @@ class Followers:
 
     async def read(self, question: Callable[[Session], T]) -> T:
         """Call `question` with a session in a thread for streams, and return the result."""
-        return await to_thread.run_sync(self._read, question, limiter=self._readers)
+
+        def read() -> T:
+            with self._state.reading() as session:
+                return question(session)
+
+        return await to_thread.run_sync(read, limiter=self._readers)
 
     @contextlib.contextmanager
     def following(self, evaluation_id: int, after: int) -> Iterator[Follower]:
@@ -149,12 +154,10 @@ class Followers:
             if follower.progress != sent_progress and time.monotonic() >= next_progress:
                 sent_progress, next_progress = follower.progress, time.monotonic() + PROGRESS_EVERY
                 yield _frame("progress", {"evaluation": follower.evaluation_id, "tasks": sent_progress})
-            if not await _stirred(follower):
+            try:
+                await asyncio.wait_for(follower.stirred.wait(), HEARTBEAT_EVERY)
+            except TimeoutError:
                 yield format_sse_event(comment="still here")
-
-    def _read(self, question: Callable[[Session], T]) -> T:
-        with self._state.reading() as session:
-            return question(session)
 
     async def _look(self) -> None:
         try:
@@ -185,35 +188,22 @@ class EventStream(Response):
 
     def __init__(self, followers: Followers, evaluation_id: int, after: int) -> None:
         super().__init__()
-        self._followers = followers
-        self._evaluation_id = evaluation_id
-        self._after = after
+        self._followers, self._evaluation_id, self._after = followers, evaluation_id, after
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # Checked here because other streams may begin between the route and this call.
         if len(self._followers) >= STREAMS:
-            await _too_many()(scope, receive, send)
+            detail = (
+                f"{STREAMS} event streams are open, which is the limit; try again in {BUSY_SECONDS} s, or poll "
+                "GET /v1/evaluations/{id}"
+            )
+            refusal = problem(STATUS[RateLimited], RateLimited.code, detail, {"Retry-After": str(BUSY_SECONDS)})
+            await refusal(scope, receive, send)
             return
         with self._followers.following(self._evaluation_id, self._after) as follower:
             headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
             stream = EventSourceResponse(self._followers.stream(follower), headers=headers)
             await stream(scope, receive, send)
-
-
-def _too_many() -> Response:
-    detail = (
-        f"{STREAMS} event streams are open, which is the limit; try again in {BUSY_SECONDS} s, or poll "
-        "GET /v1/evaluations/{id}"
-    )
-    return problem(STATUS[RateLimited], RateLimited.code, detail, {"Retry-After": str(BUSY_SECONDS)})
-
-
-async def _stirred(follower: Follower) -> bool:
-    try:
-        await asyncio.wait_for(follower.stirred.wait(), HEARTBEAT_EVERY)
-    except TimeoutError:
-        return False
-    return True
 
 
 def _look_at(
@@ -228,8 +218,7 @@ def _look_at(
 
 
 def _data_of(event: EvaluationEvent) -> dict[str, object]:
-    at = event.created_at.isoformat(timespec="milliseconds")
-    fields = {"at": at, "task": event.task, "state": event.state}
+    fields = {"at": event.created_at.isoformat(timespec="milliseconds"), "task": event.task, "state": event.state}
     known = {name: value for name, value in fields.items() if value is not None}
     return {"evaluation": event.evaluation_id, **known, **(event.data or {})}
 

@@ -1,29 +1,60 @@
-"""Routes that read the history of a run: whole, in pages, in buckets, or as a summary."""
+"""Routes that read the history of a run: whole, in pages, in buckets, or as a summary; and headlines of runs."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Annotated, TypeVar
 
 from fastapi import Query, Request
 from fastapi.responses import Response
 from sqlalchemy.orm import Session
 
 from evalsvc import __version__
-from evalsvc.api.json_answer import NOT_MODIFIED, JsonAnswer, answer, rendered
+from evalsvc.api.answers import (
+    NOT_MODIFIED,
+    Answers,
+    JsonAnswer,
+    answer,
+    caching_headers,
+    conditional,
+    not_modified,
+    rendered,
+)
 from evalsvc.api.middleware.access import needs
-from evalsvc.api.middleware.conditional import caching_headers, not_modified
+from evalsvc.api.routes.suites import find_suite
 from evalsvc.api.routing import router_of
-from evalsvc.api.schemas import HistoryQuery, RunPath, SummaryQuery
-from evalsvc.api.state import CurrentState
-from evalsvc.spec.documents.history import Buckets, History, Summary
+from evalsvc.api.schemas import HeadlinesQuery, HistoryQuery, RunPath, SummaryQuery
+from evalsvc.api.state import CurrentState, State
+from evalsvc.compare.newest import with_verdicts
+from evalsvc.compare.result import Result
+from evalsvc.config import Settings
+from evalsvc.errors import EvalsvcError, UnknownName
+from evalsvc.spec.documents.history import Buckets, Headline, Headlines, History, RunHeadlines, Summary
+from evalsvc.spec.names import parse_checkpoint
 from evalsvc.store.history.buckets import read_buckets
 from evalsvc.store.history.gaps import gaps_mark
+from evalsvc.store.history.headlines import (
+    MarkedRun,
+    Question,
+    headline_of_run,
+    marked_runs,
+    read_headline,
+    read_run_headlines,
+)
 from evalsvc.store.history.reading import read_history, read_summary
 from evalsvc.store.history.series import Window
 from evalsvc.store.history.writing import history_tag
 from evalsvc.store.lookup import find_run
+from evalsvc.store.results import read_values
 
 router = router_of(prefix="/v1", tags=["history"])
+
+T = TypeVar("T")
 
 
 @router.get(
@@ -51,10 +82,7 @@ def get_history(
 ) -> Response:
     with state.reading() as session:
         tag = tag_of(session, run, query)
-        if (unchanged := not_modified(request, tag)) is not None:
-            return unchanged
-        body = state.answers.get(run, tag, lambda: rendered(_read(session, run, query)))
-        return JsonAnswer(body, headers=caching_headers(tag))
+        return conditional(request, state.answers, run, tag, lambda: _read(session, run, query))
 
 
 def tag_of(session: Session, run: str, query: SummaryQuery) -> str:
@@ -87,7 +115,112 @@ def get_summary(
 ) -> Response:
     with state.reading() as session:
         tag = tag_of(session, run, query)
-        if (unchanged := not_modified(request, tag)) is not None:
-            return unchanged
-        body = state.answers.get(run, tag, lambda: rendered(read_summary(session, run, query.metric, query.variant)))
-        return JsonAnswer(body, headers=caching_headers(tag))
+        read = partial(read_summary, session, run, query.metric, query.variant)
+        return conditional(request, state.answers, run, tag, read)
+
+
+@router.get(
+    "/runs/{run}/headline",
+    summary="Get the metrics of a run to show first",
+    description="The answer has the metrics in the current headlines of the suites that evaluated the run's "
+    "checkpoints. If no headline has a metric with a value, a rule chooses at most six metrics, in turn from each "
+    "task and benchmark, and metrics with a direction first. `left_out` lists requested metrics that the newest "
+    "evaluation of each suite could not measure.",
+    responses={200: answer(Headline, "The metrics, the most important metric first.")},
+)
+@needs("read")
+def get_headline(run: RunPath, state: CurrentState) -> JsonAnswer:
+    with state.reading() as session:
+        return JsonAnswer(headline_of(session, state, run))
+
+
+def headline_of(session: Session, state: State, run: str) -> Headline:
+    """Return the metrics of a run to show first."""
+    return read_headline(session, run, partial(_headline_of, session, state.settings))
+
+
+@router.get(
+    "/headlines",
+    summary="The headline metrics of several runs",
+    description="Of each run the metrics of `GET /v1/runs/{run}/headline`, at most six, or those that the request "
+    "names: the series with the newest value, its newest and its best value, and the value of the run's base under the "
+    "same protocol. With `points`, values along training, for a small curve: all of few values, or so many evenly by "
+    "rank. With `to`, all as if later steps had no values. With `compare`, verdicts on the newest values, "
+    "run by run until the time is over; ask again for the others; against the best of K at level 1 − 0.05 / (K − 1).",
+    responses={200: answer(Headlines, "The runs in the order of the request."), **NOT_MODIFIED},
+)
+@needs("read")
+def get_headlines(query: Annotated[HeadlinesQuery, Query()], request: Request, state: CurrentState) -> Response:
+    question = Question(tuple(query.metric), query.points, query.last)
+    with state.reading() as session:
+        bodies = headlines_of(session, state, query.run, question, query.compare, state.answers, rendered)
+    body = b'{"runs":[' + b",".join(bodies) + b"]}"
+    tag = hashlib.sha256(body).hexdigest()[:32]
+    if (same := not_modified(request, tag)) is not None:
+        return same
+    return JsonAnswer(body, headers=caching_headers(tag))
+
+
+def headlines_of(
+    session: Session,
+    state: State,
+    runs: Sequence[str],
+    asked: Question,
+    seconds: float,
+    answers: Answers[T],
+    form: Callable[[RunHeadlines], T],
+) -> list[T]:
+    """Return the headlines of runs, each in the form that `answers` keeps.
+
+    Runs have verdicts if `answers` has them, or as far as so many `seconds` suffice; none have for 0.
+    """
+    until = time.monotonic() + seconds if seconds else None
+    headline = cache(partial(_headline_of, session, state.settings))
+    made = []
+    for marked in marked_runs(session, runs):
+        metrics = asked.metrics or headline_of_run(session, marked, headline, state.answers.get)
+        question = replace(asked, metrics=tuple(dict.fromkeys(metrics)))
+        made.append(_of_run(session, state.settings.items_path, marked, question, until, answers, form))
+    return made
+
+
+def _of_run(
+    session: Session,
+    folder: Path,
+    marked: MarkedRun,
+    question: Question,
+    until: float | None,
+    answers: Answers[T],
+    form: Callable[[RunHeadlines], T],
+) -> T:
+    run = marked.run
+
+    def read() -> RunHeadlines:
+        return read_run_headlines(session, run, question)
+
+    def compare() -> T:
+        headlines, result = read(), cache(partial(_result, session, folder))
+        series = with_verdicts(run.name, headlines.series, result)
+        return form(headlines.model_copy(update={"series": series}))
+
+    compared, plain = (marked.tag([kind, *astuple(question)]) for kind in ("compared", "headlines"))
+    if until is not None:
+        if time.monotonic() < until:
+            return answers.get(run.name, compared, compare)
+        if (kept := answers.kept(run.name, compared)) is not None:
+            return kept
+    return answers.get(run.name, plain, lambda: form(read()))
+
+
+def _result(session: Session, folder: Path, name: str) -> Result | None:
+    try:
+        return Result(name, *read_values(session, folder, *parse_checkpoint(name)))
+    except UnknownName:
+        return None
+
+
+def _headline_of(session: Session, settings: Settings, suite: str) -> Sequence[str]:
+    try:
+        return find_suite(session, settings, suite).headline
+    except EvalsvcError:  # the suite is broken or was deleted
+        return ()

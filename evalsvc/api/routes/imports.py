@@ -11,8 +11,8 @@ from fastapi import Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from evalsvc.api.answers import JsonAnswer, answer
 from evalsvc.api.errors import joined, shown
-from evalsvc.api.json_answer import JsonAnswer, answer
 from evalsvc.api.middleware.access import needs
 from evalsvc.api.middleware.bodies import MAX_IMPORT, MAX_IMPORT_VALUES, check_storable, parse_json
 from evalsvc.api.routing import router_of

@@ -1,33 +1,36 @@
-"""The dashboard's pages, panels and files."""
+"""The dashboard's pages, panels, files and forms."""
 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any
+from urllib.parse import parse_qsl
 
 from anyio import from_thread
 from fastapi import FastAPI
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
+from evalsvc.api.answers import caching_headers, not_modified
 from evalsvc.api.errors import STATUS, bug
-from evalsvc.api.middleware.access import needs
-from evalsvc.api.middleware.conditional import caching_headers, not_modified
+from evalsvc.api.middleware.access import CALLER, needs
+from evalsvc.api.middleware.authentication import Caller
 from evalsvc.api.own_reader import OwnReader
 from evalsvc.api.routes.evaluations import begin_evaluation, change_evaluation
-from evalsvc.api.routes.forms import check_form_key, read_form, visitor_of
 from evalsvc.api.schemas import EvaluationInput
 from evalsvc.api.state import State
-from evalsvc.errors import EvalsvcError, UnknownName
+from evalsvc.errors import EvalsvcError, Forbidden, InvalidRequest, UnknownName
 from evalsvc.store.queue.evaluations import cancel_evaluation, retry_evaluation
 from evalsvc.web import vega
 from evalsvc.web.charts import Spec
-from evalsvc.web.page import PAGES, STATIC, Content, Surroundings, html_of, page_class
+from evalsvc.web.page import PAGES, STATIC, Content, Surroundings, Visitor, html_of, page_class
 from evalsvc.web.pages.evaluation import ACTS, EvaluationPage
 from evalsvc.web.panel import PANELS, panel_class
 
@@ -211,3 +214,69 @@ def _problem(request: Request, error: EvalsvcError) -> Response:
     body = html_of("problem.html", content, around(request))
     later = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
     return Response(body, status, media_type="text/html", headers=PAGE_HEADERS | {"Cache-Control": "no-store"} | later)
+
+
+MAX_FORM = 20_000
+"""Bytes of a form."""
+
+MAX_FIELDS = 10
+
+MEDIA_TYPE = "application/x-www-form-urlencoded"
+
+
+async def read_form(request: Request) -> Mapping[str, str]:
+    """Return the fields of a form."""
+    given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    body = await _bounded_body(request)
+    if body and given != MEDIA_TYPE:
+        raise InvalidRequest(f"the body must be a form ({MEDIA_TYPE}), found {given[:100] or 'no content type'!r}")
+    try:
+        return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MAX_FIELDS))
+    except ValueError:
+        raise InvalidRequest(
+            f"the form is not UTF-8, or has more than {MAX_FIELDS} fields; send it from its page"
+        ) from None
+
+
+async def _bounded_body(request: Request) -> bytes:
+    body = b""
+    try:
+        async for piece in request.stream():
+            body += piece
+            if len(body) > MAX_FORM:
+                raise InvalidRequest(f"the form is larger than {MAX_FORM:,} bytes; send it from its page")
+    except HTTPException as error:  # the limits of every body
+        raise InvalidRequest(str(error.detail)) from None
+    return body
+
+
+def caller_of(request: Request) -> Caller | None:
+    """Return who sends a request; None on a route that needs no token."""
+    caller: Caller | None = request.scope.get(CALLER)
+    return caller
+
+
+def check_form_key(request: Request, form: Mapping[str, str]) -> None:
+    """Refuse a form that a page of this session did not make. Without a session there is nothing to check: an open
+    service checks where the request is from, and no other site has a token.
+    """
+    caller = caller_of(request)
+    if caller is None or caller.session is None:
+        return
+    if not hmac.compare_digest(form.get("key", "").encode(), caller.session.form_key.encode()):
+        raise Forbidden("the form is not from this session; open the page again and send its form from there")
+
+
+def visitor_of(request: Request) -> Visitor:
+    """Return what a page needs to know about its reader."""
+    caller, state = caller_of(request), request.app.state.state
+    if caller is None:
+        return Visitor()
+    is_open = bool(request.app.state.is_open)
+    may_submit = is_open if caller.token is None else caller.token.scope != "read"
+    return Visitor(
+        may_submit=may_submit and not state.settings.read_only,
+        name=caller.token.name if caller.token is not None and caller.session is not None else None,
+        form_key=caller.session.form_key if caller.session is not None else "",
+        may_sign_in=caller.token is None and not is_open,
+    )

@@ -7,9 +7,10 @@ import shutil
 import time
 from collections import Counter as Sums
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from itertools import accumulate
+from typing import Literal, TypeVar
 
 from fastapi import Request
 from fastapi.responses import PlainTextResponse, Response
@@ -46,6 +47,8 @@ NO_ROUTE = "none"
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 router = router_of(tags=["health"])
+
+F = TypeVar("F", CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily)
 
 
 @dataclass(frozen=True)
@@ -90,15 +93,6 @@ FAMILIES: Mapping[str, Family] = {
     "process_open_fds": Family("gauge", "Number of open file descriptors."),
 }
 """Every metric of the service by name. In the answer, names of counters have the suffix `_total`."""
-
-
-@dataclass(frozen=True)
-class DiskUsage:
-    """The size and the free space of a disk, in bytes."""
-
-    total: int
-    free: int
-    """The bytes that the service's user may still write."""
 
 
 class Requests:
@@ -146,13 +140,10 @@ class CountRequests:
             await self.app(scope, receive, send_counted)
         finally:
             seconds = time.perf_counter() - begun
-            self._requests.count(scope["method"], _route_of(scope), status, seconds, is_stream)
-
-
-def _route_of(scope: Scope) -> str:
-    """Return the template of a request's route. The path itself would make a series for each run."""
-    path = getattr(scope.get("route"), "path_format", None)
-    return path if isinstance(path, str) else NO_ROUTE
+            # The template of the route, since the path itself would make a series for each run.
+            route = getattr(scope.get("route"), "path_format", None)
+            route = route if isinstance(route, str) else NO_ROUTE
+            self._requests.count(scope["method"], route, status, seconds, is_stream)
 
 
 class _ServiceCollector(Collector):
@@ -169,7 +160,9 @@ class _ServiceCollector(Collector):
             yield _gauge("evalsvc_coordinator_up", int(coordinator.alive()))
         yield _gauge("evalsvc_event_streams", self._streams)
         yield from _disks(self._state.settings)
-        yield _build_info()
+        build = _family(GaugeMetricFamily, "evalsvc_build_info")
+        build.add_metric([__version__, platform.python_version()], 1)
+        yield build
         live = coordinator.live()
         try:
             with self._state.reading() as session:
@@ -190,28 +183,15 @@ class _ServiceCollector(Collector):
 
 
 def _disks(settings: Settings) -> Iterator[Metric]:
-    spool, _ = settings.kept_paths
-    usages = {"data": _usage(settings.data_path), "spool": _usage(spool)}
-    known = {folder: usage for folder, usage in usages.items() if usage is not None}
-    yield _labelled("evalsvc_disk_free_bytes", [(folder, usage.free) for folder, usage in known.items()])
-    yield _labelled("evalsvc_disk_total_bytes", [(folder, usage.total) for folder, usage in known.items()])
-
-
-def _usage(folder: Path) -> DiskUsage | None:
-    """Return the usage of a folder's disk, even before the folder exists; None if the disk cannot be read."""
-    existing = next((path for path in (folder, *folder.parents) if path.exists()), folder)
-    try:
-        usage = shutil.disk_usage(existing)
-    except OSError:
-        return None
-    return DiskUsage(usage.total, usage.free)
-
-
-def _build_info() -> GaugeMetricFamily:
-    name = "evalsvc_build_info"
-    family = GaugeMetricFamily(name, FAMILIES[name].help, labels=FAMILIES[name].labels)
-    family.add_metric([__version__, platform.python_version()], 1)
-    return family
+    """Yield the space of the folders' disks, even before a folder exists. A disk that cannot be read is left out."""
+    free: dict[str, float] = {}
+    total: dict[str, float] = {}
+    for name, folder in {"data": settings.data_path, "spool": settings.kept_paths[0]}.items():
+        with suppress(OSError):
+            usage = shutil.disk_usage(next((path for path in (folder, *folder.parents) if path.exists()), folder))
+            free[name], total[name] = usage.free, usage.total
+    yield _labelled("evalsvc_disk_free_bytes", free.items())
+    yield _labelled("evalsvc_disk_total_bytes", total.items())
 
 
 def _depths(depths: Depths) -> Iterator[Metric]:
@@ -235,20 +215,18 @@ def _totals(totals: Iterable[AttemptTotal]) -> Iterator[Metric]:
             buckets.setdefault(row.stage, [0] * (len(SECONDS) + 1))[row.bucket] += row.attempts
             seconds[row.stage] = seconds.get(row.stage, 0.0) + row.seconds
     for name, sums in (("evalsvc_attempts", attempts), ("evalsvc_units", units), ("evalsvc_failures", failures)):
-        family = CounterMetricFamily(name, FAMILIES[name].help, labels=FAMILIES[name].labels)
+        family = _family(CounterMetricFamily, name)
         for values, number in sorted(sums.items()):
             family.add_metric(values, number)
         yield family
-    seconds_of = FAMILIES["evalsvc_attempt_seconds"]
-    durations = HistogramMetricFamily("evalsvc_attempt_seconds", seconds_of.help, labels=seconds_of.labels)
+    durations, ends = _family(HistogramMetricFamily, "evalsvc_attempt_seconds"), [*map(str, SECONDS), "+Inf"]
     for stage, counts in sorted(buckets.items()):
-        durations.add_metric([stage], _cumulative(counts), seconds[stage])
+        durations.add_metric([stage], list(zip(ends, map(float, accumulate(counts)), strict=True)), seconds[stage])
     yield durations
 
 
-def _cumulative(counts: list[int]) -> list[tuple[str, float]]:
-    ends = [*map(str, SECONDS), "+Inf"]
-    return [(end, float(sum(counts[: index + 1]))) for index, end in enumerate(ends)]
+def _family(kind: type[F], name: str) -> F:
+    return kind(name, FAMILIES[name].help, labels=FAMILIES[name].labels)
 
 
 def _gauge(name: str, value: float) -> GaugeMetricFamily:
@@ -256,7 +234,7 @@ def _gauge(name: str, value: float) -> GaugeMetricFamily:
 
 
 def _labelled(name: str, values: Iterable[tuple[str, float]]) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(name, FAMILIES[name].help, labels=FAMILIES[name].labels)
+    family = _family(GaugeMetricFamily, name)
     for key, value in sorted(values):
         family.add_metric([key], value)
     return family
@@ -277,8 +255,7 @@ def _labelled(name: str, values: Iterable[tuple[str, float]]) -> GaugeMetricFami
 )
 @needs("read")
 def get_metrics(request: Request, state: CurrentState) -> Response:
-    app = request.app
-    registry = CollectorRegistry()
+    app, registry = request.app, CollectorRegistry()
     registry.register(_ServiceCollector(state, len(app.state.followers)))
     ProcessCollector(registry=registry)
     content = generate_latest(registry) + generate_latest(app.state.requests.registry)

@@ -7,9 +7,8 @@ from typing import Annotated
 from fastapi import Query, Request
 from fastapi.responses import Response
 
-from evalsvc.api.json_answer import NOT_MODIFIED, JsonAnswer, answer
+from evalsvc.api.answers import NOT_MODIFIED, JsonAnswer, answer, caching_headers, not_modified
 from evalsvc.api.middleware.access import needs
-from evalsvc.api.middleware.conditional import caching_headers, not_modified
 from evalsvc.api.routes.suites import find_suite
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import (

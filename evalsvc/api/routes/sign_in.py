@@ -12,8 +12,7 @@ from evalsvc.api.middleware.authentication import SIGN_IN, SIGN_OUT, Authenticat
 from evalsvc.api.middleware.browsers import check_same_origin
 from evalsvc.api.middleware.rates import client_key
 from evalsvc.api.middleware.sessions import cookie_of, local_path, set_cookie
-from evalsvc.api.routes.forms import check_form_key, read_form
-from evalsvc.api.routes.pages import PAGE_HEADERS, around
+from evalsvc.api.routes.pages import PAGE_HEADERS, around, check_form_key, read_form
 from evalsvc.errors import EvalsvcError, Unauthorized
 from evalsvc.web.page import Content, html_of
 

@@ -12,7 +12,7 @@ from fastapi import Query, Request
 from sqlalchemy.orm import Session
 from starlette.exceptions import HTTPException
 
-from evalsvc.api.json_answer import JsonAnswer, answer
+from evalsvc.api.answers import JsonAnswer, answer
 from evalsvc.api.middleware.access import needs
 from evalsvc.api.middleware.bodies import check_storable, parse_json
 from evalsvc.api.routing import router_of

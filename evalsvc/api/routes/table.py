@@ -10,8 +10,7 @@ from typing import Annotated
 from fastapi import Query, Request
 from fastapi.responses import Response, StreamingResponse
 
-from evalsvc.api.csv_lines import LINES, csv_response
-from evalsvc.api.json_answer import answer, or_text
+from evalsvc.api.answers import LINES, answer, csv_response, or_text
 from evalsvc.api.middleware.access import caller_key, needs
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import TableQuery

@@ -13,7 +13,7 @@ from sqlalchemy.exc import OperationalError
 
 from evalsvc.access_tokens import TokenScope, new_token
 from evalsvc.api.app import create_app
-from evalsvc.api.middleware import access, known_tokens
+from evalsvc.api.middleware import access, authentication
 from evalsvc.api.routes import docs
 from evalsvc.api.routing import router_of
 from evalsvc.config import Settings
@@ -25,7 +25,7 @@ Start = Callable[..., App]
 
 @pytest.fixture(autouse=True)
 def _no_copy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(known_tokens, "LIFETIME", -1.0)
+    monkeypatch.setattr(authentication, "LIFETIME", -1.0)
 
 
 @pytest.fixture
@@ -288,14 +288,14 @@ def away(session: object) -> list[object]:
 
 def test_whether_there_are_tokens_is_not_known(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     """A database that has never answered: nobody is let in on the chance that there are none."""
-    monkeypatch.setattr(known_tokens, "all_tokens", away)
+    monkeypatch.setattr(authentication, "all_tokens", away)
     refused(app.http.get("/v1/runs"), 503, "database_unusable", "connection refused")
     assert app.http.get("/healthz").status_code == 200
     assert app.http.get("/readyz").json()["database"] == "ok", "on this machine the operator is told all"
 
 
 def test_whether_there_are_tokens_is_not_known_elsewhere(start_app: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(known_tokens, "all_tokens", away)
+    monkeypatch.setattr(authentication, "all_tokens", away)
     app = start_app(host="0.0.0.0", insecure=True)
     refused(app.http.get("/v1/runs"), 503, "database_unusable")
     assert app.http.get("/readyz").json() == {"status": "ok"}

@@ -3,8 +3,8 @@
 import pytest
 from app_in_process import App
 
-from evalsvc.api.middleware import conditional
-from evalsvc.api.middleware.conditional import Answers
+from evalsvc.api import answers as module
+from evalsvc.api.answers import Answers
 from evalsvc.api.routes import history
 
 
@@ -60,8 +60,8 @@ def test_runs_that_take_each_others_names(app: App) -> None:
 
 
 def test_kept_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conditional, "KEPT_BYTES", 100)
-    monkeypatch.setattr(conditional, "ENTRY_BYTES", 10)
+    monkeypatch.setattr(module, "KEPT_BYTES", 100)
+    monkeypatch.setattr(module, "ENTRY_BYTES", 10)
     answers, made = Answers[bytes](), []
 
     def ask(tag: str, size: int = 40) -> None:
@@ -77,8 +77,8 @@ def test_kept_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_many_small_answers_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Counts of a few bytes each would fill the memory long before their bytes reach the limit."""
-    monkeypatch.setattr(conditional, "KEPT_BYTES", 10 * conditional.ENTRY_BYTES)
-    plain, heavy = Answers[bytes](), Answers[bytes](lambda body: conditional.ENTRY_BYTES)
+    monkeypatch.setattr(module, "KEPT_BYTES", 10 * module.ENTRY_BYTES)
+    plain, heavy = Answers[bytes](), Answers[bytes](lambda body: module.ENTRY_BYTES)
     for answers, first in ((plain, 90), (heavy, 95)):
         for number in range(100):
             answers.get("run-a", str(number), lambda: b"")

@@ -12,7 +12,7 @@ from app_in_process import App, app_on_port
 from queue_steps import enter, submission, suite
 from starlette.types import Message, Receive, Scope, Send
 
-from evalsvc.api.middleware.reads import HeadAsGet
+from evalsvc.api.answers import HeadAsGet
 
 OWN = {"x-request-id", "date"}
 """Headers that differ between any two answers."""

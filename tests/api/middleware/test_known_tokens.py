@@ -12,8 +12,8 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as NoConnection
 
 from evalsvc.access_tokens import hash_token
-from evalsvc.api.middleware import known_tokens
-from evalsvc.api.middleware.known_tokens import LIFETIME, KnownTokens, find_token
+from evalsvc.api.middleware import authentication
+from evalsvc.api.middleware.authentication import LIFETIME, KnownTokens, find_token
 from evalsvc.errors import DatabaseUnusable, Unauthorized
 from evalsvc.store.session import Store, open_store
 from evalsvc.store.tables import Token
@@ -33,7 +33,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 def later(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     """Seconds that have gone by."""
     passed = [1000.0]
-    monkeypatch.setattr(known_tokens.time, "monotonic", lambda: passed[0])
+    monkeypatch.setattr(authentication.time, "monotonic", lambda: passed[0])
     yield passed
     monkeypatch.undo()
 
@@ -68,7 +68,7 @@ def test_a_use_that_cannot_be_written_disturbs_nobody(
     def locked(session: object, token: int, when: object) -> None:
         raise OperationalError("UPDATE", {}, Exception("database is locked"))
 
-    monkeypatch.setattr(known_tokens, "note_use", locked)
+    monkeypatch.setattr(authentication, "note_use", locked)
     asyncio.run(use(KnownTokens(), store))
     assert "the use of token first could not be recorded: OperationalError" in caplog.text
 
@@ -89,9 +89,9 @@ def test_uses_are_written_at_most_once_a_minute(store: Store, later: list[float]
 def test_a_database_that_hangs_holds_up_nobody_for_long(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     known = KnownTokens()
     names(known, store)
-    monkeypatch.setattr(known_tokens, "LIFETIME", -1.0)
-    monkeypatch.setattr(known_tokens, "PATIENCE", 0.05)
-    monkeypatch.setattr(known_tokens, "all_tokens", lambda session: time.sleep(0.5))
+    monkeypatch.setattr(authentication, "LIFETIME", -1.0)
+    monkeypatch.setattr(authentication, "PATIENCE", 0.05)
+    monkeypatch.setattr(authentication, "all_tokens", lambda session: time.sleep(0.5))
 
     async def read() -> float:
         begun = time.monotonic()
@@ -114,7 +114,7 @@ def test_requests_that_take_every_thread_do_not_keep_a_revoked_token_alive(
     with store.transaction() as session:
         revoke_token(session, "first")
     later[0] += 2 * LIFETIME
-    monkeypatch.setattr(known_tokens, "PATIENCE", 1.0)
+    monkeypatch.setattr(authentication, "PATIENCE", 1.0)
 
     async def read_in_a_crowd() -> list[bool]:
         threads = to_thread.current_default_thread_limiter()
@@ -148,7 +148,7 @@ def test_the_last_copy_holds_after_every_failure_until_the_tokens_are_read_again
         raise error
 
     with monkeypatch.context() as broken:
-        broken.setattr(known_tokens, "all_tokens", fail)
+        broken.setattr(authentication, "all_tokens", fail)
         later[0] += 2 * LIFETIME
         assert names(known, store) == names(known, store) == [("first", False)]
         assert asked == [1], "a database that is away is not asked by every request"
@@ -171,7 +171,7 @@ def test_a_token_that_has_expired_does_not_come_back_when_the_clock_is_set_back(
         def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
             return clock[0]
 
-    monkeypatch.setattr(known_tokens, "datetime", Clock)
+    monkeypatch.setattr(authentication, "datetime", Clock)
     known, token = KnownTokens(), "evalsvc_" + "x" * 43
     expires = clock[0] + timedelta(hours=1)
     tokens = {hash_token(token): Token(id=1, name="ci", scope="read", expires_at=expires)}

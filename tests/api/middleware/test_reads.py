@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from evalsvc.api.middleware.reads import Admission
-from evalsvc.api.middleware.threads import READS
+from evalsvc.api.middleware.threads import THREADS, Admission
+
+READS = THREADS["read"]
 
 
 class Route:

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from app_in_process import App
 
-from evalsvc.api.middleware.threads import READS
+from evalsvc.api.middleware.threads import THREADS
 from evalsvc.api.routes import runs
 
 CROWD = 60
@@ -38,7 +38,7 @@ def test_reads_that_hang_hold_up_neither_probes_nor_posts(
     monkeypatch.setattr(runs, "runs_view", hang)
     with crowd(lambda _: app.http.get("/v1/runs")) as readers:
         try:
-            for _ in range(READS):
+            for _ in range(THREADS["read"]):
                 assert begun.acquire(timeout=20)
             since = time.monotonic()
             assert app.http.get("/healthz").status_code == 200

@@ -8,7 +8,7 @@ from app_in_process import App, refused
 from compared_runs import put
 from history_reference import Point, write
 
-from evalsvc.api.routes import headline
+from evalsvc.api.routes import history
 from evalsvc.store.lookup import find_run
 from evalsvc.store.runs.base import name_base
 from evalsvc.store.session import Store
@@ -55,13 +55,13 @@ def test_verdicts_are_those_of_a_comparison(app: App) -> None:
 def test_what_was_compared_is_kept_until_the_run_changes(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(app.store)
     compared: list[str] = []
-    with_verdicts = headline.with_verdicts
+    with_verdicts = history.with_verdicts
 
     def count(run: str, *arguments: Any) -> Any:
         compared.append(run)
         return with_verdicts(run, *arguments)
 
-    monkeypatch.setattr(headline, "with_verdicts", count)
+    monkeypatch.setattr(history, "with_verdicts", count)
     assert ask(app, compare=1e-9)["run-a"]["arc/acc"]["verdicts"] is None, "the time is over before the first run"
     assert ask(app, compare=5) == ask(app, compare=5) == ask(app, compare=1e-9), "what is kept takes no time"
     assert compared == ["run-a", "imported"]

@@ -14,10 +14,12 @@ from app_in_process import App
 from history_reference import Point, write
 from lxml import html
 
-from evalsvc.api.middleware.threads import PICTURES, RENDERS, WAITING
+from evalsvc.api.middleware.threads import THREADS, WAITING
 from evalsvc.web import vega
 
-MOST = RENDERS + PICTURES + WAITING["render"] + WAITING["picture"]
+RENDERS = THREADS["render"]
+
+MOST = RENDERS + THREADS["picture"] + WAITING["render"] + WAITING["picture"]
 """The most pictures that are rendered, waited for and read at once."""
 
 CHART = "/panels/curve.png?run=run-a&metric=higher/b"

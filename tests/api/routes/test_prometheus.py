@@ -4,6 +4,7 @@ import platform
 import statistics
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -14,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from queue_steps import enter, evaluate_whole, metric, next_shard, store_result, submission, suite
 
 from evalsvc import __version__
-from evalsvc.api.routes.prometheus import FAMILIES, DiskUsage
+from evalsvc.api.routes.prometheus import FAMILIES
 from evalsvc.messages import ShardError, ShardResult
 from evalsvc.store.queue.attempts import give_up
 from evalsvc.store.queue.totals import SECONDS, count_attempt, read_depths, read_totals
@@ -211,9 +212,9 @@ def test_the_disks_of_the_service(app: App, tmp_path: Path, monkeypatch: pytest.
     """The spool may be a link to another disk, and is not there before the first checkpoint is spooled."""
     other = tmp_path / "other"
     other.mkdir()
-    sizes = {app.settings.data_path: (1000, 600, 400), other: (9000, 8999, 1)}
+    sizes = {app.settings.data_path: {"total": 1000, "free": 400}, other: {"total": 9000, "free": 1}}
     usages = {folder.resolve(): usage for folder, usage in sizes.items()}
-    monkeypatch.setattr("shutil.disk_usage", lambda path: DiskUsage(*usages[path.resolve()][::2]))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(**usages[path.resolve()]))
     assert disks(app) == {"data": (400, 1000), "spool": (400, 1000)}
     (app.settings.data_path / "spool").symlink_to(other)
     assert disks(app) == {"data": (400, 1000), "spool": (1, 9000)}

@@ -8,7 +8,7 @@ import pytest
 from app_in_process import App, refused
 from signed_in import SAME_ORIGIN, Browser, new_token, signed_in
 
-from evalsvc.api.middleware import known_tokens
+from evalsvc.api.middleware import authentication
 from evalsvc.store.tokens import revoke_token
 
 Start = Callable[..., App]
@@ -16,7 +16,7 @@ Start = Callable[..., App]
 
 @pytest.fixture(autouse=True)
 def _no_copy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(known_tokens, "LIFETIME", -1.0)
+    monkeypatch.setattr(authentication, "LIFETIME", -1.0)
 
 
 def test_a_page_leads_to_the_sign_in_and_back(app: App) -> None:
