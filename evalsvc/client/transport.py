@@ -14,7 +14,7 @@ import httpx
 from pydantic import ValidationError
 
 from evalsvc.connection_errors import service_unreachable, speaks_tls, without_password
-from evalsvc.errors import EvalsvcError, InvalidRequest, ServiceUnreachable, leaves, os_reason
+from evalsvc.errors import InvalidRequest, ServiceUnreachable, leaves, os_reason
 from evalsvc.spec import documents
 from evalsvc.spec.documents.document import validation_message
 
@@ -136,7 +136,10 @@ class Transport:
         kind = _ERRORS.get(str(content.get("code")))
         if kind is None:
             self.refuse(response)
-        raise _with_retry_after(kind(str(content.get("detail"))), response.headers.get("retry-after", ""))
+        error, seconds = kind(str(content.get("detail"))), response.headers.get("retry-after", "")
+        if seconds.isascii() and seconds.isdecimal():
+            error.retry_after = min(int(seconds[:9]), MAX_RETRY_AFTER)
+        raise error
 
     def parse(self, kind: type[D], content: object, method: str, path: str) -> D:
         """Return a document, checked against the fields of `kind`."""
@@ -186,12 +189,6 @@ def query_of(**parameters: str | float | Sequence[str] | None) -> list[tuple[str
 def segment(name: str) -> str:
     """Return a name as one segment of a path: slashes and other special characters are escaped."""
     return quote(name, safe="")
-
-
-def _with_retry_after(error: EvalsvcError, header: str) -> EvalsvcError:
-    if header.isascii() and header.isdecimal():
-        error.retry_after = min(int(header[:9]), MAX_RETRY_AFTER)
-    return error
 
 
 def _tls_context(ca: str | None) -> ssl.SSLContext:

@@ -97,7 +97,12 @@ class Access:
         try:
             if needed is not None and needed.scope is None:
                 if needed.recognises:
-                    await self._recognise(scope)
+                    with suppress(Unauthorized, Forbidden):
+                        try:
+                            scope[CALLER] = await self.authentication.caller(scope)
+                        except DatabaseUnusable:
+                            if self._local:
+                                scope[CALLER] = Caller(None)
                 return None if self._local else self._too_many(client)
             caller = scope[CALLER] = await self._admitted(scope)
             if b"%00" in scope["query_string"]:
@@ -136,14 +141,6 @@ class Access:
             return _later("too many requests without a token came from this address", wait)
         shown = ', error="invalid_token"' if shows_token else ""
         return problem(401, error.code, error.message, {"WWW-Authenticate": f'Bearer realm="evalsvc"{shown}'})
-
-    async def _recognise(self, scope: Scope) -> None:
-        with suppress(Unauthorized, Forbidden):
-            try:
-                scope[CALLER] = await self.authentication.caller(scope)
-            except DatabaseUnusable:
-                if self._local:
-                    scope[CALLER] = Caller(None)
 
     def _too_many(self, key: str) -> Response | None:
         if not (wait := self._rates.take(key)):

@@ -63,7 +63,7 @@ class Threads:
 
     async def stream(self, pieces: Iterator[T]) -> AsyncIterator[T]:
         """Yield the pieces of an answer. No thread is occupied between two pieces, while the client reads."""
-        while (piece := await self.run("stream", _next, pieces)) is not None:
+        while (piece := await self.run("stream", lambda: next(pieces, None))) is not None:
             yield piece
 
     async def run(self, kind: Kind, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -78,10 +78,6 @@ class Threads:
             return await to_thread.run_sync(partial(function, *args, **kwargs), limiter=self._limits[kind])
         finally:
             self._asked[kind] -= 1
-
-
-def _next(pieces: Iterator[T]) -> T | None:
-    return next(pieces, None)
 
 
 AT_ONCE = re.compile(r"/healthz|/readyz|/v1/table|/vega/.*|/panels/.*\.(svg|png)", re.DOTALL)

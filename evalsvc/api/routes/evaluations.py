@@ -122,7 +122,11 @@ def get_evaluated_suite(
 ) -> Response:
     with state.reading() as session:
         content = evaluated_suite_view(session, state.settings, evaluation_id)
-    return Response(_as_yaml(content), media_type="application/yaml") if format == "yaml" else JsonAnswer(content)
+    if format == "json":
+        return JsonAnswer(content)
+    head = f"# Suite {content.name} as evaluation {content.evaluation} began with it, digest {content.digest}\n"
+    text = head + yaml.safe_dump({"tasks": content.tasks}, sort_keys=False, allow_unicode=True)
+    return Response(text, media_type="application/yaml")
 
 
 def evaluated_suite_view(session: Session, settings: Settings, evaluation_id: int) -> documents.EvaluatedSuite:
@@ -135,11 +139,6 @@ def evaluated_suite_view(session: Session, settings: Settings, evaluation_id: in
         digest=evaluation.suite_digest,
         current_digest=current_digest(session, settings, evaluation.suite),
     )
-
-
-def _as_yaml(suite: documents.EvaluatedSuite) -> str:
-    head = f"# Suite {suite.name} as evaluation {suite.evaluation} began with it, digest {suite.digest}\n"
-    return head + yaml.safe_dump({"tasks": suite.tasks}, sort_keys=False, allow_unicode=True)
 
 
 @router.get(

@@ -82,7 +82,11 @@ def get_history(
 ) -> Response:
     with state.reading() as session:
         tag = tag_of(session, run, query)
-        return conditional(request, state.answers, run, tag, lambda: _read(session, run, query))
+        window, asked = Window(query.x, query.first, query.last), (session, run, query.metric, query.variant)
+        read: Callable[[], History | Buckets] = partial(read_history, *asked, window, query.limit, query.cursor)
+        if query.points is not None:
+            read = partial(read_buckets, *asked, window, query.points)
+        return conditional(request, state.answers, run, tag, read)
 
 
 def tag_of(session: Session, run: str, query: SummaryQuery) -> str:
@@ -90,13 +94,6 @@ def tag_of(session: Session, run: str, query: SummaryQuery) -> str:
     row = find_run(session, run)
     question = [type(query).__name__, query.model_dump(), gaps_mark(session, row)]
     return history_tag(row, __version__, question)
-
-
-def _read(session: Session, run: str, query: HistoryQuery) -> History | Buckets:
-    window = Window(query.x, query.first, query.last)
-    if query.points is None:
-        return read_history(session, run, query.metric, query.variant, window, query.limit, query.cursor)
-    return read_buckets(session, run, query.metric, query.variant, window, query.points)
 
 
 @router.get(

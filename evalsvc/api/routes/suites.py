@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import Query, Request
@@ -66,22 +65,14 @@ def suite_entries(session: Session, settings: Settings) -> dict[str, Entry]:
     """Return all suites by name, without reading them, so that a broken suite affects no other suite."""
     entries = {}
     for name, path in suite_files(settings.suites_path).items():
-        source = _source_of(path)
+        source: FileSource = "shipped" if path.parent == SHIPPED_SUITES else "folder"
         is_hiding = source == "folder" and (SHIPPED_SUITES / path.name).exists()
         entries[name] = Entry(source, partial(load_suite, path), "shipped" if is_hiding else None)
     for name in kept_suites(session):
         hidden = entries.get(name)
         shadows = None if hidden is None or hidden.source == "put" else hidden.source
-        entries[name] = Entry("put", partial(_load_kept, session, name), shadows)
+        entries[name] = Entry("put", lambda name=name: parse_suite(kept_suite(session, name), name), shadows)
     return entries
-
-
-def _source_of(path: Path) -> FileSource:
-    return "shipped" if path.parent == SHIPPED_SUITES else "folder"
-
-
-def _load_kept(session: Session, name: str) -> Suite:
-    return parse_suite(kept_suite(session, name), name)
 
 
 def find_suite(session: Session, settings: Settings, name: str) -> Suite:
@@ -167,8 +158,12 @@ def keep_suite(
         bool, Query(description="Hide a suite that comes with evalsvc, for all clients that name it.")
     ] = False,
 ) -> JsonAnswer:
-    if not replace_shipped:
-        _require_own_name(name, state.settings)
+    file = None if replace_shipped else suite_files(state.settings.suites_path).get(name)
+    if file is not None and file.parent == SHIPPED_SUITES:
+        raise Conflict(
+            f"{name!r} is a suite that comes with evalsvc, and every client that names it would get the new suite; use "
+            f"another name, such as my-{name}, or add ?replace_shipped=true"
+        )
     suite = parse_suite(
         _content(body, name, request.headers.get("content-type", "")), name, allowed=partial(local_data, state.settings)
     )
@@ -195,27 +190,13 @@ def remove_suite(name: SuitePath, state: CurrentState) -> JsonAnswer:
     with state.writing() as session:
         entry = _find_entry(session, state.settings, name)
         if entry.source != "put":
-            origin = (
-                "comes with evalsvc" if entry.source == "shipped" else "is a file in the service's folder of suites"
-            )
-            advice = (
-                "only suites that were stored with PUT can be deleted"
-                if entry.source == "shipped"
-                else "remove the file"
-            )
-            raise WrongState(f"suite {name!r} {origin}; {advice}")
+            reasons = {
+                "shipped": "comes with evalsvc; only suites that were stored with PUT can be deleted",
+                "folder": "is a file in the service's folder of suites; remove the file",
+            }
+            raise WrongState(f"suite {name!r} {reasons[entry.source]}")
         digest = delete_suite(session, name)
     return JsonAnswer(documents.DeletedSuite(name=name, digest=digest, uncovered=entry.shadows))
-
-
-def _require_own_name(name: str, settings: Settings) -> None:
-    """Raise Conflict for the name of a suite that comes with evalsvc, since other clients may use this suite."""
-    file = suite_files(settings.suites_path).get(name)
-    if file is not None and file.parent == SHIPPED_SUITES:
-        raise Conflict(
-            f"{name!r} is a suite that comes with evalsvc, and every client that names it would get the new suite; use "
-            f"another name, such as my-{name}, or add ?replace_shipped=true"
-        )
 
 
 def _content(body: bytes, name: str, content_type: str) -> Any:
