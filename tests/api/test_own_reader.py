@@ -1,24 +1,16 @@
 """Pages read the store in their own thread, what a client gets from the routes."""
 
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
 
 import pytest
 from app_in_process import App
 from dashboard_history import LONG, OTHER, RUN, Dashboard, dashboard_on_port
 
 from evalsvc.api import own_reader
-from evalsvc.api.middleware.threads import THREADS
 from evalsvc.api.own_reader import OwnReader
 from evalsvc.client import Client
 from evalsvc.client.reader import ServiceReader
 from evalsvc.errors import EvalsvcError
-
-CROWD = 40
-"""Pages at a time: ten times as many as there are threads for them."""
 
 
 @pytest.fixture(scope="module")
@@ -82,28 +74,3 @@ def test_a_bug_is_a_page_without_its_trace(
     assert (answer.status_code, answer.headers["content-type"].partition(";")[0]) == (500, "text/html")
     assert "secret" not in answer.text
     assert "a secret" in caplog.text, "the log has the trace"
-
-
-def test_pages_that_hang_hold_up_neither_probes_nor_posts(
-    app: App, weights: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """More pages than threads wait for one another, and all are shown."""
-    begun, ended, view = threading.Semaphore(0), threading.Event(), own_reader.runs_view
-
-    def hang(*arguments: Any) -> Any:
-        begun.release()
-        ended.wait(30)
-        return view(*arguments)
-
-    monkeypatch.setattr(own_reader, "runs_view", hang)
-    with ThreadPoolExecutor(CROWD) as crowd:
-        waiting = [crowd.submit(app.http.get, "/") for _ in range(CROWD)]
-        try:
-            for _ in range(THREADS["page"]):
-                assert begun.acquire(timeout=20)
-            assert app.http.get("/readyz").status_code == 200
-            assert app.post(weights).status_code == 201
-            assert not begun.acquire(blocking=False), "a page more is a page that waits"
-        finally:
-            ended.set()
-        assert {page.result(30).status_code for page in waiting} == {200}

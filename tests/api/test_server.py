@@ -1,19 +1,15 @@
 """What is found before anything is started."""
 
 import asyncio
-import ipaddress
 import socket
 import stat
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from cryptography.hazmat.primitives import serialization
 from service_process import ServiceProcess
+from tls_servers import make_pair
 
 from evalsvc.api.server import check_address, check_certificate, listen, server_config, warn_of_roots
 from evalsvc.client import Client
@@ -83,35 +79,21 @@ def test_suites_whose_data_lie_outside_the_roots(caplog: pytest.LogCaptureFixtur
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """Files of a certificate for localhost, signed by itself, and of its key."""
-    folder = tmp_path_factory.mktemp("https")
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-    made = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    (folder / "cert.pem").write_bytes(made.public_bytes(pem))
-    plain, kind = serialization.NoEncryption(), serialization.PrivateFormat.PKCS8
-    (folder / "key.pem").write_bytes(key.private_bytes(pem, kind, plain))
-    locked = serialization.BestAvailableEncryption(b"password")
-    (folder / "locked.pem").write_bytes(key.private_bytes(pem, kind, locked))
-    (folder / "https.pem").write_bytes((folder / "cert.pem").read_bytes() + (folder / "key.pem").read_bytes())
-    return str(folder / "cert.pem"), str(folder / "https.pem")
+    """Files of a certificate that is signed by itself, and of the same with its key."""
+    pair = make_pair(tmp_path_factory.mktemp("https"))
+    both = pair.cert.with_name("https.pem")
+    both.write_bytes(pair.cert.read_bytes() + pair.key.read_bytes())
+    return str(pair.cert), str(both)
 
 
-def test_certificates_are_looked_at_before_anything_starts(certificate: tuple[str, str], tmp_path: Path) -> None:
+def test_certificates_are_looked_at_before_anything_starts(certificate: tuple[str, str]) -> None:
     folder = Path(certificate[0]).parent
     check_certificate(Settings())
     check_certificate(Settings(https_cert=certificate[1]))
-    (folder / "both.pem").write_bytes((folder / "cert.pem").read_bytes() + (folder / "locked.pem").read_bytes())
+    key = serialization.load_pem_private_key((folder / "key.pem").read_bytes(), None)
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8)
+    locked = key.private_bytes(*form, serialization.BestAvailableEncryption(b"password"))
+    (folder / "both.pem").write_bytes((folder / "cert.pem").read_bytes() + locked)
     wrong = {
         "nowhere.pem": "the file does not exist",
         "cert.pem": "is not a PEM file of a certificate and its unencrypted private key; join them",

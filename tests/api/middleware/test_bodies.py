@@ -14,108 +14,13 @@ from evalsvc.api.middleware.access import NEEDS, Needs
 from evalsvc.api.middleware.bodies import BodyLimit, parse_json
 
 
-def test_an_announced_size_is_refused_before_anything_is_read() -> None:
-    async def receive() -> Any:
-        raise AssertionError("was read")
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        with pytest.raises(HTTPException) as error:
-            await receive()
-        assert error.value.status_code == 413
-
-    scope = {"type": "http", "method": "PUT", "path": "/v1/suites/a", "headers": [(b"content-length", b"1000001")]}
-    asyncio.run(BodyLimit(app)(scope, receive, None))  # type: ignore[arg-type]
-
-
 def test_imports_and_parts_of_uploads_have_a_limit_of_their_own(app: App) -> None:
-    others = {
-        route: needed.body
-        for route, needed in needs_by_route(app.app).items()
-        if needed and needed.body != bodies.MAX_BODY
-    }
+    limits = {route: needed.body for route, needed in needs_by_route(app.app).items() if needed}
+    others = {route: limit for route, limit in limits.items() if limit != bodies.MAX_BODY}
     assert others == {("POST", "/v1/runs/{run}/metrics"): bodies.MAX_IMPORT, ("PATCH", "/v1/uploads/{sha256}"): None}
 
 
-def test_an_upload_that_stalls_is_given_up_however_much_came_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each byte buys time for the rest: a gigabyte that came fast would buy half a day of silence."""
-    monkeypatch.setattr(bodies, "SECONDS", 0.05)
-    messages = [{"type": "http.request", "body": b"x" * bodies.SLOWEST * 60, "more_body": True}]
-
-    async def receive() -> Any:
-        if not messages:
-            await asyncio.sleep(30)
-        return messages.pop()
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await receive()
-        with pytest.raises(HTTPException) as error:
-            await receive()
-        assert error.value.status_code == 408
-
-    scope = {"type": "http", "method": "PATCH", "path": "/v1/uploads/a", "headers": [], NEEDS: Needs("submit", None)}
-    begun = time.monotonic()
-    asyncio.run(BodyLimit(app)(scope, receive, None))  # type: ignore[arg-type]
-    assert time.monotonic() - begun < 2
-
-
-def test_a_body_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else a few hundred connections would hold the service for ever."""
-    monkeypatch.setattr(bodies, "SECONDS", 0.05)
-
-    async def receive() -> Any:
-        await asyncio.sleep(0.02)
-        return {"type": "http.request", "body": b" ", "more_body": True}
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        begun = time.monotonic()
-
-        async def read_all() -> None:
-            while True:
-                await receive()
-
-        with pytest.raises(HTTPException) as error:
-            await read_all()
-        assert error.value.status_code == 408
-        assert "the body did not arrive within" in error.value.detail
-        assert time.monotonic() - begun < 2
-
-    asyncio.run(BodyLimit(app)({"type": "http", "method": "PUT", "path": "/", "headers": []}, receive, None))  # type: ignore[arg-type]
-
-
-def test_a_stream_waits_for_its_client_as_long_as_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the body, to receive is to wait until the client goes; that is not late."""
-    monkeypatch.setattr(bodies, "SECONDS", 0.01)
-    messages = [{"type": "http.request", "body": b""}, {"type": "http.disconnect"}]
-
-    async def receive() -> Any:
-        await asyncio.sleep(0 if len(messages) == 2 else 0.1)
-        return messages.pop(0)
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await receive()
-        assert (await receive())["type"] == "http.disconnect"
-
-    asyncio.run(BodyLimit(app)({"type": "http", "method": "GET", "path": "/", "headers": []}, receive, None))  # type: ignore[arg-type]
-
-
-START = '{"run": "a", "step": 1, "uri": "/nowhere.pt", '
-
-
-def test_json_that_is_made_to_be_expensive(app: App) -> None:
-    """Huge or endless: never a bug of the service, and answered at once. What is too deep is in the next test."""
-    begun = time.monotonic()
-    for rest in (
-        '"tokens_seen": 1e999999}',
-        '"priority": -' + "9" * 4000 + "}",
-        '"tags": {' + ",".join(f'"k{index}": "v"' for index in range(40_000)) + "}}",
-        '"model": {"a": ' + "1" * 4000 + "}}",
-        '"tags": {"\\u0000": "a"}}',
-        '"tags": {"a": "' + "b" * 900_000 + '"}}',
-    ):
-        response = app.http.post("/v1/checkpoints", content=START + rest, headers={"Content-Type": "application/json"})
-        assert response.status_code in (403, 422), response.text[:300]
-        assert len(response.content) < 10_000, "what was sent is not sent back"
-    assert time.monotonic() - begun < 10
+START = b'{"run": "a", "step": 1, "uri": "/nowhere.pt", '
 
 
 @pytest.mark.parametrize(
@@ -123,12 +28,12 @@ def test_json_that_is_made_to_be_expensive(app: App) -> None:
     [
         (b"[" * 90_000, "the body is nested more than 64 levels deep at character 64; nest it less"),
         (
-            START.encode() + b'"model": {"[[": ' + b"[" * 70 + b"]" * 70 + b"}}",
+            START + b'"model": {"[[": ' + b"[" * 70 + b"]" * 70 + b"}}",
             "the body is nested more than 64 levels deep at character 124",
         ),
         (b'{"a": ' * 65 + b"1" + b"}" * 65, "the body is nested more than 64 levels deep at character 384"),
         (
-            START.encode() + b'"tags": {"99": "' + b"1" * 5000 + b'"}, "tokens_seen": -' + b"9" * 5000 + b"}",
+            START + b'"tags": {"99": "' + b"1" * 5000 + b'"}, "tokens_seen": -' + b"9" * 5000 + b"}",
             "the body has a number of 5,001 characters at character 5081; send numbers of at most 4,300 digits",
         ),
         (b'{"run": "\xff"}', "the body is not UTF-8: byte 0xff at position 9; send the text as UTF-8"),
@@ -223,3 +128,75 @@ def test_bodies_that_are_refused_for_others_of_the_caller_may_be_sent_again(
     response = app.http.patch("/v1/runs/r", json={"name": "a" * 20})
     refused(response, 429, "rate_limited", "the bodies of your unanswered requests", "fewer large bodies")
     assert response.headers["retry-after"] == "1"
+
+
+def limited(receive: Any, app: Any, **scope: Any) -> None:
+    scope = {"type": "http", "method": "PUT", "path": "/", "headers": [], **scope}
+    asyncio.run(BodyLimit(app)(scope, receive, None))  # type: ignore[arg-type]
+
+
+async def forever(receive: Any) -> None:
+    while True:
+        await receive()
+
+
+def refusing(status: int, before: int = 0) -> Any:
+    """Return an application that is refused the rest of a body after some messages, and soon."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        begun = time.monotonic()
+        for _ in range(before):
+            await receive()
+        with pytest.raises(HTTPException) as error:
+            await forever(receive)
+        assert error.value.status_code == status
+        assert time.monotonic() - begun < 2
+
+    return app
+
+
+def test_an_announced_size_is_refused_before_anything_is_read() -> None:
+    async def receive() -> Any:
+        raise AssertionError("was read")
+
+    limited(receive, refusing(413), headers=[(b"content-length", b"1000001")])
+
+
+def test_an_upload_that_stalls_is_given_up_however_much_came_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte buys time for the rest: a gigabyte that came fast would buy half a day of silence."""
+    monkeypatch.setattr(bodies, "SECONDS", 0.05)
+    messages = [{"type": "http.request", "body": b"x" * bodies.SLOWEST * 60, "more_body": True}]
+
+    async def receive() -> Any:
+        if not messages:
+            await asyncio.sleep(30)
+        return messages.pop()
+
+    limited(receive, refusing(408, before=1), **{NEEDS: Needs("submit", None)})
+
+
+def test_a_body_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a few hundred connections would hold the service for ever."""
+    monkeypatch.setattr(bodies, "SECONDS", 0.05)
+
+    async def receive() -> Any:
+        await asyncio.sleep(0.02)
+        return {"type": "http.request", "body": b" ", "more_body": True}
+
+    limited(receive, refusing(408))
+
+
+def test_a_stream_waits_for_its_client_as_long_as_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the body, to receive is to wait until the client goes; that is not late."""
+    monkeypatch.setattr(bodies, "SECONDS", 0.01)
+    messages = [{"type": "http.request", "body": b""}, {"type": "http.disconnect"}]
+
+    async def receive() -> Any:
+        await asyncio.sleep(0 if len(messages) == 2 else 0.1)
+        return messages.pop(0)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        assert (await receive())["type"] == "http.disconnect"
+
+    limited(receive, app)

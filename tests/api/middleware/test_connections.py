@@ -92,16 +92,6 @@ def test_an_answer_may_take_longer(port: int) -> None:
             time.sleep(0.1)
 
 
-def test_a_head_that_is_too_long_is_refused(port: int) -> None:
-    with socket.create_connection(("127.0.0.1", port)) as connection:
-        connection.settimeout(10)
-        try:
-            connection.sendall(b"GET /" + b"a" * 200_000)
-        except OSError:
-            return
-        assert connection.recv(1000).startswith((b"HTTP/1.1 400", b""))
-
-
 def test_https_to_a_service_by_http_says_what_to_do(
     port: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,8 @@ def _no_copy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_page_leads_to_the_sign_in_and_back(app: App) -> None:
+    assert app.http.get("/sign-in?next=/status").headers["location"] == "/status", "an open service asks for no token"
+    assert "Sign out" not in app.http.get("/").text
     token = new_token(app, "read")
     browser = Browser(app)
     refusal = browser.get("/compare?a=x&b=y")
@@ -68,6 +70,7 @@ def test_signing_out_ends_the_session(app: App) -> None:
 
 def test_a_revoked_token_ends_its_sessions(app: App) -> None:
     browser, other = signed_in(app, "read", "one"), signed_in(app, "read", "two")
+    assert re.search(r"<span>one</span>\s*<button>Sign out", browser.get("/").text)
     with app.store.transaction() as session:
         revoke_token(session, "one")
     assert browser.get("/status").status_code == 303
@@ -85,16 +88,6 @@ def test_wrong_tokens_are_told_and_slowed_down(app: App) -> None:
     assert 1 <= int(answers[-1].headers["retry-after"]) <= 6
     assert "set-cookie" not in answers[-1].headers
     assert browser.sign_in(token).status_code == 303, "the right token is not kept out by others at the address"
-
-
-def test_an_open_service_asks_for_no_token(app: App) -> None:
-    assert app.http.get("/sign-in?next=/status").headers["location"] == "/status"
-    assert "Sign out" not in app.http.get("/").text
-
-
-def test_the_page_says_who_is_signed_in(app: App) -> None:
-    browser = signed_in(app, "read", "me")
-    assert re.search(r"<span>me</span>\s*<button>Sign out", browser.get("/").text)
 
 
 def test_reads_are_open_where_that_is_set(start_app: Start, weights: Path) -> None:

@@ -1,8 +1,9 @@
-"""HEAD at every route that answers GET: the same status and headers, and no body."""
+"""Answers: JSON whatever is in it, what is kept and for how long, and HEAD."""
 
 import http.client
+import json
+import math
 import re
-import time
 from pathlib import Path
 
 import anyio
@@ -12,7 +13,83 @@ from app_in_process import App, app_on_port
 from queue_steps import enter, submission, suite
 from starlette.types import Message, Receive, Scope, Send
 
-from evalsvc.api.answers import HeadAsGet
+from evalsvc.api import answers as module
+from evalsvc.api.answers import Answers, HeadAsGet, JsonAnswer
+from evalsvc.api.routes import history
+
+
+def put(app: App, value: float, run: str = "run-a") -> None:
+    series = [{"metric": "a/b", "step": [1], "value": [value]}]
+    body = {"source": "x", "series": series, "replace": True}
+    assert app.http.post(f"/v1/runs/{run}/metrics", json=body).is_success
+
+
+def values(app: App, run: str = "run-a") -> list[float]:
+    document = app.http.get(f"/v1/runs/{run}/metrics").json()
+    assert document["run"] == run
+    [series] = document["series"]
+    return list(series["value"])
+
+
+def test_the_same_question_is_answered_once(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """200 clients that watch one run each had it read and written anew."""
+    put(app, 1.0)
+    read, asked = history.read_history, []
+
+    def count(*arguments: object) -> object:
+        asked.append(arguments)
+        return read(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(history, "read_history", count)
+    assert [values(app) for _ in range(5)] == [[1.0]] * 5
+    assert len(asked) == 1
+
+
+def test_runs_that_take_each_others_names(app: App) -> None:
+    put(app, 1.0)
+    assert values(app) == [1.0]
+    assert app.http.patch("/v1/runs/run-a", json={"name": "run-b"}).is_success
+    assert values(app, "run-b") == [1.0]
+    put(app, 2.0)
+    assert values(app) == [2.0]
+    assert app.http.delete("/v1/runs/run-a", params={"confirm": "run-a"}).is_success
+    assert app.http.get("/v1/runs/run-a/metrics").status_code == 404
+    put(app, 3.0)
+    assert values(app) == [3.0]
+
+
+def test_kept_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "KEPT_BYTES", 100)
+    monkeypatch.setattr(module, "ENTRY_BYTES", 10)
+    answers, made = Answers[bytes](), []
+
+    def ask(tag: str, size: int = 40) -> None:
+        assert answers.get("run-a", tag, lambda: made.append(tag) or bytes(size)) == bytes(size)  # type: ignore[func-returns-value]
+
+    for tag in ("one", "two", "one", "three", "one", "two"):
+        ask(tag)
+    assert made == ["one", "two", "three", "two"], "the one that was asked for longest ago goes first"
+    ask("huge", 1000)
+    ask("one")
+    assert made[-2:] == ["huge", "one"]
+
+
+def test_many_small_answers_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counts of a few bytes each would fill the memory long before their bytes reach the limit."""
+    monkeypatch.setattr(module, "KEPT_BYTES", 10 * module.ENTRY_BYTES)
+    plain, heavy = Answers[bytes](), Answers[bytes](lambda body: module.ENTRY_BYTES)
+    for answers, first in ((plain, 90), (heavy, 95)):
+        for number in range(100):
+            answers.get("run-a", str(number), lambda: b"")
+        kept = [number for number in range(100) if answers.kept("run-a", str(number)) is not None]
+        assert kept == list(range(first, 100))
+
+
+def test_numbers_that_are_none_become_strings_wherever_they_are() -> None:
+    """A plug-in's provenance may hold them; a response that cannot be rendered would be a 500."""
+    content = {"a": [1.5, {"b": math.nan}], "c": -math.inf, "d": None}
+    assert json.loads(JsonAnswer(content).body) == {"a": [1.5, {"b": "NaN"}], "c": "-Infinity", "d": None}
+
 
 OWN = {"x-request-id", "date"}
 """Headers that differ between any two answers."""
@@ -29,6 +106,7 @@ def paths(app: App, weights: Path) -> list[str]:
         re.sub(r"\{(\w+)\}", lambda match: known.get(match[1], "1"), path) for path in paths if "get" in paths[path]
     ]
     queries = ["/v1/compare?a=run-a@25&b=run-a@25", "/v1/table?format=csv", "/v1/runs?limt=1", "/v1/nothing"]
+    queries += ["/", "/status", "/evaluations/1", "/sign-in"]
     return [path for path in found if path not in ("/metrics", "/v1/status", "/readyz")] + queries
 
 
@@ -46,17 +124,6 @@ def test_head_has_the_status_and_the_headers_of_get_and_no_body(app: App, paths:
         if path.endswith("/events") or "/table" in path:
             of_get.headers.pop("content-length")  # which the test's transport counts; a stream has none
         assert headers_of(of_head) == headers_of(of_get), path
-
-
-def test_head_of_a_stream_ends(app: App) -> None:
-    """The stream of an evaluation that waits lasts a quarter of an hour."""
-    enter(app.store, submission(), suite())
-    begun = time.monotonic()
-    answer = app.http.head("/v1/evaluations/1/events")
-    assert (answer.status_code, answer.content) == (200, b"")
-    assert answer.headers["content-type"].startswith("text/event-stream")
-    assert time.monotonic() - begun < 5
-    assert len(app.app.state.followers) == 0
 
 
 def test_head_ends_whatever_still_sends() -> None:
@@ -80,13 +147,6 @@ def test_head_ends_whatever_still_sends() -> None:
 
     assert not anyio.run(ask)
     assert [message.get("body") for message in sent] == [None, b""]
-
-
-def test_head_where_nothing_answers_get(app: App) -> None:
-    answer = app.http.head("/v1/prune")
-    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
-    answer = app.http.delete("/v1/suites")
-    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD")
 
 
 def test_a_connection_goes_on_after_head(tmp_path: Path) -> None:
