@@ -86,29 +86,6 @@ def test_lists_are_read_page_by_page(app: App, client: Client) -> None:
     assert len(client.suites()) > rows
 
 
-def test_an_expression_has_its_place_by_itself(app: App, client: Client, weights: Path) -> None:
-    for step in (10, 20):
-        client.submit("run-a", step, str(weights))
-    found = client.submit(None, None, "avg(run-a@10..20)").checkpoint
-    assert (found.run, found.step, found.uri) == ("run-a", 20, "avg(run-a@10, run-a@20)")
-    assert found.variant.startswith("avg-")
-    with pytest.raises(InvalidRequest, match="run is missing; step is missing"):
-        client.submit(None, None, str(weights))
-
-
-def test_what_is_known_before_the_end(app: App, client: Client, weights: Path) -> None:
-    app.coordinator.looks = [(1, 4), (2, 8)]
-    number = client.submit("run-a", 25, str(weights), suites=["loss"]).evaluations[0].id
-    assert client.interim(number) == {}
-    for _ in ("plan", "run", "look"):
-        app.coordinator.step()
-    (interim,) = client.interim(number).values()
-    assert (interim.done, interim.metrics[0].value) == (4, 1.25)
-    assert client.history("run-a").series == []
-    app.coordinator.work()
-    assert client.interim(number) == {}
-
-
 def test_a_run_that_is_behind_is_waited_for_within_patience(
     app: App, client: Client, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,29 +120,6 @@ def test_what_another_service_says_of_the_wait_is_bounded(header: str, seconds: 
     ):
         client.submit("run-a", 1, "/a.pt")
     assert caught.value.retry_after == seconds
-
-
-def test_suites_and_plans(client: Client) -> None:
-    assert client.put_suite("mine", "tasks: [{kind: loss, data: /a.jsonl}]").source == "put"
-    assert client.put_suite("other", {"tasks": [{"kind": "loss", "data": "/b.jsonl"}]}).name == "other"
-    assert {"mine", "other", "loss"} <= {suite.name for suite in client.suites()}
-    assert client.suite("mine").tasks[0]["data"] == "/a.jsonl"
-    plan = client.put_plan("run-a", {"suites": [{"suite": "mine", "every": 5}], "when_behind": "newest"})
-    assert client.plan("run-a") == plan == client.put_plan("run-a", plan)
-
-
-def test_base_results_items_and_completions(app: App, client: Client, weights: Path) -> None:
-    number = client.submit("run-a", 25, str(weights), suites=["loss"]).evaluations[0].id
-    assert client.results("run-a", 25).state == "queued"
-    app.coordinator.work()
-    document = client.results("run-a", 25, variant="raw", suite="loss")
-    assert (document.state, document.metrics[0].value) == ("succeeded", 1.5)
-    assert client.items(number, task="text").items == {"text": []}
-    assert client.completions("run-a", variant=None, prompt=None) == []
-    assert client.set_base("run-b", 25, of="run-a").checkpoint == 1
-    assert client.run("run-b").base.run == "run-a"
-    with pytest.raises(UnknownName, match="the nearest steps are 25"):
-        client.results("run-a", 26)
 
 
 def test_comparisons_and_tables_for_notebooks(app: App, client: Client) -> None:
@@ -205,42 +159,6 @@ def test_a_long_history_is_imported_and_read_in_parts(client: Client) -> None:
     assert summary.latest == Point(step=99, value="NaN", stderr=None, n=None, groups=None, import_=1)
     assert summary.best is not None
     assert (summary.best.step, summary.best.value) == (98, 1.25)
-
-
-def test_what_is_no_number_in_a_notebook(app: App, client: Client, weights: Path) -> None:
-    client.submit("run-a", 25, str(weights), suites=["loss"])
-    app.coordinator.work()
-    assert DataFrame(client.table(metrics=["loss/image"]))["value"].isna().tolist() == [True]
-
-
-def test_cancel_retry_and_evaluate(app: App, client: Client, weights: Path) -> None:
-    posted = client.submit("run-a", 25, str(weights), suites=[])
-    number = client.evaluate(posted.checkpoint.id, "loss", priority=1).id
-    assert client.cancel(number).state == "cancelled"
-    assert client.retry(number).state == "queued"
-    app.coordinator.error = ShardError("non_finite", "layer 3")
-    app.coordinator.work()
-    error = client.wait(number).error
-    assert error is not None
-    assert error.code == "non_finite"
-
-
-def test_wait_reports_and_gives_up(client: Client, weights: Path) -> None:
-    number = client.submit("run-a", 25, str(weights), suites=["loss"]).evaluations[0].id
-    seen: list[str] = []
-    with pytest.raises(DeadlineExceeded, match=f"evaluation {number} is queued after 0 s; it goes on"):
-        client.wait(number, every=0.01, timeout=0, report=lambda document: seen.append(document.state))
-    assert seen
-    assert set(seen) == {"queued"}
-
-
-def test_errors_come_back_as_their_classes(app: App, client: Client, weights: Path) -> None:
-    client.submit("run-a", 25, str(weights), suites=["loss"])
-    with pytest.raises(InvalidRequest, match="'a b' is not a name"):
-        client.put_plan("a b", {"suites": []})
-    app.coordinator.work()
-    with pytest.raises(WrongState, match="is succeeded"):
-        client.cancel(1)
 
 
 @pytest.mark.parametrize(
@@ -327,13 +245,6 @@ def test_what_the_door_says_is_raised_as_its_own(app: App, client: Client) -> No
             client.put_suite("a", "tasks: []")
 
 
-def test_a_file_of_certificates_that_is_none(tmp_path: Path) -> None:
-    (tmp_path / "ca.pem").write_text("nothing")
-    for name, words in (("ca.pem", "no file of certificates"), ("nowhere.pem", "no such file")):
-        with pytest.raises(InvalidRequest, match=words):
-            Client("https://evalsvc", ca=str(tmp_path / name))
-
-
 @pytest.mark.parametrize(
     ("url", "verifies"), [("https://evalsvc", True), ("HTTPS://evalsvc", True), ("http://evalsvc", False)]
 )
@@ -346,14 +257,74 @@ def test_certificates_are_verified_wherever_there_are_some(
     assert (given["verify"] and given["verify"].verify_mode == ssl.CERT_REQUIRED) is verifies
 
 
+def test_what_is_known_before_the_end(app: App, client: Client, weights: Path) -> None:
+    app.coordinator.looks = [(1, 4), (2, 8)]
+    number = client.submit("run-a", 25, str(weights), suites=["loss"]).evaluations[0].id
+    assert client.interim(number) == {}
+    seen: list[str] = []
+    with pytest.raises(DeadlineExceeded, match=f"evaluation {number} is queued after 0 s; it goes on"):
+        client.wait(number, every=0.01, timeout=0, report=lambda document: seen.append(document.state))
+    assert set(seen) == {"queued"}
+    for _ in ("plan", "run", "look"):
+        app.coordinator.step()
+    (interim,) = client.interim(number).values()
+    assert (interim.done, interim.metrics[0].value) == (4, 1.25)
+    assert client.history("run-a").series == []
+    app.coordinator.work()
+    assert client.interim(number) == {}
+
+
+def test_cancel_retry_and_evaluate(app: App, client: Client, weights: Path) -> None:
+    posted = client.submit("run-a", 25, str(weights), suites=[])
+    number = client.evaluate(posted.checkpoint.id, "loss", priority=1).id
+    assert client.cancel(number).state == "cancelled"
+    assert client.retry(number).state == "queued"
+    app.coordinator.error = ShardError("non_finite", "layer 3")
+    app.coordinator.work()
+    error = client.wait(number).error
+    assert error is not None
+    assert error.code == "non_finite"
+    with pytest.raises(WrongState, match="is failed"):
+        client.cancel(number)
+
+
+def test_suites_plans_bases_and_results(app: App, client: Client, weights: Path) -> None:
+    assert client.put_suite("mine", "tasks: [{kind: loss, data: /a.jsonl}]").source == "put"
+    assert client.put_suite("other", {"tasks": [{"kind": "loss", "data": "/b.jsonl"}]}).name == "other"
+    assert {"mine", "other", "loss"} <= {suite.name for suite in client.suites()}
+    assert client.suite("mine").tasks[0]["data"] == "/a.jsonl"
+    plan = client.put_plan("run-z", {"suites": [{"suite": "mine", "every": 5}], "when_behind": "newest"})
+    assert client.plan("run-z") == plan == client.put_plan("run-z", plan)
+    number = client.submit("run-a", 25, str(weights), suites=["loss"]).evaluations[0].id
+    assert client.results("run-a", 25).state == "queued"
+    app.coordinator.work()
+    document = client.results("run-a", 25, variant="raw", suite="loss")
+    assert (document.state, document.metrics[0].value) == ("succeeded", 1.5)
+    assert client.items(number, task="text").items == {"text": []}
+    assert client.completions("run-a", variant=None, prompt=None) == []
+    assert DataFrame(client.table(metrics=["loss/image"]))["value"].isna().tolist() == [True]
+    assert client.set_base("run-b", 25, of="run-a").checkpoint == 1
+    assert client.run("run-b").base.run == "run-a"
+    with pytest.raises(UnknownName, match="the nearest steps are 25"):
+        client.results("run-a", 26)
+    found = client.submit(None, None, "avg(run-a@25)").checkpoint
+    assert (found.run, found.step, found.uri) == ("run-a", 25, "avg(run-a@25)")
+    with pytest.raises(InvalidRequest, match="run is missing; step is missing"):
+        client.submit(None, None, str(weights))
+
+
 def test_the_authority_is_that_of_other_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {}
-    monkeypatch.setattr(httpx, "Client", lambda **options: given.update(options))
-    monkeypatch.setenv("SSL_CERT_FILE", str(write_certificates(tmp_path)["ca.pem"]))
-    Client("https://evalsvc")
-    assert [dict(part[0] for part in found["subject"]) for found in given["verify"].get_ca_certs()] == [
-        {"commonName": "evalsvc cluster"}
-    ]
-    (tmp_path / "ca.pem").write_text("nothing")
-    with pytest.raises(InvalidRequest, match="SSL_CERT_FILE is no file of certificates"):
+    pem = tmp_path / "ca.pem"
+    with monkeypatch.context() as patch:
+        patch.setattr(httpx, "Client", lambda **options: given.update(options))
+        patch.setenv("SSL_CERT_FILE", str(write_certificates(tmp_path)["ca.pem"]))
         Client("https://evalsvc")
+        [found] = given["verify"].get_ca_certs()
+        assert ("commonName", "evalsvc cluster") in [part[0] for part in found["subject"]]
+        pem.write_text("nothing")
+        with pytest.raises(InvalidRequest, match="SSL_CERT_FILE is no file of certificates"):
+            Client("https://evalsvc")
+    for path, words in ((pem, "no file of certificates"), (tmp_path / "nowhere.pem", "no such file")):
+        with pytest.raises(InvalidRequest, match=words):
+            Client("https://evalsvc", ca=str(path))

@@ -1,7 +1,7 @@
 """Files that the client sends, over connections and to services that fail."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,9 @@ from app_in_process import App, app_in_process
 
 from evalsvc.client import Client
 from evalsvc.errors import CheckpointChanged, InvalidRequest, ServiceUnreachable
+
+Handle = Callable[[httpx.Request], httpx.Response]
+Between = Callable[[Callable[[httpx.Request, Handle], httpx.Response]], None]
 
 
 @pytest.fixture
@@ -24,12 +27,20 @@ def taking(tmp_path: Path) -> Iterator[tuple[App, Client]]:
         yield app, client
 
 
-@pytest.fixture
-def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True)
+def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("evalsvc.client.uploads.PART_BYTES", 1000)
     monkeypatch.setattr("evalsvc.client.uploads.SMALLEST_PART", 100)
     monkeypatch.setattr("evalsvc.client.uploads.FIRST_DELAY", 0.0)
     monkeypatch.setattr("evalsvc.client.uploads.LONGEST_DELAY", 0.0)
+
+
+@pytest.fixture
+def between(taking: tuple[App, Client], monkeypatch: pytest.MonkeyPatch) -> Between:
+    """Puts a function between client and application, which gets each request and what answers it."""
+    transport = taking[0].transport
+    handle = transport.handle_request
+    return lambda answer: monkeypatch.setattr(transport, "handle_request", lambda request: answer(request, handle))
 
 
 @pytest.fixture
@@ -45,7 +56,6 @@ def uploaded(app: App) -> bytes:
     return path.read_bytes()
 
 
-@pytest.mark.usefixtures("small_parts")
 def test_a_file_is_sent_and_posted(taking: tuple[App, Client], file: Path) -> None:
     app, client = taking
     said: list[tuple[str, int, int]] = []
@@ -58,15 +68,12 @@ def test_a_file_is_sent_and_posted(taking: tuple[App, Client], file: Path) -> No
     assert said[12:] == read, "what the service has is not sent again"
 
 
-@pytest.mark.usefixtures("small_parts")
-def test_an_upload_goes_on_after_every_failure(
-    taking: tuple[App, Client], file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_upload_goes_on_after_every_failure(taking: tuple[App, Client], file: Path, between: Between) -> None:
     """Requests and answers are lost, a proxy answers in the place of the service, parts are damaged on the way."""
     app, client = taking
-    handle, count = app.transport.handle_request, 0
+    count = 0
 
-    def unreliable(request: httpx.Request) -> httpx.Response:
+    def unreliable(request: httpx.Request, handle: Handle) -> httpx.Response:
         nonlocal count
         count += 1
         if count % 5 == 0:
@@ -81,34 +88,31 @@ def test_an_upload_goes_on_after_every_failure(
             return handle(damaged)
         return handle(request)
 
-    monkeypatch.setattr(app.transport, "handle_request", unreliable)
+    between(unreliable)
     uri = client.upload(str(file))
     assert count > 13
-    monkeypatch.undo()
+    between(lambda request, handle: handle(request))
     client.submit("run-a", 25, uri, model="open_lm_160m")
     assert uploaded(app) == file.read_bytes()
 
 
-@pytest.mark.usefixtures("small_parts")
 def test_a_connection_that_breaks_within_every_part_makes_progress(
-    taking: tuple[App, Client], file: Path, monkeypatch: pytest.MonkeyPatch
+    taking: tuple[App, Client], file: Path, between: Between
 ) -> None:
     """A part with a checksum counts as a whole, so a connection that carries 300 bytes needs smaller parts."""
-    app, client = taking
-    handle, sent = app.transport.handle_request, []
+    sent = []
 
-    def narrow(request: httpx.Request) -> httpx.Response:
+    def narrow(request: httpx.Request, handle: Handle) -> httpx.Response:
         sent.append(len(request.content))
         if len(request.content) > 300:
             raise httpx.WriteError("broken pipe")
         return handle(request)
 
-    monkeypatch.setattr(app.transport, "handle_request", narrow)
-    client.upload(str(file))
+    between(narrow)
+    taking[1].upload(str(file))
     assert sum(sent) < 5 * 5120
 
 
-@pytest.mark.usefixtures("small_parts")
 def test_another_process_finds_the_upload_and_goes_on(taking: tuple[App, Client], file: Path) -> None:
     app, client = taking
 
@@ -127,19 +131,15 @@ def test_another_process_finds_the_upload_and_goes_on(taking: tuple[App, Client]
     assert [done for what, done, _ in said if what == "sending"] == [3000, 4000, 5000]
 
 
-@pytest.mark.usefixtures("small_parts")
-def test_an_upload_is_given_up_in_time(taking: tuple[App, Client], file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    app, client = taking
-    handle = app.transport.handle_request
-
-    def refuse(request: httpx.Request) -> httpx.Response:
+def test_an_upload_is_given_up_in_time(taking: tuple[App, Client], file: Path, between: Between) -> None:
+    def refuse(request: httpx.Request, handle: Handle) -> httpx.Response:
         if request.method == "PATCH":
             raise httpx.ConnectError("connection refused")
         return handle(request)
 
-    monkeypatch.setattr(app.transport, "handle_request", refuse)
+    between(refuse)
     with pytest.raises(ServiceUnreachable, match="connection refused"):
-        client.upload(str(file), patience=0.05)
+        taking[1].upload(str(file), patience=0.05)
 
 
 def test_a_file_that_is_too_large_is_refused_before_it_is_read(taking: tuple[App, Client], tmp_path: Path) -> None:
@@ -173,7 +173,6 @@ def test_a_file_that_cannot_be_sent(taking: tuple[App, Client], file: Path, tmp_
     assert os.listdir(app.settings.uploads_path) == []
 
 
-@pytest.mark.usefixtures("small_parts")
 @pytest.mark.parametrize(
     ("what", "done", "size"), [("reading", 2000, 2500), ("sending", 2000, 2500), ("sending", 5000, 9000)]
 )
@@ -190,16 +189,8 @@ def test_a_file_that_is_written_to_is_noticed(
         client.upload(str(file), report=write)
 
 
-def test_a_proxy_that_refuses_parts_is_named(
-    taking: tuple[App, Client], file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    app, client = taking
-    handle = app.transport.handle_request
-
-    def proxy(request: httpx.Request) -> httpx.Response:
-        too_large = httpx.Response(413, text="<html>Request Entity Too Large</html>")
-        return too_large if request.method == "PATCH" else handle(request)
-
-    monkeypatch.setattr(app.transport, "handle_request", proxy)
+def test_a_proxy_that_refuses_parts_is_named(taking: tuple[App, Client], file: Path, between: Between) -> None:
+    too_large = httpx.Response(413, text="<html>Request Entity Too Large</html>")
+    between(lambda request, handle: too_large if request.method == "PATCH" else handle(request))
     with pytest.raises(InvalidRequest, match="client_max_body_size"):
-        client.upload(str(file))
+        taking[1].upload(str(file))

@@ -8,14 +8,12 @@ import pytest
 from app_in_process import App, refused
 from compared_runs import items, put
 from gate_documents import read_document
-from pydantic import TypeAdapter
 from queue_steps import enter, evaluate_whole, metric, submission, suite
 
 from evalsvc.compare.comparison import Options, compare_results
 from evalsvc.compare.result import Result
 from evalsvc.files.artifacts import artifact_path
 from evalsvc.files.items import LARGE, keep_items, pack_items
-from evalsvc.spec.documents import DifferenceCurve, MetricDifference
 from evalsvc.store.history.writing import touch_history
 from evalsvc.store.lookup import find_run
 from evalsvc.store.tables import Task
@@ -67,16 +65,6 @@ def test_a_comparison_is_kept_until_one_of_the_runs_changes(app: App, address: s
         assert app.http.get(address, headers={"If-None-Match": tag}).status_code == 200
 
 
-def test_a_task_whose_name_two_suites_share_is_still_paired(app: App, files: dict[str, Result]) -> None:
-    """On one side the task is called `<suite>/<task>`; its items were then looked for on the other side."""
-    alone = compare(app)
-    put(app.store, "run-b", 25, 9, 0.5, limit=2)
-    found = [one for one in compare(app)["contrasts"] if one["a"] and one["b"]]
-    assert [(one["metric"], one["stderr"], one["basis"]) for one in found] == [
-        (one["metric"], one["stderr"], "paired") for one in alone["contrasts"]
-    ]
-
-
 def test_large_items_are_read_from_their_file_and_missed_aloud(app: App) -> None:
     for run, seed in (("run-a", 1), ("run-b", 2)):
         put(app.store, run, 0, seed, 0.5, n=2_000)
@@ -90,30 +78,23 @@ def test_large_items_are_read_from_their_file_and_missed_aloud(app: App) -> None
             task.items, task.items_sha256 = None, str(keep_items(folder, task.items))
     forget(app)
     assert compare(app, b="run-b@0") == before
-    artifact_path(folder, _digest(app, 2)).write_bytes(b"torn")
+    with app.store.reading() as session:
+        digest = str(session.get_one(Task, 2).items_sha256)
+    artifact_path(folder, digest).write_bytes(b"torn")
     forget(app)
     query = {"a": "run-a@0", "b": "run-b@0"}
-    refused(
-        app.http.get("/v1/compare", params=query),
-        410,
-        "items_lost",
-        "results per item of task 'language-0' of evaluation 2 are lost",
-        "evaluate the checkpoint again (POST /v1/evaluations)",
-    )
+    words = ("items of task 'language-0' of evaluation 2 are lost", "again (POST /v1/evaluations)")
+    refused(app.http.get("/v1/compare", params=query), 410, "items_lost", *words)
     assert app.http.get("/v1/runs/run-b/metrics").status_code == 200
 
 
-def test_the_schemas_promise_the_basis_of_every_row() -> None:
-    for kind in (MetricDifference, DifferenceCurve):
-        assert "basis" in TypeAdapter(kind).json_schema(mode="serialization")["required"]
-
-
-def _digest(app: App, task: int) -> str:
-    with app.store.reading() as session:
-        return str(session.get_one(Task, task).items_sha256)
-
-
 REFUSED: list[tuple[dict[str, Any], int, str, str]] = [
+    (
+        {"b": "run-b@50"},
+        404,
+        "unknown_name",
+        "step 50 has no evaluation yet; request an evaluation with POST",
+    ),
     ({"a": "run-c@0"}, 404, "unknown_name", "no run is named 'run-c'; did you mean"),
     ({"a": "run-a"}, 422, "invalid_request", "'run-a' is not a checkpoint; write RUN@STEP or RUN@STEP:VARIANT"),
     ({"metric": "arc/akk"}, 404, "unknown_name", "did you mean 'arc/acc'?"),
@@ -124,7 +105,8 @@ REFUSED: list[tuple[dict[str, Any], int, str, str]] = [
 ]
 
 
-def test_what_is_not_there(app: App, files: dict[str, Result]) -> None:
+def test_what_is_not_there(app: App, files: dict[str, Result], weights: Path) -> None:
+    app.post(weights, run="run-b", step=50, suites=[])
     for query, status, code, words in REFUSED:
         response = app.http.get("/v1/compare", params={"a": "run-a@0", "b": "run-b@25", **query})
         refused(response, status, code, words)
@@ -133,26 +115,11 @@ def test_what_is_not_there(app: App, files: dict[str, Result]) -> None:
 def test_other_protocols(app: App, files: dict[str, Result]) -> None:
     put(app.store, "run-c", 0, 3, 0.5, limit=2)
     query: dict[str, Any] = {"a": "run-a@0", "b": "run-c@0"}
-    refused(
-        app.http.get("/v1/compare", params=query),
-        409,
-        "not_comparable",
-        "arc/acc, arc/bits_per_byte",
-        "limit 1 → 2",
-        "--force",
-    )
+    words = ("arc/acc, arc/bits_per_byte", "limit 1 → 2", "--force")
+    refused(app.http.get("/v1/compare", params=query), 409, "not_comparable", *words)
     forced = app.http.get("/v1/compare", params=query | {"force": "true"}).json()["contrasts"]
     assert {(one["basis"], one["answers"]) for one in forced} == {("unpaired", None)}
     assert forced[0]["differing"] == {"limit": {"a": 1, "b": 2}}
-
-
-def test_one_other_protocol_does_not_hide_the_rest(app: App) -> None:
-    for run, limit in (("run-a", 1), ("run-b", 2)):
-        path = f"/{run}.pt"
-        enter(app.store, submission(0, run=run, uri=path, path=path), suite())
-        evaluate_whole(app.store, metric(1.0), metric(1.0, "loss/image", limit=limit))
-    found = compare(app, b="run-b@0")["contrasts"]
-    assert [one["verdict"] for one in found] == ["indistinguishable", "other_protocol"]
 
 
 class TestCurves:
@@ -199,7 +166,19 @@ class TestCurves:
             refused(app.http.get("/v1/compare/curves", params=query), status, code, words)
 
 
-def test_a_checkpoint_that_was_not_evaluated(app: App, files: dict[str, Result], weights: Path) -> None:
-    app.post(weights, run="run-a", step=50, suites=[])
-    response = app.http.get("/v1/compare", params={"a": "run-a@50", "b": "run-b@25"})
-    refused(response, 404, "unknown_name", "run 'run-a' step 50 has no evaluation yet; request an evaluation with POST")
+def test_a_task_whose_name_two_suites_share_is_still_paired(app: App, files: dict[str, Result]) -> None:
+    """On one side the task is called `<suite>/<task>`; its items were then looked for on the other side."""
+    alone = compare(app)
+    put(app.store, "run-b", 25, 9, 0.5, limit=2)
+    found = [one for one in compare(app)["contrasts"] if one["a"] and one["b"]]
+    expected = [(one["metric"], one["stderr"], "paired") for one in alone["contrasts"]]
+    assert [(one["metric"], one["stderr"], one["basis"]) for one in found] == expected
+
+
+def test_one_other_protocol_does_not_hide_the_rest(app: App) -> None:
+    for run, limit in (("run-a", 1), ("run-b", 2)):
+        path = f"/{run}.pt"
+        enter(app.store, submission(0, run=run, uri=path, path=path), suite())
+        evaluate_whole(app.store, metric(1.0), metric(1.0, "loss/image", limit=limit))
+    found = compare(app, b="run-b@0")["contrasts"]
+    assert [one["verdict"] for one in found] == ["indistinguishable", "other_protocol"]

@@ -45,15 +45,7 @@ def test_the_page_needs_no_token_and_no_other_file_is_served(app: App) -> None:
     with app.store.transaction() as session:
         create_token(session, "admin", "admin")
     assert {app.http.get(path).status_code for path in ("/docs", *docs.FILES)} == {200}
-    for path in (
-        "favicon-32x32.png",
-        "__init__.py",
-        "../main.py",
-        "..%2fmain.py",
-        "%2e%2e/main.py",
-        "swagger-ui.css/",
-        "",
-    ):
+    for path in ("favicon-32x32.png", "__init__.py", "../main.py", "..%2fmain.py", "%2e%2e/main.py", "oauth2-redirect"):
         assert app.http.get(f"/docs/{path}").status_code in (307, 401, 404), path
 
 
@@ -77,7 +69,3 @@ def test_a_package_without_the_files_is_none(tmp_path: Path, monkeypatch: pytest
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(docs, "PACKAGE", "package_of_swagger")
     assert docs.swagger_folder() is None
-
-
-def test_there_is_no_other_page(app: App) -> None:
-    assert app.http.get("/redoc").status_code == app.http.get("/docs/oauth2-redirect").status_code == 404

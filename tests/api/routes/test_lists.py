@@ -60,31 +60,7 @@ def test_a_list_is_a_hundred_rows_unless_asked(app: App) -> None:
     assert (last["step"], last["run"]) == (101, "run-00001")
 
 
-def test_limits_cursors_and_filters_that_are_refused(filled: App) -> None:
-    """Each is answered with a problem, and none with a bug or an empty list."""
-    cursors = {
-        path: filled.http.get(path, params={"limit": 1}).json()["next_cursor"]
-        for path in ("/v1/runs", "/v1/checkpoints", "/v1/evaluations", "/v1/suites")
-    }
-    again = "start again without `cursor`"
-    for limit in ("0", "-1", "1001", "1e3", "9" * 5000, "١٢٣x", "", "NaN"):
-        refused(filled.http.get("/v1/runs", params={"limit": limit}), 422, "invalid_request", "limit: ")
-    for path in LISTS:
-        refused(filled.http.get(path, params={"limit": 1001}), 422, "invalid_request", "limit: ")
-        for other, cursor in cursors.items():
-            if other != path:
-                refused(filled.http.get(path, params={"cursor": cursor}), 422, "invalid_request", again)
-        refused(filled.http.get(path, params={"cursor": "A" * 60_000}), 422, "invalid_request", again)
-    refused(filled.http.get("/v1/runs", params={"cursor": ""}), 422, "invalid_request", again)
-    refused(filled.http.get("/v1/runs?cursor=%00"), 422, "invalid_request", "NUL")
-    moved = {"run": "run-a", "cursor": cursors["/v1/checkpoints"]}
-    refused(filled.http.get("/v1/checkpoints", params=moved), 422, "invalid_request", again)
-
-
 FILTERS = [
-    ("checkpoints?run=run-z", 404, "no run is named 'run-z'; did you mean"),
-    ("checkpoints?run=%25", 404, "no run is named '%'"),
-    ("checkpoints?run=run_a", 404, "no run is named 'run_a'; did you mean 'run-a'"),
     ("checkpoints?run=' OR 1=1 --", 404, "no run is named"),
     ("checkpoints?run=", 404, "no run is named ''"),
     (f"checkpoints?run={'r' * 20_000}", 404, "no run is named"),
@@ -93,7 +69,6 @@ FILTERS = [
     ("checkpoints?from=5&to=4", 422, "from=5 is greater than to=4; swap the two"),
     ("checkpoints?from=99999999999999999999", 422, "from: input should be less than or equal to"),
     ("evaluations?suite=los", 404, "no suite is named 'los'; did you mean 'loss'"),
-    ("evaluations?run=run-a&run=run-b", 422, "'run' is given 2 times"),
     ("protocols?metric=lower/", 404, "no metric is named 'lower/'; did you mean 'lower/"),
     ("protocols?run=run-a&metric=lower/0", 404, "no metric is named 'lower/0'"),
     ("protocols?name=lower/0", 422, "no query parameter is named 'name'"),
@@ -112,3 +87,18 @@ def test_a_suite_that_evaluated_nothing_yet_has_no_evaluations(filled: App, weig
     assert answer.json() == {"evaluations": [], "next_cursor": None}
     [newest, *_] = filled.http.get("/v1/evaluations", params={"suite": "quick", "run": "run-a"}).json()["evaluations"]
     assert (newest["id"], newest["step"], newest["suite"]["name"], newest["state"]) == (5, 4, "quick", "queued")
+
+
+def test_limits_and_cursors_that_are_refused(filled: App) -> None:
+    """Each is answered with a problem, and none with a bug or an empty list."""
+    of_runs = filled.http.get("/v1/runs", params={"limit": 1}).json()["next_cursor"]
+    of_checkpoints = filled.http.get("/v1/checkpoints", params={"limit": 1}).json()["next_cursor"]
+    again = "start again without `cursor`"
+    for limit in ("0", "-1", "1001", "1e3", "9" * 5000, "١٢٣x", "", "NaN"):
+        refused(filled.http.get("/v1/runs", params={"limit": limit}), 422, "invalid_request", "limit: ")
+    for path in LISTS:
+        refused(filled.http.get(path, params={"limit": 1001}), 422, "invalid_request", "limit: ")
+        for cursor in (of_checkpoints if path == "/v1/runs" else of_runs, "A" * 60_000, ""):
+            refused(filled.http.get(path, params={"cursor": cursor}), 422, "invalid_request", again)
+    moved = {"run": "run-a", "cursor": of_checkpoints}
+    refused(filled.http.get("/v1/checkpoints", params=moved), 422, "invalid_request", again)

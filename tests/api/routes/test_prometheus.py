@@ -9,12 +9,13 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import sqlalchemy as sa
-from app_in_process import App, app_in_process, refused
+from app_in_process import App, app_in_process
 from long_queue import fill_queue
 from prometheus_client.parser import text_string_to_metric_families
 from queue_steps import enter, evaluate_whole, metric, next_shard, store_result, submission, suite
 
 from evalsvc import __version__
+from evalsvc.api.routes import runs
 from evalsvc.api.routes.prometheus import FAMILIES
 from evalsvc.messages import ShardError, ShardResult
 from evalsvc.store.queue.attempts import give_up
@@ -54,14 +55,22 @@ def test_what_waits_and_what_was_done(app: App) -> None:
     evaluate_whole(app.store, metric(1.5), shards=3)
     enter(app.store, submission(50), suite())
     fail(app.store, "invalid_data")
-    enter(app.store, submission(75), suite())
+    enter(app.store, submission(75), suite(tasks=2))
+    assignment = next_shard(app.store)
+    assert assignment is not None
+    with app.store.transaction() as session:
+        assert give_up(session, assignment, "lost", None, 3)
+    app.coordinator.tasks = {3: LiveTask(5, 2.5), 4: LiveTask(1, None)}
     found = scraped(app)
 
     def at(name: str, **labels: str) -> float | None:
         return found.get((f"evalsvc_{name}", tuple(sorted(labels.items()))))
 
     assert [at("evaluations", state=state) for state in ("succeeded", "failed", "queued")] == [1, 1, 1]
-    assert (at("shards", state="queued"), at("shards", state="running")) == (1, 0)
+    assert (at("shards", state="queued"), at("shards", state="running")) == (2, 0)
+    assert at("attempts_total", kind="loss", stage="plan", outcome="lost") == 1
+    assert at("units_per_second", kind="loss") == 2.5
+    assert at("build_info", version=__version__, python=platform.python_version()) == 1
     assert at("attempts_total", kind="loss", stage="run", outcome="succeeded") == 3
     assert at("attempts_total", kind="loss", stage="plan", outcome="failed") == 1
     assert at("failures_total", code="invalid_data") == 1
@@ -81,12 +90,6 @@ def test_the_oldest_that_waits(app: App) -> None:
     assert 0 < (value(app, "queue_oldest_seconds") or 0) < 600, "the older one is over"
 
 
-def test_the_speed_of_what_runs(app: App) -> None:
-    enter(app.store, submission(), suite(tasks=2))
-    app.coordinator.tasks = {1: LiveTask(5, 2.5), 2: LiveTask(1, None)}
-    assert value(app, "units_per_second", kind="loss") == 2.5
-
-
 def test_counts_outlast_the_service_and_what_is_deleted(tmp_path: Path) -> None:
     """A counter that shrinks is read as one that began anew, and a rate over it has a peak that never was."""
     with app_in_process(tmp_path / "data") as app:
@@ -101,20 +104,6 @@ def test_counts_outlast_the_service_and_what_is_deleted(tmp_path: Path) -> None:
         totals = {(row.stage, row.outcome): row.attempts for row in read_totals(session)}
     assert totals["run", "succeeded"] == before == 3
     store.close()
-
-
-def test_a_worker_that_died_is_a_failure_by_its_code(app: App) -> None:
-    enter(app.store, submission(), suite())
-    assignment = next_shard(app.store)
-    assert assignment is not None
-    with app.store.transaction() as session:
-        assert give_up(session, assignment, "worker_died", ShardError("worker_died", "…"), 3)
-    again = next_shard(app.store)
-    assert again is not None
-    with app.store.transaction() as session:
-        assert give_up(session, again, "lost", None, 3)
-    assert value(app, "failures_total", code="worker_died") == 1
-    assert value(app, "attempts_total", kind="loss", stage="plan", outcome="lost") == 1
 
 
 def test_every_duration_has_its_bucket(app: App) -> None:
@@ -132,13 +121,19 @@ def test_every_duration_has_its_bucket(app: App) -> None:
     assert value(app, "attempt_seconds_sum", stage="run") == pytest.approx(30_000.21)
 
 
-def test_requests_by_their_routes(app: App) -> None:
+def test_requests_by_their_routes(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not by their paths: each run that somebody asks for would be a series, for ever."""
     for run in "abc":
         app.http.get(f"/v1/runs/{run}")
     app.http.get("/v1/runs")
     app.http.get("/nothing/here")
     app.http.request("BREW", "/v1/runs")
+    enter(app.store, submission(), suite())
+    evaluate_whole(app.store, metric(1.5))
+    assert app.http.get("/v1/evaluations/1/events").status_code == 200
+    monkeypatch.setattr(runs, "runs_view", lambda *_: 1 / 0)
+    app.http.get("/v1/runs?limit=7")
+    stream = "/v1/evaluations/{evaluation_id}/events"
     found = scraped(app)
     requests = {labels: number for (name, labels), number in found.items() if name == "evalsvc_requests_total"}
     assert {(dict(labels)["route"], dict(labels)["status"], number) for labels, number in requests.items()} == {
@@ -146,28 +141,13 @@ def test_requests_by_their_routes(app: App) -> None:
         ("/v1/runs", "200", 1),
         ("none", "404", 1),
         ("/v1/runs", "405", 1),
+        ("/v1/runs", "500", 1),
+        (stream, "200", 1),
     }
+    assert ("evalsvc_request_seconds_count", (("method", "GET"), ("route", stream))) not in found
     seconds = ("evalsvc_request_seconds_count", (("method", "GET"), ("route", "/v1/runs/{run}")))
     assert found[seconds] == 3
     assert not any(dict(labels).get("method") == "BREW" for _, labels in found)
-
-
-def test_a_bug_is_counted(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object) -> None:
-        raise RuntimeError
-
-    monkeypatch.setattr("evalsvc.api.routes.runs.runs_view", broken)
-    refused(app.http.get("/v1/runs"), 500, "internal_error")
-    assert value(app, "requests_total", method="GET", route="/v1/runs", status="500") == 1
-
-
-def test_streams_of_events_are_not_among_the_durations(app: App) -> None:
-    enter(app.store, submission(), suite())
-    evaluate_whole(app.store, metric(1.5))
-    assert app.http.get("/v1/evaluations/1/events").status_code == 200
-    route = "/v1/evaluations/{evaluation_id}/events"
-    assert value(app, "requests_total", method="GET", route=route, status="200") == 1
-    assert value(app, "request_seconds_count", method="GET", route=route) is None
 
 
 def test_a_database_that_is_away_is_told(app: App) -> None:
@@ -196,10 +176,6 @@ def test_every_metric_is_in_the_table_with_its_labels(app: App) -> None:
         assert labels == set(FAMILIES[name].labels), name
 
 
-def test_versions_in_use(app: App) -> None:
-    assert value(app, "build_info", version=__version__, python=platform.python_version()) == 1
-
-
 def test_memory_and_files_of_the_process(app: App) -> None:
     found = scraped(app)
     process = psutil.Process()
@@ -219,14 +195,12 @@ def test_the_disks_of_the_service(app: App, tmp_path: Path, monkeypatch: pytest.
     (app.settings.data_path / "spool").symlink_to(other)
     assert disks(app) == {"data": (400, 1000), "spool": (1, 9000)}
 
-
-def test_a_disk_that_is_away_hides_nothing_else(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     def away(path: Path) -> None:
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr("shutil.disk_usage", away)
     assert disks(app) == {}
-    assert value(app, "database_up") == 1
+    assert value(app, "database_up") == 1, "a disk that is away hides nothing else"
 
 
 def disks(app: App) -> dict[str, tuple[float, float | None]]:

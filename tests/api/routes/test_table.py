@@ -34,25 +34,20 @@ def read_csv(app: App, **query: Any) -> pd.DataFrame:
     return pd.read_csv(io.StringIO(response.text))
 
 
-def test_csv_for_pandas(app: App, measured: None) -> None:
-    table = read_csv(app, run="run-a", metric="loss/text")
-    assert tuple(table.columns) == COLUMNS
-    assert list(table["step"]) == [0, 25, 50, 75, 100]
-    assert repr(list(map(float, table["value"]))) == repr([math.nan, 0.1 + 0.2, math.inf, -math.inf, 1e-300])
-    row = table.iloc[1]
-    assert (row["run"], row["variant"], row["tokens"], row["task"], row["n"]) == ("run-a", "raw", 25_000, "loss-0", 8)
-    assert (row["stderr"], row["unit"], row["direction"], row["evaluation"]) == (0.1, "nats/token", "lower", 2)
-
-
 def test_columns_are_the_lines(app: App, measured: None) -> None:
     columns = app.http.get("/v1/table").json()["columns"]
-    assert tuple(columns) == COLUMNS
     table = read_csv(app)
+    assert tuple(columns) == tuple(table.columns) == COLUMNS
     assert len(table) == 5 * 2 + 4
     numbers = {"NaN": None, "Infinity": math.inf, "-Infinity": -math.inf}
     for name in COLUMNS:
         found = [None if isinstance(cell, float) and math.isnan(cell) else cell for cell in table[name]]
         assert found == [numbers.get(cell, cell) for cell in columns[name]], name
+    table = read_csv(app, run="run-a", metric="loss/text")
+    assert repr(list(map(float, table["value"]))) == repr([math.nan, 0.1 + 0.2, math.inf, -math.inf, 1e-300])
+    row = table.iloc[1].to_dict()
+    place = {"run": "run-a", "step": 25, "variant": "raw", "tokens": 25_000, "task": "loss-0", "evaluation": 2}
+    assert {**place, "n": 8, "stderr": 0.1, "unit": "nats/token", "direction": "lower"}.items() <= row.items()
 
 
 def test_no_cell_is_a_formula(app: App) -> None:
@@ -81,14 +76,6 @@ def test_what_is_not_there(app: App, measured: None) -> None:
         refused(app.http.get("/v1/table", params=query), 404, "unknown_name", words)
     words = "format: input should be 'json' or 'csv', found 'xls'"
     refused(app.http.get("/v1/table?format=xls"), 422, "invalid_request", words)
-
-
-def test_pages_are_the_table_whatever_their_size(app: App, measured: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = app.http.get("/v1/table?format=csv").text
-    for rows, series in ((1, 1000), (3, 2), (5, 1)):
-        monkeypatch.setattr(long_table, "ROWS", rows)
-        monkeypatch.setattr(long_table, "SERIES", series)
-        assert app.http.get("/v1/table?format=csv").text == whole
 
 
 def test_json_is_made_in_pieces(app: App, measured: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,27 +127,6 @@ def test_tables_of_a_caller_take_turns_and_those_of_others_do_not_wait(app: App,
     assert answered == ["192.0.2.1", "127.0.0.1"]
 
 
-def test_what_is_written_meanwhile_moves_nothing(app: App, measured: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(long_table, "ROWS", 3)
-    with app.store.reading() as session:
-        before = {tuple(row) for row in whole_table(session)}
-        [first, *_] = find_series(session, [], [], None)
-        pages = cut_pages(session, first)
-    path = "/epoch_60.pt"
-    enter(app.store, submission(60, uri=path, path=path, tokens_seen=60_000), suite())
-    evaluate_whole(app.store, metric(7.0))
-    with app.store.reading() as session:
-        rows = [tuple(row) for page in pages for row in read_page(session, page)]
-    assert len(rows) == len(set(rows))
-    assert {row for row in before if row[0] == first.name} <= set(rows)
-    assert 60 in {row[1] for row in rows}
-
-
-def whole_table(session: Any) -> list[list[Any]]:
-    runs = find_series(session, [], [], None)
-    return [row for run in runs for page in cut_pages(session, run) for row in read_page(session, page)]
-
-
 def test_a_client_that_stops_reading_holds_no_connection(app: App) -> None:
     """Ninety such clients held every connection to the database, and the service answered nobody."""
     series = [{"metric": "a/b", "step": list(range(5000)), "value": [0.5] * 5000}]
@@ -191,3 +157,29 @@ def test_a_client_that_stops_reading_holds_no_connection(app: App) -> None:
         return held
 
     assert app.portal.call(stop_reading) == 0
+
+
+def test_pages_are_the_table_whatever_their_size(app: App, measured: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = app.http.get("/v1/table?format=csv").text
+    for rows, series in ((1, 1000), (3, 2), (5, 1)):
+        monkeypatch.setattr(long_table, "ROWS", rows)
+        monkeypatch.setattr(long_table, "SERIES", series)
+        assert app.http.get("/v1/table?format=csv").text == whole
+
+
+def test_what_is_written_meanwhile_moves_nothing(app: App, measured: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read() -> list[tuple[Any, ...]]:
+        with app.store.reading() as session:
+            return [tuple(row) for page in pages for row in read_page(session, page)]
+
+    monkeypatch.setattr(long_table, "ROWS", 3)
+    with app.store.reading() as session:
+        pages = cut_pages(session, find_series(session, ["run-a"], [], None)[0])
+    before = set(read())
+    path = "/epoch_60.pt"
+    enter(app.store, submission(60, uri=path, path=path, tokens_seen=60_000), suite())
+    evaluate_whole(app.store, metric(7.0))
+    rows = read()
+    assert len(rows) == len(set(rows))
+    assert before <= set(rows)
+    assert 60 in {row[1] for row in rows}

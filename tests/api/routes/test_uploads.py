@@ -15,12 +15,11 @@ import httpx
 import pytest
 from app_in_process import App, app_in_process, app_on_port, refused
 from migrated import empty
+from signed_in import new_token
 
 from evalsvc.api.middleware import bodies
-from evalsvc.files import uploads as module
 from evalsvc.files.uploads import Part
 from evalsvc.store.tables import Checkpoint
-from evalsvc.store.tokens import create_token
 
 CONTENT = bytes(range(256)) * 20
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -88,6 +87,9 @@ def offset_of(app: App, address: str) -> int:
 
 
 def test_from_the_first_byte_to_a_checkpoint(app: App) -> None:
+    supported = app.http.options("/v1/uploads").headers
+    names = ("tus-version", "tus-extension", "tus-max-size")
+    assert [supported[name] for name in names] == ["1.0.0", "creation,checksum,expiration", str(LIMIT)]
     address = create(app)
     assert address == f"/v1/uploads/{SHA256}"
     first = send(app, address, CONTENT[:1000])
@@ -110,27 +112,6 @@ def test_from_the_first_byte_to_a_checkpoint(app: App) -> None:
     assert folders(app) == [], "the upload has become the checkpoint"
     assert app.coordinator.woken == 1
     refused(send(app, address, b"", len(CONTENT)), 404, "upload_not_found", "became a checkpoint")
-
-
-def test_uploads_are_off_unless_the_operator_gives_them_room(start_app: Callable[..., App]) -> None:
-    app = start_app()
-    for method, path in (
-        ("OPTIONS", "/v1/uploads"),
-        ("POST", "/v1/uploads"),
-        ("PATCH", f"/v1/uploads/{SHA256}"),
-    ):
-        headers = announced() | PART | {"Upload-Offset": "0"}
-        response = app.http.request(method, path, headers=headers)
-        refused(response, 403, "forbidden", "EVALSVC_UPLOAD_BYTES is 0", "shared disk")
-    assert app.http.head(f"/v1/uploads/{SHA256}").status_code == 403
-
-
-def test_what_is_supported(app: App) -> None:
-    response = app.http.options("/v1/uploads")
-    assert response.status_code == 204
-    assert response.headers["tus-version"] == "1.0.0"
-    assert response.headers["tus-extension"] == "creation,checksum,expiration"
-    assert response.headers["tus-max-size"] == str(LIMIT)
 
 
 def test_a_whole_upload_that_was_not_verified_is_verified_by_the_post(app: App) -> None:
@@ -184,58 +165,6 @@ def test_a_file_that_was_released_is_taken_again(app: App) -> None:
     assert app.http.get("/v1/checkpoints/1").json()["spool_state"] == "ready"
 
 
-def test_the_bytes_of_kept_checkpoints_count(app: App) -> None:
-    upload(app)
-    post(app)
-    with app.store.transaction() as session:
-        session.get_one(Checkpoint, 1).size = LIMIT - 100
-    response = app.http.post("/v1/uploads", headers=announced())
-    refused(response, 507, "storage_full", f"{LIMIT - 100:,}", "still needed")
-    with app.store.transaction() as session:
-        session.get_one(Checkpoint, 1).spool_state = "released"
-    create(app)
-
-
-@pytest.mark.parametrize(
-    ("header", "value", "status", "words"),
-    [
-        *(
-            ("Upload-Length", text, 422, "give a whole number")
-            for text in ("-1", "+1", "1e9", "1.0", "0x10", "1_000", "٣", "")
-        ),
-        ("Upload-Length", "9" * 400, 422, "give a whole number"),
-        ("Upload-Length", "0", 422, "an empty file is no checkpoint"),
-        ("Upload-Length", str(LIMIT + 1), 413, "EVALSVC_UPLOAD_BYTES"),
-        ("Upload-Length", "9007199254740991", 413, "EVALSVC_UPLOAD_BYTES"),
-        ("Upload-Metadata", "", 422, "SHA-256 of the whole file"),
-        ("Upload-Metadata", "sha256 ..%2f..", 422, "encoded in base64"),
-        ("Upload-Metadata", f"filename {b64('a.pt')}", 422, "sha256 is ''"),
-        ("Upload-Metadata", f"sha256 {SHA256}", 422, "encoded in base64"),
-        ("Upload-Metadata", f"sha256 {b64(bytes(32))}", 422, "64 hexadecimal digits"),
-        ("Upload-Metadata", f"sha256 {b64('../' + SHA256)}", 422, "64 hexadecimal digits"),
-        ("Upload-Metadata", f"sha256 {b64(SHA256)},sha256 {b64(SHA256)}", 422, "once"),
-        ("Upload-Metadata", f"sha256 {b64(SHA256)},{'x' * 5000}", 422, "4096 characters"),
-        ("Upload-Concat", "final;/v1/uploads/a /v1/uploads/b", 422, "Upload-Concat"),
-        ("Upload-Defer-Length", "1", 422, "Upload-Defer-Length"),
-        ("Tus-Resumable", "2.0.0", 412, "send 1.0.0"),
-        ("Content-Length", "5", 422, "takes no body"),
-    ],
-    ids=lambda value: str(value)[:24],
-)
-def test_what_cannot_be_created(app: App, header: str, value: str, status: int, words: str) -> None:
-    headers = {name: text.encode() for name, text in (announced() | {header: value}).items()}
-    response = app.http.post("/v1/uploads", headers=headers)
-    refused(response, status, "invalid_request", words)
-    assert not app.settings.uploads_path.exists()
-
-
-def test_a_length_must_be_announced(app: App) -> None:
-    headers = {"Upload-Metadata": announced()["Upload-Metadata"]}
-    refused(app.http.post("/v1/uploads", headers=headers), 422, "invalid_request", "Upload-Length is missing")
-    address = create(app)
-    refused(app.http.patch(address, headers=PART), 422, "invalid_request", "Upload-Offset is missing")
-
-
 def test_other_metadata_is_ignored_and_a_name_is_never_a_path(app: App) -> None:
     around = app.settings.data_path.parent
     for name in (b"../../../etc/passwd", b"/etc/shadow", b"..", b"a" + bytes([27]) + b"[2J", b"\xff", b"a" * 2000):
@@ -246,74 +175,6 @@ def test_other_metadata_is_ignored_and_a_name_is_never_a_path(app: App) -> None:
     assert file.endswith(f"-{SHA256}-{len(CONTENT)}")
 
 
-def test_a_part_without_space_is_refused_before_it_is_read(start_app: Callable[..., App]) -> None:
-    app = start_app(upload_bytes=LIMIT)
-    with app.store.transaction() as session:
-        tokens = {name: create_token(session, name, "submit") for name in ("mine", "theirs")}
-    mine, theirs = ({"Authorization": f"Bearer {token}"} for token in tokens.values())
-    first, second = os.urandom(LIMIT - 1000), CONTENT
-    address, other = create(app, first, headers=mine), create(app, second, headers=theirs)
-    assert send(app, address, first, **mine).status_code == 204
-    body = {"run": "run-a", "step": 25, "uri": f"upload:{hashlib.sha256(first).hexdigest()}", "model": "open_lm_160m"}
-    assert app.http.post("/v1/checkpoints", json=body, headers=mine).status_code == 201
-    refused(send(app, other, second, **theirs), 507, "storage_full", f"{LIMIT - 1000:,}", "resume")
-    assert app.http.head(other, headers=theirs).headers["upload-offset"] == "0"
-
-
-def test_a_part_that_does_not_start_where_the_upload_ends(app: App) -> None:
-    address = create(app)
-    send(app, address, CONTENT[:1000])
-    for offset in (0, 1, 999, 1001, 5120, 9007199254740991):
-        refused(send(app, address, CONTENT[1000:], offset), 409, "upload_conflict", "has 1,000 bytes")
-    assert offset_of(app, address) == 1000
-
-
-@pytest.mark.parametrize(
-    ("header", "value", "status", "code", "words"),
-    [
-        ("Upload-Offset", "-1", 422, "invalid_request", "give a whole number"),
-        ("Upload-Offset", "0x0", 422, "invalid_request", "give a whole number"),
-        ("Content-Type", "application/json", 415, "invalid_request", "application/offset+octet-stream"),
-        *(
-            ("Upload-Checksum", text, 422, "invalid_request", "Upload-Checksum")
-            for text in (
-                "",
-                "sha256",
-                "sha256 AAAA",
-                f"sha256 {b64(bytes(20))}",
-                "md5 AAAA",
-                "crc32 AAAA",
-                "sha256 ???",
-            )
-        ),
-        ("Upload-Checksum", f"sha256 {b64(bytes(32))}", 460, "checksum_mismatch", "again"),
-        ("Tus-Resumable", "0.2.2", 412, "invalid_request", "1.0.0"),
-        ("Upload-Concat", "partial", 422, "invalid_request", "not supported"),
-    ],
-    ids=lambda value: str(value)[:24],
-)
-def test_a_part_that_is_refused(app: App, header: str, value: str, status: int, code: str, words: str) -> None:
-    address = create(app)
-    refused(send(app, address, CONTENT, **{header: value}), status, code, words)
-    assert offset_of(app, address) == 0
-
-
-def test_a_part_that_is_longer_than_the_rest(app: App) -> None:
-    address = create(app)
-    refused(send(app, address, CONTENT + b"!"), 413, "invalid_request", "5,120 bytes", "at most 5,120 bytes more")
-    assert offset_of(app, address) == 0
-    assert send(app, address, CONTENT).status_code == 204
-    refused(send(app, address, b"!", len(CONTENT)), 413, "invalid_request", "at most 0 bytes more")
-    assert send(app, address, b"", len(CONTENT)).status_code == 204
-    assert post(app).status_code == 201
-
-
-def test_a_part_may_be_larger_than_other_bodies(app: App) -> None:
-    content = os.urandom(3 * bodies.MAX_BODY)
-    assert post(app, upload(app, content)).status_code == 201
-    assert spooled(app)[0].read_bytes() == content
-
-
 def test_the_digest_of_another_file(app: App) -> None:
     address = create(app)
     response = send(app, address, CONTENT[::-1])
@@ -321,68 +182,6 @@ def test_the_digest_of_another_file(app: App) -> None:
     assert app.http.head(address).status_code == 404
     refused(post(app), 404, "upload_not_found")
     assert folders(app) == []
-
-
-def test_another_token_sees_and_does_nothing(start_app: Callable[..., App]) -> None:
-    app = start_app(upload_bytes=LIMIT)
-    with app.store.transaction() as session:
-        tokens = {name: create_token(session, name, "submit") for name in ("mine", "theirs")}
-        read = create_token(session, "reader", "read")
-    mine, theirs = ({"Authorization": f"Bearer {token}"} for token in tokens.values())
-    address = create(app, headers=mine)
-    refused(send(app, address, CONTENT, **theirs), 404, "upload_not_found", SHA256)
-    assert app.http.head(address, headers=theirs).status_code == 404
-    assert send(app, address, CONTENT, **mine).status_code == 204
-    body = {"run": "run-a", "step": 25, "uri": f"upload:{SHA256}", "model": "open_lm_160m"}
-    refused(app.http.post("/v1/checkpoints", json=body, headers=theirs), 404, "upload_not_found")
-    assert app.http.post("/v1/checkpoints", json=body, headers=mine).status_code == 201
-    reader = {"Authorization": f"Bearer {read}"}
-    refused(app.http.post("/v1/uploads", headers=announced() | reader), 403, "forbidden", "needs submit")
-
-
-def test_digests_that_are_none(app: App) -> None:
-    create(app)
-    for digest in ("0" * 64, "%2e%2e", "%2e%2e%2fsecrets", "a", "A" * 64, "x" * 500, "0" * 63 + "%00", "é" * 64):
-        response = send(app, f"/v1/uploads/{digest}", CONTENT)
-        assert response.status_code in (404, 405, 422), (digest, response.text)
-        assert response.json()["code"] in ("upload_not_found", "unknown_name", "invalid_request")
-    assert offset_of(app, f"/v1/uploads/{SHA256}") == 0
-
-
-def test_a_full_disk_loses_nothing_that_arrived(app: App, monkeypatch: pytest.MonkeyPatch, weights: Path) -> None:
-    address = create(app)
-    send(app, address, CONTENT[:1000])
-    written, pwrite = 0, os.pwrite
-
-    def fill(file: int, data: memoryview, offset: int) -> int:
-        nonlocal written
-        if written:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        written = pwrite(file, data[:500], offset)
-        return written
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "pwrite", fill)
-        refused(send(app, address, CONTENT[1000:], 1000), 507, "storage_full", "make room", "are kept")
-        assert app.post(weights, step=1).status_code == 201, "the others go on"
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "RESERVE_BYTES", 1 << 60)
-        refused(send(app, address, CONTENT[1500:], 1500), 507, "storage_full", "bytes do not fit, and 0 are free")
-    assert offset_of(app, address) == 1500
-    assert send(app, address, CONTENT[1500:], 1500).status_code == 204
-
-
-def test_a_method_in_a_header_is_no_method(app: App) -> None:
-    """tus knows X-HTTP-Method-Override; a token's scope is looked up by the method of the request."""
-    address = create(app)
-    headers = PART | {"Upload-Offset": "0", "X-HTTP-Method-Override": "PATCH"}
-    refused(app.http.post(address, content=CONTENT, headers=headers), 405, "invalid_request", "HEAD, PATCH")
-    assert offset_of(app, address) == 0
-
-
-def test_a_service_that_only_reads_takes_no_uploads(start_app: Callable[..., App]) -> None:
-    app = start_app(upload_bytes=LIMIT, read_only=1)
-    refused(app.http.post("/v1/uploads", headers=announced()), 503, "read_only", "send writes to the other service")
 
 
 @pytest.fixture
@@ -446,3 +245,115 @@ def test_a_connection_that_breaks_keeps_what_came_of_the_last_piece(app: App, ch
     assert offset_of(app, address) == rest
     assert send(app, address, CONTENT[rest:], rest).status_code == 204
     assert post(app).status_code == 201
+
+
+@pytest.mark.parametrize(
+    ("settings", "status", "code", "words"),
+    [
+        ({}, 403, "forbidden", ("EVALSVC_UPLOAD_BYTES is 0", "shared disk")),
+        ({"upload_bytes": LIMIT, "read_only": 1}, 503, "read_only", ("send writes to the other service",)),
+    ],
+    ids=["off", "read-only"],
+)
+def test_services_that_take_no_uploads(
+    start_app: Callable[..., App], settings: dict[str, Any], status: int, code: str, words: tuple[str, ...]
+) -> None:
+    app = start_app(**settings)
+    for method, path in (("OPTIONS", ""), ("POST", ""), ("PATCH", f"/{SHA256}")):
+        headers = announced() | PART | {"Upload-Offset": "0"}
+        refused(app.http.request(method, f"/v1/uploads{path}", headers=headers), status, code, *words)
+    assert app.http.head(f"/v1/uploads/{SHA256}").status_code == (404 if "upload_bytes" in settings else 403)
+
+
+def test_the_bytes_of_kept_checkpoints_and_the_disk_count(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    upload(app)
+    post(app)
+    other = os.urandom(5_000)
+    address = create(app, other)
+    with app.store.transaction() as session:
+        session.get_one(Checkpoint, 1).size = LIMIT - 100
+    refused(app.http.post("/v1/uploads", headers=announced()), 507, "storage_full", f"{LIMIT - 100:,}", "still needed")
+    refused(send(app, address, other), 507, "storage_full", f"{LIMIT - 100:,}", "resume")
+    with app.store.transaction() as session:
+        session.get_one(Checkpoint, 1).spool_state = "released"
+    written, pwrite = 0, os.pwrite
+
+    def fill(file: int, data: memoryview, offset: int) -> int:
+        nonlocal written
+        if written:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written = pwrite(file, data[:500], offset)
+        return written
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", fill)
+        refused(send(app, address, other), 507, "storage_full", "make room", "are kept")
+    assert offset_of(app, address) == 500
+    assert send(app, address, other[500:], 500).status_code == 204
+
+
+def test_what_cannot_be_created(app: App) -> None:
+    metadata = {
+        "": "SHA-256 of the whole file",
+        "sha256 ..%2f..": "encoded in base64",
+        f"filename {b64('a.pt')}": "sha256 is ''",
+        f"sha256 {SHA256}": "encoded in base64",
+        f"sha256 {b64(bytes(32))}": "64 hexadecimal digits",
+        f"sha256 {b64('../' + SHA256)}": "64 hexadecimal digits",
+        f"sha256 {b64(SHA256)},sha256 {b64(SHA256)}": "once",
+        f"sha256 {b64(SHA256)},{'x' * 5000}": "4096 characters",
+    }
+    numbers = ("-1", "+1", "1e9", "1.0", "0x10", "1_000", "٣", "", "9" * 400)
+    for header, value, status, words in [
+        *(("Upload-Length", number, 422, "give a whole number") for number in numbers),
+        ("Upload-Length", "0", 422, "an empty file is no checkpoint"),
+        *(("Upload-Length", str(size), 413, "EVALSVC_UPLOAD_BYTES") for size in (LIMIT + 1, 2**53 - 1)),
+        *(("Upload-Metadata", text, 422, words) for text, words in metadata.items()),
+        ("Upload-Concat", "final;/v1/uploads/a /v1/uploads/b", 422, "Upload-Concat"),
+        ("Upload-Defer-Length", "1", 422, "Upload-Defer-Length"),
+        ("Tus-Resumable", "2.0.0", 412, "send 1.0.0"),
+        ("Content-Length", "5", 422, "takes no body"),
+    ]:
+        headers = {name: text.encode() for name, text in (announced() | {header: value}).items()}
+        refused(app.http.post("/v1/uploads", headers=headers), status, "invalid_request", words)
+    headers = {"Upload-Metadata": announced()["Upload-Metadata"].encode()}
+    refused(app.http.post("/v1/uploads", headers=headers), 422, "invalid_request", "Upload-Length is missing")
+    assert not app.settings.uploads_path.exists()
+
+
+def test_a_part_that_is_refused(app: App) -> None:
+    address = create(app)
+    send(app, address, CONTENT[:1000])
+    rest = CONTENT[1000:]
+    refused(app.http.patch(address, headers=PART), 422, "invalid_request", "Upload-Offset is missing")
+    refused(send(app, address, rest + b"!", 1000), 413, "invalid_request", "5,120 bytes", "at most 4,120 bytes more")
+    for offset in (0, 1, 999, 1001, 5120, 2**53 - 1):
+        refused(send(app, address, rest, offset), 409, "upload_conflict", "has 1,000 bytes")
+    digests = ("", "sha256", "sha256 AAAA", f"sha256 {b64(bytes(20))}", "md5 AAAA", "crc32 AAAA", "sha256 ???")
+    for header, value, status, words in [
+        *(("Upload-Offset", number, 422, "give a whole number") for number in ("-1", "0x0")),
+        *(("Upload-Checksum", digest, 422, "Upload-Checksum") for digest in digests),
+        ("Content-Type", "application/json", 415, "application/offset+octet-stream"),
+        ("Tus-Resumable", "0.2.2", 412, "1.0.0"),
+        ("Upload-Concat", "partial", 422, "not supported"),
+    ]:
+        refused(send(app, address, rest, 1000, **{header: value}), status, "invalid_request", words)
+    answer = send(app, address, rest, 1000, **{"Upload-Checksum": f"sha256 {b64(bytes(32))}"})
+    refused(answer, 460, "checksum_mismatch", "again")
+    assert offset_of(app, address) == 1000
+    assert send(app, address, rest, 1000).status_code == 204
+    refused(send(app, address, b"!", 5120), 413, "invalid_request", "at most 0 bytes more")
+    assert send(app, address, b"", 5120).status_code == 204
+    assert post(app).status_code == 201
+
+
+def test_another_token_sees_and_does_nothing(start_app: Callable[..., App]) -> None:
+    app = start_app(upload_bytes=LIMIT)
+    mine, theirs = ({"Authorization": f"Bearer {new_token(app, 'submit', name)}"} for name in ("mine", "theirs"))
+    address = create(app, headers=mine)
+    refused(send(app, address, CONTENT, **theirs), 404, "upload_not_found", SHA256)
+    assert app.http.head(address, headers=theirs).status_code == 404
+    assert send(app, address, CONTENT, **mine).status_code == 204
+    body = {"run": "run-a", "step": 25, "uri": f"upload:{SHA256}", "model": "open_lm_160m"}
+    refused(app.http.post("/v1/checkpoints", json=body, headers=theirs), 404, "upload_not_found")
+    assert app.http.post("/v1/checkpoints", json=body, headers=mine).status_code == 201
