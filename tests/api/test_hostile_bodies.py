@@ -26,7 +26,8 @@ GIBIBYTE = 1 << 30
 BODIES, SENDERS = 200, 8
 
 JSON, YAML = "application/json", "application/yaml"
-PART = "application/offset+octet-stream"
+PART, FORM = "application/offset+octet-stream", "application/x-www-form-urlencoded"
+FORMS = ("/sign-in", "/sign-out", "/evaluations/1/x")
 
 
 @dataclass(frozen=True)
@@ -94,27 +95,15 @@ def imports() -> Iterator[Attack]:
 
 
 def suites() -> Iterator[Attack]:
-    texts = {
-        **{
-            f"of {mark}": mark * (130_000 // len(mark))
-            for mark in ("[", "{", "[{", "- ", "? ", "a: ", "&a ", "!a ", "'")
-        },
-        "aliases": "\n".join(
-            f"a{index}: &a{index} [{', '.join([f'*a{index - 1}'] * 9) if index else 1}]" for index in range(40)
-        ),
-        "merges": "a: &a {b: 1}\nc: {" + "<<: *a, " * 9_000 + "}",
-        "anchors": "\n".join(f"- &a{index} b" for index in range(10_000)),
-        "comments": "#\n" * 65_000,
-        "line feeds": "a: '" + "\n" * 130_000 + "'",
-        "digits": "a: " + "1_" * 65_000,
-        "base 60": "a: " + "1:" * 65_000 + "1",
-        "documents": "---\n" * 32_000,
-        "directives": "%TAG ! tag:a\n" * 10_000,
-        "escapes": 'a: "' + "\\x41" * 32_000 + '"',
-        "values": "- a\n" * 32_000,
-    }
-    for what, text in texts.items():
-        yield Attack(f"suite {what}", "PUT", "/v1/suites/s", text.encode(), YAML)
+    marks = ("[", "{", "[{", "- ", "? ", "a: ", "&a ", "!a ", "'", "#\n", "---\n", "%TAG ! tag:a\n", "- a\n")
+    texts = [mark * (130_000 // len(mark)) for mark in marks]
+    texts.append("\n".join(f"a{at}: &a{at} [{', '.join([f'*a{at - 1}'] * 9) if at else 1}]" for at in range(40)))
+    texts.append("a: &a {b: 1}\nc: {" + "<<: *a, " * 9_000 + "}")
+    texts.append("\n".join(f"- &a{at} b" for at in range(10_000)))
+    texts += ["a: '" + "\n" * 130_000 + "'", "a: " + "1_" * 65_000, "a: " + "1:" * 65_000 + "1"]
+    texts.append('a: "' + "\\x41" * 32_000 + '"')
+    for text in texts:
+        yield Attack(f"suite of {text[:12]!r}", "PUT", "/v1/suites/s", text.encode(), YAML)
     for what, value in jsons(MAX_BODY - 200).items():
         for key in (b"tasks", b"headline"):
             body = b'{"tasks":[{"kind":"loss"}],"%s":%s}' % (key, value)
@@ -127,11 +116,9 @@ def uploads() -> Iterator[Attack]:
     def digest(content: bytes) -> str:
         return base64.b64encode(hashlib.sha256(content).hexdigest().encode()).decode()
 
-    for what, metadata in {
-        "a name": f"sha256 {digest(b'a name')},filename {base64.b64encode(b'a' * 2000).decode()}",
-        "keys": ",".join(f"k{index} YQ==" for index in range(600)),
-        "too long": "a" * 30_000,
-    }.items():
+    named = f"sha256 {digest(b'a name')},filename {base64.b64encode(b'a' * 2000).decode()}"
+    keys = ",".join(f"k{index} YQ==" for index in range(600))
+    for what, metadata in {"a name": named, "keys": keys, "too long": "a" * 30_000}.items():
         for length in ("1", "9007199254740991", "100000000"):
             headers = {"Upload-Length": length, "Upload-Metadata": metadata}
             yield Attack(f"upload of {what}", "POST", "/v1/uploads", b"", PART, headers)
@@ -158,14 +145,8 @@ def attacks(weights: Path) -> list[Attack]:
         *fields("/v1/prune", "POST", b"", "run"),
         *suites(),
         *uploads(),
-        *(
-            Attack("a form", "POST", path, b"a=b&" * 250_000, FORM)
-            for path in ("/sign-in", "/sign-out", "/evaluations/1/x")
-        ),
+        *(Attack("a form", "POST", path, b"a=b&" * 250_000, FORM) for path in FORMS),
     ]
-
-
-FORM = "application/x-www-form-urlencoded"
 
 
 @pytest.mark.usefixtures("child_process")
@@ -183,15 +164,10 @@ def test_two_hundred_hostile_bodies(tmp_path: Path, weights: Path, monkeypatch: 
         process.rlimit(psutil.RLIMIT_AS, (2 * GIBIBYTE, 2 * GIBIBYTE))
         every = attacks(weights)
         chosen = random.Random(0).sample(every, BODIES)
-        created = service.ask(
-            "POST", "/v1/uploads", headers=next(item.headers for item in every if "nothing" in item.name)
-        )
+        headers = next(item.headers for item in every if "nothing" in item.name)
+        created = service.ask("POST", "/v1/uploads", headers=headers)
         statuses, slowest = send_all(service.url, chosen, created.headers["location"].rpartition("/")[2])
         peak = int(re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())[1]) * 1024
-        print(
-            f"{len(chosen)} of {len(every)} bodies: {dict(statuses)}; slowest probe {slowest:.2f} s; "
-            f"{peak / 1e6:.0f} MB"
-        )
         assert service.process.poll() is None, service.log.read_text()[-2000:]
         assert service.ask("GET", "/healthz").status_code == 200
         assert {status for status in statuses if status >= 500} <= {507}, service.log.read_text()[-2000:]

@@ -3,21 +3,18 @@
 import base64
 import errno
 import hashlib
-import http.client
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from app_in_process import App, app_in_process, app_on_port, refused
+from app_in_process import App, app_in_process, refused
 from migrated import empty
 from signed_in import new_token
 
-from evalsvc.api.middleware import bodies
 from evalsvc.files.uploads import Part
 from evalsvc.store.tables import Checkpoint
 
@@ -184,69 +181,6 @@ def test_the_digest_of_another_file(app: App) -> None:
     assert folders(app) == []
 
 
-@pytest.fixture
-def port(tmp_path: Path) -> Iterator[tuple[str, Any]]:
-    with app_on_port(tmp_path / "served", upload_bytes=LIMIT) as served:
-        yield served
-
-
-def test_a_body_without_an_end_is_cut_where_the_upload_ends(port: tuple[str, Any]) -> None:
-    """Sent in chunks, a body has no length that could be looked at before."""
-    url, state = port
-    address = httpx.post(f"{url}/v1/uploads", headers=announced()).headers["location"]
-    connection = http.client.HTTPConnection(str(urlsplit(url).netloc), timeout=30)
-    headers = PART | {"Upload-Offset": "0", "Transfer-Encoding": "chunked"}
-    chunks = (b"x" * 10_000 for _ in range(300))
-    connection.request("PATCH", address, body=chunks, headers=headers, encode_chunked=True)
-    response = connection.getresponse()
-    assert response.status == 413, response.read()
-    connection.close()
-    [file] = state.settings.uploads_path.iterdir()
-    assert file.stat().st_size <= len(CONTENT)
-    assert httpx.head(url + address).status_code == 204
-
-
-def test_a_part_that_stalls_is_given_up_and_what_came_is_kept(
-    port: tuple[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A connection that is cut without a word would keep the upload from its client for ever."""
-    monkeypatch.setattr(bodies, "SECONDS", 0.3)
-    url, _state = port
-    address = httpx.post(f"{url}/v1/uploads", headers=announced()).headers["location"]
-    connection = http.client.HTTPConnection(str(urlsplit(url).netloc), timeout=30)
-    connection.putrequest("PATCH", address)
-    for name, value in (PART | {"Upload-Offset": "0", "Content-Length": str(len(CONTENT))}).items():
-        connection.putheader(name, value)
-    connection.endheaders(CONTENT[:1000])
-    response = connection.getresponse()
-    assert response.status == 408, response.read()
-    connection.close()
-    assert httpx.head(url + address).headers["upload-offset"] == "1000"
-
-
-@pytest.mark.parametrize("checksum", [False, True])
-def test_a_connection_that_breaks_keeps_what_came_of_the_last_piece(app: App, checksum: bool) -> None:
-    """The last piece was dropped: a client whose connection breaks within each megabyte never came further."""
-    address = create(app)
-    headers = PART | {"Upload-Offset": "0", "Host": "evalsvc", "Content-Length": str(len(CONTENT))}
-    headers |= {"Upload-Checksum": f"sha256 {b64(hashlib.sha256(CONTENT).digest())}"} if checksum else {}
-    encoded = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-    scope = {"type": "http", "method": "PATCH", "path": address, "query_string": b"", "headers": encoded}
-    messages = [{"type": "http.request", "body": CONTENT[:1000], "more_body": True}, {"type": "http.disconnect"}]
-
-    async def receive() -> Any:
-        return messages.pop(0)
-
-    async def send_nothing(message: Any) -> None:
-        pass
-
-    app.portal.call(app.app, scope | {"client": ("127.0.0.1", 1)}, receive, send_nothing)
-    rest = 0 if checksum else 1000
-    assert offset_of(app, address) == rest
-    assert send(app, address, CONTENT[rest:], rest).status_code == 204
-    assert post(app).status_code == 201
-
-
 @pytest.mark.parametrize(
     ("settings", "status", "code", "words"),
     [
@@ -357,3 +291,42 @@ def test_another_token_sees_and_does_nothing(start_app: Callable[..., App]) -> N
     body = {"run": "run-a", "step": 25, "uri": f"upload:{SHA256}", "model": "open_lm_160m"}
     refused(app.http.post("/v1/checkpoints", json=body, headers=theirs), 404, "upload_not_found")
     assert app.http.post("/v1/checkpoints", json=body, headers=mine).status_code == 201
+
+
+def send_pieces(app: App, address: str, *pieces: bytes, **headers: str) -> int:
+    """Send a part piece by piece, without its end; return the status."""
+    given = PART | {"Upload-Offset": "0", "Host": "evalsvc"} | headers
+    encoded = [(name.lower().encode(), value.encode()) for name, value in given.items()]
+    scope = {"type": "http", "method": "PATCH", "path": address, "query_string": b"", "headers": encoded}
+    messages = [{"type": "http.request", "body": piece, "more_body": True} for piece in pieces]
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return messages.pop(0) if messages else {"type": "http.disconnect"}
+
+    async def keep(message: Any) -> None:
+        sent.append(message)
+
+    app.portal.call(app.app, scope | {"client": ("127.0.0.1", 1)}, receive, keep)
+    return int(sent[0]["status"])
+
+
+def test_a_body_without_an_end_is_cut_where_the_upload_ends(app: App) -> None:
+    """Sent in chunks, a body has no length that could be looked at before."""
+    address = create(app)
+    chunks = [b"x" * 1_000] * 300
+    assert send_pieces(app, address, *chunks, **{"Transfer-Encoding": "chunked"}) == 413
+    [file] = app.settings.uploads_path.iterdir()
+    assert file.stat().st_size <= len(CONTENT)
+
+
+@pytest.mark.parametrize("checksum", [False, True])
+def test_a_connection_that_breaks_keeps_what_came_of_the_last_piece(app: App, checksum: bool) -> None:
+    """The last piece was dropped: a client whose connection breaks within each megabyte never came further."""
+    address = create(app)
+    headers = {"Upload-Checksum": f"sha256 {b64(hashlib.sha256(CONTENT).digest())}"} if checksum else {}
+    assert send_pieces(app, address, CONTENT[:1000], **{"Content-Length": str(len(CONTENT))}, **headers) == 408
+    rest = 0 if checksum else 1000
+    assert offset_of(app, address) == rest
+    assert send(app, address, CONTENT[rest:], rest).status_code == 204
+    assert post(app).status_code == 201
