@@ -17,7 +17,7 @@ from evalsvc.api.routes.history import tag_of as history_tag_of
 from evalsvc.api.schemas import CompareQuery, CurvesQuery, HistoryQuery, SummaryQuery, check_name
 from evalsvc.api.state import State
 from evalsvc.client.artifacts import ArtifactContent
-from evalsvc.errors import InternalError, InvalidRequest
+from evalsvc.errors import InvalidRequest
 from evalsvc.spec import documents
 from evalsvc.spec.documents.document import Document
 from evalsvc.store.artifacts import evaluation_artifacts, run_artifacts
@@ -44,9 +44,7 @@ class OwnReader:
     state: State
     session: Session
 
-    def artifact_content(self, artifact: int, form: str | None = None) -> ArtifactContent:
-        if form is not None:
-            raise InternalError("a page reads artifacts as they are stored, and links to other forms")
+    def artifact_content(self, artifact: int) -> ArtifactContent:
         row = kept_artifact(self.session, artifact)
         content = artifact_content(row, self.state.settings.artifacts_path)
         return ArtifactContent(content, row.media_type, row.sha256)
@@ -141,14 +139,7 @@ class OwnReader:
         document = run_view(self.session, self._run(run))
         if not all_checkpoints or document.checkpoint_count <= len(document.checkpoints):
             return document
-        return documents.Run(
-            name=document.name,
-            created_at=document.created_at,
-            plan=document.plan,
-            base=document.base,
-            checkpoints=list(self.checkpoints(run)),
-            checkpoint_count=document.checkpoint_count,
-        )
+        return document.model_copy(update={"checkpoints": list(self.checkpoints(run))})
 
     def runs(self) -> list[documents.RunSummary]:
         pages = _pages(lambda page: runs_view(self.session, page, self.state.answers.get))

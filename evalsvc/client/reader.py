@@ -14,10 +14,8 @@ from evalsvc.spec.names import checkpoint_name, parse_checkpoint
 class ServiceReader(Protocol):
     """The reading methods of `Client`, which documents them. `api.own_reader` has them for the service's own pages."""
 
-    def artifact_content(self, artifact: int, form: str | None = None) -> ArtifactContent: ...
-
+    def artifact_content(self, artifact: int) -> ArtifactContent: ...
     def artifacts(self, run: str, kind: str | None = None, step: int | None = None) -> list[documents.Artifact]: ...
-
     def buckets(
         self,
         run: str,
@@ -29,31 +27,20 @@ class ServiceReader(Protocol):
         first: int | None = None,
         last: int | None = None,
     ) -> documents.Buckets: ...
-
     def checkpoint(self, checkpoint: int) -> documents.Checkpoint: ...
-
     def checkpoints(
         self, run: str, *, variant: str | None = None, first: int | None = None, last: int | None = None
     ) -> Iterable[documents.ListedCheckpoint]: ...
-
     def compare(self, a: str, b: str, *, level: float = 0.95, family: str = "none") -> documents.Comparison: ...
-
     def compare_runs(self, a: str, b: str, metrics: Sequence[str] = ()) -> documents.RunComparison: ...
-
     def completions(self, run: str) -> list[documents.StepCompletions]: ...
-
     def evaluated_suite(self, evaluation: int) -> documents.EvaluatedSuite: ...
-
     def evaluation(self, evaluation: int) -> documents.Evaluation: ...
-
     def evaluation_artifacts(self, evaluation: int, kind: str | None = None) -> list[documents.Artifact]: ...
-
     def evaluations(
         self, run: str, *, first: int | None = None, last: int | None = None
     ) -> Iterable[documents.ListedEvaluation]: ...
-
     def headline(self, run: str) -> documents.Headline: ...
-
     def headlines(
         self,
         runs: Sequence[str],
@@ -63,27 +50,17 @@ class ServiceReader(Protocol):
         last: int | None = None,
         compare: float = 0.0,
     ) -> list[documents.RunHeadlines]: ...
-
     def protocol(self, protocol: str) -> dict[str, object]: ...
-
     def run(self, run: str, *, all_checkpoints: bool = True) -> documents.Run: ...
-
     def runs(self) -> list[documents.RunSummary]: ...
-
     def status(self) -> documents.Status: ...
-
     def summary(
         self, run: str, names: Sequence[str] = (), *, variant: str | None = None
     ) -> list[documents.SummarySeries]: ...
 
 
 def find_checkpoint(source: ServiceReader, name: str) -> documents.Checkpoint:
-    """Return the checkpoint that RUN@STEP[:VARIANT] or an id names.
-
-    Raises:
-        InvalidRequest: `name` has another form.
-        UnknownName: there is no such checkpoint; the message has near misses.
-    """
+    """Return the checkpoint that RUN@STEP[:VARIANT] or an id names."""
     if name.isdecimal():
         return source.checkpoint(int(name))
     run, step, variant = parse_checkpoint(name)

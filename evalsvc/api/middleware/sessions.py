@@ -50,9 +50,6 @@ class Sessions:
         self._clock = clock
         self._sessions: dict[str, Session] = {}
 
-    def __len__(self) -> int:
-        return len(self._sessions)
-
     def begin(self, token: Token) -> str:
         """Begin a session with a token; return the value of its cookie."""
         now = self._clock()

@@ -211,7 +211,7 @@ def test_a_session_ends_after_its_lifetime_and_by_signing_out() -> None:
     clock[0] = sessions.SECONDS
     assert kept.find(first) is None
     kept.begin(token("b"))
-    assert len(kept) == 1, "what has ended takes no memory"
+    assert len(kept._sessions) == 1, "what has ended takes no memory"
 
 
 def test_many_sessions_end_the_oldest_one_of_the_same_token() -> None:

@@ -15,7 +15,7 @@ import pytest
 from app_in_process import App
 
 from evalsvc.api import own_reader
-from evalsvc.api.middleware.threads import THREADS, Admission, Kind
+from evalsvc.api.middleware.threads import AT_ONCE, THREADS, Admission, Kind
 from evalsvc.api.routes import runs
 
 CROWD = 60
@@ -144,3 +144,9 @@ def test_a_read_that_fails_or_is_given_up_leaves_its_place(cancelled: bool) -> N
                 await task
 
     asyncio.run(run())
+
+
+def test_no_address_waits_for_pictures_in_a_place_of_other_reads() -> None:
+    """A line feed in the name was no picture for the limit of reads, and one for the queue of pictures."""
+    for name in ("curve", "a\n", "a\nb", "\u2028", ".svg", "a.png", ".", "\0"):
+        assert AT_ONCE.fullmatch(f"/panels/{name}.png"), name

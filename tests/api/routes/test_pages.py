@@ -95,28 +95,6 @@ def test_pictures_wait_for_each_other_and_nothing_waits_for_them(drawn: App, ren
     assert int(refused[0].headers["retry-after"]) > 0
 
 
-def test_no_address_waits_for_pictures_in_a_place_of_other_reads(drawn: App, renderer: Renderer) -> None:
-    """A line feed in the name was no picture for the limit of reads, and one for the queue of pictures."""
-    threads = drawn.app.state.state.threads
-    limit = threads._limits["picture"]
-    drawn.portal.call(limit.acquire_on_behalf_of_nowait, limit)
-    addresses = [
-        f"/panels/{name}.png" for name in ("curve", "a%0A", "a%0Ab", "%E2%80%A8", ".svg", "a.png", "%2e", "%00")
-    ]
-    with ThreadPoolExecutor(2 * len(addresses) + 1) as pool:
-        asked = [pool.submit(drawn.http.get, address) for address in addresses * 2]
-        try:
-            deadline = time.monotonic() + 10
-            while (begun := sum(each.done() for each in asked) + threads._asked["picture"]) < len(asked):
-                assert time.monotonic() < deadline, f"{begun} of {len(asked)} wait for no place of a read"
-                time.sleep(0.01)
-            assert threads._asked["picture"]
-            assert pool.submit(drawn.http.get, "/v1/runs").result(timeout=10).status_code == 200
-        finally:
-            drawn.portal.call(limit.release_on_behalf_of, limit)
-    assert {each.result().status_code for each in asked} <= {404, 422}
-
-
 def test_a_picture_is_rendered_once(drawn: App, renderer: Renderer) -> None:
     first = drawn.http.get(CHART)
     assert first.content == b"a picture as png"
