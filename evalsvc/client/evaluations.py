@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import httpx
 
-from evalsvc.client.transport import MAX_PAGE, MethodGroup, Transport, query_of
+from evalsvc.client.transport import MAX_PAGE, MethodGroup, query_of
 from evalsvc.errors import DatabaseUnusable, DeadlineExceeded, RateLimited, ServiceUnreachable
 from evalsvc.spec import documents
 from evalsvc.spec.documents.fields import OVER
@@ -19,41 +19,6 @@ seconds."""
 
 RECONNECT_DELAY = 2.0
 """Seconds until a stream that ended early is requested again."""
-
-
-class _Complete(Exception):
-    """The service has no more events."""
-
-
-def follow_events(transport: Transport, evaluation: int, after: int, patience: float) -> Iterator[documents.Event]:
-    """Yield the events of an evaluation after the event with the id `after`; see `Client.events`."""
-    last_heard = time.monotonic()
-    while True:
-        try:
-            for event in _one_stream(transport, evaluation, after):
-                last_heard = time.monotonic()
-                after = event.id or after
-                yield event
-                if event.event == "end":
-                    return
-        except (ServiceUnreachable, DatabaseUnusable, RateLimited):
-            if time.monotonic() - last_heard > patience:
-                raise
-        except _Complete:
-            return
-        time.sleep(min(RECONNECT_DELAY, patience))
-
-
-def _one_stream(transport: Transport, evaluation: int, after: int) -> Iterator[documents.Event]:
-    path = f"/v1/evaluations/{evaluation}/events"
-    with transport.stream(path, query_of(last_event_id=after or None), SILENCE) as response:
-        if response.status_code == httpx.codes.NO_CONTENT:
-            raise _Complete
-        if not response.is_success:
-            response.read()
-            transport.read(response)
-        for event in _parse_events(response.iter_lines()):
-            yield transport.parse(documents.Event, event, "GET", path)
 
 
 def _parse_events(lines: Iterable[str]) -> Iterator[dict[str, object]]:
@@ -146,7 +111,27 @@ class EvaluationMethods(MethodGroup):
         Raises:
             ServiceUnreachable: the service did not answer for `patience` seconds.
         """
-        return follow_events(self._transport, evaluation, after, patience)
+        path, last_heard = f"/v1/evaluations/{evaluation}/events", time.monotonic()
+        while True:
+            try:
+                query = query_of(last_event_id=after or None)
+                with self._transport.stream(path, query, SILENCE) as response:
+                    if response.status_code == httpx.codes.NO_CONTENT:
+                        return  # the service has no more events
+                    if not response.is_success:
+                        response.read()
+                        self._transport.read(response)
+                    for fields in _parse_events(response.iter_lines()):
+                        event = self._transport.parse(documents.Event, fields, "GET", path)
+                        last_heard = time.monotonic()
+                        after = event.id or after
+                        yield event
+                        if event.event == "end":
+                            return
+            except (ServiceUnreachable, DatabaseUnusable, RateLimited):
+                if time.monotonic() - last_heard > patience:
+                    raise
+            time.sleep(min(RECONNECT_DELAY, patience))
 
     def cancel(self, evaluation: int) -> documents.Evaluation:
         """Cancel a queued or running evaluation; finished shards keep their results."""

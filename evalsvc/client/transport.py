@@ -48,7 +48,6 @@ class Transport:
     def __init__(
         self, url: str, token: str | None, ca: str | None, timeout: float, transport: httpx.BaseTransport | None
     ) -> None:
-        """Prepare the connection; see `Client` for the arguments. The first request opens the connection."""
         self.url = url.rstrip("/")
         self.shown_url = without_password(self.url)
         self._ca = ca

@@ -75,10 +75,7 @@ class Upload:
     """A file of this machine on its way to the service."""
 
     def __init__(self, transport: Transport, path: Path, file: BinaryIO) -> None:
-        """Send `file`, which is open at `path`, by `transport`; see `opened_upload`."""
-        self._transport = transport
-        self._path = path
-        self._file = file
+        self._transport, self._path, self._file = transport, path, file
         self._status = os.fstat(file.fileno())
         self.size = self._status.st_size
 
@@ -99,7 +96,9 @@ class Upload:
         while True:
             try:
                 if offset is None:
-                    offset = self._begin(sha256)
+                    encoded = base64.b64encode(sha256.encode()).decode()
+                    headers = {"Upload-Length": str(self.size), "Upload-Metadata": f"sha256 {encoded}"}
+                    offset = self._offset(self._transport.request("POST", "/v1/uploads", headers=_TUS | headers))
                 if report is not None:
                     report("sending", offset, self.size)
                 # When no bytes are left, an empty part makes the service compare the digest.
@@ -113,11 +112,6 @@ class Upload:
             waiting.renew()
             part_bytes = min(2 * part_bytes, PART_BYTES)
         self._require_unchanged()
-
-    def _begin(self, sha256: str) -> int:
-        encoded = base64.b64encode(sha256.encode()).decode()
-        headers = {"Upload-Length": str(self.size), "Upload-Metadata": f"sha256 {encoded}"}
-        return self._offset(self._transport.request("POST", "/v1/uploads", headers=_TUS | headers))
 
     def _send_part(self, sha256: str, offset: int, part_bytes: int) -> int:
         self._file.seek(offset)

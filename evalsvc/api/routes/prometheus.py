@@ -101,16 +101,10 @@ class Requests:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         number, seconds = FAMILIES["evalsvc_requests"], FAMILIES["evalsvc_request_seconds"]
-        self._number = Counter("evalsvc_requests", number.help, number.labels, registry=self.registry)
-        self._seconds = Histogram(
+        self.number = Counter("evalsvc_requests", number.help, number.labels, registry=self.registry)
+        self.seconds = Histogram(
             "evalsvc_request_seconds", seconds.help, seconds.labels, buckets=REQUEST_SECONDS, registry=self.registry
         )
-
-    def count(self, method: str, route: str, status: int, seconds: float, is_stream: bool) -> None:
-        method = method if method in METHODS else "other"
-        self._number.labels(method, route, str(status)).inc()
-        if not is_stream:
-            self._seconds.labels(method, route).observe(seconds)
 
 
 class CountRequests:
@@ -139,11 +133,13 @@ class CountRequests:
         try:
             await self.app(scope, receive, send_counted)
         finally:
-            seconds = time.perf_counter() - begun
+            seconds, method = time.perf_counter() - begun, scope["method"] if scope["method"] in METHODS else "other"
             # The template of the route, since the path itself would make a series for each run.
             route = getattr(scope.get("route"), "path_format", None)
             route = route if isinstance(route, str) else NO_ROUTE
-            self._requests.count(scope["method"], route, status, seconds, is_stream)
+            self._requests.number.labels(method, route, str(status)).inc()
+            if not is_stream:
+                self._requests.seconds.labels(method, route).observe(seconds)
 
 
 class _ServiceCollector(Collector):
