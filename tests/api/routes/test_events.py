@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +12,13 @@ import httpx
 import psutil
 import pytest
 from app_in_process import App, app_on_port, refused
-from queue_steps import enter, metric, next_shard, plan, ran, result, store_result, submission, suite
+from machines import wait_for
+from queue_steps import dispatched, enter, metric, plan, ran, result, store_result, submission, suite
 from service_process import ServiceProcess
 
 from evalsvc.api.routes import events
 from evalsvc.api.state import State
 from evalsvc.client import Client
-from evalsvc.messages import ShardResult
 from evalsvc.spec.documents import Progress
 from evalsvc.store.queue.evaluations import cancel_evaluation
 from evalsvc.store.session import Store
@@ -63,19 +63,6 @@ def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service
     with app_on_port(tmp_path / "data") as (url, state):
         (evaluation,) = enter(state.store, submission(), suite())
         yield Service(url, state, made[0], evaluation)
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + TIMEOUT
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def step(store: Store, outcome: ShardResult) -> None:
-    assignment = next_shard(store)
-    assert assignment is not None
-    assert store_result(store, assignment, outcome)
 
 
 def frames(text: str) -> list[dict[str, str]]:
@@ -160,10 +147,10 @@ def test_it_is_told_as_it_happens(service: Service, monkeypatch: pytest.MonkeyPa
         told = client.events(service.evaluation)
         first = next(told)
         assert (first.id, first.event, first.data.state) == (1, "state", "queued")
-        step(service.store, plan(2, looks=[1]))
+        assert store_result(service.store, dispatched(service.store), plan(2, looks=[1]))
         assert [next(told).data.state for _ in range(2)] == ["running", "running"]
-        step(service.store, ran(sum=1))
-        step(service.store, result(metric(1.25)))
+        assert store_result(service.store, dispatched(service.store), ran(sum=1))
+        assert store_result(service.store, dispatched(service.store), result(metric(1.25)))
         interim = next(told)
         assert (interim.event, interim.data.done) == ("interim", 10)
         assert [metric.value for metric in interim.data.metrics or []] == [1.25]
@@ -173,8 +160,8 @@ def test_it_is_told_as_it_happens(service: Service, monkeypatch: pytest.MonkeyPa
             "loss-0": Progress(done=15, total=20, unit="sequences", per_second=2.5, seconds_left=2.0)
         }
         assert (progress.event, progress.id) == ("progress", None)
-        step(service.store, ran(sum=1))
-        step(service.store, result(metric(1.5)))
+        assert store_result(service.store, dispatched(service.store), ran(sum=1))
+        assert store_result(service.store, dispatched(service.store), result(metric(1.5)))
         for done in range(6, 12):
             service.state.coordinator.tasks = {1: LiveTask(done, 2.5)}
             time.sleep(0.1)
@@ -199,7 +186,7 @@ def test_a_stream_does_not_last_for_ever(service: Service, monkeypatch: pytest.M
     monkeypatch.setattr(events, "HEARTBEAT_EVERY", 0.05)
     with following(service.url, service.evaluation) as lines:
         assert "event: end" not in list(lines)
-    wait_for(lambda: len(service.streams) == 0)
+    wait_for(lambda: len(service.streams) == 0, "the streams")
 
 
 # Coming back
@@ -252,18 +239,18 @@ def test_clients_that_come_and_go_leave_nothing_behind(service: Service) -> None
         with ExitStack() as stack:
             streams = [stack.enter_context(following(service.url, service.evaluation)) for _ in range(clients)]
             assert [next(lines) for lines in streams] == ["retry: 2000"] * clients
-            wait_for(lambda: len(service.streams) == clients)
+            wait_for(lambda: len(service.streams) == clients, "the streams")
             held = []
             for _ in range(20):
                 held.append(service.connections_in_use())
                 assert httpx.get(f"{service.url}/v1/runs", trust_env=False, timeout=TIMEOUT).status_code == 200
             assert min(held) == 0, "a stream that waits holds no connection to the database"
-        wait_for(lambda: len(service.streams) == 0 and service.streams._looking is None)
+        wait_for(lambda: len(service.streams) == 0 and service.streams._looking is None, "the streams")
 
     come_and_go(3)
     before = (threading.active_count(), open_sockets())
     come_and_go(50)
-    wait_for(lambda: open_sockets() <= before[1])
+    wait_for(lambda: open_sockets() <= before[1], "the streams")
     assert service.connections_in_use() == 0
     # The threads that read for streams are few, and are used again.
     assert threading.active_count() <= before[0] + events.READERS
@@ -277,7 +264,7 @@ def test_too_many_streams_are_refused(service: Service, monkeypatch: pytest.Monk
         response = httpx.get(path, trust_env=False)
         refused(response, 429, "rate_limited", "2 event streams are open, which is the limit; try again in 30 s")
         assert response.headers["retry-after"] == "30"
-    wait_for(lambda: len(service.streams) == 0)
+    wait_for(lambda: len(service.streams) == 0, "the streams")
     with following(service.url, service.evaluation) as lines:
         assert next(lines) == "retry: 2000"
 
@@ -285,7 +272,7 @@ def test_too_many_streams_are_refused(service: Service, monkeypatch: pytest.Monk
 def test_streams_outlast_a_database_that_is_away(service: Service) -> None:
     """The followers of an evaluation are not to be cut off by what the service itself waits for."""
     with heard(service.url, service.evaluation) as sent:
-        wait_for(lambda: "event: state" in sent)
+        wait_for(lambda: "event: state" in sent, "the streams")
         with service.store.engine.execution_options(writes=True).begin() as connection:
             connection.exec_driver_sql("ALTER TABLE evaluation_events RENAME TO gone")
             connection.exec_driver_sql("UPDATE evaluations SET event_count = event_count + 1")

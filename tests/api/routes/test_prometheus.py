@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 from app_in_process import App, app_in_process
 from prometheus_client.parser import text_string_to_metric_families
-from queue_steps import enter, evaluate_whole, metric, next_shard, store_result, submission, suite
+from queue_steps import dispatched, enter, evaluate_whole, metric, store_result, submission, suite
 
 from evalsvc import __version__
 from evalsvc.api.routes import runs
@@ -42,9 +42,7 @@ def value(app: App, name: str, **labels: str) -> float | None:
 
 
 def fail(store: Store, code: str) -> None:
-    assignment = next_shard(store)
-    assert assignment is not None
-    assert store_result(store, assignment, ShardResult(error=ShardError(code, "…")))
+    assert store_result(store, dispatched(store), ShardResult(error=ShardError(code, "…")))
 
 
 def test_what_waits_and_what_was_done(app: App) -> None:
@@ -53,8 +51,7 @@ def test_what_waits_and_what_was_done(app: App) -> None:
     enter(app.store, submission(50), suite())
     fail(app.store, "invalid_data")
     enter(app.store, submission(75), suite(tasks=2))
-    assignment = next_shard(app.store)
-    assert assignment is not None
+    assignment = dispatched(app.store)
     with app.store.transaction() as session:
         assert give_up(session, assignment, "lost", None, 3)
     app.coordinator.tasks = {3: LiveTask(5, 2.5), 4: LiveTask(1, None)}
