@@ -22,7 +22,6 @@ from evalsvc.api.routes import (
     artifacts,
     checkpoints,
     compare,
-    deletion,
     evaluations,
     events,
     health,
@@ -36,7 +35,6 @@ from evalsvc.api.routes import (
 )
 from evalsvc.api.routes.docs import add_docs
 from evalsvc.api.routes.pages import add_pages
-from evalsvc.api.routes.sign_in import add_sign_in
 from evalsvc.api.state import State
 from evalsvc.config import Settings
 from evalsvc.files.uploads import Uploads
@@ -60,7 +58,6 @@ NOUNS = (
     events,
     artifacts,
     runs,
-    deletion,
     history,
     imports,
     compare,
@@ -99,7 +96,6 @@ def create_app(
     add_handlers(app)
     add_docs(app)
     add_pages(app)
-    add_sign_in(app)
     if unmarked := [route for route in app.routes if needs_of(route) is None]:
         raise TypeError(f"mark the functions of these routes with `@needs(SCOPE)`: {unmarked}")
     add_access_to_openapi(app, bool(settings.open_reads))

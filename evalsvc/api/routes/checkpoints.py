@@ -1,4 +1,4 @@
-"""Routes that post and list checkpoints. A request calls stat on files, but never reads a large file."""
+"""Routes that post, list and delete checkpoints. A request calls stat on files, but never reads a large file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from evalsvc.api.middleware.access import TokenName, needs
 from evalsvc.api.routes.suites import find_suite
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import CheckpointId, CheckpointInput, CheckpointsQuery
-from evalsvc.api.state import CurrentState
+from evalsvc.api.state import CurrentState, State
 from evalsvc.checkpoints.copies import keep_upload, link_into, releasing, spooled
 from evalsvc.checkpoints.expression import canonical
 from evalsvc.checkpoints.expression_parser import is_expression
@@ -26,13 +26,17 @@ from evalsvc.checkpoints.reference import UPLOAD, CheckpointRef, Identity, uploa
 from evalsvc.checkpoints.remote.fetch import locate_checkpoint
 from evalsvc.config import Settings
 from evalsvc.errors import EvalsvcError, InvalidRequest, UploadNotFound
+from evalsvc.files.artifacts import drop_contents
+from evalsvc.files.outputs import drop_outputs
 from evalsvc.files.uploads import Upload
 from evalsvc.spec import documents
-from evalsvc.store.lookup import current_checkpoint, find_checkpoint, get_or_create_run
+from evalsvc.store.lookup import current_checkpoint, find_checkpoint, get_or_create_run, place_of, step_of
+from evalsvc.store.named_files import asked_anew, named_artifacts, named_items
 from evalsvc.store.queue.attempts import checkpoint_reference
+from evalsvc.store.runs import deletion
 from evalsvc.store.runs.posting import Submission, due_suites, needs_file, plan_of, submit
 from evalsvc.store.runs.virtual import common_layout, require_combinable, resolve_expression, virtual_variant
-from evalsvc.store.views import checkpoint_view, checkpoints_view, evaluation_summary
+from evalsvc.store.views import checkpoint_view, checkpoints_view, document_of, evaluation_summary
 
 UNREACHABLE: dict[int | str, dict[str, Any]] = {
     503: {
@@ -40,6 +44,8 @@ UNREACHABLE: dict[int | str, dict[str, Any]] = {
         "content": PROBLEM_CONTENT,
     }
 }
+
+Cancel = Annotated[bool, Query(description="Cancel unfinished evaluations instead of refusing the deletion.")]
 
 router = router_of(prefix="/v1/checkpoints", tags=["checkpoints"])
 
@@ -129,6 +135,55 @@ def list_checkpoints(query: Annotated[CheckpointsQuery, Query()], state: Current
 def get_checkpoint(checkpoint_id: CheckpointId, state: CurrentState) -> JsonAnswer:
     with state.reading() as session:
         return JsonAnswer(checkpoint_view(session, find_checkpoint(session, checkpoint_id)))
+
+
+@router.delete(
+    "/{checkpoint_id}",
+    summary="Delete a checkpoint with its evaluations",
+    description="Deletes the evaluations of the checkpoint, their values and artifacts, and the spooled copy of the "
+    "weights. The posted file and imported values stay. A deletion cannot be undone.\n\nThe deletion is refused with "
+    "409 while the checkpoint has unfinished evaluations, unless `cancel` is true; while the checkpoint is the base of "
+    "a run; and while virtual checkpoints are computed from the checkpoint. A watcher that is started again posts the "
+    "file again if the file is still in its folder.",
+    responses={200: answer(documents.DeletedCheckpoint, "The numbers of deleted rows, and the freed bytes.")},
+)
+@needs("admin")
+def delete_checkpoint(
+    checkpoint_id: CheckpointId,
+    state: CurrentState,
+    confirm: Annotated[
+        str, Query(description="The name of the checkpoint, as a confirmation: RUN@STEP, or RUN@STEP:VARIANT.")
+    ],
+    cancel: Cancel = False,
+) -> JsonAnswer:
+    with state.writing() as session:
+        checkpoint = find_checkpoint(session, checkpoint_id)
+        name, place = step_of(checkpoint), place_of(checkpoint)
+        whole_name = f"{name.run}@{name.step}:{name.variant}"
+        require_confirmed(confirm, f"checkpoint {checkpoint_id} is {name}", str(name), whole_name)
+        deleted = deletion.delete_checkpoint(session, checkpoint_id, cancel)
+    state.coordinator.wake()
+    freed = drop_files(deleted, state)
+    return JsonAnswer(
+        document_of(documents.DeletedCheckpoint, deleted, **place, checkpoint=checkpoint_id, freed_bytes=freed)
+    )
+
+
+def require_confirmed(confirm: str, target: str, *names: str) -> None:
+    if confirm not in names:
+        raise InvalidRequest(f"confirm is {confirm[:160]!r}, and {target}; to delete, give confirm={names[0]}")
+
+
+def drop_files(deleted: deletion.Deleted, state: State) -> int:
+    """Delete the files that only the deleted rows need; return the freed bytes."""
+    settings = state.settings
+    for checkpoint, _ in deleted.spooled:
+        spooled(settings.data_path, checkpoint).remove()
+    for task in deleted.tasks:
+        drop_outputs(settings.outputs_path, task)
+    artifacts, items = (asked_anew(state.reading, named) for named in (named_artifacts, named_items))
+    freed = drop_contents(settings.artifacts_path, deleted.artifact_contents, artifacts)
+    return freed + drop_contents(settings.items_path, deleted.item_contents, items)
 
 
 def _common(body: CheckpointInput) -> Submission:

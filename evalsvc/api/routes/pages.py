@@ -1,4 +1,4 @@
-"""The dashboard's pages, panels, files and forms."""
+"""The dashboard's pages, panels, files and forms; signing in with a token, and signing out."""
 
 from __future__ import annotations
 
@@ -20,13 +20,16 @@ from starlette.staticfiles import StaticFiles
 
 from evalsvc.api.answers import caching_headers, not_modified
 from evalsvc.api.errors import STATUS, bug
-from evalsvc.api.middleware.access import CALLER, needs
-from evalsvc.api.middleware.authentication import Caller
+from evalsvc.api.middleware.access import AUTHENTICATION, CALLER, needs
+from evalsvc.api.middleware.authentication import SIGN_IN, SIGN_OUT, Authentication, Caller
+from evalsvc.api.middleware.browsers import check_same_origin
+from evalsvc.api.middleware.rates import client_key
+from evalsvc.api.middleware.sessions import cookie_of, local_path, set_cookie
 from evalsvc.api.own_reader import OwnReader
 from evalsvc.api.routes.evaluations import begin_evaluation, change_evaluation
 from evalsvc.api.schemas import EvaluationInput
 from evalsvc.api.state import State
-from evalsvc.errors import EvalsvcError, Forbidden, InvalidRequest, UnknownName
+from evalsvc.errors import EvalsvcError, Forbidden, InvalidRequest, Unauthorized, UnknownName
 from evalsvc.store.queue.evaluations import cancel_evaluation, retry_evaluation
 from evalsvc.web import vega
 from evalsvc.web.charts import Spec
@@ -51,6 +54,8 @@ PAGE_HEADERS = {
     "Referrer-Policy": "same-origin",
 }
 
+PRIVATE = {"Cache-Control": "no-store"}
+
 FOREVER = "public, max-age=31536000, immutable"
 
 log = logging.getLogger(__name__)
@@ -71,6 +76,9 @@ def add_pages(app: FastAPI) -> None:
     app.add_route("/panels/{file}", needs("read")(_in_html(_panel)), include_in_schema=False)
     app.add_route("/vega/{file:path}", needs(None)(_in_html(_vega)), include_in_schema=False)
     app.mount("/static", needs(None)(StaticFiles(directory=STATIC)), name="static")
+    app.add_route(SIGN_IN, _show_sign_in, methods=["GET"], include_in_schema=False)
+    app.add_route(SIGN_IN, _sign_in, methods=["POST"], include_in_schema=False)
+    app.add_route(SIGN_OUT, _sign_out, methods=["POST"], include_in_schema=False)
 
 
 def _in_html(answer: Handler) -> Handler:
@@ -203,9 +211,12 @@ def _tagged(body: bytes, tag: str, media_type: str) -> Response:
 def _problem(request: Request, error: EvalsvcError) -> Response:
     status = STATUS[type(error)]
     content = Content(f"{status}: {error.code.replace('_', ' ')}", {"detail": error.message})
-    body = html_of("problem.html", content, around(request))
-    later = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
-    return Response(body, status, media_type="text/html", headers=PAGE_HEADERS | {"Cache-Control": "no-store"} | later)
+    return _private(request, "problem.html", content, status, error.retry_after)
+
+
+def _private(request: Request, template: str, content: Content, status: int, retry_after: int | None) -> Response:
+    headers = PAGE_HEADERS | PRIVATE | ({} if retry_after is None else {"Retry-After": str(retry_after)})
+    return Response(html_of(template, content, around(request)), status, media_type="text/html", headers=headers)
 
 
 MAX_FORM = 20_000
@@ -260,3 +271,58 @@ def visitor_of(request: Request) -> Visitor:
         form_key=caller.session.form_key if caller.session is not None else "",
         may_sign_in=caller.token is None and not is_open,
     )
+
+
+@needs(None)
+async def _show_sign_in(request: Request) -> Response:
+    target = local_path(request.query_params.get("next", "/"))
+    try:
+        caller = await _authentication(request).caller(request.scope)
+    except Unauthorized:
+        return _form(request, target, "", 200)
+    except EvalsvcError as error:
+        return _form(request, target, error.message, STATUS[type(error)], error.retry_after)
+    if caller.token is None or caller.session is not None:
+        return RedirectResponse(target, 303, headers=PRIVATE)
+    return _form(request, target, "", 200)
+
+
+@needs(None)
+async def _sign_in(request: Request) -> Response:
+    target = "/"
+    try:
+        check_same_origin(request.headers)
+        form = await read_form(request)
+        target = local_path(form.get("next", "/"))
+        shown = form.get("token", "").strip()
+        value = await _authentication(request).sign_in(request.scope, client_key(request.scope), shown)
+    except EvalsvcError as error:
+        return _form(request, target, error.message, STATUS[type(error)], error.retry_after)
+    return RedirectResponse(target, 303, headers=PRIVATE | {"Set-Cookie": set_cookie(request.scope, value)})
+
+
+@needs(None)
+async def _sign_out(request: Request) -> Response:
+    authentication = _authentication(request)
+    try:
+        check_same_origin(request.headers)
+        form = await read_form(request)
+        request.scope[CALLER] = await authentication.caller(request.scope)
+        check_form_key(request, form)
+    except Unauthorized:
+        pass  # the session has ended already
+    except EvalsvcError as error:
+        return _form(request, "/", error.message, STATUS[type(error)], error.retry_after)
+    authentication.sessions.end(cookie_of(request.scope))
+    headers = {"Set-Cookie": set_cookie(request.scope, ""), "Clear-Site-Data": '"cache"'}
+    return RedirectResponse(SIGN_IN, 303, headers=PRIVATE | headers)
+
+
+def _authentication(request: Request) -> Authentication:
+    authentication: Authentication = request.scope[AUTHENTICATION]
+    return authentication
+
+
+def _form(request: Request, target: str, refusal: str, status: int, retry_after: int | None = None) -> Response:
+    content = Content("Sign in", {"next": target, "refusal": refusal, "action": SIGN_IN})
+    return _private(request, "sign_in.html", content, status, retry_after)

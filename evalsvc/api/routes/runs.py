@@ -9,6 +9,7 @@ from fastapi.responses import Response
 
 from evalsvc.api.answers import NOT_MODIFIED, JsonAnswer, answer, caching_headers, not_modified
 from evalsvc.api.middleware.access import needs
+from evalsvc.api.routes.checkpoints import Cancel, drop_files, require_confirmed
 from evalsvc.api.routes.suites import find_suite
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import (
@@ -31,10 +32,10 @@ from evalsvc.store.lookup import find_run, get_or_create_run
 from evalsvc.store.protocols import listed_protocols, read_protocol
 from evalsvc.store.queue.attempts import checkpoint_reference
 from evalsvc.store.results import read_results
+from evalsvc.store.runs import deletion
 from evalsvc.store.runs.base import base_view, name_base
-from evalsvc.store.runs.deletion import rename_run
 from evalsvc.store.runs.listing import run_view, runs_tag, runs_view
-from evalsvc.store.views import plan_view
+from evalsvc.store.views import document_of, plan_view
 
 router = router_of(prefix="/v1", tags=["runs"])
 
@@ -79,8 +80,32 @@ def get_run(run: RunPath, state: CurrentState) -> JsonAnswer:
 @needs("admin")
 def patch_run(run: RunPath, body: RunInput, state: CurrentState) -> JsonAnswer:
     with state.writing() as session:
-        content = run_view(session, rename_run(session, run, body.name))
+        content = run_view(session, deletion.rename_run(session, run, body.name))
     return JsonAnswer(content)
+
+
+@router.delete(
+    "/runs/{run}",
+    summary="Delete a run with its checkpoints and results",
+    description="Deletes the run's checkpoints, evaluations, history, artifacts and spooled files. The posted files "
+    "stay. A deletion cannot be undone.\n\nThe deletion is refused with 409 while the run has unfinished evaluations, "
+    "unless `cancel` is true, and while the base or a virtual checkpoint of another run needs a checkpoint of this "
+    "run.",
+    responses={200: answer(documents.Deleted, "The numbers of deleted rows, and the freed bytes.")},
+    operation_id="delete_run__v1_runs__run__delete",  # the name that generated clients use
+)
+@needs("admin")
+def delete_run(
+    run: RunPath,
+    state: CurrentState,
+    confirm: Annotated[str, Query(description="The name of the run, as a confirmation.")],
+    cancel: Cancel = False,
+) -> JsonAnswer:
+    require_confirmed(confirm, f"the run is {run!r}", run)
+    with state.writing() as session:
+        deleted = deletion.delete_run(session, run, cancel)
+    state.coordinator.wake()  # to stop running attempts
+    return JsonAnswer(document_of(documents.Deleted, deleted, freed_bytes=drop_files(deleted, state)))
 
 
 @router.get(
