@@ -17,7 +17,7 @@ from evalsvc.api.routes.history import tag_of as history_tag_of
 from evalsvc.api.schemas import CompareQuery, CurvesQuery, HistoryQuery, SummaryQuery, check_name
 from evalsvc.api.state import State
 from evalsvc.client.artifacts import ArtifactContent
-from evalsvc.errors import InvalidRequest
+from evalsvc.errors import InternalError, InvalidRequest
 from evalsvc.spec import documents
 from evalsvc.spec.documents.document import Document
 from evalsvc.store.artifacts import evaluation_artifacts, run_artifacts
@@ -44,7 +44,9 @@ class OwnReader:
     state: State
     session: Session
 
-    def artifact_content(self, artifact: int) -> ArtifactContent:
+    def artifact_content(self, artifact: int, form: str | None = None) -> ArtifactContent:
+        if form is not None:
+            raise InternalError("a page reads artifacts as they are stored, and links to other forms")
         row = kept_artifact(self.session, artifact)
         content = artifact_content(row, self.state.settings.artifacts_path)
         return ArtifactContent(content, row.media_type, row.sha256)

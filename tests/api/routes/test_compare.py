@@ -83,7 +83,7 @@ def test_large_items_are_read_from_their_file_and_missed_aloud(app: App) -> None
     artifact_path(folder, digest).write_bytes(b"torn")
     forget(app)
     query = {"a": "run-a@0", "b": "run-b@0"}
-    words = ("items of task 'language-0' of evaluation 2 are lost", "again (POST /v1/evaluations)")
+    words = ("item of task 'language-0' of evaluation 2 are lost", "again (POST /v1/evaluations)")
     refused(app.http.get("/v1/compare", params=query), 410, "items_lost", *words)
     assert app.http.get("/v1/runs/run-b/metrics").status_code == 200
 

@@ -60,7 +60,7 @@ def test_what_waits_and_what_was_done(app: App) -> None:
     def at(name: str, **labels: str) -> float | None:
         return found.get((f"evalsvc_{name}", tuple(sorted(labels.items()))))
 
-    assert [at("evaluations", state=state) for state in ("succeeded", "failed", "queued")] == [1, 1, 1]
+    assert [at("evaluations", state=state) for state in ("succeeded", "failed", "running")] == [1, 1, 1]
     assert (at("shards", state="queued"), at("shards", state="running")) == (2, 0)
     assert at("attempts_total", kind="loss", stage="plan", outcome="lost") == 1
     assert at("units_per_second", kind="loss") == 2.5
