@@ -15,7 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from evalsvc.api import answers as module
 from evalsvc.api.answers import Answers, HeadAsGet, JsonAnswer
-from evalsvc.api.errors import STATUS
+from evalsvc.api.errors import STATUS, problem
 from evalsvc.api.routes import history
 from evalsvc.errors import leaves
 
@@ -268,3 +268,8 @@ def test_near_misses_of_parameters_and_of_their_words(app: App) -> None:
         "/v1/runs?cursor=1&%63ursor=2": "'cursor' is given 2 times",
     }.items():
         assert len(refused(app.http.get(query), 422, "invalid_request", words)) < 600
+
+
+def test_a_long_detail_is_cut() -> None:
+    detail = json.loads(problem(422, "invalid_request", "a" * 5000).body)["detail"]
+    assert detail == "a" * 4000 + " … (5,000 characters)"

@@ -15,6 +15,7 @@ from app_in_process import App, app_in_process, refused
 from migrated import empty
 from signed_in import new_token
 
+from evalsvc.api.middleware import bodies
 from evalsvc.files.uploads import Part
 from evalsvc.store.tables import Checkpoint
 
@@ -330,3 +331,9 @@ def test_a_connection_that_breaks_keeps_what_came_of_the_last_piece(app: App, ch
     assert offset_of(app, address) == rest
     assert send(app, address, CONTENT[rest:], rest).status_code == 204
     assert post(app).status_code == 201
+
+
+def test_a_part_may_be_larger_than_other_bodies(app: App) -> None:
+    content = os.urandom(3 * bodies.MAX_BODY)
+    assert post(app, upload(app, content)).status_code == 201
+    assert spooled(app)[0].read_bytes() == content
