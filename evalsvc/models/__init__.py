@@ -6,12 +6,10 @@ from evalsvc.models.language_model import DecodePath, LanguageModel, StepShape
 from evalsvc.models.loading import load_model
 from evalsvc.models.packing import WeightFormat, packed_bytes, worth_packing
 from evalsvc.models.transformer import Transformer
-from evalsvc.models.tree import Carried, read_trie, tree_hidden
-from evalsvc.models.trie import build_trie
+from evalsvc.models.trie import build_trie, read_trie
 from evalsvc.spec.model_config import ModelConfig
 
 __all__ = [
-    "Carried",
     "DecodePath",
     "DecodeStep",
     "KVCache",
@@ -26,6 +24,5 @@ __all__ = [
     "load_model",
     "packed_bytes",
     "read_trie",
-    "tree_hidden",
     "worth_packing",
 ]

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from evalsvc.errors import InternalError
+from evalsvc.spec.model_config import ModelConfig
 
 
 class KVCache:
@@ -19,23 +20,10 @@ class KVCache:
     """
 
     def __init__(
-        self,
-        n_layers: int,
-        batch: int,
-        kv_heads: int,
-        capacity: int,
-        head_dim: int,
-        *,
-        dtype: torch.dtype,
-        device: torch.device,
+        self, config: ModelConfig, batch: int, capacity: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        shape = (
-            n_layers,
-            batch,
-            kv_heads,
-            capacity,
-            head_dim,
-        )  # slots next to head_dim, so that attention reads in order
+        # Slots are next to head_dim, so that attention reads in order.
+        shape = (config.n_layers, batch, config.kv_heads, capacity, config.head_dim)
         self.keys = torch.empty(shape, dtype=dtype, device=device)
         self.values = torch.empty(shape, dtype=dtype, device=device)
         self.length = 0
@@ -57,7 +45,6 @@ class KVCache:
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
     def require_room(self, batch: int, tokens: int) -> None:
-        """Raise InternalError unless `tokens` more tokens of `batch` rows fit."""
         if batch != self.keys.shape[1]:
             raise InternalError(f"the cache was made for {self.keys.shape[1]} rows and got {batch}; make one per batch")
         if self.length + tokens > self.capacity:

@@ -29,9 +29,17 @@ from evalsvc.models import private
 from evalsvc.models.attention import KVCache, grouped_attention
 from evalsvc.models.graphs import Graphs
 from evalsvc.models.language_model import DecodePath, PaddedPrompts, StepShape
-from evalsvc.models.layer import EAGER, Block, Kernels, Products, add_norm, silu_gated
+from evalsvc.models.layer import (
+    EAGER,
+    Block,
+    Kernels,
+    Products,
+    RMSArithmetic,
+    RMSNorm,
+    add_norm,
+    silu_gated,
+)
 from evalsvc.models.layered import Layered
-from evalsvc.models.norms import RMSArithmetic, RMSNorm
 from evalsvc.models.packing import Linear, int8_linear, packed_linear, plain_linear
 from evalsvc.models.rotation import turn
 
@@ -39,9 +47,6 @@ BLOCK = 16
 """Slots, or dimensions, that are contiguous in a compiled step: float32 lanes of the widest vector registers."""
 SPAN = 64
 """Slots by which a graph's attention grows: reads 6 % more than the live slots, for 18 graphs per image."""
-
-
-# weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,10 +58,9 @@ class LaidOut:
 
 
 def lay_out(model: Layered, shape: StepShape) -> LaidOut:
-    """Return the model's weights in the layout of a step, from the model's cache where the cached layout fits.
+    """Return the weights in the layout of a step, from the model's attribute `packed` where that layout fits.
 
-    The cache is an attribute of the model, so that shards share the weights. Set `model.packed` to None after changing
-    weights in place.
+    Set `model.packed` to None after changing weights in place.
     """
     table, packed = model.output.weight, PATHS[shape.path].packed
     key = (shape.image_ids, shape.rows, packed, shape.weights, table.dtype, table.device)
@@ -119,10 +123,6 @@ def compiled_attention(rows: int, heads: int, head_dim: int) -> Callable[[Tensor
     return compiled(attention, dynamic=True)
 
 
-def compiled_kernels() -> Kernels:
-    return Kernels(compiled_add_norm, compiled(turn), compiled)
-
-
 def compiled_add_norm(x: Tensor, delta: Tensor | None, norm: nn.Module) -> tuple[Tensor, Tensor]:
     """Compute `add_norm`, in one kernel where the norm is an RMSNorm."""
     if delta is None or not isinstance(norm, RMSNorm):
@@ -151,24 +151,6 @@ def can_compile(device: str) -> bool:
 # keys and values
 
 
-class DecodeCache(Protocol):
-    """Keys and values of all rows, with attention over them."""
-
-    def load(self, rows: slice, prefix: KVCache) -> None:
-        """Fill the first slots of `rows` from a cache with as many rows, or from a cache that all rows share."""
-
-    def attend(
-        self,
-        layer: int,
-        queries: Tensor,  # [R, H, head_dim]
-        keys: Tensor,  # [R, KV, head_dim]
-        values: Tensor,  # [R, KV, head_dim]
-        slot: Slot,
-        bias: Tensor,  # [R, capacity]
-    ) -> Tensor:  # [R, H·head_dim]
-        """Store one token of every row, and return the attention's output for it."""
-
-
 @dataclass(frozen=True, eq=False)
 class Slot:
     """Place of the new token."""
@@ -177,6 +159,19 @@ class Slot:
     """Number of the slot, or a tensor [1] int64 where a graph reads the number at every replay."""
     span: int
     """Number of slots that attention reads; slots after the new token have a bias of -inf."""
+
+
+class DecodeCache(Protocol):
+    """Keys and values of all rows, with attention over them."""
+
+    def load(self, rows: slice, prefix: KVCache) -> None:
+        """Fill the first slots of `rows` from a cache with as many rows, or from a cache that all rows share."""
+
+    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, slot: Slot, bias: Tensor) -> Tensor:
+        """Store one token of every row, and return the attention's output for it, [R, H·head_dim].
+
+        Queries are [R, H, head_dim], keys and values [R, KV, head_dim], and the bias is [R, capacity].
+        """
 
 
 class StraightCache:
@@ -245,13 +240,13 @@ class BlockedCache:
 class Way:
     """What distinguishes a path of a step from `plain`."""
 
-    packed: bool = True
-    """Whether weights are copied into the layout of the device's fastest product."""
     slots: int = 1
     """Multiple to which the number of slots that attention reads is rounded up."""
     kernels: Callable[[], Kernels] = lambda: EAGER
     cache: Callable[[Sequence[int], torch.dtype, torch.device], DecodeCache] = StraightCache
     """Cache of keys and values, from their shape; heads that share keys have a StraightCache on every path."""
+    packed: bool = True
+    """Whether weights are copied into the layout of the device's fastest product."""
     replayed: bool = False
     """Whether CUDA graphs of the step are replayed."""
 
@@ -259,7 +254,7 @@ class Way:
 PATHS: dict[DecodePath, Way] = {
     "plain": Way(packed=False),
     "packed": Way(),
-    "compiled": Way(slots=BLOCK, kernels=compiled_kernels, cache=BlockedCache),
+    "compiled": Way(BLOCK, lambda: Kernels(compiled_add_norm, compiled(turn), compiled), BlockedCache),
     "graph": Way(slots=SPAN, replayed=True),
 }
 """The paths of evalsvc's own models."""
@@ -272,10 +267,7 @@ def rounded_slots(slots: int, path: DecodePath) -> int:
 
 
 class DecodeStep:
-    """Step that decodes one new token of every row, with buffers for `capacity` tokens per row.
-
-    Calls must be made in inference mode, since functions are compiled for it.
-    """
+    """Step that decodes one new token of every row. Calls must be made in inference mode, which is compiled for."""
 
     def __init__(self, model: Layered, shape: StepShape) -> None:
         config, weight = model.config, model.tok_embeddings.weight
@@ -291,7 +283,6 @@ class DecodeStep:
         self.graphs = Graphs(shape.rows, weight.device) if way.replayed else None
 
     def read(self, prompts: Sequence[PaddedPrompts]) -> Tensor:
-        """See `Decoding.read`. A prompt that several rows share is run once."""
         ends, masks, prefixes = [], [], []
         for part in prompts:
             rows = part.rows.stop - part.rows.start
@@ -303,33 +294,25 @@ class DecodeStep:
         self.begin(prefixes, torch.cat(masks))
         return self.head(ends[0] if len(ends) == 1 else torch.cat(ends))
 
-    def begin(
-        self,
-        prefixes: Sequence[tuple[slice, KVCache]],  # by rows
-        mask: Tensor,  # [R, padded] bool, True = real
-    ) -> None:
-        """Drop the last batch, and load the keys and values of this batch's prompts."""
+    def begin(self, prefixes: Sequence[tuple[slice, KVCache]], mask: Tensor) -> None:  # [R, padded] bool, True = real
+        """Drop the last batch, and load the keys and values of this batch's prompts, given by rows."""
         for rows, prefix in prefixes:
             self.cache.load(rows, prefix)
         self.bias.fill_(float("-inf"))
         self.bias[:, : mask.shape[1]].masked_fill_(mask, 0)
 
     def __call__(self, ids: Tensor, positions: Tensor, slot: int) -> Tensor:
+        span = rounded_slots(slot + 1, self.path)
         if self.graphs is not None:
-            return self.graphs(self._at_fixed_place, ids, positions, slot, rounded_slots(slot + 1, self.path))
+            return self.graphs(self._at_fixed_place, ids, positions, slot, span)
         self.bias[:, slot] = 0
-        return self.logits(ids, positions, Slot(slot, rounded_slots(slot + 1, self.path)))
+        return self.logits(ids, positions, Slot(slot, span))
 
     def close(self) -> None:
         self.graphs = None
         del self.cache, self.bias
 
-    def logits(
-        self,
-        ids: Tensor,  # [R] int64
-        positions: Tensor,  # [R] int64
-        slot: Slot,
-    ) -> Tensor:  # [R, codes] float32
+    def logits(self, ids: Tensor, positions: Tensor, slot: Slot) -> Tensor:
         def mix(layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
             return self.cache.attend(layer, queries, keys, values, slot, self.bias)
 

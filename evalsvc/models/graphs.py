@@ -38,15 +38,8 @@ class Graphs:
         # All graphs share one pool: the output of a graph is read before another graph runs.
         self.pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
 
-    def __call__(
-        self,
-        step: Step,
-        ids: Tensor,  # [R] int64
-        positions: Tensor,  # [R] int64
-        slot: int,
-        span: int,
-    ) -> Tensor:  # [R, codes] float32, until the next call
-        """Return the logits of `step`, which must be the same step in every call."""
+    def __call__(self, step: Step, ids: Tensor, positions: Tensor, slot: int, span: int) -> Tensor:
+        """Return the logits of `step`, which must be the same step in every call, until the next call."""
         self.ids.copy_(ids)
         self.positions.copy_(positions)
         self.slot.fill_(slot)
@@ -54,19 +47,16 @@ class Graphs:
             return step(self.ids, self.positions, self.slot, span)
         # Streams, captures and events belong to the current device, which may differ from the tensors' device.
         with torch.cuda.device(self.device):
-            return self._replayed(step, span)
-
-    def _replayed(self, step: Step, span: int) -> Tensor:
-        is_new = span not in self.captured
-        if is_new:
-            self.captured[span] = self._capture(step, span)
-        graph, logits = self.captured[span]
-        graph.replay()
-        if is_new and bool((logits == UNWRITTEN).all()):
-            raise InternalError(
-                f"the CUDA graph captured for {span} slots on {self.device} is empty: its replay writes no logits; "
-                "evaluate on the first visible GPU (set CUDA_VISIBLE_DEVICES), and report this"
-            )
+            is_new = span not in self.captured
+            if is_new:
+                self.captured[span] = self._capture(step, span)
+            graph, logits = self.captured[span]
+            graph.replay()
+            if is_new and bool((logits == UNWRITTEN).all()):
+                raise InternalError(
+                    f"the CUDA graph captured for {span} slots on {self.device} is empty: its replay writes no logits; "
+                    "evaluate on the first visible GPU (set CUDA_VISIBLE_DEVICES), and report this"
+                )
         return logits
 
     def _capture(self, step: Step, span: int) -> tuple[torch.cuda.CUDAGraph, Tensor]:

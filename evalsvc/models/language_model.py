@@ -26,10 +26,9 @@ DecodePath = Literal["plain", "packed", "compiled", "graph", "static", "dynamic"
 
 
 class PromptCache(Protocol):
-    """Keys and values of the tokens so far, for rows that continue."""
+    """Keys and values of the tokens so far, in the first `length` slots, for rows that continue."""
 
     length: int
-    """Number of slots that are filled."""
 
     def keep(self, rows: Tensor) -> None:  # [R] int64
         """Keep only these rows of the batch."""
@@ -54,8 +53,7 @@ class PaddedPrompts:
         return cls(rows, torch.tensor(ids, device=device), torch.arange(padded, device=device) >= padding)
 
     @property
-    def positions(self) -> Tensor:  # int64, in the shape of `ids`
-        """Return the positions of the tokens; padding has position 0."""
+    def positions(self) -> Tensor:  # int64, in the shape of `ids`; padding has position 0
         return (self.mask.cumsum(1) - 1).clamp_(min=0)
 
 
@@ -64,7 +62,6 @@ class StepShape:
     """Shape and arithmetic of a decoding step."""
 
     rows: int
-    """Number of sequences in the step."""
     image_ids: range | tuple[int, ...]
     """Rows of the output table whose logits the step returns."""
     capacity: int
@@ -81,12 +78,7 @@ class Decoding(Protocol):
     def read(self, prompts: Sequence[PaddedPrompts]) -> Tensor:  # of all rows → [rows, codes] float32
         """Drop the last batch, read this batch's prompts, and return the logits of the first code."""
 
-    def __call__(
-        self,
-        ids: Tensor,  # [rows] int64
-        positions: Tensor,  # [rows] int64
-        slot: int,
-    ) -> Tensor:  # [rows, codes] float32
+    def __call__(self, ids: Tensor, positions: Tensor, slot: int) -> Tensor:  # [rows] int64 → [rows, codes] float32
         """Return the logits after the tokens `ids`, which are stored at `slot`; all slots before `slot` are filled."""
 
     def close(self) -> None:
@@ -102,12 +94,10 @@ class LanguageModel(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Return the device of the weights."""
         return self.output_table.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Return the dtype of the weights."""
         return self.output_table.dtype
 
     @property
@@ -150,11 +140,7 @@ class LanguageModel(ABC):
         """
 
     @abstractmethod
-    def head(
-        self,
-        hidden: Tensor,  # [N, D]
-        rows: Tensor | slice | None = None,
-    ) -> Tensor:  # [N, V] or [N, len(rows)] float32
+    def head(self, hidden: Tensor, rows: Tensor | slice | None = None) -> Tensor:  # [N, D] → [N, V] float32
         """Return the logits of all ids or of `rows`."""
 
     @abstractmethod
@@ -162,11 +148,7 @@ class LanguageModel(ABC):
         """Yield each batch with the hidden states of its nodes."""
 
     @abstractmethod
-    def read_prompts(
-        self,
-        prompts: Sequence[tuple[int, ...]],
-        capacity: int,
-    ) -> tuple[Tensor, PromptCache]:  # [B, D]
+    def read_prompts(self, prompts: Sequence[tuple[int, ...]], capacity: int) -> tuple[Tensor, PromptCache]:  # [B, D]
         """Return the hidden state at the end of each prompt, and a cache of `capacity` slots that holds the prompts.
 
         The cache has every prompt at the last slots of the longest prompt's length.
@@ -188,10 +170,7 @@ class LanguageModel(ABC):
 # the part that computes NaN or infinity first
 
 
-def find_nonfinite(
-    model: LanguageModel,
-    ids: Tensor,  # [B, T] int64
-) -> str:
+def find_nonfinite(model: LanguageModel, ids: Tensor) -> str:  # [B, T] int64
     """Return the first part, in the order of the forward pass, that computes NaN or infinity for `ids`.
 
     Names are those of the model ("layers.2.attention"); "output" is the head; "" means that everything is finite. A sum
@@ -219,10 +198,7 @@ def first_nonfinite(model: LanguageModel, sequences: Sequence[Sequence[int]]) ->
     return next(filter(is_bad, range(len(sequences))), 0)
 
 
-def nonfinite_cause(
-    model: LanguageModel,
-    ids: Tensor,  # [B, T] int64
-) -> str:
+def nonfinite_cause(model: LanguageModel, ids: Tensor) -> str:  # [B, T] int64
     """Return the origin of NaN or infinity for `ids` and a remedy, as the end of an error message."""
     part = find_nonfinite(model, ids)
     where = f"the first part of the model with NaN or infinity is {part}" if part else "each part alone is finite"

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from evalsvc.models.norms import build_norm
 from evalsvc.models.packing import product
 from evalsvc.models.rotation import Rotation, turn
 from evalsvc.spec.model_config import ModelConfig
@@ -25,6 +24,8 @@ Mix = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 Product = Callable[[Tensor], Tensor]  # [..., D] → [..., N]
 Activation = Callable[[Tensor], Tensor]  # [..., N] → [..., F]
+RMSArithmetic = Callable[[Tensor, Tensor, float], Tensor]
+"""Function of values [..., D], gain [D] and epsilon to the normed values."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +65,6 @@ class Block(nn.Module):
         self.ffn_norm = build_norm(config, config.hidden_dim)
 
     def products(self) -> Products:
-        """Return the products with the parameters in torch's layout."""
         attention, feed_forward = self.attention, self.feed_forward
         return Products(attention.in_proj, attention.out_proj, feed_forward.into, feed_forward.out)
 
@@ -130,10 +130,8 @@ class Attention(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.counts = (config.n_heads, config.kv_heads)
-        """Number of heads of queries, and of keys."""
-        self.widths = (config.attention_dim, config.kv_dim)
-        """Width of all queries, and of all keys."""
+        # Number of heads, and their total width, of queries and of keys.
+        self.counts, self.widths = (config.n_heads, config.kv_heads), (config.attention_dim, config.kv_dim)
         self.head_dim = config.head_dim
         self.interleaved = config.positional_embedding_type == "llama_rotary"
         self.norms_each_head = config.qk_norm_per_head
@@ -196,14 +194,17 @@ class FeedForward(nn.Module):
             self.add_module(name, linear)
 
     def into(self, x: Tensor) -> Tensor:  # [..., D] → [..., N]
-        """Compute the input of the activation."""
         parts = [linear(x) for linear in self.linears[:-1]]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
     def out(self, x: Tensor) -> Tensor:  # [..., F] → [..., D]
-        """Compute the result from the output of the activation."""
         out: Tensor = self.linears[-1](x)
         return out
+
+
+def gelu_tanh(inner: Tensor) -> Tensor:
+    """Compute the approximation of GELU by tanh (Hendrycks, Gimpel, 2016)."""
+    return functional.gelu(inner, approximate="tanh")
 
 
 def silu_gated(inner: Tensor) -> Tensor:  # [..., 2·F] → [..., F]
@@ -221,11 +222,6 @@ def gelu_tanh_gated(inner: Tensor) -> Tensor:  # [..., 2·F] → [..., F]
     return gelu_tanh(gate) * up
 
 
-def gelu_tanh(inner: Tensor) -> Tensor:
-    """Compute the approximation of GELU by tanh (Hendrycks, Gimpel, 2016)."""
-    return functional.gelu(inner, approximate="tanh")
-
-
 GATED: dict[str, Activation] = {"silu": silu_gated, "gelu": gelu_gated, "gelu_tanh": gelu_tanh_gated}
 PLAIN: dict[str, Activation] = {"silu": functional.silu, "gelu": functional.gelu, "gelu_tanh": gelu_tanh}
 """Activations by name. Each is one function, so that it is compiled once."""
@@ -238,3 +234,90 @@ def add_norm(x: Tensor, delta: Tensor | None, norm: nn.Module) -> tuple[Tensor, 
 
 
 EAGER = Kernels(add_norm, turn, lambda activation: activation)
+
+
+# norms
+
+
+class LayerNorm(nn.Module):
+    """Layer norm with or without gain and bias.
+
+    With `low_precision` the output keeps autocast's dtype, where torch's layer norm would return float32.
+    """
+
+    def __init__(self, width: int, eps: float, *, gain: bool, bias: bool, low_precision: bool) -> None:
+        super().__init__()
+        self.shape = (width,)
+        self.eps = eps
+        self.low_precision = low_precision
+        self.weight = nn.Parameter(torch.ones(width)) if gain else None
+        self.bias = nn.Parameter(torch.zeros(width)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        device = x.device.type
+        weight: Tensor | None = self.weight
+        bias: Tensor | None = self.bias
+        if not self.low_precision or not torch.is_autocast_enabled(device):
+            return functional.layer_norm(x, self.shape, weight, bias, self.eps)
+        if device != "cpu":  # open_lm uses only CUDA's autocast, so on a CPU no tensor is cast
+            dtype = torch.get_autocast_dtype(device)
+            x = x.to(dtype)
+            weight, bias = (part if part is None else part.to(dtype) for part in (weight, bias))
+        with torch.autocast(device, enabled=False):
+            return functional.layer_norm(x, self.shape, weight, bias, self.eps)
+
+
+class RMSNorm(nn.Module):
+    """Root mean square norm, by one of the functions below."""
+
+    def __init__(self, width: int, eps: float, arithmetic: RMSArithmetic) -> None:
+        super().__init__()
+        self.eps = eps
+        self.arithmetic = arithmetic
+        self.weight = nn.Parameter(torch.zeros(width) if arithmetic is rms_norm_plus_one else torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.arithmetic(x, self.weight, self.eps)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Compute x over its root mean square, in float32 at least (Zhang, Sennrich, 2019)."""
+    return _normed(x, eps).to(x.dtype) * weight
+
+
+def rms_norm_wide(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Compute `rms_norm` with the gain applied before rounding, as in OLMo 2."""
+    normed = _normed(x, eps)
+    return (normed * weight.to(normed.dtype)).to(x.dtype)
+
+
+def rms_norm_plus_one(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Compute `rms_norm_wide` with the gain 1 + `weight`, as in Gemma."""
+    normed = _normed(x, eps)
+    return (normed * (1 + weight.to(normed.dtype))).to(x.dtype)
+
+
+def _normed(x: Tensor, eps: float) -> Tensor:
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    return wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
+
+
+RMS_NORMS: dict[str, RMSArithmetic] = {
+    "rms_norm": rms_norm,
+    "rms_norm_wide": rms_norm_wide,
+    "rms_norm_plus_one": rms_norm_plus_one,
+}
+
+
+def build_norm(config: ModelConfig, width: int) -> LayerNorm | RMSNorm:
+    """Return a norm of vectors of `width` values, with neutral values."""
+    kind = config.model_norm
+    if kind in RMS_NORMS:
+        return RMSNorm(width, config.norm_eps, RMS_NORMS[kind])
+    return LayerNorm(
+        width,
+        config.norm_eps,
+        gain=kind != "no_wb_layer_norm",
+        bias=kind in ("default_layer_norm", "lp_layer_norm"),
+        low_precision="lp_" in kind,
+    )

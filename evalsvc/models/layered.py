@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from evalsvc.models.attention import KVCache, attend, attention_bias
-from evalsvc.models.layer import EAGER, Block, Kernels, Mix, Products
-from evalsvc.models.norms import build_norm
+from evalsvc.models.layer import EAGER, Block, Kernels, Mix, Products, build_norm
 from evalsvc.models.packing import product
 from evalsvc.models.rotation import INV_FREQ_DTYPES, Positions, resolve_inv_freq_dtype
 from evalsvc.spec.model_config import ModelConfig
@@ -25,7 +24,7 @@ class Layered(nn.Module):
     """Layers between two tables, whose attention and products may be arguments, with the switches of a configuration.
 
     `rotary_inv_freq_dtype` is the dtype of the frequencies in *training*, see `trained_inv_freq_dtype`; "auto" derives
-    the dtype from the configuration. The attribute of the same name holds the resulting dtype.
+    the dtype from the configuration.
     """
 
     def __init__(self, config: ModelConfig, rotary_inv_freq_dtype: str = "auto") -> None:
@@ -50,17 +49,11 @@ class Layered(nn.Module):
         self.positions = Positions(self.config, INV_FREQ_DTYPES[self.rotary_inv_freq_dtype], saved)
 
     def tie_weights(self) -> None:
-        """Make input and output share one table where the configuration says so."""
         if self.config.weight_tying:
             self.output.weight = self.tok_embeddings.weight
 
     def forward(
-        self,
-        ids: Tensor,  # [B, T] int64
-        *,
-        mask: Tensor | None = None,  # [B, S] bool, True = real; S counts cached and new tokens
-        positions: Tensor | None = None,  # [B, T] int64
-        cache: KVCache | None = None,
+        self, ids: Tensor, *, mask: Tensor | None = None, positions: Tensor | None = None, cache: KVCache | None = None
     ) -> Tensor:  # [B, T, V] float32
         """Return the logits of every position; see `hidden` for the arguments."""
         hidden = self.hidden(ids, mask=mask, positions=positions, cache=cache)
@@ -101,10 +94,9 @@ class Layered(nn.Module):
         products: Sequence[Products] | None = None,
         kernels: Kernels = EAGER,
     ) -> Tensor:  # [B, T, D]
-        """Compute `hidden` with any attention, given by `mix`.
+        """Compute `hidden` with any attention, given by `mix`, and products with parameters in any layout.
 
-        `products` replace those of the layers, for parameters in another layout. No operation here waits for a GPU, so
-        the caller checks the positions; see `Positions.require_rows`.
+        No operation here waits for a GPU, so the caller checks the positions; see `Positions.require_rows`.
         """
         x, delta = self.post_embed_norm(self.embedded(ids)), None
         rotation = self.positions(positions, x)
@@ -121,24 +113,12 @@ class Layered(nn.Module):
             return x
         return x * float(torch.tensor(self.config.embedding_scale, dtype=x.dtype))
 
-    def head(
-        self,
-        hidden: Tensor,  # [N, D]
-        rows: Tensor | slice | None = None,
-    ) -> Tensor:  # [N, V] or [N, len(rows)] float32
-        """Return the logits of all ids or of `rows`: a slice reads the table in place, an index [R] int64 copies."""
+    def head(self, hidden: Tensor, rows: Tensor | slice | None = None) -> Tensor:
+        # A slice reads the table in place, an index [R] int64 copies.
         weight = self.output.weight if rows is None else self.output.weight[rows]
         return product(hidden, weight, None).float()
 
     def new_cache(self, batch: int, length: int, dtype: torch.dtype | None = None) -> KVCache:
         """Return an empty cache for `length` tokens of `batch` rows, by default in the model's dtype."""
-        config, weight = self.config, self.tok_embeddings.weight
-        return KVCache(
-            config.n_layers,
-            batch,
-            config.kv_heads,
-            length,
-            config.head_dim,
-            dtype=dtype or weight.dtype,
-            device=weight.device,
-        )
+        weight = self.tok_embeddings.weight
+        return KVCache(self.config, batch, length, dtype or weight.dtype, weight.device)

@@ -1,9 +1,15 @@
-"""Loading a checkpoint as a model that is ready to run, with errors that say why loading fails."""
+"""Loading a checkpoint as a model that is ready to run, with errors that say why loading fails.
+
+A virtual checkpoint is an expression of several checkpoints. Every expression is linear, so a tensor is the sum of its
+parents' tensors times their coefficients. Parents are opened one after the other: memory holds the sums, which are one
+model in float32, and at most one parent's tensors.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from math import log
 from pathlib import Path
 from typing import Any
@@ -11,18 +17,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evalsvc.checkpoints.tensors import DTYPES, copied, is_finite, is_plain, listed
+from evalsvc.checkpoints.expression import Expression, canonical, coefficients, leaves, part_of, require_parts
+from evalsvc.checkpoints.tensors import DTYPES, copied, emptied, is_finite, is_plain, listed
 from evalsvc.checkpoints.weights import Weights, read_weights
 from evalsvc.errors import CheckpointMismatch, NonFinite, UnknownName
 from evalsvc.families.family import Source
 from evalsvc.families.open_lm import registered_models
-from evalsvc.families.reading import family_of, resolve_config
-from evalsvc.models.rotation import INV_FREQ_DTYPES, inv_freq_table
+from evalsvc.families.reading import family_of, require_one_model, resolve_config
+from evalsvc.models.rotation import INV_FREQ_DTYPES, inv_freq_table, trained_inv_freq_dtype
 from evalsvc.models.transformer import Transformer
 from evalsvc.spec.model_config import OPEN_LM, ModelConfig
 
 INV_FREQ = ".attention.pos_embed.inv_freq"
 TABLE = "tok_embeddings.weight"
+BLOCK = 1 << 18
+"""Number of values of a virtual checkpoint in float64 at a time."""
 
 SAME_FREQUENCY = 5e-7
 """Relative difference up to which two frequencies are equal: four units in the last place of float32, since devices
@@ -40,37 +49,125 @@ def load_model(
 ) -> Transformer:
     """Return the model in `path`, in eval mode and without gradients, as one copy of the weights on `device`.
 
-    The rotary frequencies are those of the file, where it saves them; see `saved_frequencies`.
-
-    Args:
-        config: a registered open_lm name, the path of a model JSON or a Hugging Face `config.json`, its fields, or None
-            for the JSON next to the checkpoint.
+    `config` is a registered open_lm name, the path of a model JSON or a Hugging Face `config.json`, its fields, or None
+    for the JSON next to the checkpoint. The rotary frequencies are those of the file, where it saves them.
     """
     path = Path(path)
     weights = read_weights(path)
     if not isinstance(config, ModelConfig):
         config = resolve_config(config, path)
-    model = empty_model(config, dtype, rotary_inv_freq_dtype)
-    tensors = matched(path, config, weights, model)
+    model = _empty(config, dtype, rotary_inv_freq_dtype)
+    tensors = _matched(path, config, weights, model)
     if (saved := saved_frequencies(path, config, weights.tensors)) is not None:
         model.use_frequencies(saved)
     del weights  # `tensors` then holds the last reference to each tensor
     values = ((name, tensors.pop(name).value()) for name in list(tensors))
-    return filled(model, path, values, dtype, device)
+    return _filled(model, path, values, dtype, device)
 
 
-def empty_model(config: ModelConfig, dtype: str, rotary_inv_freq_dtype: str) -> Transformer:
-    """Return a model without values, for `filled`. Raises UnknownName for an unknown dtype."""
+def load_virtual(
+    expression: Expression,
+    parents: Mapping[str, Path],
+    config: ModelConfig,
+    *,
+    dtype: str = "float32",
+    device: str = "cpu",
+    rotary_inv_freq_dtype: str = "auto",
+) -> Transformer:
+    """Return the model of an expression, as `load_model` does. `parents` are its checkpoints by name.
+
+    Products and sums are computed in float64 and kept in float32, or in float64 where that is `dtype`.
+    """
+    require_parts(expression, config.n_layers, config.weight_tying)
+    model = _empty(config, dtype, rotary_inv_freq_dtype)
+    sums: dict[str, Tensor] = {}
+    frequencies: dict[str, Tensor | None] = {}
+    precise = torch.float64 if dtype == "float64" else torch.float32
+    for parent, counts in _counting(expression, model.state_dict()):
+        weights = read_weights(parents[parent])
+        tensors = _matched(parents[parent], config, weights, model)
+        frequencies[parent] = saved_frequencies(parents[parent], config, weights.tensors)
+        del weights
+        for name in list(tensors):
+            tensor = tensors.pop(name).value()
+            if counts[name]:
+                if not is_finite(tensor):
+                    raise NonFinite(
+                        f"{parents[parent]} has NaN or infinity in {name}; the run has diverged by this step, leave "
+                        "the checkpoint out"
+                    )
+                _add(sums, name, tensor, counts[name], precise)
+    if (saved := _agreed_frequencies(frequencies)) is not None:
+        model.use_frequencies(saved)
+    return _filled(model, canonical(expression), emptied(sums), dtype, device)
+
+
+def virtual_frequencies(
+    expression: Expression, parents: Mapping[str, Path], config: ModelConfig
+) -> Tensor | None:  # [head_dim / 2] float32
+    """Return the `saved_frequencies` of the parents that count. Raises CheckpointMismatch where parents differ."""
+    names = _empty(config, "float32", "auto").state_dict()
+    counting = [parent for parent, _ in _counting(expression, names)]
+    return _agreed_frequencies(
+        {name: saved_frequencies(parents[name], config, read_weights(parents[name]).tensors) for name in counting}
+    )
+
+
+def agreed_config(configs: Mapping[str, ModelConfig]) -> ModelConfig:
+    """Return the configuration that all parents have, given by name. Raises CheckpointMismatch with the differences."""
+    # The precision of a run's training matters only through the rotary frequencies.
+    require_one_model(
+        {
+            name: {**config.model_dump(exclude={"precision"}), "rotary_inv_freq_dtype": trained_inv_freq_dtype(config)}
+            for name, config in configs.items()
+        }
+    )
+    return next(iter(configs.values()))
+
+
+def _counting(expression: Expression, names: Iterable[str]) -> Iterator[tuple[str, dict[str, float]]]:
+    shares = cache(lambda part: coefficients(expression, part))
+    for parent in map(str, leaves(expression)):
+        counts = {name: shares(part_of(name)).get(parent, 0.0) for name in names}
+        if any(counts.values()):
+            yield parent, counts
+
+
+def _agreed_frequencies(frequencies: Mapping[str, Tensor | None]) -> Tensor | None:
+    (first, expected), *others = frequencies.items()
+    for name, actual in others:
+        if not _same_frequencies(expected, actual):
+            left, right = (
+                "open_lm's table" if saved is None else "those saved as inv_freq" for saved in (expected, actual)
+            )
+            raise CheckpointMismatch(
+                f"{first} and {name} have different rotary frequencies: {left} and {right}; only checkpoints of one "
+                "model can be combined"
+            )
+    return expected
+
+
+def _add(sums: dict[str, Tensor], name: str, tensor: Tensor, share: float, dtype: torch.dtype) -> None:
+    if share == 1 and name not in sums:
+        sums[name] = tensor.to(dtype, copy=True)
+        return
+    total = sums.setdefault(name, torch.zeros(tensor.shape, dtype=dtype)).view(-1)
+    values = tensor.reshape(-1)
+    for begin in range(0, total.numel(), BLOCK):
+        block = slice(begin, begin + BLOCK)
+        total[block] = total[block].double() + share * values[block].double()
+
+
+def _empty(config: ModelConfig, dtype: str, rotary_inv_freq_dtype: str) -> Transformer:
     if dtype not in DTYPES:
         raise UnknownName.among("dtype", dtype, DTYPES)
     with torch.device("meta"):
         return Transformer(config, rotary_inv_freq_dtype)
 
 
-def filled(
+def _filled(
     model: Transformer, name: Path | str, tensors: Iterable[tuple[str, Tensor]], dtype: str, device: str
 ) -> Transformer:
-    """Fill `model` with copies of `tensors`, taken one at a time. Raises NonFinite with `name` in the message."""
     model.load_state_dict(copied(name, tensors, DTYPES[dtype], device), strict=False, assign=True)
     model.tie_weights()
     return model.to(device).requires_grad_(False).eval()
@@ -85,8 +182,8 @@ def saved_frequencies(
     """Return the rotary frequencies of a file that differ from open_lm's table; None: those of the configuration.
 
     open_lm computes with the saved values on every GPU. Values that equal the table in float32, or its rounding to
-    bfloat16 or float16, add nothing to the configuration. `matched` reports a buffer that is no plain tensor of its
-    shape. head_rotary turns queries and keys alike, so its frequencies have no effect.
+    bfloat16 or float16, add nothing to the configuration. head_rotary turns queries and keys alike, so its frequencies
+    have no effect.
     """
     shapes = _inv_freq_shapes(config) if config.positional_embedding_type == "rotary" else {}
     saved = {
@@ -100,7 +197,7 @@ def saved_frequencies(
         raise NonFinite(f"{path} has NaN or infinity in {broken[0]}; write the model's rotary frequencies there")
     first, *others = shapes
     if first not in saved or any(
-        name not in saved or not same_frequencies(saved[name], saved[first]) for name in others
+        name not in saved or not _same_frequencies(saved[name], saved[first]) for name in others
     ):
         raise CheckpointMismatch(
             f"{path} saves rotary frequencies that are neither open_lm's table nor equal in all layers; "
@@ -110,8 +207,7 @@ def saved_frequencies(
     return saved[first]
 
 
-def same_frequencies(first: Tensor | None, second: Tensor | None) -> bool:
-    """Return whether two results of `saved_frequencies` give the same rotation."""
+def _same_frequencies(first: Tensor | None, second: Tensor | None) -> bool:
     if first is None or second is None:
         return first is second
     return torch.allclose(first, second, rtol=SAME_FREQUENCY, atol=0)
@@ -133,17 +229,15 @@ class Stored:
     """A parameter in a file, put together only when its value is needed."""
 
     tensors: tuple[Tensor, ...]
-    """Tensors of the file, possibly views of the mapped file."""
     source: Source
 
     def value(self) -> Tensor:
-        """Return the parameter's value, a view of the file where it is one tensor."""
+        """Return the parameter's value, a view of the mapped file where it is one tensor."""
         whole = self.tensors[0] if len(self.tensors) == 1 else torch.cat(self.tensors)
         return whole if self.source.arrange is None else self.source.arrange(whole)
 
 
-def matched(path: Path, config: ModelConfig, weights: Weights, model: nn.Module) -> dict[str, Stored]:
-    """Return the parameters of `model` in a file, each exactly once. Raises CheckpointMismatch."""
+def _matched(path: Path, config: ModelConfig, weights: Weights, model: nn.Module) -> dict[str, Stored]:
     family = family_of(config)
     given = family.sources(config)
     tied = {"output.weight"} if config.weight_tying else set()
@@ -170,24 +264,6 @@ def matched(path: Path, config: ModelConfig, weights: Weights, model: nn.Module)
     if problems:
         raise CheckpointMismatch(_mismatch(path, config, weights, problems, sources[TABLE]))
     return {each: Stored(tuple(tensors[name] for name in source.names), source) for each, source in sources.items()}
-
-
-def named_as_in_file(config: ModelConfig, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors of a file for the Transformer's parameters: the opposite of `matched`.
-
-    A tied table has the embedding's name only.
-    """
-    given = family_of(config).sources(config)
-    tensors: dict[str, Tensor] = {}
-    for name, parameter in parameters.items():
-        if name == "output.weight" and config.weight_tying:
-            continue
-        source, value = given.get(name, Source((name,))), parameter
-        if source.arrange is not None:
-            value = value[source.arrange(torch.arange(len(value), device=value.device)).argsort()]
-        parts = torch.split(value, list(source.rows or value.shape[:1]))
-        tensors |= {part: rows.contiguous() for part, rows in zip(source.names, parts, strict=True)}
-    return tensors
 
 
 def _inv_freq_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

@@ -21,7 +21,7 @@ from evalsvc.checkpoints.tensors import DTYPES, listed
 from evalsvc.checkpoints.weights import read_weights
 from evalsvc.errors import CheckpointMismatch, InvalidData, MissingPackage, UnsupportedModel
 from evalsvc.models.loading import saved_frequencies
-from evalsvc.models.padded_model import FilledCache, PaddedModel
+from evalsvc.models.padded_model import PaddedModel
 from evalsvc.models.rotation import INV_FREQ_DTYPES, resolve_inv_freq_dtype
 from evalsvc.spec.model_config import OPEN_LM, ModelConfig
 
@@ -75,11 +75,11 @@ class OpenLmModel(PaddedModel):
 
     @property
     def input_table(self) -> Tensor:
-        return self._table("tok_embeddings")
+        return self.module.get_parameter("tok_embeddings.weight").detach()
 
     @property
     def output_table(self) -> Tensor:
-        return self._table("output")
+        return self.module.get_parameter("output.weight").detach()
 
     def logits(self, ids: Tensor) -> Tensor:
         return cast(Tensor, self.module(ids)[0])
@@ -90,7 +90,7 @@ class OpenLmModel(PaddedModel):
         *,
         mask: Tensor | None = None,
         positions: Tensor | None = None,
-        cache: _FilledCache | None = None,
+        cache: LayersCache | None = None,
     ) -> Tensor:
         past = 0 if cache is None else cache.length
         self.require_positions(past + ids.shape[1] - 1)
@@ -105,8 +105,8 @@ class OpenLmModel(PaddedModel):
         table = self.output_table if rows is None else self.output_table[rows]
         return self.codes_logits(hidden, {"weight": table})
 
-    def new_cache(self, capacity: int) -> _FilledCache:
-        return _FilledCache()
+    def new_cache(self, capacity: int) -> LayersCache:
+        return LayersCache()
 
     def require_positions(self, last: int) -> None:
         positions = 2 * self.config.seq_len
@@ -120,14 +120,12 @@ class OpenLmModel(PaddedModel):
             if isinstance(part, nn.Embedding | nn.Linear):
                 yield name, part
 
-    def _table(self, name: str) -> Tensor:
-        return self.module.get_parameter(f"{name}.weight").detach()
 
-
-class _FilledCache(FilledCache):
+class LayersCache:
     """Keys and values of open_lm's layers, each [B, S, H, head_dim]."""
 
     layers: list[list[Tensor]]
+    length = 0
 
     def keep(self, rows: Tensor) -> None:
         self.layers = [[part[rows] for part in layer] for layer in self.layers]
@@ -155,10 +153,7 @@ def _build(config: ModelConfig) -> nn.Module:
 
 
 def _load(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Load every tensor, and raise CheckpointMismatch unless each parameter has a value.
-
-    open_lm names the weights of `gelu` and of tied tables twice; a file may have either name, or both.
-    """
+    # open_lm names the weights of `gelu` and of tied tables twice; a file may have either name, or both.
     parameters = dict(module.named_parameters(remove_duplicate=False))
     filled = {id(parameters[name]) for name in tensors if name in parameters}
     missing = [name for name, parameter in parameters.items() if id(parameter) not in filled]

@@ -25,8 +25,6 @@ Linear = Callable[[Tensor], Tensor]  # [R, D] → [R, N]
 PACKED_DTYPES = (torch.float32, torch.bfloat16)
 LEAST_BYTES = 32 << 20
 """Total bytes of weights below which all weights stay in the CPU caches, and the layout matters little."""
-
-
 MANY_ROWS = 16
 """Number of rows from which rearranging a weight for a single product pays off."""
 SCRATCH_BYTES = 128 << 20
@@ -61,11 +59,7 @@ def plain_linear(weight: Tensor, bias: Tensor | None) -> Linear:
     return lambda x: functional.linear(x, weight, bias)
 
 
-def packed_linear(
-    weight: Tensor,  # [N, D]
-    bias: Tensor | None,  # [N]
-    rows: int,
-) -> Linear:
+def packed_linear(weight: Tensor, bias: Tensor | None, rows: int) -> Linear:  # [N, D], [N]
     """Return the product with a copy of `weight` in oneDNN's layout for `rows` rows; `plain_linear` without oneDNN."""
     if not can_pack(weight.device, weight.dtype):
         return plain_linear(weight, bias)
@@ -73,14 +67,10 @@ def packed_linear(
     return lambda x: private.linear_by_onednn(x, packed, bias)
 
 
-def int8_linear(
-    weight: Tensor,  # [N, D]
-    bias: Tensor | None,  # [N]
-) -> Linear:
+def int8_linear(weight: Tensor, bias: Tensor | None) -> Linear:  # [N, D], [N]
     """Return the product of weights rounded to 8 bits, with a scale per output, and inputs with a scale per row.
 
-    The sums are exact in 32 bits, so that devices differ only by the final scaling. Raises InvalidRequest where the
-    device has no integer product.
+    The sums are exact in 32 bits, so that devices differ only by the final scaling.
     """
     wide = torch.promote_types(weight.dtype, torch.float32)
     weight_scale = _scale(weight.to(wide))  # [N, 1]
@@ -99,10 +89,7 @@ def _scale(x: Tensor) -> Tensor:  # [R, D] → [R, 1]
     return x.abs().amax(-1, keepdim=True).clamp_(min=1e-30) / 127
 
 
-def _int8_product(
-    rounded: Tensor,  # [N, D] int8, -127…127
-    scale: Tensor,  # [N]
-) -> Linear:  # of whole numbers, -127…127, in the dtype of `scale`
+def _int8_product(rounded: Tensor, scale: Tensor) -> Linear:  # [N, D] int8, [N]; of whole numbers, -127…127
     if not _by_onednn(scale.device, scale.dtype):
         multiply_whole = whole_number_product(rounded)
         return lambda x: multiply_whole(x.to(torch.int8)).to(scale.dtype) * scale
@@ -115,8 +102,7 @@ def _int8_product(
 def whole_number_product(weight: Tensor) -> Linear:  # [N, D] int8 → a product [R, D] int8 → [R, N] int32
     """Return the exact product with `weight`, of which a copy is kept, padded with zeros for a GPU.
 
-    The operations depend only on shapes and never wait, so that a CUDA graph can record them. Raises InvalidRequest
-    where the device has no integer product.
+    The operations depend only on shapes and never wait, so that a CUDA graph can record them.
     """
     if not multiplies_int8(weight.device):
         raise InvalidRequest(
@@ -190,7 +176,6 @@ def _has_int8() -> bool:
 
 
 def layer_weights(config: ModelConfig) -> int:
-    """Return the number of weights in the linear products of all layers."""
     return config.n_layers * sum(outputs * width for outputs, width in _products(config))
 
 

@@ -1,10 +1,11 @@
-"""Language model of another package, as its engine needs it: prompts are padded, and keys and values are in a cache of
-the package. The package computes `hidden`; sequences share no beginnings, so a step is slower than evalsvc's own.
+"""Language model of another package: prompts are padded, and keys and values are in a cache of the package.
+
+Sequences share no beginnings, so a step is slower than evalsvc's own.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, Literal
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from evalsvc.errors import InternalError, InvalidRequest
-from evalsvc.models.language_model import DecodePath, LanguageModel, PaddedPrompts, StepShape
+from evalsvc.models.language_model import DecodePath, LanguageModel, PaddedPrompts, PromptCache, StepShape
 from evalsvc.models.trie import Batch, Trie
 
 CacheKind = Literal["static", "dynamic"]
@@ -23,26 +24,14 @@ ROW_TOKENS = 4096
 """Number of tokens, padding included, of the sequences of a trie that are computed together."""
 
 
-class FilledCache(ABC):
-    """Cache of a package with the number of its slots in use."""
-
-    def __init__(self) -> None:
-        self.length = 0
-
-    @abstractmethod
-    def keep(self, rows: Tensor) -> None:
-        """Keep only these rows of the batch."""
-
-
 class PaddedModel(LanguageModel):
     """Base of the models of other packages, which add `hidden`, `head` and a cache."""
 
     package: ClassVar[str]
-    """Name of the package, for messages."""
     cache_kind: CacheKind
 
     @abstractmethod
-    def new_cache(self, capacity: int) -> FilledCache:
+    def new_cache(self, capacity: int) -> PromptCache:
         """Return an empty cache for `capacity` tokens per row."""
 
     def codes_head(self, image_ids: range | tuple[int, ...]) -> Mapping[str, Tensor]:
@@ -79,7 +68,7 @@ class PaddedModel(LanguageModel):
             hidden[(places[due] - batch.start).to(self.device)] = computed[first[due].to(self.device)]
         return hidden
 
-    def read_prompts(self, prompts: Sequence[tuple[int, ...]], capacity: int) -> tuple[Tensor, FilledCache]:
+    def read_prompts(self, prompts: Sequence[tuple[int, ...]], capacity: int) -> tuple[Tensor, PromptCache]:
         padded = PaddedPrompts.of(prompts, max(map(len, prompts)), slice(0, len(prompts)), self.device)
         cache = self.new_cache(capacity)
         hidden = self.hidden(padded.ids, mask=padded.mask, positions=padded.positions, cache=cache)
@@ -108,7 +97,7 @@ class PaddedDecoding:
         self.model, self.shape = model, shape
         self.parameters = model.codes_head(shape.image_ids)
         self.mask = torch.zeros(shape.rows, shape.capacity, dtype=torch.bool, device=model.device)
-        self.cache: FilledCache | None = None
+        self.cache: PromptCache | None = None
 
     def read(self, prompts: Sequence[PaddedPrompts]) -> Tensor:
         self.cache = None  # free the last batch's memory first

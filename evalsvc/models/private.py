@@ -12,20 +12,13 @@ import torch
 from torch import Tensor
 
 
-def reorder_linear_weight(
-    weight: Tensor,  # [N, D]
-    rows: int,
-) -> Tensor:
+def reorder_linear_weight(weight: Tensor, rows: int) -> Tensor:  # [N, D]
     """Return a copy of `weight` in oneDNN's layout for products with `rows` rows."""
     return cast(Tensor, torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows))
 
 
-def linear_by_onednn(
-    x: Tensor,  # [..., D]
-    weight: Tensor,  # [N, D], in torch's layout or oneDNN's
-    bias: Tensor | None,  # [N]
-) -> Tensor:  # [..., N]
-    """Compute `F.linear` by oneDNN."""
+def linear_by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Compute `F.linear` by oneDNN, with a weight in torch's layout or oneDNN's."""
     return cast(Tensor, torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], ""))
 
 
@@ -45,10 +38,7 @@ def int8_linear_by_onednn(
     return cast(Tensor, torch.ops.onednn.qlinear_pointwise.default(x, *scales, torch.float32, "none", [], ""))
 
 
-def int8_product(
-    left: Tensor,  # [R, D] int8
-    right: Tensor,  # [D, N] int8
-) -> Tensor:  # [R, N] int32
+def int8_product(left: Tensor, right: Tensor) -> Tensor:  # [R, D] · [D, N] int8 → [R, N] int32
     """Multiply 8-bit integers, on CPUs and GPUs."""
     return torch._int_mm(left, right)
 
@@ -60,22 +50,14 @@ def has_convolution_by_onednn() -> bool:
     return available and all(hasattr(torch.ops.mkldnn, name) for name in names)
 
 
-def reorder_convolution_weight(
-    weight: Tensor,  # [N, C, K, L]
-    place: tuple[object, ...],
-    shape: list[int],
-) -> Tensor:
+def reorder_convolution_weight(weight: Tensor, place: tuple[object, ...], shape: list[int]) -> Tensor:  # [N, C, K, L]
     """Return a copy of `weight` in oneDNN's layout for maps of `shape`; see `convolution_by_onednn`."""
     return cast(Tensor, torch.ops.mkldnn._reorder_convolution_weight(weight, *place, shape))
 
 
 def convolution_by_onednn(
-    x: Tensor,  # [B, C, H, W]
-    packed: Tensor,
-    bias: Tensor | None,  # [N]
-    place: tuple[object, ...],
-    then: Literal["relu", "none"],
-) -> Tensor:  # [B, N, H', W']
+    x: Tensor, packed: Tensor, bias: Tensor | None, place: tuple[object, ...], then: Literal["relu", "none"]
+) -> Tensor:
     """Compute `F.conv2d` with an optional rectifier; `place` is padding, stride, dilation and groups."""
     return cast(Tensor, torch.ops.mkldnn._convolution_pointwise(x, packed, bias, *place, then, [], ""))
 

@@ -25,10 +25,8 @@ class Positions(nn.Module):
     def __init__(self, config: ModelConfig, inv_freq_dtype: torch.dtype, saved: Tensor | None = None) -> None:
         """Build the rotation from `saved` frequencies, or from those of the configuration where `saved` is None."""
         super().__init__()
-        self.kind = config.positional_embedding_type
-        self.n_heads = config.n_heads
-        self.seq_len = config.seq_len
-        self.window = config.attention_window
+        self.kind, self.n_heads = config.positional_embedding_type, config.n_heads
+        self.seq_len, self.window = config.seq_len, config.attention_window
         inv_freq = rotary_frequencies(config) if saved is None else saved
         self.register_buffer("inv_freq", inv_freq.to(inv_freq_dtype).float(), persistent=False)
 
@@ -40,11 +38,7 @@ class Positions(nn.Module):
         self.inv_freq = kept.to(self.inv_freq.device)
         return self
 
-    def forward(
-        self,
-        positions: Tensor,  # [...] int64
-        like: Tensor,
-    ) -> Rotation | None:
+    def forward(self, positions: Tensor, like: Tensor) -> Rotation | None:  # [...] int64
         """Return cosines and sines for tokens at these positions; None where the model has no rotation.
 
         Angles are computed in float32 (float64 in a float64 model) and only then rounded to the model's dtype.
@@ -101,24 +95,17 @@ def inv_freq_table(width: int, base: float = ROTARY_THETA) -> Tensor:  # [width 
 def scaled_frequencies(table: Tensor, scaling: RotaryScaling) -> Tensor:
     """Return the frequencies of `table` after scaling.
 
-    `llama3` is the rule of Llama 3.1: frequencies of fewer than `low_freq_factor` turns within `original_length` are
-    divided by `factor`, those of more than `high_freq_factor` are kept, and those between are interpolated by their
-    number of turns.
+    `llama3` is the rule of Llama 3.1: frequencies of few turns within `original_length` are divided by `factor`, those
+    of many are kept, and those between are interpolated by their number of turns.
     """
     if scaling.kind == "linear":
         return table / scaling.factor
     turns = scaling.original_length * table / (2 * math.pi)
-    share = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
-    share = share.clamp(0, 1)
+    share = ((turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)).clamp(0, 1)
     return (1 - share) * table / scaling.factor + share * table
 
 
-def turn(
-    both: Tensor,  # [..., H + KV, head_dim]
-    cos: Tensor,
-    sin: Tensor,
-    interleaved: bool,
-) -> Tensor:
+def turn(both: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:  # [..., H + KV, head_dim]
     """Rotate queries and keys to their positions; dimensions beyond those of `cos` stay as they are."""
     if interleaved:
         return rotate_pairs(both, cos, sin)
@@ -128,22 +115,14 @@ def turn(
     return torch.cat((rotate_halves(both[..., :width], cos, sin), both[..., width:]), dim=-1)
 
 
-def rotate_halves(
-    x: Tensor,  # [..., H, W]
-    cos: Tensor,  # [..., 1 or H, W]
-    sin: Tensor,
-) -> Tensor:
+def rotate_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:  # [..., H, W]; cos and sin [..., 1 or H, W]
     """Rotate in NeoX's style: dimension j with dimension j + W/2."""
     cos, sin = cos.to(x.dtype), sin.to(x.dtype)
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 
-def rotate_pairs(
-    x: Tensor,  # [..., H, head_dim]
-    cos: Tensor,  # [..., 1 or H, head_dim / 2] float32
-    sin: Tensor,
-) -> Tensor:
+def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:  # [..., H, W]; cos and sin [..., 1 or H, W / 2]
     """Rotate in Llama's style: dimension 2j with dimension 2j + 1, in float32 for every dtype of `x`."""
     even, odd = x[..., ::2].to(cos.dtype), x[..., 1::2].to(cos.dtype)
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2).to(x.dtype)
@@ -153,10 +132,7 @@ def rotate_pairs(
 
 
 def resolve_inv_freq_dtype(config: ModelConfig, name: str) -> str:
-    """Return the dtype of the rotary frequencies in training that a task's parameter names; "auto" derives the dtype.
-
-    Raises UnknownName for an unknown dtype.
-    """
+    """Return the dtype of the rotary frequencies in training that a task's parameter names; "auto" derives it."""
     choices = ["auto", *INV_FREQ_DTYPES]
     if name not in choices:
         raise UnknownName.among("rotary_inv_freq_dtype", name, choices)

@@ -10,10 +10,9 @@ from evalsvc.errors import InvalidRequest
 from evalsvc.models.attention import KVCache
 from evalsvc.models.decoding import PATHS, DecodeStep
 from evalsvc.models.language_model import LanguageModel, StepShape
+from evalsvc.models.layer import LayerNorm, RMSNorm
 from evalsvc.models.layered import Layered
-from evalsvc.models.norms import LayerNorm, RMSNorm
-from evalsvc.models.tree import read_prompts, read_trie
-from evalsvc.models.trie import Batch, Trie
+from evalsvc.models.trie import Batch, Trie, read_prompts, read_trie
 
 
 class Transformer(Layered, LanguageModel):

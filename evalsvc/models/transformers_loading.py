@@ -1,24 +1,30 @@
-"""Loading a checkpoint as a model of the package transformers.
+"""Language model of the package transformers: a checkpoint of any `AutoModelForCausalLM` of the package.
 
 The package gets a checked configuration and the tensors, never a path: it opens no file, runs no code of the
-checkpoint, and does not reach the network.
+checkpoint, and does not reach the network. It computes everything, so a step is slower than with evalsvc's own
+`Transformer`. A model is split at the input of its output table: `hidden` runs the part before, and `head` the rest,
+with scales and caps of the logits. Prompts are padded, and keys and values are in the package's caches.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from inspect import signature
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, Cache, DynamicCache, PreTrainedModel, StaticCache
 from transformers.utils import logging as package_log
 
 from evalsvc.checkpoints.network_guard import without_network
@@ -26,6 +32,8 @@ from evalsvc.checkpoints.tensors import DTYPES, copied, is_plain, listed
 from evalsvc.checkpoints.weights import Weights, read_weights
 from evalsvc.errors import (
     CheckpointMismatch,
+    InternalError,
+    InvalidData,
     InvalidModelConfig,
     InvalidRequest,
     MissingPackage,
@@ -35,8 +43,7 @@ from evalsvc.errors import (
     show_name,
 )
 from evalsvc.families.reading import resolve_config
-from evalsvc.models.padded_model import CacheKind
-from evalsvc.models.transformers_model import TransformersModel
+from evalsvc.models.padded_model import CacheKind, PaddedModel
 from evalsvc.spec.model_config import OPEN_LM, TRANSFORMERS, ModelConfig
 
 OLDEST = 5
@@ -60,10 +67,7 @@ def load_transformers(
     device: str = "cpu",
     rotary_inv_freq_dtype: str = "auto",
 ) -> TransformersModel:
-    """Return the model in `path`, in eval mode and without gradients: also a model of a family, in its own folder.
-
-    The package computes the rotary frequencies, in float32.
-    """
+    """Return the model in `path`, in eval mode and without gradients: also a model of a family, in its own folder."""
     if rotary_inv_freq_dtype not in ("auto", "float32"):
         # Protocols have the parameter: numbers of rounded and of exact frequencies would be one series.
         raise InvalidRequest(
@@ -96,7 +100,13 @@ def load_transformers(
         )
     with without_network(), _quiet():
         empty = _empty(path, settings)
-        _require_room(path, empty, weights)
+        wanted = sum(parameter.numel() for parameter in set(empty.parameters()))
+        actual = sum(tensor.numel() for tensor in weights.tensors.values())
+        if wanted > actual:  # the model would take memory for more values than the file has
+            raise CheckpointMismatch(
+                f"{path} has {actual:,} values and its config.json describes a model of {wanted:,}; correct the sizes "
+                "(vocab_size counts the rows of a widened table), or save the whole model"
+            )
         tensors = _plain(path, empty, weights)
         del weights
         module = _filled(path, empty, copied(path, tensors.items(), DTYPES[dtype], device), DTYPES[dtype])
@@ -119,7 +129,6 @@ def _plain(path: Path, module: PreTrainedModel, weights: Weights) -> dict[str, T
 
 
 def _empty(path: Path, settings: Mapping[str, Any]) -> PreTrainedModel:
-    """Build the model without values. Raises UnsupportedModel and InvalidModelConfig."""
     kind = str(settings.get("model_type", ""))
     try:
         config = AutoConfig.for_model(**settings)
@@ -155,17 +164,6 @@ def _refused(path: Path, kind: str, error: Exception) -> InvalidModelConfig:
     )
 
 
-def _require_room(path: Path, module: PreTrainedModel, weights: Weights) -> None:
-    """Refuse a configuration that would need memory for more values than the file has."""
-    wanted = sum(parameter.numel() for parameter in set(module.parameters()))
-    actual = sum(tensor.numel() for tensor in weights.tensors.values())
-    if wanted > actual:
-        raise CheckpointMismatch(
-            f"{path} has {actual:,} values and its config.json describes a model of {wanted:,}; correct the sizes "
-            "(vocab_size counts the rows of a widened table), or save the whole model"
-        )
-
-
 def _filled(path: Path, empty: PreTrainedModel, tensors: dict[str, Tensor], dtype: torch.dtype) -> PreTrainedModel:
     try:
         load: Any = type(empty).from_pretrained
@@ -188,9 +186,8 @@ def _filled(path: Path, empty: PreTrainedModel, tensors: dict[str, Tensor], dtyp
             f"{path} does not match its config.json: transformers {transformers.__version__} cannot fill the model "
             f"with the weights ({type(error).__name__}); correct config.json, or save the model with `save_pretrained`"
         ) from None
-    problems = listed("missing", sorted(info["missing_keys"]))
-    problems += listed("unexpected", sorted(info["unexpected_keys"]))
     wrong = (f"{name} {list(shape)} instead of {list(wanted)}" for name, shape, wanted in info["mismatched_keys"])
+    problems = listed("missing", sorted(info["missing_keys"])) + listed("unexpected", sorted(info["unexpected_keys"]))
     problems += listed("wrongly shaped", sorted(wrong))
     if problems:
         raise CheckpointMismatch(
@@ -201,14 +198,24 @@ def _filled(path: Path, empty: PreTrainedModel, tensors: dict[str, Tensor], dtyp
     return loaded
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    before, bars = package_log.get_verbosity(), package_log.is_progress_bar_enabled()
+    package_log.set_verbosity(logging.CRITICAL)
+    package_log.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        package_log.set_verbosity(before)
+        if bars:
+            package_log.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
 # the trial of a cache
 
 
 def _tried(config: ModelConfig, module: PreTrainedModel) -> TransformersModel:
-    """Return the model with the first cache that changes no number: not every model of the package has every cache.
-
-    Raises UnsupportedModel.
-    """
+    """Return the model with the first cache that changes no number: not every model of the package has every cache."""
     failures = []
     # The flag says whether the module was written for a static cache. Without it, numbers may be right up to a length.
     kinds: list[CacheKind] = ["static", "dynamic"] if module._can_compile_fullgraph else ["dynamic"]
@@ -232,7 +239,6 @@ def _tried(config: ModelConfig, module: PreTrainedModel) -> TransformersModel:
 
 @torch.inference_mode()
 def _difference_of(model: TransformersModel) -> float:
-    """Return the largest difference of the ways of computing, relative to the largest value."""
     ids = torch.arange(2 * PROBE_IDS, device=model.device).view(2, -1) % model.config.vocab_size
     whole = model.logits(ids)
     hidden = model.hidden(ids)
@@ -240,29 +246,26 @@ def _difference_of(model: TransformersModel) -> float:
     pairs = [
         (model.head(hidden.flatten(0, 1)).view(*ids.shape, -1), whole),
         (model.head(hidden[:, -1], few), whole[:, -1, few]),
-        (_cached(model, ids), hidden),
+        (_hidden_by_cache(model, ids), hidden),
     ]
     return max(_difference(*pair) for pair in pairs)
 
 
-def _cached(model: TransformersModel, ids: Tensor) -> Tensor:  # [B, T, D]
+def _hidden_by_cache(model: TransformersModel, ids: Tensor) -> Tensor:  # [B, T, D]
     """Compute hidden states after padding on the left, a prompt first and then token by token."""
     batch, length = ids.shape
     padded = torch.cat((ids[:, :1].expand(-1, PADDING), ids), dim=1)
     mask = torch.arange(PADDING + length, device=ids.device).expand(batch, -1) >= PADDING
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     cache = model.new_cache(PADDING + length)
-    stops = [PADDING + PROMPT, *range(PADDING + PROMPT + 1, PADDING + length + 1)]
-    starts = [0, *stops]
     parts = [
         model.hidden(padded[:, start:stop], mask=mask[:, :stop], positions=positions[:, start:stop], cache=cache)
-        for start, stop in zip(starts, stops, strict=False)
+        for start, stop in pairwise((0, *range(PADDING + PROMPT, PADDING + length + 1)))
     ]
     return torch.cat(parts, dim=1)[:, PADDING:]
 
 
 def _difference(first: Tensor, second: Tensor) -> float:
-    """Return the largest difference, relative to the largest value; infinite if the shapes differ."""
     if first.shape != second.shape:
         return math.inf
     if not bool(second.isfinite().all()):
@@ -270,14 +273,174 @@ def _difference(first: Tensor, second: Tensor) -> float:
     return float((first.double() - second.double()).abs().max() / second.double().abs().max().clamp(min=1e-30))
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    before, bars = package_log.get_verbosity(), package_log.is_progress_bar_enabled()
-    package_log.set_verbosity(logging.CRITICAL)
-    package_log.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        package_log.set_verbosity(before)
-        if bars:
-            package_log.enable_progress_bar()  # type: ignore[no-untyped-call]
+# the model
+
+
+class TransformersModel(PaddedModel):
+    """Model of the package transformers, in eval mode and without gradients."""
+
+    package = "transformers"
+
+    def __init__(self, config: ModelConfig, module: PreTrainedModel, cache_kind: CacheKind) -> None:
+        self.config, self.module, self.cache_kind = config, module, cache_kind
+        self.saved_inv_freq: tuple[float, ...] = ()
+        self._body: nn.Module = module.base_model
+        embedding = module.get_input_embeddings()
+        if not isinstance(embedding, nn.Embedding):
+            raise UnsupportedModel(f"{type(module).__name__} has no table of ids; evaluate another kind of model")
+        self._embedding = embedding
+        self._head = _Head(module)
+        parameters = signature(self._body.forward).parameters
+        self._takes_positions = "position_ids" in parameters
+        self._cache_name = "cache" if "cache" in parameters else "past_key_values"  # of newer and older releases
+        tables = [part for part in self._body.modules() if isinstance(part, nn.Embedding) and part is not embedding]
+        buffers = [buffer for buffer in self._body.buffers() if config.seq_len in buffer.shape]
+        limits = _steady_positions(config, module) + ([config.seq_len] if tables or buffers else [])
+        self._positions = min(limits, default=None)
+
+    @property
+    def input_table(self) -> Tensor:
+        return self._embedding.weight.detach()
+
+    @property
+    def output_table(self) -> Tensor:
+        return self._head.layer.weight.detach()
+
+    def logits(self, ids: Tensor) -> Tensor:
+        logits: Tensor = self.module(input_ids=ids, use_cache=False).logits
+        return logits.float()
+
+    def hidden(
+        self,
+        ids: Tensor,
+        *,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        cache: FilledCache | None = None,
+    ) -> Tensor:
+        past, new = 0 if cache is None else cache.length, ids.shape[1]
+        if self._positions is not None:
+            self.require_positions(past + new - 1 if positions is None else int(positions.max()))
+        arguments: dict[str, Any] = {}
+        if mask is not None:
+            if mask.shape != (len(ids), past + new):
+                raise InternalError(f"mask is {list(mask.shape)}, expected {[len(ids), past + new]}")
+            arguments["attention_mask"] = mask.long()
+        if positions is not None and self._takes_positions:
+            arguments["position_ids"] = positions.expand(len(ids), -1)
+        if cache is not None:
+            arguments[self._cache_name] = cache.cache
+        hidden: Tensor = self._body(input_ids=ids, use_cache=cache is not None, return_dict=True, **arguments)[0]
+        if cache is not None:
+            cache.length += new
+        return hidden
+
+    def head(self, hidden: Tensor, rows: Tensor | slice | None = None) -> Tensor:
+        return self._head(hidden, self._head.of_rows(rows))
+
+    def new_cache(self, capacity: int) -> FilledCache:
+        if self.cache_kind == "static":
+            return FilledCache(StaticCache(config=self.module.config, max_cache_len=capacity))
+        return FilledCache(DynamicCache(config=self.module.config))
+
+    def codes_head(self, image_ids: range | tuple[int, ...]) -> Mapping[str, Tensor]:
+        if isinstance(image_ids, range):
+            return self._head.of_rows(slice(image_ids.start, image_ids.stop))
+        return self._head.of_rows(torch.tensor(image_ids, device=self.device))
+
+    def codes_logits(self, hidden: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:  # [N, codes] float32
+        return self._head(hidden, parameters)
+
+    def require_positions(self, last: int) -> None:
+        if self._positions is not None and last >= self._positions:
+            raise InvalidData(
+                f"position {last} is beyond the {self._positions} positions of the model's configuration, or beyond "
+                "those within which its rotary frequencies do not depend on other rows; use shorter sequences, by "
+                "`max_length` where the task has it"
+            )
+
+    def named_parts(self) -> Iterator[tuple[str, nn.Module]]:
+        return ((name, part) for name, part in self.module.named_modules() if not any(part.children()))
+
+
+class FilledCache:
+    def __init__(self, cache: Cache) -> None:
+        self.cache, self.length = cache, 0
+
+    def keep(self, rows: Tensor) -> None:
+        self.cache.reorder_cache(cast(torch.LongTensor, rows))
+
+
+class _Head:
+    """The part of a module after its body, for some rows of the output table."""
+
+    def __init__(self, module: PreTrainedModel) -> None:
+        layer = module.get_output_embeddings()  # type: ignore[no-untyped-call]
+        if not isinstance(layer, nn.Linear) or module.base_model is module:
+            raise UnsupportedModel(
+                f"{type(module).__name__} has no body followed by a linear output table, which evaluation needs; "
+                "evaluate another kind of model"
+            )
+        self.layer = layer
+        self.name = next(name for name, part in module.named_modules() if part is layer)
+        # A copy of the module without its body, which returns the hidden states that it is given.
+        self.tail = copy.copy(module)
+        self.tail._modules = {**module._modules, module.base_model_prefix: _Given()}
+
+    def of_rows(self, rows: Tensor | slice | None) -> dict[str, Tensor]:
+        """Return the parameters of the output layer, by name, for some rows."""
+        parameters = {"weight": self.layer.weight}
+        if self.layer.bias is not None:
+            parameters["bias"] = self.layer.bias
+        return {
+            f"{self.name}.{name}": parameter.detach() if rows is None else parameter.detach()[rows]
+            for name, parameter in parameters.items()
+        }
+
+    def __call__(self, hidden: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:  # [N, D] → [N, rows] float32
+        inputs = {"inputs_embeds": hidden[None], "use_cache": False, "return_dict": True}
+        # The parameters are an argument: no call changes what another call sees.
+        output = torch.func.functional_call(self.tail, dict(parameters), (), inputs, tie_weights=False)
+        logits: Tensor = output.logits[0]
+        return logits.float()
+
+
+class _Given(nn.Module):
+    """Body that returns the hidden states which it is given as embeddings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        object.__setattr__(self, "decoder", self)  # some heads call the decoder of the body
+
+    def forward(self, *_: Any, inputs_embeds: Tensor, **__: Any) -> Any:
+        return _Output(last_hidden_state=inputs_embeds)
+
+
+class _Output(SimpleNamespace):
+    """Output of a body: the hidden states as first item and as attribute, and None for all else."""
+
+    def __getitem__(self, place: Any) -> Any:
+        return self.last_hidden_state if place == 0 else ()
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+
+def _steady_positions(config: ModelConfig, module: PreTrainedModel) -> list[int]:
+    """Return numbers of positions within which rotary frequencies are fixed; empty where they always are.
+
+    Beyond this number, the package chooses the frequencies of all rows by the longest row of the batch (`longrope`), or
+    by the longest row since the model was loaded (`dynamic`), so that a row's numbers depend on other rows.
+    """
+    parameters = getattr(module.config, "rope_parameters", None)
+    parameters = parameters if isinstance(parameters, Mapping) else {}
+    by_kind = [parameters, *(part for part in parameters.values() if isinstance(part, Mapping))]
+    longest = getattr(module.config, "max_position_embeddings", config.seq_len)
+    limits = []
+    for part in by_kind:
+        kind = str(part.get("rope_type", ""))
+        if kind == "longrope":
+            limits.append(int(part.get("original_max_position_embeddings", longest)))
+        elif "dynamic" in kind:
+            limits.append(int(longest))
+    return limits

@@ -25,8 +25,7 @@ from evalsvc.checkpoints.weights import read_weights
 from evalsvc.errors import CheckpointGone, UnsupportedModel, os_reason
 from evalsvc.families.reading import family_of, resolve_config
 from evalsvc.models.language_model import LanguageModel
-from evalsvc.models.loading import saved_frequencies
-from evalsvc.models.virtual import agreed_config, load_virtual, virtual_frequencies
+from evalsvc.models.loading import agreed_config, load_virtual, saved_frequencies, virtual_frequencies
 from evalsvc.spec import catalog
 from evalsvc.spec.engines import FLOAT64, OWN
 from evalsvc.spec.model_config import ModelConfig

@@ -1,4 +1,4 @@
-"""Every task and every way of decoding, once for each family and once for `model: transformers`, with equal numbers.
+"""Every task, once for each family and once for `model: transformers`, with equal numbers, codes and texts.
 
 The models are small and random, as wide as the miniature's layout, and written by transformers.
 """
@@ -6,7 +6,6 @@ The models are small and random, as wide as the miniature's layout, and written 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,8 @@ from task_runs import items, metrics, run_task
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.config import Settings
 from evalsvc.miniature import ROOT
-from evalsvc.models import DecodePath, LanguageModel
-from evalsvc.sampling import Continuation, Prompt, SamplerSpec, SamplingParams, complete, generate
-from evalsvc.scoring import Request, score
+from evalsvc.models import LanguageModel
+from evalsvc.sampling import Continuation, SamplingParams, complete
 from evalsvc.spec.layout import parse_layout
 from evalsvc.worker.context import ShardContext
 
@@ -31,8 +29,6 @@ TRANSFORMERS = {"family": "transformers"}
 ROWS = 583
 SIZES = {"vocab_size": ROWS, "max_position_embeddings": 256}
 WIDE = parse_layout(dict(LAYOUT), ROOT).resolve(ROWS)
-SPEC = SamplerSpec(WIDE.image_ids or (), 9, SamplingParams(seed=3, guidance_scale=2.0), 3, (512, 514), bucket=4)
-PROMPTS = [Prompt(str(row), tuple(range(5 + row, 7 + 3 * row))) for row in range(5)]
 DIGITS = {
     "decoder": DECODER,
     "classifier": str(ROOT / "classifier.safetensors"),
@@ -75,35 +71,6 @@ def reference(folder: Path, model: dict[str, Any] | None) -> CheckpointRef:
 def load(folder: Path, model: dict[str, Any] | None, dtype: str = "float64") -> LanguageModel:
     context = ShardContext(reference(folder, model), Settings(devices="cpu", threads=1), lambda done: None)
     return context.model(dtype=dtype, rotary_inv_freq_dtype="auto")
-
-
-def codes(model: LanguageModel, path: DecodePath | None = None) -> list[list[int]]:
-    drawn: dict[int, list[int]] = {}
-    for samples in generate(model, PROMPTS, replace(SPEC, path=path)):
-        drawn |= dict(zip(samples.indices, samples.codes.tolist(), strict=True))
-    return [drawn[index] for index in range(len(PROMPTS))]
-
-
-def test_codes_are_the_same_on_every_path(both: tuple[LanguageModel, LanguageModel]) -> None:
-    """Prompts of several lengths, guided, in batches with dummies."""
-    own, theirs = both
-    assert theirs.only_path == "static"
-    expected = codes(theirs)
-    assert len({tuple(row) for row in expected}) > 1
-    paths: list[DecodePath] = ["plain", "packed", "graph"]
-    assert {path: codes(own, path) for path in paths} == dict.fromkeys(paths, expected)
-
-
-def test_scores_are_the_same(both: tuple[LanguageModel, LanguageModel]) -> None:
-    """Requests with common beginnings, in batches of a few tokens."""
-    context = tuple(range(20, 40))
-    requests = [Request(context, (row, 2, row)) for row in range(6)]
-    requests += [Request(context[:9], (520, 7)), Request((3,), (4,)), Request((*context, 1, 2), (1,))]
-    found = [score(model, WIDE, requests, 32) for model in both]
-    for ours, theirs in zip(*found, strict=True):
-        assert (ours.greedy, ours.greedy_within) == (theirs.greedy, theirs.greedy_within)
-        for name in ("logprob", "logprob_within", "image_mass"):
-            assert getattr(ours, name) == pytest.approx(getattr(theirs, name), abs=1e-4)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

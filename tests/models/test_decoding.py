@@ -1,17 +1,24 @@
 """Every way to run a step, against a whole forward pass."""
 
+import gc
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import torch
 from decode_paths import PATHS, leave_uncompiled, stepped_logits
+from recorded_cuda import RecordedCuda, recorded_cuda
 from small_models import small_model
 from torch import Tensor
+from torch.nn import functional
 
+from evalsvc.errors import InternalError
 from evalsvc.models import DecodePath, StepShape, Transformer
-from evalsvc.models.decoding import BlockedCache, Slot, StraightCache, blocked_attention
+from evalsvc.models.attention import grouped_attention, reads_shared_keys
+from evalsvc.models.graphs import Graphs
 
 ROWS, PADDED, NEW = 3, 5, 40
 IMAGE_IDS = range(10, 26)
@@ -35,9 +42,10 @@ def expected_logits(model: Transformer) -> Tensor:  # [ROWS, NEW, codes]
     return model(ids, mask=mask, positions=positions)[:, PADDED:, IMAGE_IDS.start : IMAGE_IDS.stop]
 
 
-def stepped(model: Transformer, path: DecodePath, cache_dtype: torch.dtype | None = None) -> Tensor:
+def stepped(model: Transformer, path: str, cache_dtype: torch.dtype | None = None) -> Tensor:
     ids, mask = tokens()
-    return stepped_logits(model, path, ids, PADDED, codes=IMAGE_IDS, mask=mask, cache_dtype=cache_dtype)
+    options: dict[str, Any] = {"codes": IMAGE_IDS, "mask": mask, "cache_dtype": cache_dtype}
+    return stepped_logits(model, cast(DecodePath, path), ids, PADDED, **options)
 
 
 ARCHITECTURES: list[dict[str, Any]] = [
@@ -69,26 +77,9 @@ def test_a_cache_of_another_dtype_is_near(monkeypatch: pytest.MonkeyPatch) -> No
     model = wide_model(torch.float32)
     exact = expected_logits(model)
     for path in ("packed", "compiled"):
-        found = stepped(model, cast(DecodePath, path), torch.bfloat16)
+        found = stepped(model, path, torch.bfloat16)
         assert float((found - exact).norm() / exact.norm()) < 0.02
         assert not torch.equal(found, exact)
-
-
-def test_blocked_attention_equals_sdpa(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In float64, over spans that end within a block, and with garbage behind them."""
-    leave_uncompiled(monkeypatch)
-    shape, generator = (1, 2, 3, 48, 32), torch.Generator().manual_seed(0)
-    straight = StraightCache(shape, torch.float64, torch.device("cpu"))
-    blocked = BlockedCache(shape, torch.float64, torch.device("cpu"))
-    bias = torch.full((2, 48), float("-inf"), dtype=torch.float64)
-    for slot in range(40):
-        queries, keys, values = torch.randn(3, 2, 3, 32, dtype=torch.float64, generator=generator)
-        bias[:, slot] = 0
-        expected = straight.attend(0, queries, keys, values, Slot(slot, slot + 1), bias)
-        found = blocked.attend(0, queries, keys, values, Slot(slot, -(-(slot + 1) // 16) * 16), bias)
-        torch.testing.assert_close(found, expected)
-    wide = blocked_attention(queries, blocked.keys[0].float(), blocked.values[0].bfloat16(), bias, 48)
-    assert wide.dtype == torch.float32
 
 
 def test_weights_are_laid_out_once_and_can_be_let_go() -> None:
@@ -98,3 +89,131 @@ def test_weights_are_laid_out_once_and_can_be_let_go() -> None:
     assert model.decoding(replace(shape, rows=ROWS + 1)).weights is not first
     model.packed = None
     assert not model.is_laid_out
+
+
+# heads of queries that share keys, against keys that are repeated
+
+
+def parts(queries: int, kv_heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((2, 6, queries, 8), (2, kv_heads, 9, 8), (2, kv_heads, 9, 8))
+    return tuple(torch.randn(shape, dtype=torch.float64, generator=generator) for shape in shapes)  # type: ignore[return-value]
+
+
+def repeated(queries: Tensor, keys: Tensor, values: Tensor, **options: Any) -> Tensor:
+    share = queries.shape[1] // keys.shape[1]
+    keys, values = keys.repeat_interleave(share, 1), values.repeat_interleave(share, 1)
+    return functional.scaled_dot_product_attention(queries, keys, values, **options)
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 3, 6])
+@pytest.mark.parametrize("fused", [True, False])
+def test_equals_repeated_keys(kv_heads: int, fused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one query, several, and as many as keys; where no fused kernel shares keys, they are repeated."""
+    if not fused:
+        monkeypatch.setattr("evalsvc.models.attention.reads_shared_keys", lambda queries, bias: False)
+    for queries in (1, 4, 9):
+        given = parts(queries, kv_heads)
+        bias = torch.zeros(2, 1, queries, 9, dtype=torch.float64)
+        bias[1, ..., :3] = -torch.inf
+        for mask in (None, bias):
+            torch.testing.assert_close(grouped_attention(*given, mask), repeated(*given, attn_mask=mask))
+    torch.testing.assert_close(grouped_attention(*given, causal=True), repeated(*given, is_causal=True))
+
+
+def test_which_kernels_share_keys() -> None:
+    half, bias = torch.empty(1, 4, 3, 8, dtype=torch.bfloat16), torch.zeros(1, 1, 3, 3)
+    assert reads_shared_keys(half, bias)
+    assert reads_shared_keys(half.float(), None)
+    for queries, mask, shares in ((half, None, True), (half, bias, False), (half.float(), None, False)):
+        on_card = SimpleNamespace(device=torch.device("cuda"), dtype=queries.dtype, shape=queries.shape)
+        assert reads_shared_keys(cast(Tensor, on_card), mask) is shares
+
+
+def test_one_query_reads_the_keys_where_they_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies of the keys for each head of queries would cost what sharing saves."""
+    seen: list[Tensor] = []
+    actual = functional.scaled_dot_product_attention
+
+    def watched(queries: Tensor, keys: Tensor, values: Tensor, **options: Any) -> Tensor:
+        seen.extend((keys, values))
+        return actual(queries, keys, values, **options)
+
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", watched)
+    queries, keys, values = parts(1, 2)
+    grouped_attention(queries, keys, values)
+    assert [part.data_ptr() for part in seen] == [keys.data_ptr(), values.data_ptr()]
+    assert seen[0].shape == keys.shape
+
+
+# capturing and replaying, with a CUDA that only keeps records
+
+
+SECOND = torch.device("cuda", 1)
+LOGITS = torch.zeros(2, 3)
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[RecordedCuda]:
+    with recorded_cuda(monkeypatch) as cuda:
+        cuda.on_replay = lambda: LOGITS.fill_(5)
+        yield cuda
+
+
+def graphs() -> Graphs:
+    """Believed to be on the second GPU; the buffers are on the CPU."""
+    made = Graphs(2, torch.device("cpu"))
+    made.device = SECOND
+    return made
+
+
+def call(graphs: Graphs, span: int) -> Tensor:
+    ids = torch.zeros(2, dtype=torch.int64)
+    return graphs(lambda ids, positions, slot, span: LOGITS.fill_(span), ids, ids, span - 1, span)
+
+
+def test_everything_happens_on_the_device_of_the_tensors(cuda: RecordedCuda) -> None:
+    """On `cuda:1` stream and capture were once those of the first GPU: an empty graph, and logits that stood still."""
+    second = graphs()
+    for _ in range(2):
+        assert call(second, 64).tolist() == [[5.0] * 3] * 2
+    assert [(current, of_stream) for current, of_stream, _ in cuda.captures] == [(SECOND, SECOND)]
+    assert cuda.replays == [SECOND, SECOND]
+    assert cuda.current.device.index == 0
+
+
+def test_all_captures_share_one_stream(cuda: RecordedCuda) -> None:
+    """cuBLAS keeps 32 MiB for each stream that it was used on: once there was one for each span of each batch."""
+    for capturing in (graphs(), graphs()):
+        for span in (64, 128):
+            call(capturing, span)
+    assert len(cuda.captures) == 4
+    assert len(cuda.streams) == 1
+
+
+def test_an_empty_graph_is_refused(cuda: RecordedCuda) -> None:
+    """Its replays do nothing, and every code would be drawn from the same logits."""
+    cuda.on_replay = lambda: None
+    with pytest.raises(InternalError, match="for 64 slots on cuda:1 is empty"):
+        call(graphs(), 64)
+
+
+def test_a_capture_that_fails_leaves_the_current_stream(cuda: RecordedCuda) -> None:
+    """torch.cuda.graph does not put it back when the capture cannot be ended: later work would go to the wrong one."""
+    cuda.capture_error = torch.OutOfMemoryError("CUDA out of memory")
+    with pytest.raises(torch.OutOfMemoryError):
+        call(graphs(), 64)
+    assert (cuda.current.device.index, cuda.current.stream) == (0, None)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_nothing_is_collected_while_capturing(enabled: bool, cuda: RecordedCuda) -> None:
+    """Another graph that is freed meanwhile can invalidate the capture."""
+    before = gc.isenabled()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        call(graphs(), 64)
+        assert gc.isenabled() is enabled
+    finally:
+        (gc.enable if before else gc.disable)()
+    assert [collects for *_, collects in cuda.captures] == [False]

@@ -116,14 +116,10 @@ class TestRealOpenLm:
             model.require_positions(2 * model.config.seq_len)
 
 
-def test_a_model_of_another_family_is_refused() -> None:
-    file = Path(pretrained(0).path)
-    config = resolve_config(None, file).model_copy(update={"family": "llama"})
-    with pytest.raises(UnsupportedModel, match="choose the engine transformers"):
-        load_open_lm(file, config)
-
-
 def test_without_open_lm_the_message_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = Path(pretrained(0).path)
+    with pytest.raises(UnsupportedModel, match="choose the engine transformers"):
+        load_open_lm(file, resolve_config(None, file).model_copy(update={"family": "llama"}))
     for name in ("open_lm", "open_lm.attention"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(MissingPackage, match="open_lm is not installed; run: pip install --no-deps xformers"):

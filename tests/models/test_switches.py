@@ -63,24 +63,19 @@ ANOTHER_FILE: list[tuple[str, dict[str, Any]]] = [
 """Changes of a configuration with which the file no longer fits."""
 
 
-@pytest.mark.parametrize(("name", "changes"), SAME_FILE, ids=str)
+@pytest.mark.parametrize(("name", "changes"), [*SAME_FILE, *ANOTHER_FILE], ids=str)
 @torch.inference_mode()
-def test_a_switch_moves_the_logits(name: str, changes: dict[str, Any], tmp_path: Path) -> None:
+def test_a_switch_moves_the_logits_or_no_longer_fits(name: str, changes: dict[str, Any], tmp_path: Path) -> None:
     config = write_ours(name, tmp_path).config
+    changed = ModelConfig.model_validate(config.model_dump() | changes)
+    assert changed != config
+    if (name, changes) in ANOTHER_FILE:
+        with pytest.raises(CheckpointMismatch):
+            load_model(tmp_path, changed)
+        return
     ids = torch.randint(ROWS, (2, 50), generator=torch.Generator().manual_seed(1))
-    expected = load_model(tmp_path)(ids)
-    changed = ModelConfig.model_validate(config.model_dump() | changes)
-    assert changed != config
-    assert (load_model(tmp_path, changed)(ids) - expected).abs().max() > 1e-4, "ten times what two programs differ by"
-
-
-@pytest.mark.parametrize(("name", "changes"), ANOTHER_FILE, ids=str)
-def test_a_switch_is_seen_in_the_file(name: str, changes: dict[str, Any], tmp_path: Path) -> None:
-    config = write_ours(name, tmp_path).config
-    changed = ModelConfig.model_validate(config.model_dump() | changes)
-    assert changed != config
-    with pytest.raises(CheckpointMismatch):
-        load_model(tmp_path, changed)
+    moved = (load_model(tmp_path, changed)(ids) - load_model(tmp_path)(ids)).abs().max()
+    assert moved > 1e-4, "ten times what two programs differ by"
 
 
 def test_no_switch_is_left_out() -> None:

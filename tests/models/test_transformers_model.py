@@ -136,14 +136,6 @@ def test_the_network_is_not_reached(gpt2: Path, monkeypatch: pytest.MonkeyPatch)
     assert calls == []
 
 
-def test_weights_in_a_pickle_are_not_read(gpt2: Path) -> None:
-    tensors = load_file(gpt2 / "model.safetensors")
-    (gpt2 / "model.safetensors").unlink()
-    torch.save(tensors, gpt2 / "pytorch_model.bin")
-    with pytest.raises(NotACheckpoint, match="save the model as safetensors"):
-        load(gpt2)
-
-
 def test_buffers_of_older_releases_are_passed_over(gpt2: Path) -> None:
     ids = torch.arange(6)[None]
     expected = load(gpt2).logits(ids)
@@ -159,25 +151,34 @@ def test_buffers_of_older_releases_are_passed_over(gpt2: Path) -> None:
             load(gpt2)
 
 
-def test_positions_end(gpt2: Path) -> None:
-    ours = load(gpt2)
-    ours.require_positions(63)
-    with pytest.raises(InvalidData, match="position 64 is beyond the 64 positions of the model's configuration"):
-        ours.hidden(torch.zeros(1, 65, dtype=torch.int64))
+def test_what_is_refused_before_the_configuration(gpt2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The protocol would say that the frequencies are rounded; a pickle is not read."""
+    assert load(gpt2, rotary="float32").output_table.shape[0] == resolve_config("transformers", gpt2).vocab_size == ROWS
+    with pytest.raises(InvalidRequest, match="leave rotary_inv_freq_dtype out"):
+        load(gpt2, rotary="bfloat16")
+    with monkeypatch.context() as patch:
+        patch.setattr(importlib.import_module("evalsvc.models.transformers_loading"), "OLDEST", 99)
+        with pytest.raises(MissingPackage, match=r"needs transformers 99 or later, and [0-9.]+ is installed; run: pip"):
+            load(gpt2)
+    torch.save(load_file(gpt2 / "model.safetensors"), gpt2 / "pytorch_model.bin")
+    (gpt2 / "model.safetensors").unlink()
+    with pytest.raises(NotACheckpoint, match="save the model as safetensors"):
+        load(gpt2)
 
 
 @pytest.mark.parametrize(
     ("kind", "scaling", "limit"),
     [
+        ("gpt2", {}, 64),
         ("llama", {"rope_type": "dynamic", "factor": 2.0}, 64),
         ("phi3", {**LONG, "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}, 32),
     ],
 )
-def test_frequencies_that_change_with_a_batch_end_the_positions(
+def test_positions_end_with_a_table_or_with_frequencies_that_change_with_a_batch(
     kind: str, scaling: dict[str, Any], limit: int, tmp_path: Path
 ) -> None:
     """A short row next to a long one would be turned by the frequencies of the long one."""
-    fields = {**LLAMA, "rope_parameters": {"rope_theta": 10_000.0, **scaling}}
+    fields = {**LLAMA, "rope_parameters": {"rope_theta": 10_000.0, **scaling}} if scaling else GPT2
     fields |= {"original_max_position_embeddings": 32} if kind == "phi3" else {}
     write(kind, tmp_path / "model", fields)
     ours = load(tmp_path / "model")
@@ -209,13 +210,6 @@ def test_what_only_the_transformer_has_is_refused(gpt2: Path) -> None:
         ShardContext(virtual, Settings(devices="cpu", threads=1), lambda done: None).model(
             dtype="float32", rotary_inv_freq_dtype="auto"
         )
-
-
-def test_rounded_frequencies_are_refused(gpt2: Path) -> None:
-    """The protocol would say that they are rounded."""
-    load(gpt2, rotary="float32")
-    with pytest.raises(InvalidRequest, match="leave rotary_inv_freq_dtype out"):
-        load(gpt2, rotary="bfloat16")
 
 
 def test_sizes_beyond_the_file_are_refused_before_memory_is_taken(gpt2: Path) -> None:
@@ -251,13 +245,3 @@ def test_a_model_whose_numbers_depend_on_padding_is_refused(kind: str, tmp_path:
     write(kind, tmp_path / "model", fields)
     with pytest.raises(UnsupportedModel, match="computes other numbers for padded prompts with a cache"):
         load(tmp_path / "model")
-
-
-def test_an_old_package_is_named(gpt2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.import_module("evalsvc.models.transformers_loading"), "OLDEST", 99)
-    with pytest.raises(MissingPackage, match=r"needs transformers 99 or later, and [0-9.]+ is installed; run: pip"):
-        load(gpt2)
-
-
-def test_the_layout_fits_the_rows(gpt2: Path) -> None:
-    assert resolve_config("transformers", gpt2).vocab_size == load(gpt2).output_table.shape[0] == ROWS

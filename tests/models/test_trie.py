@@ -1,12 +1,18 @@
-"""What is shared and what attends together, against the sequences themselves."""
+"""What is shared and what attends together, and hidden states, against the sequences themselves."""
 
+import random
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
+import torch
 from shared_beginnings import random_sequences
+from small_models import small_model
 
-from evalsvc.models.trie import Trie, build_trie
+from evalsvc.errors import InvalidData
+from evalsvc.models import Transformer, build_trie, read_trie
+from evalsvc.models.trie import Carried, Trie, trie_hidden
 
 Ids = tuple[int, ...]
 
@@ -32,13 +38,13 @@ def check(trie: Trie, sequences: Sequence[Ids], budget: int) -> None:
     computed: set[int] = set()
     for batch in trie.batches:
         assert batch.stop - batch.start <= budget or len(batch.rows) == 1
-        for index in batch.complete:
-            assert max(trie.paths[index]) < batch.stop
+        assert all(max(trie.paths[index]) < batch.stop for index in batch.complete)
         for row in batch.rows:
-            keys = {*map(int, row.stem), *range(row.start, row.stop)}
-            wanted = {other for node in range(row.start, row.stop) for other in seen(trie, node)}
-            assert wanted <= keys
-            assert row.plain == (wanted == set(range(row.start, row.stop)) and is_chain(trie, row.start, row.stop))
+            own = range(row.start, row.stop)
+            wanted = {other for node in own for other in seen(trie, node)}
+            assert wanted <= {*map(int, row.stem), *own}
+            is_chain = all(int(trie.positions[node]) == node - row.start for node in own)
+            assert row.plain == (wanted == set(own) and is_chain)
         # What is attended to was computed, and is kept: the batch before had it too, or made it.
         carried = set(map(int, batch.carried))
         assert carried <= computed
@@ -46,11 +52,6 @@ def check(trie: Trie, sequences: Sequence[Ids], budget: int) -> None:
         computed = carried | set(range(batch.start, batch.stop))
         nodes = [*map(int, batch.carried), *range(batch.start, batch.stop)]
         assert [nodes[place] for place in batch.places(batch.carried)] == nodes[: len(carried)]
-        assert batch.places(trie.ids[:0]).size == 0
-
-
-def is_chain(trie: Trie, start: int, stop: int) -> bool:
-    return all(int(trie.positions[node]) == node - start for node in range(start, stop))
 
 
 @pytest.mark.parametrize("budget", [1, 7, 30, 100, 10_000])
@@ -61,31 +62,23 @@ def test_every_sequence_is_a_path(budget: int) -> None:
     assert len(trie.ids) == len(build_trie(sequences).ids), "a budget cuts batches, and computes nothing twice"
 
 
-def test_options_share_their_context() -> None:
-    sequences = [ids("which?ab"), ids("which?d"), ids("which?")]
-    trie = build_trie(sequences)
-    assert list(trie.ids) == [*ids("which?"), *ids("ab"), *ids("d")]
-    assert list(trie.positions) == [0, 1, 2, 3, 4, 5, 6, 7, 6]
-    [batch] = trie.batches
-    [row] = batch.rows
-    assert not row.plain
-    check(trie, sequences, 100)
+STEM = "The trophy does not fit into the suitcase since "
 
 
-def test_equal_sequences_and_a_beginning_of_another_cost_nothing() -> None:
-    sequences = [ids("abcdef"), ids("abc"), ids("abcdef")]
-    trie = build_trie(sequences)
-    assert len(trie.ids) == 6
-    [row] = trie.batches[0].rows
-    assert row.plain, "they are one line, and its attention needs no mask"
-    check(trie, sequences, 100)
-
-
-def test_two_contexts_of_a_schema_share_their_stem() -> None:
-    stem = "The trophy does not fit into the suitcase since "
-    sequences = [ids(f"{stem}{what} is too large") for what in ("the trophy", "the suitcase")]
-    trie = build_trie(sequences)
-    assert len(trie.ids) == sum(map(len, sequences)) - len(f"{stem}the ")
+@pytest.mark.parametrize(
+    ("texts", "nodes", "plain"),
+    [
+        (("which?ab", "which?d", "which?"), 9, [False]),  # options share their context
+        (("abcdef", "abc", "abcdef"), 6, [True]),  # one line, whose attention needs no mask
+        ((f"{STEM}the trophy is too large", f"{STEM}the suitcase is too large"), 48 + 4 + 19 + 21, [True, False]),
+        ((), 0, []),
+    ],
+)
+def test_common_beginnings_are_nodes_once(texts: Sequence[str], nodes: int, plain: list[bool]) -> None:
+    sequences = list(map(ids, texts))
+    trie = build_trie(sequences, 1_000)
+    assert len(trie.ids) == nodes
+    assert [row.plain for batch in trie.batches for row in batch.rows] == plain
     check(trie, sequences, 1_000)
 
 
@@ -104,8 +97,7 @@ def test_texts_with_a_first_word_in_common_share_nothing() -> None:
     """The mask would cost more than the word, so that plain texts keep plain causal attention. The longest is first."""
     sequences = [ids(f"The {word * length}") for word, length in (("cat", 30), ("dog", 40), ("eel", 35))]
     rows = [row for batch in build_trie(sequences).batches for row in batch.rows]
-    assert all(row.plain for row in rows)
-    assert [row.size for row in rows] == [124, 109, 94]
+    assert [(row.plain, row.size) for row in rows] == [(True, 124), (True, 109), (True, 94)]
 
 
 def test_a_long_beginning_is_carried_from_batch_to_batch() -> None:
@@ -116,7 +108,59 @@ def test_a_long_beginning_is_carried_from_batch_to_batch() -> None:
     assert len(trie.ids) == 50 + 60
 
 
-def test_nothing() -> None:
-    trie = build_trie([], 10)
-    assert not trie.batches
-    assert not len(trie.ids)
+# hidden states, in float64
+
+
+def build_model(kind: str, **changes: Any) -> Transformer:
+    fields = {"n_layers": 3, "seq_len": 64, "vocab_size": 200, "positional_embedding_type": kind}
+    return small_model(torch.float64, **fields | changes)
+
+
+@pytest.mark.parametrize("budget", [1, 20, 90, None])
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        *((kind, {"qk_norm": True}) for kind in ("rotary", "llama_rotary", "head_rotary", "none")),
+        *(("rotary", {"n_heads": 6, "n_kv_heads": shared}) for shared in (1, 3)),
+    ],
+    ids=str,
+)
+def test_equals_each_sequence_alone(kind: str, changes: dict[str, Any], budget: int | None) -> None:
+    model, sequences = build_model(kind, **changes), random_sequences()
+    trie = build_trie(sequences, budget)
+    hidden = torch.cat([part for _, part in read_trie(model, trie)])
+    assert len(hidden) == len(trie.ids) < sum(map(len, set(sequences)))
+    for sequence, path in zip(sequences, trie.paths, strict=True):
+        alone = model.hidden(torch.tensor([sequence]))[0]
+        torch.testing.assert_close(hidden[torch.tensor(path)], alone, rtol=0, atol=1e-12)
+
+
+def test_keys_and_values_are_those_of_a_cache() -> None:
+    """With which a generation goes on."""
+    model, sequence = build_model("rotary"), (5, 6, 7, 8)
+    trie = build_trie([sequence, (5, 6, 9)])
+    _, found = trie_hidden(model, trie, trie.batches[0], Carried(), trie.ids * 0 + range(len(trie.ids)))
+    cache = model.new_cache(1, 4)
+    model.hidden(torch.tensor([sequence]), cache=cache)
+    path = torch.tensor(trie.paths[0])
+    for layer in range(3):
+        torch.testing.assert_close(found.keys[layer][path].transpose(0, 1), cache.keys[layer, 0])
+        torch.testing.assert_close(found.values[layer][path].transpose(0, 1), cache.values[layer, 0])
+
+
+def test_nan_stays_within_what_shares_a_beginning() -> None:
+    """What pads a row is its own first token: padding with another's would give a stranger its NaN."""
+    model = build_model("rotary")
+    model.tok_embeddings.weight[199] = torch.nan
+    pick = random.Random(1)
+    good = [(1, *pick.choices(range(2, 90), k=length)) for length in (9, 12, 20)]
+    trie = build_trie([*good, (100, 199, 3), (100, 101, 4)])
+    hidden = torch.cat([part for _, part in read_trie(model, trie)])
+    assert all(bool(hidden[torch.tensor(path)].isfinite().all()) for path in trie.paths[:3])
+    assert not hidden[trie.paths[3][-1]].isfinite().all()
+
+
+def test_the_table_of_positions_ends() -> None:
+    model = build_model("llama_rotary", seq_len=4)
+    with pytest.raises(InvalidData, match="position 8 is beyond"):
+        list(read_trie(model, build_trie([tuple(range(9))])))

@@ -17,9 +17,8 @@ from evalsvc.errors import CheckpointMismatch, InvalidRequest, NonFinite
 from evalsvc.families.reading import resolve_config
 from evalsvc.miniature import ROOT
 from evalsvc.models import Transformer, load_model
-from evalsvc.models.loading import INV_FREQ
+from evalsvc.models.loading import INV_FREQ, agreed_config, load_virtual
 from evalsvc.models.rotation import inv_freq_table
-from evalsvc.models.virtual import agreed_config, load_virtual
 from evalsvc.spec.model_config import ModelConfig
 
 CONFIG = SHAPE | {"hidden_dim": 16, "n_layers": 3, "n_heads": 2, "seq_len": 8, "vocab_size": 20}
@@ -41,10 +40,6 @@ def parents(tmp_path: Path) -> dict[str, Path]:
     return {f"r@{seed}": write(tmp_path, seed) for seed in range(1, 5)}
 
 
-def tensors_of(model: Transformer) -> dict[str, Tensor]:
-    return dict(model.state_dict())
-
-
 def load(text: str, parents: dict[str, Path], dtype: str = "float32", **changes: object) -> Transformer:
     expression = parse_expression(text)
     chosen = {str(leaf): parents[str(leaf)] for leaf in leaves(expression)}
@@ -63,7 +58,7 @@ def test_the_average_of_two_is_the_mean_of_the_tensors_to_the_last_bit() -> None
     config = resolve_config(None, folder / "epoch_0.pt")
     model = load_virtual(parse_expression("avg(p@0, p@3000)"), parents, config)
     first, last = (torch.load(path, weights_only=True)["state_dict"] for path in parents.values())
-    found = tensors_of(model)
+    found = model.state_dict()
     assert set(found) <= set(first)
     assert {tensor.dtype for tensor in first.values()} >= {torch.bfloat16}
     for name, tensor in found.items():
@@ -76,7 +71,7 @@ def test_folders_of_another_family_are_combined(name: str, tmp_path: Path) -> No
     one, two = (write_ours(name, path, seed) for seed, path in enumerate(parents.values(), 1))
     expression = parse_expression("graft(avg(r@1, r@2), r@2, layers=1)")
     model = load_virtual(expression, parents, one.config)
-    for key, tensor in tensors_of(model).items():
+    for key, tensor in model.state_dict().items():
         first, second = one.state_dict()[key], two.state_dict()[key]
         expected = second if key.startswith("layers.1.") else ((first.double() + second.double()) / 2).float()
         assert torch.equal(tensor, expected), key
@@ -88,7 +83,7 @@ def test_folders_of_another_family_are_combined(name: str, tmp_path: Path) -> No
 def test_functions_inside_one_another_equal_plain_arithmetic(parents: dict[str, Path]) -> None:
     text = "graft(lerp(avg(r@1, r@2, r@2), r@3, 0.3), avg(r@1, r@4), layers=1, parts=head)"
     one, two, three, four = (plain(path) for path in parents.values())
-    for name, tensor in tensors_of(load(text, parents)).items():
+    for name, tensor in load(text, parents).state_dict().items():
         expected = 0.7 * (one[name] + 2 * two[name]) / 3 + 0.3 * three[name]
         if name.startswith("layers.1.") or name == "output.weight":
             expected = (one[name] + four[name]) / 2
@@ -101,7 +96,7 @@ def test_many_parents_lose_no_digits(tmp_path: Path) -> None:
     for path in parents.values():
         for name, tensor in plain(path).items():
             mean[name] += tensor / len(parents)
-    for name, tensor in tensors_of(load(f"avg({', '.join(parents)})", parents)).items():
+    for name, tensor in load(f"avg({', '.join(parents)})", parents).state_dict().items():
         torch.testing.assert_close(tensor.double(), mean[name], rtol=0, atol=2e-7)
 
 
@@ -113,7 +108,7 @@ def test_many_parents_lose_no_digits(tmp_path: Path) -> None:
 def test_the_ends_are_the_parents_themselves(parents: dict[str, Path], text: str, parent: str, dtype: str) -> None:
     expected = load_model(parents[parent], ModelConfig.model_validate(CONFIG), dtype=dtype)
     found = load(text, parents, dtype)
-    assert all(torch.equal(tensor, tensors_of(found)[name]) for name, tensor in tensors_of(expected).items())
+    assert all(torch.equal(tensor, found.state_dict()[name]) for name, tensor in expected.state_dict().items())
     ids = torch.tensor([[1, 2, 3]])
     assert torch.equal(found(ids), expected(ids))
 
@@ -129,7 +124,7 @@ def test_tied_tables_stay_tied(tmp_path: Path) -> None:
         load("graft(r@1, r@2, parts=head)", parents, weight_tying=True)
 
 
-def test_a_diverged_parent_is_named(tmp_path: Path, parents: dict[str, Path]) -> None:
+def test_a_parent_that_diverged_or_has_other_shapes_is_named(tmp_path: Path, parents: dict[str, Path]) -> None:
     tensors = load_file(parents["r@2"])
     tensors["layers.1.ffn_norm.weight"][3] = float("nan")
     save_file(tensors, parents["r@2"])
@@ -137,26 +132,22 @@ def test_a_diverged_parent_is_named(tmp_path: Path, parents: dict[str, Path]) ->
         load("avg(r@1, r@2)", parents)
     load("lerp(r@1, r@2, 0)", parents)
     load("graft(r@1, r@2, layers=0)", parents)
-
-
-def test_a_parent_of_other_shapes_is_named(tmp_path: Path, parents: dict[str, Path]) -> None:
     parents |= {"r@8": write(tmp_path, 8, n_layers=2)}
     with pytest.raises(CheckpointMismatch, match=r"8\.safetensors .* does not match .* missing: layers\.2"):
         load("avg(r@1, r@8)", parents)
 
 
-def with_frequencies(path: Path, factor: float) -> Path:
-    """The checkpoint, with a multiple of open_lm's rotary frequencies saved in every layer."""
+def save_frequencies(path: Path, factor: float) -> None:
+    """Save a multiple of open_lm's rotary frequencies in every layer."""
     saved = factor * inv_freq_table(CONFIG["hidden_dim"] // CONFIG["n_heads"])
     buffers = {f"layers.{layer}{INV_FREQ}": saved.clone() for layer in range(CONFIG["n_layers"])}
     save_file({**load_file(path), **buffers}, path)
-    return path
 
 
 def test_parents_with_rotary_frequencies_of_their_own(parents: dict[str, Path]) -> None:
     """Ignored, they would make every virtual checkpoint of the run silently wrong."""
     for name in ("r@1", "r@2"):
-        with_frequencies(parents[name], 3)
+        save_frequencies(parents[name], 3)
     model = load("avg(r@1, r@2)", parents)
     own = load_model(parents["r@1"], ModelConfig.model_validate(CONFIG))
     assert model.saved_inv_freq == own.saved_inv_freq != ()
@@ -164,13 +155,13 @@ def test_parents_with_rotary_frequencies_of_their_own(parents: dict[str, Path]) 
 
 
 def test_parents_that_disagree_about_rotary_frequencies(parents: dict[str, Path]) -> None:
-    with_frequencies(parents["r@1"], 3)
-    with_frequencies(parents["r@2"], 1)
+    save_frequencies(parents["r@1"], 3)
+    save_frequencies(parents["r@2"], 1)
     words = "r@1 and r@{} have different rotary frequencies: those saved as inv_freq and open_lm's table; only"
     for other in (2, 3):
         with pytest.raises(CheckpointMismatch, match=words.format(other)):
             load(f"avg(r@1, r@{other})", parents)
-    with_frequencies(parents["r@4"], 4)
+    save_frequencies(parents["r@4"], 4)
     with pytest.raises(CheckpointMismatch, match="those saved as inv_freq and those saved as inv_freq"):
         load("graft(r@1, r@4, layers=0)", parents)
     load("avg(r@2, r@3)", parents)
@@ -178,19 +169,15 @@ def test_parents_that_disagree_about_rotary_frequencies(parents: dict[str, Path]
 
 
 def test_configurations_that_differ_are_named_with_their_fields() -> None:
-    ours = ModelConfig.model_validate(CONFIG)
-    other = ours.model_copy(update={"vocab_size": 24, "qk_norm": True, "precision": "amp_bf16"})
-    with pytest.raises(CheckpointMismatch) as caught:
-        agreed_config({"a@1": ours, "a@2": ours, "b@2": other})
-    said = "a@1 and b@2 are different models: vocab_size 20 and 24, qk_norm False and True"
-    assert caught.value.message.startswith(said)
-
-
-def test_how_a_run_was_trained_matters_only_for_its_rotary_frequencies() -> None:
+    """How a run was trained matters only for its rotary frequencies."""
     ours = ModelConfig.model_validate(CONFIG)
     assert agreed_config({"a@1": ours, "b@2": ours.model_copy(update={"precision": "fp32"})}) == ours
-    with pytest.raises(CheckpointMismatch, match="rotary_inv_freq_dtype 'float32' and 'bfloat16'"):
-        agreed_config({"a@1": ours, "b@2": ours.model_copy(update={"precision": "fsdp_bf16"})})
+    for changes, words in (
+        ({"vocab_size": 24, "qk_norm": True, "precision": "amp_bf16"}, "vocab_size 20 and 24, qk_norm False and True"),
+        ({"precision": "fsdp_bf16"}, "rotary_inv_freq_dtype 'float32' and 'bfloat16'"),
+    ):
+        with pytest.raises(CheckpointMismatch, match=f"^a@1 and b@2 are different models: {words}"):
+            agreed_config({"a@1": ours, "a@2": ours, "b@2": ours.model_copy(update=changes)})
 
 
 MEASURE = """
@@ -198,7 +185,7 @@ import sys
 from pathlib import Path
 from evalsvc.checkpoints.expression_parser import parse_expression
 from evalsvc.spec.model_config import ModelConfig
-from evalsvc.models.virtual import load_virtual
+from evalsvc.models.loading import load_virtual
 
 def peak():  # of this program: getrusage would begin with that of the one that started it
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from evalsvc.families.reading import resolve_config
+from evalsvc.families.family import Source
+from evalsvc.families.reading import family_of, resolve_config
 from evalsvc.models import Transformer
-from evalsvc.models.loading import named_as_in_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -110,6 +110,15 @@ def write_ours(name: str, folder: Path, seed: int = 0, **changes: Any) -> Transf
     (folder / "config.json").write_text(json.dumps(describe(name, **changes)))
     model = Transformer(resolve_config(None, folder))
     fill(model, seed)
-    tensors = named_as_in_file(model.config, model.state_dict())
-    save_file({name: tensor.clone() for name, tensor in tensors.items()}, folder / "model.safetensors")
+    given = family_of(model.config).sources(model.config)
+    tensors = {}
+    for own, value in model.state_dict().items():
+        if own == "output.weight" and model.config.weight_tying:
+            continue
+        source = given.get(own, Source((own,)))
+        if source.arrange is not None:
+            value = value[source.arrange(torch.arange(len(value))).argsort()]
+        parts = torch.split(value, list(source.rows or value.shape[:1]))
+        tensors |= {part: rows.clone() for part, rows in zip(source.names, parts, strict=True)}
+    save_file(tensors, folder / "model.safetensors")
     return model

@@ -16,7 +16,7 @@ from evalsvc.errors import AssetMissing
 from evalsvc.features import inception
 from evalsvc.metrics import student
 from evalsvc.metrics.frechet import Moments
-from evalsvc.models import norms, rotation
+from evalsvc.models import layer, rotation
 from evalsvc.sampling import logits
 from evalsvc.verify import golden_checks
 from evalsvc.verify.agreement import Finding
@@ -118,7 +118,7 @@ def unturned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def with_other_eps(patch: pytest.MonkeyPatch) -> None:
-    patch.setitem(norms.RMS_NORMS, "rms_norm", other_eps)
+    patch.setitem(layer.RMS_NORMS, "rms_norm", other_eps)
 
 
 def without_rotation(patch: pytest.MonkeyPatch) -> None:

@@ -25,10 +25,11 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
+from evalsvc.families.family import Source
 from evalsvc.families.reading import family_of
 from evalsvc.files.atomic import replacing, write_whole
-from evalsvc.models.loading import named_as_in_file
 from evalsvc.spec.layout import VocabularyLayout
+from evalsvc.spec.model_config import ModelConfig
 from trainer import open_lm_files
 from trainer.averages import Averages
 from trainer.open_lm_files import MODE
@@ -155,6 +156,21 @@ def hugging_face_tensors(start: Start, tensors: Mapping[str, Tensor]) -> dict[st
     head = family_of(config).head
     named = named_as_in_file(config, {name: tensor.detach().cpu() for name, tensor in tensors.items()})
     return {name if name in (head,) or name.startswith("gpt_neox.") else f"model.{name}": named[name] for name in named}
+
+
+def named_as_in_file(config: ModelConfig, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a file for the Transformer's parameters; a tied table has the embedding's name only."""
+    given = family_of(config).sources(config)
+    tensors: dict[str, Tensor] = {}
+    for name, value in parameters.items():
+        if name == "output.weight" and config.weight_tying:
+            continue
+        source = given.get(name, Source((name,)))
+        if source.arrange is not None:
+            value = value[source.arrange(torch.arange(len(value), device=value.device)).argsort()]
+        parts = torch.split(value, list(source.rows or value.shape[:1]))
+        tensors |= {part: rows.contiguous() for part, rows in zip(source.names, parts, strict=True)}
+    return tensors
 
 
 def write_layout(layout: VocabularyLayout, path: Path) -> None:
