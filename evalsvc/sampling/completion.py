@@ -48,9 +48,8 @@ def complete(
 
     A row ends after an id of `end`, which is kept; when `stop`, given the prompt's index and its ids so far, returns
     True; or after `max_tokens`. `allowed` are the rows to draw from, by default all; the choice changes no row's noise.
-    A batch holds at most `batch_tokens` tokens, padding and drawn ids included, or one prompt; the batch changes ids
-    only by rounding. `report` gets the number of completed prompts after every step; an exception from `report` (e.g.
-    Cancelled) ends the work.
+    A batch holds at most `batch_tokens` tokens, padding and drawn ids included, or one prompt. `report` gets the number
+    of completed prompts after every step, and may raise, e.g. Cancelled.
     """
     _check(prompts, params, allowed, model.config.vocab_size)
     drawn: list[list[int]] = [[] for _ in prompts]
@@ -83,17 +82,16 @@ def _batches(prompts: Sequence[Continuation], batch_tokens: int) -> Iterator[lis
     batch: list[int] = []
     width = 0
 
-    def size(index: int) -> tuple[int, int]:
-        return prompts[index].max_tokens, len(prompts[index].ids)
+    def order(index: int) -> tuple[int, int, tuple[int, ...]]:
+        return prompts[index].max_tokens, len(prompts[index].ids), prompts[index].ids
 
-    # Equal prompts are neighbours in the order, and are computed once.
-    for index in sorted(range(len(prompts)), key=lambda index: (*size(index), prompts[index].ids), reverse=True):
-        # The first prompt of a batch draws the most ids.
-        most = prompts[batch[0] if batch else index].max_tokens
-        width = max(width, most + len(prompts[index].ids))
+    # Equal prompts are neighbours in the order, and are computed once. The first of a batch draws the most ids.
+    for index in sorted(range(len(prompts)), key=order, reverse=True):
+        most, length, _ = order(index)
+        width = max(width, length + (prompts[batch[0]].max_tokens if batch else most))
         if batch and (len(batch) + 1) * width > batch_tokens:
             yield batch
-            batch, width = [], sum(size(index))
+            batch, width = [], most + length
         batch.append(index)
     if batch:
         yield batch
@@ -136,7 +134,7 @@ class _Batch:
     def step(self) -> dict[int, tuple[int, int]]:
         """Draw one id for every live prompt; return by prompt index the table row and whether the logits are finite."""
         if self.drawn is not None:
-            self._go_on(self.drawn)
+            self._read(self.drawn)
         parts = [
             draw(self.model.head(self.hidden[chunk], self.head_rows), self.params, self.keys[chunk], self.position)
             for chunk in (slice(start, start + self.chunk) for start in range(0, len(self.hidden), self.chunk))
@@ -151,7 +149,7 @@ class _Batch:
             if index in self.live
         }
 
-    def _go_on(self, drawn: Tensor) -> None:  # [B] int64
+    def _read(self, drawn: Tensor) -> None:  # [B] int64
         """Compute the hidden states after the last drawn ids."""
         if 2 * len(self.live) <= len(self.rows):
             drawn = drawn[self._drop_ended()]

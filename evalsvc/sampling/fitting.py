@@ -26,7 +26,6 @@ PROBE_PROMPTS = 4
 PROBE_CODES = 64
 """Number of codes per probe prompt that are drawn at both batches, to measure the share of equal codes."""
 
-
 ADVICE = "evaluate in bfloat16, run fewer workers, or use a device with more memory"
 
 Reason = Literal["declared", "predicted", "out of memory", "out of memory in decoding"]
@@ -40,8 +39,6 @@ class BatchShape:
     declared: int
     """Batch of the suite."""
     reason: Reason
-    """Reason for `batch`: it fits, the declared batch was predicted not to fit, or memory ran out with a larger batch.
-    """
     predicted_bytes: int
     """Predicted bytes in addition to the model's weights."""
     available_bytes: int | None
@@ -70,7 +67,7 @@ def largest_batch(
 ) -> int:
     """Return the largest of `spec.batch`, its half, its quarter … that is predicted to fit into `available` bytes.
 
-    With `packed`, the laid out copies exist already. Raises OutOfMemory where not even one image fits.
+    With `packed`, the laid out copies exist already.
     """
     batch = spec.batch
     while True:
@@ -131,7 +128,14 @@ class FittingBatches:
     def __iter__(self) -> Iterator[Samples]:
         if not self.prompts:
             return
-        self._choose()
+        release()  # memory left by an earlier shard would count as used
+        model, available = self.model, available_bytes(self.model.device)
+        if available is not None:
+            size = (model.config, self.spec, self._longest, model.dtype, available)
+            laid_out = model.is_laid_out
+            batch = largest_batch(*size, device=str(model.device), reserved=self.reserved, packed=laid_out)
+            self.spec = replace(self.spec, batch=batch)
+        self._report("declared" if self.spec.batch == self.declared else "predicted", available, None, 0)
         try:
             while self.left:
                 yield from self._draw()
@@ -141,7 +145,7 @@ class FittingBatches:
     def shrink(self, failed: str) -> None:
         """Drop sampling's buffers and halve the batch, after memory ran out between batches with the message `failed`.
 
-        Raises OutOfMemory where there are no buffers to drop, or the batch is one image already.
+        Raises OutOfMemory where there is nothing to drop or to halve.
         """
         if self._drawing is None:
             raise OutOfMemory(
@@ -152,25 +156,6 @@ class FittingBatches:
             self._halve("out of memory in decoding", failed)
         else:
             release()
-
-    def _choose(self) -> None:
-        release()  # memory left by an earlier shard would count as used
-        available = available_bytes(self.model.device)
-        reason: Reason = "declared"
-        if available is not None:
-            batch = largest_batch(
-                self.model.config,
-                self.spec,
-                self._longest,
-                self.model.dtype,
-                available,
-                device=str(self.model.device),
-                reserved=self.reserved,
-                packed=self.model.is_laid_out,
-            )
-            reason = "declared" if batch == self.declared else "predicted"
-            self.spec = replace(self.spec, batch=batch)
-        self._report(reason, available, None, 0)
 
     def _draw(self) -> Iterator[Samples]:
         left, on_step = tuple(self.left), self.on_step
@@ -212,7 +197,6 @@ class FittingBatches:
         self._report(reason, available, agreement, compared)
 
     def _agreement(self) -> float | None:
-        """Draw the probe again, and return the share of its codes that are equal; None without a probe."""
         if self.probe is None:
             return None
         indices, codes = self.probe

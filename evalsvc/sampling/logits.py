@@ -17,29 +17,19 @@ NUCLEUS = 1_024
 """Number of likeliest codes that are searched first for the end of a nucleus."""
 
 
-def guide(
-    conditional: Tensor,  # [B, codes]
-    unconditional: Tensor,  # [B, codes]
-    scale: float,
-) -> Tensor:  # [B, codes]
+def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:  # [B, codes] each
     """Compute classifier-free guidance, u + s·(c − u) (Ho and Salimans, "Classifier-free diffusion guidance", 2022)."""
     return unconditional + scale * (conditional - unconditional)
 
 
-def keep_top_k(
-    logits: Tensor,  # [B, codes]
-    top_k: int,
-) -> Tensor:  # [B, codes], -inf where dropped
+def keep_top_k(logits: Tensor, top_k: int) -> Tensor:  # [B, codes] → [B, codes], -inf where dropped
     """Keep the `top_k` largest logits, and logits equal to the smallest of these."""
     if top_k >= logits.shape[-1]:
         return logits
     return _keep(logits, logits.topk(top_k).values[:, -1:])
 
 
-def keep_top_p(
-    logits: Tensor,  # [B, codes]
-    top_p: float,
-) -> Tensor:  # [B, codes], -inf where dropped
+def keep_top_p(logits: Tensor, top_p: float) -> Tensor:  # [B, codes] → [B, codes], -inf where dropped
     """Keep the fewest largest logits whose softmax sums to `top_p` or more, and logits equal to the smallest of these.
 
     Nucleus sampling (Holtzman et al., "The curious case of neural text degeneration", 2020). Summed in float64: in
@@ -59,10 +49,7 @@ def keep_top_p(
     return _keep(logits, ordered.gather(-1, last))
 
 
-def warp(
-    logits: Tensor,  # [B, codes]
-    params: SamplingParams,
-) -> Tensor:  # [B, codes], -inf where dropped
+def warp(logits: Tensor, params: SamplingParams) -> Tensor:  # [B, codes] → [B, codes], -inf where dropped
     """Apply temperature, top-k and top-p: codes are drawn from the softmax of the result. Not for temperature 0."""
     if params.temperature != 1:
         logits = logits / params.temperature
@@ -96,12 +83,8 @@ def draw(
     return codes, torch.isfinite(best)
 
 
-def race(
-    logits: Tensor,  # [B, codes]
-    keys: Tensor,  # [B] int64
-    counts: Tensor,  # [codes] int64, see `noise.counters`
-) -> tuple[Tensor, Tensor]:  # [B] float64, [B] int64
-    """Return the largest sum of logit and Gumbel noise in each row, and its code."""
+def race(logits: Tensor, keys: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:  # [B] float64, [B] int64
+    """Return the largest sum of logit and Gumbel noise in each row, and its code; `counts` are `noise.counters`."""
     best, codes = gumbel_of(keys[:, None] + counts).add_(logits).max(-1)
     return best, codes
 

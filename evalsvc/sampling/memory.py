@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import torch
 
-from evalsvc.models import DecodePath, Transformer, packed_bytes
+from evalsvc.models import Transformer, packed_bytes
 from evalsvc.models.decoding import PATHS, rounded_slots
 from evalsvc.sampling.sampler import SamplerSpec, cache_bytes, chosen_path
 from evalsvc.spec.model_config import ModelConfig
@@ -23,9 +23,7 @@ WORKSPACES = 3
 """Number of streams with products: sampling's, the stream for capturing graphs, and the stream for decoding."""
 
 Result = TypeVar("Result")
-
 CGROUPS = Path("/sys/fs/cgroup")
-
 OUT_OF_MEMORY = (
     "DefaultCPUAllocator",
     "CUDA error: out of memory",
@@ -42,7 +40,6 @@ class Footprint:
     """Bytes of sampling on its device, by purpose."""
 
     weights: int
-    """Weights of the model."""
     packed: int
     """Copies of the weights that are laid out for the machine."""
     cache: int
@@ -50,7 +47,6 @@ class Footprint:
     step: int
     """Temporary tensors of a step, or of the prompts' first pass, and tensors that CUDA graphs keep."""
     workspaces: int
-    """Workspaces that cuBLAS keeps."""
     reserved: int
     """Temporary memory of the caller between two batches: decoding, features."""
     overlapping: bool
@@ -80,16 +76,24 @@ def footprint(
     reserved: int = 0,
 ) -> Footprint:
     """Return the memory of `generate`, with the model, for prompts padded to at most `prompt_length`."""
-    where = torch.device(device)
+    where, codes = torch.device(device), len(spec.image_ids)
     path = chosen_path(config, spec, dtype, where)
+    way = PATHS.get(path)
     capacity = rounded_slots(prompt_length + spec.length - 1, path)
-    laid_out = (path in PATHS and PATHS[path].packed) or spec.weights != "plain"
+    laid_out = (way is not None and way.packed) or spec.weights != "plain"
+    # Graphs keep logits and the outputs of layers, one graph per span.
+    graphs = capacity // way.slots * spec.rows * 4 * (codes + 4 * config.ffn_dim) if way and way.replayed else 0
+    # A step has the scores of one layer, logits as computed, guided and warped, and float64 noise.
+    step = 2 * 4 * spec.rows * config.n_heads * capacity + codes * (spec.rows * 4 * 2 + spec.batch * 8 * 3)
+    projected = config.attention_dim + 2 * config.kv_dim
+    widest = 2 * config.hidden_dim + max(3 * projected, 4 * config.ffn_dim)
+    prefix = cache_bytes(config, spec.batch, prompt_length, spec.dtype_of_cache(dtype))
+    prefill = prefix + max(spec.batch * prompt_length * widest * dtype.itemsize, prefix // 2)
     return Footprint(
-        weights=weight_count(config) * dtype.itemsize,
-        packed=packed_bytes(config, len(spec.image_ids), dtype, spec.weights, where) if laid_out else 0,
+        weights=_weight_count(config) * dtype.itemsize,
+        packed=packed_bytes(config, codes, dtype, spec.weights, where) if laid_out else 0,
         cache=cache_bytes(config, spec.rows, capacity, spec.dtype_of_cache(dtype)),
-        step=_graph_bytes(config, spec, capacity, path)
-        + max(_step_bytes(config, spec, capacity), _prefill_bytes(config, spec, prompt_length, dtype)),
+        step=graphs + max(step, prefill),
         workspaces=WORKSPACES * WORKSPACE_BYTES if where.type == "cuda" else 0,
         reserved=reserved,
         overlapping=where.type == "cuda",
@@ -97,36 +101,15 @@ def footprint(
 
 
 @cache
-def weight_count(config: ModelConfig) -> int:
+def _weight_count(config: ModelConfig) -> int:
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in Transformer(config).parameters())
-
-
-def _step_bytes(config: ModelConfig, spec: SamplerSpec, capacity: int) -> int:
-    """Return the bytes of a step: scores of one layer, logits as computed, guided and warped, and float64 noise."""
-    scores = 2 * 4 * spec.rows * config.n_heads * capacity
-    return scores + len(spec.image_ids) * (spec.rows * 4 * 2 + spec.batch * 8 * 3)
-
-
-def _graph_bytes(config: ModelConfig, spec: SamplerSpec, capacity: int, path: DecodePath) -> int:
-    """Return the bytes that CUDA graphs keep, one graph per span: logits and the outputs of layers."""
-    each = spec.rows * 4 * (len(spec.image_ids) + 4 * config.ffn_dim)
-    return capacity // PATHS[path].slots * each if path in PATHS and PATHS[path].replayed else 0
-
-
-def _prefill_bytes(config: ModelConfig, spec: SamplerSpec, prompt_length: int, dtype: torch.dtype) -> int:
-    projected = config.attention_dim + 2 * config.kv_dim
-    widest = 2 * config.hidden_dim + max(3 * projected, 4 * config.ffn_dim)
-    activations = spec.batch * prompt_length * widest * dtype.itemsize
-    prefix = cache_bytes(config, spec.batch, prompt_length, spec.dtype_of_cache(dtype))
-    return prefix + max(activations, prefix // 2)
 
 
 def available_bytes(device: str | torch.device) -> int | None:
     """Return the bytes that this process can still allocate on `device`; None where the system does not report them.
 
-    On a CPU, the minimum over the machine, the control group and the address space, with file pages counted as free. On
-    a GPU, the free bytes and the bytes that torch has reserved without using them.
+    On a CPU, the minimum over the machine, the control group and the address space, with file pages counted as free.
     """
     device = torch.device(device)
     if device.type == "cuda":
@@ -134,9 +117,13 @@ def available_bytes(device: str | torch.device) -> int | None:
         return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     if device.type != "cpu":
         return None
-    kilobytes = _fields(Path("/proc/meminfo")).get("MemAvailable:")
-    machine = None if kilobytes is None else 1024 * kilobytes
-    limits = (machine, _group_bytes(CGROUPS, Path("/proc/self/cgroup")), _address_space_bytes())
+    limits = [_group_bytes(CGROUPS, Path("/proc/self/cgroup"))]
+    if (kilobytes := _fields(Path("/proc/meminfo")).get("MemAvailable:")) is not None:
+        limits.append(1024 * kilobytes)
+    address_space, _ = resource.getrlimit(resource.RLIMIT_AS)
+    used = _lines(Path("/proc/self/statm"))
+    if address_space != resource.RLIM_INFINITY and used:
+        limits.append(max(0, address_space - int(used[0].split()[0]) * resource.getpagesize()))
     return min((limit for limit in limits if limit is not None), default=None)
 
 
@@ -161,14 +148,6 @@ def _left_in(group: Path) -> int | None:
             files = sum(fields.get(f"total_{name}", fields.get(name, 0)) for name in ("inactive_file", "active_file"))
             return max(0, int(most[0]) - int(used[0]) + files)
     return None
-
-
-def _address_space_bytes() -> int | None:
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    used = _lines(Path("/proc/self/statm"))
-    if limit == resource.RLIM_INFINITY or not used:
-        return None
-    return max(0, limit - int(used[0].split()[0]) * resource.getpagesize())
 
 
 def _fields(path: Path) -> dict[str, int]:
@@ -203,7 +182,7 @@ def release() -> None:
 
 
 def attempt(work: Callable[[], Result]) -> tuple[Result | None, str]:
-    """Run `work`; return its result and "", or None and the message where memory ran out. Other exceptions propagate.
+    """Run `work`; return its result and "", or None and the message where memory ran out.
 
     The error is dropped before the return, and with it the frames that hold the allocated memory.
     """

@@ -35,19 +35,12 @@ def stream_keys(seed: int, prompt_ids: Sequence[str], device: torch.device) -> T
     return torch.tensor([_signed(stream_key(seed, prompt)) for prompt in prompt_ids], device=device)
 
 
-def skip_codes(
-    keys: Tensor,  # [B] int64
-    codes: int,
-) -> Tensor:  # [B] int64
+def skip_codes(keys: Tensor, codes: int) -> Tensor:  # [B] int64 → [B] int64
     """Return keys under which code 0 of every position has the noise of code `codes` under `keys`."""
     return keys + _signed(codes * GAMMA % 2**64)
 
 
-def uniform(
-    keys: Tensor,  # [B] int64
-    position: int,
-    codes: int,
-) -> Tensor:  # [B, codes] float64
+def uniform(keys: Tensor, position: int, codes: int) -> Tensor:  # [B] int64 → [B, codes] float64
     """Return uniform numbers (k + ½)·2⁻⁵², k = 0…2⁵²-1, never 0 or 1, from each output's highest 52 bits."""
     return _uniform(_mix64(keys[:, None] + counters(position, codes, keys.device)))
 

@@ -28,8 +28,7 @@ FINITE_CHECK_STEPS = 64
 """Number of codes between two checks that logits are finite; each check makes a GPU wait."""
 
 COMPILE_BYTES = 2 * 10**11
-"""Number of `compilable_bytes` from which a batch is compiled: some ten seconds of reading, more than compiling takes.
-"""
+"""Number of `compilable_bytes` from which a batch is compiled: reading them takes longer than compiling."""
 NOISE_BYTES = 100
 """Bytes that the noise of one code moves through the caches, uncompiled."""
 CACHE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -50,19 +49,14 @@ class Prompt:
 
 @dataclass(frozen=True)
 class SamplerSpec:
-    """Specification of what is drawn, and in which shapes. Every instance is consistent.
+    """Specification of what is drawn, and in which shapes.
 
     `batch`, `bucket` and `path` change numbers only by rounding and are provenance; the other fields are protocol.
-
-    Raises:
-        InvalidRequest: a size below 1, or guidance without an unconditional prompt.
-        UnknownName: for weights, cache_dtype or path.
+    Raises InvalidRequest and UnknownName for inconsistent values.
     """
 
     image_ids: Sequence[int]
-    """Rows of the image tokens in the order of the codes, `VocabularyLayout.image_ids`; a range needs no copy of the
-    rows.
-    """
+    """Rows of the image tokens in the order of the codes, `VocabularyLayout.image_ids`."""
     length: int
     """Number of codes per image."""
     params: SamplingParams
@@ -73,12 +67,11 @@ class SamplerSpec:
     bucket: int = 16
     """Multiple of tokens to which prompts are padded; prompts of one padded length share batches."""
     weights: WeightFormat = "plain"
-    """"int8" rounds the weights of all products, and their inputs, to 8 bits: other numbers, so part of the protocol.
-    """
+    """"int8" rounds the weights of all products, and their inputs, to 8 bits."""
     cache_dtype: str | None = None
-    """Dtype of keys and values, a name in CACHE_DTYPES; None: the model's dtype. Part of the protocol where given."""
+    """Dtype of keys and values, a name in CACHE_DTYPES; None: the model's dtype."""
     path: DecodePath | None = None
-    """Path of a step, see `models.decoding`; None: that of `chosen_path`. Changes numbers only by rounding."""
+    """Path of a step, see `models.decoding`; None: that of `chosen_path`."""
 
     def __post_init__(self) -> None:
         for field in ("length", "batch", "bucket"):
@@ -97,11 +90,9 @@ class SamplerSpec:
 
     @property
     def rows(self) -> int:
-        """Number of sequences that the model runs together."""
         return 2 * self.batch if self.params.guided else self.batch
 
     def dtype_of_cache(self, dtype: torch.dtype) -> torch.dtype:
-        """Return the dtype of keys and values of a model of this dtype."""
         return dtype if self.cache_dtype is None else CACHE_DTYPES[self.cache_dtype]
 
     def padded_length(self, prompt: Prompt) -> int:
@@ -119,7 +110,6 @@ class Samples:
     codes: Tensor
     """Codes, [len(indices), length] int64, on the model's device."""
     path: DecodePath
-    """Path of the steps, for the provenance."""
 
 
 def generate(
@@ -142,7 +132,6 @@ def generate(
 
 
 def cache_bytes(config: ModelConfig, rows: int, length: int, dtype: torch.dtype) -> int:
-    """Return the bytes of keys and values of `rows` sequences with `length` tokens each."""
     return 2 * config.n_layers * rows * config.kv_dim * length * dtype.itemsize
 
 
@@ -173,16 +162,17 @@ class Sampler:
     """Buffers of one call of `generate`, for prompts padded to at most `longest` tokens."""
 
     def __init__(self, model: LanguageModel, spec: SamplerSpec, longest: int) -> None:
-        self.model = model
-        self.spec = spec
-        self.device = model.device
+        self.model, self.spec, self.device = model, spec, model.device
         self.image_ids = torch.tensor(list(spec.image_ids), device=self.device)  # [codes]
         self.path = runnable_path(model, spec)
         on_gpu = self.device.type == "cuda" and can_compile(str(self.device))
         self.compile_noise = self.path == "compiled" or (self.path == "graph" and on_gpu)
         cache_dtype = None if spec.cache_dtype is None else CACHE_DTYPES[spec.cache_dtype]
         capacity = longest + spec.length - 1  # the last code is drawn and never read by the model
-        shape = StepShape(spec.rows, _as_range(spec.image_ids), capacity, self.path, spec.weights, cache_dtype)
+        ids = tuple(spec.image_ids)
+        consecutive = range(ids[0], ids[0] + len(ids))  # that part of the table is read in place
+        image_ids = consecutive if ids == tuple(consecutive) else ids
+        shape = StepShape(spec.rows, image_ids, capacity, self.path, spec.weights, cache_dtype)
         with torch.inference_mode():
             self.step = model.decoding(shape)
             self.codes = torch.empty(spec.batch, spec.length, dtype=torch.int64, device=self.device)  # [B, length]
@@ -200,7 +190,11 @@ class Sampler:
         for position in range(spec.length):
             with torch.inference_mode():
                 if position == 0:
-                    logits = self._first_logits(filled, padded)
+                    texts = [prompt.ids for prompt in filled]
+                    parts = [PaddedPrompts.of(texts, padded, slice(0, spec.batch), self.device)]
+                    if without:
+                        parts.append(PaddedPrompts.of(without[:1], padded, slice(spec.batch, spec.rows), self.device))
+                    logits = self.step.read(parts)
                 else:
                     self.model.require_positions(last + position)
                     ids = self.image_ids[codes].repeat(spec.rows // spec.batch)
@@ -222,13 +216,6 @@ class Sampler:
         self.step.close()
         del self.step, self.codes
 
-    def _first_logits(self, prompts: Sequence[Prompt], padded: int) -> Tensor:  # [rows, codes] float32
-        batch, rows = self.spec.batch, self.spec.rows
-        parts = [PaddedPrompts.of([prompt.ids for prompt in prompts], padded, slice(0, batch), self.device)]
-        if self.spec.params.guided and self.spec.unconditional:
-            parts.append(PaddedPrompts.of([self.spec.unconditional], padded, slice(batch, rows), self.device))
-        return self.step.read(parts)
-
 
 def chosen_path(config: ModelConfig, spec: SamplerSpec, dtype: torch.dtype, device: torch.device) -> DecodePath:
     """Choose the path of a step by the declared batch, not by the number of prompts, so that shards round alike."""
@@ -243,8 +230,7 @@ def chosen_path(config: ModelConfig, spec: SamplerSpec, dtype: torch.dtype, devi
 
 def compilable_bytes(config: ModelConfig, spec: SamplerSpec, dtype: torch.dtype) -> int:
     """Return the bytes that one batch moves in the parts that compiling accelerates: keys and values, and the noise."""
-    mean_length = spec.length // 2
-    attended = spec.length * cache_bytes(config, spec.rows, mean_length, spec.dtype_of_cache(dtype))
+    attended = spec.length * cache_bytes(config, spec.rows, spec.length // 2, spec.dtype_of_cache(dtype))
     return attended + spec.length * spec.batch * len(spec.image_ids) * NOISE_BYTES
 
 
@@ -262,14 +248,7 @@ def planned_path(model: LanguageModel, spec: SamplerSpec) -> DecodePath:
     return model.only_path or chosen_path(model.config, spec, model.dtype, model.device)
 
 
-def _as_range(image_ids: Sequence[int]) -> range | tuple[int, ...]:
-    """Return the rows as a range where consecutive: that part of the table is read in place."""
-    consecutive = range(image_ids[0], image_ids[0] + len(image_ids))
-    return consecutive if image_ids == consecutive or list(image_ids) == list(consecutive) else tuple(image_ids)
-
-
 def check_prompts(prompts: Sequence[Prompt], rows: int, if_empty: str) -> None:
-    """Raise InvalidRequest for an empty prompt, an id of two prompts, or an id that is no row of the table."""
     seen: set[str] = set()
     for prompt in prompts:
         name = reprlib.repr(prompt.id)
@@ -284,7 +263,6 @@ def check_prompts(prompts: Sequence[Prompt], rows: int, if_empty: str) -> None:
 
 
 def check_ids(what: str, ids: Sequence[int], rows: int) -> None:
-    """Raise InvalidRequest if any of `ids` is not a row of a table of `rows` rows."""
     if ids and not (min(ids) >= 0 and max(ids) < rows):
         wrong = next(row for row in ids if not 0 <= row < rows)
         raise InvalidRequest(f"{what} has the id {wrong}; the model's table has 0…{rows - 1}")

@@ -1,9 +1,10 @@
+"""The largest batch that fits, and the memory that sampling takes and the system has."""
+
 import gc
 import subprocess
 import sys
 import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ from sampling_reference import make_prompts, tiny_model
 
 from evalsvc.errors import NonFinite, OutOfMemory
 from evalsvc.models import Transformer
-from evalsvc.sampling import SamplerSpec, Samples, SamplingParams, fitting, generate
-from evalsvc.sampling.fitting import BatchShape, generate_fitting, largest_batch
-from evalsvc.sampling.memory import footprint
+from evalsvc.sampling import Prompt, SamplerSpec, Samples, SamplingParams, fitting, generate, memory
+from evalsvc.sampling.fitting import BatchShape, FittingBatches, generate_fitting, largest_batch
+from evalsvc.sampling.memory import Footprint, available_bytes, footprint
+from evalsvc.sampling.sampler import Sampler
 
 IMAGE_ROWS = range(20, 36)
 SPEC = SamplerSpec(IMAGE_ROWS, length=6, params=SamplingParams(), batch=4, bucket=4)
+DECODING = "out of memory in decoding"
 
 
 def by_index(found: Sequence[Samples]) -> dict[int, list[int]]:
@@ -28,10 +31,32 @@ def by_index(found: Sequence[Samples]) -> dict[int, list[int]]:
     return dict(rows)
 
 
-@contextmanager
-def little_memory(model: Transformer, rows: int, after: int = 0) -> Iterator[None]:
-    """More than `rows` sequences at once run out of memory, from the `after`-th forward pass on."""
-    passes = 0
+def drawn(
+    model: Transformer,
+    prompts: Sequence[Prompt],
+    spec: SamplerSpec = SPEC,
+    after: Callable[[int, FittingBatches], object] = lambda count, batches: None,
+) -> list[BatchShape]:
+    """Require all codes of `generate`, with progress that ends with them all; return the shapes of the batches.
+
+    `after` is called between batches with their number.
+    """
+    shapes: list[BatchShape] = []
+    steps: list[int] = []
+    batches = generate_fitting(model, prompts, spec, steps.append, on_shape=shapes.append)
+    found = []
+    for samples in batches:
+        found.append(samples)
+        after(len(found), batches)
+    assert steps[-1] == len(prompts) * spec.length
+    model.tok_embeddings._forward_pre_hooks.clear()  # of `little_memory`
+    assert by_index(found) == by_index(list(generate(model, prompts, spec)))
+    return shapes
+
+
+def little_memory(rows: int, after: int = 0) -> Transformer:
+    """A model for which more than `rows` sequences at once run out of memory, from the `after`-th forward pass on."""
+    model, passes = tiny_model("rotary"), 0
 
     def allocate(_module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
         nonlocal passes
@@ -39,100 +64,62 @@ def little_memory(model: Transformer, rows: int, after: int = 0) -> Iterator[Non
         if passes > after and inputs[0].shape[0] > rows:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    hook = model.tok_embeddings.register_forward_pre_hook(allocate)
-    try:
-        yield
-    finally:
-        hook.remove()
+    model.tok_embeddings.register_forward_pre_hook(allocate)
+    return model
 
 
 def test_draws_what_generate_draws() -> None:
-    model, prompts = tiny_model("rotary"), make_prompts(11)
-    shapes: list[BatchShape] = []
-    steps: list[int] = []
-    found = by_index(list(generate_fitting(model, prompts, SPEC, steps.append, on_shape=shapes.append)))
-    assert found == by_index(list(generate(model, prompts, SPEC)))
-    assert steps[-1] == 11 * 6
-    assert [(shape.batch, shape.reason, shape.agreement) for shape in shapes] == [(4, "declared", None)]
+    [shape] = drawn(tiny_model("rotary"), make_prompts(11))
+    assert (shape.batch, shape.reason, shape.agreement) == (4, "declared", None)
+    assert list(generate_fitting(tiny_model("rotary"), [], SPEC)) == []
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.0])
 def test_goes_on_with_half_the_batch(scale: float) -> None:
     """Memory runs out in the second batch: the first stays, the rest is drawn, and the provenance says what moved."""
     spec = replace(SPEC, params=SamplingParams(guidance_scale=scale), unconditional=(36, 37))
-    model, prompts = tiny_model("rotary"), make_prompts(11)
-    expected = by_index(list(generate(model, prompts, spec)))
-    shapes: list[BatchShape] = []
-    steps: list[int] = []
-    with little_memory(model, rows=1 if scale == 1 else 2, after=10):
-        found = by_index(list(generate_fitting(model, prompts, spec, steps.append, on_shape=shapes.append)))
-    assert found == expected
-    assert steps[-1] == 11 * 6
+    shapes = drawn(little_memory(1 if scale == 1 else 2, after=10), make_prompts(11), spec)
     assert [(shape.batch, shape.reason) for shape in shapes] == [(4, "declared"), (1, "out of memory")]
-    drawn = shapes[1].drawn
-    assert 0 < drawn < 11
-    assert (shapes[1].agreement, shapes[1].compared) == (1.0, 6 * min(drawn, fitting.PROBE_PROMPTS))
+    count = shapes[1].drawn
+    assert 0 < count < 11
+    assert (shapes[1].agreement, shapes[1].compared) == (1.0, 6 * min(count, fitting.PROBE_PROMPTS))
 
 
 def test_nothing_to_compare_where_the_first_batch_failed() -> None:
-    model, prompts = tiny_model("rotary"), make_prompts(5)
-    shapes: list[BatchShape] = []
-    with little_memory(model, rows=2):
-        found = list(generate_fitting(model, prompts, SPEC, on_shape=shapes.append))
-    assert by_index(found) == by_index(list(generate(model, prompts, SPEC)))
-    last = shapes[-1].to_json()
+    last = drawn(little_memory(2), make_prompts(5))[-1].to_json()
     assert (last["batch"], last["drawn"], last["agreement"], last["compared"]) == (2, 0, None, 0)
 
 
-def test_one_image_that_does_not_fit_says_what_to_do() -> None:
+def test_errors_come_through_and_one_image_that_does_not_fit_says_what_to_do() -> None:
+    with pytest.raises(OutOfMemory, match=r"one image at a time .*bfloat16.*2\.00 GiB"):
+        list(generate_fitting(little_memory(0), make_prompts(3), SPEC))
     model = tiny_model("rotary")
-    with little_memory(model, rows=0), pytest.raises(OutOfMemory, match=r"one image at a time .*bfloat16.*2\.00 GiB"):
-        list(generate_fitting(model, make_prompts(3), SPEC))
-
-
-def test_other_errors_come_through() -> None:
-    model = tiny_model("rotary")
-    with torch.no_grad():
-        model.output.weight.fill_(float("nan"))
+    model.output.weight.fill_(float("nan"))
     with pytest.raises(NonFinite):
         list(generate_fitting(model, make_prompts(3), SPEC))
 
 
 def test_the_caller_gets_the_memory_of_sampling(buffers: list[weakref.ref[Any]]) -> None:
     """Between two batches, as often as it runs out there; nothing is drawn twice, and no code is another."""
-    model, prompts = tiny_model("rotary"), make_prompts(11)
-    expected = by_index(list(generate(model, prompts, SPEC)))
-    shapes: list[BatchShape] = []
-    steps: list[int] = []
-    batches = generate_fitting(model, prompts, SPEC, steps.append, on_shape=shapes.append)
-    found = []
-    for samples in batches:
-        found.append(samples)
-        if len(found) in (1, 3):
+
+    def shrink(count: int, batches: FittingBatches) -> None:
+        if count in (1, 3):
             assert buffers[-1]() is not None
             batches.shrink("CUDA out of memory")
             assert [buffer() for buffer in buffers] == [None] * len(buffers)
-    assert by_index(found) == expected
-    assert steps[-1] == 11 * 6
-    decoding = "out of memory in decoding"
-    assert [(shape.batch, shape.reason) for shape in shapes] == [(4, "declared"), (2, decoding), (1, decoding)]
-    assert [shape.agreement for shape in shapes] == [None, 1.0, 1.0]
 
-
-def test_after_the_last_batch_there_is_nothing_to_halve(buffers: list[weakref.ref[Any]]) -> None:
-    model = tiny_model("rotary")
-    shapes: list[BatchShape] = []
-    batches = generate_fitting(model, make_prompts(2), replace(SPEC, batch=2, bucket=16), on_shape=shapes.append)
-    for _ in batches:
-        batches.shrink("CUDA out of memory")
-        assert buffers[-1]() is None
-    assert [shape.batch for shape in shapes] == [2]
+    shapes = drawn(tiny_model("rotary"), make_prompts(11), after=shrink)
+    expected = [(4, "declared", None), (2, DECODING, 1.0), (1, DECODING, 1.0)]
+    assert [(shape.batch, shape.reason, shape.agreement) for shape in shapes] == expected
+    few = replace(SPEC, batch=2, bucket=16)
+    shapes = drawn(tiny_model("rotary"), make_prompts(2), few, lambda count, batches: batches.shrink("CUDA"))
+    assert [shape.batch for shape in shapes] == [2], "after the last batch there is nothing to halve"
 
 
 def test_one_image_beside_which_none_can_be_decoded_says_so() -> None:
     batches = generate_fitting(tiny_model("rotary"), make_prompts(3), replace(SPEC, batch=1))
-    drawn = iter(batches)
-    assert next(drawn)
+    images = iter(batches)
+    assert next(images)
     with pytest.raises(OutOfMemory, match=r"one image at a time was sampled and decoded; .*\(2 GiB\)"):
         batches.shrink("2 GiB")
     with pytest.raises(OutOfMemory, match="while one image was decoded, and sampling holds none"):
@@ -146,36 +133,25 @@ def test_batches_that_nobody_wants_hold_nothing(buffers: list[weakref.ref[Any]])
     assert [buffer() for buffer in buffers] == [None] * 3
 
 
-def test_no_prompts_are_no_work() -> None:
-    assert list(generate_fitting(tiny_model("rotary"), [], SPEC)) == []
-
-
 def needed(model: Transformer, batch: int) -> int:
     found = footprint(model.config, replace(SPEC, batch=batch), 12, torch.float64)
     return int(fitting.HEADROOM * (found.total - found.weights))
 
 
-def test_the_largest_batch_that_fits() -> None:
+def test_the_largest_batch_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chosen before anything is allocated: a larger one would show as out of memory."""
     model = tiny_model("rotary")
-    spec = replace(SPEC, batch=12)
 
     def batch(available: int) -> int:
-        return largest_batch(model.config, spec, 12, torch.float64, available)
+        return largest_batch(model.config, replace(SPEC, batch=12), 12, torch.float64, available)
 
     assert [batch(needed(model, size)) for size in (12, 6, 3, 1)] == [12, 6, 3, 1]
     assert batch(needed(model, 6) - 1) == 3
     with pytest.raises(OutOfMemory, match="run fewer workers"):
         batch(needed(model, 1) - 1)
-
-
-def test_chooses_before_anything_is_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, prompts = tiny_model("rotary"), make_prompts(9)
     monkeypatch.setattr(fitting, "available_bytes", lambda device: needed(model, 2))
-    shapes: list[BatchShape] = []
-    with little_memory(model, rows=2):  # a larger one would show as out of memory
-        found = list(generate_fitting(model, prompts, SPEC, on_shape=shapes.append))
-    assert len(by_index(found)) == 9
-    assert [(shape.batch, shape.declared, shape.reason) for shape in shapes] == [(2, 4, "predicted")]
+    [shape] = drawn(little_memory(2), make_prompts(9))
+    assert (shape.batch, shape.declared, shape.reason) == (2, 4, "predicted")
 
 
 def test_what_an_earlier_shard_left_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,3 +207,94 @@ def test_a_real_limit_is_survived() -> None:
     images, declared, *_, batch = map(int, done.stdout.split())
     assert (images, declared) == (2, 4096)
     assert 4 <= batch <= 512
+
+
+# memory
+
+
+@pytest.mark.parametrize("path", ["plain", "graph"])
+def test_keys_and_values_are_predicted_exactly(path: Any) -> None:
+    """They are most of it. Each path rounds the slots in its own way."""
+    model = tiny_model("rotary", dtype="float32")
+    spec = replace(SPEC, path=path, cache_dtype="bfloat16")
+    cache: Any = Sampler(model, spec, longest=12).step.cache
+    assert footprint(model.config, spec, 12, torch.float32).cache == cache.keys.nbytes + cache.values.nbytes
+
+
+def test_decoding_and_workspaces_count() -> None:
+    """On a CPU images are decoded between two batches, when nothing of a step is left; on a GPU beside the next, and
+    cuBLAS keeps a workspace for each stream that it has worked on."""
+
+    def use(**options: Any) -> Footprint:
+        return footprint(tiny_model("rotary").config, SPEC, 12, torch.float64, **options)
+
+    alone, small, large, gpu = use(), use(reserved=1), use(reserved=10**9), use(device="cuda:1", reserved=1)
+    assert (alone.workspaces, small.total) == (0, alone.total)
+    assert large.total == alone.total - alone.step + 10**9
+    assert (gpu.transient, gpu.workspaces) == (gpu.step + 1, 3 * 32 * 2**20)
+    assert gpu.total == gpu.weights + gpu.packed + gpu.cache + gpu.step + 1 + gpu.workspaces
+
+
+def write(folder: Path, **files: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name.replace("__", ".")).write_text(content)
+
+
+def test_the_tightest_control_group_counts(tmp_path: Path) -> None:
+    """Pages of files are in a group's usage and yet free: a worker that had read its checkpoint once looked full."""
+    membership = tmp_path / "membership"
+    membership.write_text("0::/service/worker\n")
+    root = tmp_path / "fs"
+    write(root / "service/worker", memory__max="max\n", memory__current="5\n")
+    assert memory._group_bytes(root, membership) is None
+    stat = "anon 300\ninactive_file 150\nactive_file 50\n"
+    write(root / "service", memory__max="1000\n", memory__current="600\n", memory__stat=stat)
+    assert memory._group_bytes(root, membership) == 600
+    write(root / "service/worker", memory__max="500\n", memory__current="450\n")
+    assert memory._group_bytes(root, membership) == 50
+
+
+def test_version_1_of_control_groups(tmp_path: Path) -> None:
+    """In a container the path is the host's, and only the top is there."""
+    membership = tmp_path / "membership"
+    membership.write_text("12:cpu:/docker/abc\n4:memory:/docker/abc\n")
+    write(
+        tmp_path / "fs/memory",
+        memory__limit_in_bytes="1000\n",
+        memory__usage_in_bytes="600\n",
+        memory__stat="inactive_file 1\ntotal_inactive_file 100\ntotal_active_file 0\n",
+    )
+    assert memory._group_bytes(tmp_path / "fs", membership) == 500
+    found = available_bytes("cpu")
+    assert found is None or 10**7 < found < 10**14, "of this machine"
+
+
+def test_what_torch_made_of_an_error_counts() -> None:
+    """torch.compile has its own error for everything: once a worker that ran out of memory looked like a bug."""
+    assert memory.is_out_of_memory(RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't"))
+    assert not memory.is_out_of_memory(RuntimeError("shapes differ"))
+    wrapper = RuntimeError("InternalTorchDynamoError: MemoryError: std::bad_alloc")
+    assert not memory.is_out_of_memory(wrapper)
+    wrapper.__context__ = MemoryError("std::bad_alloc")  # what `raise … from None` leaves
+    assert memory.is_out_of_memory(wrapper)
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, torch.AcceleratorError])
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported", True),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", True),
+        ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED", True),
+        ("CUDA error: an illegal memory access was encountered", False),
+        ("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm(handle)`", False),
+        ("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED", False),
+    ],
+)
+def test_libraries_of_a_gpu_run_out_of_memory_in_their_own_words(
+    kind: Callable[[str], BaseException], message: str, expected: bool
+) -> None:
+    """Each takes memory behind the allocator's back: such a shard once failed instead of halving its batch."""
+    assert memory.is_out_of_memory(kind(message)) is expected

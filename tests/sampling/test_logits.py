@@ -1,11 +1,14 @@
+"""From logits to codes, and the noise that decides."""
+
 import math
 
 import pytest
 import sampling_reference as reference
 import torch
+from torch import Tensor
 
 from evalsvc.models import compiled
-from evalsvc.sampling import SamplingParams
+from evalsvc.sampling import SamplingParams, noise
 from evalsvc.sampling.logits import draw, guide, keep_top_k, keep_top_p, race, warp
 from evalsvc.sampling.noise import counters, stream_keys
 
@@ -112,3 +115,75 @@ def test_near_logits_draw_mostly_equal_codes() -> None:
     keys = stream_keys(0, [str(row) for row in range(2_000)], torch.device("cpu"))
     before, after = (draw(table, SamplingParams(), keys, 0)[0] for table in (logits, moved))
     assert float((before != after).double().mean()) < 0.015
+
+
+# noise
+
+
+CPU = torch.device("cpu")
+
+
+def keys_of(*prompt_ids: str, seed: int = 0) -> Tensor:
+    return noise.stream_keys(seed, prompt_ids, CPU)
+
+
+def test_uniform_equals_the_reference_bit_for_bit() -> None:
+    prompts = ["0", "1", "139:77034", "é", ""]
+    for seed in (0, 1, 2**63 - 1):
+        for position in (0, 1, 1_023, 2**30):
+            found = noise.uniform(keys_of(*prompts, seed=seed), position, 37)
+            expected = [[reference.uniform(seed, prompt, position, code) for code in range(37)] for prompt in prompts]
+            assert found.tolist() == expected
+
+
+def test_a_stream_is_published_splitmix64() -> None:
+    """The first outputs of the published generator for the state 1234567."""
+    published = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
+    found = noise.uniform(torch.tensor([1234567]), 0, 4)
+    assert found.tolist() == [[((bits >> 12) + 0.5) / 2**52 for bits in published]]
+
+
+def gumbel(keys: Tensor, position: int, codes: int) -> Tensor:  # [B, codes] float64
+    return noise.gumbel_of(keys[:, None] + noise.counters(position, codes, keys.device))
+
+
+def test_gumbel_is_the_double_logarithm_and_a_row_does_not_depend_on_its_neighbours() -> None:
+    """Vectorised logarithms may treat the last elements of a tensor apart."""
+    prompts = [str(index) for index in range(7)]
+    together = gumbel(keys_of(*prompts), 5, 37)
+    expected = [[-math.log(-math.log(u)) for u in row] for row in noise.uniform(keys_of(*prompts), 5, 37).tolist()]
+    torch.testing.assert_close(together, torch.tensor(expected, dtype=torch.float64))
+    for index, prompt in enumerate(prompts):
+        assert torch.equal(gumbel(keys_of(prompt), 5, 37), together[index : index + 1])
+    assert torch.equal(gumbel(keys_of(*prompts), 5, 20), together[:, :20])
+
+
+def cube(seed: int = 0, prompts: int = 24, positions: int = 24, codes: int = 1_024) -> Tensor:
+    """[prompts, positions, codes] of uniform noise, for prompts named as rows of a list are."""
+    keys = keys_of(*[str(index) for index in range(prompts)], seed=seed)
+    return torch.stack([noise.uniform(keys, position, codes) for position in range(positions)], dim=1)
+
+
+def test_uniformity() -> None:
+    values = cube().flatten()
+    counts = torch.histc(values, bins=1_024, min=0, max=1).tolist()
+    assert reference.chi_square_p(counts, [len(values) / 1_024] * 1_024) > 1e-4
+    gap = values.sort().values - (torch.arange(len(values)) + 0.5) / len(values)
+    assert float(gap.abs().max()) * math.sqrt(len(values)) < 2.23  # Kolmogorov–Smirnov at 1e-4
+
+
+@pytest.mark.parametrize("axis", ["prompt", "position", "code", "seed"])
+def test_neighbours_on_every_axis_are_independent(axis: str) -> None:
+    values = cube()
+    if axis == "seed":
+        first, second = values, cube(seed=1)
+    else:
+        dim = ("prompt", "position", "code").index(axis)
+        size = values.shape[dim] - 1
+        first, second = values.narrow(dim, 0, size), values.narrow(dim, 1, size)
+    first, second = first.flatten(), second.flatten()
+    correlation = float(torch.corrcoef(torch.stack((first, second)))[0, 1])
+    assert abs(correlation) * math.sqrt(len(first)) < 4.5
+    cells = (first * 32).long() * 32 + (second * 32).long()
+    counts = torch.bincount(cells, minlength=1_024).tolist()
+    assert reference.chi_square_p(counts, [len(first) / 1_024] * 1_024) > 1e-4

@@ -81,6 +81,8 @@ DRAWS: list[dict[str, Any]] = [
     {"guidance_scale": 0.0},
     {"temperature": 0, "guidance_scale": 2.0},
     {"temperature": 1.4, "top_k": 9, "top_p": 0.9, "guidance_scale": 1.7, "seed": 5},
+    {"guidance_scale": 2.0, "image_ids": tuple(random.Random(1).sample(IMAGE_ROWS, len(IMAGE_ROWS)))},
+    {"guidance_scale": 2.0, "unconditional": (36, 37, 38, 39, 36)},  # longer than the texts' bucket
 ]
 
 
@@ -109,15 +111,11 @@ def test_compiled_equals_plain() -> None:
 
 
 @pytest.mark.parametrize("changes", [{"weights": "int8"}, {"cache_dtype": "bfloat16"}], ids=str)
-def test_rounded_weights_and_caches_move_few_codes(
-    capsys: pytest.CaptureFixture[str], wide_model: Transformer, changes: dict[str, Any]
-) -> None:
+def test_rounded_weights_and_caches_move_few_codes(wide_model: Transformer, changes: dict[str, Any]) -> None:
     prompts, spec = make_prompts(24), replace(wide_spec(1.0), **changes)
-    found = codes_by_prompt(wide_model, prompts, spec)
-    share = agreement(codes_by_prompt(wide_model, prompts, wide_spec(1.0)), found)
-    with capsys.disabled():
-        print(f"\n{changes}, tokens equal to float32: {share:.1%}", end="")
-    assert share > 0.5
+    found, exact = (codes_by_prompt(wide_model, prompts, each) for each in (spec, wide_spec(1.0)))
+    equal = [a == b for prompt in found for a, b in zip(found[prompt], exact[prompt], strict=True)]
+    assert sum(equal) > 0.5 * len(equal)
     assert codes_by_prompt(wide_model, prompts[5:6], spec) == {"p5": found["p5"]}
 
 
@@ -145,17 +143,12 @@ def test_equals_the_slow_reference(kind: str, changes: dict[str, Any]) -> None:
     require_reference(tiny_model(kind), make_prompts(8), spec_of(**changes))
 
 
-def test_a_permuted_image_block_equals_the_slow_reference() -> None:
-    image_ids = tuple(random.Random(1).sample(IMAGE_ROWS, len(IMAGE_ROWS)))
-    require_reference(tiny_model(), make_prompts(4), spec_of(image_ids=image_ids, guidance_scale=2))
-
-
 WIDE = 64 + 256
 """Rows of a table with 256 codes behind 64 others: enough choices for rounding to show."""
 
 
-def wide_spec(guidance_scale: float, batch: int = 8) -> SamplerSpec:
-    return spec_of(image_ids=range(64, WIDE), length=24, batch=batch, guidance_scale=guidance_scale)
+def wide_spec(guidance_scale: float) -> SamplerSpec:
+    return spec_of(image_ids=range(64, WIDE), length=24, batch=8, guidance_scale=guidance_scale)
 
 
 @pytest.fixture(scope="module")
@@ -176,50 +169,9 @@ def test_neighbours_order_and_shards_do_not_matter(wide_model: Transformer, guid
     assert codes_by_prompt(wide_model, prompts[11:12], spec) == {"p11": expected["p11"]}
 
 
-@pytest.mark.usefixtures("many_cases")
-@pytest.mark.parametrize("guidance_scale", [pytest.param(1.0, marks=pytest.mark.long), 3.0])
-def test_batch_shapes_agree(capsys: pytest.CaptureFixture[str], guidance_scale: float) -> None:
-    """Exactly in float64; in the others rounding may move a draw, and with it what follows in the image."""
-    prompts = make_prompts(12)
-    exact = codes_by_prompt(tiny_model(vocab_size=WIDE, hidden_dim=96), prompts, wide_spec(guidance_scale))
-    for dtype, least in (("float64", 1.0), ("float32", 0.98), ("bfloat16", 0.5)):
-        model = tiny_model(vocab_size=WIDE, hidden_dim=96, dtype=dtype)
-        by_batch = [codes_by_prompt(model, prompts, wide_spec(guidance_scale, batch)) for batch in (1, 5, 12)]
-        shares = [agreement(by_batch[0], other) for other in (*by_batch[1:], exact)]
-        with capsys.disabled():
-            print(
-                f"\n{dtype}, guidance {guidance_scale}, tokens equal to batch 1: {shares[0]:.1%} at batch 5, "
-                f"{shares[1]:.1%} at 12, {shares[2]:.1%} in float64",
-                end="",
-            )
-        assert min(shares) >= least
-
-
 def require_reference(model: Transformer, prompts: Sequence[Prompt], spec: SamplerSpec) -> None:
     expected = {prompt.id: reference.codes_of(model, spec, prompt) for prompt in prompts}
     assert codes_by_prompt(model, prompts, spec) == expected
-
-
-def agreement(first: dict[str, list[int]], second: dict[str, list[int]]) -> float:
-    pairs = [pair for prompt in first for pair in zip(first[prompt], second[prompt], strict=True)]
-    return sum(a == b for a, b in pairs) / len(pairs)
-
-
-def test_repeated_texts_draw_different_images() -> None:
-    """Prompt lists repeat captions; the id is the row's."""
-    prompts = [Prompt(str(row), (1, 2, 3)) for row in range(6)]
-    codes = codes_by_prompt(tiny_model(), prompts, spec_of())
-    assert len({tuple(row) for row in codes.values()}) == 6
-
-
-def test_the_seed_and_nothing_global_decides() -> None:
-    model, prompts = tiny_model(), make_prompts(3)
-    before = torch.random.get_rng_state()
-    first = codes_by_prompt(model, prompts, spec_of())
-    assert torch.equal(torch.random.get_rng_state(), before)
-    torch.manual_seed(123)
-    assert codes_by_prompt(model, prompts, spec_of()) == first
-    assert codes_by_prompt(model, prompts, spec_of(seed=1)) != first
 
 
 def test_frequencies_are_those_of_the_enumerated_probabilities() -> None:
@@ -231,17 +183,12 @@ def test_frequencies_are_those_of_the_enumerated_probabilities() -> None:
         prompts = [Prompt(f"{text}:{row}", text) for row in range(5_000)]
         pairs = torch.cat([samples.codes for samples in generate(model, prompts, spec)])
         counts = torch.bincount(pairs[:, 0] * 6 + pairs[:, 1], minlength=36).tolist()
-        expected = pair_probabilities(model, spec, text)
+        first = reference.step_probabilities(model, spec, Prompt("", text), [])
+        second = [reference.step_probabilities(model, spec, Prompt("", text), [code]) for code in range(6)]
+        expected = [first[a] * second[a][b] for a, b in product(range(6), repeat=2)]
         assert sum(counts) == 5_000
         assert [code for code in range(36) if counts[code] and not expected[code]] == []
         assert reference.chi_square_p(counts, [5_000 * p for p in expected]) > 1e-4
-
-
-def pair_probabilities(model: Transformer, spec: SamplerSpec, text: tuple[int, ...]) -> list[float]:
-    prompt = Prompt("", text)
-    first = reference.step_probabilities(model, spec, prompt, [])
-    second = [reference.step_probabilities(model, spec, prompt, [code]) for code in range(6)]
-    return [first[a] * second[a][b] for a, b in product(range(6), repeat=2)]
 
 
 class Watched:
@@ -296,12 +243,6 @@ def test_padding_does_not_count_as_position(monkeypatch: pytest.MonkeyPatch) -> 
     assert watched.positions == [*prompt, [1, 3, 2, 2], [2, 4, 3, 3]]
 
 
-def test_an_unconditional_prompt_longer_than_the_text_sets_the_bucket() -> None:
-    spec, prompts = spec_of(guidance_scale=2, unconditional=(36, 37, 38, 39, 36)), make_prompts(3)
-    assert [spec.padded_length(prompt) for prompt in prompts] == [8, 8, 8]
-    require_reference(tiny_model(), prompts, spec)
-
-
 def test_what_comes_out_are_plain_tensors() -> None:
     """Inference mode must not leak to the caller, nor a later batch overwrite an earlier one."""
     model, prompts = tiny_model(), make_prompts(7)
@@ -324,20 +265,13 @@ def test_progress_counts_codes_and_can_cancel_between_steps(monkeypatch: pytest.
     assert seen == [3, 6, 9, 12, 15, 18, 19, 20, 21, 22, 23, 24]
     watched.shapes.clear()
 
-    def cancel_after_12(done: int) -> None:
+    def cancel(done: int) -> None:
         if done >= 12:
             raise Cancelled("enough")
 
     with pytest.raises(Cancelled):
-        list(generate(model, prompts, spec_of(), cancel_after_12))
+        list(generate(model, prompts, spec_of(), cancel))
     assert len(watched.shapes) == 4
-
-
-def spoiled(model: Transformer, row: int) -> Transformer:
-    """A model whose logits are NaN after the id `row`."""
-    with torch.no_grad():
-        model.tok_embeddings.weight[row] = float("nan")
-    return model
 
 
 @pytest.mark.parametrize("changes", [{}, {"temperature": 0}, {"top_p": 0.9}, {"guidance_scale": 2}], ids=str)
@@ -345,23 +279,13 @@ def test_nan_names_prompt_and_position(changes: dict[str, Any]) -> None:
     prompts, spec = make_prompts(3, longest=1), spec_of(length=70, **changes)
     codes = codes_by_prompt(tiny_model(), prompts, spec)
     code = codes["p1"][2]
-    model = spoiled(tiny_model(), IMAGE_ROWS[code])
+    model = tiny_model()
+    model.tok_embeddings.weight[IMAGE_ROWS[code]] = torch.nan
     with pytest.raises(NonFinite) as caught:
         list(generate(model, prompts, spec))
     places = {prompt: row.index(code) + 1 for prompt, row in codes.items() if code in row[:-1]}
     reported = next(prompt for prompt, place in places.items() if place < FINITE_CHECK_STEPS)
     assert f"image code {places[reported]} of prompt {reported!r}" in caught.value.message
-
-
-def test_nan_of_one_prompt_does_not_touch_its_neighbours() -> None:
-    prompts = [Prompt("bad", (1,)), Prompt("good", (2,)), Prompt("fine", (3,))]
-    spec = spec_of()
-    expected = codes_by_prompt(tiny_model(), prompts, spec)
-    model = spoiled(tiny_model(), 1)
-    with pytest.raises(NonFinite, match="image code 0 of prompt 'bad'"):
-        list(generate(model, prompts, spec))
-    del expected["bad"]
-    assert codes_by_prompt(model, prompts[1:], spec) == expected
 
 
 @pytest.mark.parametrize(
@@ -370,31 +294,20 @@ def test_nan_of_one_prompt_does_not_touch_its_neighbours() -> None:
         ([Prompt("a", ())], {}, "prompt 'a' is empty"),
         ([Prompt("a", (1,)), Prompt("a", (2,))], {}, "two prompts have the id 'a'"),
         ([Prompt("a", (1, 40))], {}, "prompt 'a' has the id 40; the model's table has 0…39"),
-        ([Prompt("a", (1,))], {"image_ids": range(30, 41)}, "image_ids has the id 40"),
+        ([], {"image_ids": range(30, 41)}, "image_ids has the id 40"),
+        ([], {"weights": "float3"}, "no weights is named 'float3'"),
+        ([], {"cache_dtype": "float3"}, "no cache_dtype is named 'float3'"),
+        ([], {"path": "float3"}, "no path is named 'float3'"),
+        ([], {"length": 0}, "length is 0"),
+        ([], {"batch": 0}, "batch is 0"),
+        ([], {"bucket": 0}, "bucket is 0"),
+        ([], {"image_ids": ()}, "image_ids is empty"),
+        ([], {"guidance_scale": 2, "unconditional": ()}, "guidance_scale 2.0 needs an unconditional prompt"),
     ],
 )
-def test_what_does_not_fit_the_model_is_refused_before_the_first_step(
+def test_what_makes_no_sense_is_refused_before_the_first_step(
     prompts: list[Prompt], changes: dict[str, Any], fragment: str
 ) -> None:
-    with pytest.raises(InvalidRequest, match=fragment):
+    with pytest.raises((InvalidRequest, UnknownName), match=fragment):
         generate(tiny_model(), prompts, spec_of(**changes))
     assert list(generate(tiny_model(), [], spec_of())) == []
-
-
-@pytest.mark.parametrize(
-    ("changes", "fragment"),
-    [
-        ({"weights": "float3"}, "no weights is named 'float3'"),
-        ({"cache_dtype": "float3"}, "no cache_dtype is named 'float3'"),
-        ({"path": "float3"}, "no path is named 'float3'"),
-        ({"length": 0}, "length is 0"),
-        ({"batch": 0}, "batch is 0"),
-        ({"bucket": 0}, "bucket is 0"),
-        ({"image_ids": ()}, "image_ids is empty"),
-        ({"guidance_scale": 2, "unconditional": None}, "guidance_scale 2.0 needs an unconditional prompt"),
-        ({"guidance_scale": 2, "unconditional": ()}, "needs an unconditional prompt"),
-    ],
-)
-def test_wrong_specs_are_refused(changes: dict[str, Any], fragment: str) -> None:
-    with pytest.raises((InvalidRequest, UnknownName), match=fragment):
-        spec_of(**changes)
