@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from transformers import ChameleonVQVAE, ChameleonVQVAEConfig, JanusVQVAE, JanusVQVAEConfig
 
 from evalsvc.decoders import ImageDecoder
-from evalsvc.decoders.chameleon import Chameleon
 from evalsvc.decoders.llamagen import LlamaGen
+from evalsvc.decoders.vqgan import Chameleon
 
 DIFFERENCE = 1e-4
 EQUAL_CODES = 0.998

@@ -21,7 +21,7 @@ OPEN_LM_ERROR = 1e-5
 """Largest difference of logits, keys and values in float32, as in tests/models/test_transformer.py."""
 BFLOAT16_ERROR = 5e-2
 DECODER_ERROR = 3e-5
-"""Largest difference of pixels in -1…1 and of latents, as in tests/decoders/test_movqgan.py."""
+"""Largest difference of pixels in -1…1 and of latents, as in tests/decoders/test_networks.py."""
 OTHER_LEVELS = 1e-3
 """Share of pixels that may be the neighbouring level: those that lie next to a tie."""
 

@@ -50,19 +50,14 @@ class GroupNorm(nn.GroupNorm):
         return super().forward(x)
 
 
-class Conv3x3(nn.Conv2d):
-    def __init__(self, channels: int, out_channels: int) -> None:
-        super().__init__(channels, out_channels, 3, padding=1)
-
-
 class ResnetBlock(nn.Module):
     def __init__(self, channels: int, out_channels: int, norm: Norm, dropout: float) -> None:
         super().__init__()
         self.norm1 = norm(channels)
-        self.conv1 = Conv3x3(channels, out_channels)
+        self.conv1 = nn.Conv2d(channels, out_channels, 3, padding=1)
         self.norm2 = norm(out_channels)
         self.dropout = nn.Dropout(dropout)
-        self.conv2 = Conv3x3(out_channels, out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         if channels != out_channels:
             self.nin_shortcut = nn.Conv2d(channels, out_channels, 1)
 
@@ -79,11 +74,8 @@ class ResnetBlock(nn.Module):
 
         oneDNN reorders the weights of a convolution into a copy.
         """
-        channels, out_channels = self.conv1.in_channels, self.conv1.out_channels
-        return max(
-            size.bytes_per_channel * (2 * channels + out_channels) + self.conv1.weight.nbytes,
-            size.bytes_per_channel * (channels + 2 * out_channels) + self.conv2.weight.nbytes,
-        )
+        before, after = (size.bytes_per_channel * width for width in (self.conv1.in_channels, self.conv1.out_channels))
+        return max(2 * before + after + self.conv1.weight.nbytes, before + 2 * after + self.conv2.weight.nbytes)
 
 
 class AttentionBlock(nn.Module):
@@ -92,10 +84,7 @@ class AttentionBlock(nn.Module):
     def __init__(self, channels: int, norm: Norm) -> None:
         super().__init__()
         self.norm = norm(channels)
-        self.q = nn.Conv2d(channels, channels, 1)
-        self.k = nn.Conv2d(channels, channels, 1)
-        self.v = nn.Conv2d(channels, channels, 1)
-        self.proj_out = nn.Conv2d(channels, channels, 1)
+        self.q, self.k, self.v, self.proj_out = (nn.Conv2d(channels, channels, 1) for _ in range(4))
 
     def forward(self, x: Tensor, latent: Tensor | None) -> Tensor:
         normed = self.norm(x, latent)
@@ -124,7 +113,7 @@ class Downsample(nn.Module):
 class Upsample(nn.Module):
     def __init__(self, channels: int, with_conv: bool) -> None:
         super().__init__()
-        self.conv = Conv3x3(channels, channels) if with_conv else None
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1) if with_conv else None
 
     def forward(self, x: Tensor) -> Tensor:
         if self.conv is not None and self.conv.bias is not None and folding.pays(x):
@@ -208,10 +197,7 @@ class Encoder(nn.Module):
         self.norm_out = GroupNorm(width)
         self.conv_out = nn.Conv2d(width, config.z_channels, 3, padding=1)
 
-    def forward(
-        self,
-        images: Tensor,  # [B, 3, H, W]
-    ) -> Tensor:  # [B, z_channels, h, w]
+    def forward(self, images: Tensor) -> Tensor:  # [B, 3, H, W] → [B, z_channels, h, w]
         x = self.conv_in(images)
         for level in self.down:
             x = level(x)
@@ -230,11 +216,7 @@ class Decoder(nn.Module):
         self.norm_out = norm(widths[0])
         self.conv_out = nn.Conv2d(widths[0], config.out_ch, 3, padding=1)
 
-    def forward(
-        self,
-        x: Tensor,  # [B, z_channels, h, w]
-        latent: Tensor,  # [B, embed_dim, h, w], quantised
-    ) -> Tensor:  # [B, 3, H, W]
+    def forward(self, x: Tensor, latent: Tensor) -> Tensor:  # [B, z_channels, h, w] → [B, 3, H, W]
         x = self.mid(self.conv_in(x), latent)
         for level in reversed(self.up):
             x = level(x, latent)
@@ -256,21 +238,14 @@ class Codebook(nn.Module):
     def __init__(self, size: int, width: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(size, width)
-        # Initialise as the authors do: entries are far closer to zero than latents, so that training can move any
-        # entry.
+        # As the authors do: entries are far closer to zero than latents, so that training can move any entry.
         nn.init.uniform_(self.embedding.weight, -1 / size, 1 / size)
 
-    def scaled(
-        self,
-        vectors: Tensor,  # [..., C]
-    ) -> Tensor:  # [..., C]
+    def scaled(self, vectors: Tensor) -> Tensor:  # [..., C] → [..., C]
         """Return entries or latents as they are compared and decoded."""
         return vectors
 
-    def nearest(
-        self,
-        latents: Tensor,  # [B, C, h, w]
-    ) -> Tensor:  # [B, h * w] int64
+    def nearest(self, latents: Tensor) -> Tensor:  # [B, C, h, w] → [B, h * w] int64
         """Return the codebook entry with the smallest squared distance, the first of equal ones."""
         entries = self.scaled(self.embedding.weight.detach())
         points = self.scaled(latents.detach().movedim(1, -1).reshape(-1, entries.shape[1]))
@@ -280,11 +255,7 @@ class Codebook(nn.Module):
         codes = [torch.addmm(squares, part, entries.T, alpha=-2).argmin(1) for part in torch.split(points, rows)]
         return torch.cat(codes).view(len(latents), latents.shape[2:].numel())
 
-    def lookup(
-        self,
-        codes: Tensor,  # [B, h * w] int64
-        grid: tuple[int, int],
-    ) -> Tensor:  # [B, C, h, w], channels last in memory
+    def lookup(self, codes: Tensor, grid: tuple[int, int]) -> Tensor:  # [B, C, h, w], channels last in memory
         entries = self.scaled(self.embedding(codes))
         return entries.view(len(codes), *grid, entries.shape[-1]).movedim(-1, 1)
 
@@ -328,9 +299,8 @@ class VQAutoencoder(ImageDecoder):
     def images_at_once(self, grid: tuple[int, int]) -> int:
         """Return the number of images per call: on a CPU, a batch of large images is no faster than single images."""
         pixels = grid[0] * grid[1] * self.downsampling**2
-        return max(
-            1, (PIXELS_PER_BATCH if self._like.device.type == "cuda" else PIXELS_PER_BATCH_CPU) // max(1, pixels)
-        )
+        most = PIXELS_PER_BATCH if self._like.device.type == "cuda" else PIXELS_PER_BATCH_CPU
+        return max(1, most // max(1, pixels))
 
     def decode_bytes(self, grid: tuple[int, int]) -> int:
         return self.decoder.peak_bytes(self.images_at_once(grid), grid, self._like.element_size())

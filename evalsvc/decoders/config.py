@@ -1,11 +1,11 @@
-"""Configuration of image decoders: the authors' configuration files, and the published sizes by name."""
+"""Configuration of image decoders: the authors' files, Hugging Face's `config.json`, and published sizes by name."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -21,6 +21,8 @@ DEFAULT_FILES = ("config.yaml", "vqgan.yaml", "config.json")
 MoVQGAN's, Chameleon's, and Hugging Face's."""
 GROUPS = 32  # of every group norm
 Fields = TypeVar("Fields", bound=BaseModel)
+Side = Annotated[int, Field(gt=0, le=2**14)]
+"""Number of pixels or patches along one side. The bound keeps products of such numbers small."""
 UNSUPPORTED = {"double_z": False, "give_pre_end": False, "tanh_out": False, "use_linear_attn": False}
 """Keys of a ddconfig that change the arithmetic, with the only supported value."""
 
@@ -102,8 +104,63 @@ class AutoencoderConfig(BaseModel):
 
     @classmethod
     def parse(cls, content: Mapping[str, object]) -> AutoencoderConfig:
-        """Parse a flat mapping. Raises InvalidModelConfig."""
         return validated(cls, "decoder configuration", content)
+
+
+class HuggingFaceVQConfig(BaseModel):
+    """Fields that Janus and Chameleon share. `NetworkConfig` checks the values, except those computed with here.
+
+    The fields and their defaults are those of transformers' `JanusVQVAEConfig` and `ChameleonVQVAEConfig`, because a
+    saved `config.json` leaves out fields that have the default.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    embed_dim: int
+    num_embeddings: int
+    double_latent: bool = False
+    latent_channels: int = 256
+    in_channels: int = 3
+    out_channels: int = 3
+    base_channels: int = 128
+    channel_multiplier: tuple[int, ...] = Field(default=(1, 1, 2, 2, 4), min_length=1, max_length=10)
+    num_res_blocks: int = 2
+    dropout: float = 0.0
+    attn_type: str | None = "vanilla"
+
+    @classmethod
+    def parse(cls, content: Mapping[str, object]) -> Self:
+        """Parse a `config.json` of the image tokenizer, or of a whole model with the tokenizer's under `vq_config`."""
+        fields = part_of(content, "vq_config") if "vq_config" in content else content
+        return validated(cls, "decoder configuration", fields)
+
+    def to_authors(self, resolution: int, attn_resolutions: tuple[int, ...]) -> dict[str, object]:
+        """Return the configuration in the form of taming-transformers' `model.params`."""
+        return {
+            "embed_dim": self.embed_dim,
+            "n_embed": self.num_embeddings,
+            "ddconfig": {
+                "double_z": self.double_latent,
+                "z_channels": self.latent_channels,
+                "in_channels": self.in_channels,
+                "out_ch": self.out_channels,
+                "ch": self.base_channels,
+                "ch_mult": self.channel_multiplier,
+                "num_res_blocks": self.num_res_blocks,
+                "dropout": self.dropout,
+                "attn_type": self.attn_type,
+                "resolution": resolution,
+                "attn_resolutions": attn_resolutions,
+            },
+        }
+
+
+def part_of(content: Mapping[str, object], name: str) -> Mapping[str, object]:
+    """Return a part of a `config.json`, empty if missing or null."""
+    part = content.get(name)
+    if part is not None and not isinstance(part, Mapping):
+        raise InvalidModelConfig(f"{name} is a {type(part).__name__}; give the fields of the image tokenizer by name")
+    return part or {}
 
 
 def validated(kind: type[Fields], where: str, content: Mapping[str, object]) -> Fields:
@@ -154,19 +211,11 @@ def _read(file: Path) -> object:
             )
         content = file.read_text(encoding="utf-8")
         return json.loads(content) if is_json else read_yaml(content)
-    except (OSError, YamlError, ValueError, RecursionError) as error:
-        kind = "JSON" if is_json else "YAML"
-        reason = _reason(error)
+    except (OSError, YamlError, ValueError, RecursionError) as error:  # json_reason does not quote the file
+        reason = str(error).partition("\n")[0] if isinstance(error, OSError | YamlError) else json_reason(error)
         raise InvalidModelConfig(
-            f"{file} is no readable {kind} ({reason}); give the decoder's configuration"
+            f"{file} is no readable {'JSON' if is_json else 'YAML'} ({reason}); give the decoder's configuration"
         ) from error
-
-
-def _reason(error: OSError | YamlError | ValueError | RecursionError) -> str:
-    """Return what is wrong with a file, without quoting the file."""
-    if isinstance(error, UnicodeDecodeError):
-        return "it is not UTF-8"
-    return str(error).partition("\n")[0] if isinstance(error, OSError | YamlError) else json_reason(error)
 
 
 def _flat(content: object, source: str) -> dict[str, object]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
 from typing import ClassVar, Self
 
 import torch
@@ -43,7 +44,7 @@ class ImageDecoder(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def from_config(cls, content: Mapping[str, object]) -> Self:
-        """Build the network with random weights. Raises InvalidModelConfig."""
+        """Build the network with random weights."""
 
     @classmethod
     def recognises(cls, target: str | None, names: Collection[str]) -> bool:
@@ -60,25 +61,15 @@ class ImageDecoder(nn.Module, ABC):
         return name
 
     @abstractmethod
-    def latents(
-        self,
-        images: Tensor,  # [B, 3, H, W] in [-1, 1]
-    ) -> Tensor:  # [B, C, h, w]
+    def latents(self, images: Tensor) -> Tensor:  # [B, 3, H, W] in [-1, 1] → [B, C, h, w]
         """Return the latents before quantisation."""
 
     @abstractmethod
-    def nearest(
-        self,
-        latents: Tensor,  # [B, C, h, w]
-    ) -> Tensor:  # [B, h * w] int64
+    def nearest(self, latents: Tensor) -> Tensor:  # [B, C, h, w] → [B, h * w] int64
         """Return the code nearest to each position, in row-major order."""
 
     @abstractmethod
-    def lookup(
-        self,
-        codes: Tensor,  # [B, h * w] int64
-        grid: tuple[int, int],
-    ) -> Tensor:  # [B, C, h, w]
+    def lookup(self, codes: Tensor, grid: tuple[int, int]) -> Tensor:  # [B, h * w] int64 → [B, C, h, w]
         """Return the codes' entries in the codebook."""
 
     @abstractmethod
@@ -90,57 +81,40 @@ class ImageDecoder(nn.Module, ABC):
         """Return the number of images that `decode` and `encode` process together, which bounds memory."""
 
     @abstractmethod
-    def render(
-        self,
-        latents: Tensor,  # [B, C, h, w], quantised
-    ) -> Tensor:  # [B, 3, H, W], about [-1, 1], not clamped
+    def render(self, latents: Tensor) -> Tensor:  # [B, C, h, w], quantised → [B, 3, H, W], about [-1, 1], not clamped
         """Return the images."""
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """Return rows and columns of codes for an image size in pixels. Raises InvalidData if they are not whole."""
+        """Return rows and columns of codes for an image size in pixels."""
         f = self.downsampling
         if height < f or width < f or height % f or width % f:
             raise InvalidData(f"images of {height}x{width} pixels do not divide into codes of {f}x{f}; resize or crop")
         return height // f, width // f
 
     @torch.no_grad()
-    def encode(
-        self,
-        images: Tensor,  # [B, 3, H, W] floating-point in [-1, 1]
-    ) -> Tensor:  # [B, N] int64, row-major
-        """Return the codes of images. Raises InvalidData for another shape or dtype."""
+    def encode(self, images: Tensor) -> Tensor:  # [B, 3, H, W] floating-point in [-1, 1] → [B, N] int64, row-major
+        """Return the codes of images."""
         if images.dim() != 4 or images.shape[1] != 3 or not images.is_floating_point():
             raise InvalidData(
                 f"encode takes floating-point images [B, 3, H, W] in [-1, 1], not {images.dtype} {list(images.shape)}"
             )
-        grid = self.grid(*images.shape[2:])
-        like = self._like
+        images_at_once, like = self.images_at_once(self.grid(*images.shape[2:])), self._like
         with full_precision(like.device):
-            parts = [self.nearest(self.latents(part.to(like))) for part in self._parts(images, grid)]
+            parts = [self.nearest(self.latents(part.to(like))) for part in torch.split(images, images_at_once)]
         return torch.cat(parts)
 
     @torch.no_grad()
-    def decode(
-        self,
-        codes: Tensor,  # [B, N] integers, row-major
-        grid: tuple[int, int] | None = None,
-    ) -> Tensor:  # [B, 3, H, W] float32, about [-1, 1], not clamped
-        """Return the images of codes in a grid, by default a square. Raises InvalidData where codes do not fit."""
-        grid = self._checked_grid(codes, grid)
-        like = self._like
-        codes = codes.to(like.device, torch.int64)
-        with full_precision(like.device):
-            parts = [self.render(self.lookup(part, grid)).float() for part in self._parts(codes, grid)]
-        return torch.cat(parts)
+    def decode(self, codes: Tensor, grid: tuple[int, int] | None = None) -> Tensor:  # [B, 3, H, W] float32, not clamped
+        """Return the images of codes, [B, N] integers in row-major order, in a grid, by default a square."""
+        grid, device = self._checked_grid(codes, grid), self._like.device
+        rows = torch.split(codes.to(device, torch.int64), self.images_at_once(grid))
+        with full_precision(device):
+            return torch.cat([self.render(self.lookup(part, grid)).float() for part in rows])
 
     @property
     def digest(self) -> str:
-        """Identity of the current weights by the authors' names, see `tensor_digest`. Reads all weights, so keep the
-        result."""
+        """Identity of the current weights by the authors' names, see `tensor_digest`. Reads all weights."""
         return tensor_digest({self.file_name(name): tensor for name, tensor in self.state_dict().items()})
-
-    def _parts(self, rows: Tensor, grid: tuple[int, int]) -> tuple[Tensor, ...]:
-        return torch.split(rows, self.images_at_once(grid))
 
     @property
     def _like(self) -> Tensor:
@@ -167,8 +141,31 @@ class ImageDecoder(nn.Module, ABC):
         return height, width
 
 
-def to_uint8(
-    images: Tensor,  # [B, 3, H, W] floating-point, about [-1, 1]
-) -> Tensor:  # [B, 3, H, W] uint8
+def to_uint8(images: Tensor) -> Tensor:  # [B, 3, H, W] floating-point, about [-1, 1] → [B, 3, H, W] uint8
     """Convert to grey levels by rounding: truncation would darken every image by half a level."""
     return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+@dataclass(frozen=True)
+class PixelError:
+    """Error of a decoder with reduced precision, in grey levels 0…255 of the values that an image file would hold."""
+
+    images: int
+    mean: float
+    """Mean of the absolute differences of all channels of all pixels."""
+    maximum: int
+    changed: float
+    """Share of values that differ."""
+
+    def to_json(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def pixel_error(
+    exact: ImageDecoder, other: ImageDecoder, codes: Tensor, grid: tuple[int, int] | None = None
+) -> PixelError:
+    """Decode `codes`, [B, N] integers, with both decoders and compare."""
+    levels = [to_uint8(decoder.decode(codes, grid)).cpu().short() for decoder in (exact, other)]
+    difference = (levels[0] - levels[1]).abs()
+    changed = (difference > 0).float().mean()
+    return PixelError(len(codes), float(difference.float().mean()), int(difference.max()), float(changed))

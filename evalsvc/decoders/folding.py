@@ -11,7 +11,7 @@ differences of these. The usual folding, four convolutions of 2x2, has sixteen p
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -36,16 +36,19 @@ def upsample_and_convolve(
     bias: Tensor,  # [C']
 ) -> Tensor:  # [B, C', 2h, 2w], channels last in memory
     """Convolve the upsampled map with one pixel of zero padding."""
-    taps = by_taps(torch.kron(ALONG, ALONG)[ORDER], weight).contiguous()  # [9, C', C]
-    rows = to_rows(x)
+    taps = weight.permute(0, 2, 3, 1).flatten(1, 2)  # [C', 9, C]
+    taps = torch.matmul(torch.kron(ALONG, ALONG)[ORDER].to(taps), taps).transpose(0, 1).contiguous()  # [9, C', C]
+    rows = x.permute(0, 2, 3, 1).contiguous()
     batch, height, width, channels = rows.shape
     out = rows.new_empty(batch, height, 2, width, 2, len(weight))
     most = _rows_per_band(channels, width, x.element_size()) if x.device.type == "cpu" else height
+    count = -(-height // most)
+    bounds = [height * index // count for index in range(count + 1)]  # of nearly equal bands of at most `most` rows
     for image, result in zip(rows, out, strict=True):
         padded = functional.pad(image, (0, 0, 1, 1, 1, 1))
-        for start, stop in bands(height, most):
+        for start, stop in pairwise(bounds):
             _phases(padded[start : stop + 2], taps, bias, result[start:stop])
-    return from_rows(out.flatten(3, 4).flatten(1, 2))
+    return out.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
 
 def workspace(channels: int, out_channels: int, height: int, width: int, itemsize: int) -> int:
@@ -81,37 +84,5 @@ def _phases(
             target.add_(by_both[a : height + a, b : width + b, 2 * a + b])
 
 
-def _products(
-    maps: Tensor,  # [H, W, C]
-    taps: Tensor,  # [n, C', C]
-) -> Tensor:  # [H, W, n, C']
+def _products(maps: Tensor, taps: Tensor) -> Tensor:  # [H, W, C] · [n, C', C] → [H, W, n, C']
     return functional.linear(maps, taps.flatten(0, 1)).view(*maps.shape[:2], len(taps), -1)
-
-
-def to_rows(
-    x: Tensor,  # [B, C, H, W]
-) -> Tensor:  # [B, H, W, C], contiguous
-    """Return a view of a map that is channels last in memory, else a copy."""
-    return x.permute(0, 2, 3, 1).contiguous()
-
-
-def from_rows(
-    rows: Tensor,  # [B, H, W, C]
-) -> Tensor:  # [B, C, H, W], channels last in memory
-    return rows.permute(0, 3, 1, 2)
-
-
-def bands(height: int, most: int) -> Iterator[tuple[int, int]]:
-    """Yield start and stop of nearly equal bands of at most `most` rows."""
-    count = -(-height // most)
-    for index in range(count):
-        yield height * index // count, height * (index + 1) // count
-
-
-def by_taps(
-    combinations: Tensor,  # [n, 9]
-    weight: Tensor,  # [C', C, 3, 3]
-) -> Tensor:  # [n, C', C]
-    """Return the weights of n products, each a combination of the nine taps."""
-    taps = weight.permute(0, 2, 3, 1).flatten(1, 2)  # [C', 9, C]
-    return torch.matmul(combinations.to(taps), taps).transpose(0, 1)

@@ -19,8 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from evalsvc.decoders.blocks import Codebook, VQAutoencoder
-from evalsvc.decoders.config import LLAMAGEN_TARGET, validated
-from evalsvc.decoders.hugging_face import HuggingFaceVQConfig, Side, part_of
+from evalsvc.decoders.config import LLAMAGEN_TARGET, HuggingFaceVQConfig, Side, part_of, validated
 
 JANUS = "janus"
 """`model_type` of a whole model; `janus_vqgan` is that of the image tokenizer alone."""
@@ -71,7 +70,14 @@ class LlamaGen(VQAutoencoder):
 
     @classmethod
     def from_config(cls, content: Mapping[str, object]) -> Self:
-        return super().from_config(content if "ddconfig" in content else _from_janus(content))
+        if "ddconfig" not in content:
+            config = JanusVQConfig.parse(content)
+            patches = config.num_patches
+            if content.get("model_type") == JANUS:
+                vision = validated(JanusVisionConfig, "vision_config", part_of(content, "vision_config"))
+                patches = vision.num_patches
+            content = config.to_authors(patches << len(config.channel_multiplier) - 1, (patches,))
+        return super().from_config(content)
 
     @classmethod
     def authors_name(cls, name: str) -> str:
@@ -84,11 +90,3 @@ class LlamaGen(VQAutoencoder):
         return self.authors_name(
             re.sub(r"^decoder\.up\.(\d+)", lambda level: f"decoder.up.{last - int(level[1])}", name)
         )
-
-
-def _from_janus(content: Mapping[str, object]) -> dict[str, object]:
-    config = JanusVQConfig.parse(content)
-    patches = config.num_patches
-    if content.get("model_type") == JANUS:
-        patches = validated(JanusVisionConfig, "vision_config", part_of(content, "vision_config")).num_patches
-    return config.to_authors(patches << len(config.channel_multiplier) - 1, (patches,))

@@ -69,14 +69,28 @@ def _matched(
     is_apart = ema and bool(weights.averaged)
     held = _by_authors_name(path, weights.averaged if is_apart else weights.tensors, decoder)
     expected = {decoder.file_name(name): tuple(tensor.shape) for name, tensor in decoder.state_dict().items()}
-    source = {name: _ema_name(name) if ema and not is_apart else name for name in expected}
+    source = {name: name for name in expected}
+    if ema and not is_apart:
+        parts = {name: name.partition(".") for name in expected}
+        source = {name: f"ema_{part}.{rest.replace('.', '')}" for name, (part, _, rest) in parts.items()}
     if ema and not any(key in held for key in source.values()):
         raise CheckpointMismatch(
             f"{path} ({weights.format}) holds no averaged weights (keys such as {next(iter(source.values()))}); "
             "load the raw weights with ema=False"
         )
     used = {key: name for name, key in source.items()}
-    problems = _problems(expected, used, held, decoder.extras)
+    known = (*EXTRAS, *decoder.extras)
+    missing = [key for key in used if key not in held]
+    unexpected = [key for key in held if key not in used and key not in expected and not key.startswith(known)]
+    present = {key: (held[key], expected[name]) for key, name in used.items() if key in held}
+    wrong = [
+        f"{key} {list(tensor.shape)} instead of {list(shape)}"
+        for key, (tensor, shape) in present.items()
+        if tuple(tensor.shape) != shape
+    ]
+    problems = [*listed("missing", missing), *listed("unexpected", unexpected), *listed("wrongly shaped", wrong)]
+    problems += listed("no plain floating-point tensor", (key for key, (t, _) in present.items() if not is_plain(t)))
+    problems += _advice(present, used, missing)
     if problems:
         raise CheckpointMismatch("; ".join([f"{path} ({weights.format}) does not match its configuration", *problems]))
     tensors = {name: held[source[decoder.file_name(name)]] for name in decoder.state_dict()}
@@ -84,10 +98,7 @@ def _matched(
 
 
 def _by_authors_name(path: Path, tensors: Mapping[str, Tensor], decoder: ImageDecoder) -> dict[str, Tensor]:
-    """Return a file's tensors of the decoder, without those of other networks, by the names of the decoder's authors.
-
-    Raises CheckpointMismatch if two names of the file are one parameter.
-    """
+    """Return a file's tensors of the decoder, without other networks', by the names of the decoder's authors."""
     prefix = next((prefix for prefix in decoder.prefixes if any(key.startswith(prefix) for key in tensors)), "")
     named: dict[str, Tensor] = {}
     keys: dict[str, str] = {}
@@ -100,31 +111,6 @@ def _by_authors_name(path: Path, tensors: Mapping[str, Tensor], decoder: ImageDe
                 )
             named[name], keys[name] = tensor, key
     return named
-
-
-def _ema_name(name: str) -> str:
-    part, _, rest = name.partition(".")
-    return f"ema_{part}.{rest.replace('.', '')}"
-
-
-def _problems(
-    expected: Mapping[str, tuple[int, ...]],
-    used: Mapping[str, str],
-    tensors: Mapping[str, Tensor],
-    extras: tuple[str, ...],
-) -> list[str]:
-    missing = [key for key in used if key not in tensors]
-    known = (*EXTRAS, *extras)
-    unexpected = [key for key in tensors if key not in used and key not in expected and not key.startswith(known)]
-    present = {key: (tensors[key], expected[name]) for key, name in used.items() if key in tensors}
-    wrong = [
-        f"{key} {list(tensor.shape)} instead of {list(shape)}"
-        for key, (tensor, shape) in present.items()
-        if tuple(tensor.shape) != shape
-    ]
-    problems = [*listed("missing", missing), *listed("unexpected", unexpected), *listed("wrongly shaped", wrong)]
-    problems += listed("no plain floating-point tensor", (key for key, (t, _) in present.items() if not is_plain(t)))
-    return problems + _advice(present, used, missing)
 
 
 def _advice(

@@ -24,7 +24,7 @@ COMPONENTS: dict[str, dict[str, str]] = {
         "diffusers": "evalsvc.decoders.diffusers_decoder:DiffusersDecoder",
     },
     "decoders": {
-        "chameleon": "evalsvc.decoders.chameleon:Chameleon",
+        "chameleon": "evalsvc.decoders.vqgan:Chameleon",
         "llamagen": "evalsvc.decoders.llamagen:LlamaGen",
         "movqgan": "evalsvc.decoders.movqgan:MoVQGAN",
         "vqgan": "evalsvc.decoders.vqgan:VQGAN",

@@ -1,4 +1,4 @@
-"""from pathlib import Path"""
+"""Configurations of image decoders, and files that do not fit them."""
 
 import re
 from pathlib import Path
@@ -11,30 +11,14 @@ from tiny_decoders import random_decoder, tiny_config
 from torch import Tensor
 
 from evalsvc.decoders import load_decoder
-from evalsvc.decoders.config import REGISTERED, AutoencoderConfig, resolve_config
+from evalsvc.decoders.config import AutoencoderConfig, resolve_config
 from evalsvc.errors import (
     CheckpointMismatch,
     CheckpointNotFound,
     InvalidModelConfig,
-    NonFinite,
     UnknownName,
     UnsupportedModel,
 )
-
-PUBLISHED = {
-    "movqgan": (16_384, 8, [False] * 3 + [True]),
-    "llamagen-vq-16": (16_384, 16, [False] * 4 + [True]),
-    "llamagen-vq-8": (16_384, 8, [False] * 3 + [True]),
-    "chameleon-vq": (8_192, 16, [False] * 5),
-}
-"""Codes, pixels of a code along each side, and attention by level."""
-
-
-@pytest.mark.parametrize("name", REGISTERED)
-def test_registered_names(name: str) -> None:
-    config = AutoencoderConfig.parse(resolve_config(name, Path("x.ckpt")))
-    wanted = PUBLISHED["movqgan" if name.startswith("movqgan") else name]
-    assert (config.n_embed, config.ddconfig.downsampling, config.ddconfig.attends) == wanted
 
 
 @pytest.mark.parametrize(
@@ -45,11 +29,8 @@ def test_registered_names(name: str) -> None:
         ({"ch_mult": []}, "ddconfig.ch_mult: .*at least 1 item"),
         ({"resolution": 30}, "resolution 30 is not a multiple of the 4"),
         ({"in_channels": 1}, "in_channels 1, out_ch 3: images have 3 channels"),
-        ({"double_z": "hunter2"}, "double_z is not False, the only supported value"),
-        ({"give_pre_end": True}, "give_pre_end is not False"),
         ({"attn_type": "hunter2"}, "attn_type is not 'vanilla'"),
         ({"z_channels": "hunter2"}, "ddconfig.z_channels: input should be a valid integer"),
-        ({"ch_mult": ["hunter2"]}, "ddconfig.ch_mult.*: input should be a valid integer"),
     ],
 )
 def test_networks_that_are_refused(changes: dict[str, Any], message: str) -> None:
@@ -67,11 +48,7 @@ def test_missing_keys_are_named() -> None:
 @pytest.mark.parametrize(
     ("config", "error", "message"),
     [
-        (
-            None,
-            InvalidModelConfig,
-            "no config.yaml or .* next to .*; give config: a YAML or JSON file, or one of movqgan",
-        ),
+        (None, InvalidModelConfig, "no config.yaml or .* next to .*; give config: a YAML or JSON file, or one of mov"),
         ("movqgan-67m", UnknownName, "no decoder configuration is named 'movqgan-67m'; did you mean 'movqgan-67M'"),
         ("folder/none.yaml", InvalidModelConfig, "there is no decoder configuration at folder/none.yaml"),
         ({"model": {}}, InvalidModelConfig, "the decoder configuration has neither model.params nor ddconfig"),
@@ -106,11 +83,9 @@ def states() -> dict[str, Tensor]:
     return random_decoder(tiny_config("movqgan"), "movqgan").state_dict()
 
 
-def refused(
-    tmp_path: Path, states: dict[str, Tensor], error: type[Exception], *fragments: str, ema: bool = False, **config: Any
-) -> None:
+def refused(tmp_path: Path, states: dict[str, Tensor], *fragments: str, ema: bool = False, **config: Any) -> None:
     torch.save(states, tmp_path / "x.ckpt")
-    with pytest.raises(error) as caught:
+    with pytest.raises((CheckpointMismatch, UnsupportedModel)) as caught:
         load_decoder(tmp_path / "x.ckpt", tiny_config("movqgan") | config, ema)
     for fragment in (str(tmp_path / "x.ckpt"), *fragments):
         assert fragment in str(caught.value)
@@ -124,7 +99,6 @@ def test_wrong_keys_are_all_named(states: dict[str, Tensor], tmp_path: Path) -> 
     refused(
         tmp_path,
         states,
-        CheckpointMismatch,
         "(bare state dict) does not match its configuration",
         "2 missing: post_quant_conv.bias, decoder.mid.attn_1.q.weight",
         "1 unexpected: encoder.mid.attn_2.q.weight",
@@ -136,13 +110,13 @@ def test_wrong_keys_are_all_named(states: dict[str, Tensor], tmp_path: Path) -> 
 def test_another_network_is_told_from_a_decoder_without_its_codebook(states: dict[str, Tensor], tmp_path: Path) -> None:
     """The latter exist: fine-tuned for a diffusion model."""
     ddconfig = tiny_config("movqgan")["ddconfig"] | {"num_res_blocks": 3}
-    refused(tmp_path, states, CheckpointMismatch, "missing: encoder.down.0.block.2.", "more", ddconfig=ddconfig)
+    refused(tmp_path, states, "missing: encoder.down.0.block.2.", "more", ddconfig=ddconfig)
     shapes = f"1 wrongly shaped: {CODEBOOK} [16, 3] instead of [16384, 3]"
-    refused(tmp_path, states, CheckpointMismatch, shapes, "the file's codebook is 16 x 3: correct", n_embed=16384)
+    refused(tmp_path, states, shapes, "the file's codebook is 16 x 3: correct", n_embed=16384)
     target = tiny_config("vqgan")["target"]
-    refused(tmp_path, states, CheckpointMismatch, "missing: decoder.", "unexpected: decoder.", target=target)
+    refused(tmp_path, states, "missing: decoder.", "unexpected: decoder.", target=target)
     del states[CODEBOOK]
-    refused(tmp_path, states, CheckpointMismatch, "1 missing: quantize", "without its codebook (quantize.…) the")
+    refused(tmp_path, states, "1 missing: quantize", "without its codebook (quantize.…) the")
 
 
 def test_extras_of_training_are_reported_and_not_refused(states: dict[str, Tensor], tmp_path: Path) -> None:
@@ -151,30 +125,12 @@ def test_extras_of_training_are_reported_and_not_refused(states: dict[str, Tenso
     assert load_decoder(tmp_path / "x.ckpt", tiny_config("movqgan")).ignored == tuple(sorted(extras))
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
-def test_broken_weights(states: dict[str, Tensor], tmp_path: Path, value: float) -> None:
-    states[CODEBOOK] = states[CODEBOOK].clone()
-    states[CODEBOOK][3, 1] = value
-    refused(tmp_path, states, NonFinite, f"NaN or infinity in 1 of {len(states)} tensors", CODEBOOK)
-
-
-# averaged weights
-
-
-def test_averaged_weights_are_others(lightning_file: Path) -> None:
-    raw, averaged = load_decoder(lightning_file), load_decoder(lightning_file, ema=True)
-    assert raw.digest != averaged.digest
-    assert "loss.logvar" in raw.ignored or any(name.startswith("loss.") for name in raw.ignored)
-    assert "ema_quantize.embeddingweight" in raw.ignored
-    assert "ema_quantize.embeddingweight" not in averaged.ignored
-
-
 def test_half_of_the_averaged_weights(states: dict[str, Tensor], tmp_path: Path) -> None:
     averaged = {
         re.sub(r"^(\w+)\.(.*)", lambda m: f"ema_{m[1]}.{m[2].replace('.', '')}", name): states[name] for name in states
     }
     del averaged["ema_decoder.up0block1conv1weight"]
-    refused(tmp_path, states | averaged, CheckpointMismatch, "1 missing: ema_decoder.up0block1conv1weight", ema=True)
+    refused(tmp_path, states | averaged, "1 missing: ema_decoder.up0block1conv1weight", ema=True)
 
 
 # the kind and the configuration
@@ -182,15 +138,9 @@ def test_half_of_the_averaged_weights(states: dict[str, Tensor], tmp_path: Path)
 
 def test_an_unknown_kind(states: dict[str, Tensor], tmp_path: Path) -> None:
     target = "taming.models.vqgan.GumbelVQ"
-    refused(
-        tmp_path,
-        states,
-        UnsupportedModel,
-        f"model.target {target!r}",
-        "one of: chameleon, llamagen, movqgan, vqgan",
-        target=target,
-    )
-    refused(tmp_path, {"a": torch.ones(1)}, UnsupportedModel, "keys such as a is of no known decoder", target=None)
+    kinds = "one of: chameleon, llamagen, movqgan, vqgan"
+    refused(tmp_path, states, f"model.target {target!r}", kinds, target=target)
+    refused(tmp_path, {"a": torch.ones(1)}, "keys such as a is of no known decoder", target=None)
     torch.save(states, tmp_path / "x.ckpt")
     with pytest.raises(InvalidModelConfig, match=r"model\.target is int; it must be the dotted name of a class"):
         load_decoder(tmp_path / "x.ckpt", tiny_config("movqgan") | {"target": 3})

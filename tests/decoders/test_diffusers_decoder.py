@@ -9,6 +9,7 @@ import torch
 from tiny_decoders import random_decoder, tiny_config
 
 from evalsvc.decoders import ImageDecoder, load_decoder
+from evalsvc.decoders.config import REGISTERED
 from evalsvc.decoders.diffusers_decoder import DiffusersDecoder
 from evalsvc.errors import MissingPackage, UnsupportedModel
 from evalsvc.installation import missing_package
@@ -24,20 +25,20 @@ def _second_tier(reference_models: None, one_thread: None) -> None:
 
 
 @torch.no_grad()
-def hold(ours: ImageDecoder) -> None:
+def hold(ours: ImageDecoder, side: int | None = None, error: float = 3e-5) -> None:
     """Compare decoded pixels, latents and codes of two images."""
     theirs = DiffusersDecoder(ours)
-    side = ours.resolution
-    rows, columns = ours.grid(side, side)
+    grid = ours.grid(side or ours.resolution, side or ours.resolution)
     generator = torch.Generator().manual_seed(0)
-    codes = torch.randint(ours.codebook_size, (2, rows * columns), generator=generator)
-    images = ours.decode(codes)
-    assert float((images - theirs.decode(codes)).abs().max()) < 3e-5
+    codes = torch.randint(ours.codebook_size, (2, grid[0] * grid[1]), generator=generator)
+    images, others = (each.render(each.lookup(codes, grid)) for each in (ours, theirs))
+    assert images.abs().max() > 0.5
+    assert float((images - others).abs().max()) < error
     scale = max(1.0, float(ours.latents(images).abs().max()))
-    assert float((ours.latents(images) - theirs.latents(images)).abs().max()) < 1e-4 * scale
+    assert float((ours.latents(images) - theirs.latents(images)).abs().max()) < 4 * error * scale
     assert theirs.encode(images).equal(ours.encode(images))
     assert theirs.digest == ours.digest, "the engine is in protocols by its name"
-    assert theirs.decode_bytes((rows, columns)) > 0
+    assert theirs.decode_bytes(grid) > 0
 
 
 @pytest.mark.parametrize(
@@ -58,6 +59,15 @@ def test_movqgan_is_that_of_diffusers(path: Path) -> None:
 def test_vqgan_is_that_of_diffusers(kind: str) -> None:
     """Its norms are plain, which changes the names of those of attention; entries of LlamaGen's codebook are scaled."""
     hold(random_decoder(tiny_config(kind), kind))
+
+
+@pytest.mark.parametrize(("kind", "name"), [("movqgan", "movqgan-67M"), ("chameleon", "chameleon-vq")])
+def test_full_sizes_are_those_of_diffusers(kind: str, name: str) -> None:
+    """Written by others from the same paper; its codes come from torch.cdist, its attention from linear layers."""
+    full_size = random_decoder(REGISTERED[name], kind)
+    hold(full_size, side=64, error=1e-4)
+    if kind == "movqgan":
+        hold(full_size.double(), side=32, error=1e-10)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,6 @@ from evalsvc.errors import (
     InvalidData,
     InvalidModelConfig,
     NonFinite,
-    NotACheckpoint,
     UnsafeCheckpoint,
     UnsupportedModel,
 )
@@ -52,6 +50,17 @@ def configured(**changes: Any) -> Callable[[Path], Path]:
     return lambda folder: tokenizer_alone(folder / "x", janus_config(**changes), theirs())
 
 
+def saved(change: Callable[[dict[str, Tensor]], object], **changes: Any) -> Callable[[Path], Path]:
+    """A folder whose tensors are changed."""
+
+    def make(folder: Path) -> Path:
+        tensors = theirs()
+        change(tensors)
+        return tokenizer_alone(folder / "x", janus_config(**changes), tensors)
+
+    return make
+
+
 def written(content: str) -> Callable[[Path], Path]:
     """A folder whose `config.json` is this text."""
 
@@ -76,45 +85,21 @@ def vision_of_nothing(folder: Path) -> Path:
     return path
 
 
-def index_beyond(folder: Path) -> Path:
-    path = whole_model(folder / "x", janus_config(), theirs())
-    index = path / "model.safetensors.index.json"
-    weight_map = json.loads(index.read_text())["weight_map"]
-    index.write_text(json.dumps({"weight_map": {**weight_map, "model.vqmodel.x": "../y/model.safetensors"}}))
-    return path
-
-
-def shard_gone(folder: Path) -> Path:
-    path = whole_model(folder / "x", janus_config(), theirs())
-    (path / "model-00002-of-00002.safetensors").unlink()
-    return path
-
-
-def parameter_twice(folder: Path) -> Path:
-    """Under LlamaGen's name and under transformers'."""
-    name = "decoder.conv_blocks.0.res.0.conv1.bias"
-    return tokenizer_alone(folder / "x", janus_config(), {**theirs(), name: torch.zeros_like(authors()[name])})
-
-
-def levels_turned(folder: Path) -> Path:
-    """The decoder's levels counted from the highest resolution, as taming-transformers does."""
-    return tokenizer_alone(folder / "x", janus_config(channel_multiplier=[1, 2, 2]), decoder().state_dict())
-
-
-def broken(folder: Path) -> Path:
-    tensors = theirs()
-    tensors["quantize.embedding.weight"] = torch.full_like(tensors["quantize.embedding.weight"], torch.nan)
-    return tokenizer_alone(folder / "x", janus_config(), tensors)
-
-
-def quantised(folder: Path) -> Path:
-    tensors = {name: tensor.to(torch.int8) for name, tensor in theirs().items()}
-    return tokenizer_alone(folder / "x", janus_config(), tensors)
-
-
-def code_in_weights(folder: Path) -> Path:
+def program(folder: Path) -> Path:
     archive(folder / "vq.pt", calling(os.system, f"touch {folder}/it-ran"))
     return folder / "vq.pt"
+
+
+def turn(tensors: dict[str, Tensor]) -> None:
+    """Count the decoder's levels from the highest resolution, as taming-transformers does."""
+    tensors.clear()
+    tensors.update(decoder().state_dict())
+
+
+CODEBOOK = "quantize.embedding.weight"
+twice = saved(lambda t: t.update({"decoder.conv_blocks.0.res.0.conv1.bias": torch.zeros(32)}))  # by LlamaGen's name too
+broken = saved(lambda t: t[CODEBOOK].fill_(torch.nan))
+quantised = saved(lambda t: t.update({CODEBOOK: t[CODEBOOK].char()}))
 
 
 def arguments_of_training(folder: Path) -> Path:
@@ -122,14 +107,6 @@ def arguments_of_training(folder: Path) -> Path:
     import argparse
 
     return llamagen_file(folder / "vq.pt", authors(), args=argparse.Namespace(lr=1))
-
-
-def code_in_folder(folder: Path) -> Path:
-    path = folder / "x"
-    path.mkdir()
-    (path / "config.json").write_text(json.dumps(janus_config()))
-    (path / "pytorch_model.bin").write_bytes(pickle.dumps({"a": os.system}, protocol=2))
-    return path
 
 
 @dataclass(frozen=True)
@@ -156,15 +133,12 @@ ATTACKS = {
     "another function": Attack(configured(double_latent=True), InvalidModelConfig, "double_z is not False"),
     "no attention": Attack(configured(attn_type=None), InvalidModelConfig, "attn_type is not 'vanilla'"),
     "huge codebook": Attack(configured(num_embeddings=2**24), CheckpointMismatch, "the file's codebook is 64 x 4"),
-    "index beyond": Attack(index_beyond, NotACheckpoint, "not a weights file in the same folder; correct the index"),
-    "shard gone": Attack(shard_gone, NotACheckpoint, "which is missing from the same folder; copy all 2 files"),
-    "parameter twice": Attack(parameter_twice, CheckpointMismatch, "are one parameter; save one decoder only"),
-    "levels turned": Attack(levels_turned, CheckpointMismatch, "wrongly shaped"),
+    "parameter twice": Attack(twice, CheckpointMismatch, "are one parameter; save one decoder only"),
+    "levels turned": Attack(saved(turn, channel_multiplier=[1, 2, 2]), CheckpointMismatch, "wrongly shaped"),
     "broken weights": Attack(broken, NonFinite, "quantize.embedding.weight; the run has diverged"),
     "quantised": Attack(quantised, CheckpointMismatch, "no plain floating-point tensor"),
-    "code in weights": Attack(code_in_weights, UnsafeCheckpoint, "so it was not opened; save only tensors", CONFIG),
+    "code in weights": Attack(program, UnsafeCheckpoint, "so it was not opened; save only tensors", CONFIG),
     "command line": Attack(arguments_of_training, UnsafeCheckpoint, "would run argparse.Namespace", CONFIG),
-    "code in a folder": Attack(code_in_folder, UnsafeCheckpoint, "so it was not opened; save only tensors"),
 }
 
 

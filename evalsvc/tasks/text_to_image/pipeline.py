@@ -21,8 +21,7 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from evalsvc.data.images import fit_pixels
-from evalsvc.decoders import ImageDecoder, pixel_error, to_uint8
-from evalsvc.decoders.pixel_error import PixelError
+from evalsvc.decoders import ImageDecoder, PixelError, pixel_error, to_uint8
 from evalsvc.errors import NonFinite
 from evalsvc.models.graphs import decoding_stream
 from evalsvc.sampling import Prompt, SamplerSpec, Samples
