@@ -8,7 +8,7 @@ layers. Protocols name which network ran.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from importlib.metadata import version
 from pathlib import Path
 from typing import ClassVar, Self
@@ -47,7 +47,6 @@ class CleanFID(FeatureExtractor):
     def __init__(
         self, network: Network, taps: tuple[int, ...], digest: str, network_name: str, *, device: str = "cpu"
     ) -> None:
-        """Wrap `network`, which is on `device`; protocols call the network `network_name`. See `from_path`."""
         self._network = network
         self._resize = build_resizer("clean")
         self.program = {"program": RELEASE, "network": network_name}
@@ -58,33 +57,23 @@ class CleanFID(FeatureExtractor):
 
     @classmethod
     def from_path(cls, path: Path, *, device: str = "cpu") -> Self:
-        """Load NVIDIA's TorchScript file, or the tensors in any other of the network's published files."""
         program = published_program(path, [INCEPTION_TORCHSCRIPT])
         if program is None:
             tensors = read_inception(path)
-            network, taps = torch_fidelity.Layers(tensors, device), TAPS
-            return cls(network, taps, _digest(tensors), f"{torch_fidelity.RELEASE}, its layers", device=device)
+            layers, name = torch_fidelity.Layers(tensors, device), f"{torch_fidelity.RELEASE}, its layers"
+            return cls(layers, TAPS, tensor_digest(trunk(tensors)), name, device=device)
         tensors = read_inception_program(program, path)
         require_finite(tensors)
-        network_name = f"TorchScript {hashlib.sha256(program).hexdigest()}"
-        return cls(_program(program, device), TAPS[-1:], _digest(tensors), network_name, device=device)
+        name = f"TorchScript {hashlib.sha256(program).hexdigest()}"
+        run = load_program(program, device).layers
 
-    def extract(
-        self,
-        images: Tensor,  # [B, 3, H, W] uint8
-        resize: str,
-        taps: Collection[int],
-    ) -> dict[int, Tensor]:  # by tap, [B, tap] float32
-        """Extract features; Pillow resizes on the CPU, one channel of one image at a time."""
+        def network(pixels: Tensor, deep: bool) -> dict[int, Tensor]:
+            return {TAPS[-1]: run(pixels).view(len(pixels), TAPS[-1])}
+
+        return cls(network, TAPS[-1:], tensor_digest(trunk(tensors)), name, device=device)
+
+    def extract(self, images: Tensor, resize: str, taps: Collection[int]) -> dict[int, Tensor]:
+        # Pillow resizes on the CPU, one channel of one image at a time.
         arrays = [self._resize(image.permute(1, 2, 0).numpy()) for image in images.cpu()]
         pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous().to(self.device)
         return self._network((pixels - 128) / 128, TAPS[-1] in taps)
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    return tensor_digest(trunk(tensors))
-
-
-def _program(content: bytes, device: str) -> Network:
-    layers = load_program(content, device).layers
-    return lambda pixels, deep: {TAPS[-1]: layers(pixels).view(len(pixels), TAPS[-1])}

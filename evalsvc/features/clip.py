@@ -85,7 +85,6 @@ class CLIP(FeatureExtractor):
     def __init__(
         self, network: CLIPModel, tokenizer: Tokenizer, preparation: Preparation, digest: str, device: str
     ) -> None:
-        """Wrap `network`, a CLIPModel in eval mode on `device`; `tokenizer` truncates and pads. See `from_path`."""
         self._network: Any = network
         self._tokenizer = tokenizer
         self._preparation = preparation
@@ -119,12 +118,7 @@ class CLIP(FeatureExtractor):
         network, digest = load_network(CLIPModel, config, path, device)
         return cls(network, tokenizer, preparation, identity(digest, preparation, about), device)
 
-    def extract(
-        self,
-        images: Tensor,  # [B, 3, H, W] uint8
-        resize: str,
-        taps: Collection[int],
-    ) -> dict[int, Tensor]:  # by tap, [B, tap] float32
+    def extract(self, images: Tensor, resize: str, taps: Collection[int]) -> dict[int, Tensor]:
         pixels = normalise(resize_and_crop(images, self._preparation), self._preparation, self.device)
         pooled = self._network.vision_model(pixel_values=pixels).pooler_output
         return {self.taps[0]: functional.normalize(self._network.visual_projection(pooled), dim=1)}
@@ -142,12 +136,8 @@ class CLIP(FeatureExtractor):
                 parts.append(functional.normalize(self._network.text_projection(pooled), dim=1))
         return torch.cat(parts)
 
-    def scores(
-        self,
-        image_features: Tensor,  # [B, d] float32
-        texts: Sequence[str],
-    ) -> Tensor:  # [B] float32
-        """Return the CLIPScore of each image and text, 100·max(cos, 0). Raises InvalidData if the numbers differ."""
+    def scores(self, image_features: Tensor, texts: Sequence[str]) -> Tensor:  # [B, d] float32 → [B] float32
+        """Return the CLIPScore of each image and text, 100·max(cos, 0)."""
         if image_features.shape != (len(texts), self.taps[0]):
             raise InvalidData(
                 f"features of images are {list(image_features.shape)}; for {len(texts)} texts they must be "
@@ -158,10 +148,7 @@ class CLIP(FeatureExtractor):
 
 
 def read_clip_tokenizer(path: Path, length: int) -> Tokenizer:
-    """Read a tokenizer that truncates to `length` ids, with the end of text as the last, and pads at the end.
-
-    Raises InvalidData for a file that is no tokenizer, and InvalidModelConfig for another tokenizer than CLIP's.
-    """
+    """Read a tokenizer that truncates to `length` ids, with the end of text as the last, and pads at the end."""
     content = read_bounded(path)
     with translated(path):
         tokenizer: Tokenizer = Tokenizer.from_buffer(content)

@@ -39,10 +39,9 @@ class DigitClassifier(FeatureExtractor):
         *,
         device: str = "cpu",
     ) -> None:
-        tensors = {"points": points, "coefficients": coefficients, "gamma": gamma}
         self.device = torch.device(device)
-        self.digest = tensor_digest(tensors)
-        self._tensors = {name: tensor.to(self.device) for name, tensor in tensors.items()}
+        self.digest = tensor_digest({"points": points, "coefficients": coefficients, "gamma": gamma})
+        self._tensors = tuple(tensor.to(self.device) for tensor in (points, coefficients, gamma))
 
     @classmethod
     def from_path(cls, path: Path, *, device: str = "cpu") -> Self:
@@ -57,36 +56,22 @@ class DigitClassifier(FeatureExtractor):
                 f"{path} is no classifier of digits: it holds {shown}; give points [M, {GRID * GRID}], "
                 f"coefficients [M, {DIGITS}] and gamma []"
             )
-        return cls(tensors["points"], tensors["coefficients"], tensors["gamma"], device=device)
+        return cls(**tensors, device=device)
 
-    def extract(
-        self,
-        images: Tensor,  # [B, 3, H, W] uint8, of any device
-        resize: str,
-        taps: Collection[int],
-    ) -> dict[int, Tensor]:  # by tap, [B, 10] float32
-        points, coefficients, gamma = (self._tensors[name] for name in ("points", "coefficients", "gamma"))
+    def extract(self, images: Tensor, resize: str, taps: Collection[int]) -> dict[int, Tensor]:
+        points, coefficients, gamma = self._tensors
         return {DIGITS: kernel(features(images).to(self.device), points, gamma) @ coefficients}
 
-    def predict(
-        self,
-        images: Tensor,  # [B, 3, H, W] uint8, of any device
-    ) -> Tensor:  # [B] int64
-        """Return the digit of each image, on the classifier's device. Raises InvalidData for another shape or dtype."""
+    def predict(self, images: Tensor) -> Tensor:  # [B, 3, H, W] uint8, of any device → [B] int64
+        """Return the digit of each image, on the classifier's device."""
         return self.features(images, self.resizes[0])[DIGITS].argmax(1)
 
 
-def features(
-    images: Tensor,  # [B, 3, H, W] uint8
-) -> Tensor:  # [B, 64] float32 in [0, 1]
+def features(images: Tensor) -> Tensor:  # [B, 3, H, W] uint8 → [B, 64] float32 in [0, 1]
     """Return the images at the scans' resolution: means of squares, or of nearly square parts for other sizes."""
     return functional.adaptive_avg_pool2d(images.float().mean(1, keepdim=True) / 255, GRID).flatten(1)
 
 
-def kernel(
-    left: Tensor,  # [B, D]
-    right: Tensor,  # [M, D]
-    gamma: Tensor,  # []
-) -> Tensor:  # [B, M]
+def kernel(left: Tensor, right: Tensor, gamma: Tensor) -> Tensor:  # [B, D], [M, D] → [B, M]
     squares: Tensor = torch.cdist(left, right).square()
     return torch.exp(-gamma * squares)

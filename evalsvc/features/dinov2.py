@@ -59,7 +59,6 @@ class DINOv2(FeatureExtractor):
     images_at_once = 32
 
     def __init__(self, network: Dinov2Model, preparation: Preparation, digest: str, device: str) -> None:
-        """Wrap `network`, a Dinov2Model in eval mode on `device`. See `from_path`."""
         self._network: Any = network
         self._preparation = preparation
         self.digest = digest
@@ -85,12 +84,7 @@ class DINOv2(FeatureExtractor):
         about = {key: getattr(shape, key) for key in SHAPE}
         return cls(network, preparation, identity(digest, preparation, about), device)
 
-    def extract(
-        self,
-        images: Tensor,  # [B, 3, H, W] uint8
-        resize: str,
-        taps: Collection[int],
-    ) -> dict[int, Tensor]:  # by tap, [B, tap] float32
+    def extract(self, images: Tensor, resize: str, taps: Collection[int]) -> dict[int, Tensor]:
         crop = self._preparation.crop
         square = resize == "pil-bicubic-square"
         fitted = resize_pil(images, (crop, crop)) if square else resize_and_crop(images, self._preparation)
@@ -98,10 +92,7 @@ class DINOv2(FeatureExtractor):
         return {self.taps[0]: self._network(pixel_values=pixels).pooler_output}
 
 
-def resample_positions(
-    positions: Tensor,  # [1, 1 + N, D], N a square
-    side: int,
-) -> Tensor:  # [1, 1 + side², D]
+def resample_positions(positions: Tensor, side: int) -> Tensor:  # [1, 1 + N, D], N a square → [1, 1 + side², D]
     """Scale the position embeddings to another image size by (side + 0.1) / √N, as the authors' code does.
 
     Source: facebookresearch/dinov2, `vision_transformer.py`, `interpolate_pos_encoding`.

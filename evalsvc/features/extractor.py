@@ -39,7 +39,7 @@ class FeatureExtractor(ABC):
     @classmethod
     @abstractmethod
     def from_path(cls, path: Path, *, device: str = "cpu") -> Self:
-        """Load the extractor from a file or folder. Raises CheckpointError, NonFinite, and InvalidModelConfig."""
+        """Load the extractor from a file or folder. Raises CheckpointError, NonFinite and InvalidModelConfig."""
 
     @abstractmethod
     def extract(

@@ -26,8 +26,7 @@ SIZE = 299
 TAPS = (64, 2048)
 LOGITS = 1008
 """Tap of the classifier's logits, where the weights have a classifier."""
-EPSILON = 1e-3
-"""Epsilon of the batch norms."""
+EPSILON = 1e-3  # of the batch norms
 
 
 class Inception(FeatureExtractor):
@@ -70,23 +69,15 @@ class Inception(FeatureExtractor):
 
     @classmethod
     def from_path(cls, path: Path, *, device: str = "cpu") -> Self:
-        """Load any of the network's published files; see `inception_weights.py`."""
         return cls(read_inception(path), device=device)
 
     def digest_of(self, tap: int) -> str:
-        """Return the identity, with the classifier for the logits: not every file of the trunk has a classifier."""
         return self._whole_digest if tap == LOGITS else self.digest
 
-    def extract(
-        self,
-        images: Tensor,  # [B, 3, H, W] uint8
-        resize: str,
-        taps: Collection[int],
-    ) -> dict[int, Tensor]:  # by tap, [B, tap] float32
-        """Extract features; the first tap alone takes a tenth of the work."""
+    def extract(self, images: Tensor, resize: str, taps: Collection[int]) -> dict[int, Tensor]:
         pixels = RESIZES[resize](images.to(self.device, torch.float32))
         inputs = pixels.sub_(128).div_(128).contiguous(memory_format=torch.channels_last)
-        features: dict[int, Tensor] = self._network(inputs, deep=set(taps) != {64})
+        features: dict[int, Tensor] = self._network(inputs, deep=set(taps) != {64})  # 64 is a tenth of the work
         if LOGITS in taps and self._classifier is not None:
             features[LOGITS] = functional.linear(features[2048], self._classifier)
         return features
@@ -100,9 +91,7 @@ class Inception(FeatureExtractor):
         )
 
 
-def resize_pil_bicubic(
-    images: Tensor,  # [B, 3, H, W] float32, 0 … 255
-) -> Tensor:  # [B, 3, 299, 299]
+def resize_pil_bicubic(images: Tensor) -> Tensor:  # [B, 3, H, W] float32, 0 … 255 → [B, 3, 299, 299]
     """Resize as clean-fid's mode `clean`: PIL's bicubic filter with antialiasing, clipped and not rounded.
 
     Within 0.005 grey levels of PIL. Source: clean-fid 0.1.35, `resize.py`; Pillow, `Resample.c`.
@@ -137,9 +126,7 @@ def _bicubic(x: Tensor) -> Tensor:
     return torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
 
 
-def resize_tf1_bilinear(
-    images: Tensor,  # [B, 3, H, W] float32, 0 … 255
-) -> Tensor:  # [B, 3, 299, 299]
+def resize_tf1_bilinear(images: Tensor) -> Tensor:  # [B, 3, H, W] float32, 0 … 255 → [B, 3, 299, 299]
     """Resize by TensorFlow 1's bilinear method: corners not aligned, no half-pixel centres, no antialiasing.
 
     Bit for bit torch-fidelity's: the same sums in the same order. Source: torch-fidelity 0.4.0,
@@ -198,11 +185,7 @@ class _Network(nn.Module):
         self.Mixed_7b = _BlockE(1280, _AveragedConv(1280, 192, 1))
         self.Mixed_7c = _BlockE(2048, _MaximumConv(2048, 192, 1))
 
-    def forward(
-        self,
-        x: Tensor,  # [B, 3, 299, 299]
-        deep: bool,
-    ) -> dict[int, Tensor]:
+    def forward(self, x: Tensor, deep: bool) -> dict[int, Tensor]:  # [B, 3, 299, 299]
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
         x = functional.max_pool2d(x, 3, stride=2)  # [B, 64, 73, 73]
         taps = {64: x.mean((2, 3))}
@@ -226,30 +209,25 @@ class _Conv(nn.Conv2d):
     _packed: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.fused:
-            return self._forward_fused(x)
-        x = super().forward(x)
-        return functional.relu_(x) if self.rectified else x
-
-    def _forward_fused(self, x: Tensor) -> Tensor:
+        if not self.fused:
+            x = super().forward(x)
+            return functional.relu_(x) if self.rectified else x
         place = (self.padding, self.stride, self.dilation, self.groups)
         if self._packed is None:
             self._packed = private.reorder_convolution_weight(self.weight, place, list(x.shape))
         return private.convolution_by_onednn(x, self._packed, self.bias, place, "relu" if self.rectified else "none")
 
 
-def _average(x: Tensor) -> Tensor:
-    """Compute TensorFlow's average, which does not count the padding, unlike torchvision's Inception."""
-    return functional.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
-
-
 class _AveragedConv(_Conv):
-    """Average and the 1×1 convolution after it, in reverse order with the same sums."""
+    """Average and the 1×1 convolution after it, in reverse order with the same sums.
+
+    TensorFlow's average does not count the padding, unlike that of torchvision's Inception.
+    """
 
     rectified = False
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.relu_(_average(super().forward(x)))
+        return functional.relu_(functional.avg_pool2d(super().forward(x), 3, 1, 1, count_include_pad=False))
 
 
 class _MaximumConv(_Conv):

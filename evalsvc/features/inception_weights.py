@@ -30,10 +30,8 @@ PARTS = ("conv.weight", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_v
 
 CLASSIFIER = "fc.weight"
 CLASSIFIER_SHAPE = (1008, 2048)
-
 PROGRAMS = (INCEPTION_TORCHSCRIPT, INCEPTION_TRUNK)
 """SHA-256 of the TorchScript files that are opened."""
-
 MAX_PROGRAM = 200_000_000
 """Largest size in bytes of a TorchScript file; NVIDIA's has 96 MB."""
 
@@ -41,18 +39,14 @@ MAX_PROGRAM = 200_000_000
 def read_inception(path: Path) -> dict[str, Tensor]:
     """Read the 94 convolutions with their batch norms, 470 float32 tensors by torch-fidelity's names.
 
-    The weight of the classifier is included where the file has one that is not all zeros. Raises CheckpointError where
-    the file cannot be read, or tensors are missing or no plain numbers.
+    The weight of the classifier is included where the file has one that is not all zeros.
     """
     program = published_program(path, PROGRAMS)
     return _checked(read_weights(path).tensors, path) if program is None else read_inception_program(program, path)
 
 
 def read_inception_program(content: bytes, path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a published TorchScript file from its content; messages name `path`.
-
-    Returns and raises as `read_inception`.
-    """
+    """Read the tensors of `read_inception` in the content of a published TorchScript file; messages name `path`."""
     return _checked(_program_tensors(content), path)
 
 
@@ -76,7 +70,6 @@ def load_program(content: bytes, device: str = "cpu") -> Any:
 
 
 def require_finite(tensors: Mapping[str, Tensor]) -> None:
-    """Raise NonFinite for NaN or infinity in the network's tensors."""
     broken = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
     if broken:
         raise NonFinite(f"the Inception weights hold NaN or infinity in {some(broken)}; pull them again")
@@ -102,10 +95,6 @@ def trunk(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in tensors.items() if name != CLASSIFIER}
 
 
-def _numbered(name: str, index: int) -> str:
-    return f"{name}_{index}" if index else name
-
-
 _KINDS = {
     kind: dict(pair.split("=") for pair in pairs.split())
     for kind, pairs in {
@@ -128,9 +117,9 @@ _STEM = ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "Conv2d_3b_1x1", "Co
 _BLOCKS = ("5b A", "5c A", "5d A", "6a B", "6b C", "6c C", "6d C", "6e C", "7a D", "7b E", "7c E")
 
 NVIDIA_NAMES: dict[str, str] = {
-    **{_numbered("conv", index): name for index, name in enumerate(_STEM)},
+    **{f"conv_{index}".removesuffix("_0"): name for index, name in enumerate(_STEM)},
     **{
-        f"{_numbered('mixed', index)}.{nvidia}": f"Mixed_{block[:2]}.{fidelity}"
+        f"{f'mixed_{index}'.removesuffix('_0')}.{nvidia}": f"Mixed_{block[:2]}.{fidelity}"
         for index, block in enumerate(_BLOCKS)
         for nvidia, fidelity in _KINDS[block[3]].items()
     },
@@ -139,16 +128,12 @@ NVIDIA_NAMES: dict[str, str] = {
 
 
 def _program_tensors(content: bytes) -> dict[str, Tensor]:
-    """Return the program's tensors with torch-fidelity's names.
-
-    NVIDIA's names are `…layers.mixed.conv.weight`, `.beta`, `.mean` and `.var`.
-    """
+    # NVIDIA's names are `…layers.mixed.conv.weight`, `.beta`, `.mean` and `.var`.
+    parts = {"weight": "conv.weight", "beta": "bn.bias", "mean": "bn.running_mean", "var": "bn.running_var"}
     tensors: dict[str, Tensor] = {}
     for name, tensor in load_program(content).state_dict().items():
-        _, _, inner = name.rpartition("layers.")
-        layer, _, part = inner.rpartition(".")
+        layer, _, part = name.rpartition("layers.")[2].rpartition(".")
         name_here = NVIDIA_NAMES.get(layer)
-        parts = {"weight": "conv.weight", "beta": "bn.bias", "mean": "bn.running_mean", "var": "bn.running_var"}
         if name_here is not None and part in parts:
             tensors[f"{name_here}.{parts[part]}"] = tensor.detach()
             # The network was trained without batch norm's scale; torch-fidelity's file has ones.

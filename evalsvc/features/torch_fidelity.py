@@ -35,7 +35,6 @@ class TorchFidelity(FeatureExtractor):
     resizes: ClassVar[tuple[str, ...]] = ("tf1-bilinear",)
 
     def __init__(self, tensors: Mapping[str, Tensor], *, device: str = "cpu") -> None:
-        """Build the network from the tensors of `read_inception`. Raises as `build_network`."""
         self._network: Any = build_network(tensors).to(device)
         self.program = {"program": RELEASE}
         self.digest = tensor_digest(trunk(tensors))
@@ -45,16 +44,10 @@ class TorchFidelity(FeatureExtractor):
 
     @classmethod
     def from_path(cls, path: Path, *, device: str = "cpu") -> Self:
-        """Load any of the network's published files; see `inception_weights.py`."""
         return cls(read_inception(path), device=device)
 
-    def extract(
-        self,
-        images: Tensor,  # [B, 3, H, W] uint8
-        resize: str,
-        taps: Collection[int],
-    ) -> dict[int, Tensor]:  # by tap, [B, tap] float32
-        """Extract features; the network resizes, and stops after the stem without the last tap."""
+    def extract(self, images: Tensor, resize: str, taps: Collection[int]) -> dict[int, Tensor]:
+        # The network resizes, and stops after the stem without the last tap.
         wanted = sorted(taps)
         self._network.features_list = [str(tap) for tap in wanted]
         return dict(zip(wanted, self._network(images.to(self.device)), strict=True))
@@ -64,15 +57,10 @@ class Layers:
     """torch-fidelity's layers after its resizing, for programs with another resizing."""
 
     def __init__(self, tensors: Mapping[str, Tensor], device: str | torch.device) -> None:
-        """Build the layers from the tensors of `read_inception`. Raises as `build_network`."""
         *layers, _ = build_network(tensors).to(device).children()  # the last is the classifier
         self._stem, self._trunk = nn.Sequential(*layers[:STEM]), nn.Sequential(*layers[STEM:])
 
-    def __call__(
-        self,
-        pixels: Tensor,  # [B, 3, 299, 299] float32, about -1 to 1
-        deep: bool,
-    ) -> dict[int, Tensor]:  # by tap, [B, tap]; the last tap only if `deep` is set
+    def __call__(self, pixels: Tensor, deep: bool) -> dict[int, Tensor]:  # [B, 3, 299, 299] float32, about -1 to 1
         stem = self._stem(pixels)
         features = {TAPS[0]: stem.mean((2, 3))}
         return features | {TAPS[-1]: self._trunk(stem).flatten(1)} if deep else features
@@ -96,5 +84,4 @@ def build_network(tensors: Mapping[str, Tensor]) -> nn.Module:
 
 
 def images_at_once(device: torch.device) -> int:
-    """Return the number of images that go through the unfolded network together."""
     return 8 if device.type == "cpu" else 64

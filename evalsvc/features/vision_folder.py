@@ -34,7 +34,6 @@ MAX_POSITIONS = 2**16
 BICUBIC = 3
 """PIL's number of the filter, as in `preprocessor_config.json`."""
 
-
 Shape = TypeVar("Shape", bound=BaseModel)
 
 
@@ -89,7 +88,6 @@ class ImageShape(TransformerShape):
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read an object of a folder's configuration. Raises InvalidModelConfig."""
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_CONFIG_BYTES + 1)
@@ -110,7 +108,6 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_config(folder: Path, kind: str) -> dict[str, Any]:
-    """Read the `config.json` of a network of this kind. Raises InvalidModelConfig."""
     content = read_json(folder / "config.json")
     if content.get("model_type") != kind:
         raise InvalidModelConfig(
@@ -125,20 +122,17 @@ def check_shape(kind: type[Shape], folder: Path, content: object, part: str = ""
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        problems = "; ".join(_problem(part, item["loc"], item["msg"]) for item in error.errors(include_input=False))
+        problems = []
+        for item in error.errors(include_input=False):
+            field = ".".join(str(name) for name in (*([part] if part else ()), *item["loc"]))
+            message = item["msg"].removeprefix("Value error, ")
+            problems.append(f"{field}: {message[:1].lower()}{message[1:]}" if field else message)
         raise InvalidModelConfig(
-            f"{folder / 'config.json'} is no known configuration: {problems}; give the file of the model"
+            f"{folder / 'config.json'} is no known configuration: {'; '.join(problems)}; give the file of the model"
         ) from None
 
 
-def _problem(part: str, location: tuple[int | str, ...], message: str) -> str:
-    field = ".".join(str(name) for name in (*([part] if part else ()), *location))
-    message = message.removeprefix("Value error, ")
-    return f"{field}: {message[:1].lower()}{message[1:]}" if field else message
-
-
 def read_preparation(folder: Path) -> Preparation:
-    """Read `preprocessor_config.json`. Raises InvalidModelConfig, also for another filter than bicubic."""
     path = folder / "preprocessor_config.json"
     content = read_json(path)
     try:
@@ -169,10 +163,7 @@ def _side(size: Mapping[str, str] | str, key: str) -> int:
 
 
 def load_network(kind: Any, config: Any, folder: Path, device: str) -> tuple[Any, str]:
-    """Load a network of the library's class `kind` with the folder's weights in float32; return it with a digest.
-
-    The digest is over the file's names, since the library's names change between releases.
-    """
+    """Load a network of the library's class `kind` with the folder's weights in float32; return it with a digest."""
     # Files of older releases hold position ids, which are no weights.
     named = {name: t for name, t in read_weights(folder).tensors.items() if not name.endswith("position_ids")}
     problems = listed(
@@ -181,7 +172,7 @@ def load_network(kind: Any, config: Any, folder: Path, device: str) -> tuple[Any
     if problems:
         raise CheckpointMismatch(f"the weights in {folder} cannot be loaded; {'; '.join(problems)}")
     tensors = copied(folder, emptied(named), torch.float32, "cpu")
-    digest = tensor_digest(tensors)
+    digest = tensor_digest(tensors)  # over the file's names, since the library's change between releases
     with _without_progress_bar():
         network, report = kind.from_pretrained(
             None,
@@ -218,10 +209,7 @@ def identity(digest: str, preparation: Preparation, config: Mapping[str, object]
     return hashlib.sha256(canonical_json(content).encode()).hexdigest()
 
 
-def resize_and_crop(
-    images: Tensor,  # [B, 3, H, W] uint8
-    preparation: Preparation,
-) -> Tensor:  # [B, 3, crop, crop] uint8
+def resize_and_crop(images: Tensor, preparation: Preparation) -> Tensor:  # [B, 3, H, W] → [B, 3, crop, crop], uint8
     """Resize the shorter side by PIL's bicubic filter, rounded to whole levels; crop the centre, as the authors do."""
     height, width = images.shape[2:]
     shorter, crop = preparation.shorter, preparation.crop
@@ -231,10 +219,7 @@ def resize_and_crop(
     return resized[:, :, top : top + crop, left : left + crop]
 
 
-def resize_pil(
-    images: Tensor,  # [B, 3, H, W] uint8
-    size: tuple[int, int],
-) -> Tensor:  # [B, 3, *size] uint8
+def resize_pil(images: Tensor, size: tuple[int, int]) -> Tensor:  # [B, 3, H, W] uint8 → [B, 3, *size] uint8
     """Resize by PIL's bicubic filter, image by image: no other library rounds between the two passes as PIL does."""
     height, width = size
     arrays = images.permute(0, 2, 3, 1).cpu().numpy()
@@ -242,13 +227,7 @@ def resize_pil(
     return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2)
 
 
-def normalise(
-    images: Tensor,  # [B, 3, H, W] uint8
-    preparation: Preparation,
-    device: torch.device,
-) -> Tensor:  # [B, 3, H, W] float32
-    mean, std = (
-        torch.tensor(values, dtype=torch.float32, device=device)[:, None, None]
-        for values in (preparation.mean, preparation.std)
-    )
+def normalise(images: Tensor, preparation: Preparation, device: torch.device) -> Tensor:  # [B, 3, H, W] float32
+    both = torch.tensor((preparation.mean, preparation.std), dtype=torch.float32, device=device)
+    mean, std = both[..., None, None].unbind()
     return (images.to(device, torch.float32) / 255 - mean) / std

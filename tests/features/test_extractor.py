@@ -74,33 +74,21 @@ class TestContract:
                 assert (tuple(rows.shape), rows.dtype) == ((len(noise), tap), torch.float32)
                 assert bool(rows.isfinite().all())
 
-    def test_one_by_one_equals_a_batch(self, extractor: FeatureExtractor, noise: Tensor) -> None:
-        resize = extractor.resizes[0]
-        for tap, expected in extractor.features(noise, resize).items():
-            apart = torch.cat([extractor.features(image[None], resize)[tap] for image in noise])
-            assert relative_error(apart, expected) < 1e-5
-
     def test_cut_into_batches(
         self, extractor: FeatureExtractor, noise: Tensor, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         expected = extractor.features(noise, extractor.resizes[-1])
-        monkeypatch.setattr(extractor, "images_at_once", 2)
-        for tap, found in extractor.features(noise, extractor.resizes[-1]).items():
-            assert relative_error(found, expected[tap]) < 1e-5
+        for count in (1, 2):
+            monkeypatch.setattr(extractor, "images_at_once", count)
+            for tap, found in extractor.features(noise, extractor.resizes[-1]).items():
+                assert relative_error(found, expected[tap]) < 1e-5
+        none = extractor.features(noise[:0], extractor.resizes[0])
+        assert {tap: tuple(rows.shape) for tap, rows in none.items()} == {tap: (0, tap) for tap in extractor.taps}
 
-    def test_no_images(self, extractor: FeatureExtractor) -> None:
-        found = extractor.features(torch.empty(0, 3, 8, 8, dtype=torch.uint8), extractor.resizes[0])
-        assert {tap: tuple(rows.shape) for tap, rows in found.items()} == {tap: (0, tap) for tap in extractor.taps}
-
-    @pytest.mark.parametrize(
-        "images",
-        [torch.zeros(1, 3, 8, 8), torch.zeros(3, 8, 8, dtype=torch.uint8), torch.zeros(1, 1, 8, 8, dtype=torch.uint8)],
-    )
-    def test_what_is_no_image(self, extractor: FeatureExtractor, images: Tensor) -> None:
-        with pytest.raises(InvalidData, match=r"give uint8 \[B, 3, H, W\]"):
-            extractor.features(images, extractor.resizes[0])
-
-    def test_unknown_tap_and_resize(self, extractor: FeatureExtractor, noise: Tensor) -> None:
+    def test_wrong_arguments(self, extractor: FeatureExtractor, noise: Tensor) -> None:
+        for images in (noise.float(), noise[0], noise[:, :1], noise[:, :, :0]):
+            with pytest.raises(InvalidData, match=r"give uint8 \[B, 3, H, W\]"):
+                extractor.features(images, extractor.resizes[0])
         with pytest.raises(InvalidRequest, match=f"give one of {', '.join(extractor.resizes)}"):
             extractor.features(noise, "nearest")
         for taps in ((17,), ()):
@@ -127,12 +115,9 @@ class TestContract:
             load_extractor(kind, tmp_path / "nowhere")
 
 
-def test_unknown_kind(tmp_path: Path) -> None:
+def test_without_the_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="did you mean 'dinov2'"):
         load_extractor("dino-v2", tmp_path)
-
-
-def test_without_the_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(catalog.COMPONENTS["features"], "clip", "transformers_that_is_not_here:CLIP")
     monkeypatch.setitem(catalog.EXTRAS, "transformers_that_is_not_here", "features")
     with pytest.raises(MissingPackage, match=re.escape(pip_install("features"))):
@@ -142,12 +127,8 @@ def test_without_the_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 @pytest.fixture
 def tensors() -> dict[str, Tensor]:
     """Ten points, each of which speaks for one class."""
-    generator = torch.Generator().manual_seed(0)
-    return {
-        "points": torch.rand(10, 64, generator=generator),
-        "coefficients": torch.eye(10),
-        "gamma": torch.tensor(0.5),
-    }
+    points = torch.rand(10, 64, generator=torch.Generator().manual_seed(0))
+    return {"points": points, "coefficients": torch.eye(10), "gamma": torch.tensor(0.5)}
 
 
 def as_images(points: Tensor) -> Tensor:  # [n, 64] in [0, 1] → uint8 [n, 3, 32, 32]
@@ -160,6 +141,7 @@ def test_the_nearest_point_decides(tensors: dict[str, Tensor], tmp_path: Path) -
     classifier = DigitClassifier.from_path(tmp_path / "classifier.safetensors")
     order = torch.tensor([3, 1, 4, 1, 5, 9, 2, 6])
     assert classifier.predict(as_images(tensors["points"][order])).equal(order)
+    assert classifier.digest != DigitClassifier(**{**tensors, "gamma": torch.tensor(0.25)}).digest
 
 
 @pytest.mark.parametrize("images_on", ["cpu", "meta"])
@@ -173,23 +155,13 @@ def test_images_of_any_device_are_read_where_the_classifier_is(
     assert classifier.extract(images, "mean-8x8", [10])[10].device.type == "meta"
 
 
-def test_features_are_means_over_channels_and_squares() -> None:
+def test_features_are_means_over_channels_and_squares_and_the_kernel_is_gaussian() -> None:
     images = torch.randint(0, 256, (2, 3, 16, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     found = features(images).view(2, 8, 8)
     expected = images[1, :, 2:4, 12:16].double().mean() / 255
     assert found[1, 1, 3] == pytest.approx(float(expected), abs=1e-6)
-
-
-def test_kernel_is_the_gaussian() -> None:
     left, right = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 0.0], [3.0, 4.0]])
     assert torch.allclose(kernel(left, right, torch.tensor(0.1)), torch.tensor([[1.0, 0.0820850]]))
-
-
-def test_the_digest_is_that_of_the_weights(tensors: dict[str, Tensor]) -> None:
-    classifier = DigitClassifier(**tensors)
-    other = DigitClassifier(**{**tensors, "gamma": torch.tensor(0.25)})
-    assert classifier.digest == DigitClassifier(**tensors).digest
-    assert classifier.digest != other.digest
 
 
 def test_another_file_is_refused_and_not_quoted(tensors: dict[str, Tensor], tmp_path: Path) -> None:

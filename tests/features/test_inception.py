@@ -25,7 +25,6 @@ from evalsvc.errors import (
 )
 from evalsvc.features import inception_weights, load_extractor
 from evalsvc.features.inception import (
-    RESIZES,
     Inception,
     fold_batch_norms,
     resize_pil_bicubic,
@@ -71,18 +70,6 @@ def state_dict_file(inception_path: Path, tmp_path_factory: pytest.TempPathFacto
     return torch_fidelity_weights(inception_path, path)
 
 
-@pytest.fixture(scope="module")
-def theirs(state_dict_file: Path) -> nn.Module:
-    """torch-fidelity's extractor with the same weights; its features are (64, 2048)."""
-    return torch_fidelitys(state_dict_file)
-
-
-def torch_fidelitys(weights: Path) -> nn.Module:
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
-    return FeatureExtractorInceptionV3("theirs", ["64", "2048"], feature_extractor_weights_path=str(weights))
-
-
 def clean_fid_resize(images: Tensor) -> Tensor:
     """By PIL, one channel of one image at a time."""
     from cleanfid.resize import build_resizer
@@ -115,35 +102,8 @@ class TestResize:
         expected = interpolate_bilinear_2d_like_tensorflow1x(images.float(), size=(299, 299), align_corners=False)
         assert torch.equal(resize_tf1_bilinear(images.float()), expected)
 
-    def test_pil_bicubic_of_photographs(self, pictures: tuple[Tensor, Tensor]) -> None:
-        images = pictures[0][:PARITY]
-        assert (resize_pil_bicubic(images.float()) - clean_fid_resize(images)).abs().max() < 0.005
-
 
 class TestParity:
-    def test_features_with_tf1_bilinear(
-        self, smoke_features: Features, theirs: nn.Module, pictures: tuple[Tensor, Tensor]
-    ) -> None:
-        for tap, expected in zip((64, 2048), theirs(pictures[0][:PARITY]), strict=True):
-            ours = smoke_features("tf1-bilinear", tap)[0]
-            assert ours.dtype == torch.float32
-            assert relative_error(ours[:PARITY], expected) < 1e-5
-
-    def test_features_with_pil_bicubic(
-        self, extractor: Inception, theirs: nn.Module, pictures: tuple[Tensor, Tensor]
-    ) -> None:
-        """clean-fid's resize before torch-fidelity's layers: the network is the same for both."""
-        x = (clean_fid_resize(pictures[0][:PARITY]) - 128) / 128
-        layers = [module for name, module in theirs.named_children() if name != "fc"]
-        for layer in layers[:4]:
-            x = layer(x)
-        stem = x.mean((2, 3))
-        for layer in layers[4:]:
-            x = layer(x)
-        ours = extractor.features(pictures[0][:PARITY], "pil-bicubic")
-        assert relative_error(ours[64], stem) < 1e-5
-        assert relative_error(ours[2048], x.flatten(1)) < 1e-5
-
     @pytest.mark.parametrize(
         ("resize", "tap", "program"),
         [
@@ -166,22 +126,16 @@ class TestParity:
         assert by_their_formula == pytest.approx(golden[program], rel=1e-5)
         assert distance(first, second) == pytest.approx(golden[program], rel=1e-5)
 
-    @pytest.mark.filterwarnings("ignore:The `disp` argument is deprecated:DeprecationWarning")
-    def test_distance_by_clean_fids_formula(self, smoke_features: Features) -> None:
-        from cleanfid.fid import frechet_distance as theirs
-
-        first, second = (features.numpy() for features in smoke_features("pil-bicubic", 64))
-        expected = theirs(first.mean(0), np.cov(first.T), second.mean(0), np.cov(second.T))
-        assert distance(torch.from_numpy(first), torch.from_numpy(second)) == pytest.approx(expected, rel=1e-5)
-
     @pytest.mark.long
     def test_the_documented_example_of_torchmetrics(self, extractor: Inception, state_dict_file: Path) -> None:
         """FrechetInceptionDistance(feature=64) in its documentation, whose examples run after manual_seed(42).
 
         The example makes the network before the images, which draws its initial weights from the same generator.
         """
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
         torch.manual_seed(42)
-        torch_fidelitys(state_dict_file)
+        FeatureExtractorInceptionV3("theirs", ["64", "2048"], feature_extractor_weights_path=str(state_dict_file))
         first = torch.randint(0, 200, (100, 3, 299, 299), dtype=torch.uint8)
         second = torch.randint(100, 255, (100, 3, 299, 299), dtype=torch.uint8)
         found = [extractor.features(images, "tf1-bilinear", (64,))[64] for images in (first, second)]
@@ -202,20 +156,10 @@ class TestFeatures:
         convolutions = [module for module in extractor._network.modules() if isinstance(module, nn.Conv2d)]
         assert all(convolution._packed is not None for convolution in convolutions)
 
-    def test_resizes_are_different_metrics(self, smoke_features: Features) -> None:
-        found = [distance(*smoke_features(resize, 64)) for resize in RESIZES]
-        assert abs(found[0] / found[1] - 1) > 0.01
-
 
 @pytest.fixture(scope="module")
 def classifier() -> Tensor:
     return torch.randn(1008, 2048, generator=torch.Generator().manual_seed(8)) / 45
-
-
-def publish(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have a TorchScript file taken for a published one."""
-    digest = hashlib.sha256(program.read_bytes()).hexdigest()
-    monkeypatch.setattr(inception_weights, "PROGRAMS", (digest,))
 
 
 class TestLogits:
@@ -242,52 +186,25 @@ class TestLogits:
         with pytest.raises(InvalidRequest, match=r"has 64, 2048; these weights lack the classifier"):
             extractor.features(noise, "tf1-bilinear", (1008,))
 
-    def test_classifier_of_zeros_is_none(self, state_dict_file: Path) -> None:
-        """Its score would be 1 for every set of images."""
-        assert load_extractor("inception", state_dict_file).taps == (64, 2048)
-
-    @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
-    def test_in_nvidias_program(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, classifier: Tensor) -> None:
-        """By its shape: it lies outside the layers."""
-        path = nvidia_program(small_tensors(), tmp_path / "inception.pt", classifier)
-        publish(path, monkeypatch)
-        found = read_inception(path)
-        assert torch.equal(found[CLASSIFIER], classifier)
-
 
 class TestFiles:
     def test_digest_is_that_of_the_published_weights(self, extractor: Inception) -> None:
         assert extractor.digest == ASSETS["inception"].tensors
 
     def test_state_dict(self, extractor: Inception, state_dict_file: Path) -> None:
-        """With classifier and counters: another file, the same weights."""
-        assert load_extractor("inception", state_dict_file).digest == extractor.digest
+        """With classifier and counters: another file, the same weights. A score by zeros would be 1 for every set."""
+        loaded = load_extractor("inception", state_dict_file)
+        assert (loaded.digest, loaded.taps) == (extractor.digest, (64, 2048))
 
     @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
-    def test_program(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """NVIDIA's TorchScript file."""
+    def test_program(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, classifier: Tensor) -> None:
+        """NVIDIA's TorchScript file; the classifier is told by its shape, since it lies outside the layers."""
         expected = small_tensors()
-        path = nvidia_program(expected, tmp_path / "inception.pt")
-        publish(path, monkeypatch)
+        path = nvidia_program(expected, tmp_path / "inception.pt", classifier)
+        monkeypatch.setattr(inception_weights, "PROGRAMS", (hashlib.sha256(path.read_bytes()).hexdigest(),))
         found = read_inception(path)
-        assert list(found) == [f"{name}.{part}" for name in NVIDIA_NAMES.values() for part in PARTS]
-        assert all(torch.equal(found[name], expected[name]) for name in expected)
-
-    @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
-    def test_program_that_is_cut_off(self, tmp_path: Path) -> None:
-        path = nvidia_program(small_tensors(), tmp_path / "inception.pt")
-        path.write_bytes(path.read_bytes()[:-1000])
-        with pytest.raises(NotACheckpoint):
-            read_inception(path)
-
-    @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
-    def test_a_program_that_nobody_published_is_not_opened(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        path = nvidia_program(small_tensors(), tmp_path / "inception.pt")
-        monkeypatch.setattr(torch.jit, "load", lambda *_, **__: pytest.fail("it was opened"))
-        with pytest.raises(NotACheckpoint, match="is a TorchScript program"):
-            read_inception(path)
+        assert list(found) == [*(f"{name}.{part}" for name in NVIDIA_NAMES.values() for part in PARTS), CLASSIFIER]
+        assert all(torch.equal(found[name], tensor) for name, tensor in {**expected, CLASSIFIER: classifier}.items())
 
     def test_program_that_wants_to_run_something(self, tmp_path: Path) -> None:
         class Hostile:
@@ -295,36 +212,23 @@ class TestFiles:
                 return os.system, (f"touch {tmp_path}/ran",)
 
         path = tmp_path / "inception.pt"
-        with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr("archive/constants.pkl", b"")
-            archive.writestr("archive/data.pkl", pickle.dumps(Hostile(), protocol=2))
-        with pytest.raises(NotACheckpoint, match="is a TorchScript program"):
-            read_inception(path)
-        assert not (tmp_path / "ran").exists()
-
-    def test_program_with_nonsense(self, tmp_path: Path) -> None:
-        for content in (b"", b"\x80\x02K\x01.", b"\x80\x02" + b"(" * 99):
-            path = tmp_path / "inception.pt"
+        for content in (pickle.dumps(Hostile(), protocol=2), b"", b"\x80\x02K\x01.", b"\x80\x02" + b"(" * 99):
             with zipfile.ZipFile(path, "w") as archive:
                 archive.writestr("archive/constants.pkl", b"")
                 archive.writestr("archive/data.pkl", content)
-            with pytest.raises((NotACheckpoint, CheckpointMismatch)):
+            with pytest.raises(NotACheckpoint, match="is a TorchScript program"):
                 read_inception(path)
+        assert not (tmp_path / "ran").exists()
 
-    def test_tensors_that_are_missing(self, tmp_path: Path) -> None:
+    def test_tensors_of_another_network(self, tmp_path: Path) -> None:
         tensors = small_tensors()
+        torch.save(tensors, tmp_path / "a.pth")
+        with pytest.raises(CheckpointMismatch, match="another network than FID's Inception"):
+            load_extractor("inception", tmp_path / "a.pth")
         del tensors["Mixed_5b.branch1x1.bn.bias"]
         torch.save(tensors, tmp_path / "a.pth")
         with pytest.raises(CheckpointMismatch, match=r"1 missing: Mixed_5b\.branch1x1\.bn\.bias"):
             read_inception(tmp_path / "a.pth")
-
-    def test_another_network(self, tmp_path: Path) -> None:
-        torch.save(small_tensors(), tmp_path / "a.pth")
-        with pytest.raises(CheckpointMismatch, match="another network than FID's Inception"):
-            load_extractor("inception", tmp_path / "a.pth")
-
-    def test_nan(self) -> None:
-        tensors = small_tensors()
         tensors["Mixed_5b.branch1x1.conv.weight"][0] = torch.nan
         with pytest.raises(NonFinite, match=r"Mixed_5b\.branch1x1\.conv\.weight"):
             Inception(tensors)

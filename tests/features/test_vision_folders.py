@@ -1,4 +1,4 @@
-"""CLIP against the library's own processor, tokenizer and model.
+"""CLIP and DINOv2 against the library's own processors, tokenizer and models.
 
 The library is imported where it is used: it takes seconds, in each process that collects tests.
 """
@@ -10,21 +10,24 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
+from smoke_images import read_smoke_images
 from torch import Tensor
 from torch.nn import functional
 
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.config import Settings
 from evalsvc.errors import CheckpointMismatch, InvalidData, InvalidModelConfig
-from evalsvc.features.vision_folder import resize_and_crop
+from evalsvc.features.vision_folder import resize_and_crop, resize_pil
 
 if TYPE_CHECKING:
-    from transformers import CLIPImageProcessor, CLIPModel
+    from transformers import CLIPImageProcessor, CLIPModel, Dinov2Model
 
     from evalsvc.features.clip import CLIP
+    from evalsvc.features.dinov2 import DINOv2
 
 TEXTS = ["a cat", "two dogs on a long sofa in the sun", ""]
 
@@ -65,11 +68,7 @@ def photographs(shared: Path) -> list[Image.Image]:
 
 
 def as_tensor(image: Image.Image) -> Tensor:
-    return (
-        torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-        .view(image.height, image.width, 3)[None]
-        .permute(0, 3, 1, 2)
-    )
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
 
 
 @torch.inference_mode()
@@ -104,16 +103,8 @@ def test_scores(clip: CLIP, noise: Tensor) -> None:
     opposite = clip.scores(-texts, TEXTS)
     assert opposite.tolist() == [0, 0, 0]
     assert clip.scores(images[1:2], TEXTS[1:2])[0] == pytest.approx(float(expected[1]), abs=1e-4)
-
-
-def test_scores_of_another_number(clip: CLIP, noise: Tensor) -> None:
     with pytest.raises(InvalidData, match=r"for 3 texts they must be \[3, 24\]"):
-        clip.scores(clip.features(noise, "pil-bicubic-crop")[24], TEXTS)
-
-
-def test_features_have_unit_length(clip: CLIP, noise: Tensor) -> None:
-    """CMMD's kernel has a fixed width that is meant for such."""
-    torch.testing.assert_close(clip.features(noise, "pil-bicubic-crop")[24].norm(dim=1), torch.ones(5))
+        clip.scores(images[:2], TEXTS)
 
 
 def test_preparation_is_the_librarys_bit_for_bit(clip: CLIP, clip_folder: Path, photographs: list[Image.Image]) -> None:
@@ -174,13 +165,15 @@ def test_numbers_instead_of_names(clip: CLIP, copy: Path) -> None:
     assert read(copy).digest == clip.digest
 
 
-def test_weights_of_another_shape(copy: Path) -> None:
+def test_files_of_something_else(copy: Path) -> None:
+    content = (copy / "config.json").read_text()
+    change(copy / "config.json", text_config=json.loads(content)["text_config"] | {"vocab_size": 20})
+    with pytest.raises(InvalidModelConfig, match=r"tokenizer\.json has ids beyond the 20 of config\.json"):
+        read(copy)
+    (copy / "config.json").write_text(content)
     change(copy / "config.json", projection_dim=16)
     with pytest.raises(CheckpointMismatch, match=r"2 wrongly shaped: text_projection\.weight"):
         read(copy)
-
-
-def test_tokenizer_of_something_else(copy: Path) -> None:
     path = copy / "tokenizer.json"
     path.write_text(path.read_text().replace("endoftext", "end"))
     with pytest.raises(InvalidModelConfig, match="so it is not CLIP's"):
@@ -250,13 +243,6 @@ def test_a_network_that_nobody_means(copy: Path, part: str, values: dict[str, ob
     assert "hunter2" not in caught.value.message
 
 
-def test_a_tokenizer_with_ids_beyond_the_vocabulary(copy: Path) -> None:
-    content = json.loads((copy / "config.json").read_text())
-    change(copy / "config.json", text_config=content["text_config"] | {"vocab_size": 20})
-    with pytest.raises(InvalidModelConfig, match=r"tokenizer\.json has ids beyond the 20 of config\.json"):
-        read(copy)
-
-
 @pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json", "tokenizer.json", "model.safetensors"])
 def test_a_link_in_the_folder_that_leads_out_of_the_roots(copy: Path, tmp_path: Path, name: str) -> None:
     """The folder lies below the roots, what its file leads to does not: a worker reads none of it."""
@@ -280,3 +266,83 @@ def test_a_link_in_the_folder_that_leads_out_of_the_roots(copy: Path, tmp_path: 
     (folder / name).unlink()
     (folder / name).symlink_to(root / name)
     assert context.extractor(str(folder), "clip").digest == read(folder).digest
+
+
+# DINOv2
+
+
+def read_dinov2(folder: Path) -> DINOv2:
+    from evalsvc.features.dinov2 import DINOv2
+
+    return DINOv2.from_path(folder)
+
+
+def resample(positions: Tensor, side: int) -> Tensor:
+    from evalsvc.features.dinov2 import resample_positions
+
+    return resample_positions(positions, side)
+
+
+@pytest.fixture(scope="module")
+def images(shared: Path) -> Tensor:
+    return read_smoke_images(shared / "golden" / "coco_smoke" / "images")[0][:4]
+
+
+@pytest.fixture(scope="module")
+def their_dinov2(dinov2_folder: Path) -> Dinov2Model:
+    """With the authors' embeddings of positions."""
+    from transformers import Dinov2Model
+
+    model = Dinov2Model.from_pretrained(dinov2_folder, local_files_only=True).eval()
+    positions = model.embeddings.position_embeddings
+    model.embeddings.position_embeddings = torch.nn.Parameter(resample(positions.data, 2))
+    return model
+
+
+@torch.inference_mode()
+def test_dinov2(dinov2_folder: Path, their_dinov2: Dinov2Model, images: Tensor) -> None:
+    """The middle of a larger image, and the whole as in the metric's paper: torchvision's Resize of the PIL image to a
+    square, ToTensor, Normalize."""
+    from torchvision import transforms
+
+    prepare = transforms.Compose(
+        [
+            transforms.ToPILImage(),
+            transforms.Resize((28, 28), transforms.InterpolationMode.BICUBIC),
+            transforms.ToTensor(),
+            transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ]
+    )
+    middle = processor(dinov2_folder)(images=list(images), return_tensors="pt")["pixel_values"]
+    whole = torch.stack([prepare(image) for image in images])
+    extractor = read_dinov2(dinov2_folder)
+    for resize, pixels in (("pil-bicubic-crop", middle), ("pil-bicubic-square", whole)):
+        expected = their_dinov2(pixels).pooler_output
+        torch.testing.assert_close(extractor.features(images, resize)[32], expected, rtol=1e-5, atol=1e-5)
+        assert len(expected.unique(dim=0)) == len(images)
+
+
+def test_positions_are_not_the_librarys() -> None:
+    """The authors' scale is 0.1 of a patch larger; the library's port differs there, and so do its features."""
+    ramp = torch.arange(37.0).repeat(37, 1)
+    positions = torch.cat([torch.zeros(1), ramp.flatten()])[None, :, None]
+    assert resample(positions, 37) is positions
+    found = resample(positions, 16)[0, 1:, 0].view(16, 16)
+    library = functional.interpolate(ramp[None, None], size=(16, 16), mode="bicubic")[0, 0]
+    middle = slice(2, -2)  # where the filter does not meet the border, a ramp stays one
+    expected = (torch.arange(16.0) + 0.5) * 37 / 16.1 - 0.5
+    # Without antialiasing the cubic is not exact on a ramp: it is so to 0.05.
+    torch.testing.assert_close(found[0, middle], expected[middle], rtol=0, atol=0.05)
+    assert (library[0, middle] - expected[middle]).abs().max() > 0.1
+
+
+def test_crop_that_is_no_whole_patches(dinov2_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(dinov2_folder, tmp_path / "copy"))
+    change(folder / "preprocessor_config.json", crop_size={"height": 30, "width": 30})
+    with pytest.raises(InvalidModelConfig, match="crops 30 pixels, no multiple of the patches' 14"):
+        read_dinov2(folder)
+
+
+def test_resize_keeps_what_fits() -> None:
+    images = torch.randint(0, 256, (2, 3, 9, 9), dtype=torch.uint8)
+    assert torch.equal(resize_pil(images, (9, 9)), images)

@@ -1,6 +1,7 @@
-"""clean-fid's extractor: its resizing, and NVIDIA's program if the file is that very one, else the same tensors."""
+"""clean-fid's and torch-fidelity's extractors; NVIDIA's program is run if the file is that very one."""
 
 import hashlib
+import json
 from collections.abc import Collection
 from pathlib import Path
 
@@ -8,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 from nvidia_program import nvidia_program, small_tensors
-from smoke_images import read_smoke_images
+from smoke_images import pixel_digest, read_smoke_images, torch_fidelity_weights
 from torch import Tensor, nn
 
 from evalsvc.checkpoints.tensors import tensor_digest
-from evalsvc.errors import CheckpointError, NonFinite, NotACheckpoint
+from evalsvc.errors import CheckpointMismatch, NonFinite, NotACheckpoint
 from evalsvc.features import clean_fid, inception_weights, load_extractor
+from evalsvc.features.torch_fidelity import TorchFidelity
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 
@@ -44,6 +46,23 @@ def program(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return path
 
 
+def test_the_numbers_of_weights_are_checked(program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are finite and of this network, and no file too large to be the program is read for it."""
+    digest = hashlib.sha256(program.read_bytes()).hexdigest()
+    assert inception_weights.published_program(program, [digest]) is not None
+    monkeypatch.setattr(inception_weights, "MAX_PROGRAM", program.stat().st_size - 1)
+    assert inception_weights.published_program(program, [digest]) is None
+    monkeypatch.undo()
+    tensors = small_tensors() | {"Conv2d_1a_3x3.conv.weight": torch.full((2, 1, 1, 1), torch.inf)}
+    path = nvidia_program(tensors, tmp_path / "broken.pt", layers=Means())
+    monkeypatch.setattr(clean_fid, "INCEPTION_TORCHSCRIPT", hashlib.sha256(path.read_bytes()).hexdigest())
+    for load in (lambda: load_extractor("clean-fid", path), lambda: TorchFidelity(tensors)):
+        with pytest.raises(NonFinite, match=r"in Conv2d_1a_3x3\.conv\.weight; pull them again"):
+            load()
+    with pytest.raises(CheckpointMismatch, match="another network than FID's Inception"):
+        TorchFidelity(small_tensors())
+
+
 def test_features_are_those_of_clean_fids_resizing(inception_path: Path, shared: Path) -> None:
     """Near evalsvc's own, whose resizing is within .005 grey levels."""
     images = read_smoke_images(shared / "golden" / "coco_smoke" / "images")[0][:4]
@@ -53,14 +72,6 @@ def test_features_are_those_of_clean_fids_resizing(inception_path: Path, shared:
         assert relative_error(rows, features[tap]) < 5e-6
     assert found.digest == ours.digest
     assert found.program == {"program": "clean-fid 0.1.35", "network": "torch-fidelity 0.4.0, its layers"}
-
-
-def test_the_layers_are_torch_fidelitys(inception_path: Path) -> None:
-    """Images of the network's own size are resized by neither."""
-    images = torch.randint(0, 256, (2, 3, 299, 299), generator=torch.Generator().manual_seed(5), dtype=torch.uint8)
-    found = load_extractor("clean-fid", inception_path).features(images, "pil-bicubic")
-    expected = load_extractor("torch-fidelity", inception_path).features(images, "tf1-bilinear")
-    assert all(relative_error(found[tap], expected[tap]) < 1e-6 for tap in (64, 2048))
 
 
 def test_nvidias_program_is_run(program: Path, content: bytes, noise: Tensor) -> None:
@@ -100,22 +111,38 @@ def test_what_is_run_is_what_was_checked(program: Path, monkeypatch: pytest.Monk
     assert load_extractor("clean-fid", program).digest == tensor_digest(small_tensors())
 
 
-def test_a_file_too_large_to_be_the_program_is_not_read_for_it(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    digest = hashlib.sha256(program.read_bytes()).hexdigest()
-    assert inception_weights.published_program(program, [digest]) is not None
-    monkeypatch.setattr(inception_weights, "MAX_PROGRAM", program.stat().st_size - 1)
-    assert inception_weights.published_program(program, [digest]) is None
+GOLDEN = Path(__file__).parents[1] / "golden" / "fid" / "coco_smoke.json"
 
 
-def test_weights_that_are_not_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tensors = small_tensors() | {"Conv2d_1a_3x3.conv.weight": torch.full((2, 1, 1, 1), torch.inf)}
-    path = nvidia_program(tensors, tmp_path / "inception.pt", layers=Means())
-    monkeypatch.setattr(clean_fid, "INCEPTION_TORCHSCRIPT", hashlib.sha256(path.read_bytes()).hexdigest())
-    with pytest.raises(NonFinite, match="pull them again"):
-        load_extractor("clean-fid", path)
+def test_is_torch_fidelitys_own_and_near_evalsvcs(inception_path: Path, shared: Path, tmp_path: Path) -> None:
+    """From weights that torch-fidelity reads itself, bit for bit; the folded network rounds in another way."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    images = read_smoke_images(shared / "golden" / "coco_smoke" / "images")[0][:4]
+    weights = torch_fidelity_weights(inception_path, tmp_path / "weights.pth")
+    theirs = FeatureExtractorInceptionV3("theirs", ["64", "2048"], feature_extractor_weights_path=str(weights))
+    expected = dict(zip((64, 2048), theirs(images), strict=True))
+    found = load_extractor("torch-fidelity", inception_path)
+    features = found.features(images, "tf1-bilinear")
+    assert all(torch.equal(features[tap], expected[tap]) for tap in (64, 2048))
+    assert torch.equal(found.features(images, "tf1-bilinear", (64,))[64], expected[64])
+    ours = load_extractor("inception", inception_path)
+    assert all(
+        relative_error(rows, expected[tap]) < 4e-6 for tap, rows in ours.features(images, "tf1-bilinear").items()
+    )
+    assert found.digest == ours.digest
+    assert found.program == {"program": "torch-fidelity 0.4.0"}
 
 
-def test_a_file_that_is_none(tmp_path: Path) -> None:
-    (tmp_path / "inception.pt").write_bytes(b"PK\x03\x04 and no archive")
-    with pytest.raises(CheckpointError):
-        load_extractor("clean-fid", tmp_path / "inception.pt")
+def test_finds_what_its_whole_program_found(inception_path: Path, shared: Path) -> None:
+    """`calculate_metrics` on the PNG files of the 85 images and of their blurred copies, with its 64 features."""
+    from evalsvc.metrics.reference_program import statistics_of
+    from evalsvc.metrics.torch_fidelity import TORCH_FIDELITY
+
+    golden = json.loads(GOLDEN.read_text())
+    pictures = read_smoke_images(shared / "golden" / "coco_smoke" / "images")
+    assert pixel_digest(*pictures) == golden["pixels"], f"Pillow makes other images now; see {GOLDEN.parent}"
+    extractor = load_extractor("torch-fidelity", inception_path)
+    features = [extractor.features(images, "tf1-bilinear", (64,))[64].numpy() for images in pictures]
+    found = TORCH_FIDELITY.distance(*(statistics_of(rows) for rows in features))
+    assert found == pytest.approx(golden["torch-fidelity/64"], rel=1e-9)
