@@ -110,7 +110,7 @@ def _one_per_image(data: CaptionData, seed: int) -> Iterator[Caption]:
 
 
 def _draw(seed: int, name: str) -> bytes:
-    """Return a pseudo-random sort key that is the same on every machine and in every version."""
+    # A sort key that is the same on every machine and in every version.
     return hashlib.sha256(f"{seed} {name}".encode()).digest()
 
 
@@ -123,12 +123,8 @@ def _read_captions(path: Path, identity: Identity, allow: Allow) -> CaptionData:
     captions = tuple(_READERS[path.suffix][1](path, allow))
     if not captions:
         raise InvalidData(f"{path} holds no captions; write at least one")
-    _check_ids(path, captions)
-    return CaptionData(str(path), captions, _digest(captions))
-
-
-def _check_ids(path: Path, captions: Iterable[Caption]) -> None:
     first: dict[str, str] = {}
+    total = hashlib.sha256()
     for caption in captions:
         if caption.id in first:
             raise InvalidData(
@@ -136,23 +132,28 @@ def _check_ids(path: Path, captions: Iterable[Caption]) -> None:
                 "give each caption a different id, since each is a separate prompt"
             )
         first[caption.id] = caption.where
-
-
-def _digest(captions: Iterable[Caption]) -> str:
-    total = hashlib.sha256()
-    for caption in captions:
         for part in (caption.id.encode(), caption.text.encode()):
             # The length distinguishes "a", "bc" from "ab", "c".
-            total.update(len(part).to_bytes(8, "little"))
-            total.update(part)
-    return total.hexdigest()
+            total.update(len(part).to_bytes(8, "little") + part)
+    return CaptionData(str(path), captions, total.hexdigest())
 
 
 # COCO annotations
 
 
 def _read_coco(path: Path, allow: Allow) -> Iterator[Caption]:
-    content = _coco_content(path, allow)
+    raw = read_bytes(path, allow)
+    if not raw.strip():
+        raise InvalidData(f"{path} is empty; give COCO's annotations: an object with `images` and `annotations`")
+    try:
+        content = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        hint = "; give a file with an object per line the suffix .jsonl" if "Extra data" in str(error) else ""
+        raise InvalidData(f"{path} is not valid JSON: {json_reason(error)}{hint}") from None
+    if not isinstance(content, dict):
+        raise InvalidData(
+            f"{path} is {type_name(content)}; COCO's annotations are an object with `images` and `annotations`"
+        )
     files = {}
     for number, image in enumerate(_entries(path, content, "images"), 1):
         where = f"{path}, image {number}"
@@ -167,22 +168,6 @@ def _read_coco(path: Path, allow: Allow) -> Iterator[Caption]:
             raise InvalidData(f"{where}: `images` has no image {image_id}; add the image or remove the annotation")
         text = check_text(where, annotation.get("caption"), "caption").strip()
         yield Caption(f"{image_id}:{caption_id}", text, files[image_id], None, f"annotation {number}")
-
-
-def _coco_content(path: Path, allow: Allow) -> Mapping[str, object]:
-    raw = read_bytes(path, allow)
-    if not raw.strip():
-        raise InvalidData(f"{path} is empty; give COCO's annotations: an object with `images` and `annotations`")
-    try:
-        content = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        hint = "; give a file with an object per line the suffix .jsonl" if "Extra data" in str(error) else ""
-        raise InvalidData(f"{path} is not valid JSON: {json_reason(error)}{hint}") from None
-    if not isinstance(content, dict):
-        raise InvalidData(
-            f"{path} is {type_name(content)}; COCO's annotations are an object with `images` and `annotations`"
-        )
-    return content
 
 
 def _entries(path: Path, content: Mapping[str, object], key: str) -> Sequence[Mapping[str, object]]:
@@ -228,7 +213,13 @@ def _read_csv(path: Path, allow: Allow) -> Iterator[Caption]:
             raise InvalidData(f"{where}: the id is empty; give every row an id, or remove the column")
         text = check_text(where, fields["text"]).strip()
         image = fields.get("image", "").strip() or None
-        yield Caption(identifier, text, image, _csv_label(where, fields.get("label", "")), f"line {line}")
+        try:
+            label = int(fields["label"]) if fields.get("label", "").strip() else None
+        except ValueError:
+            raise InvalidData(
+                f"{where}: the label is no whole number; correct the label, or remove the column"
+            ) from None
+        yield Caption(identifier, text, image, label, f"line {line}")
 
 
 def _csv_rows(path: Path, allow: Allow) -> Iterator[tuple[int, list[str]]]:
@@ -287,15 +278,6 @@ def _columns(where: str, header: Sequence[str]) -> dict[str, int]:
         if present := [name for name in choices if name in names]:
             columns[key] = names.index(present[0])
     return columns
-
-
-def _csv_label(where: str, text: str) -> int | None:
-    if not text.strip():
-        return None
-    try:
-        return int(text)
-    except ValueError:
-        raise InvalidData(f"{where}: the label is no whole number; correct the label, or remove the column") from None
 
 
 # JSONL

@@ -37,7 +37,7 @@ from evalsvc.checkpoints.formats import read_header
 from evalsvc.data.files import CACHED_FILES, read_bytes, unreadable
 from evalsvc.errors import CheckpointError, InvalidData, show_name
 from evalsvc.files.opened import Allow, OpenFile, anywhere, open_file, opened_folder
-from evalsvc.spec.images import Crop, Fit
+from evalsvc.spec.images import Fit
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
@@ -61,7 +61,6 @@ class StoredImage:
     """One reading of an image: the pixels are those of the bytes that the digest is of."""
 
     digest: str
-    """SHA-256 of the stored image, as `ImageSource.content_digest` returns it."""
     pixels: Callable[[Fit], NDArray[numpy.uint8]]
     """Function that returns the image as uint8 [3, size, size]. Raises InvalidData for what is no image to measure."""
 
@@ -80,7 +79,7 @@ class ImageSource(ABC):
 
     @abstractmethod
     def index(self, image: str | int) -> int:
-        """Return the index of an image that is requested by name or index. Raises InvalidData, with near misses."""
+        """Return the index of an image that is requested by name or index."""
 
     @abstractmethod
     def load(self, index: int, fit: Fit) -> NDArray[numpy.uint8]:
@@ -92,17 +91,14 @@ class ImageSource(ABC):
 
     @abstractmethod
     def stored(self, index: int) -> StoredImage:
-        """Read an image once, for its digest and its pixels. Raises InvalidData for more than MAX_STORED_BYTES."""
+        """Read an image of at most MAX_STORED_BYTES once, for its digest and its pixels."""
 
     def digest(self, indices: Sequence[int]) -> str:
         """Return the identity of these images in this order: a digest of their content, without their names."""
         return hashlib.sha256("".join(self.content_digest(index) for index in indices).encode()).hexdigest()
 
     def batches(self, indices: Sequence[int], fit: Fit, batch: int, threads: int = THREADS) -> Iterator[Tensor]:
-        """Yield uint8 [B, 3, size, size] with B = `batch`, or fewer in the last batch, in the order of `indices`.
-
-        Raises as `load`, when the failing image is next.
-        """
+        """Yield uint8 [B, 3, size, size] with B = `batch`, or fewer in the last batch, in the order of `indices`."""
         loaded = loaded_ahead(lambda index: self.load(index, fit), indices, batch + threads, threads)
         while images := list(islice(loaded, batch)):
             yield torch.from_numpy(numpy.stack(images))
@@ -143,12 +139,6 @@ def read_images(path: str | Path, allow: Allow = anywhere) -> ImageSource:
         if path.suffix != ".safetensors":
             raise InvalidData(f"{path} is neither a folder of images nor a .safetensors file; give one of the two")
         return _packed(path, file)
-
-
-@lru_cache(maxsize=CACHED_FILES)
-def _packed(path: Path, file: OpenFile) -> ImageSource:
-    # A rewritten file is another `OpenFile`. The file is memory-mapped, and so the descriptor may be closed.
-    return _Packed(path, file)
 
 
 class _Folder(ImageSource):
@@ -260,6 +250,10 @@ class _Packed(ImageSource):
         return pixels
 
 
+# A rewritten file is another `OpenFile`. The file is memory-mapped, and so the descriptor may be closed.
+_packed = lru_cache(maxsize=CACHED_FILES)(_Packed)
+
+
 def load_image(path: str | Path, fit: Fit, allow: Allow = anywhere) -> NDArray[numpy.uint8]:
     """Return uint8 [3, size, size] of an image file; see the module and `Fit` for the processing."""
     path = Path(path)
@@ -293,10 +287,7 @@ def _decoded(stream: BinaryIO, shown: str, fit: Fit) -> NDArray[numpy.uint8]:
     return _fitted(_opaque_rgb(shown, upright), fit)
 
 
-def fit_pixels(
-    pixels: NDArray[numpy.uint8],  # uint8 [3, H, W]
-    fit: Fit,
-) -> NDArray[numpy.uint8]:  # uint8 [3, size, size]
+def fit_pixels(pixels: NDArray[numpy.uint8], fit: Fit) -> NDArray[numpy.uint8]:  # [3, H, W] → [3, size, size]
     """Crop and resize an image in memory, as `load_image` does for a file."""
     if pixels.shape == (3, fit.size, fit.size):
         return pixels
@@ -334,7 +325,8 @@ def _fitted(image: Image, fit: Fit) -> NDArray[numpy.uint8]:
     width, height = image.size
     if fit.crop != "none" and width != height:
         side = min(width, height)
-        left, top = (_half(length - side, fit.crop) for length in (width, height))
+        rounded = fit.crop == "center-torchvision"  # by Python, a half to the even number
+        left, top = (round(margin / 2) if rounded else margin // 2 for margin in (width - side, height - side))
         image = image.crop((left, top, left + side, top + side))
     if image.size != (fit.size, fit.size):
         image = image.resize((fit.size, fit.size), PIL.Image.Resampling[fit.filter.upper()])
@@ -343,8 +335,3 @@ def _fitted(image: Image, fit: Fit) -> NDArray[numpy.uint8]:
 
 def _pixel_digest(pixels: NDArray[numpy.uint8]) -> str:
     return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
-
-
-def _half(margin: int, crop: Crop) -> int:
-    # Python rounds a half to the even number.
-    return round(margin / 2) if crop == "center-torchvision" else margin // 2

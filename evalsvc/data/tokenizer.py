@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from evalsvc.checkpoints.reference import Identity
-from evalsvc.data.files import CACHED_FILES, identify_file
-from evalsvc.data.memory import MEMORY, limited_memory
+from evalsvc.data.files import CACHED_FILES, MEMORY, identify_file, limited_memory
 from evalsvc.errors import EvalsvcError, InvalidData, os_reason
 from evalsvc.files.opened import Allow, anywhere, open_file
 from evalsvc.installation import missing_package
@@ -23,7 +22,6 @@ from evalsvc.spec.layout import TextBlock, VocabularyLayout
 
 END_OF_TEXT = ("<|endoftext|>", "</s>", "<eos>", "<|end_of_text|>")
 """Names of the token that ends a text, the most common name first."""
-
 
 MAX_BYTES = 100_000_000
 """Largest size of a `tokenizer.json`: three times the largest published file, which has 262,144 ids."""
@@ -78,11 +76,8 @@ class TextTokenizer:
     def beginning(self, bos: Beginning | None) -> int | None:
         """Return the id that stands before a text; None: no token.
 
-        Args:
-            bos: decision of the task or the layout; None if neither decides.
-
-        Raises InvalidData if the tokenizer lacks the id, or if neither decides and the tokenizer's post-processor would
-        add tokens.
+        `bos` is the decision of the task or the layout; None, neither decides, is refused where the tokenizer's
+        post-processor would add tokens.
         """
         if bos is None and self.added_before:
             ids = ", ".join(map(str, self.added_before))
@@ -101,16 +96,13 @@ class TextTokenizer:
             return str(self._tokenizer.to_str())
 
     def require_fits(self, text: TextBlock) -> None:
-        """Raise InvalidData unless the tokenizer can be the one that the model was trained with.
-
-        The digest of the file decides, where the layout has one; otherwise the size, since tables are padded by little.
-        """
+        """Raise InvalidData unless the tokenizer can be the one that the model was trained with."""
         if text.tokenizer_sha256 not in (None, self.digest):
             raise InvalidData(
                 f"the tokenizer {self.path} has sha256 {self.digest}, but the layout has {text.tokenizer_sha256}; "
                 "give the tokenizer that the model was trained with"
             )
-        if self.size > text.size or text.size >= 2 * self.size:
+        if self.size > text.size or text.size >= 2 * self.size:  # tables are padded by little
             raise InvalidData(
                 f"the tokenizer {self.path} has {self.size} ids, but the layout has {text.size} text rows; give the "
                 "tokenizer that the model was trained with, or correct the layout"
@@ -118,21 +110,18 @@ class TextTokenizer:
 
 
 def read_tokenizer(path: str | Path, allow: Allow = anywhere) -> TextTokenizer:
-    """Open the tokenizer in a `tokenizer.json`, once per process and file.
-
-    Raises InvalidData where the file is missing or no tokenizer, MissingPackage, and as `allow` raises.
-    """
+    """Open the tokenizer in a `tokenizer.json`, once per process and file."""
     path = Path(path)
     return _read(path, identify_file(path, "tokenizer"), allow)
 
 
 def tokenizer_digest(path: str | Path, allow: Allow = anywhere) -> str:
-    """Return the SHA-256 of a `tokenizer.json`, as in `TextTokenizer.digest`. Raises as `read_bounded`."""
+    """Return the SHA-256 of a `tokenizer.json`, as in `TextTokenizer.digest`."""
     return hashlib.sha256(read_bounded(Path(path), allow)).hexdigest()
 
 
 def read_bounded(path: Path, allow: Allow = anywhere) -> bytes:
-    """Read a `tokenizer.json`. Raises InvalidData where it cannot be read or is too large, and as `allow` raises."""
+    """Read a `tokenizer.json`."""
     try:
         with open_file(path, "tokenizer", allow).stream as stream:
             content = stream.read(MAX_BYTES + 1)
@@ -147,8 +136,7 @@ def read_bounded(path: Path, allow: Allow = anywhere) -> bytes:
 
 @contextmanager
 def translated(path: Path | str) -> Iterator[None]:
-    """Limit the library's memory, and raise InvalidData for its exceptions, including Rust panics, without quoting the
-    file."""
+    """Limit the library's memory, and raise InvalidData, which quotes nothing, for its exceptions and Rust panics."""
     try:
         with limited_memory(MEMORY, f"the tokenizer {path}"):
             yield
@@ -192,18 +180,18 @@ def render(ids: Sequence[int], layout: VocabularyLayout, tokenizer: TextTokenize
     """
     special = {row: name for name, row in layout.special_ids.items()}
     known = layout.text_ids[: tokenizer.size]
+
+    def name_of(row: int) -> str:
+        if row in special:
+            return special[row]
+        if layout.image_ids is not None and layout.image_range is not None and row in layout.image_range:
+            return f"image {layout.image_ids.index(row)}"
+        return f"text {row - layout.text.offset}" if row in layout.text_ids else f"row {row}"
+
     parts = []
     for is_text, run in groupby(ids, known.__contains__):
         if is_text:
             parts.append(tokenizer.decode([row - layout.text.offset for row in run]))
         else:
-            parts += [f"‹{_name_of(row, layout, special)}›" for row in run]
+            parts += [f"‹{name_of(row)}›" for row in run]
     return "".join(parts).replace("\0", "\ufffd")
-
-
-def _name_of(row: int, layout: VocabularyLayout, special: Mapping[int, str]) -> str:
-    if row in special:
-        return special[row]
-    if layout.image_ids is not None and layout.image_range is not None and row in layout.image_range:
-        return f"image {layout.image_ids.index(row)}"
-    return f"text {row - layout.text.offset}" if row in layout.text_ids else f"row {row}"

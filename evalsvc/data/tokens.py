@@ -62,12 +62,12 @@ class TokenData:
     """Id of the tokenizer before every text, if text was tokenized; None: no token."""
 
     def texts(self, limit: int | None, parameter: str) -> tuple[Record, ...]:
-        """Return the first `limit` records. Raises InvalidData unless all are only text, which `parameter` needs."""
+        """Return the first `limit` records, all of which must be only text, since `parameter` needs that."""
         return tuple(require_text(self.path, record, parameter) for record in self.records[:limit])
 
 
 def require_text(path: str | Path, record: Record, parameter: str) -> Record:
-    """Return a record of text only. Raises InvalidData for another record, which `parameter` cannot use."""
+    """Return a record of text only, which `parameter` needs."""
     if record.image_codes is not None or record.text_ids is None:
         raise InvalidData(f"{path}, {record.where} has image codes; give `{parameter}` records of text only")
     return record
@@ -87,20 +87,34 @@ def read_tokens(
     return _read_tokens(path, identity, tokenizer, stamp_of(tokenizer), bos, allow)
 
 
-@lru_cache(maxsize=CACHED_FILES)
+@lru_cache(maxsize=2 * CACHED_FILES)
 def _read_tokens(
-    path: Path, identity: Identity, tokenizer: Path | None, stamp: Identity | None, bos: Beginning | None, allow: Allow
+    path: Path,
+    identity: Identity,
+    tokenizer: Path | None,
+    stamp: Identity | None,
+    bos: Beginning | None,
+    allow: Allow,
+    of_captions: bool = False,
 ) -> TokenData:
     # `identity` and `stamp` invalidate the cache when a file changes.
     encoder = TextEncoder(path, tokenizer, bos, allow)
-    records = tuple(read_records(path, encoder, allow))
+    if of_captions:
+        captions = read_captions(path, allow).captions
+        records = tuple(Record(array("i", encoder(caption.text)), None, caption.where) for caption in captions)
+    else:
+        records = tuple(read_records(path, encoder, allow))
     return TokenData(str(path), records, _digest(records), encoder.digest, encoder.bos)
 
 
 def read_records(path: Path, encode: Callable[[str], list[int]], allow: Allow = anywhere) -> Iterator[Record]:
-    """Yield the records of a file for `read_tokens`, one after the other. Raises InvalidData."""
+    records = (
+        _read_safetensors(path, allow)
+        if path.suffix == ".safetensors"
+        else (_parse_line(f"{path}, line {number}", line, number, encode) for number, line in read_lines(path, allow))
+    )
     record = None
-    for record in _read_safetensors(path, allow) if path.suffix == ".safetensors" else _read_jsonl(path, encode, allow):
+    for record in records:
         for name, ids in (("text_ids", record.text_ids), ("image_codes", record.image_codes)):
             if ids and min(ids) < 0:
                 raise InvalidData(
@@ -118,7 +132,6 @@ class PairData:
     texts: TokenData
     """Captions in their file's order, as records without codes; an empty text is a record too."""
     captions: tuple[str, ...]
-    """Captions as strings."""
     images: tuple[int, ...]
     """Index in `source` of each record's image."""
     source: ImageSource
@@ -136,26 +149,15 @@ def read_pairs(
     `tokenizer`, `bos` and `allow` are as in `read_tokens`.
     """
     path = Path(path)
+    identity = identify_file(path, "caption file")
     tokenizer = None if tokenizer is None else Path(tokenizer)
-    texts = _read_texts(path, identify_file(path, "caption file"), tokenizer, stamp_of(tokenizer), bos, allow)
+    texts = _read_tokens(path, identity, tokenizer, stamp_of(tokenizer), bos, allow, of_captions=True)
     captions = read_captions(path, allow).captions
     images_of = tuple(image_indices(path, captions, source))
     return PairData(texts, tuple(caption.text for caption in captions), images_of, source)
 
 
-@lru_cache(maxsize=CACHED_FILES)
-def _read_texts(
-    path: Path, identity: Identity, tokenizer: Path | None, stamp: Identity | None, bos: Beginning | None, allow: Allow
-) -> TokenData:
-    # `identity` and `stamp` as in `_read_tokens`.
-    encoder = TextEncoder(path, tokenizer, bos, allow)
-    captions = read_captions(path, allow).captions
-    records = tuple(Record(array("i", encoder(caption.text)), None, caption.where) for caption in captions)
-    return TokenData(str(path), records, _digest(records), encoder.digest, encoder.bos)
-
-
 def image_indices(path: Path, captions: Iterable[Caption], source: ImageSource) -> Iterator[int]:
-    """Yield the index of each caption's image. Raises InvalidData for a caption without an image in `source`."""
     for caption in captions:
         if caption.image is None:
             raise InvalidData(f"{path}, {caption.where} names no image; add an image or remove the caption")
@@ -183,10 +185,7 @@ class TextEncoder:
     def __init__(
         self, path: str | Path, tokenizer: str | Path | None, bos: Beginning | None = None, allow: Allow = anywhere
     ) -> None:
-        self._path = path
-        self._tokenizer = tokenizer
-        self._wanted = bos
-        self._allow = allow
+        self._path, self._tokenizer, self._wanted, self._allow = path, tokenizer, bos, allow
         self._opened: TextTokenizer | None = None
         self.bos: int | None = None
         """Id before every text, once a text was tokenized."""
@@ -208,11 +207,6 @@ class TextEncoder:
         return self._opened.encode(text, self.bos)
 
 
-def _read_jsonl(path: Path, encode: Callable[[str], list[int]], allow: Allow) -> Iterator[Record]:
-    for number, line in read_lines(path, allow):
-        yield _parse_line(f"{path}, line {number}", line, number, encode)
-
-
 def _parse_line(where: str, line: bytes, number: int, encode: Callable[[str], list[int]]) -> Record:
     content = parse_object(where, line, "`text_ids` or `image_codes`")
     text_ids = _ids(where, "text_ids", content.get("text_ids"))
@@ -227,17 +221,14 @@ def _parse_line(where: str, line: bytes, number: int, encode: Callable[[str], li
         raise InvalidData(f"{where} has neither `text_ids`, `text` nor `image_codes`, found {present}; add one of them")
     if not text_ids and not image_codes:
         raise InvalidData(f"{where} is empty: it has no text id and no image code; remove it")
-    return Record(text_ids, image_codes, f"line {number}", _document(where, content.get("document")))
-
-
-def _document(where: str, value: object) -> str | int | None:
+    document = content.get("document")
     # A bool is an int to Python.
-    if value is None or (isinstance(value, (str, int)) and not isinstance(value, bool)):
-        return value
-    raise InvalidData(
-        f"{where}: `document` is {type(value).__name__}; it must be a string or a whole number that names what the "
-        "record is a part of, or be removed"
-    )
+    if document is not None and (not isinstance(document, str | int) or isinstance(document, bool)):
+        raise InvalidData(
+            f"{where}: `document` is {type(document).__name__}; it must be a string or a whole number that names what "
+            "the record is a part of, or be removed"
+        )
+    return Record(text_ids, image_codes, f"line {number}", document)
 
 
 def _ids(where: str, key: str, values: object) -> array[int] | None:
@@ -331,13 +322,8 @@ def _digest(records: tuple[Record, ...]) -> str:
         for ids in (record.text_ids, record.image_codes):
             # The length distinguishes [1], [2] from [1, 2], []; -1 stands for an absent part.
             total.update((-1 if ids is None else len(ids)).to_bytes(8, "little", signed=True))
-            if ids is not None:
-                total.update(_little_endian(ids))
+            if ids is not None and sys.byteorder == "big":
+                ids = array("i", ids)
+                ids.byteswap()
+            total.update(b"" if ids is None else ids.tobytes())
     return total.hexdigest()
-
-
-def _little_endian(ids: array[int]) -> bytes:
-    if sys.byteorder == "big":
-        ids = array("i", ids)
-        ids.byteswap()
-    return ids.tobytes()

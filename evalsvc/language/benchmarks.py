@@ -21,8 +21,7 @@ from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.config.group import GroupConfig
 
 from evalsvc.config import Settings
-from evalsvc.data.files import identify_file
-from evalsvc.data.memory import MEMORY, limited_memory, private_bytes
+from evalsvc.data.files import MEMORY, identify_file, limited_memory, private_bytes
 from evalsvc.errors import AssetMissing, InvalidData, InvalidSuite, first_few
 from evalsvc.language.building import Changes, Fewshot, build_task, define, seeded
 from evalsvc.language.catalog import Registry, shipped_folder

@@ -16,7 +16,7 @@ from itertools import islice, pairwise
 
 from lm_eval.api.instance import Instance
 
-from evalsvc.data.memory import MEMORY, limited_memory
+from evalsvc.data.files import MEMORY, limited_memory
 from evalsvc.errors import DataChanged
 from evalsvc.language.benchmarks import Benchmark, Loaded
 from evalsvc.language.encoding import EncodingIdentity, TextEncoding

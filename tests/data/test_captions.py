@@ -48,7 +48,6 @@ def test_csv_rows_are_numbered(tmp_path: Path) -> None:
         ("3", 'two\nlines, " and', "line 5"),
         ("4", "", "line 7"),
     ]
-    assert [caption.text for caption in data.captions].count("") == 1
 
 
 def test_a_text_alone_in_its_row_needs_no_quotes(tmp_path: Path) -> None:
@@ -76,12 +75,8 @@ def test_jsonl(tmp_path: Path) -> None:
         Caption("3", "", "a.png", None, "line 3"),
         Caption("5", "b", None, None, "line 4"),
     )
-    assert [caption.text for caption in data.captions].count("") == 1
-
-
-def test_the_same_prompts_have_the_same_digest_in_every_format(tmp_path: Path) -> None:
     one = read_captions(write(tmp_path, "prompt\na\nbc\n", "a.csv")).digest
-    assert read_captions(write(tmp_path, '{"text": "a"}\n{"text": "bc"}\n', "a.jsonl")).digest == one
+    assert read_captions(write(tmp_path, '{"text": "a"}\n{"text": "bc"}\n', "b.jsonl")).digest == one, "in every format"
     for other in ("prompt\nab\nc\n", "prompt\nbc\na\n", "id,prompt\n1,a\n3,bc\n", "prompt\na\n"):
         assert read_captions(write(tmp_path, other, "other.csv")).digest != one
 
@@ -94,22 +89,20 @@ def test_the_same_prompts_have_the_same_digest_in_every_format(tmp_path: Path) -
         ("a.json", '{"text": "a"}\n{"text": "b"}', "give a file with an object per line the suffix .jsonl"),
         ("a.json", [1], "is list; COCO's annotations are an object with `images`"),
         ("a.json", {"images": []}, "has no list `annotations`, as COCO's annotations have; found 'images'"),
-        ("a.json", {"images": [], "annotation": []}, "rename 'annotation'?"),
         ("a.json", {"images": {}, "annotations": []}, "`images` is dict; it must be a list of objects"),
         ("a.json", {"images": [3], "annotations": []}, "entry 1 of `images` is int; it must be an object"),
         ("a.json", {"images": [], "annotations": []}, "holds no captions; write at least one"),
         ("a.json", {**COCO, "images": COCO["images"] * 2}, "image 3: another image has the id 7 too"),
         ("a.json", {**COCO, "images": COCO["images"][:1]}, "annotation 1: `images` has no image 8; add the image"),
         ("a.json", {**COCO, "images": [{"id": "hunter2"}]}, "image 1: `id` is str; it must be a whole number"),
-        ("a.json", {**COCO, "images": [{"id": 7}]}, "image 1: `file_name` is empty; it must be a string"),
         ("a.json", {**COCO, "annotations": [{"image_id": 7, "caption": "a"}]}, "annotation 1: `id` is missing; it"),
         ("a.json", {**COCO, "annotations": [{"id": 1, "image_id": 7}]}, "annotation 1: `caption` is empty; it must"),
-        ("a.json", {**COCO, "annotations": COCO["annotations"][:1] * 2}, "annotation 2: the id is also that of"),
         ("a.csv", "", "holds no captions"),
-        ("a.csv", "caption\n", "holds no captions"),
-        ("a.csv", "captoin,id\na,1\n", "line 1: the header has no column 'prompt', 'caption', 'text'; found 'captoin'"),
-        ("a.csv", "captoin,id\na,1\n", "rename 'captoin'?"),
-        ("a.csv", "A dog on a bench.\n", "found 'a dog on a bench.'"),
+        (
+            "a.csv",
+            "captoin,id\na,1\n",
+            "no column 'prompt', 'caption', 'text'; found 'captoin', 'id'; rename 'c",
+        ),
         ("a.csv", "prompt,text\na,b\n", "the columns 'prompt' and 'text'; keep one text column"),
         ("a.csv", "id,text\n1,a\n2,b, c\n", "line 3 has 3 fields, but the header has 2; put texts with commas"),
         ("a.csv", 'text\na\n"hunter2\n', "line 3 is not valid CSV: a quotation mark is not closed"),
@@ -118,16 +111,12 @@ def test_the_same_prompts_have_the_same_digest_in_every_format(tmp_path: Path) -
         ("a.csv", "id,text\nhunter2,a\nhunter2,b\n", "line 3: the id is also that of line 2; give each"),
         ("a.csv", "id,text\n1,a\n ,b\n", "line 3: the id is empty"),
         ("a.csv", "label,text\nhunter2,a\n", "line 2: the label is no whole number; correct the label"),
-        ("a.jsonl", "", "holds no captions"),
         ("a.jsonl", '{"text": "a"}\nhunter2', "line 2 is not valid JSON"),
-        ("a.jsonl", "[]", "line 1 is list; it must be an object with `text`"),
         ("a.jsonl", '{"txet": "a"}', "line 1 has no `text`; found 'txet'; rename 'txet'?"),
         ("a.jsonl", '{"text": ["hunter2"]}', "line 1: `text` is list; it must be a string"),
-        ("a.jsonl", '{"text": "a \\ud800"}', "line 1: `text` holds half of a surrogate pair"),
         ("a.jsonl", '{"text": "a", "id": ["hunter2"]}', "line 1: `id` is list; it must be a string or a whole number"),
         ("a.jsonl", '{"text": "a", "image": true}', "line 1: `image` is bool; it must be a file name or an index"),
         ("a.jsonl", '{"text": "a", "label": "hunter2"}', "line 1: `label` is str; it must be a whole number"),
-        ("a.jsonl", '{"text": "a", "id": "2"}\n{"text": "b"}', "line 2: the id is also that of line 1"),
         ("a.txt", "a\n", "a.txt ends in '.txt'; give captions in .json (COCO annotations), .csv"),
     ],
 )
@@ -139,13 +128,6 @@ def test_wrong_files_are_named_with_their_line(tmp_path: Path, name: str, conten
     assert fragment in caught.value.message
     assert str(path) in caught.value.message
     assert "hunter2" not in caught.value.message
-
-
-def test_missing_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(InvalidData, match=r"the caption file .*none\.csv does not exist"):
-        read_captions(tmp_path / "none.csv")
-    with pytest.raises(InvalidData, match="is a folder; give a file"):
-        read_captions(tmp_path)
 
 
 def test_a_file_is_parsed_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,16 +167,6 @@ def selection(tmp_path: Path, count: int = 60) -> captions.CaptionData:
     return read_captions(write(tmp_path, {"images": images, "annotations": annotations}, "captions.json"))
 
 
-def test_one_caption_each_of_images_without_replacement(tmp_path: Path) -> None:
-    data = selection(tmp_path)
-    chosen = select_captions(data, "one_per_image", None, 0)
-    assert {caption.image for caption in chosen} == {caption.image for caption in data.captions}
-    assert len(chosen) == 60
-    picks = [int(caption.id.partition(":")[2]) % 10 for caption in chosen]
-    assert set(picks) == {0, 1, 2}, "not always the first caption"
-    assert len(set(select_captions(data, "random", None, 0))) == 180
-
-
 @pytest.mark.parametrize("rule", ["random", "one_per_image"])
 def test_a_choice_follows_from_seed_and_ids_alone(tmp_path: Path, rule: Any) -> None:
     """A smaller number of samples is the beginning of a larger one, and another order of the file changes nothing."""
@@ -204,6 +176,11 @@ def test_a_choice_follows_from_seed_and_ids_alone(tmp_path: Path, rule: Any) -> 
     turned = captions.CaptionData(data.path, data.captions[::-1], "")
     assert select_captions(turned, rule, 20, 5) == chosen
     assert set(select_captions(data, rule, 20, 6)) != set(chosen)
+    everything = select_captions(data, rule, None, 0)
+    assert len(set(everything)) == (180 if rule == "random" else 60)
+    assert {caption.image for caption in everything} == {caption.image for caption in data.captions}
+    picks = {int(caption.id.partition(":")[2]) % 10 for caption in everything}
+    assert picks == {0, 1, 2}, "not always the first caption"
 
 
 def test_too_few_captions_and_captions_without_images(tmp_path: Path) -> None:

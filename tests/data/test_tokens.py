@@ -9,7 +9,7 @@ from safetensors.numpy import save_file
 
 from evalsvc.data import tokens as data
 from evalsvc.data.images import read_images
-from evalsvc.data.tokens import TextEncoder, read_pairs, read_tokens
+from evalsvc.data.tokens import read_pairs, read_tokens
 from evalsvc.errors import InvalidData
 
 
@@ -85,16 +85,12 @@ def test_text_is_tokenised_as_it_stands(tmp_path: Path, tokenizer: Path) -> None
     with_bos = read_tokens(path, tokenizer, bos=0)
     assert with_bos.records[0].text_ids == array("i", [0, 1, 2, 1, 2, 1])
     assert (plain.bos, with_bos.bos) == (None, 0)
+    ids = read_tokens(write(tmp_path, {"text_ids": [1]}, name="ids.jsonl"), tmp_path / "not there.json", bos=7)
+    assert (ids.tokenizer_digest, ids.bos) == (None, None), "ids need no tokenizer"
     with pytest.raises(InvalidData, match=r"puts 0 before every text by itself, .* set the layout's `text\.bos` to 0"):
         read_tokens(path, tokenizer)
     with pytest.raises(InvalidData, match=r"bos is 3; the tokenizer .* has the ids 0…2"):
         read_tokens(path, tokenizer, bos=3)
-
-
-def test_ids_need_no_tokenizer(tmp_path: Path) -> None:
-    tokens = read_tokens(write(tmp_path, {"text_ids": [1]}), tmp_path / "not there.json", bos=7)
-    assert tokens.records[0].text_ids == array("i", [1])
-    assert (tokens.tokenizer_digest, tokens.bos) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -105,20 +101,14 @@ def test_ids_need_no_tokenizer(tmp_path: Path) -> None:
         ('{"codes": [1]}', "line 2 has neither `text_ids`, `text` nor `image_codes`, found 'codes'"),
         ("{}", "found no keys"),
         ('{"text_ids": [1, 2.5]}', "line 2: `text_ids` holds float; it must hold whole numbers"),
-        ('{"text_ids": [true]}', "`text_ids` holds bool"),
-        ('{"text_ids": [null]}', "`text_ids` holds NoneType"),
         ('{"text_ids": ["hunter2"]}', "`text_ids` holds str"),
-        ('{"text_ids": [NaN]}', "`text_ids` holds float"),
         ('{"image_codes": [99999999999]}', "`image_codes` holds 99999999999, which is no token id"),
         ('{"image_codes": "hunter2"}', "`image_codes` is str; it must be a list"),
-        ('{"text_ids": []}', "line 2 is empty"),
         ('{"text_ids": [], "image_codes": []}', "line 2 is empty"),
         ('{"text_ids": [1], "text": "a"}', "both `text` and `text_ids`"),
         ('{"text": ["hunter2"]}', "`text` is list; it must be a string"),
         ('{"text": "a \\ud800"}', "line 2: `text` holds half of a surrogate pair"),
         ('{"text": "a"}', "holds `text`, but no tokenizer is given; give the task's parameter `tokenizer`"),
-        ("[" * 100_000, "line 2 is not valid JSON"),
-        ("hunter2", "line 2 is not valid JSON"),
         ('{"text": "\xff"}', "line 2 is not valid JSON"),
     ],
 )
@@ -133,18 +123,15 @@ def test_wrong_lines_are_named(tmp_path: Path, line: str, fragment: str) -> None
     assert "hunter2" not in caught.value.message
 
 
-def test_missing_and_empty_files_are_named(tmp_path: Path, tokenizer: Path) -> None:
-    with pytest.raises(InvalidData, match=r"the data file .*none.jsonl does not exist"):
-        read_tokens(tmp_path / "none.jsonl")
-    with pytest.raises(InvalidData, match="is a folder"):
-        read_tokens(tmp_path)
-    with pytest.raises(InvalidData, match="holds no records"):
-        read_tokens(write(tmp_path, ""))
-    text = write(tmp_path, {"text": "a"}, name="text.jsonl")
-    with pytest.raises(InvalidData, match=r"the tokenizer .*none.json does not exist"):
-        read_tokens(text, tmp_path / "none.json")
-    with pytest.raises(InvalidData, match=r"is not a tokenizer\.json"):
-        read_tokens(text, write(tmp_path, {}, name="broken.json"))
+def test_missing_and_empty_files_are_named(tmp_path: Path) -> None:
+    for path, fragment in (
+        (tmp_path / "none.jsonl", r"the data file .*none.jsonl does not exist"),
+        (tmp_path, "is a folder; give a file"),
+        (write(tmp_path, ""), "holds no records"),
+        (write(tmp_path, {"text_ids": [1]}, name="data.safetensors"), "is not a safetensors file of integers"),
+    ):
+        with pytest.raises(InvalidData, match=fragment):
+            read_tokens(path)
 
 
 @pytest.mark.parametrize(
@@ -170,11 +157,6 @@ def test_wrong_tensors_are_named(tmp_path: Path, tensors: dict[str, Any], fragme
         read_tokens(path)
     assert fragment in caught.value.message
     assert str(path) in caught.value.message
-
-
-def test_another_file_named_safetensors_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidData, match="is not a safetensors file of integers"):
-        read_tokens(write(tmp_path, {"text_ids": [1]}, name="data.safetensors"))
 
 
 def test_a_file_is_parsed_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,6 +191,7 @@ def test_pairs(tmp_path: Path, tokenizer: Path, images: Path) -> None:
     assert pairs.images == (2, 0, 2)
     texts = write(tmp_path, {"text_ids": [1, 2]}, {"text_ids": [0], "image_codes": [1]}, {"text_ids": [2]})
     assert pairs.texts.digest != read_tokens(texts).digest
+    assert read_pairs(captions, read_images(images), tokenizer, "none").texts is pairs.texts
     with_bos = read_pairs(captions, read_images(images), tokenizer, bos=0).texts
     assert [list(record.text_ids or ()) for record in with_bos.records] == [[0, 1, 2], [0], [0, 2]]
 
@@ -227,20 +210,6 @@ def test_captions_that_fit_no_image_are_named(tmp_path: Path, tokenizer: Path, i
         read_pairs(path, read_images(images))
     with pytest.raises(InvalidData, match=r"none\.json does not exist"):
         read_pairs(path, read_images(images), tmp_path / "none.json")
-
-
-def test_captions_are_tokenised_once_until_they_change(tmp_path: Path, tokenizer: Path, images: Path) -> None:
-    path = write(tmp_path, {"text": "a", "image": 0}, name="captions.jsonl")
-    first = read_pairs(path, read_images(images), tokenizer, "none").texts
-    assert read_pairs(path, read_images(images), tokenizer, "none").texts is first
-    write(tmp_path, {"text": "a b", "image": 0}, name="captions.jsonl")
-    assert read_pairs(path, read_images(images), tokenizer, "none").texts.digest != first.digest
-
-
-def test_an_encoder_of_texts(tmp_path: Path, tokenizer: Path) -> None:
-    assert TextEncoder(tmp_path / "captions.csv", tokenizer, bos=0)("a b a b") == [0, 1, 2, 1, 2]
-    with pytest.raises(InvalidData, match=r"captions\.csv holds `text`, but no tokenizer is given"):
-        TextEncoder(tmp_path / "captions.csv", None)("a")
 
 
 def test_no_message_quotes_the_header_of_a_tensor_file(tmp_path: Path) -> None:
