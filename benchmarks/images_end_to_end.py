@@ -46,7 +46,7 @@ from evalsvc.features.inception import Inception
 from evalsvc.models import DecodePath, Transformer
 from evalsvc.sampling import Prompt
 from evalsvc.sampling.fitting import generate_fitting
-from evalsvc.spec.layout import image_then_special
+from evalsvc.spec.layout import parse_layout
 
 OURS, THEIRS = "evalsvc", "assembled script"
 TAP = 2_048
@@ -69,9 +69,10 @@ class Case:
 
 def make_case(quick: bool, codes: int | None, repetitions: int) -> Case:
     if quick:
-        shape = Shape(64, 2, 2, image_then_special(511, 256).resolve(774), 8, 3)
+        layout = parse_layout({"preset": "image-then-special", "text_size": 511, "codebook_size": 256}).resolve(774)
+        shape = Shape(64, 2, 2, layout, 8, 3)
         return Case(shape, Sampling("small", torch.float32, 2, codes or 16, 1, shape.layout), SMALL_DECODERS[0])
-    shape = Shape(768, 12, 12, image_then_special().resolve(66_823), 8, 3)
+    shape = Shape(768, 12, 12, parse_layout("image-then-special").resolve(66_823), 8, 3)
     sampling = Sampling("160m", torch.float32, 16, codes or 1_024, repetitions, shape.layout)
     return Case(shape, sampling, DECODERS[0])
 

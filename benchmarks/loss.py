@@ -24,7 +24,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.models import Transformer
-from evalsvc.spec.layout import VocabularyLayout, image_then_special
+from evalsvc.spec.layout import VocabularyLayout, parse_layout
 from evalsvc.spec.model_config import ModelConfig
 from evalsvc.tasks.loss.teacher_forcing import sequence_sums
 
@@ -58,8 +58,9 @@ class Case:
 
 
 # open_lm_160m with the paper's vocabulary and sequence, and a small one that shows only that the benchmark works.
-FULL = Case(768, 12, 12, image_then_special().resolve(66_823), sequences=4, repetitions=3)
-QUICK = Case(128, 2, 4, image_then_special(2_048, 1_024).resolve(3_079), sequences=1, repetitions=2)
+FULL = Case(768, 12, 12, parse_layout("image-then-special").resolve(66_823), sequences=4, repetitions=3)
+SMALL = parse_layout({"preset": "image-then-special", "text_size": 2_048, "codebook_size": 1_024}).resolve(3_079)
+QUICK = Case(128, 2, 4, SMALL, sequences=1, repetitions=2)
 
 
 class BenchmarkWork:

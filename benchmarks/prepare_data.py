@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperCommand
 
 from evalsvc.assets import ASSETS
-from evalsvc.cli.lazy_group import PlainCommand
+from evalsvc.cli.lazy_group import _Context, _with_value
 from evalsvc.cli.options import WRONG_USE, Device, Threads, local_settings
 from evalsvc.cli.progress import show_bars
 from evalsvc.cli.terminal import complain, say, warn
@@ -26,6 +27,21 @@ from evalsvc.spec.layout import VocabularyLayout, parse_layout
 
 if TYPE_CHECKING:
     from prepare.preparation import Prepared
+
+
+class PlainCommand(TyperCommand):
+    """Command that is a program of its own, with the help and the errors of the commands of `evalsvc`."""
+
+    context_class = _Context
+
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        """Make the context in which the command runs. An option with a wrong value is told with this value."""
+        try:
+            return super().make_context(*arguments, **options)
+        except typer.BadParameter as error:
+            error.message = _with_value(error)
+            raise
+
 
 app = typer.Typer(
     add_completion=False,

@@ -36,7 +36,7 @@ from side_by_side import interleaved, machine, medians, print_last_line, ratios,
 from evalsvc.data.images import ImageSource, read_images
 from evalsvc.decoders.config import REGISTERED
 from evalsvc.decoders.movqgan import MoVQGAN
-from evalsvc.spec.layout import image_then_special
+from evalsvc.spec.layout import parse_layout
 from evalsvc.tasks.image_codes import ImageCoder, to_signed
 
 ENCODER, STAGE = "encoder alone", "first stage of prepare"
@@ -88,7 +88,7 @@ class Sides:
 
 def sequences_per_second(store: CodeStore, codes: int, codebook_size: int, folder: Path) -> float:
     """Return how many sequences of the paper's layout the second stage writes a second."""
-    layout = image_then_special(codebook_size=codebook_size)
+    layout = parse_layout({"preset": "image-then-special", "codebook_size": codebook_size})
     form = sequence_form(layout, codes, codebook_size, None)
     [file, *_] = [place.hex() for place in store._places]
     caption = array("i", range(100, 130))

@@ -30,7 +30,7 @@ from evalsvc.models.packing import layer_weights
 from evalsvc.precision import use_full_float32
 from evalsvc.sampling import Prompt, SamplerSpec, SamplingParams, generate
 from evalsvc.sampling.memory import footprint
-from evalsvc.spec.layout import image_then_special
+from evalsvc.spec.layout import parse_layout
 from evalsvc.spec.model_config import ModelConfig
 
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float8": 1}
@@ -194,7 +194,9 @@ def step_seconds(marks: Sequence[float]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", default="open_lm_1b", choices=sorted(registered_models()))
-    parser.add_argument("--rows", type=int, default=image_then_special().resolve(66_823).rows, help="of the table")
+    parser.add_argument(
+        "--rows", type=int, default=parse_layout("image-then-special").resolve(66_823).rows, help="of the table"
+    )
     parser.add_argument("--batch", default="1,32,128,256", help="images at once, several with commas")
     parser.add_argument("--guidance", action="store_true", help="two sequences an image")
     parser.add_argument("--prompt", type=int, default=36, help="tokens before the first code")

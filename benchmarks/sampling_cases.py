@@ -24,7 +24,7 @@ from widened_llama import TOKENIZER, save_folder, widen
 from evalsvc.models import Transformer, load_model
 from evalsvc.sampling import Prompt, SamplerSpec, SamplingParams
 from evalsvc.sampling.sampler import runnable_path
-from evalsvc.spec.layout import VocabularyLayout, image_then_special
+from evalsvc.spec.layout import VocabularyLayout, parse_layout
 
 OURS, STATIC_CACHE, CTRANSLATE2 = "evalsvc", "transformers, static cache", "CTranslate2"
 GROUPED, REPEATED = "evalsvc, heads grouped", "evalsvc, heads repeated"
@@ -92,8 +92,10 @@ def contest(name: str, folder: Path | None, quick: bool) -> Iterator[Contest]:
 
 
 # open_lm_160m with the paper's vocabulary, and a small one that shows only that the benchmark works.
-FULL_SHAPE = Shape(768, 12, 12, image_then_special().resolve(66_823), 8, 3)
-QUICK_SHAPE = Shape(256, 4, 4, image_then_special(511, 64).resolve(582), 8, 3)
+FULL_SHAPE = Shape(768, 12, 12, parse_layout("image-then-special").resolve(66_823), 8, 3)
+QUICK_SHAPE = Shape(
+    256, 4, 4, parse_layout({"preset": "image-then-special", "text_size": 511, "codebook_size": 64}).resolve(582), 8, 3
+)
 KINDS = {"fp32-32": (torch.float32, 32), "bf16-32": (torch.bfloat16, 32), "fp32-1": (torch.float32, 1)}
 
 

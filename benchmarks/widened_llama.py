@@ -12,7 +12,7 @@ from torch import nn
 from transformers import LlamaForCausalLM
 from transformers.utils import logging
 
-from evalsvc.spec.layout import VocabularyLayout, image_then_special
+from evalsvc.spec.layout import VocabularyLayout, parse_layout
 
 TOKENIZER = "tokenizer.json"
 LAYOUT = "layout.yaml"
@@ -49,7 +49,9 @@ def widen(folder: Path, codes: int, seed: int) -> Widened:
 
 def widened_layout(rows: int, codes: int) -> VocabularyLayout:
     """Return the layout of a table of `rows` text rows, `codes` image rows after them, and the special tokens' rows."""
-    layout = image_then_special(rows, codes).model_copy(update={"length": LENGTH})
+    layout = parse_layout({"preset": "image-then-special", "text_size": rows, "codebook_size": codes}).model_copy(
+        update={"length": LENGTH}
+    )
     return layout.resolve(max(layout.special.values()) + 1)
 
 

@@ -6,10 +6,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from plain_curves import plain_curve
+
 from evalsvc.files.atomic import write_whole
 from evalsvc.web import vega
 from evalsvc.web.charts import Spec, curve_chart
-from evalsvc.web.curves import Curve, Line, plain_curve
+from evalsvc.web.curves import Curve, Line
 from harness.history import Entry, Value
 from harness.suite import TIMED
 from harness.times import ONE_RUN

@@ -46,7 +46,7 @@ from evalsvc.decoders import load_decoder, to_uint8
 from evalsvc.features.digit_classifier import DigitClassifier, features, kernel
 from evalsvc.miniature import ROOT
 from evalsvc.models import load_model
-from evalsvc.spec.layout import VocabularyLayout, image_then_special, parse_layout
+from evalsvc.spec.layout import VocabularyLayout, parse_layout
 from measure import Reader, losses
 
 PAPER = Path(__file__).parents[1] / "paper"
@@ -132,7 +132,9 @@ def write_held_out(shop: Workshop) -> None:
 
 
 def write_layout(shop: Workshop) -> None:
-    content = image_then_special(topics.VOCABULARY, image_tokenizer.CODES).to_json()
+    content = parse_layout(
+        {"preset": "image-then-special", "text_size": topics.VOCABULARY, "codebook_size": image_tokenizer.CODES}
+    ).to_json()
     content["rows"] = max(content["special"].values()) + 1
     content["length"] = SEQUENCE
     content["text"]["tokenizer"] = "../tokenizer.json"

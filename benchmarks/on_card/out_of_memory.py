@@ -22,7 +22,7 @@ from evalsvc.models import Transformer
 from evalsvc.sampling import cache_bytes
 from evalsvc.sampling.fitting import BatchShape, generate_fitting
 from evalsvc.sampling.memory import is_out_of_memory
-from evalsvc.spec.layout import VocabularyLayout, image_then_special
+from evalsvc.spec.layout import VocabularyLayout, parse_layout
 from evalsvc.spec.model_config import ModelConfig
 from evalsvc.tasks.image_features import FeaturePass
 from evalsvc.tasks.task import Context
@@ -181,7 +181,7 @@ class Work:
 
 def _decoding(kit: Kit) -> Iterator[Row]:
     """Sample images undisturbed, then with a decoder that gets memory for half a batch at a time."""
-    layout = image_then_special(300, 16).resolve(400)
+    layout = parse_layout({"preset": "image-then-special", "text_size": 300, "codebook_size": 16}).resolve(400)
     subject = Subject("float32", _subject(kit).config, codebook=16, dtype=torch.float32, prompt=12, length=16)
     model, decoder = subject.build(kit.device), _decoder(kit.device)
     undisturbed, _ = _images(kit, model, layout, decoder)

@@ -13,7 +13,7 @@ from torch import Tensor
 from evalsvc.decoders.movqgan import MoVQGAN
 from evalsvc.features.inception import _Network
 from evalsvc.models import Transformer
-from evalsvc.spec.layout import VocabularyLayout, image_then_special
+from evalsvc.spec.layout import VocabularyLayout, parse_layout
 from evalsvc.spec.model_config import ModelConfig
 
 if TYPE_CHECKING:
@@ -38,9 +38,11 @@ class Shape:
         return self.layout.rows
 
 
-BILLION = Shape("1B", 2_048, 24, 16, image_then_special().resolve(66_823))
+BILLION = Shape("1B", 2_048, 24, 16, parse_layout("image-then-special").resolve(66_823))
 """open_lm_1b with the paper's vocabulary."""
-TINY = Shape("tiny", 64, 2, 4, image_then_special(511, 64).resolve(582))
+TINY = Shape(
+    "tiny", 64, 2, 4, parse_layout({"preset": "image-then-special", "text_size": 511, "codebook_size": 64}).resolve(582)
+)
 """What is compared with a CPU, and what is timed where the kit is small."""
 
 

@@ -129,20 +129,6 @@ class _Context(typer.Context):
         return formatter
 
 
-class PlainCommand(TyperCommand):
-    """Command that is a program of its own, with the help and the errors of the commands of `evalsvc`."""
-
-    context_class = _Context
-
-    def make_context(self, *arguments: Any, **options: Any) -> Any:
-        """Make the context in which the command runs. An option with a wrong value is told with this value."""
-        try:
-            return super().make_context(*arguments, **options)
-        except typer.BadParameter as error:
-            error.message = _with_value(error)
-            raise
-
-
 def _with_value(error: typer.BadParameter) -> str:
     """Return what is wrong with a value, and the value: pydantic's message alone has neither name nor value."""
     findings = getattr(error.__cause__, "errors", None)

@@ -351,11 +351,6 @@ def _beyond(name: str, start: int, size: int, rows: int) -> NoReturn:
     raise InvalidLayout(f"{_block(name, start, size)} exceeds the table of {rows} rows; correct the layout or `rows`")
 
 
-def image_then_special(text_size: int | None = None, codebook_size: int | None = None) -> VocabularyLayout:
-    """Return the layout of a table whose image rows follow the text rows, before the special tokens."""
-    return VocabularyLayout.model_validate(presets()["image-then-special"].fields(text_size, codebook_size))
-
-
 _SIZES = ("text_size", "codebook_size", "rows")
 
 

@@ -14,7 +14,7 @@ from programs import lacking
 from evalsvc.spec.documents.comparisons import DifferenceCurve, MetricDifference
 from evalsvc.web import vega
 from evalsvc.web.charts import Spec, contrast_chart, curve_chart, difference_chart
-from evalsvc.web.curves import Line, Missing, plain_curve
+from evalsvc.web.curves import Curve, Line, Missing
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 
@@ -112,9 +112,8 @@ def test_vega_lite_draws_every_spec_without_a_warning(child_process: None) -> No
 @pytest.mark.usefixtures("short_process")
 def test_a_screen_reader_has_a_name_of_every_mark() -> None:
     """A layer without rows, such as gaps of a run without gaps, was a symbol of which nothing was said."""
-    values = [(step, 3 - step / 10, 2.5, 3.5, 8) for step in range(5)]
-    curves = [plain_curve(run, "loss", "nats", values) for run in ("a", "b")]
-    root = etree.fromstring(vega.render(curve_chart(curves), "svg"))
+    values = series([3 - step / 10 for step in range(5)], low=[2.5] * 5, high=[3.5] * 5, n=[8] * 5)
+    root = etree.fromstring(vega.render(curve_chart([Curve(run, values) for run in ("a", "b")]), "svg"))
     symbols = [element for element in root.iter() if element.get("role") == "graphics-symbol"]
     assert len(symbols) > 10
     assert [dict(symbol.attrib) for symbol in symbols if not symbol.get("aria-label")] == []

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from statistics import fmean, stdev
 
 from evalsvc.client import Client
@@ -14,7 +15,10 @@ from evalsvc.metrics.intervals import LEVEL
 from evalsvc.metrics.student import critical_value
 from evalsvc.spec.documents.comparisons import DifferenceCurve, MetricDifference
 from evalsvc.spec.documents.fields import Number
-from evalsvc.web.curves import Curve, plain_curve
+from evalsvc.web.curves import Curve
+
+sys.path.append(str(Path(__file__).parents[2]))
+from plain_curves import plain_curve
 
 EVERY_STEP = 10_000
 """Number of buckets of a curve: at most one step in each, since no run has as many steps."""

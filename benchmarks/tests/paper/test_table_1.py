@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from plain_curves import plain_curve
 from table_1 import WIDTH, agrees, forgotten_from, one_line, shortened
-
-from evalsvc.web.curves import plain_curve
 
 
 def accuracies(chance: float, *shares: float, n: int = 300) -> Any:
