@@ -180,7 +180,7 @@ class ScoredBenchmark:
         responses = [scope.response(answer, instance.request_type) for answer in many]
         return responses * (instance.repeats or 1) if len(many) == 1 else responses
 
-    def _keep(self, name: str, aggregated: Estimate, column: Mapping[int, object], scope: Scope) -> tuple[str, ...]:
+    def _keep(self, name: str, aggregated: Averaged, column: Mapping[int, object], scope: Scope) -> tuple[str, ...]:
         name = name.replace("/", "_")  # a key with a slash is a share of a metric of several benchmarks
         keys: dict[str, tuple[str, ...]] = {
             "mean": (name,),
@@ -322,7 +322,7 @@ Aggregation = Callable[[Sequence[Any]], Any]
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Averaged:
     ratio: Ratio
     kind: Literal["mean", "bits", "loss", "weighted loss", "other"]
     """`mean` of the documents' numbers; `bits`, a ratio of two sums in bits; e to a mean `loss`, or to a `weighted
@@ -331,7 +331,7 @@ class Estimate:
     """Numbers of each document: its value, NaN without a value; or a sum and a weight. Empty for the kind `other`."""
 
 
-def estimate(aggregation: Aggregation, values: Sequence[Any]) -> Estimate | None:
+def estimate(aggregation: Aggregation, values: Sequence[Any]) -> Averaged | None:
     """Return lm-eval's aggregation of the documents' values, with its error; None where the result is no number.
 
     Perplexities use evalsvc's formulas, equal to lm-eval's, since e to the loss of a very bad model overflows. A Brier
@@ -357,12 +357,12 @@ def estimate(aggregation: Aggregation, values: Sequence[Any]) -> Estimate | None
         return None
     if aggregation is metrics.mean:
         error = standard_error([float(each) for each in values])
-        return Estimate(Ratio(float(value), error, len(values)), "mean", numbers)
+        return Averaged(Ratio(float(value), error, len(values)), "mean", numbers)
     if aggregation is metrics.acc_all:  # of questions, each of which has several documents
         questions = len({tuple(document["idx"][key] for key in ("paragraph", "question")) for _, document in values})
         error = share_stderr(round(value * questions), questions)
-        return Estimate(Ratio(float(value), error, len(values), questions), "other")
-    return Estimate(Ratio(float(value), _bootstrap(aggregation, values), len(values)), "other")
+        return Averaged(Ratio(float(value), error, len(values), questions), "other")
+    return Averaged(Ratio(float(value), _bootstrap(aggregation, values), len(values)), "other")
 
 
 def is_number(value: Any) -> bool:
@@ -374,12 +374,12 @@ def is_number(value: Any) -> bool:
     return not isinstance(value, str)
 
 
-def _of_losses(numbers: Sequence[tuple[float, ...]], kind: Literal["bits", "loss", "weighted loss"]) -> Estimate | None:
+def _of_losses(numbers: Sequence[tuple[float, ...]], kind: Literal["bits", "loss", "weighted loss"]) -> Averaged | None:
     weights = [1] * len(numbers) if kind == "loss" else [weight for _, weight in numbers]
     loss = ratio_of_sums([loss for loss, *_ in numbers], weights)
     if loss is None:
         return None
-    return Estimate(loss if kind == "bits" else perplexity(loss), kind, numbers)
+    return Averaged(loss if kind == "bits" else perplexity(loss), kind, numbers)
 
 
 def _bootstrap(aggregation: Aggregation, values: Sequence[Any]) -> float | None:

@@ -32,7 +32,7 @@ TEMPLATES: Mapping[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Proposal:
     """A layout that the checkpoint may have."""
 
     name: str
@@ -54,12 +54,12 @@ class Candidate:
     def codebook_size(self) -> int:
         return self.layout.image.size if self.layout.image else 0
 
-    def changed(self, variant: str, **fields: object) -> Candidate:
+    def changed(self, variant: str, **fields: object) -> Proposal:
         """Return the candidate with other fields of its layout."""
         layout = VocabularyLayout.model_validate({**self.layout.to_json(), **fields})
         return replace(self, layout=layout, variant=variant, same=())
 
-    def reordered(self, order: Sequence[int]) -> Candidate:
+    def reordered(self, order: Sequence[int]) -> Proposal:
         """Return the candidate with reordered codes: code `c` gets the row of code `order[c]`."""
         image = self.layout.to_json()["image"]
         rows = image["map"] or range(len(order))
@@ -132,10 +132,10 @@ def find_sizes(
 
 def propose(
     rows: int, records: Sequence[Record], sizes: Sizes, given_layouts: Mapping[str, VocabularyLayout]
-) -> tuple[list[Candidate], dict[str, str]]:
+) -> tuple[list[Proposal], dict[str, str]]:
     """Return the given layouts, and every preset with every template at every size. Also return why others do not fit,
     by name."""
-    merged: dict[tuple[tuple[int, ...], ...], Candidate] = {}
+    merged: dict[tuple[tuple[int, ...], ...], Proposal] = {}
     dropped: dict[str, str] = {}
     for name, template, fields in (
         *((name, "its own", layout.to_json()) for name, layout in given_layouts.items()),
@@ -143,7 +143,7 @@ def propose(
     ):
         try:
             # Without `rows`, because a preset would check special tokens that its template leaves out.
-            candidate = Candidate(name, template, parse_layout(fields).resolve(rows))
+            candidate = Proposal(name, template, parse_layout(fields).resolve(rows))
             key = tuple(map(tuple, candidate.sequences(records)))
         except EvalsvcError as error:
             dropped[name] = error.message  # for all templates of a preset the same

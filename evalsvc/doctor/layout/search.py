@@ -15,7 +15,7 @@ from itertools import combinations
 from typing import Protocol
 
 from evalsvc.data.tokens import Record
-from evalsvc.doctor.layout.candidates import TEMPLATES, Candidate
+from evalsvc.doctor.layout.candidates import TEMPLATES, Proposal
 from evalsvc.metrics.ratio import Ratio, ratio_of_sums
 from evalsvc.spec.layout import VocabularyLayout
 from evalsvc.spec.layout_presets import IMAGE, SPECIAL, TEXT
@@ -52,7 +52,7 @@ class Witness(Protocol):
 class Scored:
     """A candidate with the model's losses of the data."""
 
-    candidate: Candidate
+    candidate: Proposal
     sums: Mapping[str, Sequence[float]]
     ends: Sequence[float]
     """Nats of each sequence for its first token and after its last token, added to the losses."""
@@ -75,7 +75,7 @@ class Scored:
 
 
 def score(
-    witness: Witness, candidate: Candidate, sequences: Sequence[Sequence[int]], enough: float = math.inf
+    witness: Witness, candidate: Proposal, sequences: Sequence[Sequence[int]], enough: float = math.inf
 ) -> Scored:
     """Score the data under a candidate. Above `enough` nats, the expectation after the last tokens is not computed."""
     layout, silent = candidate.layout, candidate.silent_rows()
@@ -99,7 +99,7 @@ class Search:
     """Callback with the number of layouts scored so far."""
     scores: dict[tuple[tuple[int, ...], ...], Scored] = field(default_factory=dict)
 
-    def run(self, candidates: Sequence[Candidate]) -> None:
+    def run(self, candidates: Sequence[Proposal]) -> None:
         """Score the candidates, and then the special tokens that the model expects for the best one."""
         for candidate in candidates:
             self.score(candidate)
@@ -113,7 +113,7 @@ class Search:
             if self.best is before:
                 return
 
-    def score(self, candidate: Candidate) -> None:
+    def score(self, candidate: Proposal) -> None:
         sequences = candidate.sequences(self.records)
         key = tuple(map(tuple, sequences))
         if key not in self.scores:
@@ -121,7 +121,7 @@ class Search:
             self.scores[key] = score(self.witness, candidate, sequences, enough)
             self.report(len(self.scores))
 
-    def _templates(self) -> Iterator[Candidate]:
+    def _templates(self) -> Iterator[Proposal]:
         best = self.best
         reach = best.total + HOPELESS * len(self.records)
         orders = {_slots(scored.candidate.layout.template) for scored in self.scores.values() if scored.total < reach}
@@ -140,7 +140,7 @@ class Search:
         return min(self.scores.values(), key=lambda scored: scored.total)
 
 
-def as_the_model_expects(witness: Witness, candidate: Candidate, records: Sequence[Record]) -> Iterator[Candidate]:
+def as_the_model_expects(witness: Witness, candidate: Proposal, records: Sequence[Record]) -> Iterator[Proposal]:
     """Yield the candidate with special tokens at the rows that the model expects; the first markers are tried."""
     template, template_special = candidate.layout.template, candidate.layout.special
     rows = candidate.unclaimed_rows()
@@ -170,7 +170,7 @@ def as_the_model_expects(witness: Witness, candidate: Candidate, records: Sequen
         yield candidate.changed(f"as read: {moved}" if moved else candidate.variant, special=special)
 
 
-def exchanged(best: Candidate) -> Iterator[Candidate]:
+def exchanged(best: Proposal) -> Iterator[Proposal]:
     """Yield the candidate with the rows of two special tokens exchanged, and with other rows for the first token."""
     special = dict(best.layout.special)
     changes = [

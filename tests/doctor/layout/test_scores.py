@@ -10,7 +10,7 @@ import pytest
 from bigram_witness import BigramWitness
 
 from evalsvc.data.tokens import Record
-from evalsvc.doctor.layout.candidates import Candidate, Sizes, propose
+from evalsvc.doctor.layout.candidates import Proposal, Sizes, propose
 from evalsvc.doctor.layout.checkup import in_errors, margin
 from evalsvc.doctor.layout.search import score
 from evalsvc.metrics.shares import standard_error
@@ -19,7 +19,7 @@ RECORDS = [Record(array("i", [1, 2]), array("i", [0, 3, code]), "line 1") for co
 ROWS = 21
 
 
-def candidate(template: str) -> Candidate:
+def candidate(template: str) -> Proposal:
     found = propose(ROWS, RECORDS, Sizes((10,), 4, ()), {})[0]
     return next(item for item in found if item.label == f"image-then-special 10 ({template})")
 
