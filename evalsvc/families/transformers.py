@@ -1,6 +1,6 @@
 """Any model of the package transformers, for configurations that no other family reads and a `submitter` may write.
 
-The package computes the model; see `evalsvc.models.transformers_model`. The configuration is checked here without the
+The package computes the model; see `evalsvc.models.transformers_loading`. The configuration is checked here without the
 package: nothing in the file may name code, other files or ways of computing.
 """
 
