@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from itertools import groupby
 from textwrap import fill
 
-from evalsvc.cli.metrics import facts
+from evalsvc.cli.tasks import facts
 from evalsvc.metrics.definitions import DEFINITIONS, ERRORS, Definition, Kind
 from evalsvc.metrics.intervals import LEVEL, MIN_ITEMS
 

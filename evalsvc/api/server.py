@@ -27,7 +27,7 @@ from evalsvc.api.state import State
 from evalsvc.checkpoints.opening import allow_open_files
 from evalsvc.cluster.devices import check_devices, device_list
 from evalsvc.config import OPEN_ROOTS, Settings
-from evalsvc.doctor.inputs import outside_roots
+from evalsvc.doctor.checks import outside_roots
 from evalsvc.errors import EvalsvcError, InternalError, InvalidRequest, PortInUse, os_reason
 from evalsvc.files.shared import claim_shared
 from evalsvc.service.coordinator import STOP_PATIENCE, Coordinator

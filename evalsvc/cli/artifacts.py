@@ -1,4 +1,4 @@
-"""`evalsvc artifacts`: list, fetch, keep and prune image grids, samples and pages."""
+"""`evalsvc artifacts` and `export`: image grids, samples and pages, and the dashboard's pages as files."""
 
 from __future__ import annotations
 
@@ -10,17 +10,34 @@ import typer
 from typer import Argument, Option
 
 from evalsvc.cli.lazy_group import CommandGroup
-from evalsvc.cli.name_completion import complete_metric, complete_run
-from evalsvc.cli.options import Form, Limit, Output, RunArgument, Url, connect, refuse, require_folders
+from evalsvc.cli.options import (
+    Form,
+    Limit,
+    Output,
+    RunArgument,
+    Url,
+    complete_metric,
+    complete_run,
+    connect,
+    refuse,
+    require_folders,
+)
 from evalsvc.cli.printer import first_rows, print_list, printed_to
-from evalsvc.cli.terminal import say
+from evalsvc.cli.progress import show_bars
+from evalsvc.cli.terminal import say, warn
 from evalsvc.cli.wording import counted
 from evalsvc.client import Client
 from evalsvc.client.reader import find_checkpoint
 from evalsvc.compare.text_pages import ReportForm
+from evalsvc.config import Settings
+from evalsvc.connection_errors import without_password
 from evalsvc.errors import InvalidRequest, UnknownName, first_few, os_reason
 from evalsvc.files.atomic import write_whole
+from evalsvc.installation import pip_install
 from evalsvc.spec.documents import Artifact
+from evalsvc.web import vega
+from evalsvc.web.formats import bytes_
+from evalsvc.web.site import export_site
 
 commands = typer.Typer()
 artifacts_app = typer.Typer(
@@ -205,3 +222,32 @@ def _prune(client: Client, run: str | None, dry_run: bool, rule: object) -> None
         say(f"{counted(pruned.artifacts, 'artifact')} would be pruned, {counted(pruned.bytes, 'byte')}")
     else:
         say(f"pruned {counted(pruned.artifacts, 'artifact')}, freed {counted(pruned.freed_bytes, 'byte')}")
+
+
+export_app = typer.Typer(cls=CommandGroup, no_args_is_help=True, help="Write the dashboard's pages of runs as files.")
+commands.add_typer(export_app, name="export")
+
+
+@export_app.command()
+def site(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs of the copy.", autocompletion=complete_run)],
+    output: Annotated[Path, typer.Option(help="Folder, empty or not there yet.", show_default=False)],
+    url: Url = None,
+) -> None:
+    """Write the pages of runs into a folder: curves, images, text, evaluations, protocols.
+
+    The folder needs no service and no network: a browser opens index.html from the disk, and any host of files serves
+    the folder. The charts need the extra `dashboard` on this machine; without it the pages are tables.
+    """
+    if not vega.is_installed():
+        warn(f"the pages have tables and no charts; for charts: {pip_install('dashboard')}")
+    names = list(dict.fromkeys(runs))
+    with connect(url) as client, show_bars() as bars:
+        files = export_site(
+            client,
+            without_password(Settings.load(url=url).url),
+            names,
+            output,
+            lambda done, total, address: bars.show("pages", done, total, f"pages, now {address}"),
+        )
+    say(f"{output / 'index.html'}: {len(files):,} files, {bytes_(sum(path.stat().st_size for path in files))}")

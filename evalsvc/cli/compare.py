@@ -1,7 +1,9 @@
-"""`evalsvc compare`: differences between two checkpoints, or between two runs."""
+"""`evalsvc compare`: differences between two checkpoints or two runs, as tables and as CSV."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -9,18 +11,48 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from evalsvc.cli.contrast_tables import contrast_rows, difference_rows, print_contrasts, print_difference_curves
-from evalsvc.cli.name_completion import complete_metric, complete_run, complete_suite, complete_task
-from evalsvc.cli.options import Form, Output, Url, connect, require_folders
-from evalsvc.cli.printer import printed_to, show
+from evalsvc.cli.options import (
+    Form,
+    Output,
+    Url,
+    complete_metric,
+    complete_run,
+    complete_suite,
+    complete_task,
+    connect,
+    require_folders,
+)
+from evalsvc.cli.printer import (
+    Row,
+    error_bar,
+    explain_groups,
+    fields_of,
+    print_warnings,
+    printed_to,
+    say_curve,
+    show,
+    shown_items,
+    shown_number,
+)
+from evalsvc.cli.terminal import PIPE, fitting, print_table, say, screen_room, table_lines, terminal_width
+from evalsvc.cli.wording import counted
 from evalsvc.client import Client
 from evalsvc.compare.comparison import Options, compare_results, require_comparable
 from evalsvc.compare.source import Service, read_result
 from evalsvc.errors import InvalidRequest
-from evalsvc.metrics.shown_metrics import default_headline
-from evalsvc.spec.documents import Comparison
-from evalsvc.spec.documents.comparisons import Band, Family
+from evalsvc.metrics.shown_metrics import Place, default_headline, divide_rows
+from evalsvc.spec.documents.comparisons import (
+    Band,
+    ComparedSide,
+    Comparison,
+    DifferenceCurve,
+    Family,
+    MetricDifference,
+    RunComparison,
+)
+from evalsvc.spec.documents.fields import Number
 from evalsvc.spec.names import CHECKPOINT, RUN
+from evalsvc.spec.protocol import describe_differences, describe_fields, differences_from_json, labelled
 
 commands = typer.Typer()
 
@@ -167,3 +199,252 @@ def _compare_checkpoints(a: str, b: str, options: Options, client: Client, suite
 
 def _is_run(name: str) -> bool:
     return bool(RUN.fullmatch(name)) and not name.endswith(".json") and not Path(name).exists()
+
+
+CONTRAST_WORDS = {
+    "no_error_known": "no error known",
+    "other_protocol": "OTHER PROTOCOL",
+    "only_a": "only in A",
+    "only_b": "only in B",
+}
+"""Words of a table for verdicts that are no words."""
+
+UNDECIDED = ("indistinguishable", "no_error_known", "only_a", "only_b")
+"""Verdicts of metrics that come last where not all metrics fit the screen."""
+
+
+def print_contrasts(
+    comparison: Comparison,
+    *,
+    named: Collection[str] = (),
+    whole: bool = False,
+    headline: Sequence[str] = (),
+    fits_screen: bool = False,
+) -> None:
+    """Print a comparison of two checkpoints, a row per metric, without the optional columns that are empty.
+
+    Companions such as perplexities, whose verdict is that of their loss, have a row if `named` has them, or with
+    `whole`. With `fits_screen`, rows that one screen has no room for are left out: the headline comes first, then the
+    metrics that differ.
+    """
+    say(f"A: {comparison.a}\nB: {comparison.b}")
+    together = comparison.family == "holm"
+    p_values = "p (Holm, all metrics)" if together else "p (Holm)"
+    columns = ["B is", "metric", "A", "interval of A", "B", "interval of B", "B − A"]
+    columns += [f"{100 * comparison.level:.4g} % interval", "basis", "n"]
+    optional = ["left out", "only A / B right", p_values, "protocols differ in", "why there is no interval"]
+    with_rows = list(comparison.contrasts)
+    if not whole:
+        places = [Place(item.metric, "", side.protocol if (side := item.a or item.b) else "") for item in with_rows]
+        with_rows = [with_rows[place] for place in divide_rows(places, named).shown]
+    if companions := len(comparison.contrasts) - len(with_rows):
+        say(f"{companions:,} companions, such as perplexities, are not shown; --all shows every metric", err=True)
+    width, shown = None, with_rows
+    drop = ("n", "basis", "only A / B right", "interval of A", "interval of B", p_values, "left out")
+    empty = ("interval of A", "interval of B", *optional)
+    columns += optional
+    below = ("protocols differ in", "why there is no interval")
+
+    def height(contrasts: Sequence[MetricDifference], width: int | None) -> int:
+        rows = [_contrast_row(contrast, together) for contrast in contrasts]
+        return len(table_lines(columns, rows, empty, drop, below, width))
+
+    if fits_screen and height(with_rows, None) > screen_room():
+        width = terminal_width() or PIPE
+        in_order = sorted(with_rows, key=lambda item: (_rank(item.metric, headline), item.verdict in UNDECIDED))
+        kept = fitting(len(with_rows), lambda count: height(in_order[:count], width))
+        shown = with_rows if kept == len(with_rows) else in_order[:kept]
+    if rows := [_contrast_row(contrast, together) for contrast in shown]:
+        print_table(columns, rows, empty, drop, below, width)
+        explain_groups(columns, rows)
+        _say_hidden([contrast.verdict for contrast in with_rows], [contrast.verdict for contrast in shown])
+        _explain_verdicts(comparison)
+    else:
+        say("A and B have no metrics")
+    print_warnings(comparison.warnings.a, "A, ")
+    print_warnings(comparison.warnings.b, "B, ")
+
+
+def _rank(metric: str, headline: Sequence[str]) -> int:
+    return headline.index(metric) if metric in headline else len(headline)
+
+
+def _say_hidden(verdicts: Sequence[str], shown: Sequence[str]) -> None:
+    if hidden := Counter(verdicts) - Counter(shown):
+        counts = ", ".join(f"{count:,} {CONTRAST_WORDS.get(verdict, verdict)}" for verdict, count in hidden.items())
+        say(f"not shown: {counted(hidden.total(), 'metric')} ({counts}); --all shows every metric", err=True)
+
+
+def _explain_verdicts(comparison: Comparison) -> None:
+    """Say how many verdicts chance alone would give; a service of an older version does not send that number."""
+    judged, expected = comparison.judged, comparison.expected_by_chance
+    if not judged:
+        return
+    metrics = "1 metric has a verdict" if judged == 1 else f"{judged:,} metrics have a verdict"
+    level = f"{comparison.level:.4g}"
+    if expected is None:
+        say(
+            f"{metrics}, judged together by Holm's method: if nothing had changed, none would be better, worse or "
+            f"different, with a probability of {level}; each interval holds by itself"
+        )
+        return
+    say(
+        f"{metrics} at level {level}, each by itself: if nothing had changed, about {expected:.2g} would be better, "
+        "worse or different by chance alone; --family holm judges all of them together"
+    )
+
+
+def _contrast_row(contrast: MetricDifference, together: bool) -> list[str]:
+    forced = " (forced)" if contrast.differing and contrast.difference is not None else ""
+    interval, answers = contrast.interval, contrast.answers
+    return [
+        CONTRAST_WORDS.get(contrast.verdict, contrast.verdict) + forced,
+        labelled(contrast.metric, contrast.differs),
+        *_side(contrast.a),
+        *_side(contrast.b),
+        _change(contrast.difference),
+        f"{_change(interval.low)} … {_change(interval.high)}" if interval else "",
+        contrast.basis,
+        shown_items(contrast.n, contrast.groups),
+        _left_out(contrast),
+        f"{answers.only_a:,} / {answers.only_b:,}" if answers else "",
+        _p_values(contrast, together),
+        describe_differences(differences_from_json(contrast.differing)),
+        contrast.no_error,
+    ]
+
+
+def _p_values(contrast: MetricDifference, together: bool) -> str:
+    answers = contrast.answers
+    p, holm = (contrast.p, contrast.p_holm) if together else (answers and answers.p, answers and answers.holm)
+    return "" if p is None or holm is None else f"{p:.2g} ({holm:.2g})"
+
+
+def _left_out(contrast: MetricDifference) -> str:
+    counts = {"A": contrast.n_only_a, "B": contrast.n_only_b}
+    return ", ".join(f"{count:,} only in {side}" for side, count in counts.items() if count)
+
+
+def _side(side: ComparedSide | None) -> tuple[str, str]:
+    if side is None:
+        return "", ""
+    value = shown_number(side.value)
+    if side.low is None or side.high is None:
+        return value, error_bar(side.stderr)
+    return value, f"[{float(side.low):.4g}, {float(side.high):.4g}]"
+
+
+def _change(value: Number | None) -> str:
+    return f"{value:+.4g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+def contrast_rows(comparison: Comparison) -> list[Row]:
+    """Return a row of CSV for each metric of a comparison."""
+    rows: list[Row] = []
+    for contrast in comparison.contrasts:
+        row = {
+            name: value for name, value in fields_of(contrast).items() if name not in ("a", "b", "interval", "answers")
+        }
+        for name, side in (("a", contrast.a), ("b", contrast.b)):
+            row |= {name: side and side.value}
+            for field in ("stderr", "low", "high", "n", "groups", "protocol"):
+                row |= {f"{name}_{field}": side and getattr(side, field)}
+        row |= {end: contrast.interval and getattr(contrast.interval, end) for end in ("low", "high")}
+        row |= {name: contrast.answers and getattr(contrast.answers, name) for name in ("only_a", "only_b", "holm")}
+        row["differing"] = describe_differences(differences_from_json(contrast.differing))
+        rows.append(row | {"differs": describe_fields(contrast.differs)})
+    return rows
+
+
+def print_difference_curves(
+    comparison: RunComparison, *, headline: Sequence[str] = (), every_step: bool = True
+) -> None:
+    """Print two runs: a table per metric and its crossings, or a screen of rows with the last step of each metric."""
+    say(f"A: {comparison.a}\nB: {comparison.b}")
+    if every_step:
+        band = f"{100 * comparison.level:.4g} % interval, {comparison.band}"
+        for curve in comparison.curves:
+            say_curve(curve)
+            columns = [comparison.x, "A", "± A", "B", "± B", "B − A", band, "basis", "B is"]
+            rows = [_step_row(curve, place) for place in range(len(curve.x))]
+            print_table(columns, rows, ("± A", "± B"), drop=("basis", "± A", "± B"))
+            for line in _crossing_lines(curve):
+                say(line)
+            say()
+    elif comparison.curves:
+        places = [Place(curve.metric, "", curve.protocol or "") for curve in comparison.curves]
+        curves = [comparison.curves[place] for place in divide_rows(places).shown]
+        curves.sort(key=lambda curve: _rank(curve.metric, headline))
+        interval = f"{100 * comparison.level:.4g} % interval"
+        columns = ["B is", "metric", comparison.x, "A", "B", "B − A", interval, "covers zero", "beyond noise"]
+        rows = [_last_row(curve) for curve in curves]
+        drop, width = ("beyond noise", "A", "B"), terminal_width() or PIPE
+        kept = fitting(len(rows), lambda count: len(table_lines(columns, rows[:count], drop=drop, width=width)))
+        print_table(columns, rows[:kept], drop=drop, width=width)
+        say(
+            "each row is the last step that both runs have; at the steps of the last columns, the interval covers "
+            "zero, or the simultaneous interval does not"
+        )
+        if hidden := len(comparison.curves) - kept:
+            say(f"not shown: {counted(hidden, 'metric')}, companions among them", err=True)
+        say("--metric NAME shows every step of a metric, and --all every metric", err=True)
+    for metric, reason in comparison.refused.items():
+        say(f"{metric} has steps of different protocols, which are left out: {reason}")
+    if not comparison.curves and not comparison.refused:
+        say("the runs have no metric in common at any step")
+
+
+def _last_row(curve: DifferenceCurve) -> list[str]:
+    """Return the last step of a curve, with the steps of its crossings: `from 80 on`, `first at 80`, or `never`."""
+    step, a, _, b, _, change, interval, _, verdict = _step_row(curve, len(curve.x) - 1)
+    crossings = ((curve.first_indistinguishable, curve.indistinguishable_from), (curve.first_apart, curve.apart_from))
+    words = [
+        f"from {always} on" if always is not None else "never" if first is None else f"first at {first}"
+        for first, always in crossings
+    ]
+    return [verdict, labelled(curve.metric, curve.differs), step, a, b, change, interval, *words]
+
+
+def _step_row(curve: DifferenceCurve, place: int) -> list[str]:
+    low, high = curve.low[place], curve.high[place]
+    return [
+        str(curve.x[place]),
+        *(shown_number(curve.a[place]), error_bar(curve.a_stderr[place])),
+        *(shown_number(curve.b[place]), error_bar(curve.b_stderr[place])),
+        _change(curve.difference[place]),
+        "" if low is None else f"{_change(low)} … {_change(high)}",
+        curve.basis[place],
+        CONTRAST_WORDS.get(curve.verdict[place], curve.verdict[place]),
+    ]
+
+
+def _crossing_lines(curve: DifferenceCurve) -> Iterator[str]:
+    bound = curve.largest_not_excluded
+    size = "" if bound is None else f"; differences up to {float(bound):.4g} are not excluded"
+    for band, first, always, statement, more in (
+        ("pointwise", curve.first_indistinguishable, curve.indistinguishable_from, "the interval covers zero", size),
+        ("simultaneous", curve.first_apart, curve.apart_from, "the difference is beyond noise", ""),
+    ):
+        yield f"{statement} at no step" if first is None else f"{statement} first at step {first}"
+        if always is not None:
+            yield f"{band} band: {statement} at every step from {always} on{more}"
+    for before, after in curve.sign_changes:
+        yield f"simultaneous band: the difference changes its sign between steps {before} and {after}"
+
+
+def difference_rows(comparison: RunComparison) -> list[Row]:
+    """Return a row of CSV for each metric and step of two runs."""
+    constant = ("metric", "task", "unit", "direction", "protocol", "step_level")
+    rows: list[Row] = []
+    for curve in comparison.curves:
+        about = {name: getattr(curve, name) for name in constant} | {"differs": describe_fields(curve.differs)}
+        for place, step in enumerate(curve.x):
+            rows.append(about | {comparison.x: step} | {name: getattr(curve, name)[place] for name in STEP_COLUMNS})
+    return rows
+
+
+STEP_COLUMNS = (
+    *("a", "a_stderr", "b", "b_stderr", "difference", "stderr", "low", "high"),
+    *("verdict", "basis", "n", "groups", "n_only_a", "n_only_b"),
+)
+"""Columns of CSV with a value for each step of a curve."""

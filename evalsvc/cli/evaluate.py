@@ -23,8 +23,8 @@ from evalsvc.cli.options import (
     local_settings,
     require_folders,
 )
+from evalsvc.cli.printer import print_errors, print_metrics, print_warnings
 from evalsvc.cli.progress import print_interim, show_bars
-from evalsvc.cli.tables import print_errors, print_metrics, print_warnings
 from evalsvc.cli.weights import checkpoint_reference, inline_layout, inline_model
 from evalsvc.compare.text_pages import ENDINGS, forms_of, rendered
 from evalsvc.config import Settings

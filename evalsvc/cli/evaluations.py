@@ -11,7 +11,6 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from evalsvc.cli.name_completion import complete_run, complete_suite
 from evalsvc.cli.options import (
     FAILED,
     FirstStep,
@@ -23,12 +22,23 @@ from evalsvc.cli.options import (
     Priority,
     Url,
     Yes,
+    complete_run,
+    complete_suite,
     connect,
     refuse,
 )
-from evalsvc.cli.printer import first_rows, moment, page_size, print_list, print_suite_tasks, printed_to, show, took
+from evalsvc.cli.printer import (
+    first_rows,
+    moment,
+    page_size,
+    print_list,
+    print_metrics,
+    print_suite_tasks,
+    printed_to,
+    show,
+    took,
+)
 from evalsvc.cli.submit import wait_for
-from evalsvc.cli.tables import print_metrics
 from evalsvc.cli.terminal import confirm, print_table, say
 from evalsvc.cli.wording import counted, duration, in_options
 from evalsvc.client import Client

@@ -9,7 +9,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from evalsvc.cli.name_completion import complete_run, complete_suite
 from evalsvc.cli.options import (
     Device,
     Layout,
@@ -17,6 +16,8 @@ from evalsvc.cli.options import (
     Suites,
     Threads,
     Url,
+    complete_run,
+    complete_suite,
     connect,
     local_settings,
     require_folders,

@@ -1,8 +1,8 @@
-"""`evalsvc history`: the values of runs by training step."""
+"""`evalsvc history`: the values of runs by training step, as tables and as rows of CSV."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
@@ -11,39 +11,51 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from evalsvc.cli.history_tables import (
-    Shown,
-    bucket_rows,
-    curve_rows,
-    history_rows,
-    last_steps,
-    print_buckets,
-    print_curves,
-    print_history,
-    print_tradeoff,
-    tradeoff_rows,
-)
-from evalsvc.cli.name_completion import complete_metric, complete_run
 from evalsvc.cli.options import (
     FirstStep,
     Form,
-    Format,
     LastStep,
     OfVariant,
     Output,
     Url,
+    complete_metric,
+    complete_run,
     connect,
     refuse,
     require_folders,
 )
-from evalsvc.cli.printer import print_list, printed_to, show
-from evalsvc.cli.terminal import say
-from evalsvc.client import Client
-from evalsvc.compare.curves import join_histories, require_comparable, tabulate
+from evalsvc.cli.printer import (
+    YARDSTICKS,
+    Row,
+    error_bar,
+    explain_groups,
+    print_list,
+    print_rows,
+    printed_to,
+    say_curve,
+    show,
+    shown_items,
+    shown_number,
+)
+from evalsvc.cli.terminal import fitting, one_line, print_table, say, table_lines
+from evalsvc.compare.curves import (
+    Curve,
+    JoinedHistories,
+    RunSeries,
+    Tradeoff,
+    TradeoffPoint,
+    join_histories,
+    origins,
+    require_comparable,
+    tabulate,
+)
 from evalsvc.errors import InvalidRequest
 from evalsvc.metrics.definitions import main_metric
-from evalsvc.spec.documents import Headline, History
-from evalsvc.spec.documents.history import Axis, LeftOutMetric, ValueSeries
+from evalsvc.metrics.shown_metrics import Place, companion_name, divide_rows, yardsticks
+from evalsvc.spec.documents import Headline
+from evalsvc.spec.documents.fields import Word
+from evalsvc.spec.documents.history import Axis, Buckets, History, ImportSource, LeftOutMetric, SeriesHead, ValueSeries
+from evalsvc.spec.protocol import describe_fields, labelled
 
 commands = typer.Typer()
 
@@ -112,9 +124,8 @@ def history(
     names = list(dict.fromkeys(runs))
     metrics = metric or []
     if points is not None and (len(names) > 1 or against is not None or last is not None):
-        raise InvalidRequest(
-            "--points shows one run, and several runs, --against or --last is given; leave the others out"
-        )
+        given = "several runs, --against or --last is given"
+        raise InvalidRequest(f"--points shows one run, and {given}; leave the others out")
     steps = {"first": first, "last": until}
     fits_screen = not (metrics or everything or last) and first is None and until is None
     shown = Shown(metrics, everything, fits_screen)
@@ -123,53 +134,63 @@ def history(
             refuse({"--points": points, "--against": against, "--last": last}, "with --newest")
         headlines = [client.headline(run) for run in names] if form == "table" else []
         choice = _choose(headlines, metrics, everything, against)
+        is_alone = len(names) == 1 and against is None
+        joined = None
         if points is not None:
             buckets = client.buckets(names[0], choice.names, points=points, variant=variant, x=x, **steps)
             with printed_to(output):
                 show(buckets, form, print_buckets, bucket_rows)
-            _say_hidden(choice)
-            return
-        is_alone = len(names) == 1 and against is None
-        wanted = [*choice.names, *(choice.companions if is_alone else ())]
-        if newest:
+        elif newest:
             with printed_to(output):
                 for run in names:
-                    _print_newest(client, run, _of_run(run, choice.names, headlines, metrics), variant, form)
-            _say_hidden(choice)
-            return
-        histories = []
-        for run in names:
-            of_run = _of_run(run, wanted, headlines, metrics)
-            if wanted and not of_run:  # without any name, the service would return every metric
-                histories.append(History(run=run, x=x, series=[], names=[], imports={}, next_cursor=None))
-                continue
-            read = client.history(run, of_run, variant=variant, x=x, **steps)
-            in_order = sorted(read.series, key=lambda series: 0 if metrics else _place(series, of_run))
-            histories.append(last_steps(read.model_copy(update={"series": in_order}), last))
-        joined = None if is_alone else join_histories(histories, client.protocol, force)
-    with printed_to(output):
-        if joined is None:
-            left_out = _without_value(headlines, metrics, variant)
-            show(histories[0], form, partial(print_history, shown=shown, left_out=left_out), history_rows)
-        elif against is None:
-            show(joined, form, partial(print_curves, shown=shown), curve_rows)
+                    if form == "table":
+                        say(f"run {run}")
+                    columns = ("metric", "variant", "unit", "latest", "latest at", "best", "best at", "best of")
+                    series = client.summary(run, _of_run(run, choice.names, headlines, metrics), variant=variant)
+                    print_list(series, columns, form, "series", f"run {run} has no values yet")
         else:
-            show(tabulate(joined, against), form, print_tradeoff, tradeoff_rows)
-    _say_hidden(choice)
+            wanted = [*choice.names, *(choice.companions if is_alone else ())]
+            histories = []
+            for run in names:
+                of_run = _of_run(run, wanted, headlines, metrics)
+                if wanted and not of_run:  # without any name, the service would return every metric
+                    histories.append(History(run=run, x=x, series=[], names=[], imports={}, next_cursor=None))
+                    continue
+                read = client.history(run, of_run, variant=variant, x=x, **steps)
+                places = {} if metrics else {name: place for place, name in enumerate(of_run)}
+                in_order = sorted(read.series, key=lambda series: places.get(series.metric, 0))
+                histories.append(last_steps(read.model_copy(update={"series": in_order}), last))
+            joined = None if is_alone else join_histories(histories, client.protocol, force)
+            with printed_to(output):
+                if joined is None:
+                    left_out = [
+                        lack
+                        for lack in (lack for headline in headlines for lack in headline.left_out)
+                        if variant in (None, lack.variant)
+                        and (not metrics or any(fnmatchcase(lack.metric, name) for name in metrics))
+                    ]
+                    show(histories[0], form, partial(print_history, shown=shown, left_out=left_out), history_rows)
+                elif against is None:
+                    show(joined, form, partial(print_curves, shown=shown), curve_rows)
+                else:
+                    show(tabulate(joined, against), form, print_tradeoff, tradeoff_rows)
+    if choice.hidden:
+        say(
+            f"{choice.hidden:,} more {'metric is' if choice.hidden == 1 else 'metrics are'} not in the headline; "
+            "--all shows every metric",
+            err=True,
+        )
     if joined is not None:
         require_comparable(joined)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Metrics that a table shows."""
-
     names: Sequence[str] = ()
     """Names and patterns of the metrics that have rows or columns; empty: all metrics."""
     companions: Sequence[str] = ()
     """Perplexities and other companions, which are shown next to these metrics."""
     hidden: int = 0
-    """Number of metrics of the runs that are not shown."""
 
 
 def _choose(headlines: Sequence[Headline], metrics: Sequence[str], everything: bool, against: str | None) -> Choice:
@@ -183,34 +204,246 @@ def _choose(headlines: Sequence[Headline], metrics: Sequence[str], everything: b
     return Choice(wanted, companions, 0 if metrics else len(known) - len(shown) - len(companions))
 
 
-def _place(series: ValueSeries, names: Sequence[str]) -> int:
-    return names.index(series.metric) if series.metric in names else 0
-
-
-def _without_value(headlines: Sequence[Headline], metrics: Sequence[str], variant: str | None) -> list[LeftOutMetric]:
-    return [
-        lack
-        for headline in headlines
-        for lack in headline.left_out
-        if variant in (None, lack.variant) and (not metrics or any(fnmatchcase(lack.metric, name) for name in metrics))
-    ]
-
-
 def _of_run(run: str, names: Sequence[str], headlines: Sequence[Headline], metrics: Sequence[str]) -> list[str]:
     """Return the names of a headline that the run has; what the user named stays as it is."""
     known = {item.name for headline in headlines if headline.run == run for item in headline.names}
     return [name for name in names if metrics or not headlines or name in known]
 
 
-def _print_newest(client: Client, run: str, metrics: Sequence[str], variant: str | None, form: Format) -> None:
-    if form == "table":
-        say(f"run {run}")
-    columns = ("metric", "variant", "unit", "latest", "latest at", "best", "best at", "best of")
-    series = client.summary(run, metrics, variant=variant)
-    print_list(series, columns, form, "series", f"run {run} has no values yet")
+REASON = "why there is no value"
+
+SHOWN_GAPS = 20
+"""Most rows about checkpoints without values; if more checkpoints lack values, the highest steps are shown."""
 
 
-def _say_hidden(choice: Choice) -> None:
-    if choice.hidden:
-        metrics = "metric is" if choice.hidden == 1 else "metrics are"
-        say(f"{choice.hidden:,} more {metrics} not in the headline; --all shows every metric", err=True)
+@dataclass(frozen=True)
+class Shown:
+    named: Collection[str] = ()
+    """Metrics that have rows even if they are companions of others."""
+    whole: bool = False
+    """Whether all companions have rows."""
+    fits_screen: bool = False
+    """Whether the table is one screen, with the newest values."""
+
+
+def last_steps(history: History, count: int | None) -> History:
+    """Return a history with only the `count` highest steps of all its series together; all steps if None."""
+    if count is None:
+        return history
+    places = sorted({at for series in history.series for at in series.x})[-count:]
+    cut = []
+    for series in history.series if places else ():
+        start = next((place for place, at in enumerate(series.x) if at >= places[0]), len(series.x))
+        columns = {
+            name: value[start:]
+            for name in ("x", "value", "stderr", "low", "high", "n", "groups", "import_")
+            if (value := getattr(series, name)) is not None
+        }
+        cut.append(series.model_copy(update=columns))
+    gaps = [gap for gap in history.gaps if history.x != "step" or not places or gap.step >= places[0]]
+    return history.model_copy(update={"series": [series for series in cut if series.x], "gaps": gaps})
+
+
+def print_history(history: History, *, shown: Shown, left_out: Sequence[LeftOutMetric] = ()) -> None:
+    """Print a row for each value of a run, with companions, sources of imports, and reasons of missing values."""
+    columns = ["metric", "variant", "protocol", "differs", history.x, "value", "± stderr"]
+    columns += [YARDSTICKS, "n", "unit", "imported from", REASON]
+    unmeasured = [
+        [lack.metric, lack.variant, "", "", str(lack.step), "not measured", *[""] * 5, one_line(lack.message)]
+        for lack in left_out
+    ]
+
+    def rows_of(history: History) -> list[list[str]]:
+        named = [series.metric for series in history.series] if shown.whole else shown.named
+        divided = divide_rows([Place(item.metric, item.variant, item.protocol) for item in history.series], named)
+        rows: list[list[str]] = []
+        for place in divided.shown:
+            companions = [history.series[at] for at in divided.companions.get(place, ())]
+            rows += _value_rows(history, history.series[place], companions)
+        return rows + unmeasured
+
+    same_variant = len({row[1] for row in rows_of(history)}) == 1
+    drop = ("protocol", *(["variant"] if same_variant else []), "n", "unit")
+    optional, below = ("differs", YARDSTICKS, "imported from", REASON), (YARDSTICKS, REASON)
+    kept = steps = len({at for series in history.series for at in series.x})
+    if shown.fits_screen:
+        kept = fitting(
+            steps, lambda count: len(table_lines(columns, rows_of(last_steps(history, count)), optional, drop, below))
+        )
+    part = last_steps(history, kept) if kept < steps else history
+    rows = rows_of(part)
+    if rows:
+        print_table(columns, rows, optional, drop, below)
+        explain_groups(columns, rows)
+    else:
+        say(f"run {history.run} has no values yet; evalsvc evaluations {history.run} shows its evaluations")
+    _say_cut(kept, steps, history.x)
+    gaps = sorted(part.gaps, key=lambda gap: gap.step)
+    if gaps:
+        rows = [
+            [str(gap.step), gap.variant, gap.suite, str(gap.evaluation), gap.why, one_line(gap.message)]
+            for gap in gaps[-SHOWN_GAPS:]
+        ]
+        columns = ["step without values", "variant", "suite", "evaluation", "why", "message"]
+        print_table(columns, rows, drop=("variant",), below=("message",))
+    if part.more_gaps or len(gaps) > SHOWN_GAPS:
+        say("more steps have no values; select steps by --from and --to, or give --format json", err=True)
+    _print_omitted(history.series)
+
+
+def _say_cut(kept: int, steps: int, x: Axis) -> None:
+    if kept < steps:
+        places = "steps" if x == "step" else "places on the axis"
+        say(f"the last {kept:,} of {steps:,} {places} are shown; --all and --metric NAME show all", err=True)
+
+
+def _value_rows(history: History, series: ValueSeries, companions: Sequence[ValueSeries]) -> Iterator[list[str]]:
+    head = [series.metric, series.variant, series.protocol, describe_fields(series.differs)]
+    by_step = [
+        (companion_name(companion.metric, series.metric), dict(zip(companion.x, companion.value, strict=True)))
+        for companion in companions
+    ]
+    groups = series.groups or [None] * len(series.x)
+    columns = zip(series.x, series.value, series.stderr, series.n, groups, origins(series), strict=True)
+    for at, value, stderr, n, of_groups, origin in columns:
+        near = yardsticks([(name, values[at]) for name, values in by_step if at in values], series.baseline)
+        numbers = [str(at), shown_number(value), error_bar(stderr), near, shown_items(n, of_groups)]
+        yield [*head, *numbers, series.unit, _source(history.imports, origin) or "", ""]
+
+
+def print_buckets(buckets: Buckets) -> None:
+    """Print a row for each range of steps that `--points` makes."""
+    rows = [{name: value for name, value in row.items() if name != "direction"} for row in bucket_rows(buckets)]
+    drop = ("protocol", *(["variant"] if len({row["variant"] for row in rows}) == 1 else []), "unit", "mean")
+    print_rows(rows, "table", "", f"run {buckets.run} has no values yet", drop)
+
+
+def bucket_rows(buckets: Buckets) -> list[Row]:
+    """Return a row for each range of steps, whose last step is its place on the axis."""
+    return [
+        {
+            **_head(series),
+            buckets.x: at,
+            **{name: getattr(series, name)[place] for name in ("last", "min", "max", "mean", "count")},
+            "unit": series.unit,
+            "direction": series.direction,
+        }
+        for series in buckets.series
+        for place, at in enumerate(series.x)
+    ]
+
+
+def print_curves(joined: JoinedHistories, *, shown: Shown) -> None:
+    """Print a table for each curve, with a column per series; curves that share a screen are one table."""
+    steps = len({at for curve in joined.curves for series in curve.series for at in series.x})
+    if shown.fits_screen and len(joined.curves) > 1:
+        labels = list(dict.fromkeys(_label(curve, series) for curve in joined.curves for series in curve.series))
+        columns = ["metric", joined.x, *labels]
+
+        def newest(kept: int) -> list[list[str]]:
+            return [row for curve in joined.curves for row in _curve_rows(curve, labels, kept)]
+
+        kept = fitting(steps, lambda count: len(table_lines(columns, newest(count))))
+        print_table(columns, newest(kept))
+        _say_cut(kept, steps, joined.x)
+    else:
+        for curve in joined.curves:
+            chances = {series.baseline for series in curve.series}
+            say_curve(curve, chances.pop() if len(chances) == 1 else None)
+            labels = [_label(curve, series) for series in curve.series]
+            kept = fitting(steps, lambda count: count) if shown.fits_screen else steps
+            print_table([joined.x, *labels], [row[1:] for row in _curve_rows(curve, labels, kept)])
+            _say_cut(kept, steps, joined.x)
+    _print_omitted([series for curve in joined.curves for series in curve.series])
+    if not joined.curves and not joined.refused:
+        say(f"runs {', '.join(joined.runs)} have no values yet")
+
+
+def _label(curve: Curve, series: RunSeries) -> str:
+    variant = series.variant if series.variant != "raw" else ""
+    differs = describe_fields(series.differs) if curve.protocol is None else ""
+    return " ".join(filter(None, [series.run, variant, differs]))
+
+
+def _curve_rows(curve: Curve, labels: Sequence[str], kept: int) -> list[list[str]]:
+    cells: dict[int, dict[str, str]] = {}
+    for series in curve.series:
+        for at, value, stderr, origin in zip(series.x, series.value, series.stderr, origins(series), strict=True):
+            cells.setdefault(at, {})[_label(curve, series)] = _cell(value, stderr, origin)
+    name = labelled(curve.metric, curve.differs) + (f" ({curve.unit})" if curve.unit else "")
+    return [[name, str(at), *(cells[at].get(label, "") for label in labels)] for at in sorted(cells)[-kept:]]
+
+
+def print_tradeoff(tradeoff: Tradeoff) -> None:
+    """Print a row per checkpoint, with the metric of `--against` first."""
+    keys, metrics = ["run", "variant", tradeoff.x], [tradeoff.against, *tradeoff.columns]
+    rows = []
+    for row in tradeoff.rows:
+        cells = [_cell(point.value, point.stderr, point.import_) if point else "" for point in _points(row, metrics)]
+        rows.append([*(str(row[key]) for key in keys), *cells])
+    print_table([*keys, *metrics], rows)
+
+
+def _points(row: Mapping[str, object], metrics: Sequence[str]) -> list[TradeoffPoint | None]:
+    return [None if row[metric] is None else TradeoffPoint.model_validate(row[metric]) for metric in metrics]
+
+
+def tradeoff_rows(tradeoff: Tradeoff) -> list[Row]:
+    """Return a row per checkpoint, with columns for values, standard errors and ends of intervals."""
+    rows: list[Row] = []
+    for row in tradeoff.rows:
+        plain = {key: row[key] for key in ("run", "variant", tradeoff.x)}
+        metrics = [tradeoff.against, *tradeoff.columns]
+        for metric, point in zip(metrics, _points(row, metrics), strict=True):
+            plain |= {metric: point and point.value}
+            plain |= {f"{metric} {name}": point and getattr(point, name) for name in ("stderr", "low", "high")}
+            plain |= {f"{metric} source": point and _source(tradeoff.imports[str(row["run"])], point.import_)}
+        rows.append(plain)
+    return rows
+
+
+def history_rows(history: History) -> list[Row]:
+    """Return a row for each value of a run."""
+    return [row for series in history.series for row in _series_rows(series, history.x, history.imports)]
+
+
+def curve_rows(joined: JoinedHistories) -> list[Row]:
+    """Return a row for each value of several runs."""
+    return [
+        {"run": series.run, **row}
+        for curve in joined.curves
+        for series in curve.series
+        for row in _series_rows(series, joined.x, joined.imports[series.run])
+    ]
+
+
+def _series_rows(series: ValueSeries, x: Axis, imports: Mapping[str, ImportSource]) -> Iterator[Row]:
+    columns = {name: getattr(series, name) for name in ("value", "stderr", "low", "high", "n", "groups")}
+    for place, (at, origin) in enumerate(zip(series.x, origins(series), strict=True)):
+        yield {
+            **_head(series),
+            x: at,
+            **{name: None if column is None else column[place] for name, column in columns.items()},
+            "unit": series.unit,
+            "direction": series.direction,
+            "import": origin,
+            "source": _source(imports, origin),
+        }
+
+
+def _head(series: SeriesHead) -> dict[str, object]:
+    names = ("metric", "variant", "protocol")
+    return {name: getattr(series, name) for name in names} | {"differs": describe_fields(series.differs)}
+
+
+def _cell(value: float | Word, stderr: float | None, origin: int | None) -> str:
+    return " ".join(filter(None, [shown_number(value), error_bar(stderr), "" if origin is None else "(imported)"]))
+
+
+def _source(imports: Mapping[str, ImportSource], origin: int | None) -> str | None:
+    return None if origin is None else imports[str(origin)].source
+
+
+def _print_omitted(series: Sequence[ValueSeries]) -> None:
+    if omitted := sum(item.omitted for item in series):
+        say(f"{omitted} values of checkpoints that were posted without tokens_seen are not shown")

@@ -21,8 +21,7 @@ from typing import Annotated, TextIO
 import typer
 from typer import Argument, Option
 
-from evalsvc.cli.name_completion import complete_run
-from evalsvc.cli.options import Url, connect
+from evalsvc.cli.options import Url, complete_run, connect
 from evalsvc.cli.terminal import say
 from evalsvc.cli.wording import counted
 from evalsvc.data.files import unreadable

@@ -11,8 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.text import Text
 
-from evalsvc.cli.name_completion import complete_metric, complete_run
-from evalsvc.cli.options import FirstStep, LastStep, Url, connect, require_folders
+from evalsvc.cli.options import FirstStep, LastStep, Url, complete_metric, complete_run, connect, require_folders
 from evalsvc.cli.terminal import print_lines, say, terminal_width
 from evalsvc.client import Client
 from evalsvc.errors import InvalidRequest, UnknownName, os_reason

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from evalsvc.cli.tables import error_bar, shown_number
+from evalsvc.cli.printer import error_bar, shown_number
 from evalsvc.cli.terminal import one_line, say
 from evalsvc.cli.wording import duration
 from evalsvc.messages import LookResult

@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from evalsvc.cli.name_completion import complete_metric, complete_run
-from evalsvc.cli.options import Form, Format, Limit, Output, Url, connect, refuse
+from evalsvc.cli.options import Form, Format, Limit, Output, Url, complete_metric, complete_run, connect, refuse
 from evalsvc.cli.printer import Row, first_rows, page_size, print_list, print_rows, printed_to
 from evalsvc.cli.terminal import say, say_json
 from evalsvc.client import Client

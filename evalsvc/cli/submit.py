@@ -13,8 +13,8 @@ from typer.core import TyperCommand
 
 from evalsvc.checkpoints.reference import Spool
 from evalsvc.cli.options import FAILED, Layout, Model, Priority, RunArgument, Suite, Url, connect
+from evalsvc.cli.printer import print_errors, print_metrics, print_warnings
 from evalsvc.cli.progress import Transfer, print_news, show_bars, show_transfer
-from evalsvc.cli.tables import print_errors, print_metrics, print_warnings
 from evalsvc.cli.terminal import say
 from evalsvc.cli.weights import absolute_uri, inline_layout, inline_model, local_file, uploaded_model, uploaded_path
 from evalsvc.cli.wording import in_options

@@ -10,8 +10,7 @@ import typer
 from typer import Argument, Option
 
 from evalsvc.cli.lazy_group import CommandGroup
-from evalsvc.cli.name_completion import complete_suite
-from evalsvc.cli.options import FAILED, Form, Output, Suites, Url, Yes, connect, require_folders
+from evalsvc.cli.options import FAILED, Form, Output, Suites, Url, Yes, complete_suite, connect, require_folders
 from evalsvc.cli.printer import print_rows, print_suite_tasks, printed_to, show
 from evalsvc.cli.terminal import confirm, say
 from evalsvc.cli.wording import counted

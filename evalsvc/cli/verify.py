@@ -14,7 +14,6 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from evalsvc.cli.name_completion import complete_run
 from evalsvc.cli.options import (
     FAILED,
     Device,
@@ -22,6 +21,7 @@ from evalsvc.cli.options import (
     Model,
     Suites,
     Url,
+    complete_run,
     connect,
     local_settings,
     refuse,

@@ -13,17 +13,14 @@ from typer import Argument, Option
 
 from evalsvc.checkpoints.reference import Spool
 from evalsvc.checkpoints.remote.uri import is_remote
-from evalsvc.cli.name_completion import complete_run
-from evalsvc.cli.options import FAILED, Layout, Model, Priority, Suite, Url, connect
+from evalsvc.cli.options import FAILED, Layout, Model, Priority, Suite, Url, complete_run, connect
 from evalsvc.cli.terminal import say
 from evalsvc.cli.weights import absolute_uri, inline_layout, inline_model
 from evalsvc.cli.wording import in_options
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest
-from evalsvc.watch.completeness import Classifier
+from evalsvc.watch.completeness import Classifier, Memory, StepPattern
 from evalsvc.watch.folders import LocalFolder, RemoteFolder
-from evalsvc.watch.memory import Memory
-from evalsvc.watch.naming import StepPattern
 from evalsvc.watch.watcher import Place, Posting, Watcher
 
 commands = typer.Typer()

@@ -14,8 +14,7 @@ from evalsvc.config import Settings
 from evalsvc.data.captions import chosen_captions
 from evalsvc.data.tokenizer import read_tokenizer
 from evalsvc.data.tokens import read_records, require_text
-from evalsvc.doctor.checks import check_lm_eval
-from evalsvc.doctor.inputs import files_of, missing_inputs, path_problem, paths_of
+from evalsvc.doctor.checks import check_lm_eval, files_of, missing_inputs, path_problem, paths_of
 from evalsvc.errors import EvalsvcError, InvalidSuite, os_reason
 from evalsvc.installation import missing_package
 from evalsvc.spec import catalog

@@ -1,21 +1,24 @@
-"""Decide whether a file or folder is a complete checkpoint, and read its step and variant."""
+"""Decide whether a file or folder is a complete checkpoint, and read its step and variant from name or content."""
 
 from __future__ import annotations
 
+import hashlib
+import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from pydantic import BaseModel, ValidationError
+
 from evalsvc.checkpoints.formats import format_of, read_header
 from evalsvc.checkpoints.torch_file import read_outline, require_safe
-from evalsvc.errors import EvalsvcError, UnsafeCheckpoint, os_reason
+from evalsvc.errors import EvalsvcError, InvalidRequest, UnsafeCheckpoint, os_reason
+from evalsvc.files.atomic import write_whole
 from evalsvc.spec.names import NAME
 from evalsvc.watch.folders import Candidate, whole_folder
-from evalsvc.watch.memory import Memory
-from evalsvc.watch.naming import Named, StepPattern, read_averaged_name, read_bare_number, read_name, skip_reason
 
 NO_STEP = (
     "has no step in its name or content; give --steps-per-epoch N if its name has the epoch, or --step-pattern 'REGEX' "
@@ -172,3 +175,147 @@ def _checkpoint(step: int, variant: str) -> Verdict:
         return Verdict("checkpoint", step=step, variant=variant)
     reason = f"its name gives the variant {variant!r}, which is no valid name; give --step-pattern with (?P<variant>…)"
     return Verdict("no checkpoint", reason)
+
+
+COMPANIONS = frozenset(("optimizer", "optim", "stats", "scheduler", "scaler", "rng", "random", "training"))
+"""First words in names of files that a training job writes next to its checkpoints."""
+
+MOVING = frozenset(("latest", "last", "best", "newest", "recent"))
+"""Words in names of copies and links whose content changes to another checkpoint."""
+
+UNFINISHED = frozenset(("tmp", "temp", "partial", "part", "incomplete"))
+
+OVERWRITTEN = (
+    "not posted, since a training replaces such files; save each checkpoint under a name with its step, or give "
+    "--step-pattern"
+)
+PARTS = "not posted, since each is a part of a model; watch the folder above the folder of all parts and their index"
+
+_EPOCH = re.compile(r"(?:^|[^a-z])epoch[_=-]?(\d+)(?!\d)", re.IGNORECASE)
+_STEP = re.compile(
+    r"(?:^|[^a-z])(?:global[_-]?step|step|iteration|iter|checkpoint|ckpt|model)s?[_=-]?(\d+)(?!\d)", re.I
+)
+_NUMBERED = re.compile(r"(?P<stem>.+)_(?P<number>\d+)\.[a-z]+")
+_SHARD = re.compile(r"-\d+-of-\d+\.")
+_BARE = re.compile(r"(\d{5,7})(?:\.[a-z]+)?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Named:
+    """Parts of a name; None for parts that the name does not have."""
+
+    step: int | None = None
+    epoch: int | None = None
+    variant: str | None = None
+
+
+class StepPattern:
+    """Regular expression of the user. The group `step` or `epoch`, or else the first group as a step, is a number."""
+
+    def __init__(self, pattern: str) -> None:
+        """Raise InvalidRequest if `pattern` is no regular expression or has no group."""
+        try:
+            self._pattern = re.compile(pattern)
+        except re.error as error:
+            raise InvalidRequest(
+                f"--step-pattern {pattern} is no regular expression: {error}; correct the pattern"
+            ) from None
+        if not self._pattern.groups:
+            raise InvalidRequest(
+                f"--step-pattern {pattern} has no group for the step; write, for example, 'iter(\\d+)\\.pt'"
+            )
+
+    def read(self, name: str) -> Named | None:
+        """Return the parts of a name; None if the pattern does not match the name."""
+        if (match := self._pattern.search(name)) is None:
+            return None
+        groups = match.groupdict()
+        kind = next((kind for kind in ("step", "epoch") if kind in groups), None)
+        number = groups[kind] if kind else match[1]
+        if not re.fullmatch(r"\d+", number or "", re.ASCII):
+            raise InvalidRequest(
+                f"the group of --step-pattern {self._pattern.pattern} matches {number!r} in {name}, which is no step; "
+                "put only the digits into the group"
+            )
+        return Named(**{kind or "step": int(number)}, variant=groups.get("variant"))
+
+
+def skip_reason(name: str) -> str | None:
+    """Return why a name is not that of a checkpoint: OVERWRITTEN, PARTS, or empty where the user need not know.
+
+    None: the name can be that of a checkpoint.
+    """
+    words = re.split(r"[._=-]+", name.lower())
+    if words[0] in COMPANIONS or {*words} & UNFINISHED:
+        return ""
+    if {*words} & MOVING:
+        return OVERWRITTEN
+    return PARTS if _SHARD.search(name) else None
+
+
+def read_name(name: str) -> Named:
+    """Return the step in a name such as `checkpoint-500` or `step=500.ckpt`, or the epoch in `epoch_3.pt`."""
+    step, epoch = _STEP.search(name), _EPOCH.search(name)
+    return Named(step=int(step[1]) if step else None, epoch=int(epoch[1]) if epoch and not step else None)
+
+
+def read_bare_number(name: str) -> int | None:
+    """Return the step in a name such as `0050000.pt`; None if a number alone may be an epoch or a date."""
+    match = _BARE.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+def read_averaged_name(name: str) -> Named:
+    """Return the variant `ema_0.9999_1` and the epoch 3 in `ema_0.9999_1_3.pt`, a name of open_lm's averagers."""
+    match = _NUMBERED.fullmatch(name)
+    return Named() if match is None else Named(epoch=int(match["number"]), variant=match["stem"])
+
+
+class _Content(BaseModel):
+    format: Literal[1] = 1
+    digests: dict[str, tuple[str, str]] = {}
+    """Mark and SHA-256 by URI."""
+    steps: dict[int, int] = {}
+    """Step by epoch."""
+
+
+class Memory:
+    """Memory in a file, which is replaced atomically. A missing, damaged or incompatible file counts as empty."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._content = _Content.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError):
+            self._content = _Content()
+
+    @classmethod
+    def of(cls, data_home: Path, place: str, run: str) -> Memory:
+        """Return the memory for the watcher of a folder and a run."""
+        name = hashlib.sha256(f"{place}\n{run}".encode()).hexdigest()[:16]
+        return cls(data_home / "watch" / f"{name}.json")
+
+    def digest(self, candidate: Candidate) -> str | None:
+        """Return the known SHA-256 of a candidate; None if the content was never digested or has changed."""
+        mark, sha256 = self._content.digests.get(candidate.uri, ("", ""))
+        return sha256 if mark == candidate.mark else None
+
+    def keep_digest(self, candidate: Candidate, sha256: str) -> None:
+        self._content.digests[candidate.uri] = (candidate.mark, sha256)
+        self._write()
+
+    def step(self, epoch: int) -> int | None:
+        return self._content.steps.get(epoch)
+
+    def keep_step(self, epoch: int, step: int) -> None:
+        if self.step(epoch) != step:
+            self._content.steps[epoch] = step
+            self._write()
+
+    def forget_others(self, uris: Collection[str]) -> None:
+        """Remove the digests of all URIs except `uris`."""
+        digests = self._content.digests
+        self._content.digests = {uri: kept for uri, kept in digests.items() if uri in uris}
+
+    def _write(self) -> None:
+        write_whole(self._path, self._content.model_dump_json().encode())

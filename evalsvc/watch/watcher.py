@@ -25,9 +25,8 @@ from evalsvc.errors import (
     first_few,
 )
 from evalsvc.spec.documents import Checkpoint, EvaluationSummary, RunCheckpoint
-from evalsvc.watch.completeness import Classifier, Verdict
+from evalsvc.watch.completeness import OVERWRITTEN, PARTS, Classifier, Verdict
 from evalsvc.watch.folders import Candidate, LocalFolder, RemoteFolder, look_at
-from evalsvc.watch.naming import OVERWRITTEN, PARTS
 from evalsvc.watch.wide_table import require_layout
 
 FIRST_DELAY, MAX_DELAY = 1.0, 60.0

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from http_pages import Pages, serving
 
-from evalsvc.assets import ASSETS, Asset, Source, download, locate_asset, pull, pulling, read_record
+from evalsvc.assets import ASSETS, Asset, Source, locate_asset, pull, pulling, read_record
 from evalsvc.errors import AssetCorrupt, AssetMissing, DataDirectoryUnusable, MissingPackage, UnknownName
 from evalsvc.installation import pip_install
 
@@ -209,7 +209,7 @@ class TestThere:
         def full(*_: object) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(download, "_receive", full)
+        monkeypatch.setattr(pulling, "_receive", full)
         with pytest.raises(DataDirectoryUnusable, match="no space left on device; free disk space"):
             pull("decoder", tmp_path)
 

@@ -5,7 +5,7 @@ import math
 import pytest
 from gate_documents import result, value
 
-from evalsvc.cli.contrast_tables import print_contrasts, print_difference_curves
+from evalsvc.cli.compare import print_contrasts, print_difference_curves
 from evalsvc.cli.terminal import SCREEN
 from evalsvc.compare.comparison import Options, compare_results
 from evalsvc.compare.difference_curves import difference_curves

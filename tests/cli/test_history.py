@@ -12,7 +12,7 @@ from console import Command
 from example_documents import example
 from queue_steps import enter, evaluate_whole, metric, submission, suite
 
-from evalsvc.cli.history_tables import Shown, print_curves, print_history
+from evalsvc.cli.history import Shown, print_curves, print_history
 from evalsvc.cli.terminal import SCREEN
 from evalsvc.client import Client
 from evalsvc.compare.curves import join_histories

@@ -9,7 +9,7 @@ import pytest
 from queue_steps import enter, evaluate_whole, metric, submission, suite
 from typer.testing import CliRunner
 
-from evalsvc.cli.name_completion import DEADLINE
+from evalsvc.cli.options import DEADLINE
 from evalsvc.cli.program import app
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from console import Command
 
-from evalsvc.cli.plan import parse_planned
+from evalsvc.cli.runs import parse_planned
 from evalsvc.errors import InvalidRequest
 from evalsvc.spec.documents import PlannedSuite
 

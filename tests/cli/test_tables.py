@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from example_documents import example
 
+from evalsvc.cli.printer import print_metrics
 from evalsvc.cli.submit import show_finished
-from evalsvc.cli.tables import print_metrics
 from evalsvc.spec.documents import Evaluation, Metric, Task, TaskWarning
 
 SCALES = {scale: {"data": "ab", "sampling": {"guidance_scale": scale}} for scale in (1.0, 3.0)}

@@ -11,7 +11,7 @@ import typer
 from example_documents import example
 from rich.cells import cell_len
 
-from evalsvc.cli import completions, history_tables, items, printer, progress, submit, tables, terminal
+from evalsvc.cli import history, items, printer, progress, submit, terminal
 from evalsvc.cli.terminal import confirm, style_of, table_lines, wrapped
 from evalsvc.compare.curves import Curve, JoinedHistories, RunSeries, Tradeoff
 from evalsvc.errors import InvalidRequest
@@ -79,7 +79,7 @@ COMPLETIONS = StepCompletions(
 )
 
 
-WHOLE = history_tables.Shown(whole=True)
+WHOLE = history.Shown(whole=True)
 
 
 def show_bars() -> None:
@@ -92,17 +92,17 @@ SHOWN: dict[str, Callable[[], None]] = {
     "say": lambda: terminal.say(EVIL),
     "say_json": lambda: terminal.say_json({EVIL: EVIL + "\x7f\x9b"}),
     "complain": lambda: terminal.complain(EVIL),
-    "metrics": lambda: tables.print_metrics([METRIC], {}),
-    "history": lambda: history_tables.print_history(HISTORY, shown=WHOLE),
-    "left out": lambda: history_tables.print_history(HISTORY, shown=WHOLE, left_out=[LEFT_OUT]),
-    "buckets": lambda: history_tables.print_buckets(BUCKETS),
-    "history as CSV": lambda: terminal.write_rows(history_tables.history_rows(HISTORY)),
-    "curves": lambda: history_tables.print_curves(CURVES, shown=WHOLE),
-    "tradeoff": lambda: history_tables.print_tradeoff(TRADEOFF),
-    "tradeoff as CSV": lambda: terminal.write_rows(history_tables.tradeoff_rows(TRADEOFF)),
+    "metrics": lambda: printer.print_metrics([METRIC], {}),
+    "history": lambda: history.print_history(HISTORY, shown=WHOLE),
+    "left out": lambda: history.print_history(HISTORY, shown=WHOLE, left_out=[LEFT_OUT]),
+    "buckets": lambda: history.print_buckets(BUCKETS),
+    "history as CSV": lambda: terminal.write_rows(history.history_rows(HISTORY)),
+    "curves": lambda: history.print_curves(CURVES, shown=WHOLE),
+    "tradeoff": lambda: history.print_tradeoff(TRADEOFF),
+    "tradeoff as CSV": lambda: terminal.write_rows(history.tradeoff_rows(TRADEOFF)),
     "document": lambda: printer.print_fields(POSTED.checkpoint),
     "posted": lambda: submit.show_posted(POSTED),
-    "completions": lambda: completions.print_completions([COMPLETIONS], everything=True),
+    "completions": lambda: items.print_completions([COMPLETIONS], everything=True),
     "rows": lambda: printer.print_rows([{EVIL: EVIL}], "table", "rows", ""),
     "tasks of a suite": lambda: printer.print_suite_tasks([{"name": EVIL, "kind": EVIL, EVIL: EVIL}]),
     "items": lambda: items.print_items(ITEMS, limit=1),

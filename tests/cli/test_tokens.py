@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 
 from evalsvc.access_tokens import TOKEN, hash_token
 from evalsvc.cli import app
-from evalsvc.cli.tokens import create
+from evalsvc.cli.database import create
 from evalsvc.errors import DatabaseUnusable
 from evalsvc.files.secrets import read_token
 from evalsvc.store.session import open_store

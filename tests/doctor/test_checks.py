@@ -11,8 +11,7 @@ import pytest
 
 from evalsvc.config import Settings
 from evalsvc.doctor import verification
-from evalsvc.doctor.checks import Check, check_verification, run_checks
-from evalsvc.doctor.inputs import files_of, missing_inputs
+from evalsvc.doctor.checks import Check, check_verification, files_of, missing_inputs, run_checks
 from evalsvc.doctor.verification import FILE, keep_verification, present_versions
 from evalsvc.errors import InvalidSuite, UnknownName
 from evalsvc.installation import pip_install

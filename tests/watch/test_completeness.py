@@ -12,10 +12,19 @@ from torch_files import save_filled
 
 from evalsvc.errors import InvalidRequest
 from evalsvc.miniature import ROOT
-from evalsvc.watch.completeness import NO_STEP, Classifier, Verdict
+from evalsvc.watch.completeness import (
+    NO_STEP,
+    Classifier,
+    Memory,
+    Named,
+    StepPattern,
+    Verdict,
+    read_averaged_name,
+    read_bare_number,
+    read_name,
+    skip_reason,
+)
 from evalsvc.watch.folders import LocalFolder, look_at
-from evalsvc.watch.memory import Memory
-from evalsvc.watch.naming import Named, StepPattern, read_averaged_name, read_bare_number, read_name, skip_reason
 
 MINIATURE = ROOT / "runs" / "pretrained" / "checkpoints"
 

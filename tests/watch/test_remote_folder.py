@@ -11,9 +11,8 @@ from app_in_process import App, app_in_process
 from evalsvc.client import Client
 from evalsvc.config import Settings
 from evalsvc.errors import CheckpointNotAllowed, InvalidRequest
-from evalsvc.watch.completeness import Classifier
+from evalsvc.watch.completeness import Classifier, Memory
 from evalsvc.watch.folders import RemoteFolder
-from evalsvc.watch.memory import Memory
 from evalsvc.watch.watcher import Posting, Watcher
 
 PLACE = "memory://bucket/run"

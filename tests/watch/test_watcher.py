@@ -18,9 +18,8 @@ from evalsvc.miniature import ROOT
 from evalsvc.spec.layout import parse_layout
 from evalsvc.store.tables import Checkpoint
 from evalsvc.watch import watcher as watcher_module
-from evalsvc.watch.completeness import Classifier
+from evalsvc.watch.completeness import Classifier, Memory
 from evalsvc.watch.folders import LocalFolder
-from evalsvc.watch.memory import Memory
 from evalsvc.watch.watcher import Posting, Watcher
 from evalsvc.watch.wide_table import require_layout
 

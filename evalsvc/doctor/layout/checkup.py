@@ -15,8 +15,7 @@ from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.checkpoints.remote.fetch import fetched
 from evalsvc.config import Settings
 from evalsvc.data.tokens import read_tokens
-from evalsvc.doctor.layout.candidates import find_sizes, propose
-from evalsvc.doctor.layout.search import MOST_ROWS, Scored, Search, score
+from evalsvc.doctor.layout.search import MOST_ROWS, Scored, Search, find_sizes, propose, score
 from evalsvc.errors import InvalidData
 from evalsvc.metrics.shares import standard_error
 from evalsvc.metrics.student import critical_value

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from evalsvc.data.tokens import Record
-from evalsvc.doctor.layout.candidates import TEMPLATES, Proposal, Sizes, find_sizes, propose
+from evalsvc.doctor.layout.search import TEMPLATES, Candidate, Sizes, find_sizes, propose
 from evalsvc.errors import InvalidData
 from evalsvc.spec.layout import parse_layout
 from evalsvc.spec.layout_presets import presets
@@ -91,7 +91,7 @@ class TestSizes:
 
 def test_silent_rows_are_those_without_any_use_but_the_pad() -> None:
     templates = {"template": ["text", "TEXT", "/text", "IMAGE"], "unconditional_template": None}
-    candidate = Proposal("mine.yaml", "its own", parse_layout(OWN | templates).resolve(23))
+    candidate = Candidate("mine.yaml", "its own", parse_layout(OWN | templates).resolve(23))
     assert candidate.unclaimed_rows() == list(range(14, 23))
     assert candidate.silent_rows() == [14, 15, 18, 19, 21, 22]  # doc, /doc, image, /image and the rows of no block
 

@@ -10,16 +10,15 @@ import pytest
 from bigram_witness import BigramWitness
 
 from evalsvc.data.tokens import Record
-from evalsvc.doctor.layout.candidates import Proposal, Sizes, propose
 from evalsvc.doctor.layout.checkup import in_errors, margin
-from evalsvc.doctor.layout.search import score
+from evalsvc.doctor.layout.search import Candidate, Sizes, propose, score
 from evalsvc.metrics.shares import standard_error
 
 RECORDS = [Record(array("i", [1, 2]), array("i", [0, 3, code]), "line 1") for code in (1, 2, 2)]
 ROWS = 21
 
 
-def candidate(template: str) -> Proposal:
+def candidate(template: str) -> Candidate:
     found = propose(ROWS, RECORDS, Sizes((10,), 4, ()), {})[0]
     return next(item for item in found if item.label == f"image-then-special 10 ({template})")
 

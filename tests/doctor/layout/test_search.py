@@ -15,9 +15,8 @@ import pytest
 from bigram_witness import BigramWitness
 
 from evalsvc.data.tokens import Record, read_tokens
-from evalsvc.doctor.layout.candidates import TEMPLATES, Proposal, Sizes, propose
 from evalsvc.doctor.layout.checkup import judge
-from evalsvc.doctor.layout.search import Search, Witness, as_the_model_expects
+from evalsvc.doctor.layout.search import TEMPLATES, Candidate, Search, Sizes, Witness, as_the_model_expects, propose
 from evalsvc.miniature import ROOT
 from evalsvc.spec.layout import VocabularyLayout, parse_layout
 from evalsvc.spec.layout_presets import presets
@@ -49,7 +48,7 @@ def hidden(preset: str, template: str = "text, image", seed: int | None = None) 
 
 
 def verdict_on(
-    witness: Witness, candidates: Sequence[Proposal] = CANDIDATES, records: Sequence[Record] = PAIRS
+    witness: Witness, candidates: Sequence[Candidate] = CANDIDATES, records: Sequence[Record] = PAIRS
 ) -> dict[str, Any]:
     search = Search(witness, records)
     search.run(candidates)
@@ -177,5 +176,5 @@ def test_token_that_comes_twice_has_one_row() -> None:
     truth = parse_layout({**fields, "special": {"sep": 580, "end": 581}, "template": template})
     guess = parse_layout({**truth.to_json(), "special": {"sep": 581, "end": 580}})
     witness = BigramWitness.trained(truth, TRAINING, ROWS)
-    found = list(as_the_model_expects(witness, Proposal("mine.yaml", "its own", guess), PAIRS))
+    found = list(as_the_model_expects(witness, Candidate("mine.yaml", "its own", guess), PAIRS))
     assert [item.layout.special["sep"] for item in found] == [580]

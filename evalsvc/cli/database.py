@@ -1,4 +1,4 @@
-"""`evalsvc tokens`: make, list and revoke access tokens."""
+"""`evalsvc tokens`, `backup` and `restore`: commands that open the database of the service."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ from evalsvc.access_tokens import TokenScope
 from evalsvc.cli.lazy_group import CommandGroup
 from evalsvc.cli.options import DatabaseUrl, DataDir, Form, Output
 from evalsvc.cli.printer import print_rows, printed_to
-from evalsvc.cli.terminal import say
+from evalsvc.cli.terminal import say, warn
+from evalsvc.cli.wording import counted
 from evalsvc.config import Settings
+from evalsvc.errors import first_few
+from evalsvc.store.backup import restore_backup, write_backup
 from evalsvc.store.session import Store, open_store, require_database, translated
 from evalsvc.store.tables import Token
 from evalsvc.store.tokens import all_tokens, create_token, revoke_token
@@ -119,3 +122,42 @@ def _state(token: Token) -> str:
 
 def _day(when: datetime | None) -> str:
     return "never" if when is None else when.strftime("%Y-%m-%d %H:%M")
+
+
+@commands.command()
+def backup(
+    file: Annotated[Path, Argument(help="File to write, a tar that only its owner may read.")],
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+    force: Annotated[bool, Option("--force", help="Replace the file if it exists.")] = False,
+    spool: Annotated[bool, Option(help="Include the checkpoints that the service keeps, which may be large.")] = True,
+) -> None:
+    """Write the database and the data folder to one file, consistent with each other, while the service runs.
+
+    The backup has all results, and the hashes of tokens. Assets, data sets, caches and checkpoints that were posted
+    without --spool are not part of the backup.
+    """
+    settings = Settings.load(data_dir=data_dir, database_url=database_url)
+    _warn_of_lost(write_backup(settings, file, force=force, spool=spool))
+    say(f"{file}: {file.stat().st_size:,} bytes")
+
+
+@commands.command()
+def restore(
+    file: Annotated[Path, Argument(help="File that `evalsvc backup` has written.")],
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Restore a backup into an empty database, SQLite or PostgreSQL, and a new data folder.
+
+    Stop the service of that database first. The database stays empty until the whole backup has been restored.
+    """
+    settings = Settings.load(data_dir=data_dir, database_url=database_url)
+    _warn_of_lost(restore_backup(settings, file))
+    say(f"restored {file}; data folder: {settings.data_path}")
+
+
+def _warn_of_lost(names: list[str]) -> None:
+    if names:
+        lost = counted(len(names), "file")
+        warn(f"{lost} of the data folder missing or damaged before the backup: {first_few(names, 5)}")
