@@ -68,14 +68,12 @@ class Asset:
         return "a folder" if self.parts else "a file"
 
 
-def _hugging_face(
-    name: str, repository: str, megabytes: int, purpose: str, *files: str, role: str = "feature extractor"
-) -> Asset:
+def _hugging_face(name: str, repository: str, megabytes: int, purpose: str, *files: str) -> Asset:
     """Return a model's folder: these files, and its weights in either of the published formats."""
     url = f"https://huggingface.co/{repository}/resolve/main/"
     weights = (Source(url + "model.safetensors", None), Source(url + "pytorch_model.bin", None))
     parts = (*((Source(url + file, None),) for file in files), weights)
-    return Asset(name, name, megabytes, f"{role}: {purpose}", (), parts=parts)
+    return Asset(name, name, megabytes, purpose, (), parts=parts)
 
 
 def _movqgan(size: str, megabytes: int) -> Asset:
@@ -94,6 +92,8 @@ _INCEPTION = Source(
     "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt",
     INCEPTION_TORCHSCRIPT,
 )
+
+_CLIP_FILES = ("config.json", "preprocessor_config.json", "tokenizer.json")
 
 ASSETS = {
     asset.name: asset
@@ -126,35 +126,29 @@ ASSETS = {
             "janus-pro-1b",
             "deepseek-community/Janus-Pro-1B",
             4200,
-            "LlamaGen's VQ-16 as Janus-Pro has it, in a folder of the whole model",
+            "image decoder: LlamaGen's VQ-16 as Janus-Pro has it, in a folder of the whole model",
             "config.json",
-            role="image decoder",
         ),
         _hugging_face(
             "clip-vit-b-32",
             "openai/clip-vit-base-patch32",
             605,
-            "CLIP ViT-B/32, for CLIPScore",
-            "config.json",
-            "preprocessor_config.json",
-            "tokenizer.json",
+            "feature extractor: CLIP ViT-B/32, for CLIPScore",
+            *_CLIP_FILES,
         ),
         _hugging_face(
             "clip-vit-l-14-336",
             "openai/clip-vit-large-patch14-336",
             1710,
-            "CLIP ViT-L/14 at 336 pixels, for CMMD and CLIPScore",
-            "config.json",
-            "preprocessor_config.json",
-            "tokenizer.json",
+            "feature extractor: CLIP ViT-L/14 at 336 pixels, for CMMD and CLIPScore",
+            *_CLIP_FILES,
         ),
         _hugging_face(
             "dinov2-vit-l-14",
             "facebook/dinov2-large",
             1220,
-            "DINOv2 ViT-L/14, for FD-DINOv2",
-            "config.json",
-            "preprocessor_config.json",
+            "feature extractor: DINOv2 ViT-L/14, for FD-DINOv2",
+            *_CLIP_FILES[:2],
         ),
         Asset(
             "smollm2-135m",
@@ -210,7 +204,7 @@ def locate_asset(name: str, folder: Path) -> Path:
 def read_record(name: str, folder: Path) -> Record | None:
     """Return the record of a pulled asset; None if it was not pulled, or its record cannot be read."""
     try:
-        return Record(**json.loads(_record_path(find_asset(name), folder).read_text()))
+        return Record(**json.loads((folder / f"{find_asset(name).file}.json").read_text()))
     except (OSError, ValueError, TypeError):
         return None
 
@@ -218,8 +212,4 @@ def read_record(name: str, folder: Path) -> Record | None:
 def write_record(asset: Asset, folder: Path, record: Record) -> None:
     """Write the record of an asset next to it, atomically."""
     content = json.dumps(asdict(record), indent=2) + "\n"
-    write_whole(_record_path(asset, folder), content.encode(), durable=False, mode=0o666)
-
-
-def _record_path(asset: Asset, folder: Path) -> Path:
-    return folder / f"{asset.file}.json"
+    write_whole(folder / f"{asset.file}.json", content.encode(), durable=False, mode=0o666)

@@ -27,6 +27,11 @@ from evalsvc.installation import PYTHON, missing_package
 Converter = Callable[[Asset, Path, Path], None]
 """Function that writes the asset in a file to another file, or to a folder."""
 
+Progress = Callable[[int, int | None], None]
+"""Callback with the number of bytes so far, and the total if it is known."""
+
+BLOCK, TIMEOUT_S = 1 << 20, 15.0
+
 CONVERTERS: Mapping[str, str] = {
     "inception": "evalsvc.assets.inception:write_inception",
     "gguf": "evalsvc.assets.language_model:write_language_model",
@@ -54,11 +59,8 @@ def pull(name: str, folder: Path, source: str | Path | None = None, progress: Pr
         progress = progress or (lambda done, total: None)
         return _fetch_folder(asset, folder, progress) if asset.parts else _fetch_file(asset, folder, progress)
     except OSError as error:
-        reason = os_reason(error)
-        raise DataDirectoryUnusable(
-            f"{folder} cannot be written: {reason}; free disk space, change permissions, or choose another folder with "
-            "EVALSVC_ASSETS"
-        ) from error
+        do = "free disk space, change permissions, or choose another folder with EVALSVC_ASSETS"
+        raise DataDirectoryUnusable(f"{folder} cannot be written: {os_reason(error)}; {do}") from error
 
 
 def _converter(asset: Asset) -> Converter | None:
@@ -91,9 +93,6 @@ def _failed(asset: Asset, attempts: Sequence[AssetMissing | AssetCorrupt]) -> As
         f"the asset {asset.name} could not be downloaded: {'; '.join(error.message for error in attempts)}. "
         f"With {asset.given_as} that you have: evalsvc assets pull {asset.name} --from PATH"
     )
-
-
-# an asset of one file
 
 
 def _take_file(asset: Asset, folder: Path, path: Path) -> Path:
@@ -195,9 +194,6 @@ def _install(asset: Asset, folder: Path, path: Path, digest: str, source: str) -
     return target
 
 
-# an asset of several files
-
-
 def _take_folder(asset: Asset, folder: Path, path: Path) -> Path:
     """Install a local folder as the asset, with only the files that belong to the asset."""
     if not path.is_dir():
@@ -252,13 +248,6 @@ def _install_folder(asset: Asset, folder: Path, fresh: Path, source: str, source
     return target
 
 
-Progress = Callable[[int, int | None], None]
-"""Callback with the number of bytes so far, and the total if it is known."""
-
-BLOCK = 1 << 20
-TIMEOUT_S = 15.0
-
-
 def download(source: Source, partial: Path, recorded: str | None, progress: Progress) -> str:
     """Download to `partial`, resuming at its end; return its digest. `recorded` is the digest of an earlier pull."""
     have = partial.stat().st_size if partial.exists() else 0
@@ -296,8 +285,7 @@ def _announced(response: httpx.Response) -> str | None:
 
 
 def _start(response: httpx.Response, have: int, expected: str | None) -> int | None:
-    """Return the offset at which the response continues the file; None if it does not fit and the partial file must be
-    deleted.
+    """Return the offset at which the response continues the file; None if the partial file must be deleted.
 
     Without an expected digest, halves of two different files would not be noticed, so the download is not resumed.
     """

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from evalsvc.cli.lazy_group import CommandGroup
+from evalsvc.cli.lazy_group import add_group
 from evalsvc.cli.options import (
     Form,
     Limit,
@@ -40,13 +40,8 @@ from evalsvc.web.formats import bytes_
 from evalsvc.web.site import export_site
 
 commands = typer.Typer()
-artifacts_app = typer.Typer(
-    cls=CommandGroup, no_args_is_help=True, help="List, fetch, keep and prune image grids and pages."
-)
-commands.add_typer(artifacts_app, name="artifacts")
-
-GRID = "grid"
-"""Kind of artifacts that show images side by side."""
+artifacts_app = add_group(commands, "artifacts", "List, fetch, keep and prune image grids and pages.")
+export_app = add_group(commands, "export", "Write the dashboard's pages of runs as files.")
 
 ENDINGS = {
     "image/png": ".png",
@@ -138,21 +133,22 @@ def _find_grid(client: Client, checkpoint: str, task: str | None) -> Artifact:
     grids = [
         artifact
         for artifact in client.artifacts(posted.run, step=posted.step)
-        if (artifact.kind, artifact.variant) == (GRID, posted.variant) and artifact.pruned_at is None
+        if (artifact.kind, artifact.variant) == ("grid", posted.variant) and artifact.pruned_at is None
     ]
     by_task = {artifact.task: artifact for artifact in sorted(grids, key=lambda artifact: artifact.evaluation)}
-    if task is not None and task not in by_task:
-        raise UnknownName.among("task with a grid", task, by_task)
+    if task is not None:
+        if task not in by_task:
+            raise UnknownName.among("task with a grid", task, by_task)
+        return by_task[task]
     if not by_task:
         raise UnknownName(
             f"{checkpoint} has no image grid; evaluate the checkpoint with a suite that has a task of kind "
             f"text_to_image, or list its artifacts: evalsvc artifacts list {posted.run} --step {posted.step}"
         )
-    if task is None and len(by_task) > 1:
-        raise InvalidRequest(
-            f"{checkpoint} has grids of the tasks {first_few(list(by_task), 10)}; name a task by --task"
-        )
-    return by_task[task] if task is not None else next(iter(by_task.values()))
+    if len(by_task) > 1:
+        tasks = first_few(list(by_task), 10)
+        raise InvalidRequest(f"{checkpoint} has grids of the tasks {tasks}; name a task by --task")
+    return next(iter(by_task.values()))
 
 
 @artifacts_app.command()
@@ -193,14 +189,21 @@ def keep(
     given = {"last": last, "every": every, "days": days, "best": best}
     rule = {name: value for name, value in given.items() if value is not None}
     if rule and default:
-        raise InvalidRequest(
-            "--default removes the rule of the run and is given with other options; give --default alone"
-        )
-    if dry_run and not prune:
+        problem = "--default removes the rule of the run and is given with other options"
+        raise InvalidRequest(f"{problem}; give --default alone")
+    if not prune:
         refuse({"--dry-run": dry_run}, "without --prune")
     with connect(url) as client:
         if prune:
-            _prune(client, run, dry_run, rule or default)
+            if rule or default:
+                raise InvalidRequest("--prune is given with a rule; set the rule first, then give --prune alone")
+            pruned = client.prune(run, dry_run=dry_run)
+            for name, count in pruned.runs.items():
+                say(f"{name}: {counted(count, 'artifact')}")
+            if dry_run:
+                say(f"{counted(pruned.artifacts, 'artifact')} would be pruned, {counted(pruned.bytes, 'byte')}")
+            else:
+                say(f"pruned {counted(pruned.artifacts, 'artifact')}, freed {counted(pruned.freed_bytes, 'byte')}")
             return
         if run is None:
             raise InvalidRequest("no run is given; name the run of the rule, or give --prune to prune all runs")
@@ -210,22 +213,6 @@ def keep(
         return
     parts = ", ".join(f"{name} {value}" for name, value in retention.keep.items())
     say(f"run {run} keeps {parts} (the {retention.from_}'s rule)")
-
-
-def _prune(client: Client, run: str | None, dry_run: bool, rule: object) -> None:
-    if rule:
-        raise InvalidRequest("--prune is given with a rule; set the rule first, then give --prune alone")
-    pruned = client.prune(run, dry_run=dry_run)
-    for name, count in pruned.runs.items():
-        say(f"{name}: {counted(count, 'artifact')}")
-    if dry_run:
-        say(f"{counted(pruned.artifacts, 'artifact')} would be pruned, {counted(pruned.bytes, 'byte')}")
-    else:
-        say(f"pruned {counted(pruned.artifacts, 'artifact')}, freed {counted(pruned.freed_bytes, 'byte')}")
-
-
-export_app = typer.Typer(cls=CommandGroup, no_args_is_help=True, help="Write the dashboard's pages of runs as files.")
-commands.add_typer(export_app, name="export")
 
 
 @export_app.command()
@@ -241,13 +228,11 @@ def site(
     """
     if not vega.is_installed():
         warn(f"the pages have tables and no charts; for charts: {pip_install('dashboard')}")
-    names = list(dict.fromkeys(runs))
+    source, names = without_password(Settings.load(url=url).url), list(dict.fromkeys(runs))
     with connect(url) as client, show_bars() as bars:
-        files = export_site(
-            client,
-            without_password(Settings.load(url=url).url),
-            names,
-            output,
-            lambda done, total, address: bars.show("pages", done, total, f"pages, now {address}"),
-        )
+
+        def report(done: int, total: int, address: str) -> None:
+            bars.show("pages", done, total, f"pages, now {address}")
+
+        files = export_site(client, source, names, output, report)
     say(f"{output / 'index.html'}: {len(files):,} files, {bytes_(sum(path.stat().st_size for path in files))}")

@@ -13,7 +13,7 @@ import typer
 from typer import Argument, Option
 
 from evalsvc.assets import ASSETS, find_asset, locate_asset, pull, read_record
-from evalsvc.cli.lazy_group import CommandGroup
+from evalsvc.cli.lazy_group import add_group
 from evalsvc.cli.options import DataDir, Form, Output
 from evalsvc.cli.printer import print_rows, printed_to
 from evalsvc.cli.progress import show_transfer
@@ -22,15 +22,9 @@ from evalsvc.config import Settings
 from evalsvc.errors import AssetCorrupt, AssetMissing, InvalidRequest
 
 commands = typer.Typer()
-assets_app = typer.Typer(
-    cls=CommandGroup, no_args_is_help=True, help="Fetch the weights of networks that some suites need."
-)
-commands.add_typer(assets_app, name="assets")
-
-reference_app = typer.Typer(
-    cls=CommandGroup, no_args_is_help=True, help="Import statistics of real images, which FID compares with."
-)
-commands.add_typer(reference_app, name="reference")
+assets_app = add_group(commands, "assets", "Fetch the weights of networks that some suites need.")
+reference_app = add_group(commands, "reference", "Import statistics of real images, which FID compares with.")
+benchmarks_app = add_group(commands, "benchmarks", "List and prepare lm-eval's benchmarks, for tasks of kind language.")
 
 Assets = Annotated[Path | None, Option(help="Folder of the assets.", show_default="`assets` in the data folder")]
 
@@ -70,15 +64,8 @@ def list_assets(assets: Assets = None, form: Form = "table", output: Output = No
             state, source = "installed", f"{record.source} (sha256 {record.source_sha256})" if record else ""
         except (AssetMissing, AssetCorrupt) as error:
             state, source = ("-" if isinstance(error, AssetMissing) else "CORRUPT"), asset.address
-        rows.append(
-            {
-                "asset": asset.name,
-                "state": state,
-                "about": f"{asset.megabytes} MB",
-                "what for": asset.purpose,
-                "from": source,
-            }
-        )
+        row = {"asset": asset.name, "state": state, "about": f"{asset.megabytes} MB", "what for": asset.purpose}
+        rows.append({**row, "from": source})
     with printed_to(output):
         print_rows(rows, form, "assets", "")
 
@@ -96,11 +83,6 @@ def import_reference(
 
     say(f"{name}: {import_npz(file, name, Settings.load(data_dir=data_dir).statistics_path, n)}")
 
-
-benchmarks_app = typer.Typer(
-    cls=CommandGroup, no_args_is_help=True, help="List and prepare lm-eval's benchmarks, for tasks of kind language."
-)
-commands.add_typer(benchmarks_app, name="benchmarks")
 
 IncludePath = Annotated[
     list[Path] | None, Option(help="Folder with your own lm-eval YAML files; repeat for several.", show_default="none")

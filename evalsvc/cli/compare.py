@@ -182,17 +182,7 @@ def compare(
 
 def _compare_checkpoints(a: str, b: str, options: Options, client: Client, suite: str | None) -> Comparison:
     if CHECKPOINT.fullmatch(a) and CHECKPOINT.fullmatch(b):
-        return client.compare(
-            a,
-            b,
-            options.metrics,
-            tasks=options.tasks,
-            suite=suite,
-            level=options.level,
-            force=options.force,
-            flipped=options.flipped,
-            family=options.family,
-        )
+        return client.compare(a, b, suite=suite, **vars(options))
     service = Service(client, suite)
     return compare_results(read_result(a, service), read_result(b, service), options)
 
@@ -257,7 +247,9 @@ def print_contrasts(
     if rows := [_contrast_row(contrast, together) for contrast in shown]:
         print_table(columns, rows, empty, drop, below, width)
         explain_groups(columns, rows)
-        _say_hidden([contrast.verdict for contrast in with_rows], [contrast.verdict for contrast in shown])
+        if hidden := Counter(item.verdict for item in with_rows) - Counter(item.verdict for item in shown):
+            counts = ", ".join(f"{count:,} {CONTRAST_WORDS.get(verdict, verdict)}" for verdict, count in hidden.items())
+            say(f"not shown: {counted(hidden.total(), 'metric')} ({counts}); --all shows every metric", err=True)
         _explain_verdicts(comparison)
     else:
         say("A and B have no metrics")
@@ -269,34 +261,28 @@ def _rank(metric: str, headline: Sequence[str]) -> int:
     return headline.index(metric) if metric in headline else len(headline)
 
 
-def _say_hidden(verdicts: Sequence[str], shown: Sequence[str]) -> None:
-    if hidden := Counter(verdicts) - Counter(shown):
-        counts = ", ".join(f"{count:,} {CONTRAST_WORDS.get(verdict, verdict)}" for verdict, count in hidden.items())
-        say(f"not shown: {counted(hidden.total(), 'metric')} ({counts}); --all shows every metric", err=True)
-
-
 def _explain_verdicts(comparison: Comparison) -> None:
     """Say how many verdicts chance alone would give; a service of an older version does not send that number."""
     judged, expected = comparison.judged, comparison.expected_by_chance
-    if not judged:
-        return
     metrics = "1 metric has a verdict" if judged == 1 else f"{judged:,} metrics have a verdict"
     level = f"{comparison.level:.4g}"
-    if expected is None:
+    if judged and expected is None:
         say(
             f"{metrics}, judged together by Holm's method: if nothing had changed, none would be better, worse or "
             f"different, with a probability of {level}; each interval holds by itself"
         )
-        return
-    say(
-        f"{metrics} at level {level}, each by itself: if nothing had changed, about {expected:.2g} would be better, "
-        "worse or different by chance alone; --family holm judges all of them together"
-    )
+    elif judged:
+        say(
+            f"{metrics} at level {level}, each by itself: if nothing had changed, about {expected:.2g} would be "
+            "better, worse or different by chance alone; --family holm judges all of them together"
+        )
 
 
 def _contrast_row(contrast: MetricDifference, together: bool) -> list[str]:
     forced = " (forced)" if contrast.differing and contrast.difference is not None else ""
     interval, answers = contrast.interval, contrast.answers
+    left_out = {"A": contrast.n_only_a, "B": contrast.n_only_b}
+    p, holm = (contrast.p, contrast.p_holm) if together else (answers and answers.p, answers and answers.holm)
     return [
         CONTRAST_WORDS.get(contrast.verdict, contrast.verdict) + forced,
         labelled(contrast.metric, contrast.differs),
@@ -306,23 +292,12 @@ def _contrast_row(contrast: MetricDifference, together: bool) -> list[str]:
         f"{_change(interval.low)} … {_change(interval.high)}" if interval else "",
         contrast.basis,
         shown_items(contrast.n, contrast.groups),
-        _left_out(contrast),
+        ", ".join(f"{count:,} only in {side}" for side, count in left_out.items() if count),
         f"{answers.only_a:,} / {answers.only_b:,}" if answers else "",
-        _p_values(contrast, together),
+        "" if p is None or holm is None else f"{p:.2g} ({holm:.2g})",
         describe_differences(differences_from_json(contrast.differing)),
         contrast.no_error,
     ]
-
-
-def _p_values(contrast: MetricDifference, together: bool) -> str:
-    answers = contrast.answers
-    p, holm = (contrast.p, contrast.p_holm) if together else (answers and answers.p, answers and answers.holm)
-    return "" if p is None or holm is None else f"{p:.2g} ({holm:.2g})"
-
-
-def _left_out(contrast: MetricDifference) -> str:
-    counts = {"A": contrast.n_only_a, "B": contrast.n_only_b}
-    return ", ".join(f"{count:,} only in {side}" for side, count in counts.items() if count)
 
 
 def _side(side: ComparedSide | None) -> tuple[str, str]:
@@ -342,9 +317,9 @@ def contrast_rows(comparison: Comparison) -> list[Row]:
     """Return a row of CSV for each metric of a comparison."""
     rows: list[Row] = []
     for contrast in comparison.contrasts:
-        row = {
-            name: value for name, value in fields_of(contrast).items() if name not in ("a", "b", "interval", "answers")
-        }
+        row = fields_of(contrast)
+        for name in ("a", "b", "interval", "answers"):
+            del row[name]
         for name, side in (("a", contrast.a), ("b", contrast.b)):
             row |= {name: side and side.value}
             for field in ("stderr", "low", "high", "n", "groups", "protocol"):
@@ -435,16 +410,11 @@ def _crossing_lines(curve: DifferenceCurve) -> Iterator[str]:
 def difference_rows(comparison: RunComparison) -> list[Row]:
     """Return a row of CSV for each metric and step of two runs."""
     constant = ("metric", "task", "unit", "direction", "protocol", "step_level")
+    by_step = ("a", "a_stderr", "b", "b_stderr", "difference", "stderr", "low", "high")
+    by_step += ("verdict", "basis", "n", "groups", "n_only_a", "n_only_b")
     rows: list[Row] = []
     for curve in comparison.curves:
         about = {name: getattr(curve, name) for name in constant} | {"differs": describe_fields(curve.differs)}
         for place, step in enumerate(curve.x):
-            rows.append(about | {comparison.x: step} | {name: getattr(curve, name)[place] for name in STEP_COLUMNS})
+            rows.append(about | {comparison.x: step} | {name: getattr(curve, name)[place] for name in by_step})
     return rows
-
-
-STEP_COLUMNS = (
-    *("a", "a_stderr", "b", "b_stderr", "difference", "stderr", "low", "high"),
-    *("verdict", "basis", "n", "groups", "n_only_a", "n_only_b"),
-)
-"""Columns of CSV with a value for each step of a curve."""

@@ -15,7 +15,7 @@ import typer
 from typer import Argument, Option
 
 from evalsvc.access_tokens import TokenScope
-from evalsvc.cli.lazy_group import CommandGroup
+from evalsvc.cli.lazy_group import add_group
 from evalsvc.cli.options import DatabaseUrl, DataDir, Form, Output
 from evalsvc.cli.printer import print_rows, printed_to
 from evalsvc.cli.terminal import say, warn
@@ -28,13 +28,12 @@ from evalsvc.store.tables import Token
 from evalsvc.store.tokens import all_tokens, create_token, revoke_token
 
 commands = typer.Typer()
-tokens_app = typer.Typer(
-    cls=CommandGroup,
-    no_args_is_help=True,
-    help="Make, list and revoke access tokens.\n\nThe commands change the database of the service; a running "
-    "service follows within seconds. As soon as a token exists, the service refuses requests without a token.",
+tokens_app = add_group(
+    commands,
+    "tokens",
+    "Make, list and revoke access tokens.\n\nThe commands change the database of the service; a running service "
+    "follows within seconds. As soon as a token exists, the service refuses requests without a token.",
 )
-commands.add_typer(tokens_app, name="tokens")
 
 
 @tokens_app.command()
@@ -72,20 +71,20 @@ def list_tokens(
 ) -> None:
     """List the names, scopes and states of tokens, including revoked and expired tokens."""
     with _opened(data_dir, database_url) as store, store.reading() as session:
-        tokens = all_tokens(session)
+        rows = [
+            {
+                "name": token.name,
+                "scope": token.scope,
+                "state": _state(token),
+                "created": _day(token.created_at),
+                "last used": _day(token.last_used_at),
+                "expires": _day(token.expires_at),
+            }
+            for token in all_tokens(session)
+        ]
     nothing = "no token exists, so anyone on this machine can use the service; evalsvc tokens create NAME closes it"
     with printed_to(output):
-        print_rows([_row(token) for token in tokens], form, "tokens", nothing)
-
-
-def _row(token: Token) -> dict[str, object]:
-    times = {"created": token.created_at, "last used": token.last_used_at, "expires": token.expires_at}
-    return {
-        "name": token.name,
-        "scope": token.scope,
-        "state": _state(token),
-        **{name: _day(when) for name, when in times.items()},
-    }
+        print_rows(rows, form, "tokens", nothing)
 
 
 @tokens_app.command()

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,7 +38,6 @@ commands = typer.Typer()
 
 RUNS = ("pretrained", "random-init")
 SUITE = "miniature"
-EXTRACTOR = "inception"
 START_TIMEOUT = 60.0
 
 COLUMNS = {
@@ -65,7 +64,6 @@ DASHBOARD = f"/runs/{RUNS[0]}?" + urlencode({"with": RUNS[1], "along": "log"})
 
 WIDTH = 80
 """Width of the lines about completions, in characters."""
-
 
 Table = Mapping[str, Mapping[int, Mapping[str, str]]]
 """Values ± standard errors by run, step and column."""
@@ -102,13 +100,20 @@ def demo(
             say(f"evalsvc listens on {url}")
             evaluations = post_all(client)
             with show_bars() as bars:
-                failures = wait_all(
-                    client,
-                    evaluations,
-                    lambda done, name: bars.show("miniature", done, len(evaluations), f"checkpoints, now {name}"),
-                )
+
+                def report(done: int, name: str) -> None:
+                    bars.show("miniature", done, len(evaluations), f"checkpoints, now {name}")
+
+                failures = wait_all(client, evaluations, report)
             _print_table(read_table(client))
-            _say_files(write_files(client, output or Path(tempfile.mkdtemp(prefix="evalsvc-demo-files-"))))
+            paths = write_files(client, output or Path(tempfile.mkdtemp(prefix="evalsvc-demo-files-")))
+            if paths:
+                say(f"image grids and pages of every checkpoint are in {paths[0].parent}:")
+                for run in RUNS:
+                    names = [path.name for path in paths if path.name.startswith(f"{run}-")]
+                    for name in names[-len(KEPT_KINDS) :]:
+                        say(f"  {name}")
+                say()
             _print_answers(read_answers(client))
             failures = failures or verify_last(url, devices)
             for failure in failures:
@@ -126,7 +131,7 @@ def demo(
 @contextmanager
 def started_service(data_dir: Path, devices: str, assets: Path) -> Iterator[str]:
     """Start a service process on a free port, yield its address, and stop the process at the end of the block."""
-    locate_asset(EXTRACTOR, assets)
+    locate_asset("inception", assets)
     data_dir.mkdir(parents=True, exist_ok=True)
     log = data_dir / "service.log"
     command = [*PYTHON, "-m", "evalsvc.cli", "serve", "--port", "0", "--data-dir", str(data_dir)]
@@ -143,10 +148,8 @@ def started_service(data_dir: Path, devices: str, assets: Path) -> Iterator[str]
         while (match := re.search(r"listens on (http://\S+)", log.read_text())) is None:
             if time.monotonic() > deadline or process.poll() is not None:
                 last = (log.read_text().strip().splitlines() or ["nothing"])[-1]
-                raise InternalError(
-                    f"the service of the demo did not start, and its log ends with: {last}; keep the log by "
-                    "--data-dir DIR"
-                )
+                problem = f"the service of the demo did not start, and its log ends with: {last}"
+                raise InternalError(f"{problem}; keep the log by --data-dir DIR")
             time.sleep(0.05)
         yield match[1]
     finally:
@@ -177,10 +180,7 @@ def post_all(client: Client) -> dict[int, str]:
 
 
 def wait_all(client: Client, evaluations: Mapping[int, str], report: Callable[[int, str], None]) -> list[str]:
-    """Wait for all evaluations, and return a line for each failed task.
-
-    `report` gets the number of ended evaluations and the name of the next.
-    """
+    """Return a line for each failed task. `report` gets the number of ended evaluations and the name of the next."""
     failures: list[str] = []
     for done, (evaluation, name) in enumerate(evaluations.items()):
         report(done, name)
@@ -229,10 +229,7 @@ def read_answers(client: Client) -> Answers:
 
 
 def verify_last(url: str, devices: str) -> list[str]:
-    """Compute the first items of the last checkpoint a second time, and print the findings.
-
-    Return a line if an item differs. If clean-fid is not installed, print how to install and run it.
-    """
+    """Compute the first items of the last checkpoint a second time; return a line if an item differs."""
     step = max(step for run, step, _ in checkpoints() if run == RUNS[0])
     command = ["verify", f"{RUNS[0]}@{step}", "--suite", SUITE, "--engine", VERIFIED_BY]
     if not all(find_spec(module) for module in ("torch_fidelity", "cleanfid", "scipy")):
@@ -254,17 +251,6 @@ def _print_table(table: Table) -> None:
         say(run)
         lines = [[str(step), *(cells.get(name, "") for name in COLUMNS)] for step, cells in sorted(rows.items())]
         print_table(["step", *COLUMNS], lines)
-
-
-def _say_files(paths: Sequence[Path]) -> None:
-    if not paths:
-        return
-    say(f"image grids and pages of every checkpoint are in {paths[0].parent}:")
-    for run in RUNS:
-        names = [path.name for path in paths if path.name.startswith(f"{run}-")]
-        for name in names[-len(KEPT_KINDS) :]:
-            say(f"  {name}")
-    say()
 
 
 def _print_answers(answers: Answers) -> None:

@@ -39,7 +39,6 @@ from evalsvc.spec.protocol import plain_json
 DERIVED = {"data_dir": "data_path", "database_url": "database", "datasets": "datasets_path", "assets": "assets_path"}
 """Properties of `Settings` with the value in force of settings that may be empty."""
 
-
 commands = typer.Typer()
 
 

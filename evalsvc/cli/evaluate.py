@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.cli.options import (
     FAILED,
     WRONG_USE,
@@ -27,14 +26,12 @@ from evalsvc.cli.printer import print_errors, print_metrics, print_warnings
 from evalsvc.cli.progress import print_interim, show_bars
 from evalsvc.cli.weights import checkpoint_reference, inline_layout, inline_model
 from evalsvc.compare.text_pages import ENDINGS, forms_of, rendered
-from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest, is_untried
 from evalsvc.spec.documents import ResultFile
 from evalsvc.spec.engines import parse_engines, with_engines
-from evalsvc.spec.suite import Suite, find_suite
+from evalsvc.spec.suite import find_suite
 
 commands = typer.Typer()
-
 
 Base = Annotated[
     str | None, Option(help="Weights to compare with, such as those before training.", show_default="none")
@@ -77,7 +74,12 @@ def run_here(
         base_reference = checkpoint_reference(base, inline_model(base_model, "--base-model"), layout_of_base, settings)
     reference = checkpoint_reference(checkpoint, inline_model(model), checkpoint_layout, settings, base_reference)
     chosen = with_engines(find_suite(suite, settings.suites_path), parse_engines(engine or ()))
-    result = _write_result(_run_suite(settings, chosen, reference, base_reference), output)
+    # PyTorch takes seconds to import and is not on every machine; `--help` and a mistyped option need no PyTorch.
+    from evalsvc.worker.local import run_suite
+
+    with show_bars() as bars:
+        result = run_suite(chosen, reference, bars.show, base_reference, print_interim, settings=settings)
+    result = _write_result(result, output)
     print_metrics(result.metrics, result.protocols)
     for warnings in result.warnings.values():
         print_warnings(warnings)
@@ -87,20 +89,10 @@ def run_here(
         raise typer.Exit(WRONG_USE if untried else FAILED)
 
 
-def _run_suite(settings: Settings, suite: Suite, checkpoint: CheckpointRef, base: CheckpointRef | None) -> ResultFile:
-    # PyTorch takes seconds to import and is not on every machine; `--help` and a mistyped option need no PyTorch.
-    from evalsvc.worker.local import run_suite
-
-    with show_bars() as bars:
-        return run_suite(suite, checkpoint, bars.show, base, print_interim, settings=settings)
-
-
 def _write_result(result: ResultFile, output: Path | None) -> ResultFile:
+    folder = None if output is None else output.with_suffix("")
     artifacts = {
-        task: [
-            _write_artifact(artifact, None if output is None else output.with_suffix("") / task)
-            for artifact in artifacts_of_task
-        ]
+        task: [_write_artifact(artifact, folder and folder / task) for artifact in artifacts_of_task]
         for task, artifacts_of_task in result.artifacts.items()
     }
     written = result.model_copy(update={"artifacts": artifacts})

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.cli.options import (
     Device,
     Layout,
@@ -21,6 +22,7 @@ from evalsvc.cli.options import (
     connect,
     local_settings,
     require_folders,
+    writing,
 )
 from evalsvc.cli.progress import Bars, show_bars
 from evalsvc.cli.terminal import print_table, say
@@ -30,7 +32,7 @@ from evalsvc.compare.gate import run_gate
 from evalsvc.compare.gate_report import Look
 from evalsvc.compare.gate_rules import read_rules
 from evalsvc.compare.source import Service
-from evalsvc.errors import InvalidRequest, os_reason
+from evalsvc.errors import InvalidRequest
 from evalsvc.spec.documents import Evaluation
 from evalsvc.spec.documents.comparisons import Family
 from evalsvc.spec.looks import DEFAULT_SPENDING, Spending
@@ -150,10 +152,16 @@ def gate(
             )
         settings = local_settings(device, threads, suites)
         description = inline_model(model), inline_layout(layout)
-        refs = (
-            checkpoint_reference(_weights(candidate), *description, settings),
-            checkpoint_reference(_weights(baseline), *description, settings),
-        )
+
+        def reference(uri: str) -> CheckpointRef:
+            if CHECKPOINT.fullmatch(uri) and not Path(uri).exists():
+                raise InvalidRequest(
+                    f"{uri} names a checkpoint of the service, and --until decided samples files; give the path of "
+                    "its weights"
+                )
+            return checkpoint_reference(uri, *description, settings)
+
+        sides = reference(candidate), reference(baseline)
         if suite is None:
             raise InvalidRequest(
                 "--until decided is given without --suite; name the suite that evaluates both checkpoints: --suite NAME"
@@ -163,7 +171,7 @@ def gate(
 
         wanted = find_suite(suite, settings.suites_path)
         with show_bars() as bars:
-            report = sample_until_decided(refs, wanted, chosen, settings, bars.show, _print_look, spending)
+            report = sample_until_decided(sides, wanted, chosen, settings, bars.show, _print_look, spending)
     forms = gate_reports.render(report)
     for table in forms.tables:
         print_table(table.columns, table.rows, drop=table.drop, below=table.below)
@@ -196,20 +204,7 @@ def _print_look(look: Look) -> None:
     say(f"{metric} after {n}: {change} ({interval}), {verdict}", err=True)
 
 
-def _weights(uri: str) -> str:
-    if CHECKPOINT.fullmatch(uri) and not Path(uri).exists():
-        raise InvalidRequest(
-            f"{uri} names a checkpoint of the service, and --until decided samples files; give the path of its weights"
-        )
-    return uri
-
-
 def _write(option: str, path: Path | None, content: bytes, mode: Literal["wb", "ab"] = "wb") -> None:
-    if path is None:
-        return
-    try:
-        with path.open(mode) as stream:
+    if path is not None:
+        with writing(option, path), path.open(mode) as stream:
             stream.write(content)
-    except OSError as error:
-        reason = os_reason(error)
-        raise InvalidRequest(f"{option} {path} cannot be written: {reason}; name another file") from None

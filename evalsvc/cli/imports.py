@@ -120,12 +120,10 @@ def import_history(
     series = read_series(file, metric or [], defaults)
     with connect(url) as client:
         done = [client.import_values(run, source or file.name, part, replace=replace) for part in requests(series)]
-    new, replaced, unchanged = (sum(getattr(part, name) for part in done) for name in ("new", "replaced", "unchanged"))
+    counts = {name: sum(getattr(part, name) for part in done) for name in ("new", "replaced", "unchanged")}
     metrics = counted(len({item.head.metric for item in series}), "metric")
-    say(
-        f"{counted(new + replaced + unchanged, 'value')} of {metrics}: {new:,} new, {replaced:,} replaced, "
-        f"{unchanged:,} unchanged"
-    )
+    kinds = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+    say(f"{counted(sum(counts.values()), 'value')} of {metrics}: {kinds}")
 
 
 def read_series(path: Path, metrics: Sequence[str], defaults: Defaults) -> list[FileSeries]:
@@ -167,12 +165,10 @@ def _rows(path: Path) -> Iterator[Row]:
             if path.suffix in (".jsonl", ".json", ".ndjson"):
                 yield from _json_lines(path, stream)
                 return
-            reader = csv.DictReader(stream)
-            for cells in reader:
+            for cells in (reader := csv.DictReader(stream)):
                 if None in cells:
-                    raise InvalidData(
-                        f"{path} line {reader.line_num} has more cells than the header has columns; correct the line"
-                    )
+                    where = f"{path} line {reader.line_num}"
+                    raise InvalidData(f"{where} has more cells than the header has columns; correct the line")
                 yield reader.line_num, cells
     except OSError as error:
         raise unreadable(path, error) from None
@@ -203,9 +199,8 @@ def _entries(path: Path, metrics: Sequence[str]) -> Iterator[Row]:
     step = next((name for name in STEPS if name in columns), None)
     is_long, is_tensorboard = {"step", "metric", "value"} <= set(columns), set(columns) == set(TENSORBOARD)
     if is_tensorboard and len(metrics) != 1:
-        raise InvalidData(
-            f"{path} is an export of TensorBoard, which does not name its metric; name the metric by --metric"
-        )
+        problem = "is an export of TensorBoard, which does not name its metric"
+        raise InvalidData(f"{path} {problem}; name the metric by --metric")
     if step is None:
         raise InvalidData(
             f"{path} has the columns {', '.join(columns)[:200]}; none of them is a step; name the column of "
@@ -223,9 +218,8 @@ def _entries(path: Path, metrics: Sequence[str]) -> Iterator[Row]:
             run, dash, name = column.partition(" - ")
             runs.add(run if dash else "")
             if len(runs) > 1:
-                raise InvalidData(
-                    f"{path} has columns of several runs: {', '.join(sorted(runs))}; export a file for each run"
-                )
+                names = ", ".join(sorted(runs))
+                raise InvalidData(f"{path} has columns of several runs: {names}; export a file for each run")
             name = name if dash else column
             # Names with `_` are the time, or a second column of steps.
             if not name.startswith("_") and value not in (None, "") and (not metrics or name in metrics):

@@ -12,7 +12,7 @@ from evalsvc.cli.options import Form, Output, RunArgument, Url, connect
 from evalsvc.cli.printer import Row, flat, print_rows, printed_to, show
 from evalsvc.cli.terminal import one_line, print_table, say
 from evalsvc.spec.documents import Items
-from evalsvc.spec.documents.items import Completion, StepCompletions
+from evalsvc.spec.documents.items import StepCompletions
 
 commands = typer.Typer()
 
@@ -39,10 +39,6 @@ def items(
         show(results, form, lambda results: print_items(results, limit), _csv_rows)
 
 
-def _columns(items: list[dict[str, object]]) -> list[str]:
-    return list(dict.fromkeys(name for item in items for name in item))
-
-
 def print_items(results: Items, limit: int) -> None:
     """Print the first items of each task as a table, with long values cut."""
     if not any(results.items.values()):
@@ -50,7 +46,7 @@ def print_items(results: Items, limit: int) -> None:
         return
     for task, items in results.items.items():
         say(f"{task}: {len(items):,} items")
-        columns = _columns(items)
+        columns = list(dict.fromkeys(name for item in items for name in item))
         rows = [[_cell(item.get(name)) for name in columns] for item in items[:limit]]
         if rows:
             print_table(columns, rows)
@@ -59,7 +55,7 @@ def print_items(results: Items, limit: int) -> None:
 
 
 def _csv_rows(results: Items) -> list[Row]:
-    columns = list(dict.fromkeys(name for items in results.items.values() for name in _columns(items)))
+    columns = dict.fromkeys(name for items in results.items.values() for item in items for name in item)
     return [
         {"task": task, **flat({key: item.get(key) for key in columns})}
         for task, items in results.items.items()
@@ -108,9 +104,6 @@ def completions(
             say(f"run {run} has no completions yet; evaluate a suite that has a task of kind completions")
 
 
-COMPLETION_COLUMNS = ("ids", "image", "seq-rep-4", "base loss", "of ids", "kept", "edits")
-
-
 def print_completions(steps: Sequence[StepCompletions], everything: bool) -> None:
     """Print the completions of each prompt, a line each: numbers, and the text on one line.
 
@@ -123,56 +116,41 @@ def print_completions(steps: Sequence[StepCompletions], everything: bool) -> Non
                 continue
             of_prompt = lines.setdefault((step.task, item.prompt), {})
             if item.base is not None:
-                of_prompt[_completion_label("base", "raw", item.way)] = _base_numbers(item), item.base
-            of_prompt[_completion_label(f"step {step.step}", step.variant, item.way)] = (
-                _sampled_numbers(item),
-                item.text,
-            )
+                ids = None if item.base_ids is None else len(item.base_ids)
+                numbers = _numbers(ids, item.base_own_nll, item.base_own_scored)
+                of_prompt[_completion_label("base", "raw", item.way)] = numbers, item.base
+            numbers = _numbers(item.drawn, item.base_nll, item.base_scored) | {
+                "image": _shown(item.image_ids),
+                "seq-rep-4": "" if item.seq_rep_4 is None else f"{item.seq_rep_4:.2f}",
+                "kept": _shown(item.previous and item.previous.common_prefix),
+                "edits": _shown(item.previous and item.previous.edit_distance),
+            }
+            of_prompt[_completion_label(f"step {step.step}", step.variant, item.way)] = numbers, item.text
     for (_, prompt), completions in lines.items():
         say(prompt)
-        _print_answers_to(completions)
+        names = ("ids", "image", "seq-rep-4", "base loss", "of ids", "kept", "edits")
+        columns = [name for name in names if any(numbers.get(name) for numbers, _ in completions.values())]
+        rows = [
+            (label, [numbers.get(name, "") for name in columns], text)
+            for label, (numbers, text) in sorted(completions.items(), key=lambda entry: not entry[0].startswith("base"))
+        ]
+        if columns:
+            rows.insert(0, ("", columns, ""))
+        widths = [max(len(cells[place]) for _, cells, _ in rows) for place in range(len(columns))]
+        first = max(map(len, completions))
+        for label, cells, text in rows:
+            shown = "".join(f"  {cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+            say(f"  {label:{first}}{shown} │ {one_line(text)}".rstrip())
         say()
 
 
-def _print_answers_to(completions: Mapping[str, tuple[Mapping[str, str], str]]) -> None:
-    columns = [name for name in COMPLETION_COLUMNS if any(numbers.get(name) for numbers, _ in completions.values())]
-    rows = [
-        (label, [numbers.get(name, "") for name in columns], text)
-        for label, (numbers, text) in sorted(completions.items(), key=lambda entry: not entry[0].startswith("base"))
-    ]
-    if columns:
-        rows.insert(0, ("", columns, ""))
-    widths = [max(len(cells[place]) for _, cells, _ in rows) for place in range(len(columns))]
-    first = max(map(len, completions))
-    for label, cells, text in rows:
-        numbers = "".join(f"  {cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
-        say(f"  {label:{first}}{numbers} │ {one_line(text)}".rstrip())
-
-
-def _sampled_numbers(item: Completion) -> dict[str, str]:
-    previous = item.previous
-    return {
-        "ids": _shown(item.drawn),
-        "image": _shown(item.image_ids),
-        "seq-rep-4": "" if item.seq_rep_4 is None else f"{item.seq_rep_4:.2f}",
-        **_judged(item.base_nll, item.base_scored),
-        "kept": _shown(None if previous is None else previous.common_prefix),
-        "edits": _shown(None if previous is None else previous.edit_distance),
-    }
-
-
-def _base_numbers(item: Completion) -> dict[str, str]:
-    ids = None if item.base_ids is None else len(item.base_ids)
-    return {"ids": _shown(ids), **_judged(item.base_own_nll, item.base_own_scored)}
+def _numbers(ids: int | None, nll: float | None, scored: int | None) -> dict[str, str]:
+    loss = f"{nll / scored:.2f}" if nll is not None and scored else ""
+    return {"ids": _shown(ids), "base loss": loss, "of ids": _shown(scored)}
 
 
 def _shown(number: int | None) -> str:
     return "" if number is None else str(number)
-
-
-def _judged(nll: float | None, scored: int | None) -> dict[str, str]:
-    loss = f"{nll / scored:.2f}" if nll is not None and scored else ""
-    return {"base loss": loss, "of ids": _shown(scored)}
 
 
 def _completion_label(what: str, variant: str, way: str) -> str:

@@ -40,6 +40,13 @@ class CommandGroup(TyperGroup):
             formatter.write_dl([(name, (item.help or "").partition("\n\n")[0]) for name, item in shown.items()])
 
 
+def add_group(commands: typer.Typer, name: str, about: str) -> typer.Typer:
+    """Add a group of commands to a module's commands, and return the group."""
+    group = typer.Typer(cls=CommandGroup, no_args_is_help=True, help=about)
+    commands.add_typer(group, name=name)
+    return group
+
+
 class Announced(TyperCommand):
     """Placeholder of a command until the command runs, with the command's name and line in the list."""
 
@@ -116,14 +123,9 @@ class _Context(typer.Context):
             write(program, re.sub(r"\{([^{}]*)\}", r"\1", arguments), prefix)
 
         def write_dl(rows: Sequence[tuple[str, str]], *spacing: int, **widths: int) -> None:
-            simpler = [
-                (
-                    _TYPE.sub(lambda match: f"<{(match[1] or match[2]).lower()}>", name),
-                    _DEFAULT.sub(r"[default: \1", text),
-                )
-                for name, text in rows
-            ]
-            write_rows(simpler, *spacing, **widths)
+            names = [_TYPE.sub(lambda match: f"<{(match[1] or match[2]).lower()}>", name) for name, _ in rows]
+            texts = [_DEFAULT.sub(r"[default: \1", text) for _, text in rows]
+            write_rows(list(zip(names, texts, strict=True)), *spacing, **widths)
 
         formatter.write_usage, formatter.write_dl = write_usage, write_dl
         return formatter

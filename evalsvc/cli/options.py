@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from threading import Thread
@@ -78,16 +78,10 @@ def _metrics(client: Client, ctx: typer.Context) -> list[str]:
     return [series.metric for series in client.summary(re.split("[@:]", str(name))[0])]
 
 
-FAILED = 1
-"""Exit code of a command whose evaluation failed."""
-
-WRONG_USE = 2
-"""Exit code of a command that could not start because an option, a suite or a data file is wrong."""
-
+FAILED, WRONG_USE = 1, 2
+"""Exit codes of a command whose evaluation failed, or that could not start since an option or a file is wrong."""
 
 Format = Literal["table", "csv", "json"]
-"""Formats of a printed answer."""
-
 Form = Annotated[Format, Option("--format", help="Format of the answer.")]
 Output = Annotated[Path | None, Option("--output", help="File to write the answer to.", show_default="standard output")]
 Yes = Annotated[bool, Option("--yes", help="Do not ask for confirmation.")]
@@ -136,8 +130,6 @@ Layout = Annotated[
     str | None,
     Option(help="Vocabulary layout: a preset's name, a YAML or JSON file, or JSON.", show_default="all text"),
 ]
-
-
 Engine = Annotated[
     list[str] | None,
     Option(
@@ -164,12 +156,19 @@ def connect(url: str | None) -> Client:
     return Client(settings.url, token=settings.client_token())
 
 
-def write_output(option: str, path: Path, text: str) -> None:
-    """Write a text to the file that an option names; raise InvalidRequest if the file cannot be written."""
+@contextmanager
+def writing(option: str, path: Path) -> Iterator[None]:
+    """Raise InvalidRequest if the file that an option names cannot be written."""
     try:
-        path.write_text(text)
+        yield
     except OSError as error:
         raise InvalidRequest(f"{option} {path} cannot be written: {os_reason(error)}; name another file") from None
+
+
+def write_output(option: str, path: Path, text: str) -> None:
+    """Write a text to the file that an option names."""
+    with writing(option, path):
+        path.write_text(text)
 
 
 def require_folders(files: Mapping[str, Path | None]) -> None:

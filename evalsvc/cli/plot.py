@@ -11,10 +11,19 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.text import Text
 
-from evalsvc.cli.options import FirstStep, LastStep, Url, complete_metric, complete_run, connect, require_folders
+from evalsvc.cli.options import (
+    FirstStep,
+    LastStep,
+    Url,
+    complete_metric,
+    complete_run,
+    connect,
+    require_folders,
+    writing,
+)
 from evalsvc.cli.terminal import print_lines, say, terminal_width
 from evalsvc.client import Client
-from evalsvc.errors import InvalidRequest, UnknownName, os_reason
+from evalsvc.errors import InvalidRequest, UnknownName
 from evalsvc.files.atomic import write_whole
 from evalsvc.installation import missing_package
 from evalsvc.spec.documents.history import Axis
@@ -40,11 +49,6 @@ HEIGHT = 20
 
 KINDS: dict[str, Literal["svg", "png"]] = {".svg": "svg", ".png": "png"}
 
-Weight = Annotated[
-    float,
-    typer.Option("--smooth", min=0, max=0.99, help="Weight of neighbouring values in a smoothed curve."),
-]
-
 
 @commands.command()
 def plot(
@@ -66,7 +70,9 @@ def plot(
     x: Annotated[Axis, typer.Option("--x", help="Along training steps or tokens.")] = "step",
     scale: Annotated[Scale, typer.Option(help="Scale of the values.")] = "linear",
     along: Annotated[Scale, typer.Option(help="Scale of the axis.")] = "linear",
-    smooth: Weight = 0.0,
+    smooth: Annotated[
+        float, typer.Option("--smooth", min=0, max=0.99, help="Weight of neighbouring values in a smoothed curve.")
+    ] = 0.0,
     variant: Annotated[str | None, typer.Option(help="Only these weights.", show_default="all")] = None,
     first: FirstStep = None,
     last: LastStep = None,
@@ -79,7 +85,10 @@ def plot(
     need the extra `dashboard` on this machine.
     """
     if output is not None:
-        _check_output(output)
+        if output.suffix.lower() not in KINDS:
+            raise InvalidRequest(f"--output {output} does not end in .svg or .png; name a file that does")
+        require_folders({"--output": output})
+        vega.require_installed()
     elif theme is not None:
         raise InvalidRequest("--theme is for files; give --output, or leave --theme out")
     elif find_spec("plotext") is None:
@@ -87,20 +96,15 @@ def plot(
     if len(runs) > MOST_RUNS:
         raise InvalidRequest(f"{len(runs)} runs are given, and a plot has colours for {MOST_RUNS}; name fewer")
     with connect(url) as client:
-        name = metric or _first_of_headline(client, runs[0])
+        name = metric or next(iter(client.headline(runs[0]).metrics), None)
+        if name is None:
+            raise UnknownName(f"run {runs[0]} has no values yet")
+        given: dict[str, object] = {"x": x, "scale": scale, "along": along, "smooth": smooth, "variant": variant}
+        given |= {"from": first, "to": last}
         if against is None:
-            given = {
-                "x": x,
-                "scale": scale,
-                "along": along,
-                "smooth": smooth,
-                "variant": variant,
-                "from": first,
-                "to": last,
-            }
             panel = _curve(client, runs, name, given)
         else:
-            if len(runs) > 1 or _differs(x, scale, along, smooth, variant, first, last):
+            if len(runs) > 1 or any(value not in ("step", "linear", 0.0, None) for value in given.values()):
                 raise InvalidRequest("--against is for one run, with --metric, --output and --theme alone")
             panel = DifferenceQuery(a=against, b=runs[0], metric=name).panel(client)
     if panel.spec is None:
@@ -110,27 +114,12 @@ def plot(
         print_lines(draw(panel.spec, panel.title, AXIS_TITLES[x], width, log=scale == "log", log_x=along == "log"))
     else:
         titled = panel.spec | {"title": panel.title}  # a page has the title above the chart
-        _write(output, vega.render(titled, KINDS[output.suffix.lower()], theme or "light"))
+        content = vega.render(titled, KINDS[output.suffix.lower()], theme or "light")
+        with writing("--output", output):
+            write_whole(output, content, mode=0o644)
+        say(f"{output}: {len(content):,} bytes")
     for note in panel.notes:
         say(f"note: {note}", err=True)
-
-
-def _differs(*given: object) -> bool:
-    return any(value not in ("step", "linear", 0.0, None) for value in given)
-
-
-def _check_output(path: Path) -> None:
-    if path.suffix.lower() not in KINDS:
-        raise InvalidRequest(f"--output {path} does not end in .svg or .png; name a file that does")
-    require_folders({"--output": path})
-    vega.require_installed()
-
-
-def _first_of_headline(client: Client, run: str) -> str:
-    metrics = client.headline(run).metrics
-    if not metrics:
-        raise UnknownName(f"run {run} has no values yet")
-    return metrics[0]
 
 
 def _curve(client: Client, runs: list[str], metric: str, given: Mapping[str, object]) -> Panel:
@@ -140,14 +129,6 @@ def _curve(client: Client, runs: list[str], metric: str, given: Mapping[str, obj
     pairs = [("run", run) for run in dict.fromkeys(runs)] + [("metric", metric)]
     pairs += [(name, str(value)) for name, value in given.items() if value is not None]
     return CurveQuery.parse(pairs).panel(client)
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        write_whole(path, content, mode=0o644)
-    except OSError as error:
-        raise InvalidRequest(f"--output {path} cannot be written: {os_reason(error)}; name another file") from None
-    say(f"{path}: {len(content):,} bytes")
 
 
 def draw(

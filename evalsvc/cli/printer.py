@@ -48,10 +48,7 @@ PLACES = ("id", "step", "last_step", "evaluation", "first", "last", "latest at",
 
 @contextmanager
 def printed_to(output: Path | None) -> Iterator[None]:
-    """Write the output of a block to the file of --output; without a file, to standard output.
-
-    The file is written when the block ends. A block that raises an error leaves the file unchanged.
-    """
+    """Write the output of a block to the file of --output when the block ends without an error, or to stdout."""
     if output is None:
         yield
         return
@@ -76,10 +73,9 @@ def first_rows(rows: Iterable[D], limit: int) -> list[D]:
 
 
 def print_rows(rows: Sequence[Row], form: Format, key: str, nothing: str, drop: Sequence[str] = ()) -> None:
-    """Print rows that all have the same columns.
+    """Print rows that all have the same columns, in JSON below `key`; the table says `nothing` if no rows exist.
 
-    JSON has the rows below `key`. The table says `nothing` if no rows exist. A narrow terminal shows the table without
-    the columns in `drop`, which are left out in this order.
+    A narrow terminal shows the table without the columns in `drop`, which are left out in this order.
     """
     if form == "json":
         say_json({key: list(rows)})
@@ -93,11 +89,7 @@ def print_rows(rows: Sequence[Row], form: Format, key: str, nothing: str, drop: 
 
 
 def print_list(documents: Sequence[D], columns: Sequence[str], form: Format, key: str, nothing: str) -> None:
-    """Print documents of one type.
-
-    A table has the columns, which are fields or CELLS. CSV and JSON have every field. JSON has the list below `key`, as
-    in the answer of the service. The table says `nothing` if no documents exist.
-    """
+    """Print documents as `print_rows` does. A table has `columns`: fields or CELLS. CSV and JSON have every field."""
     if form != "table":
         print_rows([document.model_dump() for document in documents], form, key, nothing)
     elif not documents:
@@ -113,10 +105,7 @@ def print_list(documents: Sequence[D], columns: Sequence[str], form: Format, key
 def show(
     document: D, form: Format, text: Callable[[D], None] | None = None, rows: Callable[[D], Sequence[Row]] | None = None
 ) -> None:
-    """Print a document: as `text`, as the JSON that the service answered, or as the `rows` of CSV.
-
-    The text has a line for each field, and the rows are one, unless a function makes others.
-    """
+    """Print a document: as `text`, by default a line for each field; as JSON; or as `rows` of CSV, by default one."""
     if form == "json":
         say_json(document.model_dump())
     elif form == "csv":
@@ -219,13 +208,16 @@ def print_metrics(metrics: Sequence[Metric], protocols: Mapping[str, Mapping[str
         metric = metrics[place]
         others = [metrics[at] for at in divided.companions.get(place, ())]
         named = [(companion_name(companion.name, metric.name), companion.value) for companion in others]
-        shown = yardsticks(named, metric.baseline)
-        numbers = [shown_number(metric.value), error_bar(metric.stderr), shown]
+        numbers = [shown_number(metric.value), error_bar(metric.stderr), yardsticks(named, metric.baseline)]
         rows.append([names[place], *numbers, shown_items(metric.n, metric.groups), metric.unit])
     if rows:
         print_table(columns, rows, optional=(YARDSTICKS,), drop=("n", "unit"), below=(YARDSTICKS,))
         explain_groups(columns, rows)
-        explain_resizing({names[place]: protocols.get(metrics[place].protocol, {}) for place in divided.shown})
+        contents = {names[place]: protocols.get(metrics[place].protocol, {}) for place in divided.shown}
+        for resize, program in RESIZED_AS.items():
+            if same := ", ".join(name for name, content in contents.items() if content.get("resize") == resize):
+                text = f"{same}: images were resized as by {program} (resize: {resize})"
+                say(f"{text}; another resizing is another metric")
 
 
 def print_warnings(warnings: Iterable[TaskWarning], whose: str = "") -> None:
@@ -274,10 +266,3 @@ def explain_groups(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Non
     if grouped is not None:
         n, _, groups = grouped.partition(" in ")
         say(f"n: {grouped} is {n} items in {groups} independent groups, over which the standard error is taken")
-
-
-def explain_resizing(protocols: Mapping[str, Mapping[str, object]]) -> None:
-    """Say which resizing the metrics with FID's features have, by the contents of their protocols."""
-    for resize, program in RESIZED_AS.items():
-        if names := ", ".join(name for name, content in protocols.items() if content.get("resize") == resize):
-            say(f"{names}: images were resized as by {program} (resize: {resize}); another resizing is another metric")

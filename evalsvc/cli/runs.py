@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from functools import partial
 from typing import Annotated
 
@@ -42,7 +41,7 @@ from evalsvc.cli.wording import counted
 from evalsvc.client import OVER
 from evalsvc.client.reader import find_checkpoint
 from evalsvc.errors import InvalidRequest
-from evalsvc.spec.documents import CheckpointResult, Deleted, DeletedCheckpoint, Evaluation, Plan, PlannedSuite
+from evalsvc.spec.documents import CheckpointResult, Deleted, DeletedCheckpoint, Plan, PlannedSuite
 from evalsvc.spec.documents.fields import State
 from evalsvc.spec.documents.runs import MAX_WAITING, WhenBehind
 from evalsvc.spec.names import CHECKPOINT, MAX_STEP, NAME, checkpoint_name, parse_checkpoint
@@ -124,20 +123,21 @@ def checkpoints(
     With --result --format json --output FILE, the file has the format of `evalsvc run --output`, which `evalsvc
     compare` and `evalsvc gate` read.
     """
-    is_one = name is not None and ("@" in name or name.isdecimal())
     with connect(url) as client, printed_to(output):
         if not result:
             refuse({"--suite": suite}, "without --result")
         if result:
             run, step, of_variant = parse_checkpoint(name or "")
             show(client.results(run, step, variant=of_variant, suite=suite), form, _print_result)
-        elif is_one:
+        elif name is not None and ("@" in name or name.isdecimal()):
             filters = {"--variant": variant, "--state": state, "--from": first, "--to": last}
             refuse(filters, f"with {name}, which is one checkpoint")
-            checkpoint = find_checkpoint(client, str(name))
+            checkpoint = find_checkpoint(client, name)
             show(checkpoint, form)
-            if form == "table":
-                _print_left_out(client.evaluation(item.id) for item in checkpoint.evaluations if item.state in OVER)
+            for item in checkpoint.evaluations if form == "table" else ():
+                tasks = client.evaluation(item.id).tasks if item.state in OVER else []
+                for warning in (warning for task in tasks for warning in task.warnings if warning.code == "left_out"):
+                    say(f"{warning.metric}: not measured by {item.suite}: {one_line(warning.message)}")
         else:
             listed = client.checkpoints(
                 name, variant=variant, state=state, first=first, last=last, page_size=page_size(limit)
@@ -154,13 +154,6 @@ def _print_result(result: CheckpointResult) -> None:
     for task, warnings in result.warnings.items():
         print_warnings(warnings, f"{task}: ")
     print_errors(result.errors)
-
-
-def _print_left_out(evaluations: Iterable[Evaluation]) -> None:
-    for evaluation in evaluations:
-        for warning in (warning for task in evaluation.tasks for warning in task.warnings):
-            if warning.code == "left_out":
-                say(f"{warning.metric}: not measured by {evaluation.suite.name}: {one_line(warning.message)}")
 
 
 @commands.command()

@@ -70,6 +70,9 @@ def submit(
 
     With --wait, the exit code is 1 if an evaluation did not succeed.
     """
+    for pair in tag or ():
+        if "=" not in pair:
+            raise InvalidRequest(f"--tag {pair} has no `=`; write the tag as KEY=VALUE")
     with connect(url) as client:
         if layout is None and (path := local_file(uri)) is not None:
             require_layout(client, path, inline_model(model), suite or ())
@@ -87,7 +90,7 @@ def submit(
                 sha256=sha256,
                 spool=spool,
                 priority=priority,
-                tags=_tags(tag or []),
+                tags=dict(pair.split("=", 1) for pair in tag or ()),
                 replace=replace,
                 upload=upload,
                 report=report,
@@ -139,10 +142,3 @@ def wait_for(client: Client, evaluations: Sequence[int]) -> bool:
     for evaluation in finished:
         show_finished(evaluation)
     return all(evaluation.state == "succeeded" for evaluation in finished)
-
-
-def _tags(pairs: Sequence[str]) -> dict[str, str]:
-    for pair in pairs:
-        if "=" not in pair:
-            raise InvalidRequest(f"--tag {pair} has no `=`; write the tag as KEY=VALUE")
-    return dict(pair.split("=", 1) for pair in pairs)

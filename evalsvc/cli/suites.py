@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from evalsvc.cli.lazy_group import CommandGroup
+from evalsvc.cli.lazy_group import add_group
 from evalsvc.cli.options import FAILED, Form, Output, Suites, Url, Yes, complete_suite, connect, require_folders
 from evalsvc.cli.printer import print_rows, print_suite_tasks, printed_to, show
 from evalsvc.cli.terminal import confirm, say
@@ -18,15 +18,14 @@ from evalsvc.config import Settings
 from evalsvc.doctor.suite_checks import check_suite_file
 from evalsvc.errors import EvalsvcError, InvalidRequest, UnknownName
 from evalsvc.files.atomic import write_whole
-from evalsvc.spec.documents import BrokenSuite, Suite, SuiteSummary
+from evalsvc.spec.documents import BrokenSuite, Suite
 from evalsvc.spec.new_suite import PLACEHOLDER, new_suite
 from evalsvc.spec.parameters import task_parameters
 from evalsvc.spec.suite import SHIPPED_SUITES, load_suite, suite_files
 from evalsvc.spec.yaml_text import YamlError, read_yaml
 
 commands = typer.Typer()
-suites_app = typer.Typer(cls=CommandGroup, no_args_is_help=True, help="Write, check, list and upload suites.")
-commands.add_typer(suites_app, name="suites")
+suites_app = add_group(commands, "suites", "Write, check, list and upload suites.")
 
 SuiteArgument = Annotated[str, Argument(metavar="NAME", help="Name of the suite.", autocompletion=complete_suite)]
 
@@ -91,7 +90,12 @@ def check_suite(
     note names a file of which only a part was read. The exit code is 1 if something is wrong or missing.
     """
     settings = Settings.load(suites=suites)
-    path = _suite_path(file, settings)
+    path = Path(file)
+    if not file.endswith(SUITE_ENDINGS):
+        files = suite_files(settings.suites_path)
+        if file not in files:
+            raise UnknownName.among("suite", file, files, "a path that ends in .yaml or .json works too")
+        path = files[file]
     report = check_suite_file(path, settings)
     for note in report.notes:
         say(note)
@@ -112,48 +116,42 @@ def list_suites(
     url: Url = None,
 ) -> None:
     """List the suites that come with evalsvc and those in the folder --suites, or the suites of the service."""
+    rows: list[dict[str, object]] = []
     if service:
         with connect(url) as client:
-            rows = [_kept(suite) for suite in client.suites()]
+            for kept in client.suites():
+                if isinstance(kept, BrokenSuite):
+                    tasks, about, hides = "", kept.error.message, None
+                else:
+                    tasks, about, hides = ", ".join(kept.tasks), kept.description.partition(". ")[0], kept.shadows
+                row = {"suite": kept.name, "tasks": tasks, "description": about, "from": kept.source}
+                rows.append({**row, "hides": hides})
     else:
-        rows = [_listed(path) for path in suite_files(Settings.load(suites=suites).suites_path).values()]
+        for path in suite_files(Settings.load(suites=suites).suites_path).values():
+            try:
+                suite = load_suite(path)
+                tasks = ", ".join(dict.fromkeys(task.kind for task in suite.tasks))
+                about = suite.description.partition(". ")[0]
+            except EvalsvcError as error:
+                tasks, about = "", error.message
+            origin = "evalsvc" if path.parent == SHIPPED_SUITES else str(path)
+            rows.append({"suite": path.stem, "tasks": tasks, "description": about, "from": origin})
     with printed_to(output):
         print_rows(rows, form, "suites", "no suite exists")
-
-
-def _listed(path: Path) -> dict[str, object]:
-    origin = "evalsvc" if path.parent == SHIPPED_SUITES else str(path)
-    try:
-        suite = load_suite(path)
-    except EvalsvcError as error:
-        return {"suite": path.stem, "tasks": "", "description": error.message, "from": origin}
-    kinds = ", ".join(dict.fromkeys(task.kind for task in suite.tasks))
-    about = suite.description.partition(". ")[0]
-    return {"suite": path.stem, "tasks": kinds, "description": about, "from": origin}
-
-
-def _kept(suite: SuiteSummary | BrokenSuite) -> dict[str, object]:
-    return {
-        "suite": suite.name,
-        "tasks": "" if isinstance(suite, BrokenSuite) else ", ".join(suite.tasks),
-        "description": suite.error.message if isinstance(suite, BrokenSuite) else suite.description.partition(". ")[0],
-        "from": suite.source,
-        "hides": None if isinstance(suite, BrokenSuite) else suite.shadows,
-    }
 
 
 @suites_app.command(name="show")
 def show_suite(name: SuiteArgument, form: Form = "table", output: Output = None, url: Url = None) -> None:
     """Show a suite of the service with its tasks and all their parameters."""
+
+    def print_suite(suite: Suite) -> None:
+        say(f"suite {suite.name} ({suite.source}), digest {suite.digest}")
+        if suite.description:
+            say(suite.description)
+        print_suite_tasks(suite.tasks)
+
     with connect(url) as client, printed_to(output):
-        show(client.suite(name), form, _print_suite)
-
-
-def _print_suite(suite: Suite) -> None:
-    say(f"suite {suite.name} ({suite.source}), digest {suite.digest}")
-    if suite.description:
-        say(suite.description)
-    print_suite_tasks(suite.tasks)
+        show(client.suite(name), form, print_suite)
 
 
 @suites_app.command(name="put")
@@ -167,13 +165,10 @@ def put_suite(
 ) -> None:
     """Upload a suite to the service, for plans and posted checkpoints."""
     if file.suffix not in SUITE_ENDINGS or not file.is_file():
-        raise InvalidRequest(
-            f"{file} is not the file of a suite; give a file that ends in {' or '.join(SUITE_ENDINGS)}"
-        )
-    if file.stat().st_size > MAX_SUITE:
-        raise InvalidRequest(
-            f"{file} has {file.stat().st_size:,} bytes, more than the {MAX_SUITE:,} of a suite; shorten the file"
-        )
+        endings = " or ".join(SUITE_ENDINGS)
+        raise InvalidRequest(f"{file} is not the file of a suite; give a file that ends in {endings}")
+    if (size := file.stat().st_size) > MAX_SUITE:
+        raise InvalidRequest(f"{file} has {size:,} bytes, more than the {MAX_SUITE:,} of a suite; shorten the file")
     try:
         text = file.read_text()
     except (OSError, ValueError) as error:
@@ -191,12 +186,3 @@ def delete_suite(name: SuiteArgument, yes: Yes = False, url: Url = None) -> None
         deleted = client.delete_suite(name)
     then = "" if deleted.uncovered is None else f"; the name now stands for the suite of the {deleted.uncovered}"
     say(f"suite {deleted.name} is deleted{then}")
-
-
-def _suite_path(file: str, settings: Settings) -> Path:
-    if file.endswith(SUITE_ENDINGS):
-        return Path(file)
-    files = suite_files(settings.suites_path)
-    if file not in files:
-        raise UnknownName.among("suite", file, files, "a path that ends in .yaml or .json works too")
-    return files[file]

@@ -50,10 +50,7 @@ class TaskDescription:
     def to_json(self) -> dict[str, Any]:
         """Return what `evalsvc tasks KIND --format json` prints."""
         return {
-            "kind": self.kind,
-            "measures": self.measures,
-            "about": self.about,
-            "needs": self.needs,
+            **vars(self),
             "parameters": [parameter.to_json() for parameter in self.parameters],
             "metrics": [{"name": name, "formula": formula} for name, formula in self.metrics],
         }
@@ -88,41 +85,31 @@ def tasks(
 ) -> None:
     """Show the kinds of tasks that a suite may have, or the parameters, metrics and needs of one kind."""
     with printed_to(output):
-        _show(kind, form)
-
-
-def _show(kind: str | None, form: str) -> None:
-    if kind is None:
-        _print_all(form)
-    elif form == "json":
-        say_json(describe_task(kind).to_json())
-    elif form == "csv":
-        rows = [row for parameter in describe_task(kind).parameters for row in _rows(parameter, "")]
-        write_rows([dict(zip(PARAMETER_COLUMNS, row, strict=True)) for row in rows])
-    else:
-        _print_task(describe_task(kind))
-
-
-def _print_all(form: str) -> None:
-    rows = [{"kind": kind, "measures": measures, "needs": needs} for kind, measures, needs in task_summaries()]
-    if form == "json":
-        say_json(rows)
-    elif form == "csv":
-        write_rows(rows)
-    else:
-        print_table(list(rows[0]), [list(row.values()) for row in rows])
-        say("parameters and metrics of a kind: evalsvc tasks KIND; a new suite: evalsvc suites new --task KIND")
-
-
-def _print_task(task: TaskDescription) -> None:
-    say(f"{task.kind}: {task.measures}")
-    if task.about:
-        say(f"\n{task.about}")
-    if task.needs:
-        say(f"\nneeds: {task.needs}")
-    print_table(PARAMETER_COLUMNS, [row for parameter in task.parameters for row in _rows(parameter, "")])
-    if task.metrics:
-        print_table(["metric", "value"], task.metrics)
+        if kind is None:
+            rows = [{"kind": kind, "measures": measures, "needs": needs} for kind, measures, needs in task_summaries()]
+            if form == "json":
+                say_json(rows)
+            elif form == "csv":
+                write_rows(rows)
+            else:
+                print_table(list(rows[0]), [list(row.values()) for row in rows])
+                say("parameters and metrics of a kind: evalsvc tasks KIND; a new suite: evalsvc suites new --task KIND")
+            return
+        task = describe_task(kind)
+        parameters = [row for parameter in task.parameters for row in _rows(parameter, "")]
+        if form == "json":
+            say_json(task.to_json())
+        elif form == "csv":
+            write_rows([dict(zip(PARAMETER_COLUMNS, row, strict=True)) for row in parameters])
+        else:
+            say(f"{task.kind}: {task.measures}")
+            if task.about:
+                say(f"\n{task.about}")
+            if task.needs:
+                say(f"\nneeds: {task.needs}")
+            print_table(PARAMETER_COLUMNS, parameters)
+            if task.metrics:
+                print_table(["metric", "value"], task.metrics)
 
 
 def shown_default(parameter: Parameter) -> str:
@@ -173,8 +160,10 @@ def metrics(
     with printed_to(output):
         if form == "table" and pattern is not None:
             say("\n\n".join(map(_described, definitions)))
-        else:
-            print_rows(list(map(_row, definitions)), form, "metrics", "", drop=("unit", "better"))
+            return
+        fields = {"task": "kind", "metric": "title", "unit": "unit", "better": "direction", "value": "formula"}
+        rows = [{name: getattr(item, field) for name, field in fields.items()} for item in definitions]
+        print_rows(rows, form, "metrics", "", drop=("unit", "better"))
 
 
 def facts(definition: Definition) -> Iterator[tuple[str, str]]:
@@ -200,16 +189,6 @@ def facts(definition: Definition) -> Iterator[tuple[str, str]]:
         yield "estimator", definition.estimator
     if definition.source:
         yield "source", definition.source
-
-
-def _row(definition: Definition) -> dict[str, object]:
-    return {
-        "task": definition.kind,
-        "metric": definition.title,
-        "unit": definition.unit,
-        "better": definition.direction,
-        "value": definition.formula,
-    }
 
 
 def _described(definition: Definition) -> str:

@@ -18,11 +18,8 @@ from evalsvc.errors import InvalidRequest
 from evalsvc.files.csv_cells import csv_text
 from evalsvc.spec.visible_text import visible, visible_line
 
-PIPE = 120
-"""Width of a table in a pipe or a file in characters."""
-
-SCREEN = 40
-"""Lines of a screen for a pipe or a file."""
+PIPE, SCREEN = 120, 40
+"""Characters of a line and lines of a screen, for a pipe or a file."""
 
 AROUND = 9
 """Lines of a screen that are left for the text around a table."""
@@ -203,15 +200,11 @@ def write_rows(rows: Sequence[Mapping[str, object]]) -> None:
 
 
 def say(text: str = "", *, err: bool = False, style: str = "") -> None:
-    """Print a text immediately, with control characters escaped. Tables and bars are printed by other functions.
-
-    `style` is a colour for terminals, such as `red`.
-    """
-    if style:
-        # As `Text`, brackets are no markup.
+    """Print a text immediately, with control characters escaped. `style` is a colour for terminals, such as `red`."""
+    if style:  # as `Text`, whose brackets are no markup
         Console(stderr=err).print(Text(visible(text), style), soft_wrap=True)
-        return
-    print(visible(text), file=sys.stderr if err else sys.stdout, flush=True)
+    else:
+        print(visible(text), file=sys.stderr if err else sys.stdout, flush=True)
 
 
 def say_json(document: object) -> None:
@@ -220,20 +213,13 @@ def say_json(document: object) -> None:
 
 
 def complain(message: str) -> None:
-    """Print an error on stderr, with its first word in red if stderr is a terminal.
-
-    Fields and routes in a message of the service are replaced by options and commands.
-    """
-    _say_labelled("error:", "bold red", in_options(message))
+    """Print an error on stderr, with options and commands in place of a service's fields and routes."""
+    warn(in_options(message), ("error:", "bold red"))
 
 
-def warn(message: str) -> None:
-    """Print a warning on stderr, with its first word in yellow if stderr is a terminal."""
-    _say_labelled("warning:", "bold yellow", message)
-
-
-def _say_labelled(label: str, style: str, message: str) -> None:
-    Console(stderr=True).print(Text.assemble((label, style), f" {visible(message)}"), soft_wrap=True)
+def warn(message: str, label: tuple[str, str] = ("warning:", "bold yellow")) -> None:
+    """Print a warning on stderr, below a label and its colour."""
+    Console(stderr=True).print(Text.assemble(label, f" {visible(message)}"), soft_wrap=True)
 
 
 def one_line(text: str) -> str:

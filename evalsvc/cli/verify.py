@@ -42,8 +42,6 @@ from evalsvc.verify.recorded import read_recorded, unrecorded
 UNTRIED = 2
 """Exit code of a command that could compute no number a second time."""
 
-MACHINE = "machine"
-
 commands = typer.Typer()
 
 Findings = Annotated[
@@ -112,12 +110,16 @@ def verify(
         raise InvalidRequest(f"--output {output} does not end in .json; name a .json file for the findings")
     if str(output) != "-":
         require_folders({"--output": output})
-    if name == MACHINE:
+    if name == "machine":
         of_checkpoints = {"--checkpoint": checkpoint, "--suite": suite, "--engine": engine, "--n": n}
-        refuse(of_checkpoints | {"--model": model, "--layout": layout, "--suites": suites}, f"with {MACHINE}")
+        refuse(of_checkpoints | {"--model": model, "--layout": layout, "--suites": suites}, "with machine")
         settings = local_settings(device, threads)
         findings, about = _verify_machine(settings if settings.threads else replace(settings, threads=1))
-        _keep(settings.data_path, {**about, **to_json(findings)})
+        try:
+            keep_verification(settings.data_path, {**about, **to_json(findings)})
+        except OSError as error:
+            place, reason = settings.data_path, os_reason(error)
+            warn(f"the result is not kept for `evalsvc doctor`: {place} cannot be written: {reason}")
         raise typer.Exit(_report(findings, about, output))
     if (name is None) == (checkpoint is None):
         given = "both are given" if name else "neither is given"
@@ -169,25 +171,13 @@ def _verify_machine(settings: Settings) -> tuple[list[Finding], dict[str, object
     return findings, about
 
 
-def _keep(data_folder: Path, document: Mapping[str, object]) -> None:
-    try:
-        keep_verification(data_folder, document)
-    except OSError as error:
-        warn(f"the result is not kept for `evalsvc doctor`: {data_folder} cannot be written: {os_reason(error)}")
-
-
 def _report(findings: Sequence[Finding], about: Mapping[str, object], output: Path | None) -> int:
     document = {**about, **to_json(findings)}
     if str(output) == "-":
         say_json(document)
     else:
-        print_table(
-            COLUMNS,
-            [table_row(finding) for finding in findings],
-            optional=("ours", "theirs"),
-            drop=DROP,
-            below=("note",),
-        )
+        rows = [table_row(finding) for finding in findings]
+        print_table(COLUMNS, rows, optional=("ours", "theirs"), drop=DROP, below=("note",))
         say(headline(findings))
         if output is not None:
             write_output("--output", output, json.dumps(document, indent=2) + "\n")

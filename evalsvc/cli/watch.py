@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import signal
 import sys
 from pathlib import Path
@@ -21,10 +20,9 @@ from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest
 from evalsvc.watch.completeness import Classifier, Memory, StepPattern
 from evalsvc.watch.folders import LocalFolder, RemoteFolder
-from evalsvc.watch.watcher import Place, Posting, Watcher
+from evalsvc.watch.watcher import Posting, Watcher
 
 commands = typer.Typer()
-
 
 Settle = Annotated[float, Option(min=0, help="Seconds without a change after which a file is complete.")]
 Marker = Annotated[
@@ -78,27 +76,19 @@ def watch(
     The command ends by Ctrl-C or SIGTERM, and continues where it stopped when it is started again. With --once, the
     exit code is 1 if the service refused a checkpoint.
     """
-    _check_marker(marker, folder)
-    settings = Settings.load()
-    place = RemoteFolder(folder, settings) if is_remote(folder) else LocalFolder(Path(absolute_uri(folder)))
-    pattern = None if step_pattern is None else StepPattern(step_pattern)
-    memory = Memory.of(settings.data_path, str(place), run)
-    classifier = Classifier(memory, settle, marker, pattern, steps_per_epoch, averaged)
-    posting = Posting(run, suite or None, spool, inline_model(model), inline_layout(layout))
-    posting = dataclasses.replace(posting, priority=priority, tokens_per_step=tokens_per_step, replace=replace)
-    _watch(place, classifier, posting, every, once, url)
-
-
-def _check_marker(marker: str | None, folder: str) -> None:
     if marker is not None and "{}" not in marker:
         raise InvalidRequest(
             f"--marker {marker} has no {{}} for the name of the checkpoint; write, for example, '{{}}.done'"
         )
     if marker is not None and is_remote(folder):
         raise InvalidRequest(f"--marker is given for {folder}, whose objects are always complete; leave --marker out")
-
-
-def _watch(place: Place, classifier: Classifier, posting: Posting, every: float, once: bool, url: str | None) -> None:
+    settings = Settings.load()
+    place = RemoteFolder(folder, settings) if is_remote(folder) else LocalFolder(Path(absolute_uri(folder)))
+    pattern = None if step_pattern is None else StepPattern(step_pattern)
+    memory = Memory.of(settings.data_path, str(place), run)
+    classifier = Classifier(memory, settle, marker, pattern, steps_per_epoch, averaged)
+    description = inline_model(model), inline_layout(layout)
+    posting = Posting(run, suite or None, spool, *description, priority, tokens_per_step, replace)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
     with connect(url) as client:

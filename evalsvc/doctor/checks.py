@@ -48,10 +48,7 @@ class Check:
 
 
 def run_checks(settings: Settings, suites: Sequence[str] = ()) -> list[Check]:
-    """Check everything; if suites are named, check only those of the suites.
-
-    Raises UnknownName if a named suite does not exist, and InvalidSuite if the folder of suites does not.
-    """
+    """Check everything; if suites are named, check only those of the suites."""
     files = suite_files(settings.suites_path)
     for name in suites:
         if name not in files:
@@ -70,7 +67,6 @@ def run_checks(settings: Settings, suites: Sequence[str] = ()) -> list[Check]:
 
 
 def _check_torch(settings: Settings) -> Iterator[Check]:
-    """Check torch and the devices that it sees. Workers need torch, the service does not."""
     needed = not settings.scheduler
     try:
         torch = importlib.import_module("torch")
@@ -135,10 +131,7 @@ def _check_data_folder(folder: Path) -> Check:
 
 
 def _check_database(settings: Settings) -> Iterator[Check]:
-    """Check the database, and EVALSVC_ROOTS. A missing SQLite file is not created.
-
-    Without tokens only users of this machine may submit, so open roots are accepted.
-    """
+    # Without tokens only users of this machine may submit, so open roots are accepted.
     any_tokens, file = False, settings.database.removeprefix("sqlite:///")
     if file != settings.database and not Path(file).exists():
         yield Check("database", True, f"{file} (created at the first start)")

@@ -104,17 +104,12 @@ def _missing_packages(tasks: Sequence[TaskSpec], settings: Settings) -> Iterator
         return
     used = {name for task in tasks for name, value in task.parameters.items() if value}
     extractors = {task.parameters.get("extractor") for task in tasks}
-    needs = [
-        ("torch", "a task", "worker", bool(tasks)),
-        *(("transformers", f"the parameter {name!r}", "features", name in used) for name in ("clip", "dinov2")),
-        *(
-            (module, f"the extractor {name!r}", "reference", name in extractors)
-            for name, program in PROGRAMS.items()
-            for module in program.modules
-        ),
-    ]
-    for module, purpose, extra, is_used in needs:
-        if is_used and find_spec(module) is None:
+    needs = [("torch", "a task", "worker")] if tasks else []
+    needs += [("transformers", f"the parameter {name!r}", "features") for name in ("clip", "dinov2") if name in used]
+    for name in (name for name in PROGRAMS if name in extractors):
+        needs += [(module, f"the extractor {name!r}", "reference") for module in PROGRAMS[name].modules]
+    for module, purpose, extra in needs:
+        if find_spec(module) is None:
             yield missing_package(module, purpose, extra).message
     check = check_lm_eval(settings)
     if "benchmarks" in used and not check.ok:

@@ -77,11 +77,8 @@ def all_agree(findings: Sequence[Finding]) -> bool:
     return bool(tried) and all(finding.agrees for finding in tried)
 
 
-COLUMNS = ("quantity", "program", "ours", "theirs", "difference", "tolerance", "", "note")
-"""Columns of the table on a terminal."""
-
-DROP = ("theirs", "ours")
-"""Columns that go, in this order, where a terminal is too narrow for all."""
+COLUMNS, DROP = ("quantity", "program", "ours", "theirs", "difference", "tolerance", "", "note"), ("theirs", "ours")
+"""Columns of the table, and those that go, in this order, where a terminal is too narrow."""
 
 
 def table_row(finding: Finding) -> list[str]:
@@ -95,11 +92,7 @@ def table_row(finding: Finding) -> list[str]:
 
 def to_json(findings: Sequence[Finding]) -> dict[str, object]:
     """Return JSON: `agrees`, and `findings` with a `verdict` each. Numbers that are not finite are None."""
-    return {"agrees": all_agree(findings), "findings": [_finding_json(finding) for finding in findings]}
-
-
-def _finding_json(finding: Finding) -> dict[str, object]:
-    fields = {"verdict": finding.verdict, **vars(finding)}
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in fields.items()
-    }
+    rows = [{"verdict": finding.verdict, **vars(finding)} for finding in findings]
+    for row in rows:
+        row |= {name: None for name, value in row.items() if isinstance(value, float) and not math.isfinite(value)}
+    return {"agrees": all_agree(findings), "findings": rows}

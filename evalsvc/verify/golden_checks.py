@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from evalsvc.data.captions import read_captions
 from evalsvc.data.tokenizer import read_tokenizer
 from evalsvc.decoders import load_decoder
 from evalsvc.errors import AssetMissing, InternalError, MissingPackage
-from evalsvc.features import FeatureExtractor, load_extractor
+from evalsvc.features import load_extractor
 from evalsvc.metrics.frechet import Moments
 from evalsvc.metrics.image_metric import FeatureSets, ImageMetric
 from evalsvc.metrics.intervals import Spread, confidence_interval
@@ -84,9 +83,8 @@ def verify_noise(golden: Golden) -> Iterator[Agreement]:
     keys = stream_keys(7, ["digit-10"], torch.device(golden.device))
     noise = torch.cat([uniform(keys, position, 64) for position in (0, 63)])
     expected = golden.tensors("sampling")["uniform"]
-    yield compare_arrays(
-        "noise of 128 codes", "golden, SplitMix64 in Python", noise.cpu(), expected, 0.0, "integers: every bit is equal"
-    )
+    program, note = "golden, SplitMix64 in Python", "integers: every bit is equal"
+    yield compare_arrays("noise of 128 codes", program, noise.cpu(), expected, 0.0, note)
 
 
 SMALL = 1e-5
@@ -108,15 +106,14 @@ def verify_case(golden: Golden, case: str) -> Iterator[Agreement]:
     model = load_model(golden.folder / folder / "checkpoints" / "epoch_1.pt", device=golden.device)
     ids = expected["input_ids"].to(golden.device)
     with full_precision(torch.device(golden.device)):
-        logits_by_way = {"logits": model(ids), "cached steps": _step_by_step(model, ids)}
-    for quantity, name in (("logits", "logits_full"), ("cached steps", "logits_step")):
-        yield compare_arrays(
-            f"{quantity}: {describe(model)}",
-            golden.program("open_lm"),
-            logits_by_way[quantity].cpu(),
-            expected[name],
-            SMALL,
-        )
+        cache = model.new_cache(*ids.shape)
+        parts = [ids[:, :PREFILL], *torch.split(ids[:, PREFILL:], 1, dim=1)]
+        step_by_step = torch.cat([model(part, cache=cache) for part in parts], dim=1)
+        logits_by_way = {"logits": model(ids), "cached steps": step_by_step}
+    program = golden.program("open_lm")
+    for way, name in (("logits", "logits_full"), ("cached steps", "logits_step")):
+        quantity = f"{way}: {describe(model)}"
+        yield compare_arrays(quantity, program, logits_by_way[way].cpu(), expected[name], SMALL)
 
 
 def describe(model: Transformer) -> str:
@@ -125,12 +122,6 @@ def describe(model: Transformer) -> str:
     flags = ("qk_norm", "post_embed_norm", "weight_tying")
     named = [config.positional_embedding_type, config.model_norm, config.ffn_type]
     return ", ".join([*named, *(flag for flag in flags if getattr(config, flag))])
-
-
-def _step_by_step(model: Transformer, ids: Tensor) -> Tensor:
-    cache = model.new_cache(*ids.shape)
-    parts = [ids[:, :PREFILL], *torch.split(ids[:, PREFILL:], 1, dim=1)]
-    return torch.cat([model(part, cache=cache) for part in parts], dim=1)
 
 
 @torch.inference_mode()
@@ -147,16 +138,13 @@ def verify_miniature(golden: Golden) -> Iterator[Agreement]:
     losses = functional.cross_entropy(logits.double().transpose(1, 2), pairs[:, 1:], reduction="none") * real
     chosen = expected["logits"]  # [2, 5, rows], of every 16th place
     yield compare_arrays("miniature: logits", program, logits[:2, :80:16].cpu(), chosen, TRAINED_LOGITS)
-    yield compare_arrays(
-        "miniature: loss of each token", program, losses.cpu(), expected["losses"], TRAINED_LOGITS, "nats"
-    )
+    losses, known = losses.cpu(), expected["losses"]
+    yield compare_arrays("miniature: loss of each token", program, losses, known, TRAINED_LOGITS, "nats")
     note = "bfloat16 against float32: 8 bits of about 30"
     yield compare_arrays("miniature: logits in bfloat16", program, half[:, ::16].float().cpu(), chosen, HALF, note)
-    difference = ((logits - alone) * real[:, :, None]).cpu()
+    gap = ((logits - alone) * real[:, :, None]).cpu()
     note = "8 sequences together and each alone"
-    yield compare_arrays(
-        "miniature: logits of a batch", "evalsvc", difference, torch.zeros_like(difference), TRAINED_LOGITS, note
-    )
+    yield compare_arrays("miniature: logits of a batch", "evalsvc", gap, torch.zeros_like(gap), TRAINED_LOGITS, note)
 
 
 LENGTH = 64
@@ -194,20 +182,13 @@ def draw_codes(
     unconditional = tuple(layout.prompt(None, LENGTH).ids)
     assert layout.image_ids is not None, "the miniature has image rows"
     spec = SamplerSpec(layout.image_ids, LENGTH, params, batch, unconditional, path=path)
-    prompts = _prompts(golden)
+    encode = read_tokenizer(TOKENIZER).encode
+    texts = {caption.id: encode(caption.text) for caption in read_captions(ROOT / "captions.jsonl").captions}
+    prompts = [Prompt(name, tuple(layout.prompt(texts[name], LENGTH).ids)) for name in names]
     codes = torch.zeros(len(names), LENGTH, dtype=torch.int64)
-    for samples in generate(golden.trained, [prompts[name] for name in names], spec):
+    for samples in generate(golden.trained, prompts, spec):
         codes[list(samples.indices)] = samples.codes.cpu()
     return codes
-
-
-def _prompts(golden: Golden) -> Mapping[str, Prompt]:
-    encode = read_tokenizer(TOKENIZER).encode
-    captions = read_captions(ROOT / "captions.jsonl").captions
-    return {
-        caption.id: Prompt(caption.id, tuple(golden.layout.prompt(encode(caption.text), LENGTH).ids))
-        for caption in captions
-    }
 
 
 def _equal_codes(quantity: str, golden: Golden, codes: Tensor, expected: Tensor) -> Agreement:
@@ -251,20 +232,12 @@ def verify_inception(golden: Golden) -> Iterator[Agreement]:
     network = load_extractor("inception", path, device=golden.device)
     images: tuple[Tensor, ...] = (load_file(Path(IMAGES))["images"][:2], drawn_image(340, 420)[None])
     expected = golden.tensors("inception")
-    extract = partial(_features, network, images)
-    names = {"tf1-bilinear": "torch-fidelity", "pil-bicubic": "clean-fid"}
-    for resize, program in names.items():
-        features = extract(resize)
+    for resize, name in (("tf1-bilinear", "torch-fidelity"), ("pil-bicubic", "clean-fid")):
+        parts = [network.features(batch, resize, FEATURES) for batch in images]
         for tap, tolerance in FEATURES.items():
+            features, program = torch.cat([part[tap].cpu() for part in parts]), golden.program(name)
             quantity = f"{tap:,} features, {resize}"
-            yield compare_arrays(
-                quantity, golden.program(program), features[tap], expected[f"{resize}/{tap}"], tolerance
-            )
-
-
-def _features(network: FeatureExtractor, images: tuple[Tensor, ...], resize: str) -> dict[int, Tensor]:
-    parts = [network.features(batch, resize, FEATURES) for batch in images]
-    return {tap: torch.cat([part[tap].cpu() for part in parts]) for tap in FEATURES}
+            yield compare_arrays(quantity, program, features, expected[f"{resize}/{tap}"], tolerance)
 
 
 Rows = NDArray[np.float64]
@@ -380,9 +353,8 @@ def verify_digits(golden: Golden) -> Iterator[Agreement]:
     values, _ = _measure(golden, task, TRAINED)
     program = "golden, open_lm, MoVQGAN, clean-fid and torch-fidelity"
     note = f"{expected['images']} images, from weights to distance"
-    yield Agreement.of_numbers(
-        "task text_to_image: fid64", program, values["digits/fid64"], expected["fid64"], DISTANCE, note
-    )
+    fid = values["digits/fid64"], expected["fid64"]
+    yield Agreement.of_numbers("task text_to_image: fid64", program, *fid, DISTANCE, note)
 
 
 def verify_benchmark(golden: Golden) -> Iterator[Agreement]:
@@ -392,12 +364,7 @@ def verify_benchmark(golden: Golden) -> Iterator[Agreement]:
     differing = sum(encode(text) != ids for text, ids in zip(expected["texts"], expected["ids"], strict=True))
     note = f"texts of {len(expected['ids'])} whose ids differ"
     yield Agreement("token ids", golden.program("tokenizers"), float(differing), 0.0, note=note)
-    task = {
-        "kind": "language",
-        "benchmarks": ["cloze"],
-        "include_path": [str(ROOT)],
-        "limit": expected["questions"],
-    }
+    task = {"kind": "language", "benchmarks": ["cloze"], "include_path": [str(ROOT)], "limit": expected["questions"]}
     values, items = _measure(golden, task, ENGLISH)
     program = f"{golden.program('lm-eval')} over open_lm"
     yield Agreement.of_numbers("task language: cloze/acc", program, values["cloze/acc"], expected["accuracy"], 0.0)

@@ -55,10 +55,7 @@ def checks(golden: Golden) -> Iterator[tuple[str, Check]]:
 
 
 def verify_machine(golden: Golden, report: Callable[[str, int, int], None] = lambda *_: None) -> list[Finding]:
-    """Compare everything on the device and with the settings of `golden`.
-
-    `report` gets the name of the next check, the number of finished checks, and the total.
-    """
+    """Run all checks. `report` gets the name of the next check, the number of finished checks, and the total."""
     listed = list(checks(golden))
     findings: list[Finding] = []
     for done, (name, check) in enumerate(listed):
@@ -69,8 +66,7 @@ def verify_machine(golden: Golden, report: Callable[[str, int, int], None] = lam
 
 
 def attempt(name: str, check: Check, golden: Golden) -> list[Finding]:
-    """Return the findings of a check. A check that raises is a row that differs; a check that lacks something is
-    untried."""
+    """Return the findings of a check: a row that differs if the check raises, and untried if it lacks something."""
     findings: list[Finding] = []
     try:
         findings.extend(check(golden))
@@ -83,8 +79,7 @@ def attempt(name: str, check: Check, golden: Golden) -> list[Finding]:
 
 
 def prepared_device(name: str, threads: int) -> str:
-    """Return the device with this name, or the best device if the name is empty, and use `threads` CPU threads from now
-    on."""
+    """Return the device with this name, or the best one if empty, and use `threads` CPU threads from now on."""
     torch.set_num_threads(threads)
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ from evalsvc.checkpoints.remote.fetch import locate_checkpoint
 from evalsvc.client import Client
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest
-from evalsvc.spec.documents import CheckpointResult, StoredCheckpoint
+from evalsvc.spec.documents import StoredCheckpoint
 from evalsvc.spec.names import parse_checkpoint
 from evalsvc.spec.suite import Suite, TaskSpec, parse_suite
 
@@ -31,29 +31,24 @@ class RecordedTask:
 
 
 def read_recorded(client: Client, name: str, settings: Settings, suite: str | None = None) -> list[RecordedTask]:
-    """Read the newest evaluations of RUN@STEP[:VARIANT], of all suites or of one, and locate the weights on this
-    machine."""
+    """Read the newest evaluations of RUN@STEP[:VARIANT], of all suites or of one, and locate its weights here."""
     run, step, variant = parse_checkpoint(name)
     overview = client.results(run, step, variant=variant, suite=suite)
     tasks: list[RecordedTask] = []
     for evaluation in overview.evaluations:
         result = client.results(run, step, variant=variant, suite=evaluation.suite)
         checkpoint = _locate(client, name, result.checkpoint, settings)
-        tasks += _tasks_of(result, parse_suite({"tasks": result.suite.tasks}, "recorded"), checkpoint)
+        for spec in parse_suite({"tasks": result.suite.tasks}, "recorded").tasks:
+            used = dict.fromkeys(metric.protocol for metric in result.metrics if metric.task == spec.name)
+            protocols = [result.protocols[protocol] for protocol in used if protocol in result.protocols]
+            items, provenance = result.items.get(spec.name, []), result.provenance.get(spec.name) or {}
+            tasks.append(RecordedTask(checkpoint, spec, items, protocols, provenance))
     return tasks
 
 
 def unrecorded(suite: Suite, checkpoint: CheckpointRef) -> list[RecordedTask]:
     """Return the tasks of a suite for weights that no service has evaluated."""
     return [RecordedTask(checkpoint, spec) for spec in suite.tasks]
-
-
-def _tasks_of(result: CheckpointResult, suite: Suite, checkpoint: CheckpointRef) -> Iterator[RecordedTask]:
-    for spec in suite.tasks:
-        used = dict.fromkeys(metric.protocol for metric in result.metrics if metric.task == spec.name)
-        protocols = [result.protocols[protocol] for protocol in used if protocol in result.protocols]
-        items, provenance = result.items.get(spec.name, []), result.provenance.get(spec.name) or {}
-        yield RecordedTask(checkpoint, spec, items, protocols, provenance)
 
 
 def _locate(client: Client, name: str, checkpoint: StoredCheckpoint, settings: Settings) -> CheckpointRef:

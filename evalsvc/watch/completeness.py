@@ -129,8 +129,10 @@ class Classifier:
         if self.steps_per_epoch is not None:
             return epoch * self.steps_per_epoch
         step = _step_in(outline)
-        if step is None and candidate.path is not None:
-            step = _step_next_to(candidate.path.parent, epoch)
+        if candidate.path is not None:
+            for name in (f"epoch_{epoch}.pt", f"stats_{epoch}.pt"):
+                with suppress(OSError, EvalsvcError):
+                    step = _step_in(read_outline(candidate.path.parent / name)) if step is None else step
         if step is None:
             return self.memory.step(epoch)
         self.memory.keep_step(epoch, step)
@@ -160,14 +162,6 @@ def _about(candidate: Candidate, error: EvalsvcError) -> str:
 def _step_in(outline: Outline) -> int | None:
     step = next((outline[key] for key in ("step", "global_step", "steps") if key in outline), None)
     return step if isinstance(step, int) and step >= 0 else None
-
-
-def _step_next_to(folder: Path, epoch: int) -> int | None:
-    for name in (f"epoch_{epoch}.pt", f"stats_{epoch}.pt"):
-        with suppress(OSError, EvalsvcError):
-            if (step := _step_in(read_outline(folder / name))) is not None:
-                return step
-    return None
 
 
 def _checkpoint(step: int, variant: str) -> Verdict:
@@ -241,10 +235,7 @@ class StepPattern:
 
 
 def skip_reason(name: str) -> str | None:
-    """Return why a name is not that of a checkpoint: OVERWRITTEN, PARTS, or empty where the user need not know.
-
-    None: the name can be that of a checkpoint.
-    """
+    """Return why a name is no checkpoint's, or empty where the user need not know; None if it may be a checkpoint's."""
     words = re.split(r"[._=-]+", name.lower())
     if words[0] in COMPANIONS or {*words} & UNFINISHED:
         return ""
@@ -280,7 +271,10 @@ class _Content(BaseModel):
 
 
 class Memory:
-    """Memory in a file, which is replaced atomically. A missing, damaged or incompatible file counts as empty."""
+    """Digests of files, and steps of epochs whose files were removed, in a file that outlives the watcher.
+
+    A missing, damaged or incompatible file counts as empty: the service knows the posted checkpoints.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from evalsvc.checkpoints.formats import FOLDER_FILES, known_weights, weight_map
 from evalsvc.checkpoints.reference import MAX_FILES, files_of, identify
 from evalsvc.checkpoints.remote.objects import ObjectSource
-from evalsvc.checkpoints.remote.source import METADATA_SECONDS, Listing, RemoteFile, weights_of_folder, within
+from evalsvc.checkpoints.remote.source import METADATA_SECONDS, Listing, weights_of_folder, within
 from evalsvc.checkpoints.remote.uri import HTTP, RemoteUri, parse_remote
 from evalsvc.config import Settings
 from evalsvc.errors import CheckpointError, InvalidRequest, NotACheckpoint, ShardedCheckpoint
@@ -72,21 +72,14 @@ def look_at(path: Path) -> Candidate | None:
     return Candidate(path.name, str(path), mark, identity.size, modified, path, is_folder)
 
 
-def _inside(folder: Path) -> Iterator[Candidate]:
+def _inside(folder: Path) -> list[Candidate]:
     try:
         with os.scandir(folder) as entries:
-            paths = [Path(entry.path) for entry in entries if _may_be_checkpoint(entry)]
+            visible = [entry for entry in entries if not entry.name.startswith(".") and entry.name != INSIDE]
+            paths = [Path(entry.path) for entry in visible if entry.name.endswith(FILE_ENDINGS) or entry.is_dir()]
     except OSError:
-        return
-    for path in paths:
-        if (candidate := look_at(path)) is not None:
-            yield candidate
-
-
-def _may_be_checkpoint(entry: os.DirEntry[str]) -> bool:
-    if entry.name.startswith("."):
-        return False
-    return entry.name.endswith(FILE_ENDINGS) or (entry.is_dir() and entry.name != INSIDE)
+        return []
+    return [candidate for path in paths if (candidate := look_at(path)) is not None]
 
 
 def whole_folder(names: Collection[str], read: Callable[[str], bytes], shown: str) -> Sequence[str]:
@@ -108,9 +101,8 @@ class RemoteFolder:
         """Open the folder without a request."""
         self.uri = parse_remote(uri.rstrip("/"), settings)
         if self.uri.scheme in HTTP:
-            raise InvalidRequest(
-                f"{uri} cannot be listed by {self.uri.scheme}; watch a folder at s3://, gs:// or hf://"
-            )
+            scheme = self.uri.scheme
+            raise InvalidRequest(f"{uri} cannot be listed by {scheme}; watch a folder at s3://, gs:// or hf://")
         self._whole: dict[str, Candidate] = {}
         """Complete Hugging Face folders by address; they are not inspected again."""
 
@@ -128,7 +120,10 @@ class RemoteFolder:
                 files, folders = within(METADATA_SECONDS, place, ObjectSource(place).inside)
             except FileNotFoundError:
                 continue
-            candidates += [_file(_below(place, file.name), file) for file in files if file.name.endswith(FILE_ENDINGS)]
+            for file in files:
+                if file.name.endswith(FILE_ENDINGS):
+                    uri, mark = str(_below(place, file.name)), f"{file.size} {file.etag}"
+                    candidates.append(Candidate(file.name, uri, mark, file.size, None, None, is_folder=False))
             candidates += [self._folder(_below(place, name)) for name in folders if name != INSIDE]
         return candidates
 
@@ -152,7 +147,3 @@ class RemoteFolder:
 
 def _below(uri: RemoteUri, name: str) -> RemoteUri:
     return replace(uri, path=f"{uri.path}/{name}")
-
-
-def _file(place: RemoteUri, file: RemoteFile) -> Candidate:
-    return Candidate(file.name, str(place), f"{file.size} {file.etag}", file.size, None, None, is_folder=False)

@@ -39,7 +39,6 @@ IN_STORE = "posted"
 """Value in place of the digest of a posted object in a store; objects are not read for a digest."""
 
 Place = LocalFolder | RemoteFolder
-"""Folder that a watcher watches."""
 
 Say = Callable[[str], None]
 
@@ -66,12 +65,8 @@ class Watcher:
         self, place: Place, client: Client, posting: Posting, classifier: Classifier, say: Say, complain: Say
     ) -> None:
         """`say` gets a line per post; `complain` gets lines about problems."""
-        self._place = place
-        self._client = client
-        self._posting = posting
-        self._classifier = classifier
-        self._say = say
-        self._complain = complain
+        self._place, self._client, self._posting, self._classifier = place, client, posting, classifier
+        self._say, self._complain = say, complain
         self._spool = posting.spool
         self._done: dict[str, str] = {}
         """Marks of candidates that are finished, by URI."""
@@ -87,12 +82,8 @@ class Watcher:
         """Whether the layout is given or known to be unnecessary."""
         self._delay: float | None = None
         """Seconds until the next try; None while the service answers."""
-        self.refused = 0
-        """Number of posts that the service refused."""
-        self._news = 0
-        """Number of lines about posts and evaluations."""
-        self._unchanged = 0
-        """Number of checkpoints for which nothing was left to post."""
+        self.refused = self._news = self._unchanged = 0
+        """Numbers of refused posts, of lines about posts and evaluations, and of checkpoints with nothing to post."""
 
     def watch(self, every: float) -> None:
         """Look at the folder every `every` seconds, without end."""
@@ -178,7 +169,9 @@ class Watcher:
         if known is not None and not self._missing_suites(known) and not self._is_described_anew(known):
             self._unchanged += 1
         else:
-            self._check_layout(candidate)
+            if not self._has_layout:
+                require_layout(self._client, candidate.path, self._posting.model, self._suites or ())
+                self._has_layout = True
             try:
                 if known is None or self._is_described_anew(known):
                     self._post(candidate, verdict, sha256)
@@ -222,12 +215,10 @@ class Watcher:
         A checkpoint that was posted without a digest counts as another one. To post a checkpoint twice does no harm.
         """
         known = self._history().get((verdict.step, verdict.variant))
-        if known is None:
-            return None
-        if sha256 is None:
-            was_posted = self._classifier.memory.digest(candidate) == IN_STORE
-            return known if was_posted and known.uri == candidate.uri else None
-        return known if known.sha256 == sha256 else None
+        if known is None or sha256 is not None:
+            return known if known is not None and known.sha256 == sha256 else None
+        was_posted = self._classifier.memory.digest(candidate) == IN_STORE
+        return known if was_posted and known.uri == candidate.uri else None
 
     def _history(self) -> dict[tuple[int, str], Checkpoint | RunCheckpoint]:
         if self._known is None:
@@ -254,12 +245,6 @@ class Watcher:
         for name in names:
             self._client.suite(name)
         self._suites = names
-
-    def _check_layout(self, candidate: Candidate) -> None:
-        if self._has_layout:
-            return
-        require_layout(self._client, candidate.path, self._posting.model, self._suites or ())
-        self._has_layout = True
 
     def _missing_suites(self, known: Checkpoint | RunCheckpoint) -> list[str]:
         evaluated = {evaluation.suite for evaluation in known.evaluations}

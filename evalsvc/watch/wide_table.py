@@ -41,10 +41,17 @@ def require_layout(
     if checkpoint is None:  # in a store, whose files are not read
         return
     config = _config(checkpoint, model)
-    rows = config.get("vocab_size")
-    sizes = _sizes([task for _, task in tasks]) if isinstance(rows, int) else []
-    ids, owner = (max(sizes), "the suite's") if sizes else _own_size(checkpoint, config)
-    if not isinstance(rows, int) or ids is None or rows <= ids + SPARE_ROWS:
+    if not isinstance(rows := config.get("vocab_size"), int):
+        return
+    paths = [Path(path) for _, task in tasks if isinstance(path := task.get("tokenizer"), str)]
+    sizes = [size for path in paths if path.is_absolute() and (size := _size(path)) is not None]
+    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    ids, owner = max(sizes, default=None), "the suite's"
+    if ids is None:
+        ids, owner = _size(folder / "tokenizer.json"), "the model's"
+    if ids is None and config.get("family", OPEN_LM) == OPEN_LM:
+        ids, owner = TOKENIZER_SIZE, "open_lm's"
+    if ids is None or rows <= ids + SPARE_ROWS:
         return
     all_text = f'{{"text": {{"size": {rows}}}}}'
     raise InvalidRequest(
@@ -60,19 +67,6 @@ def _config(checkpoint: Path, model: Mapping[str, object] | None) -> Mapping[str
         return (model if has_sizes else find_model_config(checkpoint)) or {}
     except (EvalsvcError, OSError):  # the service reports a wrong configuration
         return {}
-
-
-def _own_size(checkpoint: Path, config: Mapping[str, object]) -> tuple[int | None, str]:
-    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
-    if (size := _size(folder / "tokenizer.json")) is not None:
-        return size, "the model's"
-    return (TOKENIZER_SIZE if config.get("family", OPEN_LM) == OPEN_LM else None), "open_lm's"
-
-
-def _sizes(tasks: Sequence[Mapping[str, object]]) -> list[int]:
-    paths = [task.get("tokenizer") for task in tasks]
-    sizes = [_size(Path(path)) for path in paths if isinstance(path, str) and Path(path).is_absolute()]
-    return [size for size in sizes if size is not None]
 
 
 def _size(path: Path) -> int | None:

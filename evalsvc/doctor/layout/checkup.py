@@ -57,14 +57,9 @@ def examine(
 ) -> dict[str, Any]:
     """Find the layout of a checkpoint. Return all findings, as JSON but for infinite numbers.
 
-    Args:
-        pairs: path of token data with text and image codes in every record.
-        report: callback with the number of layouts scored so far.
-        text_sizes: numbers of text rows to try; inferred if empty.
-        codebook_size: number of codes; inferred if None.
-        limit: number of pairs to use, from the beginning.
-        layouts: layouts to try in addition to the presets, by name.
-        tokenizer: path of the `tokenizer.json`, for pairs that hold `text`.
+    `pairs` is the path of token data with text and image codes in every record, of which the first `limit` are used;
+    `tokenizer` is for records of `text`. `report` gets the number of layouts scored so far. Sizes that are not given
+    are inferred; `layouts` are tried in addition to the presets.
     """
     # Imported here because both need torch, and the rest of this module does not.
     from evalsvc.tasks.loss.layout_evidence import ModelEvidence
@@ -136,15 +131,18 @@ def in_errors(difference: float, stderr: float | None) -> float:
 def judge(search: Search, borders: Sequence[int] = (), cold: Collection[int] = ()) -> dict[str, Any]:
     """Judge the result of a search by four conditions, all of which must hold. Return the findings.
 
-    Args:
-        search: scored candidates.
-        borders: rows where the model's tables change. This evidence is reported, and the decision ignores it.
-        cold: rows that the model's tables show as never trained, evidence of the same kind.
+    Rows where the model's tables change (`borders`) or were never trained (`cold`) are reported; the decision ignores
+    them.
     """
     best = search.best
     others = [scored for scored in search.scores.values() if scored is not best]
     rivals = sorted(((margin(best, other), other) for other in others), key=lambda rival: rival[0].behind)
-    reordered = [margin(best, _reordered(search, seed)) for seed in range(REORDERINGS)]
+    reordered = []
+    for seed in range(REORDERINGS):
+        order = list(range(best.candidate.codebook_size))
+        random.Random(seed).shuffle(order)
+        candidate = best.candidate.reordered(order)
+        reordered.append(margin(best, score(search.witness, candidate, candidate.sequences(search.records))))
     comparisons = len(rivals) + len(reordered) + 1
     needed = critical_value(LEVEL / comparisons, len(search.records) - 1)
     expectations = _expectations(search)
@@ -185,17 +183,8 @@ def judge(search: Search, borders: Sequence[int] = (), cold: Collection[int] = (
     }
 
 
-def _reordered(search: Search, seed: int) -> Scored:
-    best = search.best.candidate
-    order = list(range(best.codebook_size))
-    random.Random(seed).shuffle(order)
-    candidate = best.reordered(order)
-    return score(search.witness, candidate, candidate.sequences(search.records))
-
-
 def _expectations(search: Search) -> list[dict[str, Any]]:
-    """Return the mean probability of rows that never occur if the layout is right, after parts of the template: of all
-    such rows together, and of the likeliest row."""
+    """Return the mean probabilities, after parts of the template, of rows that never occur, and of the likeliest."""
     best = search.best.candidate
     template, silent = best.layout.template, best.silent_rows()[:MOST_ROWS]
     expectations = []

@@ -1,6 +1,11 @@
-"""Candidate layouts of a checkpoint: every preset at its sizes with every template, unless the data rule it out.
+"""Candidate layouts of a checkpoint, their scores, and a search around the best one for its special tokens.
 
-A candidate is a layout that fits the model's table and the data. Candidates that give the data the same ids are merged.
+A candidate is a layout that fits the model's table and the data: every preset at its sizes with every template.
+Candidates that give the data the same ids are merged.
+
+The description length of a sequence, in nats, is the summed loss of its text, image and special tokens, plus ln of the
+block size for a first token that nothing predicts, plus -ln(1 - p) after the last token. Here p is the probability of
+rows that never occur if the layout is right, such as a marker that the template leaves out.
 """
 
 from __future__ import annotations
@@ -111,8 +116,7 @@ def find_sizes(
     """Return the given sizes, and infer the others from the table's `rows` and from the data.
 
     A codebook is the smallest power of two that has all codes. A text block has the rows that image and special tokens,
-    or the image alone, leave of the table, or the size of open_lm's own table or tokenizer if that fits. Raises
-    InvalidData if the table is too small for the text ids and codes of the data.
+    or the image alone, leave of the table, or the size of open_lm's own table or tokenizer if that fits.
     """
     notes = []
     top_text = max(max(record.text_ids or (0,)) for record in records)
@@ -137,8 +141,7 @@ def find_sizes(
 def propose(
     rows: int, records: Sequence[Record], sizes: Sizes, given_layouts: Mapping[str, VocabularyLayout]
 ) -> tuple[list[Candidate], dict[str, str]]:
-    """Return the given layouts, and every preset with every template at every size. Also return why others do not fit,
-    by name."""
+    """Return the given layouts and every preset with every template and size, and by name why others do not fit."""
     merged: dict[tuple[tuple[int, ...], ...], Candidate] = {}
     dropped: dict[str, str] = {}
     for name, template, fields in (
@@ -176,13 +179,9 @@ def _presets(sizes: Sizes) -> Iterator[tuple[str, str, dict[str, object]]]:
         yield f"{preset} {size}", template, fields | ({"special": {}} if is_bare else {})
 
 
-MOST_ROWS = 4_096
-"""Maximum number of unclaimed rows that are searched for markers; in a larger gap, only the candidate's own rows
-are."""
-
-MOST_FIRST = 256
-"""Maximum number of unclaimed rows that may be a template's first token; in a larger gap, only the candidate's own row
-is."""
+MOST_ROWS, MOST_FIRST = 4_096, 256
+"""Most unclaimed rows that are searched for markers, and for a template's first token; in a larger gap, only the
+candidate's own rows are."""
 
 EXCHANGES = 3
 """Maximum number of rounds of exchanging special tokens."""
