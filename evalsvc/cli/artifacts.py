@@ -217,8 +217,8 @@ def keep(
 
 @export_app.command()
 def site(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs of the copy.", autocompletion=complete_run)],
-    output: Annotated[Path, typer.Option(help="Folder, empty or not there yet.", show_default=False)],
+    runs: Annotated[list[str], Argument(metavar="RUN...", help="Runs of the copy.", autocompletion=complete_run)],
+    output: Annotated[Path, Option(help="Folder, empty or not there yet.", show_default=False)],
     url: Url = None,
 ) -> None:
     """Write the pages of runs into a folder: curves, images, text, evaluations, protocols.

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from evalsvc.cli.options import Devices, Threads, Tls
 from evalsvc.cli.terminal import say
@@ -20,7 +21,7 @@ commands = typer.Typer()
 
 @commands.command()
 def worker(
-    scheduler: Annotated[str, typer.Argument(help="Address of the Dask scheduler, tls://HOST:PORT.")],
+    scheduler: Annotated[str, Argument(help="Address of the Dask scheduler, tls://HOST:PORT.")],
     tls: Tls = None,
     devices: Devices = None,
     threads: Threads = None,
@@ -37,8 +38,8 @@ def worker(
 
 @commands.command()
 def scheduler(
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8786,
+    host: Annotated[str, Option(help="Address to listen on.")] = "0.0.0.0",
+    port: Annotated[int, Option(help="Port to listen on; 0 takes a free one.")] = 8786,
     tls: Tls = None,
 ) -> None:
     """Run the scheduler between a service and the workers of other machines, until interrupted.
@@ -57,7 +58,7 @@ def scheduler(
 
 
 @commands.command()
-def certificates(folder: Annotated[Path, typer.Argument(help="Folder for ca.pem, cert.pem and key.pem.")]) -> None:
+def certificates(folder: Annotated[Path, Argument(help="Folder for ca.pem, cert.pem and key.pem.")]) -> None:
     """Make the certificates that scheduler, service and workers share. Anyone with key.pem can connect."""
     for path in write_certificates(folder).values():
         say(str(path))

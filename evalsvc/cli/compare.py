@@ -36,7 +36,6 @@ from evalsvc.cli.printer import (
 )
 from evalsvc.cli.terminal import PIPE, fitting, print_table, say, screen_room, table_lines, terminal_width
 from evalsvc.cli.wording import counted
-from evalsvc.client import Client
 from evalsvc.compare.comparison import Options, compare_results, require_comparable
 from evalsvc.compare.source import Service, read_result
 from evalsvc.errors import InvalidRequest
@@ -153,13 +152,11 @@ def compare(
     options = Options(tuple(metrics or ()), tuple(tasks or ()), level, force, flipped, family)
     is_run = _is_run(a) and (b is None or _is_run(b))
     if b is None and not is_run:
-        raise InvalidRequest(
-            f"{a} has nothing to be compared with; give a second checkpoint or file as B, or give a run as A"
-        )
+        do = "give a second checkpoint or file as B, or give a run as A"
+        raise InvalidRequest(f"{a} has nothing to be compared with; {do}")
     if is_run and family != "none":
-        raise InvalidRequest(
-            "--family judges two checkpoints, and two runs are given; leave --family out, or give --band simultaneous"
-        )
+        do = "leave --family out, or give --band simultaneous"
+        raise InvalidRequest(f"--family judges two checkpoints, and two runs are given; {do}")
     with connect(url) as client, printed_to(output):
         match = RUN.fullmatch(a) if is_run else CHECKPOINT.fullmatch(a)
         is_screen = form == "table" and not (metrics or tasks or everything)
@@ -171,20 +168,17 @@ def compare(
             table = partial(print_difference_curves, headline=headline, every_step=not is_screen)
             show(runs, form, table, difference_rows)
             return
-        comparison = _compare_checkpoints(a, str(b), options, client, suite)
+        if CHECKPOINT.fullmatch(a) and CHECKPOINT.fullmatch(str(b)):
+            comparison = client.compare(a, str(b), suite=suite, **vars(options))
+        else:
+            service = Service(client, suite)
+            comparison = compare_results(read_result(a, service), read_result(str(b), service), options)
         headline = headline or default_headline({item.metric: item.direction for item in comparison.contrasts})
         contrasts = partial(
             print_contrasts, named=options.metrics, whole=everything, headline=headline, fits_screen=is_screen
         )
         show(comparison, form, contrasts, contrast_rows)
     require_comparable(comparison)
-
-
-def _compare_checkpoints(a: str, b: str, options: Options, client: Client, suite: str | None) -> Comparison:
-    if CHECKPOINT.fullmatch(a) and CHECKPOINT.fullmatch(b):
-        return client.compare(a, b, suite=suite, **vars(options))
-    service = Service(client, suite)
-    return compare_results(read_result(a, service), read_result(b, service), options)
 
 
 def _is_run(name: str) -> bool:

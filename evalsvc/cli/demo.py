@@ -53,11 +53,8 @@ COLUMNS = {
 KEPT_KINDS: Mapping[str, str | None] = {"grid": None, "forgetting": "text", "completions": "text"}
 """Kinds of artifacts that the demo writes into files, with their forms: image grids and pages."""
 
-VERIFIED_BY = "extractor=clean-fid"
-"""Engine that the demo compares with at the end."""
-
-VERIFIED_ON = 16
-"""Number of items of each task for the comparison: few enough for a few seconds."""
+VERIFIED_BY, VERIFIED_ON = "extractor=clean-fid", 16
+"""Engine that the demo compares with at the end, and number of items of each task: few enough for a few seconds."""
 
 DASHBOARD = f"/runs/{RUNS[0]}?" + urlencode({"with": RUNS[1], "along": "log"})
 """Address of the page to look at first: both runs over each other, on an axis that shows the first steps, too."""
@@ -66,10 +63,7 @@ WIDTH = 80
 """Width of the lines about completions, in characters."""
 
 Table = Mapping[str, Mapping[int, Mapping[str, str]]]
-"""Values ± standard errors by run, step and column."""
-
 Answers = Mapping[str, Mapping[tuple[str, int], str]]
-"""Greedy completions by prompt, and by run and step."""
 
 
 @commands.command()
@@ -163,8 +157,7 @@ def checkpoints() -> list[tuple[str, int, Path]]:
     for run in RUNS:
         folder = ROOT / "runs" / run
         # The names of the files have only epochs; the index has the training steps.
-        for line in (folder / "steps.txt").read_text().splitlines():
-            name, step = line.split()
+        for name, step in map(str.split, (folder / "steps.txt").read_text().splitlines()):
             files.append((run, int(step), folder / "checkpoints" / name))
     return sorted(files, key=lambda entry: (entry[1], entry[0]))
 
@@ -190,7 +183,7 @@ def wait_all(client: Client, evaluations: Mapping[int, str], report: Callable[[i
 
 
 def read_table(client: Client) -> Table:
-    """Return the history of both runs."""
+    """Return values ± standard errors by run, step and column."""
     columns = {metric: column for column, metric in COLUMNS.items()}
     table: dict[str, dict[int, dict[str, str]]] = {run: {} for run in RUNS}
     for run, rows in table.items():
@@ -218,7 +211,7 @@ def write_files(client: Client, folder: Path) -> list[Path]:
 
 
 def read_answers(client: Client) -> Answers:
-    """Return the greedy completions of both runs."""
+    """Return the greedy completions by prompt, and by run and step."""
     texts: dict[str, dict[tuple[str, int], str]] = {}
     for run in RUNS:
         for step in client.completions(run):

@@ -124,9 +124,8 @@ def _print_evaluation(evaluation: Evaluation) -> None:
         if words := meaning(error.code):
             say(in_options(f"  {error.code}: {words}"))
     for task in evaluation.tasks:
-        if task.retry is not None:
-            cause = in_options(task.retry.error.message)
-            say(f"task {task.name} is retried at {moment(task.retry.at)} UTC: {cause}")
+        if (again := task.retry) is not None:
+            say(f"task {task.name} is retried at {moment(again.at)} UTC: {in_options(again.error.message)}")
     if failures and evaluation.state in OVER:
         say(f"after the cause is removed: evalsvc retry {evaluation.id}")
     protocols = {identity: content for task in evaluation.tasks for identity, content in task.protocols.items()}
@@ -232,19 +231,16 @@ def matching_checkpoints(client: Client, name: str) -> Sequence[ListedCheckpoint
     """Return the checkpoints that RUN, RUN@STEP, RUN@A..B or RUN@A..B/EVERY names, with or without :VARIANT."""
     match = RUN.fullmatch(name) or STEPS.fullmatch(name)
     if match is None:
-        raise InvalidRequest(
-            f"{name!r} names no checkpoints; give RUN@A..B, RUN@A..B/EVERY, RUN@STEP or RUN, such as "
-            "pretrained@1000..5000/500"
-        )
+        forms = "RUN@A..B, RUN@A..B/EVERY, RUN@STEP or RUN, such as pretrained@1000..5000/500"
+        raise InvalidRequest(f"{name!r} names no checkpoints; give {forms}")
     parts = match.groupdict()
     first = None if parts.get("first") is None else int(parts["first"])
     last = first if parts.get("last") is None else int(parts["last"])
     stride = int(parts.get("stride") or 1)
     if not stride or (first is not None and last is not None and last < first):
         wrong = f"{first}..{last}" if stride else f"/{stride}"
-        raise InvalidRequest(
-            f"{name!r} has {wrong}; give a last step that is not below the first, and an EVERY of at least 1"
-        )
+        do = "give a last step that is not below the first, and an EVERY of at least 1"
+        raise InvalidRequest(f"{name!r} has {wrong}; {do}")
     run = parts["run"]
     posted = client.checkpoints(run, variant=parts["variant"] or "raw", first=first, last=last)
     matching = [checkpoint for checkpoint in posted if (checkpoint.step - (first or 0)) % stride == 0]
@@ -265,7 +261,5 @@ def _estimate(client: Client, suite: str, count: int) -> str:
     if not seconds:
         return f"{evaluations}; no evaluation by this suite has ended yet, so the time is unknown"
     usual = median(seconds)
-    return (
-        f"{evaluations} in about {duration(count * usual)}: {duration(usual)} each, the median of the last "
-        f"{len(seconds):,} by this suite"
-    )
+    each = f"{duration(usual)} each, the median of the last {len(seconds):,} by this suite"
+    return f"{evaluations} in about {duration(count * usual)}: {each}"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from typer import Argument, Option
 
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.cli.options import (
@@ -44,7 +45,7 @@ commands = typer.Typer()
 
 Candidate = Annotated[
     str,
-    typer.Argument(
+    Argument(
         metavar="CANDIDATE",
         help="Result file of `evalsvc run --output`, or RUN@STEP[:VARIANT] of the service; with --until, weights.",
         autocompletion=complete_run,
@@ -52,13 +53,11 @@ Candidate = Annotated[
 ]
 RulesFile = Annotated[
     Path | None,
-    typer.Option(
-        help="YAML file of rules: how much worse each metric may be.", show_default="every metric with a direction"
-    ),
+    Option(help="YAML file of rules: how much worse each metric may be.", show_default="every metric with a direction"),
 ]
 OfSuite = Annotated[
     str | None,
-    typer.Option(
+    Option(
         help="Judge only values by this suite, for RUN@STEP; with --until, the suite to evaluate.",
         show_default="all suites",
         autocompletion=complete_suite,
@@ -66,31 +65,29 @@ OfSuite = Annotated[
 ]
 UntilDecided = Annotated[
     Literal["decided"] | None,
-    typer.Option(help="Sample both checkpoints on this machine until every metric is decided.", show_default="no"),
+    Option(help="Sample both checkpoints on this machine until every metric is decided.", show_default="no"),
 ]
 OfFamily = Annotated[
     Family | None,
-    typer.Option(
+    Option(
         help="Whether the level of a rule holds for each metric (none) or for all metrics together (holm).",
         show_default="that of --rules, else none",
     ),
 ]
 AcrossSeeds = Annotated[
-    bool, typer.Option("--across-seeds", help="Also compare samples that were drawn with another seed, and only that.")
+    bool, Option("--across-seeds", help="Also compare samples that were drawn with another seed, and only that.")
 ]
-Timeout = Annotated[float, typer.Option(min=0, help="Seconds to wait for evaluations that have not ended.")]
+Timeout = Annotated[float, Option(min=0, help="Seconds to wait for evaluations that have not ended.")]
 ReportFile = Annotated[
-    Path | None, typer.Option("--output", help="File to write the report to, as JSON.", show_default="none")
+    Path | None, Option("--output", help="File to write the report to, as JSON.", show_default="none")
 ]
-JunitFile = Annotated[Path | None, typer.Option(help="File to write the report to, as JUnit XML.")]
+JunitFile = Annotated[Path | None, Option(help="File to write the report to, as JUnit XML.")]
 MarkdownFile = Annotated[
-    Path | None, typer.Option(help="File to append the report to, as Markdown, such as $GITHUB_STEP_SUMMARY.")
+    Path | None, Option(help="File to append the report to, as Markdown, such as $GITHUB_STEP_SUMMARY.")
 ]
 Annotations = Annotated[
     bool,
-    typer.Option(
-        "--annotations", help="Print workflow commands by which GitHub marks metrics that are worse or missing."
-    ),
+    Option("--annotations", help="Print workflow commands by which GitHub marks metrics that are worse or missing."),
 ]
 
 
@@ -98,13 +95,13 @@ Annotations = Annotated[
 def gate(
     candidate: Candidate,
     baseline: Annotated[
-        str, typer.Option(help="Checkpoint to compare CANDIDATE with, in the same form.", autocompletion=complete_run)
+        str, Option(help="Checkpoint to compare CANDIDATE with, in the same form.", autocompletion=complete_run)
     ],
     rules: RulesFile = None,
     suite: OfSuite = None,
     until: UntilDecided = None,
     spending: Annotated[
-        Spending, typer.Option(help="With --until: function that spends the error probability over the looks.")
+        Spending, Option(help="With --until: function that spends the error probability over the looks.")
     ] = DEFAULT_SPENDING,
     family: OfFamily = None,
     across_seeds: AcrossSeeds = False,
@@ -137,35 +134,28 @@ def gate(
         chosen = replace(chosen, family=family)
     if until is None:
         if model or layout or suites or device or threads:
-            raise InvalidRequest(
-                "--model, --layout, --suites, --device or --threads is given without --until decided; leave the option "
-                "out"
-            )
+            given = "--model, --layout, --suites, --device or --threads is given"
+            raise InvalidRequest(f"{given} without --until decided; leave the option out")
         with connect(url) as client, show_bars() as bars:
             service = Service(client, suite, timeout, _print_states(bars))
             report = run_gate(candidate, baseline, chosen.rules, service, chosen.family, across_seeds)
     else:
         if across_seeds:
-            raise InvalidRequest(
-                "--across-seeds is given with --until decided, which samples both sides with one seed; leave the "
-                "option out"
-            )
+            problem = "--across-seeds is given with --until decided, which samples both sides with one seed"
+            raise InvalidRequest(f"{problem}; leave the option out")
         settings = local_settings(device, threads, suites)
         description = inline_model(model), inline_layout(layout)
 
         def reference(uri: str) -> CheckpointRef:
             if CHECKPOINT.fullmatch(uri) and not Path(uri).exists():
-                raise InvalidRequest(
-                    f"{uri} names a checkpoint of the service, and --until decided samples files; give the path of "
-                    "its weights"
-                )
+                problem = f"{uri} names a checkpoint of the service, and --until decided samples files"
+                raise InvalidRequest(f"{problem}; give the path of its weights")
             return checkpoint_reference(uri, *description, settings)
 
         sides = reference(candidate), reference(baseline)
         if suite is None:
-            raise InvalidRequest(
-                "--until decided is given without --suite; name the suite that evaluates both checkpoints: --suite NAME"
-            )
+            do = "name the suite that evaluates both checkpoints: --suite NAME"
+            raise InvalidRequest(f"--until decided is given without --suite; {do}")
         # PyTorch takes seconds to import; a gate of results and `--help` do not need it.
         from evalsvc.worker.trial import sample_until_decided
 

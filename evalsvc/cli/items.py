@@ -71,13 +71,9 @@ def _cell(value: object) -> str:
 @commands.command()
 def completions(
     run: RunArgument,
-    prompt: Annotated[
-        str | None, typer.Option(help="Show only prompts that contain this text.", show_default="all")
-    ] = None,
-    variant: Annotated[
-        str | None, typer.Option(help="Show only this variant of the weights.", show_default="all")
-    ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Also show seeded completions.")] = False,
+    prompt: Annotated[str | None, Option(help="Show only prompts that contain this text.", show_default="all")] = None,
+    variant: Annotated[str | None, Option(help="Show only this variant of the weights.", show_default="all")] = None,
+    everything: Annotated[bool, Option("--all", help="Also show seeded completions.")] = False,
     form: Form = "table",
     output: Output = None,
     url: Url = None,

@@ -34,7 +34,6 @@ class CommandGroup(TyperGroup):
     """Group whose help shows the whole first paragraph of every command."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Write a row for each command."""
         shown = {name: command for name, command in self.commands.items() if not command.hidden}
         with formatter.section("Commands"):
             formatter.write_dl([(name, (item.help or "").partition("\n\n")[0]) for name, item in shown.items()])

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 from rich.text import Text
+from typer import Argument, Option
 
 from evalsvc.cli.options import (
     FirstStep,
@@ -53,30 +54,26 @@ KINDS: dict[str, Literal["svg", "png"]] = {".svg": "svg", ".png": "png"}
 @commands.command()
 def plot(
     runs: Annotated[
-        list[str],
-        typer.Argument(metavar="RUN...", help="The training run, or up to eight.", autocompletion=complete_run),
+        list[str], Argument(metavar="RUN...", help="The training run, or up to eight.", autocompletion=complete_run)
     ],
     metric: Annotated[
         str | None,
-        typer.Option(help="<task>/<metric>.", show_default="first of the headline", autocompletion=complete_metric),
+        Option(help="<task>/<metric>.", show_default="first of the headline", autocompletion=complete_metric),
     ] = None,
     against: Annotated[
-        str | None,
-        typer.Option(help="A run: draw the difference from it.", show_default="no", autocompletion=complete_run),
+        str | None, Option(help="A run: draw the difference from it.", show_default="no", autocompletion=complete_run)
     ] = None,
-    output: Annotated[
-        Path | None, typer.Option(help="File to draw, .svg or .png.", show_default="the terminal")
-    ] = None,
-    x: Annotated[Axis, typer.Option("--x", help="Along training steps or tokens.")] = "step",
-    scale: Annotated[Scale, typer.Option(help="Scale of the values.")] = "linear",
-    along: Annotated[Scale, typer.Option(help="Scale of the axis.")] = "linear",
+    output: Annotated[Path | None, Option(help="File to draw, .svg or .png.", show_default="the terminal")] = None,
+    x: Annotated[Axis, Option("--x", help="Along training steps or tokens.")] = "step",
+    scale: Annotated[Scale, Option(help="Scale of the values.")] = "linear",
+    along: Annotated[Scale, Option(help="Scale of the axis.")] = "linear",
     smooth: Annotated[
-        float, typer.Option("--smooth", min=0, max=0.99, help="Weight of neighbouring values in a smoothed curve.")
+        float, Option("--smooth", min=0, max=0.99, help="Weight of neighbouring values in a smoothed curve.")
     ] = 0.0,
-    variant: Annotated[str | None, typer.Option(help="Only these weights.", show_default="all")] = None,
+    variant: Annotated[str | None, Option(help="Only these weights.", show_default="all")] = None,
     first: FirstStep = None,
     last: LastStep = None,
-    theme: Annotated[vega.Theme | None, typer.Option(help="Colours of the file.", show_default="light")] = None,
+    theme: Annotated[vega.Theme | None, Option(help="Colours of the file.", show_default="light")] = None,
     url: Url = None,
 ) -> None:
     """Draw a metric of one or several runs along training, with intervals, chance and gaps.

@@ -25,11 +25,8 @@ from evalsvc.spec.visible_text import visible_line
 if TYPE_CHECKING:
     from evalsvc.worker.local import TaskLook
 
-
 EVERY = 10.0
-"""Seconds between two lines about the progress if stderr is no terminal. While nothing changes, each pause is twice as
-long as the one before."""
-
+"""Seconds between two lines about the progress without a terminal. Each pause without news doubles the next one."""
 
 Transfer = Callable[[str, int, int | None], None]
 """Function that gets the name of a transfer, the bytes that are transferred, and all bytes if known."""
@@ -43,8 +40,6 @@ class Bars(Protocol):
 
 
 class _TerminalBars:
-    """Progress bars, one per task."""
-
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._ids: dict[str, TaskID] = {}
@@ -165,8 +160,7 @@ def print_news() -> Callable[[Evaluation], None]:
         for task in evaluation.tasks:
             retry, interim = task.retry, task.interim
             if retry is not None and is_new(evaluation.id, task.name, retry.at):
-                when = datetime.fromisoformat(retry.at).astimezone()
-                again = f"{task.name} is retried at {when:%H:%M:%S}"
+                again = f"{task.name} is retried at {datetime.fromisoformat(retry.at).astimezone():%H:%M:%S}"
                 say(f"{again}: {retry.error.message} [{retry.error.code}]", err=True)
             if interim is not None and is_new(evaluation.id, task.name, interim.done):
                 _say_so_far(f"{task.name} after {interim.done:,} {task.progress.unit}", interim)

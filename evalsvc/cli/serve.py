@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from evalsvc.cli.options import DatabaseUrl, DataDir, Devices, Suites, Threads, Tls
 from evalsvc.config import Settings, drop_secrets
@@ -13,29 +14,24 @@ from evalsvc.log import configure_logs
 
 commands = typer.Typer()
 
-Host = Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")]
-Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.", show_default="8321")]
+Host = Annotated[str | None, Option(help="Address to listen on.", show_default="127.0.0.1")]
+Port = Annotated[int | None, Option(help="Port to listen on; 0 takes a free one.", show_default="8321")]
 Scheduler = Annotated[
     str | None,
-    typer.Option(help="Address of a Dask scheduler, tls://HOST:PORT.", show_default="a new scheduler and its workers"),
+    Option(help="Address of a Dask scheduler, tls://HOST:PORT.", show_default="a new scheduler and its workers"),
 ]
-HttpsCert = Annotated[
-    Path | None, typer.Option(help="PEM file with a certificate and its private key, to serve https with.")
-]
-ReadOnly = Annotated[
-    bool, typer.Option("--read-only", help="Only answer reads, next to the service that owns the database.")
-]
-Migrate = Annotated[bool, typer.Option("--migrate", help="Migrate an older database to this version before the start.")]
+HttpsCert = Annotated[Path | None, Option(help="PEM file with a certificate and its private key, to serve https with.")]
+ReadOnly = Annotated[bool, Option("--read-only", help="Only answer reads, next to the service that owns the database.")]
+Migrate = Annotated[bool, Option("--migrate", help="Migrate an older database to this version before the start.")]
 NewDataFolder = Annotated[
     bool,
-    typer.Option(
+    Option(
         "--new-data-folder",
         help="Start with an empty data folder, although the database has runs whose data folder is lost.",
     ),
 ]
 Insecure = Annotated[
-    bool,
-    typer.Option("--insecure", help="Listen on an address that other machines can reach, although no token exists."),
+    bool, Option("--insecure", help="Listen on an address that other machines can reach, although no token exists.")
 ]
 
 

@@ -27,44 +27,28 @@ def serve_announced(settings: Settings, *, migrate: bool, insecure: bool, new_da
 
 def describe_service(settings: Settings, started: Started) -> list[str]:
     """Return the lines: the address, then a fact per line; the address alone next to a log in JSON."""
+    workers = {"devices": ", ".join(device_list(settings.devices))}
+    if settings.read_only:
+        workers = {"devices": "none: the service only answers reads"}
+    elif settings.scheduler:
+        workers = {"scheduler": settings.scheduler}
+    everyone = "anyone on this machine" if is_loopback(settings.host) else f"anyone who reaches {settings.host}"
+    tokens = f"none: {everyone} can use the service"
+    if started.has_tokens:
+        tokens = f"needed, except for reading: {everyone} can read" if settings.open_reads else "needed"
     facts = {
         "data folder": str(settings.data_path),
         "database": shown_url(settings.database),
-        **_workers(settings),
+        **workers,
         "suites": f"those of evalsvc, and {settings.suites_path}" if settings.suites_path else "those of evalsvc",
         "roots": settings.roots if settings.has_roots else f"{settings.roots} (every file that this process can read)",
-        "tokens": _tokens(settings, started.has_tokens),
+        "tokens": tokens,
         "stop": f"Ctrl-C, or kill {os.getpid()}; running shards get {settings.grace:g} s to finish",
     }
     lines = [f"evalsvc listens on {started.url}"]
     if settings.log_format == "json":
         return lines
     for name, fact in facts.items():
-        lines += textwrap.wrap(
-            fact,
-            WIDTH,
-            initial_indent=f"  {name:<11}  ",
-            subsequent_indent=" " * 15,
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
+        indents = {"initial_indent": f"  {name:<11}  ", "subsequent_indent": " " * 15}
+        lines += textwrap.wrap(fact, WIDTH, **indents, break_long_words=False, break_on_hyphens=False)
     return lines
-
-
-def _workers(settings: Settings) -> dict[str, str]:
-    if settings.read_only:
-        return {"devices": "none: the service only answers reads"}
-    if settings.scheduler:
-        return {"scheduler": settings.scheduler}
-    return {"devices": ", ".join(device_list(settings.devices))}
-
-
-def _tokens(settings: Settings, has_tokens: bool) -> str:
-    everyone = _everyone(settings.host)
-    if not has_tokens:
-        return f"none: {everyone} can use the service"
-    return f"needed, except for reading: {everyone} can read" if settings.open_reads else "needed"
-
-
-def _everyone(host: str) -> str:
-    return "anyone on this machine" if is_loopback(host) else f"anyone who reaches {host}"

@@ -17,11 +17,8 @@ from evalsvc.web.formats import bytes_ as shown_bytes
 
 commands = typer.Typer()
 
-SHOWN_RUNS = 8
-"""Most lines for runs with a queue; the longest queues come first."""
-
-NARROW = 40
-"""Least width of a line, in characters."""
+SHOWN_RUNS, NARROW = 8, 40
+"""Most lines for runs with a queue, of which the longest come first; least width of a line, in characters."""
 
 
 @commands.command()
@@ -75,9 +72,8 @@ def _lines(status: documents.Status, url: str) -> Iterator[str]:
         )
     yield f"workers: {len(status.workers)}, {sum(worker.runs is not None for worker in status.workers)} at work"
     for worker in status.workers:
-        work = worker.runs
         what = "idle"
-        if work is not None:
+        if (work := worker.runs) is not None:
             what = f"{work.run}@{work.step}, {work.task} ({work.stage}) for {duration(work.seconds)}"
         unavailable = "" if worker.takes_shards else "; drains, or sends no heartbeat"
         yield f"  {worker.name} on {worker.host}: {what}{unavailable}"

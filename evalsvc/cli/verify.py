@@ -125,9 +125,8 @@ def verify(
         given = "both are given" if name else "neither is given"
         raise InvalidRequest(f"verify needs either RUN@STEP or --checkpoint FILE, and {given}; give one of them")
     if checkpoint is not None and suite is None:
-        raise InvalidRequest(
-            "--checkpoint is given without --suite; name the suite that evaluates the checkpoint: --suite NAME"
-        )
+        do = "name the suite that evaluates the checkpoint: --suite NAME"
+        raise InvalidRequest(f"--checkpoint is given without --suite; {do}")
     settings, engines = local_settings(device, threads, suites), parse_engines(engine or ())
     most = 64 if n is None else n
     # PyTorch takes seconds to import and is not on every machine; `--help` and a mistyped option need no PyTorch.
@@ -160,10 +159,8 @@ def _verify_machine(settings: Settings) -> tuple[list[Finding], dict[str, object
     device = prepared_device(settings.device, settings.threads)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="evalsvc-verify-") as folder, show_bars() as bars:
-        machine_settings = Settings(
-            data_dir=folder, assets=str(settings.assets_path), devices=device, threads=settings.threads
-        )
-        golden = Golden(device, settings=machine_settings)
+        alone = Settings(data_dir=folder, assets=str(settings.assets_path), devices=device, threads=settings.threads)
+        golden = Golden(device, settings=alone)
         findings = verify_machine(golden, lambda name, done, total: bars.show("machine", done, total, name))
     about = describe_machine(device) | {"versions": present_versions()}
     about |= {"at": datetime.now(UTC).isoformat(timespec="seconds")}

@@ -77,9 +77,8 @@ def watch(
     exit code is 1 if the service refused a checkpoint.
     """
     if marker is not None and "{}" not in marker:
-        raise InvalidRequest(
-            f"--marker {marker} has no {{}} for the name of the checkpoint; write, for example, '{{}}.done'"
-        )
+        problem = f"--marker {marker} has no {{}} for the name of the checkpoint"
+        raise InvalidRequest(f"{problem}; write, for example, '{{}}.done'")
     if marker is not None and is_remote(folder):
         raise InvalidRequest(f"--marker is given for {folder}, whose objects are always complete; leave --marker out")
     settings = Settings.load()

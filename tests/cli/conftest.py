@@ -1,12 +1,13 @@
 """The console script in this process, and a service that it finds."""
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from app_in_process import app_on_port
-from console import Command, command_in_process
+from console import Command, Shell, command_in_process
 from migrated import empty
 
 from evalsvc.cli import main
@@ -16,6 +17,12 @@ from evalsvc.cli import main
 def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
     """Runs the console script in this process, in an environment and folder of the test's own."""
     return command_in_process("evalsvc", main, tmp_path, monkeypatch, capfd)
+
+
+@pytest.fixture
+def evalsvc(command: Command) -> Shell:
+    """Runs a command line as `command` does."""
+    return lambda line: command(*shlex.split(line))
 
 
 @pytest.fixture(scope="module")

@@ -21,14 +21,6 @@ from evalsvc.installation import PYTHON, pip_install
 from evalsvc.web import vega
 from evalsvc.web.pages.run import RunPage
 
-
-def test_every_checkpoint_has_its_step() -> None:
-    found = demo.checkpoints()
-    assert [step for run, step, _ in found if run == "pretrained"] == [0, 10, 20, 80, 300, 3000]
-    assert len(found) == 12
-    assert all(file.exists() for _, _, file in found)
-
-
 MEASURED = {
     "pairs": ("pairs/image", "pairs/text"),
     "text": ("text/text",),
@@ -41,7 +33,10 @@ COMPLETION = {"prompt": "Simply put", "way": "greedy", "text": " it", "base": No
 
 
 def test_what_is_posted_is_waited_for_and_shown(service: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    [checkpoint] = [found for found in demo.checkpoints() if found[:2] == ("pretrained", 20)]
+    every = demo.checkpoints()
+    assert [step for run, step, _ in every if run == "pretrained"] == [0, 10, 20, 80, 300, 3000]
+    assert (len(every), all(file.exists() for _, _, file in every)) == (12, True)
+    [checkpoint] = [found for found in every if found[:2] == ("pretrained", 20)]
     monkeypatch.setattr(demo, "checkpoints", lambda: [checkpoint])
     monkeypatch.setattr(demo, "RUNS", ("pretrained",))
     with Client(os.environ["EVALSVC_URL"]) as client:
@@ -94,8 +89,9 @@ def test_a_checkpoint_goes_from_post_to_table(
     assert printed.startswith("evalsvc verify pretrained@0 --suite miniature --engine extractor=clean-fid --n 20\n")
     assert "all 5 agree; 2 could not be tried" in printed, printed
     assert set(cells) == set(demo.COLUMNS)
-    assert number(cells["agreement"]) > 0.8
-    assert number(cells["cloze (chance .25)"]) < 0.35
+    numbers = {name: float(cell.partition("±")[0]) for name, cell in cells.items()}
+    assert numbers["agreement"] > 0.8
+    assert numbers["cloze (chance .25)"] < 0.35
     kept = {path.name: path.stat().st_size for path in files}
     assert kept.keys() == {f"pretrained-0-{name}" for name in ("grid.png", "forgetting.txt", "completions.txt")}
     assert all(kept.values())
@@ -104,7 +100,6 @@ def test_a_checkpoint_goes_from_post_to_table(
 
 
 def run_command(url: str, *arguments: str) -> str:
-    """Run a command on the service at `url`, and return what it prints."""
     command, env = [sys.executable, "-m", "evalsvc.cli", *arguments], os.environ | {"EVALSVC_URL": url}
     return subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
 
@@ -119,10 +114,6 @@ def test_lines_fit_a_narrow_terminal(capsys: pytest.CaptureFixture[str], monkeyp
     assert max(map(len, lines)) <= 80
     assert [line for line in lines if line in demo.RUNS] == list(demo.RUNS)
     assert [line.split() for line in lines if line.startswith("3000")] == [["3000", *cells]] * 2
-
-
-def number(cell: str) -> float:
-    return float(cell.partition("±")[0])
 
 
 def test_without_the_other_programs_the_demo_says_how_to_get_them(

@@ -1,136 +1,85 @@
 """`evalsvc suites`."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from console import Command
-from typer.testing import CliRunner, Result
+from console import Shell
 
-from evalsvc.cli import app
-from evalsvc.errors import InvalidRequest, UnknownName
 from evalsvc.miniature import ROOT
 from evalsvc.spec.new_suite import new_suite
 from evalsvc.spec.suite import load_suite
 
-
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(app, ["suites", *arguments])
-
-
-def test_a_new_suite_is_printed_or_written(tmp_path: Path) -> None:
-    assert run("new", "--task", "loss").stdout == new_suite(["loss"])
-    assert run("new", "--task", "loss", "--brief").stdout == new_suite(["loss"], brief=True)
-    path = tmp_path / "mine.yaml"
-    written = run("new", "--task", "loss", "--task", "completions", "--output", str(path))
-    assert written.exit_code == 0, written.output
-    assert f"evalsvc suites check {path}" in written.stdout
-    assert [task.kind for task in load_suite(path).tasks] == ["loss", "completions"]
-
-
-def test_values_are_set_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A first suite took an editor, although its author knew the one path that mattered."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "pairs.jsonl").write_bytes((ROOT / "heldout_pairs.jsonl").read_bytes())
-    (tmp_path / "4").mkdir()
-    options = ["--set", "data=pairs.jsonl", "--set", "limit=4", "--output", "suites/mine.yaml"]
-    written = run("new", "--task", "loss", *options)
-    assert written.stdout == "wrote suites/mine.yaml; run: evalsvc suites check suites/mine.yaml\n"
-    [task] = load_suite(tmp_path / "suites" / "mine.yaml").tasks
-    assert (task.parameters["data"], task.parameters["limit"]) == (str(tmp_path / "pairs.jsonl"), 4)
-    assert run("check", "suites/mine.yaml").exit_code == 0
-
-
-@pytest.mark.parametrize(
-    ("assignment", "words"),
-    [
-        ("dat=pairs.jsonl", "no parameter is named 'dat'; did you mean 'data'?"),
-        ("name=mine", "no parameter is named 'name'"),
-        ("limit", "--set limit: no value is given; write NAME=VALUE"),
-        ("limit=[4", "--set limit=[4: the value is not valid YAML"),
-    ],
-)
-def test_a_value_that_cannot_be_set_is_named(assignment: str, words: str) -> None:
-    assert words in str(run("new", "--task", "loss", "--set", assignment).exception)
-
-
-def test_a_file_is_not_written_over(tmp_path: Path) -> None:
-    (tmp_path / "mine.yaml").write_text("mine")
-    error = run("new", "--task", "loss", "--output", str(tmp_path / "mine.yaml")).exception
-    assert isinstance(error, InvalidRequest)
-    assert (tmp_path / "mine.yaml").read_text() == "mine"
-    error = run("new", "--task", "loss", "--output", str(tmp_path / "nowhere" / "suites" / "mine.yaml")).exception
-    assert isinstance(error, InvalidRequest)
-
-
-def test_a_suite_is_checked_by_its_file_or_name(tmp_path: Path) -> None:
-    path = tmp_path / "mine.yaml"
-    path.write_text(new_suite(["loss"]))
-    wrong = run("check", str(path))
-    assert wrong.exit_code == 1
-    assert (
-        "- task 'loss': data: /path/to/sequences.jsonl is a placeholder; replace it with your own path" in wrong.stdout
-    )
-    assert "suite mine: 1 problem\n" in wrong.stdout
-    path.write_text(path.read_text().replace("/path/to/sequences.jsonl", str(ROOT / "heldout_pairs.jsonl")))
-    right = run("check", str(path))
-    assert (right.exit_code, right.stdout) == (0, "suite mine: nothing is wrong or missing in its 1 task\n")
-    assert run("check", "mine", "--suites", str(tmp_path)).exit_code == 0
-    assert isinstance(run("check", "mne", "--suites", str(tmp_path)).exception, UnknownName)
-
-
-@pytest.mark.usefixtures("wide_pipe")
-def test_suites_are_listed_with_where_they_are_from(tmp_path: Path) -> None:
-    (tmp_path / "mine.yaml").write_text(new_suite(["loss"]))
-    (tmp_path / "broken.yaml").write_text("tasks: [")
-    shown = run("list", "--suites", str(tmp_path)).stdout
-    assert "What this suite measures, in a line." in shown
-    assert "not valid YAML" in shown
-    assert "text-quick" in shown
-
-
 SUITE = "description: mine\ntasks:\n  - {kind: loss, name: pairs, data: /data.jsonl}\n"
 
 
-def test_a_suite_is_kept_in_the_service_shown_and_deleted(command: Command, service: Any, tmp_path: Path) -> None:
-    (tmp_path / "captions.yaml").write_text(SUITE)
-    assert command("suites", "put", "captions.yaml").out.startswith("suite captions is uploaded: 1 task, digest ")
-    assert command("suites", "put", "captions.yaml", "--name", "other").code == 0
-    shown = command("suites", "show", "captions").out
+def test_a_new_suite_is_printed_or_written(evalsvc: Shell) -> None:
+    assert evalsvc("suites new --task loss").out == new_suite(["loss"])
+    assert evalsvc("suites new --task loss --brief").out == new_suite(["loss"], brief=True)
+    written = evalsvc("suites new --task loss --task completions --output mine.yaml")
+    assert "evalsvc suites check mine.yaml" in written.out, written.err
+    assert [task.kind for task in load_suite(Path("mine.yaml")).tasks] == ["loss", "completions"]
+    before = Path("mine.yaml").read_bytes()
+    assert evalsvc("suites new --task loss --output mine.yaml").code == 2, "a file is not written over"
+    assert Path("mine.yaml").read_bytes() == before
+
+
+def test_values_are_set_on_the_command_line(evalsvc: Shell, tmp_path: Path) -> None:
+    """A first suite took an editor, although its author knew the one path that mattered."""
+    (tmp_path / "pairs.jsonl").write_bytes((ROOT / "heldout_pairs.jsonl").read_bytes())
+    (tmp_path / "4").mkdir()
+    written = evalsvc("suites new --task loss --set data=pairs.jsonl --set limit=4 --output suites/mine.yaml")
+    assert written.out == "wrote suites/mine.yaml; run: evalsvc suites check suites/mine.yaml\n"
+    [task] = load_suite(tmp_path / "suites" / "mine.yaml").tasks
+    assert (task.parameters["data"], task.parameters["limit"]) == (str(tmp_path / "pairs.jsonl"), 4)
+    assert evalsvc("suites check suites/mine.yaml").code == 0
+
+
+@pytest.mark.usefixtures("wide_pipe")
+def test_a_suite_is_checked_by_its_file_or_name_and_listed(evalsvc: Shell) -> None:
+    Path("mine.yaml").write_text(new_suite(["loss"]))
+    wrong = evalsvc("suites check mine.yaml")
+    problem = "- task 'loss': data: /path/to/sequences.jsonl is a placeholder; replace it with your own path"
+    assert (wrong.code, problem in wrong.out, "suite mine: 1 problem\n" in wrong.out) == (1, True, True)
+    text = Path("mine.yaml").read_text().replace("/path/to/sequences.jsonl", str(ROOT / "heldout_pairs.jsonl"))
+    Path("mine.yaml").write_text(text)
+    right = evalsvc("suites check mine.yaml")
+    assert (right.code, right.out) == (0, "suite mine: nothing is wrong or missing in its 1 task\n")
+    assert evalsvc("suites check mine --suites .").code == 0
+    Path("broken.yaml").write_text("tasks: [")
+    shown = evalsvc("suites list --suites .").out
+    for words in ("What this suite measures, in a line.", "not valid YAML", "text-quick"):
+        assert words in shown
+
+
+def test_a_suite_is_kept_in_the_service_shown_and_deleted(evalsvc: Shell, service: Any) -> None:
+    for name in ("captions", "loss"):
+        Path(f"{name}.yaml").write_text(SUITE)
+    assert evalsvc("suites put captions.yaml").out.startswith("suite captions is uploaded: 1 task, digest ")
+    assert evalsvc("suites put captions.yaml --name other").code == 0
+    shown = evalsvc("suites show captions").out
     assert shown.startswith("suite captions (put), digest ")
-    assert "task pairs, kind loss:" in shown
+    assert "mine\ntask pairs, kind loss:" in shown
     assert '  data: "/data.jsonl"' in shown
-    listed = command("suites", "list", "--service", "--format", "json")
-    assert {"captions", "other", "loss"} <= {suite["suite"] for suite in json.loads(listed.out)["suites"]}
-    assert "the command would delete suite other of the service" in command("suites", "delete", "other").err
-    assert command("suites", "delete", "other", "--yes").out == "suite other is deleted\n"
-    assert "no suite is named 'other'" in command("suites", "show", "other").err
-
-
-def test_a_shipped_suite_is_not_hidden_by_a_slip(command: Command, service: Any, tmp_path: Path) -> None:
-    (tmp_path / "loss.yaml").write_text(SUITE)
-    refused = command("suites", "put", "loss.yaml")
+    listed = evalsvc("suites list --service --format json").json["suites"]
+    assert {"captions", "other", "loss"} <= {suite["suite"] for suite in listed}
+    assert evalsvc("suites delete other --yes").out == "suite other is deleted\n"
+    refused = evalsvc("suites put loss.yaml")
     assert (refused.code, "--replace-shipped" in refused.err) == (2, True)
-    assert command("suites", "put", "loss.yaml", "--replace-shipped").code == 0
-    deleted = command("suites", "delete", "loss", "--yes").out
+    assert evalsvc("suites put loss.yaml --replace-shipped").code == 0
+    deleted = evalsvc("suites delete loss --yes").out
     assert deleted == "suite loss is deleted; the name now stands for the suite of the shipped\n"
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "words"),
+    ("content", "words"),
     [
-        ("a.txt", b"x", "a.txt is not the file of a suite; give a file that ends in .yaml or .yml or .json"),
-        ("a.yaml", None, "a.yaml is not the file of a suite"),
-        ("a.yaml", b"x" * 1_000_001, "a.yaml has 1,000,001 bytes, more than the 1,000,000 of a suite"),
-        ("a.yaml", b"\xff\xfe", "a.yaml cannot be read as text"),
-        ("a.yaml", b"tasks: [", "not valid YAML"),
+        (b"x" * 1_000_001, "a.yaml has 1,000,001 bytes, more than the 1,000,000 of a suite"),
+        (b"\xff\xfe", "a.yaml cannot be read as text"),
+        (b"tasks: [", "not valid YAML"),
     ],
 )
-def test_what_is_no_suite_is_not_sent(
-    command: Command, service: Any, tmp_path: Path, name: str, content: bytes | None, words: str
-) -> None:
-    if content is not None:
-        (tmp_path / name).write_bytes(content)
-    refused = command("suites", "put", name)
+def test_what_is_no_suite_is_not_sent(evalsvc: Shell, service: Any, content: bytes, words: str) -> None:
+    Path("a.yaml").write_bytes(content)
+    refused = evalsvc("suites put a.yaml")
     assert (refused.code, words in refused.err, "Traceback" in refused.err) == (2, True, False), refused.err

@@ -1,44 +1,33 @@
-"""`evalsvc tasks`."""
+"""`evalsvc tasks` and `metrics`."""
 
-import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
+from console import Shell
 
-from evalsvc.cli import app
 from evalsvc.cli.tasks import describe_task, task_summaries
-from evalsvc.errors import UnknownName
+from evalsvc.metrics.definitions import DEFINITIONS
 from evalsvc.spec import catalog
 
-PLUG_INS = Path(__file__).parents[1] / "support" / "plug_ins"
+
+def test_all_kinds_and_metrics_are_a_row_of_a_table_each(evalsvc: Shell) -> None:
+    shown = evalsvc("tasks").out
+    assert [kind for kind in catalog.COMPONENTS["tasks"] if f"\n{kind} " not in shown] == []
+    assert "evalsvc suites new --task KIND" in shown
+    assert [item["kind"] for item in evalsvc("tasks --format json").json] == catalog.names("tasks")
+    shown = evalsvc("metrics").out
+    assert [definition for definition in DEFINITIONS if definition.names[0] not in shown] == []
 
 
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(app, ["tasks", *arguments])
-
-
-def test_all_kinds_are_a_row_of_a_table_each() -> None:
-    shown = run()
-    assert shown.exit_code == 0, shown.output
-    for kind in catalog.COMPONENTS["tasks"]:
-        assert f"\n{kind} " in shown.stdout
-    assert "evalsvc suites new --task KIND" in shown.stdout
-    kinds = [item["kind"] for item in json.loads(run("--format", "json").stdout)]
-    assert kinds == catalog.names("tasks")
-
-
-def test_one_kind_has_its_parameters_and_metrics() -> None:
-    shown = run("text_to_image").stdout
+def test_one_kind_and_one_metric_are_shown(evalsvc: Shell) -> None:
+    shown = evalsvc("tasks text_to_image").out
     for words in ("needs: captions, the image decoder", "until.stderr", "number, above 0", "fid_infinity"):
         assert words in shown
-    assert json.loads(run("text_to_image", "--format", "json").stdout) == describe_task("text_to_image").to_json()
-
-
-def test_an_unknown_kind_has_near_misses() -> None:
-    error = run("los").exception
-    assert isinstance(error, UnknownName)
-    assert "did you mean 'loss'" in error.message
+    assert evalsvc("tasks text_to_image --format json").json == describe_task("text_to_image").to_json()
+    shown = " ".join(evalsvc("metrics captions/text_within").out.split())
+    assert shown.startswith("text_within, image_within (task loss) Σ −ln p(token | an id of its type) / Σ tokens")
+    for words in ("unit: nats/token; lower is better", "Cochran", "two checkpoints: compared item by item"):
+        assert words in shown
 
 
 @pytest.mark.parametrize("kind", catalog.COMPONENTS["tasks"])
@@ -49,11 +38,11 @@ def test_a_kind_says_what_it_measures_and_needs(kind: str) -> None:
     assert task.metrics
 
 
-def test_a_plug_ins_task_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plug_ins_task_is_described(evalsvc: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     """It says of its needs and metrics what it wants, or nothing."""
-    monkeypatch.syspath_prepend(PLUG_INS)
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "support" / "plug_ins")
     assert ("letters", "Counts letters.", "") in task_summaries()
-    shown = run("letters").stdout
+    shown = evalsvc("tasks letters").out
     for words in ("letters: Counts letters.", "times", "By how much the number is multiplied."):
         assert words in shown
     assert "needs:" not in shown

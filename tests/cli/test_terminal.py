@@ -16,41 +16,25 @@ from evalsvc.cli.terminal import confirm, style_of, table_lines, wrapped
 from evalsvc.compare.curves import Curve, JoinedHistories, RunSeries, Tradeoff
 from evalsvc.errors import InvalidRequest
 from evalsvc.spec.documents import Checkpoint, EvaluationSummary, Metric, Parent, Posted
-from evalsvc.spec.documents.history import Buckets, BucketSeries, History, ImportSource, LeftOutMetric
+from evalsvc.spec.documents.history import Buckets, BucketSeries, History, ImportSource, LeftOutMetric, ValueSeries
 from evalsvc.spec.documents.items import Completion, Items, StepCompletions
 
 EVIL = "\x1b[2J\x07fid\u202e[b]"
 
-SERIES = RunSeries(
-    metric=EVIL,
-    run=EVIL,
-    variant=EVIL,
-    protocol="abc",
-    differs={EVIL: EVIL},
-    x=[1],
-    value=[1.5],
-    stderr=[None],
-    low=[None],
-    high=[None],
-    n=[3],
-    unit=EVIL,
-    direction="lower",
-    baseline=None,
-    import_=[7],
-    omitted=0,
-)
+LENGTH_ONE = {"x": [1], "value": [1.5], "stderr": [None], "low": [None], "high": [None], "n": [3], "import_": [7]}
+VALUES = example(ValueSeries, metric=EVIL, variant=EVIL, unit=EVIL, differs={EVIL: EVIL}, groups=None, **LENGTH_ONE)
+
+SERIES = RunSeries(**vars(VALUES), run=EVIL)
 
 METRIC = example(Metric, name=EVIL, unit=EVIL)
 
 SIDE = {"value": 1.5, "stderr": 0.1, "low": 1.2, "high": 1.8, "import": 7}
 
-POSTED = Posted(
-    checkpoint=example(
-        Checkpoint, uri=EVIL, tags={EVIL: EVIL}, parents=[example(Parent, name=EVIL)], run=EVIL, variant=EVIL
-    ),
-    evaluations=[example(EvaluationSummary, suite=EVIL, state=EVIL)],
-    note=EVIL,
-)
+PARENTS = [example(Parent, name=EVIL)]
+
+CHECKPOINT = example(Checkpoint, uri=EVIL, tags={EVIL: EVIL}, parents=PARENTS, run=EVIL, variant=EVIL)
+
+POSTED = Posted(checkpoint=CHECKPOINT, evaluations=[example(EvaluationSummary, suite=EVIL, state=EVIL)], note=EVIL)
 
 CURVE = Curve(metric=EVIL, unit=EVIL, direction="lower", protocol=EVIL, differs={}, series=[SERIES])
 
@@ -64,20 +48,15 @@ BUCKETS = example(Buckets, series=[example(BucketSeries, metric=EVIL, variant=EV
 
 CURVES = JoinedHistories(runs=[EVIL], x="step", forced=False, curves=[CURVE], refused={}, imports={EVIL: IMPORTS})
 
-TRADEOFF = Tradeoff(
-    x="step",
-    against=EVIL,
-    columns=[],
-    rows=[{"run": EVIL, "variant": EVIL, "step": 1, EVIL: SIDE}],
-    imports={EVIL: IMPORTS},
-)
+TRADED = [{"run": EVIL, "variant": EVIL, "step": 1, EVIL: SIDE}]
+
+TRADEOFF = Tradeoff(x="step", against=EVIL, columns=[], rows=TRADED, imports={EVIL: IMPORTS})
 
 ITEMS = Items(evaluation=1, state="succeeded", items={EVIL: [{EVIL: EVIL}, {}]})
 
 COMPLETIONS = StepCompletions(
     step=1, variant=EVIL, task=EVIL, completions=[Completion(way=EVIL, prompt=EVIL, base=EVIL, text=EVIL)]
 )
-
 
 WHOLE = history.Shown(whole=True)
 
@@ -100,7 +79,7 @@ SHOWN: dict[str, Callable[[], None]] = {
     "curves": lambda: history.print_curves(CURVES, shown=WHOLE),
     "tradeoff": lambda: history.print_tradeoff(TRADEOFF),
     "tradeoff as CSV": lambda: terminal.write_rows(history.tradeoff_rows(TRADEOFF)),
-    "document": lambda: printer.print_fields(POSTED.checkpoint),
+    "document": lambda: printer.print_fields(CHECKPOINT),
     "posted": lambda: submit.show_posted(POSTED),
     "completions": lambda: items.print_completions([COMPLETIONS], everything=True),
     "rows": lambda: printer.print_rows([{EVIL: EVIL}], "table", "rows", ""),
@@ -188,6 +167,7 @@ def test_columns_go_in_their_order_and_only_where_they_must(monkeypatch: pytest.
     assert notes[0] == ""
     assert {*notes[1:-1]} <= {"", "(no room for: protocol)", "(no room for: protocol, n)"}
     assert notes[-1] == "(no room for: protocol, n, error)"
+    assert [line.plain for line in table_lines(["a", "b"], [])] == ["a  b", "────"], "without rows there is a head"
 
 
 @pytest.mark.parametrize("text", ["", " a", "two words", "a/very_long.name@with-signs:and=more,of;them", "図" * 9, WHY])
@@ -196,10 +176,7 @@ def test_wrapping_loses_nothing(text: str, width: int) -> None:
     lines = wrapped(text, width)
     assert max(map(cell_len, lines)) <= width
     assert "".join("".join(lines).split()) == "".join(text.split())
-
-
-def test_a_name_that_is_too_wide_breaks_behind_its_signs() -> None:
-    assert wrapped("pairs/general_text_gap", 10) == ["pairs/", "general_", "text_gap"]
+    assert wrapped("pairs/general_text_gap", 10) == ["pairs/", "general_", "text_gap"], "behind its signs"
     assert wrapped("-0.07557", 7) == ["-0.0755", "7"]
 
 
@@ -209,10 +186,6 @@ def test_a_name_that_is_too_wide_breaks_behind_its_signs() -> None:
 )
 def test_words_in_colour(cell: str, style: str) -> None:
     assert style_of(cell) == style
-
-
-def test_a_table_without_rows_has_its_head() -> None:
-    assert [line.plain for line in table_lines(["a", "b"], [])] == ["a  b", "────"]
 
 
 class Terminal(io.StringIO):
@@ -231,14 +204,11 @@ def test_without_a_terminal_nobody_is_asked(monkeypatch: pytest.MonkeyPatch) -> 
     confirm("run a", True, "a")
 
 
-@pytest.mark.parametrize(("typed", "goes_on"), [("y\n", True), ("n\n", False), ("\n", False)])
-def test_only_yes_goes_on(monkeypatch: pytest.MonkeyPatch, typed: str, goes_on: bool) -> None:
-    monkeypatch.setattr(sys, "stdin", Terminal(typed))
-    with nullcontext() if goes_on else pytest.raises(typer.Exit):
-        confirm("queue 5 evaluations", yes=False)
-
-
-def test_a_deletion_wants_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_yes_goes_on_and_a_deletion_wants_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    for typed, goes_on in (("y\n", True), ("n\n", False), ("\n", False)):
+        monkeypatch.setattr(sys, "stdin", Terminal(typed))
+        with nullcontext() if goes_on else pytest.raises(typer.Exit):
+            confirm("queue 5 evaluations", yes=False)
     monkeypatch.setattr(sys, "stdin", Terminal("run-a\n"))
     confirm("run run-a", False, "run-a")
     monkeypatch.setattr(sys, "stdin", Terminal("run-b\n"))

@@ -1,19 +1,24 @@
 """`evalsvc verify`: the command, its outputs and exit codes. What is compared is tested in tests/verify."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from console import Command
+from console import Shell
 
 from evalsvc.cli.verify import exit_code, headline
-from evalsvc.verify import golden_checks, machine
-from evalsvc.verify.agreement import Agreement, Untried
+from evalsvc.miniature import ROOT
+from evalsvc.verify import checkpoint, golden_checks, machine
+from evalsvc.verify.agreement import Agreement, Finding, Untried
+from evalsvc.verify.checkpoint import VerifyRequest
 from evalsvc.verify.golden_files import Golden
+from evalsvc.verify.recorded import RecordedTask
 
 RIGHT = Agreement.of_numbers("fid", "a program", 1.0, 1.0, 0.0)
 WRONG = Agreement.of_numbers("kid", "a program", 1.0, 2.0, 0.0)
 UNTRIED = Untried("loss", "a program", "not installed")
+MACHINE = "verify machine --device cpu"
 
 
 @pytest.mark.parametrize(
@@ -30,47 +35,38 @@ def test_exit_code_and_last_line(findings: list[Agreement | Untried], code: int,
     assert (exit_code(findings), headline(findings)) == (code, line)
 
 
+@pytest.mark.usefixtures("one_thread")
 class TestMachine:
     @pytest.fixture(autouse=True)
-    def _short(self, monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
+    def _short(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """One check of a dozen: tests/verify runs all of them in a process."""
         monkeypatch.setattr(machine, "checks", lambda golden: [("noise", golden_checks.verify_noise)])
 
-    def test_agrees(self, command: Command, tmp_path: Path) -> None:
-        result = command("verify", "machine", "--device", "cpu", "--output", "all.json")
-        assert result.code == 0, result.err
-        assert "noise of 128 codes" in result.out
+    def test_agrees(self, evalsvc: Shell) -> None:
+        result = evalsvc(f"{MACHINE} --output all.json")
+        assert (result.code, "noise of 128 codes" in result.out) == (0, True), result.err
         assert result.out.splitlines()[-1] == "all 1 agree"
-        document = json.loads((tmp_path / "all.json").read_text())
-        assert document["agrees"] is True
+        document = json.loads(Path("all.json").read_text())
+        assert (document["agrees"], document["findings"][0]["verdict"]) == (True, "ok")
         assert document["versions"].keys() == {"evalsvc", "torch"}
-        assert document["findings"][0]["verdict"] == "ok"
-        line = next(line for line in command("doctor").out.splitlines() if line.split()[:1] == ["verify"])
-        assert line.split()[1:5] == ["ok", "1", "rows", "agree"]
+        [line] = [row for row in evalsvc("doctor").cells if row[:1] == ["verify"]]
+        assert line[1:5] == ["ok", "1", "rows", "agree"]
 
-    def test_differs(self, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_differs(self, evalsvc: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
         """JSON on stdout has nothing beside it; afterwards the doctor's exit code is 1."""
         monkeypatch.setattr(golden_checks, "stream_keys", lambda *_: golden_checks.torch.tensor([3]))
-        result = command("verify", "machine", "--device", "cpu", "--output", "-")
-        assert result.code == 1
-        document = json.loads(result.out)
-        assert [finding["verdict"] for finding in document["findings"]] == ["WRONG"]
+        result = evalsvc(f"{MACHINE} --output -")
+        assert (result.code, [finding["verdict"] for finding in result.json["findings"]]) == (1, ["WRONG"])
         monkeypatch.setenv("EVALSVC_DEVICES", "cpu")
-        doctor = command("doctor")
-        assert doctor.code == 1
-        assert "noise of 128 codes" in doctor.out
-
-    def test_a_data_folder_that_cannot_be_written_is_a_warning(self, command: Command, tmp_path: Path) -> None:
-        (tmp_path / "home").write_text("a file where the folder should be")
-        result = command("verify", "machine", "--device", "cpu")
-        assert result.code == 0
-        assert "warning: the result is not kept for `evalsvc doctor`" in result.err
+        doctor = evalsvc("doctor")
+        assert (doctor.code, "noise of 128 codes" in doctor.out) == (1, True)
 
     def test_settings_of_the_service_say_nothing_of_the_machine(
-        self, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+        self, evalsvc: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         """A service that reads below its roots alone does not read what comes with evalsvc."""
         monkeypatch.setenv("EVALSVC_ROOTS", str(tmp_path))
+        (tmp_path / "home").write_text("a file where the folder should be")
         seen: list[str] = []
 
         def look(golden: Golden) -> list[Agreement]:
@@ -78,28 +74,25 @@ class TestMachine:
             return [RIGHT]
 
         monkeypatch.setattr(machine, "checks", lambda golden: [("roots", look)])
-        assert command("verify", "machine", "--device", "cpu").code == 0
-        assert seen == ["/"]
-
-    def test_a_device_that_is_not_there(self, command: Command) -> None:
-        result = command("verify", "machine", "--device", "cuda:99")
-        assert (result.code, result.out) == (2, "")
-        assert "--device: there is no device 'cuda:99'" in result.err
+        result = evalsvc(MACHINE)
+        assert (result.code, seen) == (0, ["/"])
+        assert "warning: the result is not kept for `evalsvc doctor`" in result.err
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["machine", "--output", "no/where.json"], "--output no/where.json: the folder no does not exist"),
-        (["machine", "--threads", "0"], "--threads"),
-        (["mine@3", "--checkpoint", "a.pt"], "verify needs either RUN@STEP or --checkpoint FILE, and both are given"),
-        (["--suite", "loss"], "verify needs either RUN@STEP or --checkpoint FILE, and neither is given"),
-        (["--checkpoint", "a.pt"], "--checkpoint is given without --suite; name the suite"),
-        (["machine", "--suite", "loss"], "--suite is given with machine; leave --suite out"),
-    ],
-)
-def test_bad_arguments(command: Command, arguments: list[str], words: str) -> None:
-    result = command("verify", *arguments)
-    assert result.code == 2
-    assert words in result.err
-    assert "Traceback" not in result.err
+def test_weights_are_verified_without_a_service(evalsvc: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = str(ROOT / "runs" / "pretrained" / "checkpoints" / "epoch_5.pt")
+    seen: list[tuple[list[str], VerifyRequest]] = []
+
+    def verify_tasks(tasks: Sequence[RecordedTask], request: VerifyRequest) -> list[Finding]:
+        seen.append(([task.spec.name for task in tasks], request))
+        assert all(task.checkpoint.path == weights and not task.items for task in tasks)
+        return [WRONG]
+
+    monkeypatch.setattr(checkpoint, "verify_tasks", verify_tasks)
+    options = "--engine model=open_lm --engine scoring=hflm --n 12 --device cpu --output -"
+    result = evalsvc(f"verify --checkpoint {weights} --suite miniature {options}")
+    assert (result.code, result.json["agrees"]) == (1, False)
+    [(tasks, request)] = seen
+    assert "digits" in tasks
+    assert (list(request.engines), request.n) == ([("model", "open_lm"), ("scoring", "hflm")], 12)
+    assert request.settings.device == "cpu"

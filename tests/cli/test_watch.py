@@ -40,23 +40,6 @@ def url(service: Any) -> str:
     return url
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    folder = tmp_path / "checkpoints"
-    folder.mkdir()
-    return folder
-
-
-def start(folder: Path) -> "subprocess.Popen[str]":
-    """A watcher in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "evalsvc.cli", "watch", str(folder), *OPTIONS],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 def test_once_posts_what_is_there_and_ends(tmp_path: Path, command: Command, url: str) -> None:
     folder = shutil.copytree(MINIATURE, tmp_path / "checkpoints")
     (folder / "optimizer_1.pt").write_bytes(b"x")
@@ -69,7 +52,8 @@ def test_once_posts_what_is_there_and_ends(tmp_path: Path, command: Command, url
     assert again.err == f"nothing to post: the service has all 6 checkpoints in {folder}\n"
 
 
-def test_once_says_what_was_refused_by_its_exit_code(folder: Path, command: Command, url: str) -> None:
+def test_once_says_what_was_refused_by_its_exit_code(tmp_path: Path, command: Command, url: str) -> None:
+    (folder := tmp_path / "checkpoints").mkdir()
     shutil.copy(MINIATURE / "epoch_1.pt", folder)
     assert command("watch", str(folder), *OPTIONS, "--once").code == 0
     shutil.copy(MINIATURE / "epoch_2.pt", folder / "epoch_1.pt")
@@ -79,31 +63,12 @@ def test_once_says_what_was_refused_by_its_exit_code(folder: Path, command: Comm
     assert refused.code == 1
 
 
-@pytest.mark.parametrize(
-    ("place", "options", "words"),
-    [
-        ("checkpoints", ["--marker", "done"], "has no {} for the name of the checkpoint"),
-        ("nowhere", [], "nowhere is no folder"),
-        # It would be looked for in vain, and nothing ever posted.
-        ("s3://bucket/run", ["--marker", "{}.done"], "leave --marker out"),
-    ],
-)
-def test_wrong_use_is_one_line(folder: Path, command: Command, place: str, options: list[str], words: str) -> None:
-    ended = command("watch", place, *OPTIONS, "--once", *options)
-    assert (ended.code, ended.out, len(ended.err.splitlines())) == (2, "", 1)
-    assert words in ended.err
-
-
-def test_a_service_that_is_not_there(folder: Path, command: Command) -> None:
-    shutil.copy(MINIATURE / "epoch_1.pt", folder)
-    alone = command("watch", str(folder), *OPTIONS, "--once", "--url", "http://127.0.0.1:9")
-    assert (alone.code, "no evaluation service answers at http://127.0.0.1:9" in alone.err) == (2, True)
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_ends_quietly_by_a_signal(folder: Path, url: str, number: int) -> None:
+def test_ends_quietly_by_a_signal(tmp_path: Path, url: str, number: int) -> None:
+    (folder := tmp_path / "checkpoints").mkdir()
     shutil.copy(MINIATURE / "epoch_1.pt", folder)
-    watcher = start(folder)
+    line = [sys.executable, "-m", "evalsvc.cli", "watch", str(folder), *OPTIONS]
+    watcher = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert watcher.stdout is not None
     assert watcher.stdout.readline().startswith("epoch_1.pt: step 10 raw is checkpoint 1")
     watcher.send_signal(number)

@@ -59,11 +59,6 @@ def test_no_error_sends_a_user_of_the_command_line_to_a_route() -> None:
     assert [text for text in of_rest if OF_REST.search(in_options(text))] == []
 
 
-@pytest.mark.parametrize(("number", "shown"), [(0, "0 tasks"), (1, "1 task"), (1200, "1,200 tasks")])
-def test_a_noun_has_its_number(number: int, shown: str) -> None:
-    assert counted(number, "task") == shown
-
-
 @pytest.mark.parametrize("folder", ["api/routes", "store"])
 def test_no_answer_of_rest_sends_its_client_to_a_command(folder: str) -> None:
     """A command in the answer to a request helps no one who has REST alone; the command line translates routes."""
@@ -79,9 +74,7 @@ def test_a_message_of_a_stranger_is_read_quickly() -> None:
     assert time.process_time() - begun < 1
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0, "0 s"), (89.4, "89 s"), (90, "2 min"), (5400, "1 h 30 min"), (7200, "2 h"), (187_200, "2 d 4 h")],
-)
-def test_durations(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
+def test_durations_and_counted_nouns() -> None:
+    assert [counted(number, "task") for number in (0, 1, 1200)] == ["0 tasks", "1 task", "1,200 tasks"]
+    texts = {0: "0 s", 89.4: "89 s", 90: "2 min", 5400: "1 h 30 min", 7200: "2 h", 187_200: "2 d 4 h"}
+    assert {seconds: duration(seconds) for seconds in texts} == texts

@@ -44,6 +44,8 @@ def test_it_names_the_commit_of_the_checkout() -> None:
 
 @pytest.mark.usefixtures("no_programs")
 def test_it_names_the_commit_of_a_repositorys_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert find_origin().folder is not None
+    assert report("commit") == ["not known"], "without git"
     origin = Origin(url="git+https://git.example/evalsvc@0123abc", commit="0123abc")
     monkeypatch.setattr(bug_report, "find_origin", lambda: origin)
     assert report("commit") == ["0123abc"]
@@ -54,12 +56,6 @@ def test_it_names_the_commit_of_a_repositorys_address(monkeypatch: pytest.Monkey
 def test_the_commit_of_a_copy_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
     """The folder may have moved on since it was copied."""
     monkeypatch.setattr(bug_report, "find_origin", lambda: Origin(PACKAGE.parent))
-    assert report("commit") == ["not known"]
-
-
-@pytest.mark.usefixtures("no_programs")
-def test_a_program_that_is_missing_is_no_error() -> None:
-    assert find_origin().folder is not None
     assert report("commit") == ["not known"]
 
 
@@ -80,14 +76,9 @@ def test_settings_are_shown_and_secrets_are_not(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.usefixtures("no_programs")
-def test_a_setting_that_cannot_be_read_ends_no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packages_are_those_that_evalsvc_computes_with(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVALSVC_GRACE", "soon")
     assert report("settings") == ["cannot be read: EVALSVC_GRACE is 'soon'; it must be a number"]
-    assert report("package")
-
-
-@pytest.mark.usefixtures("no_programs")
-def test_packages_are_those_that_evalsvc_computes_with() -> None:
     packages = dict(line.split(" ", 1) for line in report("package"))
     assert packages["sqlalchemy"] == metadata.version("sqlalchemy")
     assert packages["torch"] == metadata.version("torch")

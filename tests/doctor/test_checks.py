@@ -25,6 +25,10 @@ def check(name: str, data_dir: Path, *suites: str, **settings: Any) -> Check:
     return found[name]
 
 
+def state(found: Check) -> tuple[bool, bool]:
+    return found.ok, found.needed
+
+
 def test_fresh_machine_is_fine_and_stays_fresh(tmp_path: Path) -> None:
     checks = run_checks(Settings(data_dir=str(tmp_path / "data"), devices="cpu"))
     assert [item for item in checks if not item.ok and item.needed] == []
@@ -33,50 +37,44 @@ def test_fresh_machine_is_fine_and_stays_fresh(tmp_path: Path) -> None:
 
 def test_data_of_a_shipped_suite_are_needed_where_it_is_named(tmp_path: Path) -> None:
     found = check("suite loss", tmp_path)
-    assert (found.ok, found.needed) == (False, False)
+    assert state(found) == (False, False)
     assert str(tmp_path / "datasets" / "heldout_text.jsonl") in found.found
     assert "EVALSVC_DATASETS" in found.do
     assert check("suite loss", tmp_path, "loss").needed
-    (tmp_path / "datasets").mkdir()
-    for name in ("heldout_text.jsonl", "heldout_pairs.jsonl"):
+    (tmp_path / "datasets" / "text").mkdir(parents=True)
+    for name in ("heldout_text.jsonl", "heldout_pairs.jsonl", "text/copa.jsonl"):
         (tmp_path / "datasets" / name).touch()
     assert check("suite loss", tmp_path, "loss").ok
+    found = check("suite text-quick", tmp_path)
+    assert state(found) == (False, False)
+    assert str(tmp_path / "datasets" / "text" / "arc_easy.jsonl") in found.found
+    assert "copa" not in found.found
 
 
 def test_suites_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "broken.yaml").write_text("tasks: [")
     (tmp_path / "mine.yaml").write_text(f"tasks: [{{kind: loss, data: {tmp_path}/nowhere.jsonl}}]")
     broken = check("suite broken", tmp_path / "data", suites=str(tmp_path))
-    assert (broken.ok, broken.needed) == (False, True)
-    assert "not valid YAML" in broken.found
+    assert (state(broken), "not valid YAML" in broken.found) == ((False, True), True)
     mine = check("suite mine", tmp_path / "data", suites=str(tmp_path))
-    assert (mine.ok, mine.needed) == (False, True)
+    assert state(mine) == (False, True)
     assert (mine.found, mine.do) == (f"{tmp_path}/nowhere.jsonl does not exist", "correct the path")
-
-
-def test_a_suite_whose_data_lie_outside_the_roots(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("tasks: [{kind: loss, data: /data/pairs.jsonl}]")
     mine = check("suite mine", tmp_path, suites=str(tmp_path), roots="/runs")
-    assert not mine.ok
     assert mine.found.startswith("'/data/pairs.jsonl' is, or links, outside the allowed folders")
-    assert mine.do == "move the file, or ask the operator to add its folder to EVALSVC_ROOTS"
+    assert (mine.ok, mine.do) == (False, "move the file, or ask the operator to add its folder to EVALSVC_ROOTS")
 
 
-def test_assets_are_told_and_needed_by_suites_only(tmp_path: Path) -> None:
+def test_an_asset_is_needed_by_suites_or_where_it_is_damaged(tmp_path: Path, inception_path: Path) -> None:
     found = check("asset inception", tmp_path)
-    assert (found.ok, found.needed) == (False, False)
-    assert found.do.endswith("run: evalsvc assets pull inception")
-
-
-def test_an_asset_is_needed_where_it_is_damaged(tmp_path: Path, inception_path: Path) -> None:
+    assert (state(found), found.do.endswith("run: evalsvc assets pull inception")) == ((False, False), True)
     found = check("asset inception", tmp_path, assets=str(inception_path.parent))
     assert (found.ok, found.found) == (True, str(inception_path))
     shutil.copy(inception_path.with_name(inception_path.name + ".json"), tmp_path)
     (tmp_path / inception_path.name).write_bytes(b"cut off")
     found = check("asset inception", tmp_path, assets=str(tmp_path))
-    assert (found.ok, found.needed) == (False, True)
+    assert (state(found), found.do) == ((False, True), "run: evalsvc assets pull inception")
     assert "has 7 bytes instead of" in found.found
-    assert found.do == "run: evalsvc assets pull inception"
 
 
 def test_assets_that_a_suite_names(tmp_path: Path) -> None:
@@ -128,15 +126,6 @@ def test_data_that_benchmarks_of_ones_own_need(tmp_path: Path, monkeypatch: pyte
     assert needed(tmp_path, prompts=["/* sum */", "datasets: "]) == [], "prompts are no paths"
 
 
-def test_missing_rows_of_a_shipped_suites_benchmarks_are_named(tmp_path: Path) -> None:
-    (tmp_path / "datasets" / "text").mkdir(parents=True)
-    (tmp_path / "datasets" / "text" / "copa.jsonl").touch()
-    found = check("suite text-quick", tmp_path)
-    assert (found.ok, found.needed) == (False, False)
-    assert str(tmp_path / "datasets" / "text" / "arc_easy.jsonl") in found.found
-    assert "copa" not in found.found
-
-
 def test_unknown_suite_and_folder(tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="did you mean 'loss'"):
         check("", tmp_path, "los")
@@ -150,8 +139,7 @@ def test_database_of_another_version(tmp_path: Path) -> None:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     store.close()
     found = check("database", tmp_path)
-    assert not found.ok
-    assert "schema version 9999" in found.found
+    assert (found.ok, "schema version 9999" in found.found) == (False, True)
     assert "a newer evalsvc made the database" in found.do
 
 
@@ -161,9 +149,7 @@ def test_database_of_another_version(tmp_path: Path) -> None:
 )
 def test_database_that_does_not_answer(tmp_path: Path, url: str, words: str) -> None:
     found = check("database", tmp_path, database_url=url)
-    assert not found.ok
-    assert words in found.found
-    assert found.do
+    assert (found.ok, words in found.found, bool(found.do)) == (False, True, True)
     assert "secret" not in found.found + found.do
 
 
@@ -189,27 +175,18 @@ def test_a_database_that_is_empty_or_damaged_has_no_tokens(tmp_path: Path) -> No
     (tmp_path / "evalsvc.db").write_bytes(b"no database" * 1000)
     assert check("roots", tmp_path).ok
     found = check("database", tmp_path)
-    assert not found.ok
-    assert "is damaged: file is not a database" in found.found
+    assert (found.ok, "is damaged: file is not a database" in found.found) == (False, True)
 
 
-def test_roots_in_the_data_folder(tmp_path: Path) -> None:
+def test_folders_and_devices_that_cannot_be_used(tmp_path: Path) -> None:
     found = check("roots", tmp_path, roots=f"/runs:{tmp_path}/runs")
-    assert not found.ok
-    assert found.do == f"{tmp_path}/runs is in the data folder, where nothing is read; change EVALSVC_ROOTS"
-
-
-def test_data_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    do = f"{tmp_path}/runs is in the data folder, where nothing is read; change EVALSVC_ROOTS"
+    assert (found.ok, found.do) == (False, do)
     (tmp_path / "file").touch()
     found = check("data folder", tmp_path / "file" / "data")
-    assert not found.ok
-    assert "EVALSVC_DATA_DIR" in found.do
-
-
-def test_devices(tmp_path: Path) -> None:
+    assert (found.ok, "EVALSVC_DATA_DIR" in found.do) == (False, True)
     found = check("devices", tmp_path, devices="cuda:7,cpu")
-    assert not found.ok
-    assert "torch does not see cuda:7" in found.do
+    assert (found.ok, "torch does not see cuda:7" in found.do) == (False, True)
     assert check("devices", tmp_path, devices="cpu,cpu").ok
 
 
@@ -217,8 +194,7 @@ def test_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The service runs without it; its workers do not, unless they are elsewhere."""
     monkeypatch.setitem(sys.modules, "torch", None)
     found = check("torch", tmp_path)
-    assert (found.ok, found.needed) == (False, True)
-    assert pip_install("worker") in found.do
+    assert (state(found), pip_install("worker") in found.do) == ((False, True), True)
     assert not check("torch", tmp_path, scheduler="tls://10.0.0.1:8786").needed
 
 
@@ -259,12 +235,8 @@ def line(folder: Path, **settings: str) -> Check:
     return check_verification(Settings(data_dir=str(folder), **settings))
 
 
-def test_not_run(tmp_path: Path) -> None:
-    found = line(tmp_path / "nowhere")
-    assert (found.ok, found.needed, found.found, found.do) == (False, False, "not run", "run: evalsvc verify machine")
-
-
-def test_agreed(tmp_path: Path) -> None:
+def test_not_run_and_agreed(tmp_path: Path) -> None:
+    assert line(tmp_path / "nowhere") == Check("verify", False, "not run", "run: evalsvc verify machine", False)
     keep_verification(tmp_path, RESULT)
     found = line(tmp_path)
     assert (found.ok, found.do) == (True, "")
@@ -278,15 +250,14 @@ def test_differed(tmp_path: Path) -> None:
     """Workers of this machine would store wrong numbers; a service whose workers are on other machines would not."""
     keep_verification(tmp_path, RESULT | {"agrees": False, "findings": [{"quantity": "fid", "verdict": "WRONG"}]})
     found = line(tmp_path)
-    assert (found.ok, found.needed) == (False, True)
-    assert found.found.startswith("fid on cuda")
+    assert (state(found), found.found.startswith("fid on cuda")) == ((False, True), True)
     assert not line(tmp_path, scheduler="tcp://127.0.0.1:9").needed
 
 
 def test_of_other_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keep_verification(tmp_path, RESULT | {"versions": {"evalsvc": "0.0.1", "torch": "2.10.0"}})
     found = line(tmp_path)
-    assert (found.ok, found.needed) == (False, False)
+    assert state(found) == (False, False)
     assert found.found.startswith("of evalsvc 0.0.1, torch 2.10.0 on cuda")
     assert found.do == "the versions have changed; run: evalsvc verify machine"
 
@@ -298,10 +269,7 @@ def test_of_other_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert not line(tmp_path).ok, "torch is no longer installed"
 
 
-@pytest.mark.parametrize(
-    "content",
-    ["", "[]", '{"agrees": true}', json.dumps(RESULT | {"findings": 3}), "{" * 100_000],
-)
+@pytest.mark.parametrize("content", ["", "[]", '{"agrees": true}', json.dumps(RESULT | {"findings": 3}), "{" * 100_000])
 def test_a_damaged_file_is_told(tmp_path: Path, content: str) -> None:
     (tmp_path / FILE).write_text(content)
     found = line(tmp_path)

@@ -1,10 +1,12 @@
 """What a command of the console script, or of a program in benchmarks/, gives."""
 
+import csv
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -17,9 +19,26 @@ class Result:
     out: str
     err: str
 
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def rows(self) -> list[dict[str, str]]:
+        """The rows of CSV."""
+        return list(csv.DictReader(self.out.splitlines()))
+
+    @property
+    def cells(self) -> list[list[str]]:
+        """The words of each line."""
+        return [line.split() for line in self.out.splitlines()]
+
 
 Command = Callable[..., Result]
 """Run with the arguments of the program."""
+
+Shell = Callable[[str], Result]
+"""Run a command line, without the name of the program."""
 
 
 def command_in_process(

@@ -117,19 +117,14 @@ class TestMiniature:
         assert finding.verdict == "WRONG"
 
 
-class TestFolder:
-    def test_it_agrees_with_transformers_and_hflm(self, folder: CheckpointRef) -> None:
-        for task in (LOSS, CLOZE):
-            findings = verify(unrecorded(folder, task))
-            by_engine = dict(verdicts(findings))
-            assert by_engine["model by transformers"] == "ok"
-            assert by_engine["model by open_lm"] == "not tried"
-            assert task is LOSS or by_engine["scoring by hflm"] == "ok"
-
-    def test_a_weight_that_differs_is_wrong(self, folder: CheckpointRef, monkeypatch: pytest.MonkeyPatch) -> None:
-        load = off_by_a_thousandth(transformers_loading.load_transformers)
-        monkeypatch.setattr(transformers_loading, "load_transformers", load)
-        assert verdicts(verify(unrecorded(folder, LOSS), TRANSFORMERS)) == [("model by transformers", "WRONG")]
+def test_a_folder_agrees_with_transformers_and_hflm(folder: CheckpointRef, monkeypatch: pytest.MonkeyPatch) -> None:
+    for task in (LOSS, CLOZE):
+        by_engine = dict(verdicts(verify(unrecorded(folder, task))))
+        assert (by_engine["model by transformers"], by_engine["model by open_lm"]) == ("ok", "not tried")
+        assert task is LOSS or by_engine["scoring by hflm"] == "ok"
+    load = off_by_a_thousandth(transformers_loading.load_transformers)
+    monkeypatch.setattr(transformers_loading, "load_transformers", load)
+    assert verdicts(verify(unrecorded(folder, LOSS), TRANSFORMERS)) == [("model by transformers", "WRONG")]
 
 
 def test_scoring_that_differs_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,19 +141,18 @@ def test_scoring_that_differs_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     assert verdicts(verify(unrecorded(pretrained(0), CLOZE), HFLM)) == [("scoring by hflm", "WRONG")]
 
 
-class TestDecoder:
-    @pytest.mark.parametrize("task", [DIGITS, IMAGES])
-    def test_it_agrees_with_diffusers(self, task: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-        assert verdicts(verify(unrecorded(pretrained(5), task), DIFFUSERS)) == [("decoder by diffusers", "ok")]
-        write = diffusers_decoder.write_diffusers
+@pytest.mark.parametrize("task", [DIGITS, IMAGES])
+def test_a_decoder_agrees_with_diffusers(task: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert verdicts(verify(unrecorded(pretrained(5), task), DIFFUSERS)) == [("decoder by diffusers", "ok")]
+    write = diffusers_decoder.write_diffusers
 
-        def perturbed(own: Any) -> Any:
-            model = write(own)
-            model.decoder.conv_out.bias[0] += 0.05
-            return model
+    def perturbed(own: Any) -> Any:
+        model = write(own)
+        model.decoder.conv_out.bias[0] += 0.05
+        return model
 
-        monkeypatch.setattr(diffusers_decoder, "write_diffusers", perturbed)
-        assert verdicts(verify(unrecorded(pretrained(5), task), DIFFUSERS)) == [("decoder by diffusers", "WRONG")]
+    monkeypatch.setattr(diffusers_decoder, "write_diffusers", perturbed)
+    assert verdicts(verify(unrecorded(pretrained(5), task), DIFFUSERS)) == [("decoder by diffusers", "WRONG")]
 
 
 @pytest.mark.parametrize("program", ["clean-fid", "torch-fidelity"])
@@ -253,13 +247,10 @@ class TestRecorded:
         assert "no item of the same data" in finding.reason or "another version" in finding.reason
 
 
-def test_a_task_without_items_is_not_tried() -> None:
+def test_a_task_without_items_and_one_that_fails_are_not_tried() -> None:
     fields = {"kind": "alignment", "name": "pairs", "data": str(ROOT / "heldout_pairs.jsonl")}
     [finding] = verify(unrecorded(pretrained(3), fields))
     assert finding == Untried("pairs", "", "items of a task of kind alignment are not compared")
-
-
-def test_an_error_of_the_task_is_told() -> None:
     [finding] = verify(unrecorded(pretrained(3), {**LOSS, "data": "/no/such/file.jsonl"}))
     assert isinstance(finding, Untried)
     assert "/no/such/file.jsonl" in finding.reason

@@ -43,10 +43,11 @@ def test_what_is_missing_is_not_tried(error: AssetMissing | MissingPackage) -> N
     assert row == Untried("features", "golden values", error.message)
 
 
-def test_every_golden_case_has_a_check() -> None:
+def test_every_golden_case_has_a_check_and_a_program_its_version() -> None:
     names = [name for name, _ in checks(Golden("cpu"))]
     assert len(set(names)) == len(names)
     assert sum(name.startswith("open_lm run ") for name in names) == 6
+    assert Golden("cpu").program("open_lm") == "golden, open_lm 9bb92ef"
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:99"])
@@ -62,87 +63,50 @@ def test_the_machine_is_described_by_what_moves_numbers() -> None:
     json.dumps(found)
 
 
-@pytest.fixture(scope="module")
-def process(
-    child_process: None, inception_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[subprocess.CompletedProcess[str], Path]:
-    """The whole command in a process of its own, and its data folder."""
-    folder = tmp_path_factory.mktemp("verify")
+def test_a_sound_installation_agrees_in_every_row_and_the_doctor_knows(
+    child_process: None, inception_path: Path, tmp_path: Path
+) -> None:
+    """The whole command in a process of its own takes a minute, and leaves nothing but the result."""
+    folder = tmp_path
     settings = {"EVALSVC_ASSETS": str(inception_path.parent), "EVALSVC_DATA_DIR": str(folder / "data")}
     command = [
         sys.executable,
-        "-W",
-        "error",
-        "-m",
-        "evalsvc.cli",
-        "verify",
-        "machine",
-        "--device",
-        "cpu",
-        "--output",
-        "-",
+        *["-W", "error", "-m", "evalsvc.cli", "verify", "machine", "--device", "cpu", "--output", "-"],
     ]
     environment = os.environ | settings
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    return done, folder / "data"
-
-
-def test_a_sound_installation_agrees_in_every_row(process: tuple[subprocess.CompletedProcess[str], Path]) -> None:
-    done, _ = process
     assert done.returncode == 0, done.stdout + done.stderr
     document = json.loads(done.stdout)
-    assert document["agrees"] is True
-    assert len(document["findings"]) >= 50
-    assert {finding["verdict"] for finding in document["findings"]} == {"ok"}
-
-
-def test_it_takes_two_minutes_at_most(process: tuple[subprocess.CompletedProcess[str], Path]) -> None:
-    """Of one core: what other processes take of the cores is not the command's."""
-    document = json.loads(process[0].stdout)
+    assert (document["agrees"], {finding["verdict"] for finding in document["findings"]}) == (True, {"ok"})
     print(f"verified in {document['seconds']} s, {document['cpu_seconds']} s of a core")
-    assert document["cpu_seconds"] < 60
-
-
-def test_the_doctor_knows_of_it(process: tuple[subprocess.CompletedProcess[str], Path]) -> None:
-    check = check_verification(Settings(data_dir=str(process[1])))
-    assert check.ok
-    assert check.found.startswith("51 rows agree on cpu (")
-
-
-def test_nothing_is_left_but_the_result(process: tuple[subprocess.CompletedProcess[str], Path]) -> None:
-    """Statistics that were cached by a wrong installation must not be taken by a right one, nor the other way."""
-    assert [path.name for path in process[1].iterdir()] == ["verify-machine.json"]
+    assert document["cpu_seconds"] < 60, "of one core: what other processes take of the cores is not the command's"
+    check = check_verification(Settings(data_dir=str(folder)))
+    assert (check.ok, check.found.startswith("51 rows agree on cpu (")) == (True, True)
+    # Statistics that were cached by a wrong installation must not be taken by a right one, nor the other way.
+    assert [path.name for path in folder.iterdir()] == ["verify-machine.json"]
 
 
 UNTRIED = Untried("fid", "torch-fidelity", "torch-fidelity is not installed")
 
 
-def test_numbers_agree_within_the_tolerance() -> None:
-    assert Agreement.of_numbers("fid", "a program", 1.0, 1.5, 0.5).agrees
-    assert not Agreement.of_numbers("fid", "a program", 1.0, 1.6, 0.5).agrees
+@pytest.mark.parametrize(
+    ("ours", "theirs", "tolerance", "agrees"),
+    [(1.0, 1.5, 0.5, True), (1.0, 1.6, 0.5, False), (math.nan, math.nan, 1.0, False)],
+)
+def test_numbers_agree_within_the_tolerance(ours: float, theirs: float, tolerance: float, agrees: bool) -> None:
+    assert Agreement.of_numbers("fid", "a program", ours, theirs, tolerance).agrees == agrees
+    assert compare_arrays("logits", "a program", [0.0, ours], [0.0, theirs], tolerance).agrees == agrees
 
 
-def test_nan_never_agrees() -> None:
-    assert not Agreement.of_numbers("fid", "a program", math.nan, math.nan, 1.0).agrees
-    assert not compare_arrays("logits", "a program", [0.0, math.nan], [0.0, 0.0], 1.0).agrees
-
-
-def test_arrays_are_compared_element_by_element() -> None:
+def test_arrays_are_compared_element_by_element_and_those_of_other_shapes_do_not_agree() -> None:
     found = compare_arrays("logits", "a program", [[1.0, 2.0]], [[1.0, 2.25]], 0.1)
     assert (found.difference, found.verdict) == (0.25, "WRONG")
-
-
-def test_arrays_of_other_shapes_do_not_agree() -> None:
     found = compare_arrays("logits", "a program", [1.0], [[1.0]], 1e9)
-    assert not found.agrees
-    assert found.note == "shapes [1] and [1, 1]"
+    assert (found.agrees, found.note) == (False, "shapes [1] and [1, 1]")
 
 
 def test_where_nothing_was_tried_nothing_is_right() -> None:
-    right = Agreement.of_numbers("fid", "a program", 1.0, 1.0, 0.0)
-    assert not all_agree([])
-    assert not all_agree([UNTRIED])
-    assert all_agree([UNTRIED, right])
+    assert [all_agree(findings) for findings in ([], [UNTRIED], [UNTRIED, RIGHT])] == [False, False, True]
 
 
 def test_a_finding_is_a_row_and_a_document() -> None:
@@ -156,12 +120,9 @@ def test_a_finding_is_a_row_and_a_document() -> None:
 FILES = sorted(path for path in GOLDEN.rglob("*") if path.is_file())
 
 
-def test_the_wheel_stays_small() -> None:
-    assert sum(path.stat().st_size for path in FILES) <= 2_000_000
-
-
-def test_every_file_is_read_without_executing_anything() -> None:
+def test_the_wheel_stays_small_and_every_file_is_read_without_executing_anything() -> None:
     """Checkpoints of open_lm are pickles, which evalsvc reads by its own rules."""
+    assert sum(path.stat().st_size for path in FILES) <= 2_000_000
     for path in FILES:
         if path.suffix == ".safetensors":
             with safe_open(path, "pt") as file:
@@ -172,7 +133,3 @@ def test_every_file_is_read_without_executing_anything() -> None:
             assert read_weights(path).format == "open_lm epoch"
         else:
             assert path.name == "params.txt", path
-
-
-def test_a_program_is_named_with_its_version() -> None:
-    assert Golden("cpu").program("open_lm") == "golden, open_lm 9bb92ef"

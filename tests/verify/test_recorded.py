@@ -10,12 +10,7 @@ from example_documents import example
 
 from evalsvc.client import Client
 from evalsvc.config import Settings
-from evalsvc.errors import (
-    CheckpointNotFound,
-    InvalidRequest,
-    InvalidSuite,
-    ServiceUnreachable,
-)
+from evalsvc.errors import CheckpointNotFound, InvalidRequest, InvalidSuite, ServiceUnreachable
 from evalsvc.spec.documents import Checkpoint, Parent
 from evalsvc.verify.recorded import read_recorded
 
@@ -25,23 +20,14 @@ SUITE = {"name": "mine", "digest": "00", "tasks": [TASK]}
 
 MEASURED = {"n": 3, "protocol": "f00", "task": "pairs", "stderr": None, "unit": "", "direction": "higher"}
 
+STEP = {"run": "run", "step": 3, "variant": "raw"}
+
 RESULT: Mapping[str, Any] = {
-    "checkpoint": {
-        "id": 7,
-        "path": "/elsewhere",
-        "sha256": "ab" * 32,
-        "label": "run 'run' step 3",
-        "run": "run",
-        "step": 3,
-        "variant": "raw",
-    },
+    "checkpoint": {"id": 7, "path": "/elsewhere", "sha256": "ab" * 32, "label": "run 'run' step 3", **STEP},
     "state": "succeeded",
     "suite": SUITE,
     "evaluations": [{"id": 1, "suite": "mine", "state": "succeeded"}],
-    "metrics": [
-        {**MEASURED, "name": "pairs/cka", "value": 0.5},
-        {**MEASURED, "name": "pairs/nan", "value": "NaN"},
-    ],
+    "metrics": [{**MEASURED, "name": "pairs/cka", "value": 0.5}, {**MEASURED, "name": "pairs/nan", "value": "NaN"}],
     "protocols": {"f00": {"task": "alignment"}},
     "items": {"pairs": [{"index": 0}]},
     "artifacts": {},
@@ -65,12 +51,9 @@ def test_a_service_says_what_was_measured(weights: Path) -> None:
     assert (list(task.items), task.provenance) == ([{"index": 0}], {"device": "cpu"})
 
 
-def test_weights_of_another_machine_are_said_to_be_missing(tmp_path: Path) -> None:
+def test_weights_of_another_machine_and_virtual_ones_are_refused(weights: Path) -> None:
     with pytest.raises(CheckpointNotFound, match="no such file"):
-        read_recorded(answered(tmp_path / "gone.pt"), "run@3", Settings.load())
-
-
-def test_a_virtual_checkpoint_is_refused_with_the_way_out(weights: Path) -> None:
+        read_recorded(answered(weights.with_name("gone.pt")), "run@3", Settings.load())
     with pytest.raises(InvalidRequest, match="--checkpoint EXPRESSION"):
         read_recorded(answered(weights, parents=[example(Parent, name="run@0")]), "run@3", Settings.load())
 

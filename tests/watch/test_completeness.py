@@ -157,17 +157,14 @@ def test_a_hugging_face_folder_is_whole_when_all_its_shards_are(tmp_path: Path) 
     assert looks.second("checkpoint-500") == checkpoint(500)
 
 
-def test_an_adapter_is_told_how_it_becomes_a_model(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("file", "words"), [("adapter_model.safetensors", "it is a LoRA adapter"), (".metadata", "dcp_to_torch")]
+)
+def test_a_folder_of_another_form_is_told_how_it_becomes_a_model(tmp_path: Path, file: str, words: str) -> None:
     """It was waited for, for ever."""
-    (tmp_path / "checkpoint-5").mkdir()
-    (tmp_path / "checkpoint-5" / "adapter_model.safetensors").write_bytes(b"x")
-    assert "it is a LoRA adapter" in Looks(tmp_path).second("checkpoint-5").reason
-
-
-def test_a_distributed_folder_is_told_with_the_command(tmp_path: Path) -> None:
     (tmp_path / "step_7").mkdir()
-    (tmp_path / "step_7" / ".metadata").write_bytes(b"x")
-    assert "dcp_to_torch" in Looks(tmp_path).second("step_7").reason
+    (tmp_path / "step_7" / file).write_bytes(b"x")
+    assert words in Looks(tmp_path).second("step_7").reason
 
 
 @pytest.mark.parametrize(
@@ -189,22 +186,19 @@ def test_steps_and_epochs(name: str, said: Named) -> None:
     assert skip_reason(name) is None
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "optimizer_3.pt",
-        "stats_3.pt",
-        "epoch_latest.pt",
-        "last.ckpt",
-        "model-best.pt",
-        "epoch_3.tmp.pt",
-        "tmp-checkpoint-500",
-        "scaler.pt",
-        "training_args.bin",
-        "rng_state_0.pth",
-        "pytorch_model-00001-of-00002.bin",
-    ],
-)
+BESIDE = [
+    "optimizer_3.pt",
+    "stats_3.pt",
+    "epoch_latest.pt",
+    "last.ckpt",
+    "model-best.pt",
+    "epoch_3.tmp.pt",
+    "scaler.pt",
+]
+BESIDE += ["tmp-checkpoint-500", "training_args.bin", "rng_state_0.pth", "pytorch_model-00001-of-00002.bin"]
+
+
+@pytest.mark.parametrize("name", BESIDE)
 def test_what_lies_beside_checkpoints(name: str) -> None:
     assert skip_reason(name) is not None
 
@@ -221,16 +215,10 @@ def test_a_pattern_of_ones_own() -> None:
     assert pattern.read("epoch_3.pt") is None
     assert StepPattern(r"it(\d+)").read("it0070.pt") == Named(step=70)
     assert StepPattern(r"e(?P<epoch>\d+)").read("e3.pt") == Named(epoch=3)
-
-
-@pytest.mark.parametrize(
-    ("pattern", "words"), [("(", "is no regular expression"), (r"\d+", "has no group for the step")]
-)
-def test_a_pattern_that_is_none(pattern: str, words: str) -> None:
-    with pytest.raises(InvalidRequest, match=words):
-        StepPattern(pattern)
-
-
-def test_a_group_that_is_no_number() -> None:
-    with pytest.raises(InvalidRequest, match=r"'epoch_3' in epoch_3\.pt, which is no step; put"):
-        StepPattern(r"(.*)\.pt").read("epoch_3.pt")
+    for wrong, words in (
+        ("(", "is no regular expression"),
+        (r"\d+", "has no group for the step"),
+        (r"(.*)\.pt", r"'epoch_3' in epoch_3\.pt, which is no step; put"),
+    ):
+        with pytest.raises(InvalidRequest, match=words):
+            StepPattern(wrong).read("epoch_3.pt")

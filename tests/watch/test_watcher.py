@@ -7,19 +7,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import httpx
 import pytest
 from app_in_process import App, app_in_process
 from torch_files import save_filled
 
 from evalsvc.client import Client
-from evalsvc.errors import InvalidRequest, Unauthorized, UnknownName
+from evalsvc.config import Settings
+from evalsvc.errors import CheckpointNotAllowed, InvalidRequest, Unauthorized, UnknownName
 from evalsvc.miniature import ROOT
 from evalsvc.spec.layout import parse_layout
 from evalsvc.store.tables import Checkpoint
 from evalsvc.watch import watcher as watcher_module
 from evalsvc.watch.completeness import Classifier, Memory
-from evalsvc.watch.folders import LocalFolder
+from evalsvc.watch.folders import LocalFolder, RemoteFolder
 from evalsvc.watch.watcher import Posting, Watcher
 from evalsvc.watch.wide_table import require_layout
 
@@ -101,8 +103,7 @@ def test_posts_in_the_order_of_steps_once_with_digest_and_link(scene: Scene) -> 
 
 
 def test_an_empty_file_is_said_once_and_posted_when_it_is_written(scene: Scene) -> None:
-    path = scene.folder / "epoch_1.pt"
-    path.touch()
+    (scene.folder / "epoch_1.pt").touch()
     watcher = scene.watcher()
     for _ in range(3):
         scene.look(watcher)
@@ -119,9 +120,7 @@ def test_links_and_copies_are_not_posted_again(scene: Scene) -> None:
     os.link(path, scene.folder / "step_0600.pt")
     shutil.copyfile(path, scene.folder / "ckpt_600.pt")
     scene.look(scene.watcher())
-    assert scene.rows() == 1
-    assert len(scene.said) == 1
-    assert scene.noted == []
+    assert (scene.rows(), len(scene.said), scene.noted) == (1, 1, [])
 
 
 def test_a_restart_posts_nothing_again_and_misses_nothing(scene: Scene) -> None:
@@ -143,8 +142,7 @@ def test_what_somebody_else_posted_is_not_posted_again(scene: Scene) -> None:
     path = scene.write("epoch_1.pt", step=5)
     scene.app.post(path, step=5, suites=[]).raise_for_status()
     scene.look(scene.watcher())
-    assert scene.rows() == 1
-    assert scene.noted == []
+    assert (scene.rows(), scene.noted) == (1, [])
 
 
 def test_another_file_in_the_place_is_said_once(scene: Scene) -> None:
@@ -157,11 +155,9 @@ def test_another_file_in_the_place_is_said_once(scene: Scene) -> None:
         scene.look(watcher)
     (noted,) = scene.noted
     assert "epoch_1.pt is not posted: run 'run-a' has a checkpoint at step 5" in noted
-    assert "replace=true" in noted
-    assert watcher.refused == 1
+    assert ("replace=true" in noted, watcher.refused) == (True, 1)
     scene.look(scene.watcher(replace=True))
-    assert scene.rows() == 2
-    assert len(scene.posted()) == 1
+    assert (scene.rows(), len(scene.posted())) == (2, 1)
 
 
 class Unsteady(httpx.BaseTransport):
@@ -188,16 +184,14 @@ def test_a_service_that_is_down_costs_no_checkpoint(scene: Scene) -> None:
     transport.down = True
     for _ in range(3):
         scene.look(watcher)
-    assert len(scene.noted) == 1
-    assert "no evaluation service answers" in scene.noted[0]
+    (noted,) = scene.noted
+    assert "no evaluation service answers" in noted
     transport.down, transport.lose_answers = False, True
     watcher.look()  # it was entered, and nobody heard of it
     transport.lose_answers = False
     watcher.look()
     assert scene.noted[-1] == "the service accepts posts again"
-    assert scene.rows() == 1
-    evaluations = scene.posted()[5, "raw"]["evaluations"]
-    assert len(evaluations) == 1
+    assert (scene.rows(), len(scene.posted()[5, "raw"]["evaluations"])) == (1, 1)
 
 
 def test_waits_longer_each_time(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,11 +238,10 @@ def test_a_run_that_is_behind_is_waited_for(scene: Scene, monkeypatch: pytest.Mo
         with pytest.raises(KeyboardInterrupt):
             watcher.watch(every=5)
     assert [line.partition(":")[0] for line in scene.said] == ["epoch_5.pt", "epoch_6.pt", "epoch_7.pt"]
-    assert slept[0] == 30
-    assert max(slept) == 30, "the second wait is no longer than the service says"
-    assert len(scene.noted) == 2
-    assert scene.noted[0].endswith("post step 6 again in 30 s; evalsvc tries again")
-    assert scene.noted[1] == "the service accepts posts again"
+    assert slept[0] == max(slept) == 30, "the second wait is no longer than the service says"
+    behind, again = scene.noted
+    assert behind.endswith("post step 6 again in 30 s; evalsvc tries again")
+    assert again == "the service accepts posts again"
 
 
 def test_an_instruction_is_said_once_and_others_go_on(tmp_path: Path) -> None:
@@ -311,16 +304,40 @@ def test_files_that_are_never_posted_are_named_once(scene: Scene) -> None:
 class TestSuites:
     """What was posted without a suite is not left without values."""
 
-    def test_a_run_without_a_plan_ends_with_what_to_do(self, scene: Scene) -> None:
-        """Six checkpoints were posted with `no suite is due`, and the exit code was 0."""
-        scene.app.http.put("/v1/runs/run-a/plan", json={"suites": []}).raise_for_status()
-        scene.write("epoch_1.pt", step=5)
-        with pytest.raises(
-            InvalidRequest,
-            match=r"run 'run-a' has no plan, .*; give --suite NAME, or .*: evalsvc plan run-a SUITE/EVERY; .*loss",
-        ):
-            scene.look(scene.watcher())
-        assert scene.rows() == 0
+    @pytest.mark.parametrize(
+        ("posting", "error", "words"),
+        [
+            (
+                {"run": "run-b"},
+                InvalidRequest,
+                r"'run-b' has no plan, .*; give --suite NAME, or .*: evalsvc plan .*loss",
+            ),
+            ({"run": "empty"}, InvalidRequest, "run 'empty' has no plan"),
+            ({"suites": ["los"]}, UnknownName, "no suite is named 'los'; did you mean 'loss'"),
+            (
+                {"suites": ["aligned"]},
+                InvalidRequest,
+                r"suite 'aligned' needs the rows of the images; .* --layout FILE",
+            ),
+            (
+                {"suites": ["loss"], "model": {"vocab_size": 66_816}},
+                InvalidRequest,
+                r"the table has 66,816 rows .* name",
+            ),
+        ],
+    )
+    def test_what_would_leave_every_checkpoint_without_values_ends_it(
+        self, scene: Scene, posting: dict[str, Any], error: type[Exception], words: str
+    ) -> None:
+        """Six checkpoints were posted with `no suite is due`, and the same error came once for every checkpoint."""
+        suite = {"tasks": [{"kind": "alignment", "data": "/pairs.jsonl"}]}
+        scene.app.http.put("/v1/suites/aligned", json=suite).raise_for_status()
+        scene.app.http.put("/v1/runs/empty/plan", json={"suites": []}).raise_for_status()
+        for step in (5, 10):
+            scene.write(f"step_{step}.pt", step=step)
+        with pytest.raises(error, match=words):
+            scene.look(scene.watcher(**posting))
+        assert (scene.rows(), scene.noted) == (0, [])
 
     def test_a_step_without_a_suite_is_posted_with_the_reason(self, scene: Scene) -> None:
         plan = {"suites": [{"suite": "loss", "every": 10}]}
@@ -328,37 +345,6 @@ class TestSuites:
         scene.write("epoch_1.pt", step=5)
         scene.look(scene.watcher())
         assert scene.said[0].endswith("; the plan of run 'run-a' has no suite for step 5, so nothing is evaluated")
-
-    def test_a_misspelt_suite_ends_it_at_once(self, scene: Scene) -> None:
-        """The same error came once for every checkpoint."""
-        for step in (5, 10):
-            scene.write(f"step_{step}.pt", step=step)
-        with pytest.raises(UnknownName, match="no suite is named 'los'; did you mean 'loss'"):
-            scene.watcher(suites=["los"], layout={"text": {"size": 9}}).look()
-        assert scene.noted == []
-
-    def test_a_suite_of_images_without_a_layout_ends_it_at_once(self, scene: Scene) -> None:
-        suite = {"tasks": [{"kind": "alignment", "data": "/pairs.jsonl"}]}
-        scene.app.http.put("/v1/suites/aligned", json=suite).raise_for_status()
-        scene.write("epoch_1.pt", step=5)
-        with pytest.raises(InvalidRequest, match=r"suite 'aligned' needs the rows of the images; .* --layout FILE"):
-            scene.look(scene.watcher(suites=["aligned"]))
-        assert scene.rows() == 0
-
-    def test_a_run_that_is_not_there_ends_too(self, scene: Scene) -> None:
-        with pytest.raises(InvalidRequest, match="run 'run-b' has no plan"):
-            scene.watcher(run="run-b").look()
-
-    def test_a_plan_is_waited_for_as_long_as_the_service_is_down(self, scene: Scene) -> None:
-        transport = Unsteady(scene.app.transport)
-        transport.down = True
-        watcher = scene.watcher(transport, settle=0)
-        scene.write("epoch_1.pt", step=5)
-        watcher.look()
-        assert "no evaluation service answers" in scene.noted[0]
-        transport.down = False
-        watcher.look()
-        assert set(scene.posted()) == {(5, "raw")}
 
     def test_what_was_posted_before_is_evaluated_with_a_suite_that_it_lacks(self, scene: Scene) -> None:
         scene.write("epoch_1.pt", step=5)
@@ -389,13 +375,6 @@ class TestSuites:
         scene.look(scene.watcher(suites=["loss"], layout=layout, replace=True))
         scene.look(scene.watcher(suites=["loss"], layout=layout))
         assert (scene.noted, scene.rows()) == ([], 2)
-
-    def test_a_layout_is_asked_for_before_anything_is_posted(self, scene: Scene) -> None:
-        scene.write("epoch_1.pt", step=5)
-        wide = {"vocab_size": 66_816}
-        with pytest.raises(InvalidRequest, match=r"the table has 66,816 rows .* name the image rows by --layout FILE"):
-            scene.look(scene.watcher(suites=["loss"], model=wide))
-        assert scene.rows() == 0
 
 
 @pytest.fixture
@@ -461,17 +440,81 @@ def test_another_family_is_compared_with_its_own_tokenizer(client: Client, tmp_p
             require_layout(client, tmp_path, model, [])
 
 
-def test_the_configuration_is_read_from_next_to_the_checkpoint(client: Client, weights: Path) -> None:
+def test_the_configuration_next_to_the_checkpoint_is_read_if_it_can_be(client: Client, weights: Path) -> None:
+    """The service, which reads the configuration too, says what is wrong with it."""
+    for content in (None, "{", '{"hidden_dim": 8, "vocab_size": "many"}', "[" * 10_000):
+        if content is not None:
+            (weights.parent / "model.json").write_text(content)
+        require_layout(client, weights, None, [])
+        require_layout(client, weights.parent / "nowhere.pt", None, [])
     config = json.loads((ROOT / "runs" / "pretrained" / "open_lm_miniature.json").read_text())
     (weights.parent / "model.json").write_text(json.dumps({**config, "vocab_size": 66_816}))
     with pytest.raises(InvalidRequest, match="66,816 rows"):
         require_layout(client, weights, None, [])
 
 
-@pytest.mark.parametrize("content", [None, "{", '{"hidden_dim": 8, "vocab_size": "many"}', "[" * 10_000])
-def test_a_table_of_unknown_size_passes(client: Client, weights: Path, content: str | None) -> None:
-    """The service, which reads the configuration too, says what is wrong with it."""
-    if content is not None:
-        (weights.parent / "model.json").write_text(content)
-    require_layout(client, weights, None, [])
-    require_layout(client, weights.parent / "nowhere.pt", None, [])
+PLACE = "memory://bucket/run"
+
+
+class TestRemoteFolder:
+    """A folder elsewhere, by fsspec's own store in memory."""
+
+    @pytest.fixture(autouse=True)
+    def app(self, tmp_path: Path) -> Iterator[App]:
+        with app_in_process(tmp_path / "data", schemes="file,memory") as app:
+            yield app
+        fsspec.filesystem("memory").rm("/bucket", recursive=True)
+
+    @pytest.fixture
+    def far(self, app: App, tmp_path: Path) -> Scene:
+        return Scene(tmp_path, app)
+
+    def watcher(self, far: Scene) -> Watcher:
+        client = Client("http://evalsvc", transport=far.app.transport)
+        classifier = Classifier(Memory(far.memory), settle=0, steps_per_epoch=100)
+        place = RemoteFolder(PLACE + "/", far.app.settings)
+        return Watcher(place, client, Posting("run-a"), classifier, far.said.append, far.noted.append)
+
+    def write(self, name: str, content: bytes = b"weights") -> None:
+        fsspec.filesystem("memory").pipe_file(f"/bucket/run/{name}", content)
+
+    def test_files_and_folders_are_posted_once(self, far: Scene) -> None:
+        watcher = self.watcher(far)
+        watcher.look()  # there is nothing yet, not even the folder
+        for name in ("checkpoints/epoch_3.pt", "checkpoints/optimizer_3.pt", "step_50.safetensors"):
+            self.write(name)
+        for _ in range(2):
+            watcher.look()
+        assert {step: item["uri"] for (step, _), item in far.posted().items()} == {
+            50: f"{PLACE}/step_50.safetensors",
+            300: f"{PLACE}/checkpoints/epoch_3.pt",
+        }
+        self.watcher(far).look()
+        assert (len(far.said), far.noted) == (2, [])
+        self.write("checkpoints/epoch_3.pt", b"others")
+        for _ in range(2):
+            watcher.look()
+        (noted,) = far.noted
+        assert "epoch_3.pt is not posted: run 'run-a' has a checkpoint at step 300" in noted
+
+    def test_a_folder_waits_for_all_its_shards(self, far: Scene) -> None:
+        watcher = self.watcher(far)
+        index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+        self.write("checkpoint-500/model-1.safetensors")
+        self.write("checkpoint-500/config.json", b'{"dim": 8, "n_layers": 1, "n_heads": 1, "vocab_size": 8}')
+        watcher.look()
+        self.write("checkpoint-500/model.safetensors.index.json", json.dumps(index).encode())
+        watcher.look()
+        assert far.said == []
+        assert far.noted[0].startswith("checkpoint-500 is not complete: it has none of model.safetensors.index.json")
+        assert far.noted[1:] == ["checkpoint-500 is not complete: the folder lacks model-2.safetensors"]
+        self.write("checkpoint-500/model-2.safetensors")
+        watcher.look()
+        assert [line.partition(":")[0] for line in far.said] == ["checkpoint-500"], far.noted
+
+
+def test_what_may_not_be_read_or_cannot_be_listed() -> None:
+    with pytest.raises(CheckpointNotAllowed, match="EVALSVC_SCHEMES"):
+        RemoteFolder("s3://bucket/run", Settings())
+    with pytest.raises(InvalidRequest, match="cannot be listed by"):
+        RemoteFolder("https://example.org/run", Settings(schemes="https"))

@@ -39,9 +39,7 @@ def test_same_ids_are_one_candidate() -> None:
     first = candidates[0]
     assert first.label == "image-then-special 10 (text, image)"
     assert "dense-image-then-special 10 (text, image)" in first.same
-
-
-def test_gap_tells_layouts_apart_that_an_exact_table_does_not() -> None:
+    # A gap tells layouts apart that an exact table does not.
     end = "image-at-end 10 (text, image)"
     for rows, apart in ((21, False), (24, True)):
         candidates, _ = propose(rows, [pair()], SIZES, {})
@@ -69,24 +67,15 @@ def test_data_rule_out_sizes() -> None:
     assert any("has the text id 9; the text block has 0…8" in reason for reason in dropped.values())
 
 
-class TestSizes:
-    def test_inferred_from_table_and_data(self) -> None:
-        found = find_sizes(583, [pair(text=[511], codes=[63])])
-        assert (found.text, found.codebook) == ((512, 519), 64)
-        assert found.notes[0] == "codebook of 64 inferred from the highest code 63"
-        assert found.notes[1].startswith("text sizes 512, 519 inferred from a table of 583 rows")
-
-    def test_open_lms_own_sizes_are_tried_in_a_padded_table(self) -> None:
-        found = find_sizes(66_944, [pair(codes=[16_383])])
-        assert {50_432, 50_277} <= set(found.text)
-
-    def test_given_sizes_are_taken_as_they_are(self) -> None:
-        found = find_sizes(583, [pair()], [512, 500], 64)
-        assert (found.text, found.codebook, found.notes) == ((512, 500), 64, ())
-
-    def test_table_that_has_no_room_for_images(self) -> None:
-        with pytest.raises(InvalidData, match="more than the model's 512 rows"):
-            find_sizes(512, [pair(text=[511], codes=[63])])
+def test_sizes_are_inferred_from_table_and_data_or_taken_as_they_are() -> None:
+    found = find_sizes(583, [pair(text=[511], codes=[63])])
+    assert (found.text, found.codebook) == ((512, 519), 64)
+    assert found.notes[0] == "codebook of 64 inferred from the highest code 63"
+    assert found.notes[1].startswith("text sizes 512, 519 inferred from a table of 583 rows")
+    assert {50_432, 50_277} <= set(find_sizes(66_944, [pair(codes=[16_383])]).text), "open_lm's own, padded"
+    assert find_sizes(583, [pair()], [512, 500], 64) == Sizes((512, 500), 64, ())
+    with pytest.raises(InvalidData, match="more than the model's 512 rows"):
+        find_sizes(512, [pair(text=[511], codes=[63])])
 
 
 def test_silent_rows_are_those_without_any_use_but_the_pad() -> None:

@@ -63,30 +63,26 @@ def repeating_pairs(tmp_path: Path) -> str:
     return str(path)
 
 
-def golden_checkup(case: str, text_size: int, pairs: str) -> dict[str, Any]:
+@pytest.mark.parametrize(
+    ("case", "text_size", "images_known"),
+    [
+        ("14_all_defaults_ema_optimizer_t2i_vocab", 89, False),
+        ("11_rotary_gain_only_ln_postembed_tied_swiglu_torch", 57, True),
+    ],
+    ids=["untrained", "tied"],
+)
+def test_a_model_that_was_never_trained_is_refused(
+    repeating_pairs: str, case: str, text_size: int, images_known: bool
+) -> None:
+    """Some candidate is always the best. With tied tables an untrained model expects what it has just read: where codes
+    repeat, the image loss is then below ln of the codebook, under any layout and any order of the codes."""
     checkpoint = CheckpointRef(path=str(GOLDEN / case / "checkpoints" / "epoch_1.pt"))
-    return examine(checkpoint, pairs, SETTINGS, lambda _: None, text_sizes=(text_size,), codebook_size=16)
-
-
-def conditions(findings: dict[str, Any]) -> dict[str, bool]:
-    return {condition["name"]: condition["ok"] for condition in findings["conditions"]}
-
-
-def test_untrained_open_lm_model_is_refused(repeating_pairs: str) -> None:
-    """Some candidate is always the best."""
-    found = golden_checkup("14_all_defaults_ema_optimizer_t2i_vocab", 89, repeating_pairs)
-    assert not found["decided"]
-    assert not conditions(found)["the images are known"]
+    sizes = {"text_sizes": (text_size,), "codebook_size": 16}
+    found = examine(checkpoint, repeating_pairs, SETTINGS, lambda _: None, **sizes)
+    conditions = {condition["name"]: condition["ok"] for condition in found["conditions"]}
+    assert (found["decided"], conditions["the images are known"]) == (False, images_known)
+    assert not (images_known and conditions["the order of the codes matters"])
     assert conclusion(found).startswith("not decided")
-
-
-def test_tied_model_that_only_repeats_its_input_is_refused(repeating_pairs: str) -> None:
-    """With tied tables an untrained model expects what it has just read. Where codes repeat, the image loss is then
-    below ln of the codebook, under any layout and any order of the codes."""
-    found = golden_checkup("11_rotary_gain_only_ln_postembed_tied_swiglu_torch", 57, repeating_pairs)
-    assert conditions(found)["the images are known"]
-    assert not conditions(found)["the order of the codes matters"]
-    assert not found["decided"]
 
 
 def test_progress_counts_layouts() -> None:
@@ -95,22 +91,18 @@ def test_progress_counts_layouts() -> None:
     assert said == list(range(1, len(said) + 1))
 
 
-def test_pairs_that_fit_no_layout(tmp_path: Path) -> None:
-    pairs = tmp_path / "pairs.jsonl"
-    pairs.write_text('{"text_ids": [512], "image_codes": [64]}\n')
-    with pytest.raises(InvalidData, match=r"no layout fits the model's 583 rows and these pairs; .*the text id 512"):
-        examined(str(pairs))
-
-
 @pytest.mark.parametrize(
-    ("line", "missing"),
-    [('{"text_ids": [1]}', "`image_codes`"), ('{"text_ids": [], "image_codes": [1]}', "`text_ids` or `text`")],
+    ("line", "words"),
+    [
+        ('{"text_ids": [1]}', "line 1 has no `image_codes`; the layout doctor needs both"),
+        ('{"text_ids": [], "image_codes": [1]}', "line 1 has no `text_ids` or `text`; the layout doctor needs both"),
+        ('{"text_ids": [512], "image_codes": [64]}', r"no layout fits the model's 583 rows .*the text id 512"),
+    ],
 )
-def test_records_must_be_pairs(tmp_path: Path, line: str, missing: str) -> None:
-    pairs = tmp_path / "pairs.jsonl"
-    pairs.write_text(line + "\n")
-    with pytest.raises(InvalidData, match=f"line 1 has no {missing}; the layout doctor needs both"):
-        examined(str(pairs))
+def test_pairs_that_are_none_or_fit_no_layout(tmp_path: Path, line: str, words: str) -> None:
+    (tmp_path / "pairs.jsonl").write_text(line + "\n")
+    with pytest.raises(InvalidData, match=words):
+        examined(str(tmp_path / "pairs.jsonl"))
 
 
 class TestReport:
@@ -139,13 +131,11 @@ class TestReport:
         cold, targets = map(int, rows["image-first 512"]["cold"].split("/"))
         assert cold > targets / 2
 
-    def test_summary_says_what_was_looked_at(self) -> None:
+    def test_summary_and_json_hold_everything(self) -> None:
         lines = list(summary(checkup()))
         assert lines[0] == f"pretrained 5: 583 rows; 16 pairs of {PAIRS}"
         assert "(strongest first) at: 220, 512" in lines[1]
         assert lines[2] == "tables: rows that lie in one direction, as those do that were never a target: 438"
-
-    def test_json_holds_everything(self) -> None:
         found = json.loads(json.dumps(plain_json(checkup()), allow_nan=False))
         assert found["decided"] is True
         assert parse_layout(found["layout"]).special == TRUTH.special

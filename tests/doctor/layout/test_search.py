@@ -1,22 +1,34 @@
-"""The search finds a layout wherever it is hidden, and the verdict keeps still where it does not.
+"""The search finds a layout wherever it is hidden, the verdict keeps still where it does not, and scores add up.
 
 The model is a bigram, trained on the pairs of the miniature under a layout of the test's choosing.
 """
 
+import math
 import random
+import statistics
 from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import Any
 
 import pytest
 from bigram_witness import BigramWitness
 
 from evalsvc.data.tokens import Record, read_tokens
-from evalsvc.doctor.layout.checkup import judge
-from evalsvc.doctor.layout.search import TEMPLATES, Candidate, Search, Sizes, Witness, as_the_model_expects, propose
+from evalsvc.doctor.layout.checkup import in_errors, judge, margin
+from evalsvc.doctor.layout.search import (
+    TEMPLATES,
+    Candidate,
+    Search,
+    Sizes,
+    Witness,
+    as_the_model_expects,
+    propose,
+    score,
+)
+from evalsvc.metrics.shares import standard_error
 from evalsvc.miniature import ROOT
 from evalsvc.spec.layout import VocabularyLayout, parse_layout
 from evalsvc.spec.layout_presets import presets
@@ -64,27 +76,21 @@ def failed(verdict: dict[str, Any]) -> list[str]:
 
 
 @pytest.mark.usefixtures("many_cases")
-@pytest.mark.parametrize("preset", MODELS)
-def test_every_preset_is_found(preset: str) -> None:
-    truth = hidden(preset)
-    verdict = verdict_on(BigramWitness.trained(truth, TRAINING, ROWS))
-    assert verdict["decided"], failed(verdict)
-    assert written(parse_layout(verdict["layout"])) == written(truth)
-
-
-@pytest.mark.usefixtures("many_cases")
 @pytest.mark.parametrize(
-    ("preset", "template"),
+    ("preset", "template", "seed"),
     [
-        ("image-then-special", "text, image"),
-        ("negative-special", "text, image; no doc"),
-        ("special-in-spare-rows", "image, text"),
-        ("image-first", "image, text; no doc"),
+        *((preset, "text, image", None) for preset in MODELS),
+        ("image-then-special", "text, image", 1),
+        ("negative-special", "text, image; no doc", 1),
+        ("special-in-spare-rows", "image, text", 1),
+        ("image-first", "image, text; no doc", 1),
     ],
 )
-def test_special_tokens_in_any_order_are_read_off_the_model(preset: str, template: str) -> None:
-    """No preset has this order, and there are 5,040: with wrong ones a template without them looks better."""
-    truth = hidden(preset, template, seed=1)
+def test_every_preset_is_found_with_its_special_tokens_in_any_order(
+    preset: str, template: str, seed: int | None
+) -> None:
+    """No preset has the order of a seed, and there are 5,040: with wrong ones a template without them looks better."""
+    truth = hidden(preset, template, seed)
     verdict = verdict_on(BigramWitness.trained(truth, TRAINING, ROWS))
     assert verdict["decided"], failed(verdict)
     assert written(parse_layout(verdict["layout"])) == written(truth)
@@ -178,3 +184,69 @@ def test_token_that_comes_twice_has_one_row() -> None:
     witness = BigramWitness.trained(truth, TRAINING, ROWS)
     found = list(as_the_model_expects(witness, Candidate("mine.yaml", "its own", guess), PAIRS))
     assert [item.layout.special["sep"] for item in found] == [580]
+
+
+FEW = [Record(array("i", [1, 2]), array("i", [0, 3, code]), "line 1") for code in (1, 2, 2)]
+FEW_ROWS = 21
+
+
+def candidate(template: str) -> Candidate:
+    found = propose(FEW_ROWS, FEW, Sizes((10,), 4, ()), {})[0]
+    return next(item for item in found if item.label == f"image-then-special 10 ({template})")
+
+
+def few_witness() -> BigramWitness:
+    return BigramWitness.trained(candidate("text, image").layout, FEW, FEW_ROWS)
+
+
+def test_total_is_the_sum_of_all_parts() -> None:
+    full = candidate("text, image")
+    (sequence, *_) = sequences = full.sequences(FEW)
+    scored = score(few_witness(), full, sequences)
+    losses = -math.fsum(math.log(few_witness().probability(before, [after])) for before, after in pairwise(sequence))
+    end = few_witness().probability(sequence[-1], [])
+    assert end == 0  # every row has a meaning, so nothing is charged for the end
+    assert scored.totals[0] == pytest.approx(losses)
+
+
+def test_first_token_that_is_no_marker_costs_its_block() -> None:
+    """Else a template without a marker in front had one token less to pay for."""
+    bare = candidate("text, image; bare")
+    scored = score(few_witness(), bare, bare.sequences(FEW), enough=-math.inf)
+    assert list(scored.ends) == [math.log(10)] * 3
+
+
+def test_expecting_more_behind_the_end_is_charged_and_not_infinitely() -> None:
+    """Else `no doc` could not be told from a run that has it: it only leaves out what costs nothing. A probability of
+    1, to the last bit, would make a candidate infinitely bad, and its margin NaN."""
+    short = candidate("text, image; no doc")
+    sequences = short.sequences(FEW)
+    expected = few_witness().probability(sequences[0][-1], [14, 15])  # doc and /doc
+    assert expected > 0.9
+    assert score(few_witness(), short, sequences).ends[0] == pytest.approx(-math.log(1 - expected))
+    sure = BigramWitness({sequences[0][-1]: Counter({15: 1})}, FEW_ROWS, smoothing=1e-30)
+    assert score(sure, short, sequences[:1]).ends == [pytest.approx(12 * math.log(10))]
+
+
+def test_behind_is_paired() -> None:
+    """Sequences differ by more than candidates do."""
+    full, short = (
+        score(few_witness(), item, item.sequences(FEW))
+        for item in (candidate("text, image"), candidate("text, image; no doc"))
+    )
+    found = margin(full, short)
+    differences = [theirs - ours for theirs, ours in zip(short.totals, full.totals, strict=True)]
+    assert found.behind == pytest.approx(sum(differences) / 3)
+    assert found.behind_nats_per_token == pytest.approx(found.behind / 5), "text and image tokens count"
+    # The same marker is left out of every sequence, however hard the sequence is: nearly no error is left.
+    assert found.behind_standard_errors > 1_000 * abs(
+        in_errors(statistics.fmean(full.totals), standard_error(full.totals))
+    )
+
+
+@pytest.mark.parametrize(
+    ("difference", "stderr", "expected"),
+    [(2.0, 0.5, 4.0), (2.0, None, 0.0), (math.nan, 1.0, 0.0), (1.0, 0.0, math.inf), (-1.0, 0.0, -math.inf)],
+)
+def test_margins_in_standard_errors(difference: float, stderr: float | None, expected: float) -> None:
+    assert in_errors(difference, stderr) == expected
