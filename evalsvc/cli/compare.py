@@ -404,7 +404,7 @@ def _crossing_lines(curve: DifferenceCurve) -> Iterator[str]:
 def difference_rows(comparison: RunComparison) -> list[Row]:
     """Return a row of CSV for each metric and step of two runs."""
     constant = ("metric", "task", "unit", "direction", "protocol", "step_level")
-    by_step = ("a", "a_stderr", "b", "b_stderr", "difference", "stderr", "low", "high")
+    by_step: tuple[str, ...] = ("a", "a_stderr", "b", "b_stderr", "difference", "stderr", "low", "high")
     by_step += ("verdict", "basis", "n", "groups", "n_only_a", "n_only_b")
     rows: list[Row] = []
     for curve in comparison.curves:

@@ -118,8 +118,8 @@ def print_completions(steps: Sequence[StepCompletions], everything: bool) -> Non
             numbers = _numbers(item.drawn, item.base_nll, item.base_scored) | {
                 "image": _shown(item.image_ids),
                 "seq-rep-4": "" if item.seq_rep_4 is None else f"{item.seq_rep_4:.2f}",
-                "kept": _shown(item.previous and item.previous.common_prefix),
-                "edits": _shown(item.previous and item.previous.edit_distance),
+                "kept": "" if item.previous is None else str(item.previous.common_prefix),
+                "edits": "" if item.previous is None else str(item.previous.edit_distance),
             }
             of_prompt[_completion_label(f"step {step.step}", step.variant, item.way)] = numbers, item.text
     for (_, prompt), completions in lines.items():

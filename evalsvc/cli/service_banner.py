@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import textwrap
+from functools import partial
 
 from evalsvc.api.middleware.browsers import is_loopback
 from evalsvc.api.server import Started, serve
@@ -48,7 +49,7 @@ def describe_service(settings: Settings, started: Started) -> list[str]:
     lines = [f"evalsvc listens on {started.url}"]
     if settings.log_format == "json":
         return lines
+    wrap = partial(textwrap.wrap, width=WIDTH, break_long_words=False, break_on_hyphens=False)
     for name, fact in facts.items():
-        indents = {"initial_indent": f"  {name:<11}  ", "subsequent_indent": " " * 15}
-        lines += textwrap.wrap(fact, WIDTH, **indents, break_long_words=False, break_on_hyphens=False)
+        lines += wrap(fact, initial_indent=f"  {name:<11}  ", subsequent_indent=" " * 15)
     return lines

@@ -27,37 +27,22 @@ VALUES = example(ValueSeries, metric=EVIL, variant=EVIL, unit=EVIL, differs={EVI
 SERIES = RunSeries(**vars(VALUES), run=EVIL)
 
 METRIC = example(Metric, name=EVIL, unit=EVIL)
-
 SIDE = {"value": 1.5, "stderr": 0.1, "low": 1.2, "high": 1.8, "import": 7}
-
 PARENTS = [example(Parent, name=EVIL)]
-
 CHECKPOINT = example(Checkpoint, uri=EVIL, tags={EVIL: EVIL}, parents=PARENTS, run=EVIL, variant=EVIL)
-
 POSTED = Posted(checkpoint=CHECKPOINT, evaluations=[example(EvaluationSummary, suite=EVIL, state=EVIL)], note=EVIL)
-
 CURVE = Curve(metric=EVIL, unit=EVIL, direction="lower", protocol=EVIL, differs={}, series=[SERIES])
-
 IMPORTS = {"7": ImportSource(source=EVIL, created_at="2026-02-03T10:11:12.131+00:00")}
-
 HISTORY = History(run=EVIL, x="step", series=[SERIES], names=[], imports=IMPORTS, next_cursor=None)
-
 LEFT_OUT = LeftOutMetric(metric=EVIL, step=1, variant=EVIL, message=EVIL)
-
 BUCKETS = example(Buckets, series=[example(BucketSeries, metric=EVIL, variant=EVIL, unit=EVIL, differs={EVIL: EVIL})])
-
 CURVES = JoinedHistories(runs=[EVIL], x="step", forced=False, curves=[CURVE], refused={}, imports={EVIL: IMPORTS})
-
 TRADED = [{"run": EVIL, "variant": EVIL, "step": 1, EVIL: SIDE}]
-
 TRADEOFF = Tradeoff(x="step", against=EVIL, columns=[], rows=TRADED, imports={EVIL: IMPORTS})
-
 ITEMS = Items(evaluation=1, state="succeeded", items={EVIL: [{EVIL: EVIL}, {}]})
-
 COMPLETIONS = StepCompletions(
     step=1, variant=EVIL, task=EVIL, completions=[Completion(way=EVIL, prompt=EVIL, base=EVIL, text=EVIL)]
 )
-
 WHOLE = history.Shown(whole=True)
 
 
