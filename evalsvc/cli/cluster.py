@@ -50,11 +50,7 @@ def scheduler(
     settings = Settings.load(tls=tls)
     drop_secrets()
     configure_logs(settings.log_format, settings.log_level)
-
-    def announce(address: str) -> None:
-        say(f"evalsvc scheduler listens on {address}")
-
-    run_scheduler(settings, host, port, announce)
+    run_scheduler(settings, host, port, lambda address: say(f"evalsvc scheduler listens on {address}"))
 
 
 @commands.command()

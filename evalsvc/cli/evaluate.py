@@ -27,7 +27,6 @@ from evalsvc.cli.progress import print_interim, show_bars
 from evalsvc.cli.weights import checkpoint_reference, inline_layout, inline_model
 from evalsvc.compare.text_pages import ENDINGS, forms_of, rendered
 from evalsvc.errors import InvalidRequest, is_untried
-from evalsvc.spec.documents import ResultFile
 from evalsvc.spec.engines import parse_engines, with_engines
 from evalsvc.spec.suite import find_suite
 
@@ -79,7 +78,14 @@ def run_here(
 
     with show_bars() as bars:
         result = run_suite(chosen, reference, bars.show, base_reference, print_interim, settings=settings)
-    result = _write_result(result, output)
+    folder = None if output is None else output.with_suffix("")
+    artifacts = {
+        task: [_write_artifact(artifact, folder and folder / task) for artifact in artifacts_of_task]
+        for task, artifacts_of_task in result.artifacts.items()
+    }
+    result = result.model_copy(update={"artifacts": artifacts})
+    if output is not None:
+        output.write_text(json.dumps(result.model_dump(), indent=2) + "\n")
     print_metrics(result.metrics, result.protocols)
     for warnings in result.warnings.values():
         print_warnings(warnings)
@@ -87,18 +93,6 @@ def run_here(
     if result.errors:
         untried = all(is_untried(error.code) for error in result.errors.values())
         raise typer.Exit(WRONG_USE if untried else FAILED)
-
-
-def _write_result(result: ResultFile, output: Path | None) -> ResultFile:
-    folder = None if output is None else output.with_suffix("")
-    artifacts = {
-        task: [_write_artifact(artifact, folder and folder / task) for artifact in artifacts_of_task]
-        for task, artifacts_of_task in result.artifacts.items()
-    }
-    written = result.model_copy(update={"artifacts": artifacts})
-    if output is not None:
-        output.write_text(json.dumps(written.model_dump(), indent=2) + "\n")
-    return written
 
 
 def _write_artifact(artifact: Mapping[str, object], folder: Path | None) -> dict[str, object]:

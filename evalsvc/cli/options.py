@@ -91,9 +91,6 @@ DatabaseUrl = Annotated[
     str | None, Option(help="SQLAlchemy URL of the database.", show_default="SQLite in the data folder")
 ]
 RunArgument = Annotated[str, Argument(metavar="RUN", help="Name of the training run.", autocompletion=complete_run)]
-CheckpointArgument = Annotated[
-    str, Argument(metavar="RUN@STEP", help="The checkpoint: RUN@STEP or RUN@STEP:VARIANT.", autocompletion=complete_run)
-]
 OfVariant = Annotated[
     str | None, Option("--variant", help="Show only this variant of the weights.", show_default="all")
 ]

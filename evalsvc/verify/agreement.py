@@ -66,11 +66,6 @@ def installed(package: str) -> str | None:
         return None
 
 
-def release(package: str) -> str:
-    """Return the name of a package, with its version if it is installed, as findings name a program."""
-    return " ".join(filter(None, (package, installed(package))))
-
-
 def all_agree(findings: Sequence[Finding]) -> bool:
     """Return whether anything was compared, and every comparison agrees."""
     tried = [finding for finding in findings if isinstance(finding, Agreement)]
