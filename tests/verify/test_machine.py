@@ -67,14 +67,11 @@ def test_a_sound_installation_agrees_in_every_row_and_the_doctor_knows(
     child_process: None, inception_path: Path, tmp_path: Path
 ) -> None:
     """The whole command in a process of its own takes a minute, and leaves nothing but the result."""
-    folder = tmp_path
-    settings = {"EVALSVC_ASSETS": str(inception_path.parent), "EVALSVC_DATA_DIR": str(folder / "data")}
-    command = [
-        sys.executable,
-        *["-W", "error", "-m", "evalsvc.cli", "verify", "machine", "--device", "cpu", "--output", "-"],
-    ]
-    environment = os.environ | settings
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    folder = tmp_path / "data"
+    environment = os.environ | {"EVALSVC_ASSETS": str(inception_path.parent), "EVALSVC_DATA_DIR": str(folder)}
+    command = [sys.executable, "-W", "error", "-m", "evalsvc.cli", "verify", "machine", "--device", "cpu"]
+    command += ["--output", "-"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     document = json.loads(done.stdout)
     assert (document["agrees"], {finding["verdict"] for finding in document["findings"]}) == (True, {"ok"})
