@@ -15,6 +15,7 @@ def test_all_kinds_and_metrics_are_a_row_of_a_table_each(evalsvc: Shell) -> None
     assert [kind for kind in catalog.COMPONENTS["tasks"] if f"\n{kind} " not in shown] == []
     assert "evalsvc suites new --task KIND" in shown
     assert [item["kind"] for item in evalsvc("tasks --format json").json] == catalog.names("tasks")
+    assert [row["kind"] for row in evalsvc("tasks --format csv").rows] == catalog.names("tasks")
     shown = evalsvc("metrics").out
     assert [definition for definition in DEFINITIONS if definition.names[0] not in shown] == []
 
@@ -24,6 +25,7 @@ def test_one_kind_and_one_metric_are_shown(evalsvc: Shell) -> None:
     for words in ("needs: captions, the image decoder", "until.stderr", "number, above 0", "fid_infinity"):
         assert words in shown
     assert evalsvc("tasks text_to_image --format json").json == describe_task("text_to_image").to_json()
+    assert "until.stderr" in {row["parameter"] for row in evalsvc("tasks text_to_image --format csv").rows}
     shown = " ".join(evalsvc("metrics captions/text_within").out.split())
     assert shown.startswith("text_within, image_within (task loss) Σ −ln p(token | an id of its type) / Σ tokens")
     for words in ("unit: nats/token; lower is better", "Cochran", "two checkpoints: compared item by item"):
