@@ -17,7 +17,7 @@ from evalsvc.errors import AssetMissing
 from evalsvc.features import inception
 from evalsvc.metrics import student
 from evalsvc.metrics.frechet import Moments
-from evalsvc.models import norms, rotation
+from evalsvc.models import layer, rotation
 from evalsvc.sampling import logits
 from evalsvc.tasks.text_to_image import pipeline
 from evalsvc.verify import golden_checks
@@ -135,7 +135,7 @@ def other_eps(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda patch: patch.setitem(norms.RMS_NORMS, "rms_norm", other_eps),
+        lambda patch: patch.setitem(layer.RMS_NORMS, "rms_norm", other_eps),
         lambda patch: patch.setattr(rotation, "rotate_halves", lambda x, cos, sin: x),
     ],
     ids=["eps", "rotation"],

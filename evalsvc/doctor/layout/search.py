@@ -41,7 +41,7 @@ TEMPLATES: Mapping[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Proposal:
     """A layout that the checkpoint may have."""
 
     name: str
@@ -63,12 +63,12 @@ class Candidate:
     def codebook_size(self) -> int:
         return self.layout.image.size if self.layout.image else 0
 
-    def changed(self, variant: str, **fields: object) -> Candidate:
+    def changed(self, variant: str, **fields: object) -> Proposal:
         """Return the candidate with other fields of its layout."""
         layout = VocabularyLayout.model_validate({**self.layout.to_json(), **fields})
         return replace(self, layout=layout, variant=variant, same=())
 
-    def reordered(self, order: Sequence[int]) -> Candidate:
+    def reordered(self, order: Sequence[int]) -> Proposal:
         """Return the candidate with reordered codes: code `c` gets the row of code `order[c]`."""
         image = self.layout.to_json()["image"]
         rows = image["map"] or range(len(order))
@@ -140,9 +140,9 @@ def find_sizes(
 
 def propose(
     rows: int, records: Sequence[Record], sizes: Sizes, given_layouts: Mapping[str, VocabularyLayout]
-) -> tuple[list[Candidate], dict[str, str]]:
+) -> tuple[list[Proposal], dict[str, str]]:
     """Return the given layouts and every preset with every template and size, and by name why others do not fit."""
-    merged: dict[tuple[tuple[int, ...], ...], Candidate] = {}
+    merged: dict[tuple[tuple[int, ...], ...], Proposal] = {}
     dropped: dict[str, str] = {}
     for name, template, fields in (
         *((name, "its own", layout.to_json()) for name, layout in given_layouts.items()),
@@ -150,7 +150,7 @@ def propose(
     ):
         try:
             # Without `rows`, because a preset would check special tokens that its template leaves out.
-            candidate = Candidate(name, template, parse_layout(fields).resolve(rows))
+            candidate = Proposal(name, template, parse_layout(fields).resolve(rows))
             key = tuple(map(tuple, candidate.sequences(records)))
         except EvalsvcError as error:
             dropped[name] = error.message  # for all templates of a preset the same
@@ -207,7 +207,7 @@ class Witness(Protocol):
 class Scored:
     """A candidate with the model's losses of the data."""
 
-    candidate: Candidate
+    candidate: Proposal
     sums: Mapping[str, Sequence[float]]
     ends: Sequence[float]
     """Nats of each sequence for its first token and after its last token, added to the losses."""
@@ -230,7 +230,7 @@ class Scored:
 
 
 def score(
-    witness: Witness, candidate: Candidate, sequences: Sequence[Sequence[int]], enough: float = math.inf
+    witness: Witness, candidate: Proposal, sequences: Sequence[Sequence[int]], enough: float = math.inf
 ) -> Scored:
     """Score the data under a candidate. Above `enough` nats, the expectation after the last tokens is not computed."""
     layout, silent = candidate.layout, candidate.silent_rows()
@@ -254,7 +254,7 @@ class Search:
     """Callback with the number of layouts scored so far."""
     scores: dict[tuple[tuple[int, ...], ...], Scored] = field(default_factory=dict)
 
-    def run(self, candidates: Sequence[Candidate]) -> None:
+    def run(self, candidates: Sequence[Proposal]) -> None:
         """Score the candidates, and then the special tokens that the model expects for the best one."""
         for candidate in candidates:
             self.score(candidate)
@@ -268,7 +268,7 @@ class Search:
             if self.best is before:
                 return
 
-    def score(self, candidate: Candidate) -> None:
+    def score(self, candidate: Proposal) -> None:
         sequences = candidate.sequences(self.records)
         key = tuple(map(tuple, sequences))
         if key not in self.scores:
@@ -276,7 +276,7 @@ class Search:
             self.scores[key] = score(self.witness, candidate, sequences, enough)
             self.report(len(self.scores))
 
-    def _templates(self) -> Iterator[Candidate]:
+    def _templates(self) -> Iterator[Proposal]:
         best = self.best
         reach = best.total + HOPELESS * len(self.records)
         orders = {_slots(scored.candidate.layout.template) for scored in self.scores.values() if scored.total < reach}
@@ -295,7 +295,7 @@ class Search:
         return min(self.scores.values(), key=lambda scored: scored.total)
 
 
-def as_the_model_expects(witness: Witness, candidate: Candidate, records: Sequence[Record]) -> Iterator[Candidate]:
+def as_the_model_expects(witness: Witness, candidate: Proposal, records: Sequence[Record]) -> Iterator[Proposal]:
     """Yield the candidate with special tokens at the rows that the model expects; the first markers are tried."""
     template, template_special = candidate.layout.template, candidate.layout.special
     rows = candidate.unclaimed_rows()
@@ -325,7 +325,7 @@ def as_the_model_expects(witness: Witness, candidate: Candidate, records: Sequen
         yield candidate.changed(f"as read: {moved}" if moved else candidate.variant, special=special)
 
 
-def exchanged(best: Candidate) -> Iterator[Candidate]:
+def exchanged(best: Proposal) -> Iterator[Proposal]:
     """Yield the candidate with the rows of two special tokens exchanged, and with other rows for the first token."""
     special = dict(best.layout.special)
     changes = [

@@ -20,7 +20,7 @@ from evalsvc.data.tokens import Record, read_tokens
 from evalsvc.doctor.layout.checkup import in_errors, judge, margin
 from evalsvc.doctor.layout.search import (
     TEMPLATES,
-    Candidate,
+    Proposal,
     Search,
     Sizes,
     Witness,
@@ -62,7 +62,7 @@ def hidden(preset: str, template: str = "text, image", seed: int | None = None) 
 
 
 def verdict_on(
-    witness: Witness, candidates: Sequence[Candidate] = CANDIDATES, records: Sequence[Record] = PAIRS
+    witness: Witness, candidates: Sequence[Proposal] = CANDIDATES, records: Sequence[Record] = PAIRS
 ) -> dict[str, Any]:
     search = Search(witness, records)
     search.run(candidates)
@@ -184,7 +184,7 @@ def test_token_that_comes_twice_has_one_row() -> None:
     truth = parse_layout({**fields, "special": {"sep": 580, "end": 581}, "template": template})
     guess = parse_layout({**truth.to_json(), "special": {"sep": 581, "end": 580}})
     witness = BigramWitness.trained(truth, TRAINING, ROWS)
-    found = list(as_the_model_expects(witness, Candidate("mine.yaml", "its own", guess), PAIRS))
+    found = list(as_the_model_expects(witness, Proposal("mine.yaml", "its own", guess), PAIRS))
     assert [item.layout.special["sep"] for item in found] == [580]
 
 
@@ -192,7 +192,7 @@ FEW = [Record(array("i", [1, 2]), array("i", [0, 3, code]), "line 1") for code i
 FEW_ROWS = 21
 
 
-def candidate(template: str) -> Candidate:
+def candidate(template: str) -> Proposal:
     found = propose(FEW_ROWS, FEW, Sizes((10,), 4, ()), {})[0]
     return next(item for item in found if item.label == f"image-then-special 10 ({template})")
 
@@ -322,7 +322,7 @@ def test_sizes_are_inferred_from_table_and_data_or_taken_as_they_are() -> None:
 
 def test_silent_rows_are_those_without_any_use_but_the_pad() -> None:
     templates = {"template": ["text", "TEXT", "/text", "IMAGE"], "unconditional_template": None}
-    candidate = Candidate("mine.yaml", "its own", parse_layout(OWN | templates).resolve(23))
+    candidate = Proposal("mine.yaml", "its own", parse_layout(OWN | templates).resolve(23))
     assert candidate.unclaimed_rows() == list(range(14, 23))
     assert candidate.silent_rows() == [14, 15, 18, 19, 21, 22]  # doc, /doc, image, /image and the rows of no block
 
