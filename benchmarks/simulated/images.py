@@ -10,17 +10,15 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from evalsvc.metrics.cmmd import CMMD
 from evalsvc.metrics.definitions import range_of
 from evalsvc.metrics.distance import distance
-from evalsvc.metrics.fid import FID64
-from evalsvc.metrics.fid_infinity import FID64_INFINITY
+from evalsvc.metrics.fid import FID64, FID64_INFINITY
 from evalsvc.metrics.frechet import Moments, frechet_distance
 from evalsvc.metrics.image_metric import Estimate, FeatureSets, ImageMetric
-from evalsvc.metrics.inception_score import INCEPTION_SCORE
-from evalsvc.metrics.kid import KID
+from evalsvc.metrics.mmd import CMMD, KID
 from evalsvc.metrics.prdc import COVERAGE, DENSITY, PRECISION, RECALL
 from evalsvc.metrics.ratio import Ratio
+from evalsvc.metrics.scores import INCEPTION_SCORE
 from evalsvc.tasks.reconstruction.round_trip import PairedFeatures, paired_distance
 from simulated.cells import Cell, Draw, Generator, Simulation
 from simulated.data import Array, numbers

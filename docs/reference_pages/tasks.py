@@ -7,8 +7,7 @@ from textwrap import fill
 
 from evalsvc.cli.tasks import TaskDescription, describe_task, shown_default
 from evalsvc.spec import catalog
-from evalsvc.spec.new_suite import new_suite
-from evalsvc.spec.parameters import TASK_NAME, Parameter
+from evalsvc.spec.parameters import TASK_NAME, Parameter, new_suite
 
 WIDTH = 120
 

@@ -24,8 +24,7 @@ from evalsvc.metrics.definitions import (
     plain_names,
 )
 from evalsvc.spec import catalog
-from evalsvc.spec.new_suite import inline_yaml
-from evalsvc.spec.parameters import Parameter, task_parameters
+from evalsvc.spec.parameters import Parameter, inline_yaml, task_parameters
 
 commands = typer.Typer()
 

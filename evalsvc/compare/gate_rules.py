@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from evalsvc.errors import InvalidRequest, UnknownName
 from evalsvc.metrics.definitions import main_metric
-from evalsvc.metrics.student import upper_tail
+from evalsvc.metrics.intervals import upper_tail
 from evalsvc.spec.documents.comparisons import Family
 from evalsvc.spec.suite import check_keys, validation_message
 from evalsvc.spec.visible_text import check_visible

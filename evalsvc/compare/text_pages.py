@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from evalsvc.errors import InvalidData, InvalidRequest
 from evalsvc.files.csv_cells import csv_text
 from evalsvc.metrics.intervals import LEVEL, MIN_ITEMS
-from evalsvc.spec.documents.items import Completion
+from evalsvc.spec.documents.results import Completion
 from evalsvc.spec.documents.text_reports import (
     BITS,
     NATS,

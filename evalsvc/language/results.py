@@ -18,7 +18,7 @@ from evalsvc.language.private import filter_names
 from evalsvc.language.questions import DESIGN, ERROR
 from evalsvc.language.rows import RowForm
 from evalsvc.language.scoring import SCORE, Item, Scope, ScoredBenchmark, is_choice, named, scopes, unit
-from evalsvc.metrics.item_shares import Linear, combined, keep_shares, linear_of
+from evalsvc.metrics.item_numbers import Linear, combined, keep_shares, linear_of
 from evalsvc.metrics.ratio import Ratio, mean_of
 from evalsvc.spec.layout import IdCounts
 from evalsvc.spec.protocol import Direction, MetricValue, Protocol

@@ -22,7 +22,7 @@ from evalsvc.language.hub import offline, quiet
 from evalsvc.language.lm import Answer, Generation
 from evalsvc.language.private import filter_responses
 from evalsvc.language.questions import is_plain, right_options
-from evalsvc.metrics.item_shares import Linear, finite_factor, linear_of
+from evalsvc.metrics.item_numbers import Linear, finite_factor, linear_of
 from evalsvc.metrics.ratio import Ratio, perplexity, ratio_of_sums
 from evalsvc.metrics.shares import share_stderr, standard_error
 from evalsvc.spec.layout import IdCounts

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from evalsvc.errors import InvalidData
 from evalsvc.metrics.fid import frechet_estimate
 from evalsvc.metrics.image_metric import Estimate, FeatureSets, ImageMetric
-from evalsvc.metrics.kid import kid
+from evalsvc.metrics.mmd import kid
 
 SUBSETS = 100
 """Number of random subsets of both sides whose mean is a program's KID: the default of torch-fidelity and clean-fid."""

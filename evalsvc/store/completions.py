@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from evalsvc.errors import UnknownName
-from evalsvc.spec.documents.items import Change, Completion, Completions, StepCompletions
+from evalsvc.spec.documents.results import Change, Completion, Completions, StepCompletions
 from evalsvc.store.edit_distance import common_prefix, edit_distance
 from evalsvc.store.results import read_table
 from evalsvc.store.tables import Checkpoint, Evaluation, Run, Task

@@ -22,11 +22,10 @@ from evalsvc.errors import AssetMissing, InternalError, MissingPackage
 from evalsvc.features import load_extractor
 from evalsvc.metrics.frechet import Moments
 from evalsvc.metrics.image_metric import FeatureSets, ImageMetric
-from evalsvc.metrics.intervals import Spread, confidence_interval
-from evalsvc.metrics.kid import kid
+from evalsvc.metrics.intervals import Spread, confidence_interval, critical_value
+from evalsvc.metrics.mmd import kid
 from evalsvc.metrics.prdc import neighbourhoods
 from evalsvc.metrics.ratio import ratio_of_sums
-from evalsvc.metrics.student import critical_value
 from evalsvc.miniature import ROOT
 from evalsvc.models import DecodePath, Transformer, load_model
 from evalsvc.precision import full_precision, use_full_float32

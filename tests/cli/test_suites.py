@@ -7,7 +7,7 @@ import pytest
 from console import Shell
 
 from evalsvc.miniature import ROOT
-from evalsvc.spec.new_suite import new_suite
+from evalsvc.spec.parameters import new_suite
 from evalsvc.spec.suite import load_suite
 
 SUITE = "description: mine\ntasks:\n  - {kind: loss, name: pairs, data: /data.jsonl}\n"

@@ -12,8 +12,8 @@ from evalsvc.compare.contrast import contrast_results
 from evalsvc.compare.gate_rules import Rule
 from evalsvc.compare.gate_verdict import Difference, Gap, judge, tails
 from evalsvc.metrics import mcnemar
+from evalsvc.metrics.intervals import critical_value
 from evalsvc.metrics.ratio import Ratio
-from evalsvc.metrics.student import critical_value
 from evalsvc.spec.protocol import Protocol
 
 NORMAL = Rule(metric="t/x", relative=0.0)

@@ -17,7 +17,7 @@ from evalsvc.language.benchmarks import Benchmark, Loaded, LoadOptions, load_ben
 from evalsvc.language.definitions import Rules
 from evalsvc.language.encoding import request_name
 from evalsvc.language.questions import Selection, drawing_order, strata
-from evalsvc.metrics.item_shares import finite_factor
+from evalsvc.metrics.item_numbers import finite_factor
 from evalsvc.metrics.shares import standard_error
 from evalsvc.spec.benchmark import BenchmarkSpec
 

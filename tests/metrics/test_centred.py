@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from evalsvc.metrics.centred import interval_of_centred, ratio_of_centred
 from evalsvc.metrics.intervals import Interval
-from evalsvc.metrics.ratio import Ratio
+from evalsvc.metrics.ratio import Ratio, interval_of_centred, ratio_of_centred
 from evalsvc.metrics.shares import standard_error
 
 CHANCE = 0.25

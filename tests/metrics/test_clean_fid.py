@@ -10,7 +10,7 @@ from scipy import linalg
 
 from evalsvc.errors import InvalidData, MissingPackage
 from evalsvc.installation import pip_install
-from evalsvc.metrics import kid as own_kid
+from evalsvc.metrics import mmd as own_kid
 from evalsvc.metrics.clean_fid import CLEAN_FID, frechet_distance
 from evalsvc.metrics.fid import frechet_estimate
 from evalsvc.metrics.frechet import Moments

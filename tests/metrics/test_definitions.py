@@ -12,7 +12,7 @@ from recorded_values import HOW, differences, lines_of, moved, recorded
 from small_evaluations import evaluations
 
 from evalsvc.language.scoring import RESAMPLES
-from evalsvc.metrics import cmmd, fid_infinity, inception_score, kid, prdc
+from evalsvc.metrics import fid, mmd, prdc, scores
 from evalsvc.metrics import reconstruction as pixels
 from evalsvc.metrics.contrastive import MAX_SCALE
 from evalsvc.metrics.definitions import (
@@ -137,23 +137,23 @@ def test_metrics_of_the_catalog(name: str) -> None:
     assert (found.per_image is not None) == (definition.pairs == ITEMS)
 
 
-G = fid_infinity.GROUPS
+G = fid.GROUPS
 LATE = Forgetting.model_fields["icl_positions"].default
 
 
 @pytest.mark.parametrize(
     ("kind", "name", "words"),
     [
-        ("text_to_image", "kid", f"blocks of at most {kid.BLOCK:,}"),
-        ("text_to_image", "cmmd", f"{cmmd.SCALE:g} · (mean"),
-        ("text_to_image", "cmmd", f"exp(−|x − y|² / {2 * cmmd.SIGMA**2:g})"),
+        ("text_to_image", "kid", f"blocks of at most {mmd.BLOCK:,}"),
+        ("text_to_image", "cmmd", f"{mmd.SCALE:g} · (mean"),
+        ("text_to_image", "cmmd", f"exp(−|x − y|² / {2 * mmd.SIGMA**2:g})"),
         ("text_to_image", "precision", f"its {prdc.NEIGHBOURS}th nearest"),
         ("text_to_image", "density", f"over {prdc.NEIGHBOURS}, on average"),
         ("text_to_image", "recall", f"at most {prdc.BALLS:,} images a side"),
         ("text_to_image", "coverage", f"jackknife over {prdc.GROUPS} groups"),
         ("text_to_image", "fid_infinity", f"{G**2 // 2} θ₀ − {(G - 1) ** 2} θ₁ + {(G - 2) ** 2 // 2} θ₂"),
-        ("text_to_image", "fid_infinity", f"at least −value / {fid_infinity.BELOW_ZERO:g}"),
-        ("text_to_image", "inception_score", f"over {inception_score.SPLITS} splits"),
+        ("text_to_image", "fid_infinity", f"at least −value / {fid.BELOW_ZERO:g}"),
+        ("text_to_image", "inception_score", f"over {scores.SPLITS} splits"),
         ("reconstruction", "ssim", f"{pixels.WINDOW} × {pixels.WINDOW} pixels, σ = {pixels.SIGMA:g}"),
         ("language", "rouge", f"{RESAMPLES} bootstrap samples"),
         ("forgetting", "icl_loss", f"[{LATE[1]} and {LATE[0]}]"),

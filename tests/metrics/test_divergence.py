@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from evalsvc.metrics.divergence import divergences
+from evalsvc.metrics.token_loss import divergences
 
 
 def logits(seed: int, rows: int, scale: float = 3.0, n: int = 40) -> Tensor:

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from evalsvc.metrics import entropy
-from evalsvc.metrics.entropy import CONCENTRATIONS, unigram_loss
-from evalsvc.metrics.ngrams import distinct_n, seq_rep
+from evalsvc.metrics.entropy import CONCENTRATIONS, distinct_n, seq_rep, unigram_loss
 
 Token = tuple[int, int, int, int]
 """Group, sequence, place and id."""

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from evalsvc.errors import InvalidData
-from evalsvc.metrics.fid import frechet_estimate
-from evalsvc.metrics.fid_infinity import FID64_INFINITY, FID_INFINITY, GROUPS, fid_infinity, smallest
+from evalsvc.metrics.fid import FID64_INFINITY, FID_INFINITY, GROUPS, fid_infinity, frechet_estimate, smallest
 from evalsvc.metrics.frechet import Moments, frechet_distance
 from evalsvc.metrics.image_metric import FeatureSets
 

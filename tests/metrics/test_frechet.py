@@ -12,9 +12,16 @@ from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics
 
 from evalsvc.errors import InvalidData, NonFinite
 from evalsvc.metrics.fid import FD_DINOV2, FID, FID64
-from evalsvc.metrics.frechet import Linearised, Moments, frechet_distance, frechet_shares
+from evalsvc.metrics.frechet import (
+    LEAST,
+    Linearised,
+    Moments,
+    frechet_distance,
+    frechet_shares,
+    pair_variance,
+    without_surplus,
+)
 from evalsvc.metrics.image_metric import FeatureSets
-from evalsvc.metrics.second_order import LEAST, pair_variance, without_surplus
 
 
 @pytest.fixture

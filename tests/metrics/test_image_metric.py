@@ -9,11 +9,10 @@ import torch
 from torch_fidelity.metric_isc import isc_features_to_metric
 
 from evalsvc.errors import InvalidData
-from evalsvc.metrics.clip_score import clip_score
-from evalsvc.metrics.cmmd import cmmd
 from evalsvc.metrics.frechet import Moments
 from evalsvc.metrics.image_metric import Estimate, FeatureSets, ImageMetric
-from evalsvc.metrics.inception_score import inception_score
+from evalsvc.metrics.mmd import cmmd
+from evalsvc.metrics.scores import clip_score, inception_score
 from evalsvc.metrics.shares import share_stderr
 from evalsvc.spec import catalog
 

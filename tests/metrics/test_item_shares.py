@@ -9,8 +9,17 @@ from typing import Any
 import pytest
 
 from evalsvc.metrics.distance import distance
-from evalsvc.metrics.item_numbers import Numbers, aligned, item_numbers
-from evalsvc.metrics.item_shares import Linear, combined, finite_factor, keep_shares, linear_mean, linear_of
+from evalsvc.metrics.item_numbers import (
+    Linear,
+    Numbers,
+    aligned,
+    combined,
+    finite_factor,
+    item_numbers,
+    keep_shares,
+    linear_mean,
+    linear_of,
+)
 from evalsvc.metrics.ratio import Ratio, perplexity, ratio_of_sums
 from evalsvc.metrics.shares import standard_error
 from evalsvc.spec.protocol import MetricValue, Protocol

@@ -4,9 +4,9 @@ import torch
 from cleanfid.fid import kernel_distance
 from torch_fidelity.metric_kid import kid_features_to_metric
 
-from evalsvc.metrics import kid as module
+from evalsvc.metrics import mmd as module
 from evalsvc.metrics.image_metric import FeatureSets
-from evalsvc.metrics.kid import kid
+from evalsvc.metrics.mmd import kid
 
 
 def draw(n: int, seed: int, scale: float = 1.0) -> np.ndarray:

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from evalsvc.errors import InvalidData
-from evalsvc.metrics.frechet import Linearised, Moments, frechet_distance
-from evalsvc.metrics.paired_frechet import paired_frechet_shares
-from evalsvc.metrics.second_order import without_surplus
+from evalsvc.metrics.frechet import Linearised, Moments, frechet_distance, without_surplus
+from evalsvc.metrics.reconstruction import paired_frechet_shares
 
 SCALES = np.array([1, 2, 3, 4])
 

@@ -10,7 +10,7 @@ from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
 from evalsvc.errors import InvalidData
-from evalsvc.metrics import kid as own_kid
+from evalsvc.metrics import mmd as own_kid
 from evalsvc.metrics import reference_program
 from evalsvc.metrics.fid import frechet_estimate
 from evalsvc.metrics.frechet import Moments

@@ -12,10 +12,17 @@ from scipy import stats
 
 from evalsvc.errors import InvalidRequest
 from evalsvc.metrics.definitions import Range, range_of
-from evalsvc.metrics.intervals import MIN_ITEMS, Interval, Spread, bend_of, confidence_interval
+from evalsvc.metrics.intervals import (
+    MIN_ITEMS,
+    Interval,
+    Spread,
+    bend_of,
+    confidence_interval,
+    critical_value,
+    upper_tail,
+)
 from evalsvc.metrics.item_numbers import Numbers
 from evalsvc.metrics.ratio import Ratio, perplexity, ratio_of_sums
-from evalsvc.metrics.student import critical_value, upper_tail
 from evalsvc.metrics.value_interval import value_interval, with_intervals
 from evalsvc.spec.protocol import MetricValue, Protocol
 

@@ -11,7 +11,7 @@ from evalsvc.config import Settings
 from evalsvc.doctor.suite_checks import check_suite_file
 from evalsvc.miniature import ROOT
 from evalsvc.spec import catalog
-from evalsvc.spec.new_suite import PLACEHOLDER, new_suite
+from evalsvc.spec.parameters import PLACEHOLDER, new_suite
 from evalsvc.spec.suite import load_suite
 from evalsvc.worker.local import run_suite
 

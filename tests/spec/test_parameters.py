@@ -7,8 +7,7 @@ import pytest
 
 from evalsvc.errors import UnknownName
 from evalsvc.spec import catalog
-from evalsvc.spec.new_suite import PLACEHOLDER, inline_yaml, new_suite
-from evalsvc.spec.parameters import placeholder, task_parameters, type_in_words
+from evalsvc.spec.parameters import PLACEHOLDER, inline_yaml, new_suite, placeholder, task_parameters, type_in_words
 from evalsvc.spec.suite import parse_suite
 from evalsvc.spec.yaml_text import read_yaml
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from evalsvc.files.arrays import pack_array
-from evalsvc.spec.documents.items import Completion
+from evalsvc.spec.documents.results import Completion
 from evalsvc.tasks.alignment.work import AlignmentWork
 from evalsvc.tasks.completions.work import CompletionsWork
 from evalsvc.tasks.loss.work import LossWork

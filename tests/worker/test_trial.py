@@ -19,9 +19,9 @@ from evalsvc.compare.reports import LOOK_COLUMNS, effort, looks_table, to_json, 
 from evalsvc.compare.result import Result
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest
+from evalsvc.metrics.intervals import critical_value
 from evalsvc.metrics.sequential import boundaries, level_of
 from evalsvc.metrics.shares import standard_error
-from evalsvc.metrics.student import critical_value
 from evalsvc.spec.suite import Suite, parse_suite
 from evalsvc.worker import context
 from evalsvc.worker.local import TaskLook, run_suite

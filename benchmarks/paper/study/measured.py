@@ -11,8 +11,7 @@ from statistics import fmean, stdev
 
 from evalsvc.client import Client
 from evalsvc.errors import UnknownName
-from evalsvc.metrics.intervals import LEVEL
-from evalsvc.metrics.student import critical_value
+from evalsvc.metrics.intervals import LEVEL, critical_value
 from evalsvc.spec.documents.comparisons import DifferenceCurve, MetricDifference
 from evalsvc.spec.documents.fields import Number
 from evalsvc.web.curves import Curve

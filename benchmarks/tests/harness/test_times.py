@@ -12,7 +12,7 @@ from evalsvc.compare.gate import compare
 from evalsvc.compare.gate_report import Comparison
 from evalsvc.compare.gate_rules import Rule
 from evalsvc.compare.result import Result
-from evalsvc.metrics.student import critical_value
+from evalsvc.metrics.intervals import critical_value
 
 RULES = (Rule(metric="speed-*/cpu_seconds", relative=0.15), Rule(metric="speed-*/wall_seconds", relative=0.5))
 

@@ -20,7 +20,7 @@ from evalsvc.config import Settings
 from evalsvc.errors import UnknownName, WrongState
 from evalsvc.files.items import ItemTable
 from evalsvc.spec import documents
-from evalsvc.spec.documents.items import Items
+from evalsvc.spec.documents.results import Items
 from evalsvc.store.lookup import find_checkpoint, find_evaluation, require_current_parents
 from evalsvc.store.pages import require_suite
 from evalsvc.store.queue.evaluations import cancel_evaluation, retry_evaluation

@@ -26,7 +26,7 @@ from evalsvc.api.schemas import (
 from evalsvc.api.state import CurrentState
 from evalsvc.checkpoints.reference import verify
 from evalsvc.spec import documents
-from evalsvc.spec.documents.items import Completions
+from evalsvc.spec.documents.results import Completions
 from evalsvc.store.completions import read_completions
 from evalsvc.store.lookup import find_run, get_or_create_run
 from evalsvc.store.protocols import listed_protocols, read_protocol

@@ -17,8 +17,8 @@ from evalsvc.config import Settings
 from evalsvc.data.tokens import read_tokens
 from evalsvc.doctor.layout.search import MOST_ROWS, Scored, Search, find_sizes, propose, score
 from evalsvc.errors import InvalidData
+from evalsvc.metrics.intervals import critical_value
 from evalsvc.metrics.shares import standard_error
-from evalsvc.metrics.student import critical_value
 from evalsvc.spec.layout import VocabularyLayout
 from evalsvc.spec.layout_presets import IMAGE, TEXT
 

@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from evalsvc.spec.documents.comparisons import Basis
-from evalsvc.spec.documents.items import Completion
+from evalsvc.spec.documents.results import Completion
 from evalsvc.spec.protocol import Direction
 
 BITS = "bits/byte"

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from evalsvc.metrics.ngrams import distinct_n
+from evalsvc.metrics.entropy import distinct_n
 from evalsvc.metrics.ratio import ratio_of_sums
-from evalsvc.spec.documents.items import Completion
+from evalsvc.spec.documents.results import Completion
 from evalsvc.spec.protocol import MetricValue, Protocol
 from evalsvc.tasks.completions.spec import GREEDY
 

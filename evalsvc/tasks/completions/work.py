@@ -18,12 +18,12 @@ from typing import Any
 from evalsvc.data.tokenizer import TextTokenizer, render
 from evalsvc.errors import DataChanged, InvalidData, NonFinite
 from evalsvc.files.artifacts import Artifact
+from evalsvc.metrics.entropy import distinct_n, seq_rep
 from evalsvc.metrics.intervals import MIN_ITEMS
-from evalsvc.metrics.ngrams import distinct_n, seq_rep
 from evalsvc.metrics.ratio import ratio_of_sums
 from evalsvc.sampling import Continuation, complete
 from evalsvc.scoring import Request, score
-from evalsvc.spec.documents.items import Completion
+from evalsvc.spec.documents.results import Completion
 from evalsvc.spec.documents.text_reports import CompletionsReport
 from evalsvc.spec.layout import VocabularyLayout
 from evalsvc.spec.protocol import MetricValue, Protocol, digest

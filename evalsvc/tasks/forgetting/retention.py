@@ -8,11 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 from evalsvc.language.results import Results
-from evalsvc.metrics.centred import covariance_of_means, fieller_interval
 from evalsvc.metrics.intervals import MIN_ITEMS, Interval, Spread, confidence_interval
-from evalsvc.metrics.item_numbers import is_share
-from evalsvc.metrics.item_shares import Linear, combined, keep_shares, linear_mean, linear_of
-from evalsvc.metrics.ratio import Ratio
+from evalsvc.metrics.item_numbers import Linear, combined, is_share, keep_shares, linear_mean, linear_of
+from evalsvc.metrics.ratio import Ratio, covariance_of_means, fieller_interval
 from evalsvc.metrics.shares import share_stderr
 from evalsvc.metrics.value_interval import ends_of
 from evalsvc.spec.documents.text_reports import ForgettingRow

@@ -16,13 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from evalsvc.compare.contrast import apart
-from evalsvc.metrics.centred import interval_of_centred, ratio_of_centred
 from evalsvc.metrics.distance import Distance
 from evalsvc.metrics.intervals import LEVEL, MIN_ITEMS, Interval
-from evalsvc.metrics.item_numbers import Numbers
-from evalsvc.metrics.item_shares import finite_factor
+from evalsvc.metrics.item_numbers import Numbers, finite_factor
 from evalsvc.metrics.mcnemar import McNemar, holm
-from evalsvc.metrics.ratio import Ratio, ratio_of_sums
+from evalsvc.metrics.ratio import Ratio, interval_of_centred, ratio_of_centred, ratio_of_sums
 from evalsvc.spec.documents.text_reports import BITS, ChangePart, ForgettingRow, LossParts, Verdict
 from evalsvc.spec.protocol import Direction, MetricValue, Protocol
 

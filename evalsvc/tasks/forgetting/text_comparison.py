@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from evalsvc.errors import InvalidData, NonFinite
-from evalsvc.metrics.divergence import divergences
-from evalsvc.metrics.token_loss import chunk_rows, token_losses
+from evalsvc.metrics.token_loss import chunk_rows, divergences, token_losses
 from evalsvc.models.language_model import LanguageModel, nonfinite_cause
 from evalsvc.scoring.scorer import token_batches
 from evalsvc.spec.layout import VocabularyLayout

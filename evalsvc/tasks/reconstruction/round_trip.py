@@ -15,11 +15,10 @@ from evalsvc.decoders import to_uint8
 from evalsvc.errors import NonFinite
 from evalsvc.features import FeatureExtractor
 from evalsvc.files.arrays import Array
+from evalsvc.metrics.frechet import counted_once
 from evalsvc.metrics.image_metric import Estimate
-from evalsvc.metrics.paired_frechet import paired_frechet_shares
-from evalsvc.metrics.reconstruction import CodebookUse, codebook_use, psnr, ssim
+from evalsvc.metrics.reconstruction import CodebookUse, codebook_use, paired_frechet_shares, psnr, ssim
 from evalsvc.metrics.reference_program import ReferenceProgram, statistics_of, with_value
-from evalsvc.metrics.second_order import counted_once
 from evalsvc.tasks.image_codes import ImageCoder
 from evalsvc.tasks.task import Context, Shard
 

@@ -10,8 +10,7 @@ from pydantic import Field, ValidationError
 
 from evalsvc.client.reader import ServiceReader
 from evalsvc.errors import EvalsvcError
-from evalsvc.spec.documents.items import Completion
-from evalsvc.spec.documents.results import Artifact
+from evalsvc.spec.documents.results import Artifact, Completion
 from evalsvc.spec.documents.text_reports import FlippedQuestion, ForgettingReport, ForgettingRow
 from evalsvc.spec.names import MAX_STEP
 from evalsvc.web.page import Content, Page

@@ -18,7 +18,7 @@ from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.compare.text_pages import rendered
 from evalsvc.data.tokenizer import read_tokenizer
 from evalsvc.families.reading import resolve_config
-from evalsvc.metrics.ngrams import distinct_n, seq_rep
+from evalsvc.metrics.entropy import distinct_n, seq_rep
 from evalsvc.metrics.ratio import ratio_of_sums
 from evalsvc.metrics.shares import share_stderr
 from evalsvc.miniature import ROOT

@@ -1,4 +1,4 @@
-"""Inception Score: how certain a classifier is of each image, and how varied its classes are."""
+"""Scores that need no real images: CLIPScore, and the Inception Score."""
 
 from __future__ import annotations
 
@@ -6,6 +6,19 @@ import numpy as np
 
 from evalsvc.metrics.frechet import Array
 from evalsvc.metrics.image_metric import Estimate, FeatureSets, ImageMetric
+
+
+def clip_score(sets: FeatureSets) -> Estimate:
+    """Compute the mean over images of 100 · max(cos(image, prompt), 0). The `samples` are these scores, [n, 1].
+
+    Source: J. Hessel et al., CLIPScore, arXiv 2104.08718; with the factor 100 of torchmetrics instead of the paper's
+    2.5.
+    """
+    return Estimate.of_images(sets.samples.reshape(len(sets.samples)))
+
+
+CLIP_SCORE = ImageMetric("clip_score", "clip_score", "nothing", "score", "higher", 1, 1, clip_score, biased=False)
+
 
 SPLITS = 10
 """Number of splits whose mean is the score, as in the paper."""
