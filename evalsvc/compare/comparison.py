@@ -160,36 +160,18 @@ def _row(contrast: Contrast, options: Options) -> MetricDifference:
     if distance is None:
         return row
     interval = distance.interval(options.level)
-    return row.model_copy(
-        update={
-            "difference": number_to_json(distance.value),
-            "stderr": number_to_json(distance.stderr),
-            "interval": None if interval is None else DifferenceInterval(**plain_json(asdict(interval))),
-            "p": distance.p_value(),
-            "basis": distance.basis,
-            "no_error": distance.why_no_error("A", "B"),
-            "n": distance.n,
-            "groups": distance.groups,
-            "n_only_a": distance.n_only_a,
-            "n_only_b": distance.n_only_b,
-            "answers": _answers(contrast, distance, options.flipped),
-        }
-    )
+    known = {name: getattr(distance, name) for name in ("basis", "n", "groups", "n_only_a", "n_only_b")}
+    known |= {"difference": number_to_json(distance.value), "stderr": number_to_json(distance.stderr)}
+    known |= {"p": distance.p_value(), "no_error": distance.why_no_error("A", "B")}
+    known["interval"] = interval and DifferenceInterval(**plain_json(asdict(interval)))
+    known["answers"] = _answers(contrast, distance, options.flipped)
+    return row.model_copy(update=known)
 
 
 def _side(measured: Measured | None) -> ComparedSide | None:
     if measured is None:
         return None
-    metric = measured.metric
-    return ComparedSide(
-        value=metric.value,
-        stderr=metric.stderr,
-        low=metric.low,
-        high=metric.high,
-        n=metric.n,
-        groups=metric.groups,
-        protocol=metric.protocol,
-    )
+    return ComparedSide(**{name: getattr(measured.metric, name) for name in ComparedSide.model_fields})
 
 
 def _answers(contrast: Contrast, distance: Distance, flipped: int) -> RightAnswers | None:
@@ -201,9 +183,8 @@ def _answers(contrast: Contrast, distance: Distance, flipped: int) -> RightAnswe
     rows = list(zip(a.items, a.columns[0], b.columns[0], strict=True))
     only_a = [index for (_, index), x, y in rows if x > y]
     only_b = [index for (_, index), x, y in rows if y > x]
-    counts = distance.flips.counts
-    named = FlippedItems(only_a=only_a[:flipped], only_b=only_b[:flipped])
-    return RightAnswers(**asdict(counts), p=counts.p, holm=counts.p, tests=1, flipped=named)
+    p, named = distance.flips.p, FlippedItems(only_a=only_a[:flipped], only_b=only_b[:flipped])
+    return RightAnswers(**asdict(distance.flips), p=p, holm=p, tests=1, flipped=named)
 
 
 def _corrected(rows: Sequence[MetricDifference]) -> list[MetricDifference]:
@@ -212,17 +193,14 @@ def _corrected(rows: Sequence[MetricDifference]) -> list[MetricDifference]:
         if row.answers is not None:
             families.setdefault(row.metric.partition("/")[2], []).append(row.answers.p)
     corrected = {name: iter(holm(p_values)) for name, p_values in families.items()}
-    return [
-        row
-        if row.answers is None
-        else row.model_copy(
-            update={
-                "answers": row.answers.model_copy(update={"holm": next(corrected[name]), "tests": len(families[name])})
-            }
-        )
-        for row in rows
-        for name in [row.metric.partition("/")[2]]
-    ]
+    changed = []
+    for row in rows:
+        name = row.metric.partition("/")[2]
+        if row.answers is not None:
+            known = {"holm": next(corrected[name]), "tests": len(families[name])}
+            row = row.model_copy(update={"answers": row.answers.model_copy(update=known)})
+        changed.append(row)
+    return changed
 
 
 def _judged_together(

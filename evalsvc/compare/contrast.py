@@ -17,15 +17,12 @@ from evalsvc.metrics.item_numbers import Numbers
 from evalsvc.metrics.ratio import Ratio
 from evalsvc.spec.documents.comparisons import Verdict
 from evalsvc.spec.documents.results import ResultDocument, TaskMetric
-from evalsvc.spec.protocol import differences
+from evalsvc.spec.protocol import Differences, differences
 
 _NO_RESULT = Result("", ResultDocument(metrics=[]))
 
 APART = ("better", "worse", "different")
 """Verdicts on a difference that exceeds the noise."""
-
-Differences = Mapping[str, tuple[object, object]]
-"""Fields in which two protocols differ, by dotted key; see `protocol.differences`."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from evalsvc.errors import NotComparable, UnknownName
 from evalsvc.spec.documents.document import Document
@@ -89,7 +90,10 @@ def join_histories(histories: Sequence[History], content: Content, force: bool =
         labelled_series = _with_differs(all_series, content)
         unrelated = _without_common_protocol(all_series)
         if unrelated is None:
-            curves += _by_protocol(labelled_series)
+            curves += [
+                _curve([each for each in labelled_series if each.protocol == identity], identity)
+                for identity in dict.fromkeys(series.protocol for series in labelled_series)
+            ]
         elif force:
             curves.append(_curve(labelled_series, None))
         else:
@@ -119,16 +123,10 @@ def tabulate(joined: JoinedHistories, metric: str) -> Tradeoff:
             "--against"
         )
     columns = {labelled(curve.metric, curve.differs): _by_place(curve) for curve in others}
-    rows: list[dict[str, object]] = [
-        {
-            "run": run,
-            "variant": variant,
-            joined.x: at,
-            metric: point,
-            **{label: points.get((run, variant, at)) for label, points in columns.items()},
-        }
-        for (run, variant, at), point in _by_place(axis[0]).items()
-    ]
+    rows: list[dict[str, object]] = []
+    for place, point in _by_place(axis[0]).items():
+        others_there = {label: points.get(place) for label, points in columns.items()}
+        rows.append({**dict(zip(("run", "variant", joined.x), place, strict=True)), metric: point, **others_there})
     return Tradeoff(x=joined.x, against=metric, columns=list(columns), rows=rows, imports=joined.imports)
 
 
@@ -143,15 +141,13 @@ def require_comparable(joined: JoinedHistories) -> None:
 
 
 def _by_place(curve: Curve) -> dict[tuple[str, str, int], dict[str, object]]:
-    return {
-        (series.run, series.variant, at): TradeoffPoint(
-            value=value, stderr=stderr, low=low, high=high, import_=origin
-        ).model_dump()
-        for series in curve.series
-        for at, value, stderr, low, high, origin in zip(
-            series.x, series.value, series.stderr, series.low, series.high, origins(series), strict=True
-        )
-    }
+    points = {}
+    for series in curve.series:
+        columns = series.value, series.stderr, series.low, series.high, origins(series)
+        for at, *row in zip(series.x, *columns, strict=True):
+            point = TradeoffPoint(**dict(zip(TradeoffPoint.model_fields, row, strict=True)))
+            points[series.run, series.variant, at] = point.model_dump()
+    return points
 
 
 def origins(series: ValueSeries) -> Sequence[int | None]:
@@ -179,23 +175,11 @@ def _without_common_protocol(all_series: Iterable[RunSeries]) -> tuple[RunSeries
     return None
 
 
-def _by_protocol(all_series: Iterable[RunSeries]) -> list[Curve]:
-    by_protocol: dict[str, list[RunSeries]] = {}
-    for series in all_series:
-        by_protocol.setdefault(series.protocol, []).append(series)
-    return [_curve(members, identity) for identity, members in by_protocol.items()]
-
-
 def _curve(members: list[RunSeries], protocol: str | None) -> Curve:
     first = members[0]
-    return Curve(
-        metric=first.metric,
-        unit=first.unit,
-        direction=first.direction,
-        protocol=protocol,
-        differs=first.differs if protocol is not None else {},
-        series=members,
-    )
+    differs = first.differs if protocol is not None else {}
+    known: dict[str, Any] = {name: getattr(first, name) for name in ("metric", "unit", "direction")}
+    return Curve(**known, protocol=protocol, differs=differs, series=members)
 
 
 def _reason(first: RunSeries, second: RunSeries, content: Content) -> str:

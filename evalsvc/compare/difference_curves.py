@@ -19,6 +19,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 from evalsvc.compare.comparison import Options, other_protocols, require_known
 from evalsvc.compare.contrast import APART, Contrast, contrast_results
@@ -33,6 +34,9 @@ from evalsvc.spec.documents.comparisons import (
 )
 from evalsvc.spec.documents.results import TaskMetric
 from evalsvc.spec.protocol import describe_differences, number_to_json, plain_json, tell_apart
+
+COUNTED = ("basis", "n", "groups", "n_only_a", "n_only_b")
+"""Fields of a difference that a curve has for every step."""
 
 Place = tuple[str, str]
 """Key of a curve: a metric, and the id of its protocol, or both ids where the sides differ."""
@@ -109,6 +113,7 @@ def _curve(
     intervals = [distance.interval(step_level) for distance in distances]
     ends = [distance.interval(level) for distance in distances]
     farthest = [math.inf if end is None else max(abs(end.low), abs(end.high)) for end in ends]
+    counted: dict[str, Any] = {name: [getattr(each, name) for each in distances] for name in COUNTED}
     first = contrasts[0].metric
     return DifferenceCurve(
         metric=first.name,
@@ -129,11 +134,7 @@ def _curve(
         low=[None if interval is None else number_to_json(interval.low) for interval in intervals],
         high=[None if interval is None else number_to_json(interval.high) for interval in intervals],
         verdict=shown,
-        basis=[distance.basis for distance in distances],
-        n=[distance.n for distance in distances],
-        groups=[distance.groups for distance in distances],
-        n_only_a=[distance.n_only_a for distance in distances],
-        n_only_b=[distance.n_only_b for distance in distances],
+        **counted,
         **vars(crossings(steps, shown, pointwise, simultaneous, [each.value for each in distances], farthest)),
     )
 

@@ -172,9 +172,8 @@ def _require_sides(rule: Rule, baseline: Result) -> None:
 
 
 def _has_side(rule: Rule, name: str, result: Result) -> bool:
-    return rule.direction is not None or any(
-        metric.direction != "none" for metric in result.values.get(name, {}).values()
-    )
+    directions = (metric.direction for metric in result.values.get(name, {}).values())
+    return rule.direction is not None or any(direction != "none" for direction in directions)
 
 
 def _unmatched(rule: Rule, candidate: Result, baseline: Result) -> Iterator[str]:
@@ -220,15 +219,6 @@ def _comparison(
     difference: Difference | None = None,
 ) -> Comparison:
     metric = contrast.metric
-    return Comparison(
-        metric=metric.name,
-        task=task_of(metric),
-        verdict=verdict,
-        reason=reason,
-        protocol=metric.protocol,
-        unit=metric.unit,
-        direction=direction or metric.direction,
-        baseline=None if contrast.a is None else contrast.a.estimate.value,
-        candidate=None if contrast.b is None else contrast.b.estimate.value,
-        difference=difference,
-    )
+    known = metric.protocol, metric.unit, direction or metric.direction
+    baseline, candidate = (None if side is None else side.estimate.value for side in (contrast.a, contrast.b))
+    return Comparison(metric.name, task_of(metric), verdict, reason, *known, baseline, candidate, difference)

@@ -60,9 +60,8 @@ class Look:
 
     metric: str
     units: int
-    """Number of samples of each side so far."""
+    """Number of samples of each side so far, of at most `total`."""
     total: int
-    """Largest number of samples of each side."""
     unit: str
     difference: float
     """Value of the candidate minus value of the baseline."""
@@ -83,7 +82,6 @@ class Look:
 
     @property
     def label(self) -> str:
-        """The metric's name for people, with the fields that distinguish its protocol."""
         return labelled(self.metric, self.differs)
 
 
@@ -93,15 +91,13 @@ class Samples:
 
     task: str
     units: int
-    """Number of samples of each side that were drawn."""
+    """Number of samples of each side that were drawn, of at most `total`."""
     total: int
-    """Largest number of samples of each side."""
     unit: str
     looks: int
 
     @property
     def saved(self) -> float:
-        """The share of the samples that was not needed."""
         return 1 - self.units / self.total
 
 
@@ -114,9 +110,8 @@ class Alarms:
     metrics: int
     """Number of judged metrics whose verdict could be due to chance."""
     lowest: float
-    """Smallest level of a metric."""
     highest: float
-    """Largest level of a metric."""
+    """Smallest and largest level of a metric."""
     if_independent: float
     """Probability that at least one unchanged metric is called worse, for independent metrics: 1 − Π (1 − level)."""
     at_most: float

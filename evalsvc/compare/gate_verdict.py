@@ -41,20 +41,15 @@ LEAST_TAIL = 1e-300
 
 @dataclass(frozen=True)
 class Difference:
-    """Value of the candidate minus value of the baseline, with its error and the limits of the rule."""
+    """Value of the candidate minus value of the baseline, as a `Distance`, with the limits of the rule."""
 
     value: float
     stderr: float | None
-    """Standard error; None if it is not known."""
     basis: Basis
     n: int
-    """Number of paired items; without pairs, the number of items of the smaller side."""
     groups: int | None
-    """Independent groups of the `n` items; None if every item is its own group."""
     n_only_baseline: int
-    """Number of items that the candidate lacks; the difference leaves them out."""
     n_only_candidate: int
-    """Number of items that the baseline lacks; the difference leaves them out."""
     low: float | None
     """Lower end of the interval, which is above the true difference with probability `level`; None if not known."""
     high: float | None
@@ -62,8 +57,7 @@ class Difference:
     level: float | None
     """Probability that an unchanged metric is called worse; None if the noise is not known."""
     p: float | None
-    """Exact two-sided p-value of no difference, which then decides whether the difference is noise; None if no exact
-    test applies."""
+    """Exact two-sided p-value of no difference, which then decides whether the difference is noise."""
     tolerance: float
     """Tolerated worsening, in the metric's unit."""
     noise: float | None
@@ -81,7 +75,6 @@ class Gap:
     contrast: Contrast
     """Contrast with the baseline as a and the candidate as b."""
     distance: Distance
-    """Distance of the contrast."""
 
     @property
     def higher_is_better(self) -> bool:
@@ -139,7 +132,7 @@ class Gap:
             return not self.worse
         if distance.flips is None:
             return not distance.stderr
-        return not (distance.flips.counts.only_a or distance.flips.counts.only_b)
+        return not (distance.flips.only_a or distance.flips.only_b)
 
     def bounds(self, tail: float) -> tuple[float, float] | None:
         """Return the interval of the worsening, whose ends each miss with probability `tail`; None if not known."""
@@ -216,17 +209,12 @@ def judge(gap: Gap, tail: float, level: float, *, last: bool = True) -> tuple[Ve
         ends = (-bounds[1], -bounds[0]) if gap.higher_is_better else bounds
     distance = gap.distance
     difference = Difference(
-        value=distance.value,
-        stderr=distance.stderr,
-        basis=distance.basis,
-        n=distance.n,
-        groups=distance.groups,
+        **{name: getattr(distance, name) for name in ("value", "stderr", "basis", "n", "groups", "p")},
         n_only_baseline=distance.n_only_a,
         n_only_candidate=distance.n_only_b,
         low=ends[0],
         high=ends[1],
         level=level if gap.has_noise else None,
-        p=distance.p,
         tolerance=gap.tolerance,
         noise=noise,
         fails_at=max(gap.tolerance, noise or 0.0) if judged and math.isfinite(gap.worse) else None,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 
 from evalsvc.compare.contrast import apart, contrast_results
 from evalsvc.compare.difference_curves import level_of_looks
@@ -65,19 +66,12 @@ def _others(run: str, series: HeadlineSeries) -> Iterator[tuple[OtherSide, str, 
 def _distance(series: HeadlineSeries, other: Point, name: str, newest: str, read: Read) -> Distance:
     if series.latest.import_ is None and other.import_ is None:
         a, b = read(name), read(newest)
-        if a is not None and b is not None and (paired := _measured_distance(series, a, b)) is not None:
-            return paired
+        if a is not None and b is not None:
+            with suppress(ItemsLost):
+                for contrast in contrast_results(a, b, lambda metric: metric == series.metric):
+                    if contrast.metric.protocol == series.protocol and contrast.distance is not None:
+                        return contrast.distance
     return apart(_ratio(other), _ratio(series.latest), unit=series.unit)
-
-
-def _measured_distance(series: HeadlineSeries, a: Result, b: Result) -> Distance | None:
-    try:
-        for contrast in contrast_results(a, b, lambda metric: metric == series.metric):
-            if contrast.metric.protocol == series.protocol and contrast.distance is not None:
-                return contrast.distance
-    except ItemsLost:
-        pass
-    return None
 
 
 def _ratio(point: Point) -> Ratio:

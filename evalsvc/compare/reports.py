@@ -82,7 +82,7 @@ def render(report: Report) -> Forms:
     """Return a report in all its forms."""
     tables = []
     if report.looks:
-        tables.append(PrintedTable(LOOK_COLUMNS, looks_table(report), LOOKS_DROP))
+        tables.append(PrintedTable(LOOK_COLUMNS, [*map(look_row, report.looks)], LOOKS_DROP))
     if report.comparisons:
         tables.append(PrintedTable(COLUMNS, table(report.comparisons), DROP, below=("why",)))
     return Forms(
@@ -105,19 +105,11 @@ def headline(report: Report) -> str:
     return f"{report.outcome.name.lower().replace('_', ' ')}: {'; '.join([*parts, *report.problems])}"
 
 
-def looks_table(report: Report) -> list[list[str]]:
-    """Return the rows of `LOOK_COLUMNS`, one for each metric at each look."""
-    return [look_row(look) for look in report.looks]
-
-
 def look_row(look: Look) -> list[str]:
     """Return a row of `LOOK_COLUMNS`: the difference at one look, and the interval that holds at all looks together."""
     interval = "" if look.low is None or look.high is None else f"{look.low:+.4g} … {look.high:+.4g}"
-    n = f"{look.units:,} of {look.total:,} {look.unit}"
-    errors = f"{look.standard_errors:.2f}"
-    change = f"{look.difference:+.4g}"
-    verdict = look.verdict.replace("_", " ")
-    return [look.label, n, change, interval, look.basis, errors, f"{look.level:.2g}", verdict]
+    change = [f"{look.units:,} of {look.total:,} {look.unit}", f"{look.difference:+.4g}", interval, look.basis]
+    return [look.label, *change, f"{look.standard_errors:.2f}", f"{look.level:.2g}", look.verdict.replace("_", " ")]
 
 
 def effort(report: Report) -> list[str]:
@@ -153,10 +145,8 @@ def levels(report: Report) -> str:
 
 def table(comparisons: Iterable[Comparison]) -> list[list[str]]:
     """Return the rows of `COLUMNS` in the order of `WORDS`: the worst verdicts first."""
-    order = list(WORDS)
-    return [
-        _row(comparison) for comparison in by_cause(sorted(comparisons, key=lambda item: order.index(item.verdict)))
-    ]
+    ordered = sorted(comparisons, key=lambda item: [*WORDS].index(item.verdict))
+    return [_row(comparison) for comparison in by_cause(ordered)]
 
 
 def by_cause(comparisons: Iterable[Comparison]) -> list[Comparison]:
@@ -201,13 +191,10 @@ def to_junit(report: Report) -> bytes:
         case = ElementTree.Element("testcase", {"classname": "gate", "name": f"problem {number}"})
         _add(case, "error", report.outcome.name.lower(), problem)
         cases.append(case)
-    counts = {
-        "tests": str(len(cases)),
-        "failures": str(sum(case.find("failure") is not None for case in cases)),
-        "errors": str(sum(case.find("error") is not None for case in cases)),
-    }
+    tags = {"failures": "failure", "errors": "error", "skipped": "skipped"}
+    found = {name: str(sum(case.find(tag) is not None for case in cases)) for name, tag in tags.items()}
+    skipped, counts = found.pop("skipped"), {"tests": str(len(cases)), **found}
     root = ElementTree.Element("testsuites", {"name": "evalsvc gate", **counts})
-    skipped = str(sum(case.find("skipped") is not None for case in cases))
     name = _xml_text(f"{report.candidate} against {report.baseline}")
     suite = ElementTree.SubElement(root, "testsuite", {"name": name, **counts, "skipped": skipped})
     suite.extend(cases)
@@ -228,7 +215,7 @@ def to_markdown(report: Report) -> str:
             lines += ["", f"<details><summary>{len(quiet)} {WORDS[verdict]}</summary>", "", *_markdown_table(quiet)]
             lines += ["", "</details>"]
     if report.looks:
-        rows = [[_code(metric), *map(_cell, rest)] for metric, *rest in looks_table(report)]
+        rows = [[_code(metric), *map(_cell, rest)] for metric, *rest in map(look_row, report.looks)]
         summary = _cell("; ".join(effort(report)))
         lines += ["", f"<details><summary>{summary}</summary>", "", *_markdown_rows(LOOK_COLUMNS, rows)]
         lines += ["", "</details>"]
@@ -241,8 +228,7 @@ def to_annotations(report: Report) -> list[str]:
     The worst verdicts come first, because GitHub displays only ten annotations of a kind. Source of the escaping:
     `@actions/core`, command.ts.
     """
-    unjudged = dict.fromkeys(UNJUDGED, "error")
-    kinds = {"worse": "error", **unjudged, "ignored": "warning", "better": "notice"}
+    kinds = {"worse": "error", **dict.fromkeys(UNJUDGED, "error"), "ignored": "warning", "better": "notice"}
     lines = [_annotation("error", "gate", problem) for problem in report.problems]
     for verdict in WORDS:
         lines += [
@@ -258,8 +244,7 @@ def _row(comparison: Comparison) -> list[str]:
     return [
         WORDS[comparison.verdict],
         comparison.label,
-        _value(comparison.baseline),
-        _value(comparison.candidate),
+        *("" if value is None else f"{value:.6g}" for value in (comparison.baseline, comparison.candidate)),
         f"{difference.value:+.4g}" if difference else "",
         f"± {difference.stderr:.2g}" if difference and difference.stderr is not None else "",
         comparison.basis,
@@ -269,13 +254,10 @@ def _row(comparison: Comparison) -> list[str]:
     ]
 
 
-def _value(value: float | None) -> str:
-    return "" if value is None else f"{value:.6g}"
-
-
 def _case(comparison: Comparison) -> ElementTree.Element:
-    names = {"classname": _xml_text(comparison.task), "name": _xml_text(comparison.label)}
-    case = ElementTree.Element("testcase", names)
+    case = ElementTree.Element(
+        "testcase", {"classname": _xml_text(comparison.task), "name": _xml_text(comparison.label)}
+    )
     kinds = {"worse": "failure", **dict.fromkeys(UNJUDGED, "error"), "new": "skipped", "ignored": "skipped"}
     if comparison.verdict in kinds:
         _add(case, kinds[comparison.verdict], comparison.verdict, comparison.reason)

@@ -79,7 +79,8 @@ class Result:
         groups = None
         if grouped_by is not None:
             group_names = table.column(grouped_by)
-            groups = groups_of(items, [_hashable(group_names[position]) for position in positions])
+            names = [group_names[position] for position in positions]
+            groups = groups_of(items, [x if isinstance(x, str | int | float | None) else str(x) for x in names])
         try:
             return Numbers(items, [list(map(float, column)) for column in columns], groups)
         except (TypeError, ValueError, OverflowError):
@@ -119,7 +120,3 @@ class Measured:
         metric = self.metric
         error = None if metric.stderr is None else float(metric.stderr)
         return Ratio(float(metric.value), error, metric.n, metric.groups)
-
-
-def _hashable(name: object) -> str | int | float | None:
-    return name if isinstance(name, str | int | float | None) else str(name)

@@ -134,14 +134,11 @@ def _check(document: ResultDocument) -> None:
 
 def _with_visible_errors(document: AnyResult) -> AnyResult:
     """Return a result whose errors are one line each. A line of a stranger may be a command to a CI runner."""
-    errors = document.errors.items()
-    return document.model_copy(
-        update={
-            "errors": {
-                task: error.model_copy(update={"message": visible_line(error.message)}) for task, error in errors
-            }
-        }
-    )
+    errors = {
+        task: error.model_copy(update={"message": visible_line(error.message)})
+        for task, error in document.errors.items()
+    }
+    return document.model_copy(update={"errors": errors})
 
 
 def _is_deep(content: object) -> bool:

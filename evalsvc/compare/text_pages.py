@@ -17,7 +17,6 @@ from evalsvc.spec.documents.text_reports import (
     BITS,
     NATS,
     CompletionsReport,
-    Flip,
     FlippedQuestion,
     FlippedQuestions,
     ForgettingReport,
@@ -62,7 +61,6 @@ def rendered(kind: str, content: bytes, form: ReportForm) -> str:
 
 
 def forms_of(kind: str) -> list[ReportForm]:
-    """Return the forms that artifacts of a kind can be rendered in."""
     return list(_RENDERERS.get(kind, {}))
 
 
@@ -71,14 +69,13 @@ def forgetting_csv(report: ForgettingReport) -> str:
     return csv_text([list(ForgettingRow.model_fields), *(list(row.model_dump().values()) for row in report.rows)])
 
 
-def completions_page(report: CompletionsReport) -> str:
-    """Return the page prompt by prompt: the base's completion above the checkpoint's."""
-    return "\n".join(_completions_page(report)) + "\n"
-
-
 def forgetting_page(report: ForgettingReport) -> str:
     """Return what is left of the base's abilities, in tables and words."""
-    return "\n".join(_forgetting_page(report)) + "\n"
+    return _joined(_forgetting_page(report))
+
+
+def _joined(lines: Iterable[str]) -> str:
+    return "\n".join(lines) + "\n"
 
 
 _RENDERERS: Mapping[str, Mapping[ReportForm, Callable[[bytes], str]]] = {
@@ -86,7 +83,7 @@ _RENDERERS: Mapping[str, Mapping[ReportForm, Callable[[bytes], str]]] = {
         "text": lambda content: forgetting_page(ForgettingReport.model_validate_json(content)),
         "csv": lambda content: forgetting_csv(ForgettingReport.model_validate_json(content)),
     },
-    "completions": {"text": lambda content: completions_page(CompletionsReport.model_validate_json(content))},
+    "completions": {"text": lambda content: _joined(_completions_page(CompletionsReport.model_validate_json(content)))},
 }
 
 
@@ -161,18 +158,13 @@ def _above_chance(accuracies: Sequence[ForgettingRow], summaries: Sequence[Repor
     yield "too low on average, since luck may have put the base there; the interval holds all the same. text_retained:"
     yield "the sum of the checkpoint's c over all benchmarks / that of the base's."
     yield ""
-    cells = (
-        [
-            row.what if row.scope == "all" else "",
-            row.scope,
-            _number(row.centred_base or 0.0),
-            _number(row.centred or 0.0),
-            "–" if row.retained is None else _value(row.retained, row.retained_stderr),
-            _span(row.retained_low, row.retained_high),
-        ]
-        for row in accuracies
-    )
-    yield from _table(["", "ids", "base's c", "c", "retained", ""], cells)
+    rows = []
+    for row in accuracies:
+        centred = [_number(row.centred_base or 0.0), _number(row.centred or 0.0)]
+        retained = "–" if row.retained is None else _value(row.retained, row.retained_stderr)
+        name = row.what if row.scope == "all" else ""
+        rows.append([name, row.scope, *centred, retained, _span(row.retained_low, row.retained_high)])
+    yield from _table(["", "ids", "base's c", "c", "retained", ""], rows)
     yield from _summaries(summaries)
 
 
@@ -203,9 +195,8 @@ def what_is_gone(
 ) -> str:
     """Say in words what is lost of a benchmark: knowledge, or only room taken by the expectation of an image.
 
-    Right answers that are lost within text ids as well were known. Right answers that come back within text ids
-    (`p_recovered`, see `ForgettingReport.recovered`) were suppressed by other ids. If none are lost, bits per byte
-    decide in the same way. `rows` are by their keys.
+    Right answers that are lost within text ids as well were known. Those that come back within text ids (`p_recovered`)
+    were suppressed by other ids. If none are lost, bits per byte decide in the same way.
     """
     within = rows.get((accuracy.what, accuracy.metric, "text"))
     if accuracy.verdict == "too few":
@@ -228,8 +219,7 @@ def what_is_gone(
 
 
 def _causes(known: bool, expected: bool) -> str:
-    causes = ["knowledge"] * known + ["expectation of an image"] * expected
-    return ", ".join(causes) or "not decided which"
+    return ", ".join(["knowledge"] * known + ["expectation of an image"] * expected) or "not decided which"
 
 
 def _text(report: ForgettingReport) -> Iterator[str]:
@@ -248,11 +238,8 @@ def _text(report: ForgettingReport) -> Iterator[str]:
 
 def _flipped(flipped: FlippedQuestions) -> Iterator[str]:
     yield from _heading(f"Flipped: {flipped.benchmark}")
-    kinds: tuple[tuple[Flip, int, int], ...] = (
-        ("lost", flipped.lost, flipped.lost_within),
-        ("gained", flipped.gained, flipped.gained_within),
-    )
-    for kind, count, count_within in kinds:
+    counts = (flipped.lost, flipped.lost_within), (flipped.gained, flipped.gained_within)
+    for kind, (count, count_within) in zip(("lost", "gained"), counts, strict=True):
         over_all = [flip for flip in flipped.questions if flip.flip == kind]
         within = [flip for flip in flipped.questions if flip.flip_within == kind and flip.flip is None]
         yield from _first_flips(f"{kind}, over all ids", count, over_all[:SHOWN])

@@ -5,8 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from importlib.metadata import version
 
 import numpy as np
@@ -49,9 +48,8 @@ def frechet_distance(samples: Statistics, real: Statistics) -> float:
         try:
             return float(fid.frechet_distance(*samples, *real))
         except ValueError as error:
-            raise InvalidData(
-                f"{RELEASE} computes no distance from these features: {error}; sample more images"
-            ) from None
+            reason = f"{RELEASE} computes no distance from these features: {error}; sample more images"
+            raise InvalidData(reason) from None
 
 
 def kid(sets: FeatureSets) -> Estimate:
@@ -60,31 +58,21 @@ def kid(sets: FeatureSets) -> Estimate:
     clean-fid draws from NumPy's global generator, which is seeded for the call and restored after the call.
     """
     samples, real, size = sets.samples, sets.real(), subset_size(sets)
-    with seeded(sets.seed):
+    before = np.random.get_state()
+    np.random.seed(sets.seed % SEEDS)
+    try:
         value = fid.kernel_distance(samples, real, num_subsets=SUBSETS, max_subset_size=SUBSET_SIZE)
         single = [
             fid.kernel_distance(samples, real, num_subsets=1, max_subset_size=size) for _ in range(SPREAD_SUBSETS)
         ]
-    return kid_estimate(sets, value, float(np.std(single, ddof=1)))
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Seed NumPy's global generator within the context, and restore the generator's state afterwards."""
-    before = np.random.get_state()
-    np.random.seed(seed % SEEDS)
-    try:
-        yield
     finally:
         np.random.set_state(before)
+    return kid_estimate(sets, value, float(np.std(single, ddof=1)))
 
 
 CLEAN_FID = ReferenceProgram(
     RELEASE,
     frechet_distance,
-    {
-        **frechet_metrics(RELEASE, frechet_distance),
-        "kid": kid_metric(RELEASE, kid),
-    },
+    {**frechet_metrics(RELEASE, frechet_distance), "kid": kid_metric(RELEASE, kid)},
 )
 """Source: G. Parmar et al., On Aliased Resizing and Surprising Subtleties in GAN Evaluation, arXiv 2104.11222."""

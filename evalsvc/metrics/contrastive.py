@@ -131,21 +131,14 @@ def permutation_test(
     Phipson and Smyth, "Permutation P-values Should Never Be Zero" (2010), equation 2.
     """
     generator = torch.Generator().manual_seed(seed)
-    observed = _mean_of([score.diagonal() for score in scores])
+    observed = float(torch.cat([score.diagonal() for score in scores]).mean())
     # Values that differ only by rounding count as equal: many texts are the same.
     threshold = observed - 1e-12 * max(1.0, *(float(score.abs().max()) for score in scores))
     permuted_means = []
     for _ in range(permutations):
         report()
-        permuted_means.append(_mean_of([_pairs(score, generator) for score in scores]))
+        pairs = [score[torch.arange(len(score)), torch.randperm(len(score), generator=generator)] for score in scores]
+        permuted_means.append(float(torch.cat(pairs).mean()))
     values = torch.tensor(permuted_means, dtype=torch.float64)
     at_least = int((values >= threshold).sum())
     return PermutationTest((1 + at_least) / (1 + permutations), float(values.mean()), float(values.std(correction=0)))
-
-
-def _pairs(score: Tensor, generator: torch.Generator) -> Tensor:
-    return score[torch.arange(len(score)), torch.randperm(len(score), generator=generator)]
-
-
-def _mean_of(parts: Sequence[Tensor]) -> float:
-    return float(torch.cat(list(parts)).mean())

@@ -144,8 +144,7 @@ def find_definitions(wanted: str) -> list[Definition]:
 
     A definition that fits every name, such as that of lm-eval's other metrics, is returned only for its own name.
     """
-    second_half = wanted.rpartition("/")[2]
-    matches = []
+    matches, second_half = list[Definition](), wanted.rpartition("/")[2]
     for kind in KINDS:
         of_kind = [definition for definition in DEFINITIONS if definition.kind == kind]
         named = [entry for entry in of_kind if any(fnmatchcase(name, wanted) or name == wanted for name in entry.names)]

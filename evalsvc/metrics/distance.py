@@ -1,18 +1,29 @@
-"""Difference of two values, with its standard error, its basis and a judgement."""
+"""Difference of two values, with its standard error, its basis and a judgement.
+
+Two checkpoints are right and wrong on mostly the same questions, so the error of their difference over the same items
+is far below the error that the standard errors of both values suggest.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from evalsvc.metrics.intervals import LEVEL, MIN_ITEMS, Interval, Spread, require_level
-from evalsvc.metrics.item_numbers import Numbers
-from evalsvc.metrics.mcnemar import Flips
-from evalsvc.metrics.paired import Paired, difference_of
+from evalsvc.metrics.intervals import LEVEL, MIN_ITEMS, Interval, Spread, bend_of, require_level
+from evalsvc.metrics.item_numbers import Numbers, aligned
+from evalsvc.metrics.mcnemar import McNemar, mcnemar
 from evalsvc.metrics.ratio import Ratio, exp_or_infinity
+from evalsvc.metrics.shares import group_sums
 from evalsvc.spec.documents.comparisons import Basis
 from evalsvc.spec.protocol import Direction
+
+ALIKE = 1e-12
+"""Relative spread below which differences count as equal but for rounding."""
+
+Pairs = Sequence[tuple[Sequence[float], Sequence[float]]]
+"""Numbers of each item on both sides."""
 
 Judgement = Literal["better", "worse", "different", "indistinguishable"]
 """Judgement of b against a. `different` is for metrics without a better direction."""
@@ -39,10 +50,10 @@ class Distance:
     n_only_b: int = 0
     """Number of items of `b` that `a` lacks, which are in no pair."""
     p: float | None = None
-    """Exact two-sided p-value of no difference, where defined; see `Paired.p`."""
+    """Exact two-sided p-value of no difference: McNemar's for items that are right or wrong, or the sign test's."""
     spread: Spread | None = None
     """Errors of the estimate: the difference, or the difference of the logarithms; None where `basis` is `none`."""
-    flips: Flips | None = None
+    flips: McNemar | None = None
     """Counts of paired items that are right or wrong; None for other items."""
     log_a: float | None = None
     """Logarithm of a, for perplexities, whose `spread` is that of the difference of the logarithms."""
@@ -55,9 +66,7 @@ class Distance:
     @property
     def has_bounds(self) -> bool:
         """Whether bounds of the difference are known: there are enough items, and the items vary."""
-        if self.spread is None or self.independent < MIN_ITEMS or not math.isfinite(self.value):
-            return False
-        if self.spread.dof < 1:
+        if self.spread is None or self.spread.dof < 1 or self.independent < MIN_ITEMS or not math.isfinite(self.value):
             return False
         return self.flips is not None or self.spread.stderr > 0
 
@@ -146,23 +155,8 @@ def distance(
         # The values themselves have the least rounding, where no item is left out. Values that are infinite on both
         # sides, because of an item, say nothing about the other items.
         covers_all = math.isfinite(a.value) and not (paired.n_only_a or paired.n_only_b)
-        return _of_pairs(value if covers_all else paired.value, paired, paired.spread)
+        return replace(paired, value=value if covers_all else paired.value)
     return _of_values(value, a, b)
-
-
-def _of_pairs(value: float, paired: Paired, spread: Spread) -> Distance:
-    return Distance(
-        value,
-        spread.stderr,
-        "paired",
-        paired.n,
-        groups=paired.groups,
-        n_only_a=paired.n_only_a,
-        n_only_b=paired.n_only_b,
-        p=paired.p,
-        spread=spread,
-        flips=paired.flips,
-    )
 
 
 def _of_values(value: float, a: Ratio, b: Ratio) -> Distance:
@@ -204,3 +198,109 @@ def judge(difference: float, p: float, level: float, direction: Direction) -> Ju
     if direction == "none":
         return "different"
     return "better" if (difference > 0) == (direction == "higher") else "worse"
+
+
+def difference_of(a: Numbers, b: Numbers, *, drawn_from: int | None = None) -> Distance | None:
+    """Compute the difference b − a of a metric over the items that both have; None without a common item.
+
+    With one key, the metric is a mean, and the difference is the mean of d_i = b_i − a_i. With two keys, the metric is
+    the ratio of sums R = Σ num / Σ den, and the difference is linearised:
+
+        d_i = (num_b,i − R_b · den_b,i) / mean(den_b) − (num_a,i − R_a · den_a,i) / mean(den_a)
+
+    The errors are those of `_errors_of`. Items whose weight `den` is 0 on both sides do not count. With `drawn_from`,
+    the items are a sample without replacement from N = `drawn_from` items, and stderr² has the factor 1 − n / N; exact
+    tests have no such factor.
+
+    Source: the linearised ratio of W. G. Cochran, Sampling Techniques, 3rd edition, section 6.4, applied to the
+    difference of two ratios over one sample; 2.6 for the factor.
+    """
+    in_common = aligned(a, b)
+    n_common = len(in_common[0].items)
+    rows = [list(zip(*side.columns, strict=True)) for side in in_common]
+    places = [at for at, (x, y) in enumerate(zip(*rows, strict=True)) if len(x) == 1 or x[1] or y[1]]
+    if not places:
+        return None
+    pairs = [(rows[0][at], rows[1][at]) for at in places]
+    one_key = len(a.columns) == 1
+    if one_key:  # values that are infinite on both sides are equal
+        parts = [0.0 if x == y else y - x for (x,), (y,) in pairs]
+        value = _mean(parts)
+    else:
+        (ratio_a, parts_a), (ratio_b, parts_b) = (_linearised(side) for side in zip(*pairs, strict=True))
+        value, parts = ratio_b - ratio_a, [y - x for x, y in zip(parts_a, parts_b, strict=True)]
+    groups = None if in_common[0].groups is None else [in_common[0].groups[at] for at in places]
+    n, (only_a, only_b) = len(pairs), (len(set(side.items)) - n_common for side in (a, b))
+    bare = Distance(value, None, "none", n, n_only_a=only_a, n_only_b=only_b)
+    if n < 2 or not all(map(math.isfinite, parts)):
+        return bare
+    weights = None if one_key else [x[1] + y[1] for x, y in pairs]
+    independent, spread = _errors_of(parts, weights, groups)
+    if independent < n:
+        bare = replace(bare, groups=independent)
+    if spread is None:
+        return bare
+    left = math.sqrt(1 - n / drawn_from) if drawn_from is not None and n < drawn_from else 1.0
+    if one_key and bare.groups is None and all({x, y} <= {0.0, 1.0} for (x,), (y,) in pairs):
+        flips = mcnemar([x == 1 for (x,), _ in pairs], [y == 1 for _, (y,) in pairs])
+        spread, bare = Spread(flips.stderr * left, n - 1), replace(bare, p=flips.p, flips=flips)
+    elif max(parts) - min(parts) <= ALIKE * max(map(abs, parts)):
+        p = min(1.0, 2.0 ** (1 - independent)) if any(parts) else 1.0
+        spread, bare = replace(spread, stderr=0.0), replace(bare, p=p)
+    else:
+        spread = replace(spread, stderr=spread.stderr * left)
+    return replace(bare, stderr=spread.stderr, basis="paired", spread=spread)
+
+
+def spread_of(numbers: Numbers) -> Spread | None:
+    """Return the errors of a single value from its items: standard error, degrees of freedom and skewness.
+
+    None with fewer than two independent items with weight, or where a number is not finite.
+    """
+    rows = list(zip(*numbers.columns, strict=True))
+    places = [at for at, row in enumerate(rows) if len(row) == 1 or row[1]]
+    weighted = len(numbers.columns) > 1
+    parts = _linearised([rows[at] for at in places])[1] if weighted else [rows[at][0] for at in places]
+    if not all(map(math.isfinite, parts)):
+        return None
+    weights = [rows[at][1] for at in places] if weighted else None
+    groups = None if numbers.groups is None else [numbers.groups[at] for at in places]
+    return _errors_of(parts, weights, groups)[1]
+
+
+def _errors_of(
+    parts: Sequence[float], weights: Sequence[float] | None, groups: Sequence[Hashable] | None
+) -> tuple[int, Spread | None]:
+    """Return the number of independent groups of `parts`, and the errors of the mean of the parts.
+
+    With u_g the sum of d_i − mean(d) over the items of a group (without groups, of one item), G groups and n items,
+    stderr² = G / (G − 1) · Σ u_g² / n². With w_g the weight of a group (without weights, the number of its items), the
+    degrees of freedom are the effective number of groups, (Σ w_g)² / Σ w_g², less one.
+
+    Source: W. G. Cochran, Sampling Techniques, 3rd edition, 9A.1; L. Kish, Survey Sampling, 1965, section 11.7, for the
+    effective number.
+    """
+    n = len(parts)
+    mean = math.fsum(parts) / n if n else 0.0
+    sums = group_sums([part - mean for part in parts], groups)
+    independent = len(sums)
+    if independent < 2:
+        return independent, None
+    stderr = math.sqrt(independent / (independent - 1) * math.fsum(total * total for total in sums)) / n
+    heavy = group_sums([1.0] * n if weights is None else weights, groups)
+    effective = math.fsum(heavy) ** 2 / math.fsum(weight * weight for weight in heavy)
+    return independent, Spread(stderr, effective - 1, bend_of(sums))
+
+
+def _linearised(rows: Sequence[Sequence[float]]) -> tuple[float, list[float]]:
+    weight = _mean([den for _, den in rows])
+    if not weight:
+        return math.nan, [math.nan] * len(rows)
+    ratio = _mean([num for num, _ in rows]) / weight
+    return ratio, [(num - ratio * den) / weight for num, den in rows]
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Return the mean; NaN where infinities of both signs meet, which `math.fsum` refuses."""
+    total = math.fsum(values) if all(map(math.isfinite, values)) else sum(values)
+    return total / len(values)

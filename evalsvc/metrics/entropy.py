@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -72,8 +73,8 @@ def unigram_loss(
     Engineering 1, 1995); leaving out as in M. Stone, "Cross-validatory choice and assessment of statistical
     predictions" (JRSS B 36, 1974).
     """
-    data = _Data.of(ids, owners, places, groups)
-    if data.count < 2:
+    data = _Part.of(ids, owners, places, groups) if len(ids) else None
+    if data is None or not data.groups[-1]:
         return None
     width = int(ids.max()) + 1
     levels = [_Level(width, None)]
@@ -103,26 +104,13 @@ def unigram_loss(
 
 @dataclass(frozen=True)
 class _Part:
-    """Ids of whole groups; every array is [M]."""
+    """Ids of whole groups, which are numbered; every array is [M]."""
 
     ids: NDArray[np.integer]
     owners: NDArray[np.integer]
     groups: NDArray[np.integer]
     """Groups numbered from 0 in the order of the data, without gaps; groups alternate between two halves."""
     places: NDArray[np.integer] | None
-
-    def of_half(self, half: int) -> _Part:
-        return self.chosen(self.groups % 2 == half)
-
-    def chosen(self, rows: NDArray[np.integer] | slice) -> _Part:
-        places = None if self.places is None else self.places[rows]
-        return _Part(self.ids[rows], self.owners[rows], self.groups[rows], places)
-
-
-@dataclass(frozen=True)
-class _Data(_Part):
-    count: int
-    """Number of groups."""
 
     @classmethod
     def of(
@@ -131,18 +119,20 @@ class _Data(_Part):
         owners: NDArray[np.integer],
         places: NDArray[np.integer] | None,
         groups: Sequence[int] | None,
-    ) -> _Data:
-        """Sort the ids by group."""
-        if not len(ids):
-            return cls(ids, owners, owners, places, 0)
-        of_sequence = np.arange(int(owners[-1]) + 1) if groups is None else np.asarray(groups)
-        labels = of_sequence[owners]
+    ) -> _Part:
+        """Sort the ids, of which there is at least one, by group."""
+        labels = owners if groups is None else np.asarray(groups)[owners]
+        data = cls(ids, owners, labels, places)
         if (np.diff(labels) < 0).any():
-            order = np.argsort(labels, kind="stable")
-            ids, owners, labels = ids[order], owners[order], labels[order]
-            places = None if places is None else places[order]
-        numbers = np.concatenate(([0], np.cumsum(np.diff(labels) != 0)))
-        return cls(ids, owners, numbers, places, int(numbers[-1]) + 1)
+            data = data.chosen(np.argsort(labels, kind="stable"))
+        return replace(data, groups=np.concatenate(([0], np.cumsum(np.diff(data.groups) != 0))))
+
+    def of_half(self, half: int) -> _Part:
+        return self.chosen(self.groups % 2 == half)
+
+    def chosen(self, rows: NDArray[np.integer] | slice) -> _Part:
+        places = None if self.places is None else self.places[rows]
+        return _Part(self.ids[rows], self.owners[rows], self.groups[rows], places)
 
     def parts(self) -> Iterator[_Part]:
         """Yield the data in parts of about `CHUNK` ids, cut between groups."""
@@ -202,22 +192,21 @@ def _count_within(groups: NDArray[np.integer], cells: NDArray[np.integer]) -> ND
     return sorted_counts
 
 
-def _fit(data: _Data, levels: Sequence[_Level], half: int, size: int) -> list[float]:
+def _fit(data: _Part, levels: Sequence[_Level], half: int, size: int) -> list[float]:
     part = next(candidate for candidate in (part.of_half(half) for part in data.parts()) if len(candidate.ids))
     chosen = []
     p: Any = 1 / size
     for level in levels:
         c, n = level.others(part, (half,))
         # A single group cannot be predicted from others: use half a count for each id, as Krichevsky and Trofimov.
-        best = _best(c, n, p) if n.any() else size / 2
+        best = min(CONCENTRATIONS, key=partial(_loss, c, n, p)) if n.any() else size / 2
         p = (c + best * p) / (n + best)
         chosen.append(best)
     return chosen
 
 
-def _best(c: NDArray[np.integer], n: NDArray[np.integer], p: NDArray[np.float64] | float) -> float:
-    losses = [float(np.mean(np.log(n + a) - np.log(c + a * p))) for a in CONCENTRATIONS]
-    return CONCENTRATIONS[int(np.argmin(losses))]
+def _loss(c: NDArray[np.integer], n: NDArray[np.integer], p: NDArray[np.float64] | float, a: float) -> float:
+    return float(np.mean(np.log(n + a) - np.log(c + a * p)))
 
 
 def seq_rep(ids: Sequence[int], n: int) -> float | None:

@@ -52,7 +52,8 @@ GROUPS = 6
 """Number of groups of images. The whole set, and the sets without one and without two groups, give 22 distances."""
 
 REMAINDER = 3.0
-"""Ratio of the term in 1/n³ to the square of the term in 1/n² over the term in 1/n; see `_remainder`."""
+"""Ratio of the term in 1/n³ to the square of the term in 1/n² over the term in 1/n: 2.5, and 3 with the sizes of the
+groups."""
 
 BELOW_ZERO = 1.9
 """Largest number of standard errors by which a value may lie below zero."""
@@ -84,14 +85,18 @@ def fid_infinity(sets: FeatureSets) -> Estimate:
     groups = [Moments.of(sets.samples[chosen]) for chosen in np.array_split(order, GROUPS)]
     linearised = frechet_shares(sets.samples, reference)
     distances = [linearised.value, *(_mean_distance_without(count, groups, reference) for count in (1, 2))]
-    once = _extrapolated(distances[:2])
-    value = _extrapolated(distances)
+    g = GROUPS
+    once = g * distances[0] - (g - 1) * distances[1]
+    value = (g**2 * distances[0] - 2 * (g - 1) ** 2 * distances[1] + (g - 2) ** 2 * distances[2]) / 2
     # Pairs of images of one group drop out of the extrapolation, and the others weigh g/(g - 1) times as much.
-    pairs = GROUPS / (GROUPS - 1)
+    pairs = g / (g - 1)
     shares = without_surplus(linearised.shares, (2 - pairs) * linearised.surplus) - linearised.value + value
     sampled = Estimate.of_images(shares)
     assert sampled.stderr is not None, "a distance has more than two images"
-    remainder = _remainder(linearised.value - once, once - value)
+    # For equal covariances the terms in 1/n, 1/n² and 1/n³ are those of the half moment of the Marchenko-Pastur law,
+    # 1 - γ/8 - γ²/64 - 5γ³/1024 - …, γ = d/n, with a third term of 2.5 times the second's square over the first.
+    first, second = linearised.value - once, once - value
+    remainder = REMAINDER * second**2 / abs(first) if first else 0.0
     stderr = max(math.hypot(sampled.stderr, remainder), -value / BELOW_ZERO)
     details = {
         "groups": GROUPS,
@@ -101,23 +106,6 @@ def fid_infinity(sets: FeatureSets) -> Estimate:
         "remainder": remainder,
     }
     return Estimate(value, stderr, n, shares, details)
-
-
-def _extrapolated(distances: Sequence[float]) -> float:
-    """Return the jackknife of first or second order from the distances without 0, 1 … groups."""
-    g = GROUPS
-    if len(distances) == 2:
-        return g * distances[0] - (g - 1) * distances[1]
-    return (g**2 * distances[0] - 2 * (g - 1) ** 2 * distances[1] + (g - 2) ** 2 * distances[2]) / 2
-
-
-def _remainder(first: float, second: float) -> float:
-    """Estimate the term in 1/n³ from the terms in 1/n and 1/n², as if the terms were a geometric series.
-
-    For equal covariances the terms are those of the half moment of the Marchenko-Pastur law, 1 - γ/8 - γ²/64 - 5γ³/1024
-    - …, γ = d/n, with a third term of 2.5 times the second's square over the first; the sizes of the groups make it 3.
-    """
-    return REMAINDER * second**2 / abs(first) if first else 0.0
 
 
 def _mean_distance_without(count: int, groups: Sequence[Moments], reference: Gaussian) -> float:

@@ -163,12 +163,8 @@ def critical_value(level: float, dof: float) -> float:
     """
     if dof < 1 or level <= 0:
         return math.inf
-    if math.isinf(dof):
-        return NormalDist().inv_cdf(1 - level) if level > 1e-9 else _bisect(level, dof)
-    return _bisect(level, dof)
-
-
-def _bisect(level: float, dof: float) -> float:
+    if math.isinf(dof) and level > 1e-9:
+        return NormalDist().inv_cdf(1 - level)
     low, high = 0.0, 1.0
     while high < WIDEST and upper_tail(high, dof) > level:
         low, high = high, 2 * high

@@ -7,10 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
+JUST_APART = 1e-6
+"""Smallest distance of a bound from zero, as a share of the difference, where the bound must exclude or cover zero."""
+
 
 @dataclass(frozen=True)
 class McNemar:
-    """Numbers of questions by who is right. Only questions on which the models differ carry evidence."""
+    """Paired items that are right or wrong, by who is right, with the change of the share of right items and its error.
+
+    Only items on which the two sides differ carry evidence.
+    """
 
     both: int
     only_a: int
@@ -29,8 +35,47 @@ class McNemar:
         """
         differing = self.only_a + self.only_b
         fewer = min(self.only_a, self.only_b)
-        tail = math.fsum(math.exp(_log_binomial(differing, k)) for k in range(fewer + 1))
-        return min(1.0, 2 * tail)
+        ways = math.lgamma(differing + 1)
+        logs = [ways - math.lgamma(k + 1) - math.lgamma(differing - k + 1) for k in range(fewer + 1)]
+        return min(1.0, 2 * math.fsum(math.exp(log - differing * math.log(2)) for log in logs))
+
+    @property
+    def value(self) -> float:
+        """Share of items that b answers right, less the share of a."""
+        return (self.only_b - self.only_a) / self.n
+
+    def reach(self, tail: float) -> tuple[float, float]:
+        """Return the distances from the difference to its one-sided lower and upper bound, each missed with `tail`.
+
+        The bounds are those of Tango's score test, which are valid with few changed items and far out in the tail. The
+        bounds are moved to exclude zero exactly where the exact p-value does.
+
+        Source: T. Tango, Statistics in Medicine 17 (1998) 891–908.
+        """
+        z = -NormalDist().inv_cdf(tail)
+        low = -_score_bound(self.only_a, self.only_b, self.n, z)
+        high = _score_bound(self.only_b, self.only_a, self.n, z)
+        edge = JUST_APART * abs(self.value)
+        if self.p > 2 * tail:
+            low, high = min(low, -edge), max(high, edge)
+        elif self.value > 0:
+            low = max(low, edge)
+        else:
+            high = min(high, -edge)
+        return self.value - low, high - self.value
+
+    @property
+    def stderr(self) -> float:
+        """Standard error of the difference; where this would be zero, Bonett and Price's, who add one item per side.
+
+        Source: D. G. Bonett, R. M. Price, Journal of Educational and Behavioral Statistics 37 (2012) 479–488.
+        """
+        n, changed = self.n, self.only_a + self.only_b
+        spread = changed / n - self.value**2
+        if spread > 0 and n > 1:
+            return math.sqrt(spread / (n - 1))
+        share_b, share_a = (self.only_b + 1) / (n + 2), (self.only_a + 1) / (n + 2)
+        return math.sqrt((share_b + share_a - (share_b - share_a) ** 2) / (n + 2))
 
 
 def mcnemar(a_right: Sequence[bool], b_right: Sequence[bool]) -> McNemar:
@@ -55,61 +100,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def _log_binomial(n: int, k: int) -> float:
-    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) - n * math.log(2)
-
-
-JUST_APART = 1e-6
-"""Smallest distance of a bound from zero, as a share of the difference, where the bound must exclude or cover zero."""
-
-
-@dataclass(frozen=True)
-class Flips:
-    """Paired items that are right (1) or wrong (0), with the change of the share of right items and its error."""
-
-    counts: McNemar
-
-    @property
-    def value(self) -> float:
-        """Share of items that b answers right, less the share of a."""
-        return (self.counts.only_b - self.counts.only_a) / self.counts.n
-
-    def reach(self, tail: float) -> tuple[float, float]:
-        """Return the distances from the difference to its one-sided lower and upper bound, each missed with `tail`.
-
-        The bounds are those of Tango's score test, which are valid with few changed items and far out in the tail. The
-        bounds are moved to exclude zero exactly where the exact p-value does.
-
-        Source: T. Tango, Statistics in Medicine 17 (1998) 891–908.
-        """
-        counts, z = self.counts, -NormalDist().inv_cdf(tail)
-        low = -_score_bound(counts.only_a, counts.only_b, counts.n, z)
-        high = _score_bound(counts.only_b, counts.only_a, counts.n, z)
-        edge = JUST_APART * abs(self.value)
-        if self.counts.p > 2 * tail:
-            low, high = min(low, -edge), max(high, edge)
-        elif self.value > 0:
-            low = max(low, edge)
-        else:
-            high = min(high, -edge)
-        return self.value - low, high - self.value
-
-    @property
-    def stderr(self) -> float:
-        """Standard error of the difference; where this would be zero, Bonett and Price's, who add one item per side.
-
-        Source: D. G. Bonett, R. M. Price, Journal of Educational and Behavioral Statistics 37 (2012) 479–488.
-        """
-        n, changed = self.counts.n, self.counts.only_a + self.counts.only_b
-        spread = changed / n - self.value**2
-        if spread > 0 and n > 1:
-            return math.sqrt(spread / (n - 1))
-        share_b, share_a = (self.counts.only_b + 1) / (n + 2), (self.counts.only_a + 1) / (n + 2)
-        return math.sqrt((share_b + share_a - (share_b - share_a) ** 2) / (n + 2))
-
-
 def _score_bound(gained: int, lost: int, n: int, z: float) -> float:
-
     def score(difference: float) -> float:
         # The maximum-likelihood share of lost items where the shares differ by `difference`.
         linear = (2 * n - gained + lost) * difference - gained - lost

@@ -48,7 +48,9 @@ def frechet_metrics(release: str, distance: Callable[[Statistics, Statistics], f
     """Return `fid` and `fid64` with a program's distance, which need more images than features as evalsvc's do."""
 
     def estimate(sets: FeatureSets) -> Estimate:
-        return with_value(frechet_estimate(sets), distance(statistics_of(sets.samples), _real_statistics(sets)))
+        imported = sets.reference_features is None
+        real = (sets.moments().mean, sets.moments().covariance) if imported else statistics_of(sets.real())
+        return with_value(frechet_estimate(sets), distance(statistics_of(sets.samples), real))
 
     return {
         name: ImageMetric(name, f"inception/{d}", "moments", "distance", "lower", d + 1, 1, estimate, program=release)
@@ -60,13 +62,6 @@ def kid_metric(release: str, estimate: Callable[[FeatureSets], Estimate]) -> Ima
     """Return `kid` with a program's estimate."""
     tap = "inception/2048"
     return ImageMetric("kid", tap, "features", "distance", "lower", 2, 1, estimate, biased=False, program=release)
-
-
-def _real_statistics(sets: FeatureSets) -> Statistics:
-    if sets.reference_features is not None:
-        return statistics_of(sets.reference_features)
-    reference = sets.moments()
-    return reference.mean, reference.covariance
 
 
 def with_value(estimate: Estimate, value: float) -> Estimate:

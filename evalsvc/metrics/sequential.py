@@ -95,7 +95,7 @@ class _Walk:
         step, scale = math.sqrt(time - self._time), math.sqrt(time)
         boundary = self._crossed_with(chance, step, scale)
         half = min(boundary, WIDEST) * scale
-        nodes, weights = _quadrature()
+        nodes, weights = _quadrature(NODES)
         places = nodes * half
         gaps = (places[:, None] - self._places[None, :]) / step
         density = np.exp(-gaps * gaps / 2) @ self._masses / (step * math.sqrt(2 * math.pi))
@@ -116,10 +116,7 @@ class _Walk:
         return float(self._masses @ np.array(tails)) / 2
 
 
-@lru_cache(maxsize=1)
-def _quadrature() -> tuple[Array, Array]:
-    nodes, weights = np.polynomial.legendre.leggauss(NODES)
-    return nodes, weights
+_quadrature = lru_cache(maxsize=1)(np.polynomial.legendre.leggauss)
 
 
 def _upper_point(tail: float) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -60,7 +59,7 @@ def precision(sets: FeatureSets) -> Estimate:
 
     The error is that of a share; see `share_stderr`. Raises InvalidData as `recall`.
     """
-    value, n = _shared(sets).precision, len(sets.samples)
+    value, n = _shared(sets)[0], len(sets.samples)
     return Estimate(value, share_stderr(round(value * n), n), n, None, {"k": NEIGHBOURS})
 
 
@@ -69,33 +68,23 @@ def recall(sets: FeatureSets) -> Estimate:
 
     The error is that of evalsvc's recall with the same number of neighbours; see `prdc.recall`.
     """
-    both = _shared(sets)
-    estimate = recall_of(both.neighbourhoods)
-    return Estimate(
-        both.recall, estimate.stderr, estimate.n, None, {"k": NEIGHBOURS, "own_value": estimate.value}, groups=GROUPS
-    )
+    _, value, balls = _shared(sets)
+    own = recall_of(balls)
+    return Estimate(value, own.stderr, own.n, None, {"k": NEIGHBOURS, "own_value": own.value}, groups=GROUPS)
 
 
-@dataclass(frozen=True, eq=False)
-class _PrecisionAndRecall:
-    """Results of one call of torch-fidelity, with evalsvc's neighbourhoods of the same features."""
-
-    precision: float
-    recall: float
-    neighbourhoods: Neighbourhoods
+_by_sets: WeakKeyDictionary[FeatureSets, tuple[float, float, Neighbourhoods]] = WeakKeyDictionary()
 
 
-_by_sets: WeakKeyDictionary[FeatureSets, _PrecisionAndRecall] = WeakKeyDictionary()
-
-
-def _shared(sets: FeatureSets) -> _PrecisionAndRecall:
+def _shared(sets: FeatureSets) -> tuple[float, float, Neighbourhoods]:
+    """Return precision and recall of one call of torch-fidelity, with evalsvc's neighbourhoods of the same features."""
     if sets not in _by_sets:
         balls = neighbourhoods(sets, NEIGHBOURS)
         # `save_cpu_ram` computes the same blocks one by one: a quarter of the memory for 40,000 images.
         results = prc_features_to_metric(
             _tensor(sets.samples), _tensor(sets.real()), prc_neighborhood=NEIGHBOURS, save_cpu_ram=True, verbose=False
         )
-        _by_sets[sets] = _PrecisionAndRecall(results[KEY_METRIC_PRECISION], results[KEY_METRIC_RECALL], balls)
+        _by_sets[sets] = results[KEY_METRIC_PRECISION], results[KEY_METRIC_RECALL], balls
     return _by_sets[sets]
 
 

@@ -12,9 +12,9 @@ from dataclasses import replace
 from statistics import NormalDist
 
 from evalsvc.metrics.definitions import Range, range_of
+from evalsvc.metrics.distance import ALIKE, spread_of
 from evalsvc.metrics.intervals import LEVEL, MIN_ITEMS, Interval, Spread, confidence_interval
 from evalsvc.metrics.item_numbers import Item, Numbers, is_share, item_numbers
-from evalsvc.metrics.paired import ALIKE, spread_of
 from evalsvc.metrics.ratio import Ratio, exp_or_infinity
 from evalsvc.spec.protocol import MetricValue
 

@@ -367,7 +367,11 @@ def parse_layout(
         if not spec.endswith((".yaml", ".yml", ".json")):
             return _from_preset({"preset": spec}, _Source(base, allow))
         path = _resolve_path(spec, base, "the layout file")
-        return _parse_mapping(_read_layout(path, allow), _Source(path.parent, allow, file=True))
+        try:
+            content = read_yaml(_read_file(path, "layout file", allow))
+        except YamlError as error:
+            raise InvalidLayout(f"the layout file {path} is not valid YAML: {error}; correct the file") from None
+        return _parse_mapping(content, _Source(path.parent, allow, file=True))
     return _parse_mapping(spec, _Source(base, allow))
 
 
@@ -434,13 +438,6 @@ def _resolve_path(path: str, base: Path | None, what: str) -> Path:
     if not Path(path).is_absolute() and base is None:
         raise InvalidLayout(f"{what} {path!r} is a relative path; use an absolute path")
     return Path(path) if base is None else (base / path).resolve()
-
-
-def _read_layout(path: Path, allow: Allow) -> object:
-    try:
-        return read_yaml(_read_file(path, "layout file", allow))
-    except YamlError as error:
-        raise InvalidLayout(f"the layout file {path} is not valid YAML: {error}; correct the file") from None
 
 
 def _read_map(path: Path, allow: Allow) -> list[int]:

@@ -7,6 +7,7 @@ names and defaults; the others are switches that open_lm's models leave as they 
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
@@ -205,21 +206,5 @@ class ModelConfig(BaseModel):
         return 256 * ((int(8 * self.hidden_dim / 3) + 255) // 256)
 
 
-OPEN_LM_FIELDS = frozenset(
-    {
-        "hidden_dim",
-        "n_layers",
-        "n_heads",
-        "seq_len",
-        "vocab_size",
-        "post_embed_norm",
-        "weight_tying",
-        "model_norm",
-        "qk_norm",
-        "positional_embedding_type",
-        "ffn_type",
-        "norm_eps",
-        "precision",
-    }
-)
-"""Fields that a configuration of open_lm has."""
+OPEN_LM_FIELDS = frozenset(takewhile(lambda name: name != "family", ModelConfig.model_fields))
+"""Fields that a configuration of open_lm has: those before the switches of other families."""

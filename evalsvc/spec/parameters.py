@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from textwrap import wrap
+from dataclasses import dataclass, replace
+from textwrap import TextWrapper
 from typing import Any
 
 import yaml
@@ -54,19 +54,11 @@ def task_parameters(kind: str) -> tuple[Parameter, ...]:
     """Return the parameters of a kind of task in the order in which the task declares them."""
     schema = catalog.load("tasks", kind).model_json_schema()
     parameters = _parameters(schema, schema.get("$defs", {}))
+    meaning = "First half of the names of the task's metrics."
     return tuple(
-        Parameter(
-            TASK_NAME, parameter.type, False, kind, "First half of the names of the task's metrics.", parameter.schema
-        )
-        if parameter.name == TASK_NAME
-        else parameter
-        for parameter in parameters
+        replace(each, required=False, default=kind, meaning=meaning) if each.name == TASK_NAME else each
+        for each in parameters
     )
-
-
-def placeholder(parameter: Parameter) -> Any:
-    """Return a placeholder of the parameter's type that says what belongs there."""
-    return _placeholder(parameter.name, parameter.schema)
 
 
 def _parameters(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Iterator[Parameter]:
@@ -138,13 +130,14 @@ def _number(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:g}"
 
 
-def _placeholder(name: str, schema: Mapping[str, Any]) -> Any:
+def placeholder(name: str, schema: Mapping[str, Any]) -> Any:
+    """Return a placeholder of the type of a schema that says what belongs there."""
     if "anyOf" in schema:
-        return _placeholder(name, schema["anyOf"][0])
+        return placeholder(name, schema["anyOf"][0])
     if "enum" in schema or "const" in schema:
         return schema.get("const", schema.get("enum", [None])[0])
     if schema.get("type") == "array":
-        return [_placeholder(name, schema.get("items", {}))]
+        return [placeholder(name, schema.get("items", {}))]
     if schema.get("type") in ("integer", "number"):
         return schema.get("minimum", 1)
     if schema.get("type") == "boolean":
@@ -157,27 +150,18 @@ PLACEHOLDER = "/path/to/"
 
 WIDTH = 100
 
+_TASKS = "tasks:\n"
+_DESCRIPTION = "description: What this suite measures, in a line.\n"
 _PATHS = f"""\
 # What to evaluate of a checkpoint. Replace every path that begins with {PLACEHOLDER} by your own: an absolute
 # path, a path relative to this file, or datasets:NAME for a file in the folder EVALSVC_DATASETS.
 # Then run: evalsvc suites check FILE
 """
 
-_DEFAULTS = """\
-# A line such as `#limit: null` shows a parameter's default. Remove the `#` to set another value.
-"""
-
-_DESCRIPTION = """\
-description: What this suite measures, in a line.
-"""
-
+_DEFAULTS = "# A line such as `#limit: null` shows a parameter's default. Remove the `#` to set another value.\n"
 _HEADLINE = """\
 # Up to six metrics that tables show first, such as [NAME/text].
 #headline: []
-"""
-
-_TASKS = """\
-tasks:
 """
 
 HEAD, BRIEF_HEAD = _PATHS + _DEFAULTS + _DESCRIPTION + _HEADLINE + _TASKS, _PATHS + _DESCRIPTION + _TASKS
@@ -208,7 +192,7 @@ def _new_task(kind: str, name: str, values: Mapping[str, object], *, brief: bool
         if parameter.name == TASK_NAME:
             lines += [*_comment(parameter, brief=brief), *_setting(parameter.name, name)]
         elif parameter.name in example or parameter.required:
-            value = example.get(parameter.name, placeholder(parameter))
+            value = example.get(parameter.name, placeholder(parameter.name, parameter.schema))
             lines += [*_comment(parameter, brief=brief), *_setting(parameter.name, value)]
         elif not brief:
             defaults += [*_comment(parameter), f"    #{parameter.name}: {inline_yaml(parameter.default)}"]
@@ -228,26 +212,14 @@ def inline_yaml(value: object) -> str:
 
 def _comment(parameter: Parameter, *, brief: bool = False) -> Iterator[str]:
     paragraphs = [f"{parameter.meaning} ({parameter.type})".replace("`null`", "null")]
-    paragraphs += (
-        [] if brief else [f"- {key.name}: {key.meaning} ({key.type}{_default_of(key)})" for key in parameter.keys]
-    )
+    for key in () if brief else parameter.keys:
+        default = "; required" if key.required else f"; default {inline_yaml(key.default)}"
+        paragraphs.append(f"- {key.name}: {key.meaning} ({key.type}{default})")
+    wrapper = TextWrapper(WIDTH - 6, break_long_words=False, break_on_hyphens=False)
     for paragraph in paragraphs:
-        indent = "  " if paragraph.startswith("- ") else ""
-        yield from (
-            f"    # {line}"
-            for line in wrap(
-                paragraph,
-                WIDTH - 6,
-                initial_indent=indent,
-                subsequent_indent=indent * 2,
-                break_long_words=False,
-                break_on_hyphens=False,
-            )
-        )
-
-
-def _default_of(key: Parameter) -> str:
-    return "; required" if key.required else f"; default {inline_yaml(key.default)}"
+        wrapper.initial_indent = "  " if paragraph.startswith("- ") else ""
+        wrapper.subsequent_indent = 2 * wrapper.initial_indent
+        yield from (f"    # {line}" for line in wrapper.wrap(paragraph))
 
 
 def _setting(name: str, value: object) -> Iterator[str]:

@@ -90,21 +90,9 @@ class MetricValue:
 
     def to_json(self) -> dict[str, object]:
         """Return the value as JSON: NaN and infinities as strings, the protocol as its id."""
-        return {
-            "name": self.name,
-            "value": number_to_json(self.value),
-            "stderr": number_to_json(self.stderr),
-            **({} if self.ends is None else dict(zip(("low", "high"), self.ends, strict=True))),
-            "n": self.n,
-            "unit": self.unit,
-            "direction": self.direction,
-            "protocol": self.protocol.id,
-            "baseline": number_to_json(self.baseline),
-            "items": list(self.items),
-            "groups": self.groups,
-            "grouped_by": self.grouped_by,
-            "drawn_from": self.drawn_from,
-        }
+        low_high = {} if self.ends is None else dict(zip(("low", "high"), self.ends, strict=True))
+        content = {name: value for name, value in vars(self).items() if name != "ends"} | {"protocol": self.protocol.id}
+        return {**plain_json(content), **low_high}
 
 
 _NOT_STORABLE = re.compile("[\0\ud800-\udfff]")
@@ -135,10 +123,6 @@ def number_to_json(value: float) -> Number: ...
 
 @overload
 def number_to_json(value: None) -> None: ...
-
-
-@overload
-def number_to_json(value: float | None) -> Number | None: ...
 
 
 def number_to_json(value: float | None) -> Number | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from pydantic import JsonValue
@@ -10,6 +11,9 @@ from pydantic import JsonValue
 from evalsvc.errors import InvalidRequest
 
 MAX_SEED = 2**63 - 1
+
+MIN_TEMPERATURE = 1e-3
+"""Smallest temperature above 0. Smaller ones would overflow float32 logits."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +41,18 @@ class SamplingParams:
     """Seed of the draws; another seed gives other images."""
 
     def __post_init__(self) -> None:
-        _check("temperature", self.temperature, _temperature(self.temperature), _TEMPERATURE)
-        _check("top_k", self.top_k, self.top_k is None or (_whole(self.top_k) and self.top_k >= 1), _TOP_K)
-        _check("top_p", self.top_p, self.top_p is None or (_finite(self.top_p) and 0 < self.top_p <= 1), _TOP_P)
-        _check("guidance_scale", self.guidance_scale, _finite(self.guidance_scale) and self.guidance_scale >= 0, _SCALE)
-        _check("seed", self.seed, _whole(self.seed) and 0 <= self.seed <= MAX_SEED, f"a whole number, 0…{MAX_SEED}")
+        t, k, p, scale, seed = self.temperature, self.top_k, self.top_p, self.guidance_scale, self.seed
+        all_codes = "leave it out to draw from all codes"
+        checks: Mapping[str, tuple[bool, str]] = {
+            "temperature": (_finite(t) and (t == 0 or t >= MIN_TEMPERATURE), f"0, or {MIN_TEMPERATURE} or more"),
+            "top_k": (k is None or (_whole(k) and k >= 1), f"a whole number above 0; {all_codes}"),
+            "top_p": (p is None or (_finite(p) and 0 < p <= 1), f"above 0 and at most 1; {all_codes}"),
+            "guidance_scale": (_finite(scale) and scale >= 0, "0 or more; 1 is the model without guidance"),
+            "seed": (_whole(seed) and 0 <= seed <= MAX_SEED, f"a whole number, 0…{MAX_SEED}"),
+        }
+        for field, (valid, expected) in checks.items():
+            if not valid:
+                raise InvalidRequest(f"{field} is {getattr(self, field)!r}; it must be {expected}")
         for field in ("temperature", "guidance_scale"):
             object.__setattr__(self, field, float(getattr(self, field)))
         object.__setattr__(self, "top_p", None if self.top_p in (None, 1) else self.top_p)
@@ -61,27 +72,9 @@ class SamplingParams:
         return asdict(self)
 
 
-MIN_TEMPERATURE = 1e-3
-"""Smallest temperature above 0. Smaller ones would overflow float32 logits."""
-
-_TEMPERATURE = f"0, or {MIN_TEMPERATURE} or more"
-_TOP_K = "a whole number above 0; leave it out to draw from all codes"
-_TOP_P = "above 0 and at most 1; leave it out to draw from all codes"
-_SCALE = "0 or more; 1 is the model without guidance"
-
-
 def _finite(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _temperature(value: float) -> bool:
-    return _finite(value) and (value == 0 or value >= MIN_TEMPERATURE)
-
-
 def _whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _check(field: str, value: object, valid: bool, expected: str) -> None:
-    if not valid:
-        raise InvalidRequest(f"{field} is {value!r}; it must be {expected}")

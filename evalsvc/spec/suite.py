@@ -131,7 +131,16 @@ def examine_suite(
 
 
 def _read_mapping(content: str | bytes | Mapping[str, object], name: str) -> Mapping[str, object]:
-    mapping = _read_yaml(content, name) if isinstance(content, (str, bytes)) else content
+    mapping: object = content
+    if isinstance(content, (str, bytes)):
+        if len(content) > MAX_YAML:
+            raise InvalidSuite(
+                f"suite {name!r} is {len(content):,} characters of YAML; give at most {MAX_YAML:,}, or send it as JSON"
+            )
+        try:
+            mapping = read_yaml(content, MAX_YAML_VALUES)
+        except YamlError as error:
+            raise InvalidSuite(f"suite {name!r} is not valid YAML: {error}") from None
     if not isinstance(mapping, Mapping):
         raise InvalidSuite(f"suite {name!r} is {type_name(mapping)}; write a mapping with a list `tasks`")
     return mapping
@@ -232,11 +241,9 @@ def _task_class(suite: str, index: int, content: Any) -> type[BaseModel]:
         raise InvalidSuite(f"{where} is {shortened(content)}; write a mapping with the key `kind`, e.g. `- kind: loss`")
     if "kind" not in content:
         raise InvalidSuite(f"{where} has no `kind`; choose one of: {', '.join(catalog.names('tasks'))}")
-    kind = content["kind"]
-    if not isinstance(kind, str):
-        raise InvalidSuite(
-            f"{where}: the kind is {shortened(kind)}; choose one of: {', '.join(catalog.names('tasks'))}"
-        )
+    if not isinstance(kind := content["kind"], str):
+        known = ", ".join(catalog.names("tasks"))
+        raise InvalidSuite(f"{where}: the kind is {shortened(kind)}; choose one of: {known}")
     task_class: type[BaseModel] = catalog.load("tasks", kind)
     return task_class
 
@@ -275,14 +282,3 @@ def _unknown_keys(
 def _require_bounded(name: str, document: object) -> None:
     if too_much := excess(document):
         raise InvalidSuite(f"suite {name!r}: {too_much}")
-
-
-def _read_yaml(content: str | bytes, name: str) -> Any:
-    if len(content) > MAX_YAML:
-        raise InvalidSuite(
-            f"suite {name!r} is {len(content):,} characters of YAML; give at most {MAX_YAML:,}, or send it as JSON"
-        )
-    try:
-        return read_yaml(content, MAX_YAML_VALUES)
-    except YamlError as error:
-        raise InvalidSuite(f"suite {name!r} is not valid YAML: {error}") from None

@@ -119,7 +119,9 @@ def _count(node: yaml.Node, counted: dict[int, int], most: int) -> int:
     if known == 0:
         raise YamlError(f"the value in line {node.start_mark.line + 1} contains itself")
     if known is None:
-        _check_number(node)
+        # Parsing base 60 in PyYAML and base 10 in Python takes time that grows with the square of the length.
+        if isinstance(node, yaml.ScalarNode) and node.tag in _NUMBERS and len(node.value) > MAX_DIGITS:
+            raise YamlError(f"the number in line {node.start_mark.line + 1} has {len(node.value):,} digits")
         counted[id(node)] = 0
         children = node.value if isinstance(node, yaml.CollectionNode) else ()
         parts = [part for child in children for part in (child if isinstance(child, tuple) else (child,))]
@@ -127,13 +129,6 @@ def _count(node: yaml.Node, counted: dict[int, int], most: int) -> int:
         if known > most:
             raise _too_many(most)
     return known
-
-
-def _check_number(node: yaml.Node) -> None:
-    """Refuse numbers that take long to read: parsing base 60 in PyYAML and base 10 in Python is quadratic in the
-    length."""
-    if isinstance(node, yaml.ScalarNode) and node.tag in _NUMBERS and len(node.value) > MAX_DIGITS:
-        raise YamlError(f"the number in line {node.start_mark.line + 1} has {len(node.value):,} digits")
 
 
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")

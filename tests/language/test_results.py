@@ -24,9 +24,8 @@ from evalsvc.language.encoding import TextEncoding
 from evalsvc.language.lm import Answer, Generation, OpenLM, from_row, to_row
 from evalsvc.language.results import Results, plain_mean, require_mean, results
 from evalsvc.language.scoring import estimate
-from evalsvc.metrics.distance import distance
+from evalsvc.metrics.distance import difference_of, distance
 from evalsvc.metrics.item_numbers import item_numbers, linear_of
-from evalsvc.metrics.paired import difference_of
 from evalsvc.metrics.ratio import Ratio, perplexity, ratio_of_sums
 from evalsvc.metrics.shares import standard_error
 from evalsvc.miniature import ROOT

@@ -9,9 +9,9 @@ from dataclasses import fields
 import pytest
 from paired_items import numbers
 
+from evalsvc.metrics.distance import Paired, difference_of, spread_of
 from evalsvc.metrics.intervals import bend_of
 from evalsvc.metrics.item_numbers import Numbers
-from evalsvc.metrics.paired import Paired, difference_of, spread_of
 from evalsvc.metrics.ratio import Moments, Ratio, mean_of, perplexity, ratio_of_sums
 from evalsvc.metrics.shares import share_stderr, standard_error
 

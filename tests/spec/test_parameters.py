@@ -62,11 +62,8 @@ def test_the_defaults_are_what_a_suite_gets(kind: str) -> None:
 
 def test_a_placeholder_fits_the_type() -> None:
     [data, tokenizer, limit] = task_parameters("alignment")[2:5]
-    assert [placeholder(parameter) for parameter in (data, tokenizer, limit)] == [
-        "/path/to/data",
-        "/path/to/tokenizer",
-        1,
-    ]
+    found = [placeholder(parameter.name, parameter.schema) for parameter in (data, tokenizer, limit)]
+    assert found == ["/path/to/data", "/path/to/tokenizer", 1]
 
 
 def test_a_plug_ins_task_has_parameters(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ ACCURACIES = ("acc", "exact_match")
 
 OF_ANSWERS = "forgetting/2"
 """Version of the comparison of means over documents, whose numbers may be right (1) and wrong (0) answers. Where no
-answer changes, their difference has the error of `Flips`; in version 1 the error was 0."""
+answer changes, their difference has the error of `McNemar`; in version 1 the error was 0."""
 
 SCOPES: dict[str, Literal["all", "text"]] = {"": "all", "_within": "text"}
 """Scopes by suffix of metric names, with their names in tables: over all ids, and within the text ids."""

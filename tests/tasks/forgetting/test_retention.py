@@ -10,8 +10,8 @@ import pytest
 from benchmark_results import by_name, results
 
 from evalsvc.language.results import Results
+from evalsvc.metrics.distance import difference_of
 from evalsvc.metrics.item_numbers import item_numbers
-from evalsvc.metrics.paired import difference_of
 from evalsvc.metrics.ratio import interval_of_centred
 from evalsvc.metrics.shares import standard_error
 from evalsvc.spec.protocol import MetricValue, Protocol
