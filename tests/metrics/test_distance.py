@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import pytest
 from paired_items import numbers
 
-from evalsvc.errors import InvalidRequest
-from evalsvc.metrics.distance import Distance, Judgement, distance, judge
-from evalsvc.metrics.intervals import MIN_ITEMS, Spread
+from evalsvc.metrics.distance import Distance, Judgement, difference_of, distance, judge, spread_of
+from evalsvc.metrics.intervals import MIN_ITEMS, Spread, bend_of
+from evalsvc.metrics.item_numbers import Numbers
 from evalsvc.metrics.ratio import Ratio, perplexity, ratio_of_sums
 from evalsvc.metrics.shares import standard_error
 from evalsvc.spec.protocol import Direction
@@ -30,15 +30,11 @@ def of_items(before: Sequence[float], after: Sequence[float]) -> Distance:
 
 
 class TestBasis:
-    def test_pairs_come_first(self) -> None:
-        found = distance(A, B, (numbers([0, 1, 2]), numbers([1, 1, 3])))
-        assert known(found) == (0.5, pytest.approx(1 / 3), "paired", 3, ())
-
     def test_independent_values_have_the_error_of_both(self) -> None:
         found = distance(A, B)
         assert known(found) == (0.5, pytest.approx(0.5), "unpaired", 30, ())
-        assert found.spread is not None
         assert found.spread.dof == pytest.approx(0.25**2 / (0.09**2 / 39 + 0.16**2 / 29)), "Welch's"
+        assert found.why_no_error("A", "B") == ""
         assert distance(A, B, (numbers([1]), numbers([1]))).basis == "unpaired", "one pair has no error"
         assert distance(Ratio(1.0, 0.0, 40), Ratio(1.5, 0.0, 30)).spread == Spread(0.0, 29)
 
@@ -52,14 +48,12 @@ class TestBasis:
         other = "BA"[side]
         assert found.why_no_error("A", "B").startswith(f"only {other} has a standard error, and the error of one")
 
-    def test_neither_side_has_an_error(self) -> None:
+    @pytest.mark.parametrize("value", [1.0, math.nan, math.inf])
+    def test_neither_side_has_an_error(self, value: float) -> None:
+        """Equal values are apart by nothing."""
         found = distance(Ratio(1.0, None, 1), Ratio(3.0, None, 1))
         assert known(found) == (2.0, None, "none", 1, ("a", "b"))
         assert found.why_no_error("A", "B") == "neither A nor B has a standard error"
-        assert distance(A, B).why_no_error("A", "B") == ""
-
-    @pytest.mark.parametrize("value", [1.0, math.nan, math.inf])
-    def test_equal_values_are_apart_by_nothing(self, value: float) -> None:
         assert distance(Ratio(value, None, 1), Ratio(value, None, 1)).value == 0.0
 
     def test_an_item_that_is_infinite_on_both_sides_leaves_the_others(self) -> None:
@@ -107,23 +101,18 @@ class TestClaims:
     def test_a_constant_shift_is_tested_by_its_signs(self, n: int, expected: Judgement) -> None:
         """A standard error of zero would make every difference certain, of two items as well."""
         found = of_items([0.1 * place for place in range(n)], [0.1 * place + 0.3 for place in range(n)])
-        assert found.interval() is None
-        assert found.p == pytest.approx(2.0 ** (1 - n))
+        assert (found.interval(), found.p) == (None, pytest.approx(2.0 ** (1 - n)))
         assert found.verdict(0.95, "lower") == expected
-
-    def test_equal_values_are_indistinguishable(self) -> None:
-        found = of_items([0.5, 1.5, 2.5], [0.5, 1.5, 2.5])
-        assert (found.p, found.verdict(0.95, "lower")) == (1.0, "indistinguishable")
+        equal = of_items([0.5, 1.5, 2.5], [0.5, 1.5, 2.5])
+        assert (equal.p, equal.verdict(0.95, "lower")) == (1.0, "indistinguishable")
 
     def test_interval_and_p_value_say_the_same(self) -> None:
         draw = random.Random(7)
         for n in (8, 12, 40):
             for shift in (0.2, 0.5, 0.9, 1.4):
                 found = of_items([0.0] * n, [draw.lognormvariate(0, 1) * shift - 1 for _ in range(n)])
-                interval, p = found.interval(0.8), found.p_value()
-                assert interval is not None
-                assert p is not None
-                assert interval.covers_zero == (p > 0.2)
+                interval = found.interval(0.8)
+                assert interval.covers_zero == (found.p_value() > 0.2)
                 assert interval.low < found.value < interval.high
 
     @pytest.mark.parametrize(("lost", "verdict"), [(4, "indistinguishable"), (5, "indistinguishable"), (6, "worse")])
@@ -132,22 +121,15 @@ class TestClaims:
         found = of_items([1.0] * 200, [0.0] * lost + [1.0] * (200 - lost))
         assert found.p == pytest.approx(2.0 ** (1 - lost))
         assert found.verdict(0.95, "higher") == verdict
-        interval = found.interval()
-        assert interval is not None
-        assert interval.covers_zero == (verdict == "indistinguishable")
+        assert found.interval().covers_zero == (verdict == "indistinguishable")
 
     def test_one_item_that_has_all_the_weight_makes_none(self) -> None:
-        weights = [1e9] + [1.0] * 19
-        draw = random.Random(1)
+        weights, draw = [1e9] + [1.0] * 19, random.Random(1)
         sides = [[weight * draw.gauss(0, 1) for weight in weights] for _ in range(2)]
         ratios = [ratio_of_sums(side, weights) for side in sides]
-        found = distance(ratios[0], ratios[1], (numbers(sides[0], weights), numbers(sides[1], weights)))  # type: ignore[arg-type]
+        found = distance(ratios[0], ratios[1], (numbers(sides[0], weights), numbers(sides[1], weights)))
         assert (found.interval(), found.p_value()) == (None, None)
         assert found.why_no_error("A", "B").startswith("one item has nearly all of the weight")
-
-    def test_a_level_that_is_none(self) -> None:
-        with pytest.raises(InvalidRequest, match="the level of an interval is 95; give a number between 0 and 1"):
-            distance(A, B).interval(95)
 
 
 class TestPerplexity:
@@ -160,26 +142,22 @@ class TestPerplexity:
             before = [count * draw.gauss(3, 0.5) for count in counts]
             after = [x + count * draw.gauss(shift, 0.1) for x, count in zip(before, counts, strict=True)]
             losses = [ratio_of_sums(side, counts) for side in (before, after)]
-            assert losses[0] is not None
-            assert losses[1] is not None
             pairs = numbers(before, counts), numbers(after, counts)
             loss = distance(losses[0], losses[1], pairs)
             found = distance(perplexity(losses[0]), perplexity(losses[1]), pairs, unit="perplexity")
             assert found.verdict(0.95, "lower") == loss.verdict(0.95, "lower")
             assert found.p_value() == pytest.approx(loss.p_value())
-            of_loss, interval = loss.interval(), found.interval()
-            assert of_loss is not None
-            assert interval is not None
-            base = math.exp(losses[0].value)
+            of_loss, interval, base = loss.interval(), found.interval(), math.exp(losses[0].value)
             ends = [base * math.expm1(end) for end in (of_loss.low, of_loss.high)]
             assert [interval.low, interval.high] == pytest.approx(ends)
 
     def test_without_pairs_on_the_logarithms_too(self) -> None:
         losses = Ratio(3.0, 0.02, 200), Ratio(3.1, 0.03, 200)
-        loss = distance(*losses)
         found = distance(*map(perplexity, losses), unit="perplexity")
-        assert found.p_value() == pytest.approx(loss.p_value())
+        assert found.p_value() == pytest.approx(distance(*losses).p_value())
         assert (found.basis, found.value) == ("unpaired", pytest.approx(math.exp(3.1) - math.exp(3.0)))
+        lost = distance(Ratio(20.0, 1.0, 50), Ratio(math.inf, None, 50), unit="perplexity")
+        assert (lost.value, lost.basis) == (math.inf, "none"), "infinite ones are compared as they are"
 
     def test_items_that_one_side_lacks_are_left_out(self) -> None:
         draw = random.Random(3)
@@ -188,10 +166,6 @@ class TestPerplexity:
         pairs = numbers(before), numbers(after)
         found = distance(perplexity(a), perplexity(b), pairs, unit="perplexity")
         assert found.value == pytest.approx(math.exp(a.value) * math.expm1(distance(a, b, pairs).value))
-
-    def test_infinite_perplexities_are_compared_as_they_are(self) -> None:
-        found = distance(Ratio(20.0, 1.0, 50), Ratio(math.inf, None, 50), unit="perplexity")
-        assert (found.value, found.basis) == (math.inf, "none")
 
 
 @pytest.mark.parametrize(
@@ -209,3 +183,127 @@ class TestPerplexity:
 )
 def test_says_what_b_is(difference: float, p: float, direction: Direction, expected: Judgement) -> None:
     assert judge(difference, p, 0.95, direction) == expected
+
+
+ITEMS = 400
+
+Columns = tuple[list[float], list[float]]
+
+
+def paired(found: Distance | None) -> tuple[float, float | None, int, int, int]:
+    """Value, standard error, and how many items are paired, and on one side only."""
+    return found.value, found.stderr, found.n, found.n_only_a, found.n_only_b
+
+
+@pytest.mark.parametrize("scale", [1, 2], ids=["right or wrong", "other numbers"])
+def test_a_mean_by_hand(scale: int) -> None:
+    """Differences -1, 0, 0, 1, 1: mean 1/5, variance 0.7."""
+    sides = [numbers([scale * right for right in side]) for side in ([1, 0, 1, 0, 0], [0, 0, 1, 1, 1])]
+    found = difference_of(sides[0], sides[1])
+    assert paired(found) == (pytest.approx(0.2 * scale), pytest.approx(scale * math.sqrt(0.7 / 5)), 5, 0, 0)
+    assert (found.flips is None) == (found.p is None) == (scale == 2)
+    assert distance(A, B, (sides[0], sides[1])).basis == "paired", "pairs come first"
+
+
+class TestRatio:
+    """Bits per byte: summed bits over summed bytes."""
+
+    def measured(self, seed: int) -> tuple[Columns, Columns]:
+        """Long items are harder, and their loss grows most: neither mean of means nor constant weights would do."""
+        draw = random.Random(seed)
+        sizes = [float(draw.randrange(5, 90)) for _ in range(ITEMS)]
+        before = [size * (1 + 0.01 * size + draw.gauss(0, 0.3)) for size in sizes]
+        rises = [size * (0.05 + 0.002 * size + draw.gauss(0, 0.1)) for size in sizes]
+        return (before, sizes), ([bits + rise for bits, rise in zip(before, rises, strict=True)], sizes)
+
+    def test_error_is_that_of_a_bootstrap(self) -> None:
+        """Per-word losses of two tokenisations: each side has its own denominators."""
+        before, (bits, sizes) = self.measured(seed=5)
+        draw = random.Random(6)
+        after = bits, [size + draw.randrange(20) for size in sizes]
+
+        def difference(chosen: Sequence[int]) -> float:
+            ratios = [sum(side[0][i] for i in chosen) / sum(side[1][i] for i in chosen) for side in (before, after)]
+            return ratios[1] - ratios[0]
+
+        found = difference_of(numbers(*before), numbers(*after))
+        assert found.value == pytest.approx(difference(range(ITEMS)))
+        spread = statistics.stdev(difference(draw.choices(range(ITEMS), k=ITEMS)) for _ in range(1000))
+        assert found.stderr == pytest.approx(spread, rel=0.1)
+
+    def test_against_nothing_it_is_the_error_of_the_ratio(self) -> None:
+        _, (bits, sizes) = self.measured(seed=7)
+        alone = ratio_of_sums(bits, sizes)
+        found = difference_of(numbers([0.0] * ITEMS, sizes), numbers(bits, sizes))
+        assert paired(found)[:2] == (pytest.approx(alone.value), pytest.approx(alone.stderr))
+
+    def test_items_without_weight_do_not_count(self) -> None:
+        sides = self.measured(seed=8)
+        whole, longer = (
+            difference_of(*(numbers(*([*column, *more] for column in side)) for side in sides)) for more in ((), (0.0,))
+        )
+        assert whole == longer
+        assert difference_of(numbers([0.0], [0.0]), numbers([0.0], [0.0])) is None
+
+
+def test_order_does_not_matter_and_what_one_side_lacks_is_counted() -> None:
+    after = Numbers([(None, place) for place in (2, 1, 0)], [[1, 1, 1]])
+    third = pytest.approx(1 / 3)
+    assert paired(difference_of(numbers([1, 0, 1, 0]), after)) == (third, third, 3, 1, 0)
+    assert difference_of(numbers([1]), Numbers([(None, 5)], [[1]])) is None
+    assert difference_of(numbers([]), numbers([])) is None
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "value", "stderr"),
+    [
+        ([1], [0], -1.0, None),
+        ([math.inf, 30.0], [math.inf, 30.0], 0.0, 0.0),
+        ([1.0, 2.0], [math.nan, 2.0], math.nan, None),
+        ([1.0, 2.0], [-math.inf, 2.0], -math.inf, None),
+        ([1.0, 2.0], [math.inf, -math.inf], math.nan, None),
+    ],
+    ids=["one item", "infinite on both sides", "NaN", "infinite", "infinities of both signs"],
+)
+def test_where_there_is_no_error(before: list[float], after: list[float], value: float, stderr: float | None) -> None:
+    found = paired(difference_of(numbers(before), numbers(after)))
+    assert found == (pytest.approx(value, nan_ok=True), stderr, len(before), 0, 0)
+
+
+class TestGroups:
+    """Items that belong together: captions of one image, windows of one document."""
+
+    OWNERS = tuple(place // 5 for place in range(300))
+
+    def test_the_error_is_over_groups(self) -> None:
+        """The slow way: the mean over groups of equal size of their means."""
+        draw = random.Random(3)
+        before = [draw.gauss(5, 1) for _ in self.OWNERS]
+        shifts = [draw.gauss(0, 1) for _ in range(60)]
+        after = [x + shifts[owner] + draw.gauss(0, 0.1) for x, owner in zip(before, self.OWNERS, strict=True)]
+        differences = [y - x for x, y in zip(before, after, strict=True)]
+        means = [statistics.fmean(differences[start : start + 5]) for start in range(0, 300, 5)]
+        found = difference_of(*(numbers(side, groups=self.OWNERS) for side in (before, after)))
+        assert found.stderr == pytest.approx(statistics.stdev(means) / math.sqrt(60))
+        assert (found.n, found.groups, found.spread.dof) == (300, 60, pytest.approx(59))
+
+    def test_answers_of_groups_have_no_exact_p(self) -> None:
+        """McNemar's test counts every item as independent."""
+        sides = [numbers([float(place % 7 > right) for place in range(300)], groups=self.OWNERS) for right in (0, 3)]
+        found = difference_of(sides[0], sides[1])
+        assert (found.p, found.flips, found.groups) == (None, None, 60)
+
+
+def test_the_freedom_of_a_value_is_that_of_its_effective_number_of_items() -> None:
+    """Weights 3, 1, 1, 1: 36 / 12 = 3. Equal weights leave the number of items, and their skewness."""
+    assert spread_of(numbers([1.0, 2.0, 0.0, 5.0], [3.0, 1.0, 1.0, 1.0])).dof == pytest.approx(2)
+    values = [1.0, 2.0, 0.0, 5.0, 3.0]
+    found = spread_of(numbers(values))
+    assert (found.stderr, found.dof, found.bend) == pytest.approx((standard_error(values), 4, bend_of(values)))
+
+
+def test_a_sample_of_a_finite_benchmark_has_less_error() -> None:
+    draw = random.Random(5)
+    sides = [numbers([draw.gauss(0, 1) for _ in range(200)]) for _ in range(2)]
+    whole, part = difference_of(sides[0], sides[1]), difference_of(sides[0], sides[1], drawn_from=1000)
+    assert part.stderr == pytest.approx(whole.stderr * math.sqrt(0.8))

@@ -1,6 +1,9 @@
-"""Fréchet distances: their value, the shares of images, and the error of few images."""
+"""Fréchet distances: their value, the shares of images, the error of few images, and FID∞."""
 
+import math
+from collections.abc import Callable
 from functools import reduce
+from itertools import combinations
 from operator import add
 from types import SimpleNamespace
 
@@ -11,14 +14,23 @@ from scipy.linalg import sqrtm
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
 from evalsvc.errors import InvalidData, NonFinite
-from evalsvc.metrics.fid import FD_DINOV2, FID, FID64
+from evalsvc.metrics.fid import (
+    FD_DINOV2,
+    FID,
+    FID64,
+    FID64_INFINITY,
+    FID_INFINITY,
+    GROUPS,
+    fid_infinity,
+    frechet_estimate,
+    smallest,
+)
 from evalsvc.metrics.frechet import (
     LEAST,
     Linearised,
     Moments,
     frechet_distance,
     frechet_shares,
-    pair_variance,
     without_surplus,
 )
 from evalsvc.metrics.image_metric import FeatureSets
@@ -34,20 +46,13 @@ def distance(first: Moments, second: Moments) -> float:
 
 
 class TestMoments:
-    def test_are_numpys(self, generator: np.random.Generator) -> None:
-        features = generator.normal(3, 2, (50, 7))
-        moments = Moments.of(features)
-        assert moments.n == 50
-        np.testing.assert_allclose(moments.mean, features.mean(0), rtol=1e-13)
-        np.testing.assert_allclose(moments.covariance, np.cov(features, rowvar=False), rtol=1e-12)
-
     def test_merged_shards_equal_one_pass(self, generator: np.random.Generator) -> None:
         features = generator.gamma(0.3, 1, (1000, 64)).astype(np.float32)  # as skewed as Inception's
         parts = np.split(features, [100, 101, 640])
         whole, merged = Moments.of(features), reduce(add, [Moments.of(parts[index]) for index in (3, 1, 0, 2)])
-        assert merged.n == whole.n
-        np.testing.assert_allclose(merged.mean, whole.mean, rtol=1e-12)
-        np.testing.assert_allclose(merged.covariance, whole.covariance, rtol=1e-12, atol=1e-14)
+        assert merged.n == whole.n == 1000
+        np.testing.assert_allclose(merged.mean, features.mean(0, dtype=float), rtol=1e-12)
+        np.testing.assert_allclose(merged.covariance, np.cov(features, rowvar=False), rtol=1e-11, atol=1e-14)
         other = Moments.of(generator.gamma(0.4, 1, (800, 64)))
         assert distance(merged, other) == pytest.approx(distance(whole, other), rel=1e-12)
 
@@ -60,26 +65,36 @@ class TestMoments:
         features = np.full((20_000, 2), 0.1, np.float32)
         assert Moments.of(features).mean[0] == pytest.approx(float(np.float32(0.1)), rel=1e-14)
 
-    def test_too_few(self) -> None:
-        with pytest.raises(InvalidData, match="of 1 feature rows is not defined; give at least 2 images"):
-            _ = Moments.of(np.ones((1, 3))).covariance
-        with pytest.raises(InvalidData, match="no mean"):
-            _ = Moments.of(np.ones((0, 3))).mean
-
-    def test_what_does_not_fit(self) -> None:
-        small = Moments.of(np.ones((2, 3)))
-        with pytest.raises(InvalidData, match=r"shape \[3\]"):
-            Moments.of(np.ones(3))
-        with pytest.raises(InvalidData, match="3 and of 4 dimensions"):
-            _ = small + Moments.of(np.ones((2, 4)))
-        with pytest.raises(InvalidData, match="a group of 3 cannot be removed from 2"):
-            _ = small - Moments.of(np.ones((3, 3)))
+    @pytest.mark.parametrize(
+        ("compute", "message"),
+        [
+            (
+                lambda: Moments.of(np.ones((1, 3))).covariance,
+                "of 1 feature rows is not defined; give at least 2",
+            ),
+            (lambda: Moments.of(np.ones((0, 3))).mean, "no mean"),
+            (lambda: Moments.of(np.ones(3)), r"shape \[3\]"),
+            (lambda: Moments.of(np.ones((2, 3))) + Moments.of(np.ones((2, 4))), "3 and of 4 dimensions"),
+            (
+                lambda: Moments.of(np.ones((2, 3))) - Moments.of(np.ones((3, 3))),
+                "group of 3 cannot be removed from 2",
+            ),
+            (
+                lambda: frechet_distance(np.zeros(2), np.eye(2), np.zeros(3), np.eye(3)),
+                "2 and of 3 dimensions",
+            ),
+            (lambda: frechet_distance(np.zeros(2), np.eye(3), np.zeros(2), np.eye(2)), r"\[2\] and \[3, 3\]"),
+        ],
+    )
+    def test_what_does_not_fit(self, compute: Callable[[], object], message: str) -> None:
+        with pytest.raises(InvalidData, match=message):
+            compute()
 
     def test_nan_names_its_row(self) -> None:
-        features = np.zeros((4, 2))
-        features[2, 1] = np.nan
         with pytest.raises(NonFinite, match="1 of 4 feature rows hold NaN or infinity, first row 2"):
-            Moments.of(features)
+            Moments.of([[0, 0], [0, 0], [0, np.nan], [0, 0]])
+        with pytest.raises(NonFinite):
+            frechet_distance([np.nan], np.eye(1), np.zeros(1), np.eye(1))
 
 
 class TestDistance:
@@ -120,19 +135,8 @@ class TestDistance:
         first, second = (Moments.of(generator.normal(size=(50, 80))) for _ in range(2))
         assert distance(first, second) == pytest.approx(distance(second, first), rel=1e-10)
         assert 0 <= distance(first, first) < 1e-10
-
-    def test_constant_images(self) -> None:
-        """Covariances of zeros: the means alone count."""
         zeros = np.zeros((3, 3))
-        assert frechet_distance([1, 0, 0], zeros, [0, 2, 0], zeros) == pytest.approx(5)
-
-    def test_what_does_not_fit(self) -> None:
-        with pytest.raises(InvalidData, match="2 and of 3 dimensions cannot be compared"):
-            frechet_distance(np.zeros(2), np.eye(2), np.zeros(3), np.eye(3))
-        with pytest.raises(InvalidData, match=r"\[2\] and \[3, 3\]"):
-            frechet_distance(np.zeros(2), np.eye(3), np.zeros(2), np.eye(2))
-        with pytest.raises(NonFinite):
-            frechet_distance([np.nan], np.eye(1), np.zeros(1), np.eye(1))
+        assert frechet_distance([1, 0, 0], zeros, [0, 2, 0], zeros) == pytest.approx(5), "of constant images the means"
 
 
 def delete_one(features: np.ndarray, reference: Moments) -> np.ndarray:
@@ -162,19 +166,6 @@ class TestShares:
         assert np.abs(shares - value - (slow - slow.mean())).max() < tolerance * np.abs(slow - slow.mean()).max()
         assert shares.std() == pytest.approx(slow.std(), rel=tolerance)
 
-    @pytest.mark.parametrize("shift", [0.0, 0.3])
-    def test_error_is_the_spread_over_samples(self, generator: np.random.Generator, shift: float) -> None:
-        """Where samples and reference are of one distribution a jackknife is √2 too large; its surplus is taken off."""
-        reference = SimpleNamespace(mean=np.zeros(8), covariance=np.eye(8))
-        found = [frechet_shares(generator.normal(shift, 1, (200, 8)), reference) for _ in range(200)]
-        spread = np.std([one.value for one in found], ddof=1)
-        raw, error = (
-            np.sqrt(np.mean([shares.var(ddof=1) / 200 for shares in kind]))
-            for kind in ([one.shares for one in found], [calibrated(one) for one in found])
-        )
-        assert 0.85 < error / spread < 1.15
-        assert raw > 1.25 * spread or shift > 0
-
     def test_surplus_is_the_variance_of_pairs(self, generator: np.random.Generator) -> None:
         """Of normal features with the identity as covariance σ₂² = d + d (d + 1)/8, in closed form."""
         d, n = 6, 4000
@@ -202,35 +193,12 @@ class TestShares:
     def test_a_reference_without_full_rank(self, generator: np.random.Generator) -> None:
         reference, features = Moments.of(generator.normal(size=(9, 12))), generator.normal(size=(200, 12))
         found = frechet_shares(features, reference)
-        value, shares = found.value, found.shares
-        slow = delete_one(features, reference)
-        assert value == pytest.approx(distance(Moments.of(features), reference), rel=1e-9)
-        assert shares.std() == pytest.approx(slow.std(), rel=0.01)
+        assert found.value == pytest.approx(distance(Moments.of(features), reference), rel=1e-9)
+        assert found.shares.std() == pytest.approx(delete_one(features, reference).std(), rel=0.01)
 
     def test_no_more_rows_than_features(self, generator: np.random.Generator) -> None:
         with pytest.raises(InvalidData, match="8 images are too few for a distance on 8 features; give more"):
             frechet_shares(generator.normal(size=(8, 8)), Moments.of(generator.normal(size=(20, 8))))
-
-
-def test_pair_variance_equals_centring_entry_by_entry() -> None:
-    """The U-centred matrix, as printed."""
-    random = np.random.default_rng(0)
-    gram = random.normal(size=(11, 11))
-    gram += gram.T + np.add.outer(*[random.normal(size=11)] * 2)
-    np.fill_diagonal(gram, 0)
-    n, rows = 11, gram.sum(1)
-    total, squares = 0.0, 0.0
-    for i in range(n):
-        for j in range(n):
-            if i != j:
-                centred = gram[i, j] - rows[i] / (n - 2) - rows[j] / (n - 2) + rows.sum() / ((n - 1) * (n - 2))
-                total += centred**2
-                squares += gram[i, j] ** 2
-    assert pair_variance(rows, squares) == pytest.approx(total / (n * (n - 3)), rel=1e-12)
-
-
-def test_three_items_have_no_pair_variance() -> None:
-    assert pair_variance(np.zeros(3), 1.0) == 0
 
 
 def test_shares_lose_the_surplus_and_keep_their_mean() -> None:
@@ -240,21 +208,17 @@ def test_shares_lose_the_surplus_and_keep_their_mean() -> None:
         found = without_surplus(shares, surplus)
         assert found.mean() == pytest.approx(shares.mean(), rel=1e-12)
         assert found.var(ddof=1) / 500 == pytest.approx(max(variance - surplus, LEAST * variance), rel=1e-9)
-    assert (without_surplus(np.ones(3), 1.0) == 1).all()
-    assert (without_surplus(np.ones(1), 1.0) == 1).all()
-
-
-def theirs(first: np.ndarray, second: np.ndarray) -> float:
-    """By torch-fidelity, which adds the means up in float32."""
-    statistics = [fid_features_to_statistics(torch.tensor(side)) for side in (first, second)]
-    return float(fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"])
+    for n in (1, 3):
+        assert (without_surplus(np.ones(n), 1.0) == 1).all()
 
 
 def test_is_torch_fidelitys_on_real_features(smoke_features: dict[str, np.ndarray]) -> None:
+    """torch-fidelity adds the means up in float32."""
     images, blurred = smoke_features["images_64"], smoke_features["blurred_64"]
     found = FID64.estimate(FeatureSets(blurred, Moments.of(images)))
-    assert found.value == pytest.approx(theirs(blurred, images), rel=1e-5)
-    assert found.stderr is not None
+    statistics = [fid_features_to_statistics(torch.tensor(side)) for side in (blurred, images)]
+    theirs = fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
+    assert found.value == pytest.approx(theirs, rel=1e-5)
     assert 0 < found.stderr < found.value / 3
 
 
@@ -282,6 +246,74 @@ def test_pairs_are_counted_once_from_four_images_per_feature_on(n: int, once: bo
     features = random.standard_normal((n, 64)).astype(np.float32)
     reference = Moments.of(random.standard_normal((5_000, 64)))
     found, shares = FID64.estimate(FeatureSets(features, reference)), frechet_shares(features, reference).shares
-    assert found.per_image is not None
     assert found.value == pytest.approx(float(shares.mean()))
     assert (float(found.per_image.std()) < 0.9 * float(shares.std())) == once
+
+
+DIMENSIONS = 8
+
+
+@pytest.fixture
+def reference() -> Moments:
+    return Moments.of(np.random.default_rng(0).gamma(0.5, 1, (20_000, DIMENSIONS)))
+
+
+def draw(seed: int, n: int) -> np.ndarray:
+    return np.random.default_rng(seed).gamma(0.5, 1.1, (n, DIMENSIONS)).astype(np.float32)
+
+
+def test_is_the_parabola_through_three_sizes(reference: Moments) -> None:
+    """The intercept against one over the number of images, of all images and those without one and two groups."""
+    samples, order = draw(1, 240), np.random.default_rng(7).permutation(240)
+    groups = np.array_split(order, GROUPS)
+    sizes, distances = [], []
+    for count in range(3):
+        kept = [np.concatenate(some) for some in combinations(groups, GROUPS - count)]
+        sizes.append(len(kept[0]))
+        distances.append(np.mean([distance(Moments.of(samples[chosen]), reference) for chosen in kept]))
+    intercept = np.polyfit(1 / np.array(sizes), distances, 2)[-1]
+    found = fid_infinity(FeatureSets(samples, reference, seed=7))
+    assert found.details["sizes"] == sizes
+    assert found.value == pytest.approx(intercept, rel=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.1])
+def test_its_interval_holds_the_true_distance(scale: float) -> None:
+    """Of normal features, at zero and above, where the distance of so many images itself is far off."""
+    reference = SimpleNamespace(mean=np.zeros(32), covariance=np.eye(32))
+    truth, n = 32 * (scale - 1) ** 2, smallest(32)
+    random = np.random.default_rng(0)
+    plain, found = [], []
+    for _ in range(60):
+        sets = FeatureSets(random.normal(0, scale, (n, 32)), reference)
+        plain.append(frechet_estimate(sets))
+        found.append(fid_infinity(sets))
+    spread = np.std([one.value for one in found], ddof=1)
+    assert abs(np.mean([one.value for one in found]) - truth) < 0.6 * spread
+    assert np.mean([one.value for one in plain]) - truth > 5 * spread
+    assert 0.8 < np.sqrt(np.mean([np.square(one.stderr) for one in found])) / spread < 1.3
+    covered = np.mean([abs(one.value - truth) < 1.96 * one.stderr for one in found])
+    assert covered > 0.87, "95 %, less three Monte-Carlo errors"
+
+
+def test_the_remainder_is_an_error() -> None:
+    """Of images that are too few the extrapolation is off, and says so."""
+    reference = SimpleNamespace(mean=np.zeros(32), covariance=np.eye(32))
+    found = fid_infinity(FeatureSets(np.random.default_rng(0).normal(size=(60, 32)), reference))
+    assert found.details["remainder"] > found.details["sampling_stderr"]
+    assert found.stderr == pytest.approx(math.hypot(found.details["remainder"], found.details["sampling_stderr"]))
+
+
+def test_below_zero_the_interval_reaches_zero() -> None:
+    """No distance is below zero. Of equal images on both sides the extrapolation is, by far more than its error."""
+    samples = np.random.default_rng(0).normal(size=(200, DIMENSIONS))
+    found = fid_infinity(FeatureSets(samples, Moments.of(samples)))
+    assert found.value < 0
+    assert found.value + 1.96 * found.stderr > 0
+
+
+def test_every_set_bears_a_distance(reference: Moments) -> None:
+    assert FID64_INFINITY.min_images == 4 * 65
+    assert FID_INFINITY.min_images == 29_659
+    with pytest.raises(InvalidData, match="8 images are too few"):
+        fid_infinity(FeatureSets(draw(1, 8), reference))

@@ -1,11 +1,16 @@
-import math
+"""Reconstructed images: pixel by pixel, as distributions of pairs, and the codes that they use."""
 
+import math
+from collections.abc import Callable
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from evalsvc.errors import InvalidData
-from evalsvc.metrics.reconstruction import codebook_use, psnr, ssim
+from evalsvc.metrics.frechet import Moments, frechet_distance
+from evalsvc.metrics.reconstruction import codebook_use, paired_frechet_shares, psnr, ssim
 
 
 @pytest.fixture
@@ -63,18 +68,13 @@ def test_psnr_by_hand(pair: tuple[Tensor, Tensor]) -> None:
 
 
 @pytest.mark.parametrize("metric", [psnr, ssim])
-def test_images_that_cannot_be_compared(metric: object) -> None:
-    assert callable(metric)
+def test_images_that_cannot_be_compared(metric: Callable[[Tensor, Tensor], Tensor]) -> None:
     images = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
     for images_, references in ((images, images[:, :, 1:]), (images[0], images[0]), (images.float(), images)):
         with pytest.raises(InvalidData, match=r"must be uint8 \[B, 3, H, W\] of one shape, not"):
             metric(images_, references)
-
-
-def test_ssim_of_a_small_image() -> None:
-    small = torch.zeros(1, 3, 16, 10, dtype=torch.uint8)
     with pytest.raises(InvalidData, match=r"11x11 pixels or more, not \[16, 10\]"):
-        ssim(small, small)
+        ssim(images[..., :10], images[..., :10])
 
 
 def test_codebook_use() -> None:
@@ -84,3 +84,54 @@ def test_codebook_use() -> None:
     assert skewed.perplexity == pytest.approx(math.exp(-0.75 * math.log(0.75) - 0.25 * math.log(0.25)))
     with pytest.raises(InvalidData, match="at least one code"):
         codebook_use(torch.zeros(8, dtype=torch.int64))
+
+
+SCALES = np.array([1, 2, 3, 4])
+
+
+def pairs(seed: int, n: int = 200, moved: float = 0.2, noise: float = 0.3) -> tuple[np.ndarray, np.ndarray]:
+    """Features and the same a little off, as those of images and their reconstructions are."""
+    random = np.random.default_rng(seed)
+    originals = random.normal(size=(n, 4)) * SCALES
+    return originals, (1 - moved / 2) * originals + noise * random.normal(size=(n, 4)) + moved
+
+
+def distance(first: Moments, second: Moments) -> float:
+    return frechet_distance(first.mean, first.covariance, second.mean, second.covariance)
+
+
+def delete_one(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(n - 1) (θ - θ_(i)), centred, from as many distances as there are pairs."""
+    one, other, n = Moments.of(first), Moments.of(second), len(first)
+    without = [distance(one - Moments.of(first[[i]]), other - Moments.of(second[[i]])) for i in range(n)]
+    return np.asarray((n - 1) * (np.mean(without) - np.array(without)))
+
+
+@pytest.mark.parametrize(("moved", "noise"), [(0.2, 0.3), (0.0, 0.3), (0.0, 3.0), (1.0, 0.3)])
+def test_shares_are_what_deleting_each_pair_does(moved: float, noise: float) -> None:
+    """Near zero, where first derivatives vanish on both sides, and away from zero."""
+    first, second = pairs(1, 300, moved, noise)
+    found, slow = paired_frechet_shares(first, second), delete_one(first, second)
+    together = distance(Moments.of(first), Moments.of(second))
+    assert (found.value, found.shares.mean()) == (pytest.approx(together, rel=1e-9), pytest.approx(together, rel=1e-9))
+    assert np.abs(found.shares - found.value - slow).max() < 0.1 * np.abs(slow).max()
+    assert found.shares.std() == pytest.approx(slow.std(), rel=0.02)
+
+
+def test_features_that_never_vary_change_nothing() -> None:
+    """Neither what both sides lack, nor what one side alone lacks: shares stay those of the jackknife."""
+    first, second = pairs(2, 200)
+    first[:, 0], second[:, 1] = 0.3, -0.2
+    both = np.full((200, 1), 0.7)
+    found = paired_frechet_shares(np.hstack([first, both]), np.hstack([second, both]))
+    slow = delete_one(first, second)
+    assert found.value == pytest.approx(distance(Moments.of(first), Moments.of(second)), rel=1e-9)
+    assert np.abs(found.shares - found.value - slow).max() < 0.02 * np.abs(slow).max()
+
+
+def test_too_few_pairs_are_refused() -> None:
+    first, second = pairs(0, 4)
+    with pytest.raises(InvalidData, match="4 images are too few for a distance on 4 features; give more"):
+        paired_frechet_shares(first, second)
+    with pytest.raises(InvalidData, match=r"one shape on both sides, not \[9, 4\] and \[8, 4\]"):
+        paired_frechet_shares(*(pairs(0, n)[0] for n in (9, 8)))
