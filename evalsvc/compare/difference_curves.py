@@ -44,14 +44,11 @@ Place = tuple[str, str]
 
 @dataclass
 class _Steps:
-    """Contrasts of two runs at the steps that were read so far."""
-
     curves: dict[Place, list[tuple[int, Contrast]]] = field(default_factory=dict)
     """Steps with their contrasts, by curve."""
     metrics: dict[tuple[str, str], TaskMetric] = field(default_factory=dict)
     """Metrics of either side, by name and task."""
     contents: dict[str, Mapping[str, object]] = field(default_factory=dict)
-    """Contents of protocols, by id."""
     refused: dict[str, str] = field(default_factory=dict)
     """Reason why a metric is left out at some step, by metric."""
 

@@ -192,8 +192,8 @@ def to_junit(report: Report) -> bytes:
         _add(case, "error", report.outcome.name.lower(), problem)
         cases.append(case)
     tags = {"failures": "failure", "errors": "error", "skipped": "skipped"}
-    found = {name: str(sum(case.find(tag) is not None for case in cases)) for name, tag in tags.items()}
-    skipped, counts = found.pop("skipped"), {"tests": str(len(cases)), **found}
+    numbers = {name: str(sum(case.find(tag) is not None for case in cases)) for name, tag in tags.items()}
+    skipped, counts = numbers.pop("skipped"), {"tests": str(len(cases)), **numbers}
     root = ElementTree.Element("testsuites", {"name": "evalsvc gate", **counts})
     name = _xml_text(f"{report.candidate} against {report.baseline}")
     suite = ElementTree.SubElement(root, "testsuite", {"name": name, **counts, "skipped": skipped})

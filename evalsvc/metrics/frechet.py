@@ -181,9 +181,8 @@ def frechet_shares(
     parts = (np.asarray(features[start : start + CHUNK_ROWS]) for start in range(0, n, CHUNK_ROWS))
     changes = np.concatenate([removal.changes(part - first.mean) for part in parts])
     value = distance_of_parts(gap, first, second, float(axes.spread.sum()))
-    pairs = np.concatenate(
-        [removal.of_pair(*(features[rows] - first.mean for rows in pair)) for pair in random_pairs(n)]
-    )
+    couples = ((features[rows] - first.mean for rows in pair) for pair in random_pairs(n))
+    pairs = np.concatenate([removal.of_pair(*couple) for couple in couples])
     surplus = 2 * float(np.square(pairs).mean()) / n**2
     return Linearised(value, value - (n - 1) * (changes - changes.mean()), surplus)
 
@@ -247,11 +246,8 @@ class CommonAxes:
         values, vectors = np.linalg.eigh(second.factor.T @ first.covariance @ second.factor)
         kept = _above_rounding(values)
         spread = np.sqrt(values[kept])
-        return cls(
-            spread,
-            second.factor @ vectors[:, kept] / np.sqrt(spread),
-            second.inverse_factor(vectors[:, kept]) * np.sqrt(spread),
-        )
+        to_first, to_second = second.factor @ vectors[:, kept], second.inverse_factor(vectors[:, kept])
+        return cls(spread, to_first / np.sqrt(spread), to_second * np.sqrt(spread))
 
     @cached_property
     def curvature(self) -> Array:

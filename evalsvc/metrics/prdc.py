@@ -94,8 +94,6 @@ def neighbourhoods(sets: FeatureSets, neighbours: int = NEIGHBOURS, balls: int =
 
 @dataclass(frozen=True, eq=False)
 class _SampleBalls:
-    """Balls of the samples, with all samples and without each group."""
-
     groups: NDArray[np.int64]
     """Group of each sample with a ball; -1 for other samples, [n]."""
     radii: Rows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -129,9 +128,8 @@ def paired_frechet_shares(
     Source: as `frechet_shares`; B. Efron, C. Stein, The jackknife estimate of variance, Annals of Statistics 9, 1981.
     """
     if first.shape != second.shape:
-        raise InvalidData(
-            f"pairs need rows of one shape on both sides, not {list(first.shape)} and {list(second.shape)}"
-        )
+        shapes = f"{list(first.shape)} and {list(second.shape)}"
+        raise InvalidData(f"pairs need rows of one shape on both sides, not {shapes}")
     sides = [Moments.of(side) for side in (first, second)]
     require_more_rows_than_features(sides[0])
     normal1, normal2 = (Normal.of(moments.mean, moments.covariance) for moments in sides)
@@ -139,7 +137,8 @@ def paired_frechet_shares(
     pairing = _Pairing(n, normal1.mean - normal2.mean, axes)
 
     def pairs(rows: NDArray[np.integer] | slice) -> _Pairs:
-        return _Pairs.of(first[rows] - normal1.mean, second[rows] - normal2.mean, axes)
+        centred = first[rows] - normal1.mean, second[rows] - normal2.mean
+        return _Pairs(centred, (centred[0] @ axes.first, centred[1] @ axes.second))
 
     starts = range(0, n, CHUNK_ROWS)
     changes = np.concatenate([pairing.changes(pairs(slice(start, start + CHUNK_ROWS))) for start in starts])
@@ -150,14 +149,8 @@ def paired_frechet_shares(
 
 @dataclass(frozen=True, eq=False)
 class _Pairs:
-    """Pairs of centred rows."""
-
     rows: tuple[Array, Array]  # z₁ and z₂, [r, d] each
     inner: tuple[Array, Array]  # u and v, [r, rank] each
-
-    @classmethod
-    def of(cls, first: Array, second: Array, axes: CommonAxes) -> _Pairs:
-        return cls((first, second), (first @ axes.first, second @ axes.second))
 
     @property
     def moved(self) -> Array:  # [r, d]
@@ -189,12 +182,8 @@ class _Pairing:
     def _curved(self, pairs: _Pairs, others: _Pairs) -> Array:  # [r]
         """Return Σ_kl (u_k u_l - v_k v_l) (u'_k u'_l - v'_k v'_l) / (s_k + s_l), from the products u_k u'_k etc."""
         total = np.zeros(len(pairs.rows[0]))
-        for sign, product in _products(pairs, others):
-            total += sign * np.einsum("rk,rk->r", product @ self.axes.curvature, product)
+        for place, left in enumerate(pairs.inner):
+            for other_place, right in enumerate(others.inner):
+                product, sign = left * right, 1 if place == other_place else -1
+                total += sign * np.einsum("rk,rk->r", product @ self.axes.curvature, product)
         return total
-
-
-def _products(pairs: _Pairs, others: _Pairs) -> Iterator[tuple[int, Array]]:
-    for place, left in enumerate(pairs.inner):
-        for other_place, right in enumerate(others.inner):
-            yield 1 if place == other_place else -1, left * right

@@ -98,9 +98,8 @@ def _ends(
 
 
 def _are_answers(numbers: Numbers) -> bool:
-    columns, groups = numbers.columns, numbers.groups
-    alone = groups is None or len(set(groups)) == len(groups)
-    return len(columns) == 1 and alone and set(columns[0]) <= {0.0, 1.0}
+    alone = numbers.groups is None or len(set(numbers.groups)) == len(numbers.groups)
+    return len(numbers.columns) == 1 and alone and set(numbers.columns[0]) <= {0.0, 1.0}
 
 
 def _wilson(share: float, stderr: float, independent: int) -> Interval:

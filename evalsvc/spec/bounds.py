@@ -26,7 +26,6 @@ Rows = Annotated[int, Field(ge=1, le=MAX_ROWS)]
 """Number of rows of a data file, such as sequences or documents."""
 
 Images = Annotated[int, Field(ge=1, le=MAX_IMAGES)]
-"""Number of images to sample or read."""
 
 Shards = Annotated[int, Field(ge=1, le=MAX_SHARDS)]
 """Number of shards of a task. Each shard is a row of the service's queue."""
@@ -37,7 +36,6 @@ ShardSize = Annotated[int, Field(ge=1, le=MAX_IMAGES)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 
 TokenId = Annotated[int, Field(ge=0, le=MAX_ID)]
-"""An id of the tokenizer."""
 
 Beginning = TokenId | Literal["none"]
 """The id of the tokenizer that stands before every text, or `none` for no token."""
@@ -45,8 +43,7 @@ Beginning = TokenId | Literal["none"]
 TextPrefix = Literal["bos", "layout"]
 """What stands before a text without an image: only `bos`, or the tokens of the layout's template."""
 
-Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
-"""Side of an image in pixels."""
+Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]  # pixels
 
 Shots = Annotated[int, Field(ge=0, le=1000)]
 """Number of solved examples before a question."""

@@ -377,8 +377,6 @@ def parse_layout(
 
 @dataclass(frozen=True)
 class _Source:
-    """The origin of a mapping."""
-
     base: Path | None
     """Folder that relative paths start from."""
     allow: Allow

@@ -172,7 +172,6 @@ class ModelConfig(BaseModel):
 
     @property
     def kv_heads(self) -> int:
-        """The number of heads of keys and values."""
         return self.n_kv_heads or self.n_heads
 
     @property
@@ -182,12 +181,10 @@ class ModelConfig(BaseModel):
 
     @property
     def kv_dim(self) -> int:
-        """The width of all heads of keys, and of all heads of values."""
         return self.kv_heads * self.head_dim
 
     @property
     def rotated_dims(self) -> int:
-        """The number of leading dimensions of each head that are rotated."""
         return self.rotary_dims or self.head_dim
 
     @property

@@ -1,19 +1,24 @@
-"""Two runs along their steps: the steps at which their difference leaves the noise, and how many looks were taken."""
+"""Two runs along their steps: where their difference leaves the noise; and verdicts on the newest value of a run."""
 
+import json
 import math
 import random
 from collections.abc import Sequence
 from statistics import fmean, stdev
+from typing import Any
 
 import pytest
-from gate_documents import result, value
+from compared_runs import items, metrics
+from gate_documents import document, read_document, result, value
 
 from evalsvc.compare.comparison import Options, compare_results
 from evalsvc.compare.difference_curves import crossings, difference_curves, level_of_looks
+from evalsvc.compare.newest import with_verdicts
 from evalsvc.compare.result import Result
-from evalsvc.errors import NotComparable, UnknownName
+from evalsvc.errors import NotComparable
 from evalsvc.metrics.shares import standard_error
-from evalsvc.spec.documents.comparisons import Crossings, Verdict
+from evalsvc.spec.documents import BestPoint, HeadlineSeries, NewestVerdict, Point
+from evalsvc.spec.documents.comparisons import Band, Crossings, Verdict
 from evalsvc.spec.protocol import MetricValue, Protocol
 
 IN: Verdict = "indistinguishable"
@@ -75,14 +80,9 @@ def test_more_steps_do_not_close_a_gap(count: int) -> None:
     """A true gap of 2.5 errors was said to have closed in .29 of curves of 5 steps and in .69 of 100 steps."""
     own, closed = random.Random(count), 0
     for _ in range(30):
-        values = [(step, own.gauss(2.5, 1)) for step in range(count)]
-        pairs = [
-            (
-                step,
-                *(result(value("coco/kid", x, y, n=1000), name=name) for name, x, y in (("a", 0, 0.01), ("b", gap, 1))),
-            )
-            for step, gap in values
-        ]
+        base = result(value("coco/kid", 0, 0.01, n=1000))
+        gaps = [own.gauss(2.5, 1) for _ in range(count)]
+        pairs = [(step, base, result(value("coco/kid", gap, 1, n=1000))) for step, gap in enumerate(gaps)]
         (curve,) = difference_curves("a", "b", pairs, Options()).curves
         if curve.indistinguishable_from is None:
             assert curve.largest_not_excluded is None
@@ -119,22 +119,9 @@ def test_the_gap_of_two_runs_closes() -> None:
     assert curve.stderr == pytest.approx([0.01] * 6)
     # Student's quantile with 99 degrees of freedom, and a little more for the skewness of the items.
     assert curve.high[2] == pytest.approx(-0.015 + 1.984 * 0.01, rel=0.15)
-    assert curve.verdict == [
-        "worse",
-        "worse",
-        "indistinguishable",
-        "worse",
-        "indistinguishable",
-        "indistinguishable",
-    ]
-    assert {
-        name: value for name, value in vars(curve).items() if name.startswith("first") or name.endswith("from")
-    } == {
-        "first_indistinguishable": 20,
-        "indistinguishable_from": 80,
-        "first_apart": 0,
-        "apart_from": None,
-    }
+    assert curve.verdict == [OUT, OUT, IN, OUT, IN, IN]
+    places = curve.first_indistinguishable, curve.indistinguishable_from, curve.first_apart, curve.apart_from
+    assert places == (20, 80, 0, None)
     assert curve.largest_not_excluded == max(-float(curve.low[5] or 0), float(curve.high[4] or 0)), "at either end"
     assert (found.band, curve.step_level, curve.basis) == ("pointwise", 0.95, ["paired"] * 6)
 
@@ -144,7 +131,6 @@ def test_each_step_is_what_compare_says_of_it() -> None:
     (curve,) = difference_curves("a", "b", pairs, Options()).curves
     for place, (_, a, b) in enumerate(pairs):
         (contrast,) = compare_results(a, b).contrasts
-        assert contrast.interval is not None
         assert (curve.difference[place], curve.stderr[place]) == (contrast.difference, contrast.stderr)
         assert (curve.low[place], curve.high[place]) == (contrast.interval.low, contrast.interval.high)
 
@@ -163,25 +149,20 @@ def test_many_looks_ask_for_more() -> None:
     assert level_of_looks(0.9, 0) == pytest.approx(0.9)
 
 
-def test_the_document_says_which_band_each_crossing_rests_on() -> None:
-    bands = {"first_indistinguishable", "first_apart"}, {"apart_from", "sign_changes"}
-    for band in ("pointwise", "simultaneous"):
-        found = vars(difference_curves("a", "b", runs({0: 1.0, 1: 1.0}), Options(), band).crossings_rest_on)  # type: ignore[arg-type]
-        expected = dict.fromkeys(bands[0], band) | dict.fromkeys(bands[1], "simultaneous")
-        assert found == expected | {"indistinguishable_from": "pointwise"}
+@pytest.mark.parametrize("band", ["pointwise", "simultaneous"])
+def test_the_document_says_which_band_each_crossing_rests_on(band: Band) -> None:
+    bands = vars(difference_curves("a", "b", runs({0: 1.0, 1: 1.0}), Options(), band).crossings_rest_on)
+    assert bands == dict.fromkeys(("first_indistinguishable", "first_apart"), band) | dict.fromkeys(
+        ("apart_from", "sign_changes"), "simultaneous"
+    ) | {"indistinguishable_from": "pointwise"}
 
 
-def test_a_step_that_lacks_the_metric_is_left_out() -> None:
-    pairs = runs({0: 1.0, 10: 1.0})
-    pairs.insert(1, (5, result(value("other/x", 1.0)), pairs[0][2]))
+def test_a_step_that_lacks_the_metric_is_left_out_and_a_value_that_is_no_number_is_apart() -> None:
+    pairs = runs({0: 0.0})
+    pairs.append((5, result(value("other/x", 1.0)), pairs[0][2]))
+    pairs.append((10, pairs[0][1], side("b", [math.nan] * 100)))
     (curve,) = difference_curves("a", "b", pairs, Options(("pairs/text",))).curves
     assert curve.x == [0, 10]
-
-
-def test_a_value_that_is_no_number_is_apart_and_not_hidden() -> None:
-    pairs = runs({0: 0.0})
-    pairs.append((10, pairs[0][1], side("b", [math.nan] * 100)))
-    (curve,) = difference_curves("a", "b", pairs, Options()).curves
     assert curve.b[1] == curve.difference[1] == "NaN"
     assert (curve.verdict[1], curve.low[1], curve.first_apart) == ("worse", None, 10)
 
@@ -202,24 +183,98 @@ class TestRefusal:
         assert (forced.protocol, forced.basis) == (None, ["unpaired"])
 
     def test_two_protocols_are_two_curves(self) -> None:
+        """Forced ones have names of their own."""
         both = result(self.measured(0), self.measured(1, 2.0))
-        found = difference_curves("a", "b", [(0, both, both)], Options())
-        assert [curve.a for curve in found.curves] == [[1.0], [2.0]]
-        assert [curve.differs for curve in found.curves] == [{"seed": 0}, {"seed": 1}]
-        alone = result(self.measured(0))
-        assert difference_curves("a", "b", [(0, alone, alone)], Options()).curves[0].differs == {}
-
-    def test_forced_curves_of_one_metric_have_names_of_their_own(self) -> None:
+        curves = difference_curves("a", "b", [(0, both, both)], Options()).curves
+        assert [(curve.a, curve.differs) for curve in curves] == [([1.0], {"seed": 0}), ([2.0], {"seed": 1})]
         sides = [result(self.measured(seed)) for seed in (0, 1, 2)]
+        assert difference_curves("a", "b", [(0, sides[0], sides[0])], Options()).curves[0].differs == {}
         pairs = [(0, sides[0], sides[1]), (5, sides[0], sides[2])]
-        found = difference_curves("a", "b", pairs, Options(force=True))
-        names = [curve.differs["protocol"] for curve in found.curves]
+        names = [curve.differs for curve in difference_curves("a", "b", pairs, Options(force=True)).curves]
         ids = [self.measured(seed).protocol.id for seed in (0, 1, 2)]
-        assert names == [f"{ids[0]} → {ids[1]}", f"{ids[0]} → {ids[2]}"]
+        assert names == [{"protocol": f"{ids[0]} → {ids[1]}"}, {"protocol": f"{ids[0]} → {ids[2]}"}]
 
-    def test_names(self) -> None:
-        pairs = runs({0: 1.0})
-        with pytest.raises(UnknownName, match="no metric of a or b is named 'pairs/txt'; did you mean 'pairs/text'"):
-            difference_curves("a", "b", pairs, Options(("pairs/txt",)))
-        with pytest.raises(UnknownName, match="no task of a or b is named 'pear'; did you mean 'pairs'"):
-            difference_curves("a", "b", pairs, Options(tasks=("pear",)))
+
+METRIC = "arc/acc"
+
+
+def answered(name: str, seed: int, right: float) -> Result:
+    rows = items(seed, right)
+    found = document(*metrics(rows), items={"language-0": rows}, task="language-0")
+    return read_document(name, json.loads(json.dumps(found)))
+
+
+ANSWERS = {0: (1, 0.3), 10: (2, 0.7), 20: (3, 0.68)}
+RESULTS = {f"run@{step}": answered(f"run@{step}", *answers) for step, answers in ANSWERS.items()}
+
+
+def point(step: int, value: float | None = None, import_: int | None = None, **fields: Any) -> Point:
+    if value is None:
+        [found] = RESULTS[f"run@{step}"].values[METRIC].values()
+        return Point(step=step, value=found.value, stderr=found.stderr, n=found.n, groups=None, import_=None)
+    return Point(step=step, value=value, import_=import_, **{"stderr": 0.01, "n": 400, "groups": None, **fields})
+
+
+def series(latest: Point, best: Point | None, base: Point | None = None, of: int = 1, **fields: Any) -> HeadlineSeries:
+    [protocol] = RESULTS["run@0"].values[METRIC]
+    rest: dict[str, Any] = {"metric": METRIC, "variant": "raw", "protocol": protocol, "unit": "fraction"}
+    rest |= {"direction": "higher", "baseline": None, "differs": {}, "x": [], "values": []}
+    name = None if base is None else f"run@{base.step}"
+    best_of = None if best is None else BestPoint(**vars(best), of=of)
+    return HeadlineSeries(**rest | fields, latest=latest, best=best_of, base=base, base_name=name)
+
+
+def verdicts(item: HeadlineSeries) -> list[NewestVerdict]:
+    [found] = with_verdicts("run", [item], RESULTS.get)
+    return found.verdicts
+
+
+def test_measured_values_are_paired_as_in_a_comparison() -> None:
+    best, base = verdicts(series(point(20), point(10), point(0)))
+    for found, other in ((best, "run@10"), (base, "run@0")):
+        [row] = compare_results(RESULTS[other], RESULTS["run@20"], Options((METRIC,))).contrasts
+        assert (found.checkpoint, found.basis) == (other, "paired")
+        assert (found.difference, found.stderr, found.verdict) == (row.difference, row.stderr, row.verdict)
+    assert (best.verdict, base.verdict) == ("indistinguishable", "better")
+
+
+def test_imported_values_are_compared_by_their_own_errors() -> None:
+    latest, best = point(20, 0.50, import_=1), point(10, 0.60, import_=1)
+    [worse] = verdicts(series(latest, best))
+    assert (worse.verdict, worse.basis, worse.difference) == ("worse", "unpaired", 0.50 - 0.60)
+    [better] = verdicts(series(latest, best, direction="lower"))
+    assert better.verdict == "better"
+    [unknown] = verdicts(series(latest.model_copy(update={"stderr": None}), best))
+    assert (unknown.verdict, unknown.basis, unknown.stderr) == ("no_error_known", "none", None)
+    [few] = verdicts(series(latest.model_copy(update={"n": None}), best))
+    assert few.verdict == "no_error_known", "nobody knows how many items are behind the error"
+
+
+def test_the_newest_of_equal_values_is_rarely_worse_than_the_best_of_them() -> None:
+    """Judged as if the best had not been chosen, .20 of the newest of 20 equal checkpoints were worse."""
+    own, worse = random.Random(0), 0
+    for _ in range(1000):
+        values = [own.gauss(0.5, 0.01) for _ in range(20)]
+        best = max(range(20), key=values.__getitem__)
+        ends = (point(10 * step, values[step], import_=1, n=1000) for step in (19, best))
+        worse += [found.verdict for found in verdicts(series(*ends, of=20))] == ["worse"]
+    assert worse / 1000 < 0.025
+    [found] = verdicts(series(point(20, 0.5, import_=1), point(10, 0.6, import_=1), of=20))
+    assert (found.best_of, found.level) == (20, pytest.approx(1 - 0.05 / 19))
+    assert found.verdict == "worse", "by seven errors of the difference"
+    [best, base] = verdicts(series(point(20), point(10), point(0), of=3))
+    assert (best.level, base.level, base.best_of) == (pytest.approx(1 - 0.05 / 2), 0.95, 1)
+
+
+def test_a_value_has_no_verdict_against_itself() -> None:
+    assert verdicts(series(point(20), point(20))) == []
+    assert verdicts(series(point(0), None, point(0))) == []
+    assert verdicts(series(point(20), None)) == []
+
+
+def test_a_value_that_is_no_number_and_a_checkpoint_that_is_gone() -> None:
+    latest = point(20, 0.5, import_=1).model_copy(update={"value": "NaN"})
+    [found] = verdicts(series(latest, point(10, 0.6, import_=1)))
+    assert (found.difference, found.verdict) == ("NaN", "no_error_known")
+    [found] = with_verdicts("run", [series(point(20), point(10))], lambda name: None)
+    assert [verdict.basis for verdict in found.verdicts] == ["unpaired"]

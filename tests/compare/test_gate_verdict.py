@@ -11,6 +11,7 @@ from gate_documents import PROTOCOL, result, value
 from evalsvc.compare.contrast import contrast_results
 from evalsvc.compare.gate_rules import Rule
 from evalsvc.compare.gate_verdict import Difference, Gap, judge, tails
+from evalsvc.compare.result import Result
 from evalsvc.metrics import mcnemar
 from evalsvc.metrics.intervals import critical_value
 from evalsvc.metrics.ratio import Ratio
@@ -39,8 +40,11 @@ def of_sides(
         result(value("t/x", side.value, side.stderr, n=side.n, direction=direction, **made), items={"t": of_side})
         for side, of_side in zip((before, after), rows, strict=True)
     ]
-    [contrast] = contrast_results(*sides)
-    assert contrast.distance is not None
+    return gap_between(rule, *sides)
+
+
+def gap_between(rule: Rule, before: Result, after: Result) -> Gap:
+    [contrast] = contrast_results(before, after)
     return Gap(rule, contrast, contrast.distance)
 
 
@@ -126,17 +130,13 @@ class TestFourVerdicts:
         assert (found[0], found[1] == "equal") == (verdict, verdict == "within_tolerance")
         assert said(answers(n, 0, 0, Rule(metric="t/x", absolute=0.5)))[:2] == ("within_tolerance", "equal")
         if n == 20:
-            assert found[1].startswith(
-                "equal in every item, within the noise 0.31 (exact p 1); worse by up to 0.31 is not"
-            )
+            assert found[1].startswith("equal in every item, within the noise 0.31 (exact p 1); worse by up to 0.31 is")
             assert "the tolerance is 0.01; measure about 892 items, or give its rule" in found[1]
             noisy = said(answers(n, 0, 0, Rule(metric="t/x", absolute=0.01, max_noise=0.05)))
             assert noisy[0] == "not_judged"
             assert noisy[1].endswith("above max_noise 0.05; measure about 172 items")
-
-    def test_equal_values_of_two_samples_are_within_a_stated_tolerance_only_if_the_noise_is(self) -> None:
-        for tolerance, verdict in ((0.02, "within_noise"), (0.04, "within_tolerance")):
-            assert said(apart(0.0, Rule(metric="x", absolute=tolerance, relative=0)))[0] == verdict
+        for tolerance, expected in ((0.02, "within_noise"), (0.04, "within_tolerance")):  # of two samples alike
+            assert said(apart(0.0, Rule(metric="x", absolute=tolerance, relative=0)))[0] == expected
 
     def test_without_noise_the_tolerance_decides(self) -> None:
         for n in (3, 100):
@@ -196,18 +196,14 @@ class TestFewItems:
             result(value("t/x", number, n=10, items=("x", "w")), items={"t": rows})
             for number, rows in ((1.0, items), (1.1, more))
         ]
-        [contrast] = contrast_results(*sides)
-        assert contrast.distance is not None
-        found = said(Gap(Rule(metric="x", absolute=0.01), contrast, contrast.distance))
+        found = said(gap_between(Rule(metric="x", absolute=0.01), *sides))
         assert found[0] == "not_judged"
         assert "one item has nearly all of the weight" in found[1]
 
     def test_a_value_that_is_not_made_of_items_is_decided_by_its_tolerance(self) -> None:
         """Such as the use of a codebook by three images, or an imported value whose items nobody counted."""
-        for metric in (
-            apart(0.5, Rule(metric="x", absolute=0.4), None, n=3),
-            apart(0.5, Rule(metric="x", absolute=0.4), n=0),
-        ):
+        rule = Rule(metric="x", absolute=0.4)
+        for metric in (apart(0.5, rule, None, n=3), apart(0.5, rule, n=0)):
             verdict, reason, difference = said(metric)
             assert (verdict, difference.fails_at) == ("worse", 0.4)
             assert "which alone decides" in reason
@@ -222,10 +218,8 @@ class TestFewItems:
         if n >= 8:
             assert "worse by 0.5 in every item alike" in found[1]
             assert f"(exact p {2 ** (1 - n):.2g})" in found[1]
-
-    def test_a_small_shift_of_every_item_is_rounding(self) -> None:
-        found = said(gap([1e-3] * 20, Rule(metric="x")))
-        assert found[:2] == ("within_tolerance", "worse by 0.001 in every item alike, within the tolerance 0.01")
+        rounded = said(gap([1e-3] * 20, Rule(metric="x")))
+        assert rounded[:2] == ("within_tolerance", "worse by 0.001 in every item alike, within the tolerance 0.01")
 
     @pytest.mark.parametrize(("lost", "verdict"), [(9, "within_noise"), (10, "worse")])
     def test_right_and_wrong_are_judged_by_the_exact_test(self, lost: int, verdict: str) -> None:
@@ -233,7 +227,6 @@ class TestFewItems:
         found = said(answers(190, lost, 0, NORMAL))
         assert found[0] == verdict
         assert found[2].p == pytest.approx(2.0 ** (1 - lost))
-        assert found[2].noise is not None
         assert (found[2].noise <= lost / (190 + lost)) == (verdict == "worse")
 
 
@@ -249,7 +242,7 @@ class TestLeftOut:
         before, after = reversed(sides) if turned else sides
         return of_sides(rule, True, before[0], after[0], [before[1], after[1]], protocol)
 
-    def test_a_candidate_without_its_wrong_answers_is_not_judged(self) -> None:
+    def test_a_side_without_its_wrong_answers_is_not_judged(self) -> None:
         """.896 against .104 was `equal`, and the gate passed."""
         verdict, reason, difference = said(self.agreement())
         assert (verdict, difference.level, difference.fails_at) == ("not_judged", None, None)
@@ -258,11 +251,11 @@ class TestLeftOut:
             "equal in the 5 items that both sides have, but the candidate lacks 43 of 48 items, and `left_out` of the "
             "rule allows a share of 0; measure what lacks items again"
         )
-
-    def test_a_baseline_without_items_is_no_better(self) -> None:
         verdict, reason, difference = said(self.agreement(turned=True))
         assert (verdict, difference.n_only_baseline, difference.n_only_candidate) == ("not_judged", 0, 43)
         assert "but the baseline lacks 43 of 48 items" in reason
+        gaps = [self.agreement(), gap([0.1, -0.1] * 10, PLAIN)]
+        assert tails(gaps, [PLAIN.level] * 2, "holm")[1] == pytest.approx(PLAIN.level), "chance does not decide it"
 
     @pytest.mark.parametrize("higher", [False, True])
     def test_a_loss_without_its_hardest_items_is_not_judged(self, higher: bool) -> None:
@@ -283,20 +276,14 @@ class TestLeftOut:
             assert found[0] == verdict
         assert found[1] == "equal in the 180 items that both sides have; the candidate lacks 20 of 200 items"
 
-    def test_chance_does_not_decide_what_is_not_judged(self) -> None:
-        gaps = [self.agreement(), gap([0.1, -0.1] * 10, PLAIN)]
-        assert tails(gaps, [PLAIN.level] * 2, "holm")[1] == pytest.approx(PLAIN.level)
-
     def test_a_task_that_may_stop_early_has_no_number_of_items(self) -> None:
         """Both sides of a suite with `until` stop at a number of their own, as their protocol says."""
         until = Protocol({**PROTOCOL.content, "until": {"metric": "x", "stderr": 0.1}})
         base = [float(index % 7) for index in range(200)]
         sides = [[None if index >= end else number for index, number in enumerate(base)] for end in (200, 150)]
         found = said(of_sides(PLAIN, False, Ratio(3.0, 0.1, 200), Ratio(3.0, 0.1, 150), sides, until))
-        assert found[:2] == (
-            "within_tolerance",
-            "equal in the 150 items that both sides have; the candidate lacks 50 of 200 items",
-        )
+        words = "equal in the 150 items that both sides have; the candidate lacks 50 of 200 items"
+        assert found[:2] == ("within_tolerance", words)
         sides[0][0] = None
         assert said(of_sides(PLAIN, False, Ratio(3.0, 0.1, 199), Ratio(3.0, 0.1, 150), sides, until))[0] == "not_judged"
 
@@ -307,13 +294,8 @@ class TestCertainty:
         verdict, reason, difference = said(apart(0.02, rule))
         assert (verdict, difference.fails_at) == ("not_judged", None)
         assert "worse by up to 0.0504 is not ruled out, and the tolerance is 0.04; measure about 231 items" in reason
-        for worse, expected in (
-            (0.1, "worse"),
-            (0.005, "within_tolerance"),
-            (-0.03, "within_tolerance"),
-            (-0.1, "better"),
-        ):
-            assert said(apart(worse, rule))[0] == expected
+        verdicts = [said(apart(worse, rule))[0] for worse in (0.1, 0.005, -0.03, -0.1)]
+        assert verdicts == ["worse", "within_tolerance", "within_tolerance", "better"]
         beyond = said(apart(0.045, rule.model_copy(update={"standard_errors": 6})))
         assert beyond[0] == "not_judged"
         assert "measure more items, or give its rule a larger tolerance" in beyond[1]
@@ -327,11 +309,8 @@ class TestCertainty:
         assert said(apart(0.01, rule, 0.01 * math.sqrt(100 / wanted), wanted))[0] == "within_noise"
         assert said(apart(0.01, rule, 0.01 * math.sqrt(100 / (0.9 * wanted)), wanted))[0] == "not_judged"
         assert said(apart(0.1, rule))[0] == "worse"
-
-    def test_noise_that_is_not_known_is_not_small(self) -> None:
-        rule = Rule(metric="x", max_noise=0.02, absolute=0.5)
-        verdict, reason, _ = said(apart(0.01, rule, None))
-        assert verdict == "not_judged"
+        verdict, reason, _ = said(apart(0.01, Rule(metric="x", max_noise=0.02, absolute=0.5), None))
+        assert verdict == "not_judged", "noise that is not known is not small"
         assert "max_noise needs the noise, which is not known: neither the baseline nor the candidate" in reason
 
 

@@ -32,10 +32,6 @@ def measured(seed: int, right: float = 0.5, mean: float = 8.0, n: int = 60) -> R
     return with_bits(found, "arc", bits(seed, mean, n), bits(seed + 100, mean - 1, n))
 
 
-def in_another_order(found: Results) -> Results:
-    return Results(found.metrics, found.items[::-1], found.notes)
-
-
 def with_an_infinity(found: Results) -> Results:
     """A document of infinite loss: the value is infinite, and its standard error no number."""
     losses = [math.inf, *(item["bits"] for item in found.items[1:])]
@@ -44,18 +40,17 @@ def with_an_infinity(found: Results) -> Results:
 
 ALONE, TWO_SUITES = ("text",), ("quick/text", "full/text")
 
+TASKS = {"baseline in two suites": (TWO_SUITES, ALONE), "candidate in two suites": (ALONE, TWO_SUITES)}
+
 PAIRS: dict[str, tuple[Results, Results]] = {
     "a little worse": (measured(1), measured(2, 0.45, 8.05)),
     "the same": (measured(1), measured(1)),
     "all right, all wrong": (results(arc=[1.0] * 30), results(arc=[0.0] * 30)),
-    "items in another order": (measured(1), in_another_order(measured(2))),
+    "items in another order": (measured(1), Results(measured(2).metrics, measured(2).items[::-1], {})),
     "one document": (measured(1, n=1), measured(2, 0.2, n=1)),
     "one-sided error": (measured(1), with_an_infinity(measured(2))),
-    "baseline in two suites": (measured(1), measured(2, 0.4, 8.1)),
-    "candidate in two suites": (measured(1), measured(2, 0.4, 8.1)),
+    **dict.fromkeys(TASKS, (measured(1), measured(2, 0.4, 8.1))),
 }
-
-TASKS = {"baseline in two suites": (TWO_SUITES, ALONE), "candidate in two suites": (ALONE, TWO_SUITES)}
 
 
 def as_document(found: Results, tasks: Sequence[str], name: str) -> Result:

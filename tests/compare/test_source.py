@@ -1,62 +1,23 @@
-"""Results from files and from the service, and their items."""
+"""Results from files, and their items."""
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from app_in_process import App, app_in_process
-from compared_runs import put
 from gate_documents import document, result, value
 
-from evalsvc.client import Client
 from evalsvc.compare import source
-from evalsvc.compare.comparison import compare_results
 from evalsvc.compare.contrast import paired_numbers
 from evalsvc.compare.result import Measured, Result
 from evalsvc.compare.source import Service, read_result
-from evalsvc.errors import InvalidData, UnknownName
+from evalsvc.errors import InvalidData
 from evalsvc.files.items import ItemTable, pack_items
-from evalsvc.metrics.item_numbers import item_numbers
+from evalsvc.metrics.item_numbers import Numbers, item_numbers
 
-
-@pytest.fixture
-def app(tmp_path: Path) -> Iterator[App]:
-    with app_in_process(tmp_path / "data") as app:
-        yield app
-
-
-@pytest.fixture
-def service(app: App) -> Iterator[Service]:
-    with Client("http://evalsvc", transport=app.transport) as client:
-        yield Service(client)
-
-
-def test_a_file_and_a_checkpoint_of_the_service(app: App, service: Service, tmp_path: Path) -> None:
-    """What one machine measured in CI is held against what the service knows, paired as two of the same kind are."""
-    file = tmp_path / "result.json"
-    file.write_text(json.dumps(put(app.store, "run-a", 0, 1, 0.7)))
-    put(app.store, "run-b", 25, 2, 0.4)
-    ours, stored, other = (read_result(name, service) for name in (str(file), "run-a@0", "run-b@25"))
-    (first, second) = (compare_results(side, other).contrasts for side in (ours, stored))
-    assert first == second
-    assert {one.basis for one in first} == {"paired"}
-    assert {one.verdict for one in compare_results(ours, stored).contrasts} == {"indistinguishable"}
-
-
-def test_what_is_not_there(app: App, service: Service) -> None:
-    with pytest.raises(UnknownName, match=r"there is no file nowhere\.json; write one with `evalsvc run SUITE"):
-        read_result("nowhere.json", service)
-    with pytest.raises(UnknownName, match="no run is named 'run-a'; there is no run yet"):
-        read_result("run-a@0", service)
-    put(app.store, "run-a", 0, 1, 0.7)
-    with pytest.raises(UnknownName, match="no variant of run 'run-a' at step 0 is named 'ema'; available: raw"):
-        read_result("run-a@0:ema", service)
-    with pytest.raises(UnknownName, match=r"no suite .* is named 'test-1'; did you mean 'text-1'"):
-        read_result("run-a@0", Service(service.client, "test-1"))
-
+FILES = Service(None)
+"""Files need no service."""
 
 METRIC = value("a/b", 1.0).to_json()
 
@@ -83,43 +44,36 @@ def nested(depth: int) -> dict[str, Any]:
 
 WRONG_PARTS: list[dict[str, Any]] = [
     *({"metrics": 3}, {"metrics": [{"name": "a/b"}]}, *({"metrics": [METRIC | wrong]} for wrong in WRONG_FIELDS)),
-    *(
-        {"protocols": [1]},
-        {"protocols": {"x": 1}},
-        {"protocols": {"x": nested(300)}},
-        {"errors": [1]},
-        {"errors": {"a": {}}},
-    ),
+    *({"protocols": wrong} for wrong in ([1], {"x": 1}, {"x": nested(300)})),
+    *({"errors": wrong} for wrong in ([1], {"a": {}})),
     *({"errors": {"a\nb": {"code": "a", "message": "b"}}}, {"protocols": {"a\nb": {}}}, {"items": {"a\nb": []}}),
     *({"items": [1]}, {"items": {"a": [1]}}, {"items": {"a": [{"index": [0]}]}}),
 ]
 
 
-def test_what_is_not_a_result(service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "wrong.json"
     for text in ("", "{", "[" * 9999):
         path.write_text(text)
         with pytest.raises(InvalidData, match=r"wrong\.json is not JSON"):
-            read_result(str(path), service)
+            read_result(str(path), FILES)
     for content in ([1], *(document(value("a/b", 1.0)) | wrong for wrong in WRONG_PARTS)):
         path.write_text(json.dumps(content))
         with pytest.raises(InvalidData, match=r"wrong\.json is no result of `evalsvc run") as error:
-            read_result(str(path), service)
+            read_result(str(path), FILES)
         assert "\n" not in error.value.message
     monkeypatch.setattr(source, "MAX_BYTES", 64)
     with pytest.raises(InvalidData, match=r"wrong\.json has more than 64 bytes"):
-        read_result(str(path), service)
+        read_result(str(path), FILES)
     with pytest.raises(InvalidData, match="cannot be read: is a directory"):
-        read_result(str(tmp_path), service)
+        read_result(str(tmp_path), FILES)
 
 
-def test_the_error_of_a_task_is_one_line(service: Service, tmp_path: Path) -> None:
+def test_the_error_of_a_task_is_one_line(tmp_path: Path) -> None:
     """A line of a stranger's file that begins with `::` is a command to the runner of a workflow."""
     path = tmp_path / "result.json"
     path.write_text(json.dumps(document(errors={"a": "x\n::error::y\x1b[2J"})))
-    error = read_result(str(path), service).error("a")
-    assert error is not None
-    assert error.message == r"x\x0a::error::y\x1b[2J"
+    assert read_result(str(path), FILES).error("a").message == r"x\x0a::error::y\x1b[2J"
 
 
 MESSY: list[dict[str, Any]] = [
@@ -139,11 +93,8 @@ KEYS = [("acc",), ("bits", "bytes"), ("nothing",), ("acc", "bytes")]
 def test_columns_give_the_numbers_of_the_objects(name: str, keys: tuple[str, ...]) -> None:
     metric = value(name, 1.0, items=keys)
     plain = result(metric, items={name.partition("/")[0]: MESSY})
-    packed = Result(
-        "packed",
-        plain.document.model_copy(update={"items": {}}),
-        dict.fromkeys(["arc", "wsc", "other"], lambda: _stored(MESSY)),
-    )
+    tables = dict.fromkeys(["arc", "wsc", "other"], lambda: _stored(MESSY))
+    packed = Result("packed", plain.document.model_copy(update={"items": {}}), tables)
     slow = item_numbers(MESSY, name, keys)
     (written,) = plain.document.metrics
     for side in (plain, packed):
@@ -160,18 +111,13 @@ def test_numbers_of_other_groups_are_no_pairs() -> None:
     [metric] = sides[0].document.metrics
     grouped = Measured(metric.model_copy(update={"groups": 5, "grouped_by": "image"}), sides[0])
     assert paired_numbers(grouped, Measured(metric, sides[1])) is None
-    pairs = paired_numbers(grouped, grouped)
-    assert pairs is not None
-    assert pairs[0].groups is not None
-    assert len(set(pairs[0].groups)) == 5
+    assert len(set(paired_numbers(grouped, grouped)[0].groups)) == 5
 
 
 def test_shares_count_in_rows_of_every_benchmark() -> None:
     items = [{"benchmark": name, "index": 0, "t/mean": share} for name, share in (("arc", 0.25), ("piqa", 0.75))]
     found = result(value("t/mean", 0.5, 0.1, items=("t/mean",)), items={"t": items})
-    numbers = found.numbers(found.document.metrics[0])
-    assert numbers.items == [("arc", 0), ("piqa", 0)]
-    assert numbers.columns == [[0.25, 0.75]]
+    assert found.numbers(found.document.metrics[0]) == Numbers([("arc", 0), ("piqa", 0)], [[0.25, 0.75]])
 
 
 def test_two_tasks_with_one_benchmark_are_kept_apart() -> None:
@@ -179,9 +125,8 @@ def test_two_tasks_with_one_benchmark_are_kept_apart() -> None:
     metric = value("arc/acc", 0.5, items=("acc",))
     items = {task: [{"benchmark": "arc", "index": 0, "acc": right}] for task, right in (("zero", 0), ("five", 1))}
     found = result(metric, items=items)
-    numbers = [
-        found.numbers(found.document.metrics[0].model_copy(update={"task": task})).columns for task in ("zero", "five")
-    ]
+    [written] = found.document.metrics
+    numbers = [found.numbers(written.model_copy(update={"task": task})).columns for task in ("zero", "five")]
     assert numbers == [[[0.0]], [[1.0]]]
 
 

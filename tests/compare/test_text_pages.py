@@ -28,23 +28,17 @@ def flip(index: int, kind: Flip | None = "lost", within: Flip | None = "lost", *
 
 def report(*flipped: dict[str, Any], rows: Sequence[ForgettingRow] | None = None) -> ForgettingReport:
     base = with_bits(results(a=RIGHT, b=HALF), "a", [8.0] * 40, [8.0] * 40)
-    own = with_bits(
-        results(a=HALF, b=HALF, within={"a": RIGHT}), "a", [20.0 + n % 2 for n in range(40)], [8.0] * 40, 0.25
-    )
+    half = results(a=HALF, b=HALF, within={"a": RIGHT})
+    own = with_bits(half, "a", [20.0 + n % 2 for n in range(40)], [8.0] * 40, 0.25)
     made = benchmark_rows(own, base)
     retained = text_retained("forgetting", made, own, base, {}).metrics[0]
     low, high = retained.ends or (None, None)
     summary = {"name": retained.name, "value": retained.value, "stderr": retained.stderr, "low": low, "high": high}
     text = corrected([loss_row("text", "loss", "all", "nats/token", TEXT)])
-    changes: dict[str, Any] = {
-        "base": "run 'a' step 0",
-        "checkpoint": "run 'a' step 400",
-        "parts": benchmark_parts(own, base),
-    }
+    changes: dict[str, Any] = {"base": "run 'a' step 0", "checkpoint": "run 'a' step 400"}
     changes |= {"rows": [*made, *text] if rows is None else rows, "recovered": recovered(own, base)}
-    return ForgettingReport.model_validate(
-        forgetting_reports.report(**changes, over_benchmarks=[summary], flipped=flipped)
-    )
+    changes |= {"parts": benchmark_parts(own, base), "over_benchmarks": [summary], "flipped": flipped}
+    return ForgettingReport.model_validate(forgetting_reports.report(**changes))
 
 
 TEXT = Pairs([2.0, 4.0] * 5, [5.0 + number / 10 for number in range(10)], [1] * 10)
@@ -64,7 +58,7 @@ def table(made: ForgettingReport) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(forgetting_csv(made))))
 
 
-def test_every_row_says_n_chance_and_error() -> None:
+def test_every_row_says_n_chance_and_error_and_one_line_whether_it_is_knowledge() -> None:
     lines = page(report())
     assert lines[:2] == ["base        run 'a' step 0", "checkpoint  run 'a' step 400"]
     row = "a|all|40|.250|1.000 ±.031|.500 ±.080|-.500 ±.080|[-.648, -.352]|20|0|4e-06|lost"
@@ -72,14 +66,16 @@ def test_every_row_says_n_chance_and_error() -> None:
     assert "corrected by Holm's method over 2 benchmarks; the verdict is at p ≤ 0.05." in lines
     left = "forgetting/text_retained|.500 ±.090|[.305, .669]"
     assert cells(lines, "forgetting/text_retained") == left, "c was 1 and a third, and is a third of each"
-
-
-def test_one_line_says_whether_it_is_knowledge() -> None:
-    lines = page(report())
     what = lines[lines.index("What is gone") :]
     row = "a|answers: expectation of an image|+1.250 ±.008|+.000 ±.000|+1.250 ±.008|.000 → .250"
     assert cells(what, "a") == row
     assert "nothing that is seen" in cells(what, "b")
+    made = report()
+    found = table(made)
+    assert list(found[0]) == list(ForgettingRow.model_fields)
+    assert [(row["what"], row["metric"], row["scope"]) for row in found] == [row.key for row in made.rows]
+    assert [float(row["change"]) for row in found] == [row.change for row in made.rows]
+    assert found[-1]["chance"] == ""
 
 
 def test_what_is_not_shown_is_counted() -> None:
@@ -109,15 +105,6 @@ def test_long_answers_are_shown_where_they_differ() -> None:
     assert max(map(len, shown)) <= WIDTH + 21
 
 
-def test_the_table_has_every_column_of_every_row() -> None:
-    made = report()
-    found = table(made)
-    assert list(found[0]) == list(ForgettingRow.model_fields)
-    assert [(row["what"], row["metric"], row["scope"]) for row in found] == [row.key for row in made.rows]
-    assert [float(row["change"]) for row in found] == [row.change for row in made.rows]
-    assert found[-1]["chance"] == ""
-
-
 def test_a_text_alone_has_a_page() -> None:
     lines = page(report(rows=report().rows[-1:]))
     assert "Right answers" not in lines
@@ -135,12 +122,8 @@ def test_what_is_too_few_is_said() -> None:
     assert any("too few questions to tell: 7 of 8" in line for line in lines)
     said = {(row["p"], row["p_corrected"], row["change_low"], row["verdict"]) for row in table(made)}
     assert said == {("", "", "", "too few")}
-
-
-def test_no_error_is_shown_as_zero() -> None:
-    """All of 10,000 answers right: the error is .0002, which three places would hide."""
-    made = report(rows=benchmark_rows(results(c=[1.0] * 10_000), results(c=[1.0] * 10_000)))
-    assert "|1.000 ±1e-04|1.000 ±1e-04|" in cells(page(made), "c")
+    sure = results(c=[1.0] * 10_000)
+    assert "|1.000 ±1e-04|1.000 ±1e-04|" in cells(page(report(rows=benchmark_rows(sure, sure))), "c"), "no error is 0"
 
 
 def test_numbers_survive_as_json() -> None:

@@ -51,7 +51,6 @@ def test_its_parts_are_what_a_pair_does_to_it_as_itself_and_as_a_candidate(scale
     weights = torch.ones(12, dtype=torch.float64, requires_grad=True)
     weighted_loss(similarity, scale, weights).backward()
     parts = clip_loss(similarity, scale)
-    assert weights.grad is not None
     torch.testing.assert_close((parts - parts.mean()) / 12, weights.grad)
 
 
@@ -112,15 +111,9 @@ def test_hits_count_ties_as_shuffling_them_would(k: int) -> None:
     right = torch.rand(15, 9, generator=generator) < 0.25
     right[:, 0] |= ~right.any(1)
     assert hits_at(scores, right, k).tolist() == pytest.approx(slow_hits(scores, right, k), abs=0.03)
-
-
-def test_without_ties_a_hit_is_a_hit() -> None:
-    similarity = cosines(7, batch=30)
-    right = torch.eye(30, dtype=torch.bool)
-    right[3, 5] = True
-    for k in (1, 5, 10):
-        expected = right.gather(1, similarity.topk(k).indices).any(1).double()
-        assert hits_at(similarity, right, k).tolist() == expected.tolist()
+    similarity = cosines(7, batch=9)
+    alone = right[:9].gather(1, similarity.topk(min(k, 9)).indices).any(1).double()
+    assert hits_at(similarity, right[:9], k).tolist() == alone.tolist(), "without ties a hit is a hit"
 
 
 def test_chance_is_what_scores_without_meaning_get() -> None:
@@ -143,9 +136,8 @@ def test_the_permutation_test_is_scipys() -> None:
     )
     found = permutation_test([similarity], 4000, seed=0)
     assert 0.02 < exact.pvalue < 0.98
-    assert found.p == pytest.approx(
-        exact.pvalue, abs=3 * math.sqrt(exact.pvalue * (1 - exact.pvalue) / 4000) + 1 / 4001
-    )
+    error = math.sqrt(exact.pvalue * (1 - exact.pvalue) / 4000)
+    assert found.p == pytest.approx(exact.pvalue, abs=3 * error + 1 / 4001)
     assert found.mean == pytest.approx(float(similarity.mean()), abs=4 * found.deviation / math.sqrt(4000))
     assert found.deviation == pytest.approx(np.std(exact.null_distribution), rel=0.1)
 
@@ -165,9 +157,5 @@ def test_one_shuffle_by_hand_counts_itself() -> None:
         by_hand.append(sum(pairs) / 40)
     observed = sum(float(one.trace()) for one in weak) / 40
     assert permutation_test(weak, 99, seed=1).p == (1 + sum(value >= observed for value in by_hand)) / 100
-
-
-def test_equal_texts_are_no_evidence() -> None:
-    """Sums in another order differ in the last bit, and half of all permutations that change nothing seemed lower."""
-    column = cosines(11, 30)[:, :1]
-    assert permutation_test([column.expand(30, 30).clone()], 199, seed=0).p == 1
+    # Sums in another order differ in the last bit, and half of all permutations that change nothing seemed lower.
+    assert permutation_test([cosines(11, 30)[:, :1].expand(30, 30).clone()], 199, seed=0).p == 1

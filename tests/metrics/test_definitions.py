@@ -1,4 +1,7 @@
-"""The table of definitions is held to the code: to the catalog, to what every task returns, and to the page."""
+"""The table of definitions is held to the code: to the catalog, to what every task returns, and to the page.
+
+And which metrics tables show first, and which next to others.
+"""
 
 import math
 import re
@@ -31,8 +34,10 @@ from evalsvc.metrics.definitions import (
 )
 from evalsvc.metrics.frechet import Moments
 from evalsvc.metrics.image_metric import FeatureSets, ImageMetric
+from evalsvc.metrics.shown_metrics import MOST, Place, companion_name, default_headline, divide_rows, yardsticks
 from evalsvc.metrics.value_interval import LIMITS, with_intervals
 from evalsvc.spec import catalog
+from evalsvc.spec.documents.fields import Direction
 from evalsvc.spec.protocol import MetricValue
 from evalsvc.tasks.alignment.spec import Alignment
 from evalsvc.tasks.forgetting.rows import ABOVE_CHANCE
@@ -73,24 +78,18 @@ def test_a_name_is_that_of_one_definition(definition: Definition) -> None:
     """The first that matches counts, so an earlier entry with `<…>` must not hide a later one."""
     for name in definition.names:
         for plain in (re.sub(r"[][]", "", name), re.sub(r"\[[^]]*\]", "", name)):
-            found = definition_of(definition.kind, f"some/{plain}")
-            assert found is not None
-            assert found.names == definition.names
+            assert definition_of(definition.kind, f"some/{plain}").names == definition.names
 
 
-class TestFinding:
-    def test_a_full_name_is_found_in_every_kind_that_has_it(self) -> None:
-        kinds = [one.kind for one in find_definitions("captions/image_mass")]
-        assert kinds == ["loss", "language", "forgetting"]
-
-    def test_a_pattern_finds_all_that_have_such_a_name(self) -> None:
-        names = [one.names for one in find_definitions("*_unigram*")]
-        assert ("image_unigram_by_place",) in names
-        assert len(names) == 2
-
-    def test_what_fits_every_name_is_found_by_its_own_only(self) -> None:
-        assert find_definitions("gsm8k/rouge") == []
-        assert [one.names for one in find_definitions("<metric>")] == [ANY]
+def test_definitions_are_found_by_full_names_and_patterns() -> None:
+    """What fits every name is found by its own only."""
+    kinds = [definition.kind for definition in find_definitions("captions/image_mass")]
+    assert kinds == ["loss", "language", "forgetting"]
+    names = [definition.names for definition in find_definitions("*_unigram*")]
+    assert ("image_unigram_by_place",) in names
+    assert len(names) == 2
+    assert find_definitions("gsm8k/rouge") == []
+    assert [definition.names for definition in find_definitions("<metric>")] == [ANY]
 
 
 @pytest.mark.parametrize("definition", [one for one in DEFINITIONS if one.companion_of], ids=lambda one: one.names[0])
@@ -98,37 +97,22 @@ def test_a_companion_is_of_a_metric_that_is_defined(definition: Definition) -> N
     for name in definition.names:
         plain = re.sub(r"\[[^]]*\]", "", name)
         main = main_metric(f"some/{plain}", {f"some/{definition.main_name(plain)}"})
-        assert main is not None
         assert main != f"some/{plain}"
-        found = definition_of(definition.kind, main)
-        assert found is not None
-        assert found.companion_of is None
+        assert definition_of(definition.kind, main).companion_of is None
         assert main_metric(f"some/{plain}", set()) is None, "without the metric it stands alone"
 
 
-@pytest.mark.parametrize(
-    ("kind", "name", "may"),
-    [
-        ("loss", "text_within", True),
-        ("loss", "fid", False),
-        ("loss", "image_row_7", True),
-        ("language", "acc", True),
-        ("language", "acc_norm_within", True),
-        ("language", "ac", False),
-        ("language", "exact_mach", False),
-        ("language", "rouge1", True),
-        ("of another package", "anything", True),
-    ],
-)
-def test_whether_a_task_may_return_a_metric(kind: str, name: str, may: bool) -> None:
-    assert may_return(kind, name) is may
+def test_whether_a_task_may_return_a_metric() -> None:
+    may = {"loss": ["text_within", "image_row_7"], "language": ["acc", "acc_norm_within", "rouge1"], "other": ["any"]}
+    assert all(may_return(kind, name) for kind, names in may.items() for name in names)
+    assert not any(may_return("language", name) for name in ("ac", "exact_mach"))
+    assert not may_return("loss", "fid")
 
 
 @pytest.mark.parametrize("name", catalog.COMPONENTS["metrics"])
 def test_metrics_of_the_catalog(name: str) -> None:
     metric: ImageMetric = catalog.load("metrics", name)
     definition = definition_of("text_to_image", f"coco/{name}")
-    assert definition is not None
     described = definition.unit, definition.direction, definition.least, definition.estimator
     assert described == (metric.unit, metric.direction, metric.min_images, metric.estimator)
     random = np.random.default_rng(0)
@@ -165,7 +149,6 @@ LATE = Forgetting.model_fields["icl_positions"].default
 )
 def test_numbers_in_words_are_those_of_the_code(kind: Kind, name: str, words: str) -> None:
     definition = definition_of(kind, f"some/{name}")
-    assert definition is not None
     assert words in f"{definition.formula}; {definition.error}"
 
 
@@ -225,18 +208,61 @@ def _require_agreement(definition: Definition, metric: MetricValue) -> None:
     if definition.names != ANY:
         assert bool(metric.items) == (definition.pairs == ITEMS), metric.name
     assert metric.grouped_by in (None, definition.grouped_by), metric.name
-    if metric.groups is None:
-        assert metric.grouped_by is None, metric.name
-    else:
-        assert definition.group, metric.name
-        assert bool(metric.grouped_by) == (definition.grouped_by != ""), metric.name
+    assert bool(metric.groups) <= bool(definition.group), metric.name
+    assert bool(metric.grouped_by) == (metric.groups is not None and definition.grouped_by != ""), metric.name
     versions = [content[key] for key in ("estimator", "comparison") if key in content]
     assert " + ".join(versions) in definition.estimator.split(" or "), metric.name
     assert metric.n >= definition.least, metric.name
-    assert metric.ends is not None
     low, high = metric.ends
     least, most = LIMITS[range_of(str(content["task"]), metric.name.partition("/")[2], metric.unit)]
     inside = [least, low, metric.value, high, most]
     assert low is None or inside == sorted(inside), f"{metric.name}: {inside}"
     assert least <= metric.value <= most or math.isnan(metric.value), f"{metric.name} is {metric.value}"
     assert (metric.stderr is None) <= (metric.n < 2 or definition.error == "there is none"), metric.name
+
+
+def test_every_task_has_its_turn() -> None:
+    """By the order of the definitions alone, losses would take all places."""
+    losses: dict[str, Direction] = {f"pairs/{name}": "lower" for name in ("image", "text", "total", "text_within")}
+    others: dict[str, Direction] = {"digits/fid64": "lower", "cloze/acc": "higher", "pairs/image_mass": "none"}
+    perplexities: dict[str, Direction] = {f"{name}_perplexity": "lower" for name in losses}
+    found = default_headline(losses | others | perplexities)
+    assert found[:3] == ["pairs/image", "digits/fid64", "cloze/acc"]
+    assert len(found) == MOST
+    assert not [name for name in found if name in perplexities or name == "pairs/image_mass"]
+    # Imported values have names of any kind, and a direction only where somebody said so.
+    assert default_headline({"train/lr": "none", "loss": "none"}) == ["loss", "train/lr"]
+    assert default_headline({}) == []
+
+
+LOSS, PERPLEXITY, UNIGRAM = (Place(f"pairs/text{end}", "raw", "p1") for end in ("", "_perplexity", "_unigram"))
+
+
+def test_companions_have_the_row_of_their_metric() -> None:
+    divided = divide_rows([PERPLEXITY, LOSS, UNIGRAM])
+    assert (divided.shown, divided.companions) == ([1], {1: [0, 2]})
+    named = divide_rows([PERPLEXITY, LOSS], named=["pairs/text_perplexity"])
+    assert (named.shown, named.companions) == ([0, 1], {})
+    assert divide_rows([PERPLEXITY]).shown == [0], "without its metric it has a row"
+    assert divide_rows([LOSS, Place("other/text_perplexity", "raw", "p1")]).shown == [0, 1], "of another task"
+
+
+def test_a_companion_of_another_protocol_or_variant_is_not_taken_for_ones_own() -> None:
+    one, two = LOSS, Place("pairs/text", "raw", "p2")
+    mine, other = PERPLEXITY, Place("pairs/text_perplexity", "raw", "p2")
+    assert divide_rows([one, two, mine, other]).companions == {0: [2], 1: [3]}
+    shared = Place("pairs/text_unigram", "raw", "of the data")
+    assert divide_rows([one, two, shared]).companions == {0: [2], 1: [2]}
+    several = [shared, Place("pairs/text_unigram", "raw", "of other data")]
+    assert divide_rows([one, *several]).shown == [0, 1, 2]
+    assert divide_rows([one, Place("pairs/text_perplexity", "ema", "p1")]).shown == [0, 1]
+
+
+def test_the_cell() -> None:
+    assert companion_name("pairs/image_unigram_by_place", "pairs/image") == "unigram by place"
+    assert companion_name("wiki/word_perplexity", "wiki/bits_per_byte") == "word perplexity"
+    assert yardsticks([("perplexity", 10.12345), ("unigram", "NaN")], 4.158883) == (
+        "perplexity 10.12; unigram NaN; chance 4.159"
+    )
+    assert yardsticks([("perplexity", 12075.94)], 1e300) == "perplexity 12,076; chance 1e+300"
+    assert yardsticks([], None) == ""

@@ -68,10 +68,7 @@ def test_equals_refitting_without_each_group(
     tokens = list(zip(*(values.tolist() for values in (labels, owners, places, ids)), strict=True))
     last = sorted(labels.tolist())[min(chunk, len(ids)) - 1]
     expected = slow(tokens, 12, by_place, {group for group in labels.tolist() if group <= last})
-
     found = unigram_loss(ids, owners, 12, places if by_place else None, groups)
-
-    assert found is not None
     everything = [loss for losses in expected.values() for loss in losses]
     assert found.loss == pytest.approx(sum(everything) / len(everything), rel=1e-10)
     deviations: dict[int, float] = {}
@@ -90,7 +87,6 @@ def test_equals_refitting_without_each_group(
 def test_two_sequences_by_hand() -> None:
     """One group alone has no others to fit a concentration to: half a count goes to each id."""
     found = unigram_loss(np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1]), 4)
-    assert found is not None
     first, second = -2 * math.log(1.5 / 4), -math.log(2.5 / 4) - math.log(0.5 / 4)
     assert found.loss == pytest.approx((first + second) / 4)
     assert found.unseen == 0.25
@@ -105,9 +101,7 @@ def test_one_group_predicts_nothing() -> None:
 
 def test_places_that_tell_the_id_leave_nothing_to_learn() -> None:
     places = np.tile(np.arange(32), 200)
-    found = unigram_loss(places, np.repeat(np.arange(200), 32), 1024, places)
-    assert found is not None
-    assert found.loss < 0.03
+    assert unigram_loss(places, np.repeat(np.arange(200), 32), 1024, places).loss < 0.03
 
 
 @pytest.mark.parametrize(
@@ -123,24 +117,11 @@ def test_places_that_tell_the_id_leave_nothing_to_learn() -> None:
 )
 def test_repetition_by_hand(ids: list[int], n: int, expected: float | None) -> None:
     """A completion that is too short to repeat anything is none without repetition."""
-    found = seq_rep(ids, n)
-    assert found is expected if expected is None else found == pytest.approx(expected)
+    assert seq_rep(ids, n) == (None if expected is None else pytest.approx(expected))
 
 
 def test_distinct_counts_over_all_texts_together() -> None:
-    """Draws that are all the same are not varied, however varied each of them is."""
-    assert distinct_n([[1, 2, 3], [1, 2, 3]], 1) == 0.5
-    assert distinct_n([[1, 2, 3], [1, 2, 3]], 2) == 0.5
-    assert distinct_n([[1, 2, 3], [4, 5]], 2) == 1
-
-
-def test_no_ngram_reaches_over_the_end_of_a_text() -> None:
-    """Where texts were joined, [2, 1] would be a bigram that none of them has."""
-    assert distinct_n([[1, 2], [1, 2]], 2) == 0.5
-    assert distinct_n([[1], [2]], 2) is None
-
-
-def test_repetition_is_what_distinct_lacks() -> None:
-    ids = [1, 1, 2, 1, 1, 2, 3]
-    for n in (1, 2, 3, 4):
-        assert seq_rep(ids, n) == 1 - distinct_n([ids], n)
+    """Draws that are all the same are not varied, however varied each of them is. Where texts were joined, [2, 1]
+    would be a bigram that none of them has."""
+    texts = [[1, 2, 3], [1, 2, 3]], [[1, 2, 3], [1, 2, 3]], [[1, 2, 3], [4, 5]], [[1, 2], [1, 2]], [[1], [2]]
+    assert [distinct_n(each, n) for each, n in zip(texts, (1, 2, 2, 2, 2), strict=True)] == [0.5, 0.5, 1, 0.5, None]

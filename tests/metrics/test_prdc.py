@@ -1,8 +1,6 @@
 import numpy as np
 import pytest
-import torch
 from prdc import compute_prdc
-from torch_fidelity.metric_prc import prc_features_to_metric
 
 from evalsvc.errors import InvalidData
 from evalsvc.metrics import prdc as module
@@ -27,23 +25,10 @@ def test_are_prdcs_on_real_features(
     found = values(FeatureSets(blurred, None, images))
     assert found == pytest.approx(compute_prdc(images, blurred, nearest_k=5), abs=1e-12)
     assert 0 < found["precision"] < 1, "numbers at an end would show nothing"
-
-
-def test_are_prdcs_with_unequal_numbers() -> None:
     random = np.random.default_rng(0)
     real, samples = random.normal(size=(300, 6)), random.normal(0.4, 0.8, (210, 6))
     expected = compute_prdc(real, samples, nearest_k=5)
     assert values(FeatureSets(samples, None, real)) == pytest.approx(expected, abs=1e-12)
-
-
-def test_three_neighbours_are_torch_fidelitys(smoke_features: dict[str, np.ndarray]) -> None:
-    images, blurred = smoke_features["images_2048"], smoke_features["blurred_2048"]
-    found = neighbourhoods(FeatureSets(blurred, None, images), neighbours=3)
-    theirs = prc_features_to_metric(
-        torch.tensor(blurred), torch.tensor(images), prc_neighborhood=3, prc_batch_size=50, verbose=False
-    )
-    assert (found.held > 0).mean() == pytest.approx(theirs["precision"], abs=1e-6)
-    assert found.recalled.mean() == pytest.approx(theirs["recall"], abs=1e-6)
 
 
 def test_no_more_balls_than_allowed() -> None:

@@ -115,7 +115,9 @@ def test_precision_and_recall(smoke_features: Features) -> None:
     assert (precision.value, recall.value) == (expected["precision"], expected["recall"])
     assert 0 < precision.value < 1
     assert precision.stderr == share_stderr(round(precision.value * 85), 85)
-    own = recall_of(neighbourhoods(sets, 3))
+    balls = neighbourhoods(sets, 3)
+    assert (balls.held > 0).mean() == pytest.approx(precision.value, abs=1e-6)
+    own = recall_of(balls)
     assert (recall.stderr, recall.groups, recall.value) == (own.stderr, own.groups, pytest.approx(own.value))
 
 

@@ -68,12 +68,9 @@ def test_cold_rows_are_those_that_were_only_pushed() -> None:
     cold = [3, 50, 51, 52, 399]
     table[cold] = pushed(table[cold])
     assert cold_rows(table) == cold
-
-
-def test_two_rows_that_lie_together_are_no_sign() -> None:
-    table = random_table(400)
-    table[[3, 50]] = pushed(table[[3, 50]])
-    assert cold_rows(table) == []
+    few = random_table(400)
+    few[[3, 50]] = pushed(few[[3, 50]])
+    assert cold_rows(few) == [], "two rows that lie together are no sign"
 
 
 def test_equal_rows_are_not_worth_any_cut() -> None:
@@ -89,11 +86,8 @@ def test_trained_run_shows_its_blocks(run: str) -> None:
     found = statistics_of(ROOT / f"runs/{run}/checkpoints/epoch_5.pt")
     assert {512, 576} <= {border.row for border in found.borders}
     assert [row for row in found.cold if row >= 512] == [576, 582]
-
-
-def test_run_before_training_shows_nothing() -> None:
-    found = statistics_of(ROOT / "runs/random-init/checkpoints/epoch_0.pt")
-    assert (found.cold, found.borders) == ((), ())
+    before = statistics_of(ROOT / "runs/random-init/checkpoints/epoch_0.pt")
+    assert (before.cold, before.borders) == ((), ()), "before training nothing is to be seen"
 
 
 def statistics_of(path: Path) -> RowStatistics:
@@ -123,6 +117,9 @@ def test_equals_all_cosines_at_once(centred: bool, chunk: int, monkeypatch: pyte
     order = np.argsort(-expected, axis=1)[:, :4]
     assert found.rows.tolist() == order.tolist()
     np.testing.assert_allclose(found.cosines.numpy(), np.take_along_axis(expected, order, 1), atol=2e-6)
+    queries, table = queries.bfloat16(), table.bfloat16()
+    wide = nearest_rows(queries.float(), table.float(), 3, centred)
+    assert nearest_rows(queries, table, 3, centred).rows.tolist() == wide.rows.tolist(), "narrow dtypes are widened"
 
 
 def test_centring_takes_the_cone_away() -> None:
@@ -142,12 +139,6 @@ def test_rows_of_zeros_are_near_to_nothing() -> None:
     assert found.cosines.isfinite().all()
     assert found.rows[0, 0] == 3
     assert nearest_rows(table[3:4], table, 2, centred=False).cosines.tolist() == [[0, 0]]
-
-
-def test_narrow_dtypes_are_widened_first() -> None:
-    queries, table = rows(5, 6).bfloat16(), rows(6, 9).bfloat16()
-    found, expected = nearest_rows(queries, table, 3, True), nearest_rows(queries.float(), table.float(), 3, True)
-    assert found.rows.tolist() == expected.rows.tolist()
 
 
 def test_the_overlap_is_the_variance_within_the_leading_directions() -> None:

@@ -3,11 +3,12 @@
 import math
 import random
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from paired_items import numbers
 from scipy import stats
 
 from evalsvc.errors import InvalidRequest
@@ -29,19 +30,12 @@ from evalsvc.spec.protocol import MetricValue, Protocol
 Array = np.ndarray
 
 
-def numbers(*columns: Sequence[float], groups: Sequence[int] | None = None) -> Numbers:
-    return Numbers([(None, index) for index in range(len(columns[0]))], columns, groups)
-
-
 def answers(right: int, n: int) -> tuple[Ratio, Numbers]:
     values = [1.0] * right + [0.0] * (n - right)
-    ratio = ratio_of_sums(values, [1] * n)
-    assert ratio is not None
-    return ratio, numbers(values)
+    return ratio_of_sums(values, [1] * n), numbers(values)
 
 
-def ends(interval: Interval | None) -> tuple[float, float]:
-    assert interval is not None
+def ends(interval: Interval) -> tuple[float, float]:
     return interval.low, interval.high
 
 
@@ -58,6 +52,7 @@ def test_a_fraction_that_is_no_share_is_not_wilsons() -> None:
     """What is left of an ability may exceed 1 or fall below 0: .0061 ± .046 lay between .00003 and .58."""
     left = Ratio(0.0061, 0.046, 100)
     assert value_interval(left, "fraction") == confidence_interval(0.0061, Spread(0.046, 99))
+    assert value_interval(Ratio(2.0, 0.3, 100, 10)) == confidence_interval(2.0, Spread(0.3, 9)), "groups count"
 
 
 def test_answers_in_groups_or_with_weights_are_no_shares() -> None:
@@ -77,14 +72,9 @@ def test_of_a_perplexity_is_that_of_the_loss() -> None:
     assert found == pytest.approx((math.exp(low), math.exp(high)))
 
 
-def test_counts_groups() -> None:
-    assert value_interval(Ratio(2.0, 0.3, 100, 10)) == confidence_interval(2.0, Spread(0.3, 9))
-
-
 def test_of_known_items_is_guarded_against_their_skew_and_weights() -> None:
     skewed = numbers([float(index**3) for index in range(20)])
     ratio = ratio_of_sums(skewed.columns[0], [1] * 20)
-    assert ratio is not None
     low, high = ends(value_interval(ratio, numbers=skewed))
     assert ratio.value - low < high - ratio.value
     one_heavy = numbers([1.0, 2.0] * 5, [1e6, *[1.0] * 9])
@@ -167,7 +157,6 @@ def test_covers_the_truth(
         items = numbers(*(column.tolist() for column in columns), groups=None if groups is None else groups.tolist())
         weights = columns[1].tolist() if len(columns) > 1 else [1.0] * len(columns[0])
         ratio = ratio_of_sums(columns[0].tolist(), weights, items.groups)
-        assert ratio is not None
         interval = value_interval(ratio, "", of, items)
         if interval is None:
             continue
@@ -186,9 +175,7 @@ class TestWithIntervals:
     def test_are_of_the_items_of_the_metrics_benchmark(self) -> None:
         rows = {"a": [1.0, 0.0] * 5, "b": [0.5, 0.7] * 5}
         items = [
-            {"benchmark": name, "index": index, "acc": value}
-            for name, row in rows.items()
-            for index, value in enumerate(row)
+            {"benchmark": name, "index": at, "acc": value} for name, row in rows.items() for at, value in enumerate(row)
         ]
         metrics = [self.metric(f"{name}/acc", 0.5, "acc") for name in rows]
         a, b = with_intervals(metrics, "language", items)
@@ -264,9 +251,7 @@ class TestSpread:
     def test_without_skewness_it_is_students(self) -> None:
         below, above = Spread(0.5, 9).reach(0.025)
         assert below == above == pytest.approx(0.5 * stats.t.isf(0.025, 9))
-
-    def test_with_infinite_freedom_it_is_the_normal_one(self) -> None:
-        assert Spread(1.0, math.inf).reach(0.005)[0] == pytest.approx(2.575829, rel=1e-6)
+        assert Spread(1.0, math.inf).reach(0.005)[0] == pytest.approx(2.575829, rel=1e-6), "the normal one"
 
     def test_reaches_farther_on_the_side_where_the_tail_is_short(self) -> None:
         """With a long tail to the right, a mean that is too low comes with an error that is too small."""
@@ -296,17 +281,12 @@ class TestSpread:
         assert max(missed("exponential", 50, 0.0228, 1500)) < 1.5 * 0.0228
 
 
-class TestBend:
-    def test_of_symmetric_items_is_zero(self) -> None:
-        assert bend_of([-2.0, -1.0, 0.0, 1.0, 2.0]) == 0.0
-
-    def test_is_the_skewness_of_scipy_enlarged(self) -> None:
-        values, n = [0.1, 0.4, 3.0, 1.2, 0.2, 0.9], 6
-        skewness = stats.skew(values, bias=False)
-        assert bend_of(values) == pytest.approx(skewness * (1 + 4 / math.sqrt(n)) / (6 * math.sqrt(n)))
-
-    def test_of_equal_or_few_items_is_zero(self) -> None:
-        assert bend_of([1.0] * 9) == bend_of([1.0, 5.0]) == bend_of([]) == 0.0
+def test_the_bend_is_the_skewness_of_scipy_enlarged() -> None:
+    """Of symmetric, equal and few items it is zero."""
+    values, n = [0.1, 0.4, 3.0, 1.2, 0.2, 0.9], 6
+    skewness = stats.skew(values, bias=False)
+    assert bend_of(values) == pytest.approx(skewness * (1 + 4 / math.sqrt(n)) / (6 * math.sqrt(n)))
+    assert [*map(bend_of, ([-2.0, -1.0, 0.0, 1.0, 2.0], [1.0] * 9, [1.0, 5.0], []))] == [0.0] * 4
 
 
 @pytest.mark.parametrize("level", [0, 1, -0.5, math.nan])
@@ -326,7 +306,4 @@ def test_tail_is_scipys(dof: int, t: float) -> None:
 @pytest.mark.parametrize("level", [0.05, 1e-3, 1e-5])
 def test_critical_value_is_scipys(dof: int, level: float) -> None:
     assert critical_value(level, dof) == pytest.approx(stats.t.isf(level, dof), rel=1e-6)
-
-
-def test_one_value_decides_nothing() -> None:
-    assert critical_value(0.05, 0) == math.inf
+    assert critical_value(level, 0) == math.inf, "one value decides nothing"

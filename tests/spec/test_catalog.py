@@ -43,12 +43,7 @@ def test_looking_for_the_same_again_reads_no_package(monkeypatch: pytest.MonkeyP
 
 
 LOSS = {"kind": "loss", "name": "pairs", "data": "/data/pairs.jsonl"}
-IMAGES = {
-    "kind": "text_to_image",
-    "name": "images",
-    "captions": "/data/captions.jsonl",
-    "decoder": "/data/decoder.ckpt",
-}
+IMAGES = {"kind": "text_to_image", "name": "images", "captions": "/data/a.jsonl", "decoder": "/data/decoder.ckpt"}
 
 
 def suite(*tasks: dict[str, Any]) -> Suite:
@@ -62,9 +57,6 @@ def test_engines_have_names() -> None:
     assert engine_names("extractor") == ["clean-fid", "evalsvc", "torch-fidelity"]
     with pytest.raises(UnknownName, match="did you mean 'scoring'"):
         engine_names("scorin")
-
-
-def test_the_version_is_that_of_the_package() -> None:
     assert release_of("hflm").startswith("hflm 0.")
     assert release_of("of_no_package") == "of_no_package"
 
@@ -92,14 +84,10 @@ def test_an_engine_that_a_task_does_not_have_is_refused(engine: object, message:
 
 def test_the_option_chooses_for_all_tasks_with_the_stage() -> None:
     chosen = with_engines(suite(LOSS, IMAGES), parse_engines(["model=open_lm", "decoder=diffusers"]))
-    assert [task.parameters["engine"] for task in chosen.tasks] == [
-        {"model": "open_lm", "decoder": "diffusers", "scoring": None}
-    ] * 2
+    engines = {"model": "open_lm", "decoder": "diffusers", "scoring": None}
+    assert [task.parameters["engine"] for task in chosen.tasks] == [engines] * 2
     assert chosen.name == "mine"
     assert with_engines(suite(LOSS), []).digest == suite(LOSS).digest
-
-
-def test_the_extractor_resizes_in_its_own_way() -> None:
     [task] = with_engines(suite(IMAGES), [("extractor", "torch-fidelity")]).tasks
     assert (task.parameters["extractor"], task.parameters["resize"]) == ("torch-fidelity", "tf1-bilinear")
     [task] = with_engines(suite({**IMAGES, "extractor": "clean-fid"}), [("extractor", "evalsvc")]).tasks

@@ -1,8 +1,9 @@
-"""Names of runs and checkpoints, and foreign text for display."""
+"""Names of runs and checkpoints, foreign text for display, and the retention rule in a setting."""
 
 import pytest
 
 from evalsvc.errors import InvalidRequest
+from evalsvc.spec.artifact_policy import Retention, parse_retention
 from evalsvc.spec.names import checkpoint_name, parse_checkpoint, parse_run
 from evalsvc.spec.visible_text import check_visible, visible, visible_line
 
@@ -39,3 +40,29 @@ def test_what_is_none_stays() -> None:
         assert visible(text) == visible_line(text) == check_visible(text) == text
     assert visible("a\n\tb") == "a\n\tb"
     assert visible_line("a\n\tb") == r"a\x0a\x09b"
+
+
+def test_a_retention_rule_and_none() -> None:
+    assert parse_retention(' {"last": 3, "days": 1.5, "best": "a/b"}') == Retention(last=3, days=1.5, best="a/b")
+    assert parse_retention("") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("10", "it is not an object"),
+        ("{", "Expecting property name"),
+        ("{}", "it keeps nothing"),
+        ('{"last": 0}', "last is 0 and must be a number above 0"),
+        ('{"last": true}', "last is True"),
+        ('{"every": 1.5}', "every is 1.5"),
+        ('{"most": 3}', "unexpected keyword argument 'most'"),
+        ('{"best": 3}', "best is 3 and must be the name of a metric"),
+    ],
+)
+def test_what_is_no_rule_is_refused_with_an_example(text: str, words: str) -> None:
+    """A rule that is read wrongly would delete what somebody wanted to keep."""
+    with pytest.raises(InvalidRequest) as refused:
+        parse_retention(text)
+    assert words in refused.value.message
+    assert 'write e.g. {"last": 10' in refused.value.message

@@ -14,6 +14,9 @@ from evalsvc.spec.yaml_text import read_yaml
 PLUG_INS = Path(__file__).parents[1] / "support" / "plug_ins"
 
 
+KINDS = sorted(catalog.COMPONENTS["tasks"])
+
+
 def test_a_parameter_has_type_default_and_meaning() -> None:
     found = {parameter.name: parameter for parameter in task_parameters("loss")}
     assert (found["data"].required, found["data"].type) == (True, "path")
@@ -32,14 +35,18 @@ def test_keys_of_a_mapping_are_parameters_too() -> None:
     assert benchmarks.to_json()["keys"][0]["name"] == "name"
 
 
-@pytest.mark.parametrize("kind", catalog.COMPONENTS["tasks"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_parameter_says_what_it_means(kind: str) -> None:
-    """The docstrings of the fields are the reference page."""
+    """The docstrings of the fields are the reference page. A default that is not the task's would be believed."""
+    example = {"kind": kind, **catalog.load("tasks", kind).example}
+    [task] = parse_suite({"tasks": [example]}, "test").tasks
     for parameter in task_parameters(kind):
         for one in (parameter, *parameter.keys):
             assert one.meaning, f"{kind}.{one.name}"
             assert "any value" not in one.type, f"{kind}.{one.name}"
             assert not one.meaning.startswith(("Of ", "As ")), f"{kind}.{one.name} does not stand alone"
+        if parameter.name not in example and parameter.name != "name":
+            assert task.parameters[parameter.name] == parameter.default, parameter.name
 
 
 def test_types_in_words() -> None:
@@ -48,16 +55,6 @@ def test_types_in_words() -> None:
     pair = {"type": "array", "prefixItems": [{"type": "integer", "minimum": 1, "maximum": 9}] * 2}
     assert type_in_words(pair) == "list of 2 integers, 1 to 9"
     assert type_in_words({"type": "array", "items": {"enum": [64, 2048]}}) == "list of values, each `64` or `2048`"
-
-
-@pytest.mark.parametrize("kind", catalog.COMPONENTS["tasks"])
-def test_the_defaults_are_what_a_suite_gets(kind: str) -> None:
-    """A default that is shown and not the task's would be believed."""
-    example = {"kind": kind, **catalog.load("tasks", kind).example}
-    [task] = parse_suite({"tasks": [example]}, "test").tasks
-    for parameter in task_parameters(kind):
-        if parameter.name not in example and parameter.name != "name":
-            assert task.parameters[parameter.name] == parameter.default, parameter.name
 
 
 def test_a_placeholder_fits_the_type() -> None:
@@ -70,14 +67,9 @@ def test_a_plug_ins_task_has_parameters(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(UnknownName, match="no task is named 'letters'"):
         task_parameters("letters")
     monkeypatch.syspath_prepend(PLUG_INS)
-    assert [(one.name, one.default) for one in task_parameters("letters")] == [
-        ("name", "letters"),
-        ("engine", None),
-        ("times", 1),
-    ]
-
-
-KINDS = sorted(catalog.COMPONENTS["tasks"])
+    defaults = [("name", "letters"), ("engine", None), ("times", 1)]
+    assert [(parameter.name, parameter.default) for parameter in task_parameters("letters")] == defaults
+    assert "    #times: 1\n" in new_suite(["letters"])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -87,33 +79,18 @@ def test_the_defaults_in_comments_are_the_defaults(kind: str) -> None:
     switched_on = re.sub(r"^( *)#(\w+: )", r"\1\2", text, flags=re.MULTILINE)
     keys = set(read_yaml(switched_on)["tasks"][0])
     assert keys == {"kind", *(parameter.name for parameter in task_parameters(kind))}
-    assert parse_suite(switched_on, "new") == parse_suite(text, "new")
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_brief_has_the_same_tasks(kind: str) -> None:
     brief = new_suite([kind], brief=True)
-    assert parse_suite(brief, "new") == parse_suite(new_suite([kind]), "new")
+    assert parse_suite(switched_on, "new") == parse_suite(text, "new") == parse_suite(brief, "new")
     assert not re.search(r"^ *#\w", brief, flags=re.MULTILINE)
 
 
-def test_several_tasks_have_names_of_their_own() -> None:
+def test_a_new_suite() -> None:
+    """Several tasks have names of their own, and paths to replace say what belongs there."""
     suite = parse_suite(new_suite(["loss", "completions", "loss"]), "new")
     assert [task.name for task in suite.tasks] == ["loss", "completions", "loss_2"]
-
-
-def test_paths_to_replace_say_what_belongs_there() -> None:
     text = new_suite(["text_to_image"])
     assert f"captions: {PLACEHOLDER}captions.jsonl" in text
     assert max(map(len, text.splitlines())) <= 120
-
-
-def test_every_parameter_of_a_plug_ins_task_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(PLUG_INS)
-    assert "    #times: 1\n" in new_suite(["letters"])
-
-
-def test_an_unknown_kind_has_near_misses() -> None:
     with pytest.raises(UnknownName, match="did you mean 'loss'"):
         new_suite(["los"])
 

@@ -59,11 +59,9 @@ def test_data_paths_start_from_the_suites_file(tmp_path: Path) -> None:
     ("content", "error", "fragments"),
     [
         ("tasks: [", InvalidSuite, ["suite 'small' is not valid YAML", "line 1"]),
-        (b"\xff\xfe\x00", InvalidSuite, ["is not valid YAML"]),
         ("- kind: loss", InvalidSuite, ["is list; write a mapping with a list `tasks`"]),
         ("", InvalidSuite, ["suite 'small' is empty; write a mapping"]),
         ({}, InvalidSuite, ["has no list `tasks`; give at least one"]),
-        ({"tasks": []}, InvalidSuite, ["has no list `tasks`"]),
         ({"tasks": {"kind": "loss"}}, InvalidSuite, ["has no list `tasks`"]),
         ({"tasks": [LOSS], "description": {}}, InvalidSuite, ["the description is dict; put it in quotes"]),
         ({"task": [LOSS]}, InvalidSuite, ["'task'", "did you mean 'tasks'"]),
@@ -76,7 +74,6 @@ def test_data_paths_start_from_the_suites_file(tmp_path: Path) -> None:
         ({"tasks": [{"kind": "loss"}]}, InvalidSuite, ["task 1 (loss): data: field required"]),
         ({"tasks": [{**LOSS, "limit": 0}]}, InvalidSuite, ["limit: input should be greater than", "found 0"]),
         ({"tasks": [{**LOSS, "name": "a/b"}]}, InvalidSuite, ["the name is 'a/b'; use at most 128 letters"]),
-        ({"tasks": [{**LOSS, "name": 5}]}, InvalidSuite, ["the name is 5"]),
         ({"tasks": [LOSS, LOSS]}, InvalidSuite, ["two tasks named 'loss'; give one of them another `name`"]),
         ({"tasks": [{**LOSS, "data": "p.jsonl"}]}, InvalidSuite, ["data: 'p.jsonl' is relative", "datasets:NAME"]),
     ],
@@ -112,19 +109,18 @@ def test_names_that_do_not_fit_an_address(name: str) -> None:
 
 
 def test_suites_are_found_by_name_and_by_path(tmp_path: Path) -> None:
+    """A broken suite disturbs no other, and one of one's own hides the shipped one."""
+    (tmp_path / "broken.yaml").write_text("tasks: [")
     (tmp_path / "mine.yaml").write_text(json.dumps({"tasks": [LOSS]}))
+    assert set(suite_files(tmp_path)) == {*suite_files(None), "broken", "mine"}
     assert find_suite("mine", tmp_path) == find_suite(str(tmp_path / "mine.yaml"), None)
     assert find_suite("loss", tmp_path) == load_suite(SHIPPED_SUITES / "loss.yaml")
-    with pytest.raises(UnknownName, match="no suite is named 'mien'; did you mean 'mine'"):
-        find_suite("mien", tmp_path)
-
-
-def test_a_suite_of_ones_own_hides_the_shipped_one(tmp_path: Path) -> None:
     (tmp_path / "loss.yaml").write_text(json.dumps({"tasks": [LOSS]}))
     assert find_suite("loss", tmp_path) == load_suite(tmp_path / "loss.yaml")
-
-
-def test_missing_folders_and_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UnknownName, match="no suite is named 'mien'; did you mean 'mine'"):
+        find_suite("mien", tmp_path)
+    with pytest.raises(InvalidSuite, match="suite 'broken' is not valid YAML"):
+        find_suite("broken", tmp_path)
     with pytest.raises(InvalidSuite, match=r"the suite folder .*none does not exist"):
         suite_files(tmp_path / "none")
     with pytest.raises(InvalidSuite, match=r"the suite file .* cannot be read: no such file"):
@@ -134,6 +130,7 @@ def test_missing_folders_and_files_are_named(tmp_path: Path) -> None:
 def test_shipped_suites_are_valid_and_say_what_they_need() -> None:
     for path in suite_files(None).values():
         assert load_suite(path).description
+        assert load_suite(path).headline
 
 
 @pytest.mark.parametrize("name", sorted({*suite_files(None)} - {"miniature"}))
@@ -142,15 +139,6 @@ def test_shipped_suites_name_their_dtype(name: str) -> None:
     content = yaml.safe_load((SHIPPED_SUITES / f"{name}.yaml").read_text())
     tasks = [task for task in content["tasks"] if "dtype" in catalog.load("tasks", task["kind"]).model_fields]
     assert {task.get("dtype") for task in tasks} == {"bfloat16" if name == "coco-fid-30k" else "float32"}
-
-
-def test_a_broken_suite_disturbs_no_other(tmp_path: Path) -> None:
-    (tmp_path / "broken.yaml").write_text("tasks: [")
-    (tmp_path / "mine.yaml").write_text(json.dumps({"tasks": [LOSS]}))
-    assert set(suite_files(tmp_path)) == {*suite_files(None), "broken", "mine"}
-    assert find_suite("mine", tmp_path).name == "mine"
-    with pytest.raises(InvalidSuite, match="suite 'broken' is not valid YAML"):
-        find_suite("broken", tmp_path)
 
 
 def unbounded(schema: Mapping[str, Any], where: str) -> Iterator[str]:
@@ -238,15 +226,12 @@ def test_a_headline_names_metrics_of_the_tasks(metric: str) -> None:
     [
         ("loss/text", "headline is 'loss/text'; give a list of metrics"),
         ([1], "headline is [1]; give a list"),
-        ([None], "give a list of metrics"),
         ({"loss/text": 1}, "give a list of metrics"),
         (["loss/text"] * 2, "has 'loss/text' twice"),
         ([f"loss/text_position_{place}" for place in range(7)], "has 7 metrics; name at most 6"),
         (["loss/txet"], "no metric is named 'loss/txet'; did you mean 'loss/text'"),
-        (["arc_eazy/acc"], "did you mean 'arc_easy/acc'"),
         (["arc_easy/ac"], "did you mean 'arc_easy/acc'"),
         (["quick/acc"], "no metric is named 'quick/acc'"),
-        (["text"], "no metric is named 'text'"),
         ([""], "no metric is named ''"),
         (["loss/text\x1b[2J"], "no metric is named"),
         (["loss/" + "x" * 100_000], "a text of 100,005 characters; use at most 20,000"),
@@ -254,14 +239,12 @@ def test_a_headline_names_metrics_of_the_tasks(metric: str) -> None:
     ],
 )
 def test_a_headline_of_something_else_is_refused(headline: object, words: str) -> None:
-    for read in (parse_suite, examine_suite):
-        try:
-            found = read({"headline": headline, "tasks": [LOSS, BENCHMARKS]}, "small")
-            errors = found[1] if isinstance(found, tuple) else []
-        except InvalidSuite as error:
-            errors = [error]
-        assert words in "".join(error.message for error in errors)
-        assert len("".join(error.message for error in errors)) < 2_000
+    suite = {"headline": headline, "tasks": [LOSS, BENCHMARKS]}
+    with pytest.raises(InvalidSuite) as caught:
+        parse_suite(suite, "small")
+    for told in (caught.value.message, "".join(error.message for error in examine_suite(suite, "small")[1])):
+        assert words in told
+        assert len(told) < 2_000
 
 
 @pytest.mark.parametrize("second", ["_" * 19_000, "_" * 240, "x_" * 120 + "chang"])
@@ -276,7 +259,3 @@ def test_a_headline_that_is_slow_to_match_is_refused_at_once(second: str) -> Non
 def test_a_broken_task_is_no_mistake_of_the_headline() -> None:
     _, errors = examine_suite({"headline": ["loss/text"], "tasks": [{**LOSS, "dtyp": "float32", "limit": -1}]}, "small")
     assert not [error for error in errors if "headline" in error.message]
-
-
-def test_shipped_suites_name_a_headline() -> None:
-    assert [name for name, path in suite_files(None).items() if not load_suite(path).headline] == []

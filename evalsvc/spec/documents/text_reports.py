@@ -48,12 +48,10 @@ class ForgettingRow(Report):
     change: float
     """Checkpoint minus base."""
     change_stderr: float | None
-    """Standard error of the change."""
     change_basis: Basis
-    """Source of `change_stderr`."""
     change_low: float | None
-    """Lower end of the change's interval of level 0.95."""
     change_high: float | None
+    """Ends of the change's interval of level 0.95."""
     lost: int
     """Number of items on which the checkpoint is worse; for accuracies, questions that only the base gets right."""
     gained: int
@@ -64,13 +62,11 @@ class ForgettingRow(Report):
     """`p` corrected by Holm's method over the rows of this metric and scope."""
     verdict: Verdict
     chance: float | None = None
-    """Accuracy of a model that knows nothing."""
     chance_table: int | None = None
     """Version of the table that `chance` is from; None if it is right options / options."""
     centred_base: float | None = None
-    """Base's (accuracy − chance) / (1 − chance)."""
     centred: float | None = None
-    """Checkpoint's (accuracy − chance) / (1 − chance)."""
+    """(accuracy − chance) / (1 − chance) of base and checkpoint."""
     retained: float | None = None
     """`centred` / `centred_base`, if the base is above chance by two standard errors; biased low below four."""
     retained_stderr: float | None = None
@@ -101,7 +97,6 @@ class LossParts(Report):
     """
 
     what: str
-    """Benchmark, or `text`."""
     unit: str
     total: ChangePart
     knowledge: ChangePart
@@ -120,7 +115,6 @@ class ReportMetric(Report):
     value: float
     stderr: float | None
     low: float | None
-    """Lower end of the value's interval of level 0.95."""
     high: float | None
 
 
@@ -134,7 +128,6 @@ class FlippedQuestion(Report):
     """Kind of flip with text ids only."""
     question: str
     options: list[str] | None
-    """Options; None for a question without options."""
     right: list[str]
     """Right answers; empty where only the benchmark's code knows them."""
     base: str
@@ -166,16 +159,14 @@ class ForgettingReport(Report):
     """What a checkpoint has forgotten of its base's abilities, by one task."""
 
     base: str | None
-    """Label of the base."""
     checkpoint: str
+    """Labels of base and checkpoint."""
     rows: list[ForgettingRow]
     parts: list[LossParts]
     recovered: dict[str, float]
     """By benchmark, the corrected p-value that equally many right answers are lost and recovered with text ids only."""
     over_benchmarks: list[ReportMetric]
-    """Metrics over several benchmarks."""
     of_text: list[ReportMetric]
-    """Metrics of the text."""
     flipped: list[FlippedQuestions]
 
 
@@ -183,7 +174,6 @@ class CompletionsReport(Report):
     """Completions of fixed prompts by a checkpoint and its base, sorted by prompt."""
 
     checkpoint: str
-    """Label of the checkpoint."""
     base: str | None
     """Label of the base; None without a base."""
     completions: list[Completion]

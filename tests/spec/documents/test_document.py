@@ -53,9 +53,7 @@ def test_what_is_read_is_written_again() -> None:
     curve = Curve.model_validate(CONTENT)
     assert curve.points == [Point(value=1.5, import_=3), Broken(error="gone"), Point(value="NaN")]
     assert curve.model_dump() == CONTENT
-
-
-def test_fields_of_a_newer_version_are_left_out_and_those_of_an_older_one_filled_in() -> None:
+    # Fields of a newer version are left out, and those of an older one filled in.
     assert Point.model_validate({"value": 1.5, "colour": "red"}) == Point(value=1.5, import_=None)
 
 
@@ -70,7 +68,7 @@ def test_fields_of_a_newer_version_are_left_out_and_those_of_an_older_one_filled
         ({"by_name": {"best": {}}}, "by_name.best.value: field required"),
         (
             {"points": [{"value": 1, "import": 1.5}]},
-            "points.0.Point.import: input should be a valid integer, found 1.5",
+            "points.0.Point.import: input should be a valid integer",
         ),
         ({"tags": None}, "tags: input should be a valid dictionary, found None"),
     ],

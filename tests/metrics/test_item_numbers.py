@@ -26,9 +26,7 @@ from evalsvc.spec.protocol import MetricValue, Protocol
 
 
 def mean_of_answers(answers: Sequence[float], name: str = "a") -> Linear:
-    found = linear_mean([(name, index) for index in range(len(answers))], answers, [1] * len(answers))
-    assert found is not None
-    return found
+    return linear_mean([(name, index) for index in range(len(answers))], answers, [1] * len(answers))
 
 
 def test_shares_have_the_value_and_the_error_of_a_ratio() -> None:
@@ -36,8 +34,6 @@ def test_shares_have_the_value_and_the_error_of_a_ratio() -> None:
     counts = [rng.randint(1, 40) for _ in range(60)]
     sums = [count * rng.gauss(3, 1) for count in counts]
     found, expected = linear_mean([("a", index) for index in range(60)], sums, counts), ratio_of_sums(sums, counts)
-    assert found is not None
-    assert expected is not None
     assert (found.value, found.stderr) == pytest.approx((expected.value, expected.stderr))
     shares = list(found.shares().values())
     assert statistics.fmean(shares) == pytest.approx(expected.value, abs=1e-6)
@@ -46,7 +42,6 @@ def test_shares_have_the_value_and_the_error_of_a_ratio() -> None:
 
 def test_items_without_weight_have_no_share() -> None:
     found = linear_mean([("a", 0), ("a", 1), ("a", 2)], [1.0, 0.0, 4.0], [1, 0, 2])
-    assert found is not None
     assert set(found.parts) == {("a", 0), ("a", 2)}
     assert linear_mean([("a", 0), ("a", 1)], [1.0, 0.0], [1, 0]) is None, "one item has no error"
     assert linear_mean([("a", 0), ("a", 1)], [math.inf, 0.0], [1, 1]) is None
@@ -59,32 +54,23 @@ def test_a_mean_of_one_benchmark_has_its_answers_for_shares() -> None:
     assert list(combined(found.value, [(1.0, found)]).shares().values()) == answers
 
 
-def metric(items: tuple[str, ...], **more: Any) -> MetricValue:
-    return MetricValue(
-        "a/x", more.pop("value", 0.0), None, 4, more.pop("unit", ""), "lower", Protocol({}), None, items, **more
-    )
+def metric(*items: str, value: float = 0.0, unit: str = "", **more: Any) -> MetricValue:
+    return MetricValue("a/x", value, None, 4, unit, "lower", Protocol({}), None, items, **more)
 
 
 def test_a_perplexity_is_linearised_by_its_loss() -> None:
-    items = [
-        {"benchmark": "a", "index": index, "nll": nll, "words": 3} for index, nll in enumerate((6.0, 7.0, 5.0, 9.0))
-    ]
-    expected = ratio_of_sums([6.0, 7.0, 5.0, 9.0], [3] * 4)
-    assert expected is not None
-    value = perplexity(expected)
-    found = linear_of(metric(("nll", "words"), unit="perplexity", value=value.value), items)
-    assert found is not None
+    losses = [6.0, 7.0, 5.0, 9.0]
+    items = [{"benchmark": "a", "index": index, "nll": nll, "words": 3} for index, nll in enumerate(losses)]
+    value = perplexity(ratio_of_sums(losses, [3] * 4))
+    found = linear_of(metric("nll", "words", unit="perplexity", value=value.value), items)
     assert (found.value, found.stderr) == pytest.approx((value.value, value.stderr))
-    hopeless = metric(("nll", "words"), unit="perplexity", value=math.inf)
-    assert linear_of(hopeless, items) is None
-    assert linear_of(metric(()), items) is None, "made of no items"
+    assert linear_of(metric("nll", "words", unit="perplexity", value=math.inf), items) is None
+    assert linear_of(metric(), items) is None, "made of no items"
 
 
 def test_a_sample_has_the_factor_of_a_finite_population() -> None:
     items = [{"benchmark": "a", "index": index, "x": float(index % 2)} for index in range(30)]
-    whole, part = linear_of(metric(("x",)), items), linear_of(metric(("x",), drawn_from=40), items)
-    assert whole is not None
-    assert part is not None
+    whole, part = linear_of(metric("x"), items), linear_of(metric("x", drawn_from=40), items)
     assert part.stderr == pytest.approx(0.5 * whole.stderr)
     assert (finite_factor(30, 40), finite_factor(30, None), finite_factor(30, 30)) == (0.5, 1, 0)
 
@@ -149,9 +135,8 @@ def test_items_without_the_key_or_an_index_do_not_count() -> None:
 def test_the_group_of_an_item_is_named_by_its_row() -> None:
     rows = [{"index": place, "x": float(place), "image": place // 2} for place in range(6)]
     rows += [{"index": 6, "x": 1.0}, {"index": 7, "x": 1.0}]
-    found = item_numbers(rows, "t/x", ["x"], "image")
-    assert found.groups is not None
-    assert len(set(found.groups)) == 5, "a row that names none is a group of its own"
+    groups = item_numbers(rows, "t/x", ["x"], "image").groups
+    assert len(set(groups)) == 5, "a row that names none is a group of its own"
 
 
 def test_pairs_in_another_order_are_the_same_pairs() -> None:
