@@ -7,6 +7,7 @@ computes one stage of a task on the same weights and data.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import metadata
 
 from pydantic import BaseModel, ConfigDict
@@ -107,5 +108,4 @@ def with_engines(suite: Suite, engines: Sequence[tuple[str, str]]) -> Suite:
                 f"--engine {stage}={name}: no task of the suite {suite.name} has the stage {stage}; leave it out"
             )
         tasks = tuple(with_engine(task, stage, name) if has_stage(task, stage) else task for task in tasks)
-    content = [{"kind": task.kind, "name": task.name, **task.parameters} for task in tasks]
-    return parse_suite({**suite.to_json(), "tasks": content}, suite.name)
+    return parse_suite(replace(suite, tasks=tasks).to_json(), suite.name)

@@ -95,10 +95,7 @@ def parse_suite(
 
 
 def examine_suite(
-    content: str | bytes | Mapping[str, object],
-    name: str,
-    base: Path | None = None,
-    allowed: Callable[[str], object] | None = None,
+    content: str | bytes | Mapping[str, object], name: str, base: Path | None = None
 ) -> tuple[list[TaskSpec], list[EvalsvcError]]:
     """Return the valid tasks of a suite, and all errors for which `parse_suite` refuses the suite."""
     errors: list[EvalsvcError] = []
@@ -108,7 +105,7 @@ def examine_suite(
         tasks = _listed_tasks(name, mapping)
     except EvalsvcError as error:
         return [], [*errors, error]
-    context = {"base": base, "suite": name, "allowed": allowed, "paths": count(1)}
+    context = {"base": base, "suite": name, "paths": count(1)}
     specs = []
     for index, task in enumerate(tasks):
         try:
