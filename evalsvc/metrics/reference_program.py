@@ -48,9 +48,10 @@ def frechet_metrics(release: str, distance: Callable[[Statistics, Statistics], f
     """Return `fid` and `fid64` with a program's distance, which need more images than features as evalsvc's do."""
 
     def estimate(sets: FeatureSets) -> Estimate:
-        imported = sets.reference_features is None
-        real = (sets.moments().mean, sets.moments().covariance) if imported else statistics_of(sets.real())
-        return with_value(frechet_estimate(sets), distance(statistics_of(sets.samples), real))
+        own, features = frechet_estimate(sets), sets.reference_features
+        reference = sets.moments()
+        real = (reference.mean, reference.covariance) if features is None else statistics_of(features)
+        return with_value(own, distance(statistics_of(sets.samples), real))
 
     return {
         name: ImageMetric(name, f"inception/{d}", "moments", "distance", "lower", d + 1, 1, estimate, program=release)
