@@ -90,7 +90,7 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> Mapping[tuple[int, int]
     ("step", "layer", "baseline", "verdicts"),
     [
         *((MIDDLE, layer, MIDDLE, {IMAGE: "worse", TEXT: "worse"}) for layer in (0, 2)),
-        (MIDDLE, 1, MIDDLE, {IMAGE: "within_noise", TEXT: "worse"}),
+        (MIDDLE, 1, MIDDLE, {IMAGE: "within_tolerance", TEXT: "worse"}),
         *((LAST, layer, LAST, {IMAGE: "worse"}) for layer in range(3)),
         *((MIDDLE, layer, 80, {IMAGE: "better"}) for layer in range(3)),
     ],
