@@ -15,7 +15,7 @@ from evalsvc.checkpoints.reference import CheckpointRef, identify
 from evalsvc.cli import app
 from evalsvc.compare.gate_report import Comparison, Outcome, Report
 from evalsvc.compare.gate_rules import Rule, Rules
-from evalsvc.compare.reports import LOOK_COLUMNS, effort, looks_table, to_json, to_markdown
+from evalsvc.compare.reports import LOOK_COLUMNS, effort, look_row, to_json, to_markdown
 from evalsvc.compare.result import Result
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest
@@ -251,7 +251,7 @@ class TestBothSides:
         assert report.outcome == Outcome.REGRESSION
         assert count(tmp_path) == 2 * 256
         assert effort(report) == ["steps: 256 of 2,048 steps of each side, 1 look, 88% saved"]
-        (row,) = looks_table(report)
+        (row,) = list(map(look_row, report.looks))
         assert row[:2] == ["steps/mark", "256 of 2,048 steps"]
         assert row[-1] == "worse"
         assert row[LOOK_COLUMNS.index("basis")] == "paired"
