@@ -88,6 +88,7 @@ def test_mean_of_independent_values() -> None:
     ("values", "expected"),
     [
         (MEANS, STDERR),
+        ([1.0, 3.0], 1.0),
         ([1.0], None),
         ([1.0, math.inf], None),
         ([1.0] * 20, ALIKE),
