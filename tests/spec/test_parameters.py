@@ -61,6 +61,7 @@ def test_a_placeholder_fits_the_type() -> None:
     [data, tokenizer, limit] = task_parameters("alignment")[2:5]
     found = [placeholder(parameter.name, parameter.schema) for parameter in (data, tokenizer, limit)]
     assert found == ["/path/to/data", "/path/to/tokenizer", 1]
+    assert [placeholder("x", schema) for schema in ({"enum": ["a", "b"]}, {"const": 3})] == ["a", 3]
 
 
 def test_a_plug_ins_task_has_parameters(monkeypatch: pytest.MonkeyPatch) -> None:

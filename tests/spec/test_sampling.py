@@ -84,8 +84,8 @@ class TestUntil:
 
     @pytest.mark.parametrize("errors", [[0.0011], [None], ["NaN"], [], [0.001, 0.002], [0.0], [0.0005, "NaN"], [0.001]])
     def test_the_error_of_the_named_metric(self, errors: list[Any]) -> None:
-        """An error that is not known, or not finite, is not a small one."""
-        metrics = [self.metric("coco/fid", 1e-9), *(self.metric("coco/kid", error) for error in errors)]
+        """An error that is not known, or not finite, is not a small one. That of a distance of zero is no share's."""
+        metrics = [self.metric("coco/fid", 1e-9), *(self.metric("coco/kid", error, value=0.0) for error in errors)]
         reason = "the standard error of kid, 0.001, is at most 0.001" if errors == [0.001] else None
         assert Until(stderr=0.001, metric="kid").reached(metrics) == reason
 
