@@ -1,6 +1,6 @@
 """Interface of a metric of sampled images: the features it reads, its needs of the reference, and its estimate.
 
-A metric is one file in this folder and one line in the catalog; no task knows a metric by name.
+A metric is a function in this folder and one line in the catalog; no task knows a metric by name.
 """
 
 from __future__ import annotations
