@@ -12,7 +12,7 @@ from evalsvc.cli.options import Form, Output, RunArgument, Url, connect
 from evalsvc.cli.printer import Row, flat, print_rows, printed_to, show
 from evalsvc.cli.terminal import one_line, print_table, say
 from evalsvc.spec.documents import Items
-from evalsvc.spec.documents.items import StepCompletions
+from evalsvc.spec.documents.results import StepCompletions
 
 commands = typer.Typer()
 

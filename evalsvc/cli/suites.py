@@ -19,8 +19,7 @@ from evalsvc.doctor.suite_checks import check_suite_file
 from evalsvc.errors import EvalsvcError, InvalidRequest, UnknownName
 from evalsvc.files.atomic import write_whole
 from evalsvc.spec.documents import BrokenSuite, Suite
-from evalsvc.spec.new_suite import PLACEHOLDER, new_suite
-from evalsvc.spec.parameters import task_parameters
+from evalsvc.spec.parameters import PLACEHOLDER, new_suite, task_parameters
 from evalsvc.spec.suite import SHIPPED_SUITES, load_suite, suite_files
 from evalsvc.spec.yaml_text import YamlError, read_yaml
 

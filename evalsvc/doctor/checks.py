@@ -19,7 +19,7 @@ from evalsvc.doctor.verification import last_verification, present_versions
 from evalsvc.errors import AssetCorrupt, AssetMissing, EvalsvcError, MissingPackage, UnknownName
 from evalsvc.installation import pip_install
 from evalsvc.spec.images import PROGRAMS
-from evalsvc.spec.new_suite import PLACEHOLDER
+from evalsvc.spec.parameters import PLACEHOLDER
 from evalsvc.spec.paths import DATASETS, local_data
 from evalsvc.spec.suite import SHIPPED_SUITES, Suite, TaskSpec, load_suite, suite_files
 from evalsvc.store.session import Store, translated

@@ -17,7 +17,7 @@ from evalsvc.compare.curves import Curve, JoinedHistories, RunSeries, Tradeoff
 from evalsvc.errors import InvalidRequest
 from evalsvc.spec.documents import Checkpoint, EvaluationSummary, Metric, Parent, Posted
 from evalsvc.spec.documents.history import Buckets, BucketSeries, History, ImportSource, LeftOutMetric, ValueSeries
-from evalsvc.spec.documents.items import Completion, Items, StepCompletions
+from evalsvc.spec.documents.results import Completion, Items, StepCompletions
 
 EVIL = "\x1b[2J\x07fid\u202e[b]"
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from evalsvc.decoders import blocks
 from evalsvc.errors import AssetMissing
 from evalsvc.features import inception
-from evalsvc.metrics import student
+from evalsvc.metrics import intervals
 from evalsvc.metrics.frechet import Moments
 from evalsvc.models import layer, rotation
 from evalsvc.sampling import logits
@@ -283,14 +283,14 @@ def test_a_wrong_interval_and_a_wrong_tail_are_found(copied: Golden, monkeypatch
     assert wrong(list(verify_statistics(Golden("cpu")))) == []
 
     def change(content: dict[str, Any]) -> None:
-        content["student"]["interval"][0] *= 1.001
+        content["intervals"]["interval"][0] *= 1.001
 
     assert wrong(list(verify_statistics(changed(copied, change)))) == ["interval of a mean of 12"]
-    right = student.upper_tail
-    monkeypatch.setattr(student, "upper_tail", lambda t, dof: right(t, dof + 0.01))
-    student.critical_value.cache_clear()
+    right = intervals.upper_tail
+    monkeypatch.setattr(intervals, "upper_tail", lambda t, dof: right(t, dof + 0.01))
+    intervals.critical_value.cache_clear()
     assert "Student's t, 20 values" in wrong(list(verify_statistics(Golden("cpu"))))
-    student.critical_value.cache_clear()
+    intervals.critical_value.cache_clear()
 
 
 @pytest.mark.usefixtures("many_cases")
