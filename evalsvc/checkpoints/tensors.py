@@ -12,12 +12,7 @@ from torch import Tensor
 from evalsvc.checkpoints.formats import legible
 from evalsvc.errors import NonFinite, first_few
 
-DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "float64": torch.float64,
-}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 SHOWN = 5  # maximum number of names of each kind in a message
 
 

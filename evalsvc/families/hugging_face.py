@@ -242,11 +242,7 @@ class LlamaNamed(Family):
 
 
 def read_fields(
-    name: str,
-    kind: type[HuggingFaceFields],
-    fields: Mapping[str, object],
-    source: str,
-    shown: Mapping[str, object],
+    name: str, kind: type[HuggingFaceFields], fields: Mapping[str, object], source: str, shown: Mapping[str, object]
 ) -> ModelConfig:
     """Return the configuration that the `fields` of a `config.json` describe. Raises as `Family.read`."""
     parsed = validated(kind, fields, source, shown, f"a {name} configuration")

@@ -93,10 +93,7 @@ def answer_requests(
 
 
 def merge_answers(
-    loaded: Loaded,
-    planned: Sequence[DocumentRange],
-    outputs: Sequence[DocumentAnswers],
-    protocol: Mapping[str, object],
+    loaded: Loaded, planned: Sequence[DocumentRange], outputs: Sequence[DocumentAnswers], protocol: Mapping[str, object]
 ) -> Results:
     """Return metrics and items of all ranges, in the plan's order. `protocol` has the task's entries."""
     for part in planned:

@@ -168,11 +168,7 @@ class OpenLM(LM):  # type: ignore[misc]
         return self.encoding.within_differs and (narrowed or not set(rows) <= set(self.encoding.layout.text_ids))
 
     def _complete(
-        self,
-        asked: dict[int, Prompted],
-        noise_ids: Sequence[str],
-        allowed: range | None,
-        report: Callable[[int], None],
+        self, asked: dict[int, Prompted], noise_ids: Sequence[str], allowed: range | None, report: Callable[[int], None]
     ) -> dict[int, list[int]]:
         if not asked:
             return {}

@@ -247,11 +247,7 @@ def _requests(name: str, task: Task, index: int, row: object) -> list[Instance]:
         gen_prefix=task.doc_to_prefix(row),
     )
     made = task.construct_requests(
-        doc=row,
-        ctx=context,
-        metadata=(name, index, task.config.repeats),
-        apply_chat_template=False,
-        chat_template=None,
+        doc=row, ctx=context, metadata=(name, index, task.config.repeats), apply_chat_template=False, chat_template=None
     )
     return made if isinstance(made, list) else [made]
 

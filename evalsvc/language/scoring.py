@@ -270,13 +270,7 @@ class ScoredBenchmark:
             yield self._value("image_mass", ratio, "probability", "none", self.ids.image / self.ids.all, keys)
 
     def _value(
-        self,
-        name: str,
-        ratio: Ratio,
-        unit: str,
-        direction: Direction,
-        baseline: float | None,
-        keys: tuple[str, ...],
+        self, name: str, ratio: Ratio, unit: str, direction: Direction, baseline: float | None, keys: tuple[str, ...]
     ) -> MetricValue:
         name, factor = f"{self.benchmark.name}/{name}", finite_factor(len(self._numbers), self._drawn_from)
         stderr = None if ratio.stderr is None else factor * ratio.stderr

@@ -49,11 +49,7 @@ def test_a_run_of_open_lm(memory: fsspec.AbstractFileSystem, open_lm_case: Path)
 
 @pytest.mark.parametrize(
     ("place", "uri"),
-    [
-        ("run/checkpoints/model.json", URI),
-        ("run/model.json", URI),
-        ("hf/config.json", "memory://beside/hf"),
-    ],
+    [("run/checkpoints/model.json", URI), ("run/model.json", URI), ("hf/config.json", "memory://beside/hf")],
 )
 def test_a_json_beside_or_above(memory: fsspec.AbstractFileSystem, place: str, uri: str) -> None:
     memory.pipe("/beside/hf/model.safetensors", b"weights")

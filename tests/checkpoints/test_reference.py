@@ -15,12 +15,7 @@ from evalsvc.checkpoints.reference import (
     uploaded_sha256,
     verify,
 )
-from evalsvc.errors import (
-    CheckpointChanged,
-    CheckpointGone,
-    CheckpointNotAllowed,
-    CheckpointNotFound,
-)
+from evalsvc.errors import CheckpointChanged, CheckpointGone, CheckpointNotAllowed, CheckpointNotFound
 from evalsvc.files.opened import ReadRule
 
 

@@ -96,11 +96,7 @@ NESTED_GLOBAL = b"\x80\x02ctorch\nFloatStorage.from_file.__globals__\n."
         (b"\x80\x02]}U\x01aK\x01sb.", NotACheckpoint, "damaged or not a torch.save file"),
         (SCALAR + POINTERS + b"U\x08AAAAAAAA\x86R.", UnsafeCheckpoint, "would create numpy values of kind 'V8'"),
         (b"\x80\x02" + FLOAT64 + b".", NotACheckpoint, "holds a PlainDtype"),
-        (
-            b"\x80\x02" + FLOAT64 + b"(K\x03U\x01OKJtb.",
-            UnsafeCheckpoint,
-            "would change the layout of numpy's numbers",
-        ),
+        (b"\x80\x02" + FLOAT64 + b"(K\x03U\x01OKJtb.", UnsafeCheckpoint, "would change the layout of numpy's numbers"),
         (SCALAR + b"U\x02f8U\x08AAAAAAAA\x86R.", UnsafeCheckpoint, "a numpy value from something other than its bytes"),
         (SCALAR + FLOAT64 + b"U\x04AAAA\x86R.", UnsafeCheckpoint, "a numpy value from something other than its bytes"),
         (b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n.", UnsafeCheckpoint, "multiarray._reconstruct"),

@@ -145,8 +145,7 @@ def test_paths_without_a_file(model: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "model",
-    ["mamba_1b", "configs/mamba_7b.json", {"d_model": 8, "n_layer": 2, "vocab_size": 9, "seq_len": 8}],
+    "model", ["mamba_1b", "configs/mamba_7b.json", {"d_model": 8, "n_layer": 2, "vocab_size": 9, "seq_len": 8}]
 )
 def test_mamba_is_refused(model: str | dict[str, Any]) -> None:
     with pytest.raises(UnsupportedModel, match="is a mamba model"):

@@ -15,12 +15,7 @@ from evalsvc.language.definitions import Rules
 from evalsvc.language.expansion import Branch, Leaf, expand
 from evalsvc.spec.paths import Readable
 
-KINDS = {
-    TheirKind.TASK: "benchmark",
-    TheirKind.PY_TASK: "benchmark",
-    TheirKind.GROUP: "group",
-    TheirKind.TAG: "tag",
-}
+KINDS = {TheirKind.TASK: "benchmark", TheirKind.PY_TASK: "benchmark", TheirKind.GROUP: "group", TheirKind.TAG: "tag"}
 
 
 def names_in(folder: Path) -> dict[str, Entry]:

@@ -92,12 +92,7 @@ def test_a_text_that_was_drawn(tmp_path: Path) -> None:
     base = [item(2, 1.0, 1.0, text=[" 4\n"], text_within=["4"])]
     own = [item(2, 0.0, 0.0, text=["‹image 3›"], text_within=["five"])]
     [flip] = flips(benchmark, "acc", base, own)
-    assert (flip.right, flip.base, flip.checkpoint, flip.checkpoint_within) == (
-        ["4"],
-        "4",
-        "‹image 3›",
-        "five",
-    )
+    assert (flip.right, flip.base, flip.checkpoint, flip.checkpoint_within) == (["4"], "4", "‹image 3›", "five")
 
 
 def test_what_one_side_lacks_has_not_flipped(tmp_path: Path) -> None:

@@ -10,14 +10,7 @@ from typing import Any
 import fsspec
 
 from evalsvc.checkpoints.reference import MAX_FILES, too_many_files
-from evalsvc.checkpoints.remote.source import (
-    BLOCK,
-    METADATA_SECONDS,
-    Listing,
-    RemoteFile,
-    weights_of_folder,
-    within,
-)
+from evalsvc.checkpoints.remote.source import BLOCK, METADATA_SECONDS, Listing, RemoteFile, weights_of_folder, within
 from evalsvc.checkpoints.remote.uri import RemoteUri
 from evalsvc.errors import CheckpointNotAllowed, EvalsvcError, MissingPackage, SourceUnreachable
 from evalsvc.installation import missing_package
