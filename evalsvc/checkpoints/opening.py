@@ -31,7 +31,7 @@ from evalsvc.errors import (
     NotACheckpoint,
     os_reason,
 )
-from evalsvc.families.config_files import MAX_JSON_FILES
+from evalsvc.families.family import MAX_JSON_FILES
 from evalsvc.families.open_lm import recorded_model
 from evalsvc.files.opened import Allow, ReadRule, open_checked, path_of
 

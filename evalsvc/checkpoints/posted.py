@@ -15,7 +15,7 @@ from evalsvc.checkpoints.remote.source import METADATA_SECONDS, within
 from evalsvc.checkpoints.remote.uri import HTTP, RemoteUri, parse_remote
 from evalsvc.config import Settings
 from evalsvc.errors import CheckpointNotAllowed, InvalidModelConfig
-from evalsvc.families.config_files import MAX_CONFIG_BYTES
+from evalsvc.families.family import MAX_CONFIG_BYTES
 from evalsvc.families.reading import find_model_config, read_model_spec
 from evalsvc.spec.layout import parse_layout
 from evalsvc.spec.paths import local_data

@@ -1,15 +1,20 @@
-"""What a family of models is: a reader of its configurations, and the names of its tensors."""
+"""What a family of models is: a reader of its configurations, and the names of its tensors.
+
+The small files of a configuration are read here too, with bounds.
+"""
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from evalsvc.errors import InvalidModelConfig, near_misses
+from evalsvc.errors import InvalidModelConfig, json_reason, near_misses, os_reason
 from evalsvc.spec.model_config import ModelConfig
 
 if TYPE_CHECKING:
@@ -19,6 +24,14 @@ Fields = TypeVar("Fields", bound=BaseModel)
 
 OTHERWISE = "give `transformers` as the model: that package may compute it, slower"
 """Advice for a model that the Transformer does not compute, as the end of a message."""
+
+MAX_JSON_FILES = 100
+"""Maximum number of JSON files in a checkpoint's folder that are searched for its model."""
+
+MAX_CONFIG_BYTES = 1_000_000
+
+MAX_MODEL_BYTES = 100_000
+"""Maximum number of bytes of a model JSON that was found by searching; those of open_lm have 400 bytes."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +69,8 @@ class Family(ABC):
     def sources(self, config: ModelConfig) -> Mapping[str, Source]:
         """Return the tensors of a file for each parameter of the Transformer, by the parameter's name.
 
-        A parameter that is left out has the same name in the file. Names are without the prefixes `module.`,
-        `_orig_mod.` and `model.`, which are removed from all names of a file.
+        A parameter that is left out has the same name in the file, without the prefixes `module.`, `_orig_mod.` and
+        `model.`, which are removed from all names of a file.
         """
 
     def ignores(self, name: str) -> bool:
@@ -74,7 +87,7 @@ def validated(
     what: str,
     names: Mapping[str, str] | None = None,
 ) -> Fields:
-    """Return `fields` as an instance of `kind`. Raises InvalidModelConfig, which calls the configuration `what`.
+    """Return `fields` as an instance of `kind`; an error calls the configuration `what`.
 
     `names` are those of fields in the source, where they differ from those of `kind`.
     """
@@ -96,3 +109,43 @@ def validated(
     except ValidationError as error:
         problems = "; ".join(problem(item["loc"], item["type"], item["msg"]) for item in error.errors())
         raise InvalidModelConfig(f"{source} is not {what}: {problems}") from error
+
+
+def read_json(path: Path, limit: int = MAX_CONFIG_BYTES) -> dict[str, object]:
+    """Return the object in a JSON file of at most `limit` bytes."""
+    if not is_file(path):
+        raise InvalidModelConfig(f"{path} is not a file; use the path of a model JSON")
+    if path.stat().st_size > limit:
+        raise InvalidModelConfig(f"{path} is larger than {limit:,} bytes, too many for a model JSON; check the path")
+    try:
+        fields = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise InvalidModelConfig(f"{path} is not JSON: {json_reason(error)}; correct the file") from error
+    except OSError as error:
+        raise InvalidModelConfig(f"{path} cannot be read: {os_reason(error)}; check its permissions") from error
+    if not isinstance(fields, dict):
+        raise InvalidModelConfig(f"{path} holds a {type(fields).__name__}; a model JSON is an object")
+    return fields
+
+
+def json_files(folder: Path) -> Iterator[tuple[Path, dict[str, object]]]:
+    """Yield the JSON objects in `folder`; other files are skipped."""
+    paths = sorted(folder.glob("*.json"))
+    if len(paths) > MAX_JSON_FILES:
+        raise InvalidModelConfig(
+            f"{folder} holds more than {MAX_JSON_FILES} JSON files, too many to search for the model; set "
+            "`model` to a path, a registered name such as 'open_lm_1b', or the fields"
+        )
+    for path in paths:
+        try:
+            yield path, read_json(path, MAX_MODEL_BYTES)
+        except InvalidModelConfig:
+            continue
+
+
+def is_file(path: Path) -> bool:
+    """Return whether a path leads to a file that this process can see."""
+    try:
+        return path.is_file()
+    except OSError:  # the name is too long, or the folder is not accessible
+        return False

@@ -48,7 +48,6 @@ class GPTNeoXFields(HuggingFaceFields):
         }
 
     def rotary_switches(self, length: int) -> dict[str, Any]:
-        """Return the switches with the rotated share of each head, from the fields that only this family has."""
         parameters = {
             "rope_theta": self.rotary_emb_base,
             "partial_rotary_factor": self.rotary_pct,
@@ -60,8 +59,6 @@ class GPTNeoXFields(HuggingFaceFields):
 
 
 class GPTNeoX(Family):
-    """Models of GPT-NeoX."""
-
     embedding = "gpt_neox.embed_in.weight"
     head = "embed_out.weight"
 

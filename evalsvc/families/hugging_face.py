@@ -7,7 +7,6 @@ Fields that are not set have the defaults of transformers, except for the shape,
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -31,8 +30,8 @@ SCALINGS = ("default", "linear", "llama3")
 """Types of scaling that the Transformer computes."""
 
 
-class RotaryFields(BaseModel):
-    """Fields of the rotary positions, in both of transformers' spellings.
+class HuggingFaceFields(BaseModel):
+    """Fields of a `config.json`; other keys are ignored. The bounds of the shape are those of `ModelConfig`.
 
     Older files have `rope_theta` and `rope_scaling`; newer files have both in `rope_parameters`.
     """
@@ -43,68 +42,6 @@ class RotaryFields(BaseModel):
     rope_scaling: dict[str, Any] | None = None
     rope_parameters: dict[str, Any] | None = None
     partial_rotary_factor: float = 1.0
-
-    def rotary_switches(self, length: int) -> dict[str, Any]:
-        """Return the switches of `ModelConfig` for the rotary positions of a model of sequences of `length` tokens."""
-        parameters = self.rotary_parameters()
-        if self.share(parameters) != 1:
-            raise UnsupportedModel(
-                f"partial_rotary_factor is not 1; evalsvc rotates a part of each head only for gpt_neox; {OTHERWISE}"
-            )
-        return self.frequency_switches(parameters, length)
-
-    def frequency_switches(self, parameters: Mapping[str, Any], length: int) -> dict[str, Any]:
-        """Return base and scaling of the frequencies in `parameters`. Raises as `rotary_switches`."""
-        base = _number(parameters, "rope_theta", self.rope_theta)
-        kind = parameters.get("rope_type", parameters.get("type", "default"))
-        if kind not in SCALINGS:
-            raise UnsupportedModel(
-                f"the rotary frequencies have the rope_type {show_name(str(kind))}; evalsvc computes "
-                f"{', '.join(SCALINGS)}; {OTHERWISE}"
-            )
-        if kind == "default":
-            return {"rotary_base": base}
-        scaling: dict[str, Any] = {"kind": kind, "factor": _number(parameters, "factor")}
-        if kind == "llama3":
-            scaling["low_freq_factor"] = _number(parameters, "low_freq_factor")
-            scaling["high_freq_factor"] = _number(parameters, "high_freq_factor")
-            scaling["original_length"] = int(_number(parameters, "original_max_position_embeddings", length))
-        return {"rotary_base": base, "rotary_scaling": scaling}
-
-    def rotary_parameters(self) -> Mapping[str, Any]:
-        """Return the parameters of the one spelling that is set; empty if none is. Raises as `rotary_switches`."""
-        older, newer = self.rope_scaling, self.rope_parameters
-        if older and newer and older != newer:
-            raise InvalidModelConfig("rope_scaling and rope_parameters differ; keep the one that the model has")
-        parameters = older or newer or {}
-        if any(isinstance(value, Mapping) for value in parameters.values()):
-            raise UnsupportedModel(
-                f"the rotary frequencies differ by kind of layer; evalsvc has one set for all layers; {OTHERWISE}"
-            )
-        return parameters
-
-    def share(self, parameters: Mapping[str, Any]) -> float:
-        """Return the share of each head's dimensions that is rotated."""
-        return _number(parameters, "partial_rotary_factor", self.partial_rotary_factor)
-
-
-def _number(parameters: Mapping[str, Any], name: str, default: float | None = None) -> float:
-    value = parameters.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InvalidModelConfig(f"{name} of the rotary frequencies is missing or no number; add it")
-    if not abs(value) < 2**62:
-        raise InvalidModelConfig(f"{name} of the rotary frequencies is not finite or too large; correct it")
-    return float(value)
-
-
-class HuggingFaceFields(RotaryFields):
-    """Fields of a `config.json`; other keys are ignored.
-
-    The bounds of the shape are those of `ModelConfig`.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
-
     vocab_size: int = Field(gt=0, le=2**26)
     hidden_size: int = Field(gt=0, le=2**20)
     intermediate_size: int = Field(gt=0, le=2**24)
@@ -142,6 +79,49 @@ class HuggingFaceFields(RotaryFields):
             **self.rotary_switches(self.max_position_embeddings),
         }
 
+    def rotary_switches(self, length: int) -> dict[str, Any]:
+        """Return the switches of `ModelConfig` for the rotary positions of a model of sequences of `length` tokens."""
+        parameters = self.rotary_parameters()
+        if self.share(parameters) != 1:
+            raise UnsupportedModel(
+                f"partial_rotary_factor is not 1; evalsvc rotates a part of each head only for gpt_neox; {OTHERWISE}"
+            )
+        return self.frequency_switches(parameters, length)
+
+    def frequency_switches(self, parameters: Mapping[str, Any], length: int) -> dict[str, Any]:
+        """Return base and scaling of the frequencies in `parameters`."""
+        base = _number(parameters, "rope_theta", self.rope_theta)
+        kind = parameters.get("rope_type", parameters.get("type", "default"))
+        if kind not in SCALINGS:
+            raise UnsupportedModel(
+                f"the rotary frequencies have the rope_type {show_name(str(kind))}; evalsvc computes "
+                f"{', '.join(SCALINGS)}; {OTHERWISE}"
+            )
+        if kind == "default":
+            return {"rotary_base": base}
+        scaling: dict[str, Any] = {"kind": kind, "factor": _number(parameters, "factor")}
+        if kind == "llama3":
+            scaling["low_freq_factor"] = _number(parameters, "low_freq_factor")
+            scaling["high_freq_factor"] = _number(parameters, "high_freq_factor")
+            scaling["original_length"] = int(_number(parameters, "original_max_position_embeddings", length))
+        return {"rotary_base": base, "rotary_scaling": scaling}
+
+    def rotary_parameters(self) -> Mapping[str, Any]:
+        """Return the parameters of the one spelling that is set; empty if none is."""
+        older, newer = self.rope_scaling, self.rope_parameters
+        if older and newer and older != newer:
+            raise InvalidModelConfig("rope_scaling and rope_parameters differ; keep the one that the model has")
+        parameters = older or newer or {}
+        if any(isinstance(value, Mapping) for value in parameters.values()):
+            raise UnsupportedModel(
+                f"the rotary frequencies differ by kind of layer; evalsvc has one set for all layers; {OTHERWISE}"
+            )
+        return parameters
+
+    def share(self, parameters: Mapping[str, Any]) -> float:
+        """Return the share of each head's dimensions that is rotated."""
+        return _number(parameters, "partial_rotary_factor", self.partial_rotary_factor)
+
     def window(self) -> int | None:
         """Return the number of tokens that sliding attention is limited to; None if no layer slides."""
         return None
@@ -171,41 +151,21 @@ class HuggingFaceFields(RotaryFields):
             )
 
 
-class SlidingFields(HuggingFaceFields):
-    """Fields of Qwen's families, in which the upper layers may have sliding attention."""
-
-    use_sliding_window: bool = False
-    sliding_window: int | None = Field(default=4096, gt=0, le=2**26)
-    max_window_layers: int = 28
-
-    def window(self) -> int | None:
-        """Return the window if a layer has sliding attention, by `layer_types` where set, as in transformers."""
-        if not self.use_sliding_window or self.sliding_window is None:
-            return None
-        by_number = self.max_window_layers < self.num_hidden_layers
-        slides = by_number if self.layer_types is None else "sliding_attention" in self.layer_types
-        return self.sliding_window if slides else None
-
-
-@dataclass(frozen=True)
-class LayerNames:
-    """Names of the norms of a layer in a file."""
-
-    attention_norm: str = "input_layernorm"
-    ffn_norm: str = "post_attention_layernorm"
-
-
 class LlamaNamed(Family):
     """A family whose tensors have the names that Llama's have, with separate products for queries, keys and values."""
 
     embedding = "embed_tokens.weight"
     head = "lm_head.weight"
 
-    def __init__(self, name: str, fields: type[HuggingFaceFields], norms: LayerNames | None = None) -> None:
-        """Describe the family that the catalog lists as `name`."""
-        self.name = name
-        self.fields = fields
-        self.norms = norms or LayerNames()
+    def __init__(
+        self,
+        name: str,
+        fields: type[HuggingFaceFields],
+        attention_norm: str = "input_layernorm",
+        ffn_norm: str = "post_attention_layernorm",
+    ) -> None:
+        """Describe the family that the catalog lists as `name`, with the names of the norms of its layers."""
+        self.name, self.fields, self.attention_norm, self.ffn_norm = name, fields, attention_norm, ffn_norm
 
     def read(self, fields: Mapping[str, object], source: str, shown: Mapping[str, object]) -> ModelConfig:
         return read_fields(self.name, self.fields, fields, source, shown)
@@ -237,14 +197,14 @@ class LlamaNamed(Family):
             names = (f"{ffn}.gate_proj.{kind}", f"{ffn}.up_proj.{kind}")
             yield f"feed_forward.w12.{kind}", Source(names, (config.ffn_dim, config.ffn_dim))
             yield f"feed_forward.w3.{kind}", Source((f"{ffn}.down_proj.{kind}",))
-        yield "attention_norm.weight", Source((f"{prefix}.{self.norms.attention_norm}.weight",))
-        yield "ffn_norm.weight", Source((f"{prefix}.{self.norms.ffn_norm}.weight",))
+        yield "attention_norm.weight", Source((f"{prefix}.{self.attention_norm}.weight",))
+        yield "ffn_norm.weight", Source((f"{prefix}.{self.ffn_norm}.weight",))
 
 
 def read_fields(
     name: str, kind: type[HuggingFaceFields], fields: Mapping[str, object], source: str, shown: Mapping[str, object]
 ) -> ModelConfig:
-    """Return the configuration that the `fields` of a `config.json` describe. Raises as `Family.read`."""
+    """Return the configuration that the `fields` of a `config.json` describe."""
     parsed = validated(kind, fields, source, shown, f"a {name} configuration")
     try:
         parsed.refuse_unknown_parts()
@@ -253,3 +213,12 @@ def read_fields(
         raise type(error)(f"{source}: {error.message}") from None
     given = {key: value for key, value in switches.items() if value is not None}
     return validated(ModelConfig, given, source, {}, f"a {name} configuration that evalsvc can compute")
+
+
+def _number(parameters: Mapping[str, Any], name: str, default: float | None = None) -> float:
+    value = parameters.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidModelConfig(f"{name} of the rotary frequencies is missing or no number; add it")
+    if not abs(value) < 2**62:
+        raise InvalidModelConfig(f"{name} of the rotary frequencies is not finite or too large; correct it")
+    return float(value)

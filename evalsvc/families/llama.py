@@ -1,4 +1,7 @@
-"""Llama and Mistral, which have the same names and arithmetic. SmolLM2 and Llama 3 have the `model_type` llama."""
+"""Families whose files have the layout of Llama's: Llama, Mistral, Qwen2, Qwen3, OLMo 2 and Gemma.
+
+SmolLM2 and Llama 3 have the `model_type` llama, and Qwen2.5 has qwen2.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,9 @@ from typing import Any
 
 from pydantic import Field
 
+from evalsvc.errors import UnsupportedModel
 from evalsvc.families.hugging_face import HuggingFaceFields, LlamaNamed
+from evalsvc.spec.model_config import Activation
 
 
 class LlamaFields(HuggingFaceFields):
@@ -17,11 +22,8 @@ class LlamaFields(HuggingFaceFields):
 
     def switches(self) -> dict[str, Any]:
         """Add the biases; `attention_bias` stands for the biases of all four products of attention."""
-        return super().switches() | {
-            "attention_bias": self.attention_bias,
-            "output_bias": self.attention_bias,
-            "ffn_bias": self.mlp_bias,
-        }
+        biases = {"attention_bias": self.attention_bias, "output_bias": self.attention_bias, "ffn_bias": self.mlp_bias}
+        return super().switches() | biases
 
 
 class MistralFields(HuggingFaceFields):
@@ -31,9 +33,89 @@ class MistralFields(HuggingFaceFields):
     sliding_window: int | None = Field(default=4096, gt=0, le=2**26)
 
     def window(self) -> int | None:
-        """Return the window of all layers."""
         return self.sliding_window
 
 
+class QwenFields(HuggingFaceFields):
+    """Fields of both Qwen families, in which the upper layers may have sliding attention."""
+
+    num_key_value_heads: int | None = Field(default=32, gt=0, le=2**16)
+    use_sliding_window: bool = False
+    sliding_window: int | None = Field(default=4096, gt=0, le=2**26)
+    max_window_layers: int = 28
+
+    def window(self) -> int | None:
+        """Return the window if a layer has sliding attention, by `layer_types` where set, as in transformers."""
+        if not self.use_sliding_window or self.sliding_window is None:
+            return None
+        by_number = self.max_window_layers < self.num_hidden_layers
+        slides = by_number if self.layer_types is None else "sliding_attention" in self.layer_types
+        return self.sliding_window if slides else None
+
+
+class Qwen2Fields(QwenFields):
+    """Fields of Qwen2Config. Every Qwen2 has biases of queries, keys and values."""
+
+    def switches(self) -> dict[str, Any]:
+        return super().switches() | {"attention_bias": True}
+
+
+class Qwen3Fields(QwenFields):
+    """Fields of Qwen3Config, which has norms of queries and keys by head."""
+
+    head_dim: int | None = Field(default=128, gt=0, le=2**16)
+    attention_bias: bool = False
+
+    def switches(self) -> dict[str, Any]:
+        biases = {"attention_bias": self.attention_bias, "output_bias": self.attention_bias}
+        return super().switches() | biases | {"qk_norm": True, "qk_norm_per_head": True}
+
+
+class Olmo2Fields(HuggingFaceFields):
+    """Fields of Olmo2Config, which has norms after each part of a layer, and of queries and keys over all heads."""
+
+    rms_norm_eps: float = 1e-5
+    attention_bias: bool = False
+
+    def switches(self) -> dict[str, Any]:
+        norms = {"model_norm": "rms_norm_wide", "norm_place": "after", "qk_norm": True}
+        return super().switches() | norms | {"attention_bias": self.attention_bias, "output_bias": self.attention_bias}
+
+
+class GemmaFields(HuggingFaceFields):
+    """Fields of GemmaConfig, the first version, with scaled embeddings and norms whose gain is 1 + weight.
+
+    Gemma 2 and 3 cap their logits or slide their attention in every other layer, which the Transformer does not
+    compute.
+    """
+
+    num_key_value_heads: int | None = Field(default=16, gt=0, le=2**16)
+    head_dim: int | None = Field(default=256, gt=0, le=2**16)
+    tie_word_embeddings: bool = True
+    hidden_act: str = "gelu_pytorch_tanh"
+    attention_bias: bool = False
+    use_bidirectional_attention: bool | None = None
+
+    def switches(self) -> dict[str, Any]:
+        biases = {"attention_bias": self.attention_bias, "output_bias": self.attention_bias}
+        norms = {"model_norm": "rms_norm_plus_one", "embedding_scale": self.hidden_size**0.5}
+        return super().switches() | norms | biases
+
+    def activation(self) -> Activation:
+        """Return the activation. The first files say gelu and mean its approximation by tanh, as transformers knows."""
+        return "gelu_tanh" if self.hidden_act == "gelu" else super().activation()
+
+    def refuse_unknown_parts(self) -> None:
+        super().refuse_unknown_parts()
+        if self.use_bidirectional_attention:
+            raise UnsupportedModel(
+                "use_bidirectional_attention is set; evalsvc computes causal attention only: evaluate a causal model"
+            )
+
+
+GEMMA = LlamaNamed("gemma", GemmaFields)
 LLAMA = LlamaNamed("llama", LlamaFields)
 MISTRAL = LlamaNamed("mistral", MistralFields)
+OLMO2 = LlamaNamed("olmo2", Olmo2Fields, "post_attention_layernorm", "post_feedforward_layernorm")
+QWEN2 = LlamaNamed("qwen2", Qwen2Fields)
+QWEN3 = LlamaNamed("qwen3", Qwen3Fields)

@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from evalsvc.errors import InvalidModelConfig, UnsupportedModel, show_name
-from evalsvc.families.config_files import MAX_CONFIG_BYTES, read_json
-from evalsvc.families.family import Family, Source, validated
+from evalsvc.families.family import MAX_CONFIG_BYTES, Family, Source, read_json, validated
 from evalsvc.spec.model_config import OPEN_LM_FIELDS, ModelConfig
 
 SOFTMAX_ATTENTION = (None, "auto", "torch_attn", "xformers_attn", "xformers_attn_variable_length")
 MAMBA = "{source} is a mamba model; evalsvc evaluates open_lm's attention models only"
-_MOE = "{source} is a mixture of experts ({reason}); evalsvc evaluates dense open_lm models only"
 _SWITCHES = ModelConfig.model_fields.keys() - OPEN_LM_FIELDS
 """Fields that no configuration of open_lm has; keys of these names mean something else there."""
 
@@ -30,7 +28,9 @@ class OpenLM(Family):
         """Return the configuration of open_lm's fields; other keys are ignored, as in open_lm."""
         if fields.get("ffn_type") == "moe" or fields.get("moe_freq") not in (None, 0):
             reason = "ffn_type moe" if fields.get("ffn_type") == "moe" else "moe_freq is not 0"
-            raise UnsupportedModel(_MOE.format(source=source, reason=reason))
+            raise UnsupportedModel(
+                f"{source} is a mixture of experts ({reason}); evalsvc evaluates dense open_lm models only"
+            )
         own = {name: value for name, value in fields.items() if name not in _SWITCHES}
         return validated(ModelConfig, own, source, shown, "an open_lm model configuration")
 
@@ -117,38 +117,26 @@ def describes_open_lm(fields: Mapping[str, object]) -> bool:
 def open_lm_fields(fields: Mapping[str, object], source: str, folders: tuple[Path, ...]) -> dict[str, object]:
     """Translate `fields` from any of the three formats to open_lm's names."""
     args = fields.get("params_args_dict")
-    if isinstance(args, Mapping):
-        fields = _from_arguments(args, source, folders)
-    elif "hidden_dim" not in fields and ("dim" in fields or fields.get("model_type") == "openlm"):
+    if isinstance(args, Mapping):  # of utils/transformers: the command line, with the model by name
+        name = args.get("model")
+        model = by_stem(name, folders) if isinstance(name, str) else None
+        if model is None:
+            raise InvalidModelConfig(
+                f"{source} names only the model {show_name(str(name))} (params_args_dict.model), which is not "
+                "registered and has no JSON in the same folder; add the JSON, or set `model` to its path"
+            )
+        return _training_flags({key: _python_value(value) for key, value in args.items()}, source) | model[0]
+    translated = dict(fields)
+    if "hidden_dim" not in fields and ("dim" in fields or fields.get("model_type") == "openlm"):  # of open_lm's Params
         _require_softmax(fields, source)
-        fields = _from_params_dataclass(fields)
+        defaults = {"dim": 512, "n_layers": 8, "n_heads": 8, "vocab_size": -1, "seq_len": 2048}
+        translated = {**defaults, "post_embed_norm": False, "weight_tying": False, **fields}
+        for old_name, new_name in (("dim", "hidden_dim"), ("norm_type", "model_norm"), ("apply_qk_norm", "qk_norm")):
+            if old_name in translated:
+                translated[new_name] = translated.pop(old_name)
     elif "hidden_dim" not in fields and {"d_model", "n_layer"} <= fields.keys():
         raise UnsupportedModel(MAMBA.format(source=source))
-    return dict(fields)
-
-
-def _from_params_dataclass(fields: Mapping[str, object]) -> dict[str, object]:
-    defaults = {"dim": 512, "n_layers": 8, "n_heads": 8, "vocab_size": -1, "seq_len": 2048}
-    translated = defaults | {"post_embed_norm": False, "weight_tying": False} | dict(fields)
-    for old_name, new_name in (("dim", "hidden_dim"), ("norm_type", "model_norm"), ("apply_qk_norm", "qk_norm")):
-        if old_name in translated:
-            translated[new_name] = translated.pop(old_name)
     return translated
-
-
-def _from_arguments(args: Mapping[str, object], source: str, folders: tuple[Path, ...]) -> dict[str, object]:
-    """Translate the format of utils/transformers: the command line, with the model by name."""
-    name = args.get("model")
-    model = by_stem(name, folders) if isinstance(name, str) else None
-    if model is None:
-        raise InvalidModelConfig(
-            f"{source} names only the model {show_name(str(name))} (params_args_dict.model), which is not "
-            "registered and has no JSON in the same folder; add the JSON, or set `model` to its path"
-        )
-    return _training_flags({key: _python_value(value) for key, value in args.items()}, source) | model[0]
-
-
-# files
 
 
 def params_file(checkpoint: Path) -> Path | None:
@@ -160,13 +148,10 @@ def params_file(checkpoint: Path) -> Path | None:
 def with_training_flags(fields: dict[str, object], checkpoint: Path) -> dict[str, object]:
     """Return `fields`, completed by those that the `params.txt` of the checkpoint's run sets."""
     params = params_file(checkpoint)
-    if params is None:
-        return fields
-    return _training_flags(_read_params(params), str(params)) | fields
+    return fields if params is None else _training_flags(_read_params(params), str(params)) | fields
 
 
 def _require_softmax(args: Mapping[str, object], source: str) -> None:
-    """Raise UnsupportedModel unless a run's arguments choose softmax attention."""
     # custom_attn multiplies the activation of q·k by L^-alpha, with L = 1 for the scalar `none`.
     unscaled = args.get("attn_seq_scalar") == "none" or str(args.get("attn_seq_scalar_alpha")) in ("0", "0.0")
     custom = args.get("attn_name") == "custom_attn" and args.get("attn_activation") == "softmax" and unscaled

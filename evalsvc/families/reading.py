@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import cast
 
 from evalsvc.errors import CheckpointMismatch, InvalidModelConfig, UnknownName, UnsupportedModel
-from evalsvc.families.config_files import is_file, json_files, read_json
-from evalsvc.families.family import Family, validated
+from evalsvc.families.family import Family, is_file, json_files, read_json, validated
 from evalsvc.families.open_lm import (
     MAMBA,
     by_stem,
@@ -39,8 +38,12 @@ SWITCHES: dict[str, object] = {
 
 
 def family_of(config: ModelConfig) -> Family:
-    """Return the family of a configuration. Raises UnknownName if it is not installed."""
+    """Return the family of a configuration."""
     return _family(config.family)
+
+
+def _family(name: str) -> Family:
+    return cast(Family, catalog.load("families", name))
 
 
 def computed_by(config: ModelConfig) -> dict[str, str]:
@@ -62,7 +65,6 @@ def read_model_spec(model: str | Mapping[str, object], base: Path | None = None)
 
     Relative paths start from `base`. A configuration of Hugging Face is translated, by its `model_type`. Of an open_lm
     model the result has only the fields that `model` sets, so that `params.txt` can supply the rest later.
-    Raises UnknownName, InvalidModelConfig, UnsupportedModel.
     """
     if isinstance(model, str):
         fields, source = _read_named(model, base)
@@ -79,7 +81,7 @@ def resolve_config(model: str | Mapping[str, object] | None, checkpoint: Path) -
 
     If `model` is None, the configuration is searched for in the checkpoint's folder, see `find_model_config`. A
     `params.txt` of an open_lm run (in the same folder or its parent) always supplies the fields that the model does not
-    set. Raises UnknownName, InvalidModelConfig, UnsupportedModel.
+    set.
     """
     if model is None:
         discovered = _find_fields(checkpoint)
@@ -96,23 +98,21 @@ def resolve_config(model: str | Mapping[str, object] | None, checkpoint: Path) -
         if fields == BY_TRANSFORMERS:
             config_file = _folder_of(checkpoint) / "config.json"
             return TRANSFORMERS_FAMILY.read(read_json(config_file), str(config_file), {})
-    shown = model if isinstance(model, Mapping) else {}
-    return _config(_completed(fields, checkpoint), source, shown)
+    return _completed(fields, source, checkpoint, model if isinstance(model, Mapping) else {})
 
 
 def require_one_model(models: Mapping[str, Mapping[str, object]]) -> None:
     """Raise CheckpointMismatch if two of `models`, keyed by their checkpoints' names, differ in a field that both have.
 
-    A switch that is left out counts as open_lm's. Raises UnsupportedModel if the package transformers computes the
-    models, since the names of their parameters are not known.
+    A switch that is left out counts as open_lm's. Models of the package transformers are refused, since the names of
+    their parameters are not known.
     """
     (first, first_fields), *rest = ((name, {**SWITCHES, **fields}) for name, fields in models.items())
     for name, fields in rest:
-        common = [key for key in first_fields if key in fields]
         if differing := [
-            f"{key} {shortened(first_fields[key])} and {shortened(fields[key])}"
-            for key in common
-            if first_fields[key] != fields[key]
+            f"{key} {shortened(value)} and {shortened(fields[key])}"
+            for key, value in first_fields.items()
+            if key in fields and value != fields[key]
         ]:
             raise CheckpointMismatch(
                 f"{first} and {name} are different models: {', '.join(differing)}; only checkpoints of one model "
@@ -129,14 +129,16 @@ def find_model_config(checkpoint: Path) -> dict[str, object] | None:
 
     Searched in this order: a Hugging Face `config.json` of a family in the folder; `params.txt` in the folder or its
     parent, with the `<model>.json` next to it or the registered name that it gives; the only *.json with `hidden_dim`
-    in the folder, then in its parent; a `config.json` of any other model, for the package transformers. Raises
-    InvalidModelConfig if a file is broken or the choice is ambiguous, and UnsupportedModel.
+    in the folder, then in its parent; a `config.json` of any other model, for the package transformers.
     """
     discovered = _find_fields(checkpoint)
-    if discovered is None:
-        return None
-    fields, source = discovered
-    return _config(_completed(fields, checkpoint), source).model_dump(mode="json")
+    return None if discovered is None else _completed(*discovered, checkpoint).model_dump(mode="json")
+
+
+def _completed(
+    fields: dict[str, object], source: str, checkpoint: Path, shown: Mapping[str, object] | None = None
+) -> ModelConfig:
+    return _config(with_training_flags(fields, checkpoint) if _is_open_lm(fields) else fields, source, shown)
 
 
 def _family(name: str) -> Family:
@@ -156,10 +158,6 @@ def _config(fields: Mapping[str, object], source: str, shown: Mapping[str, objec
 
 def _is_open_lm(fields: Mapping[str, object]) -> bool:
     return fields.get("family", OPEN_LM) == OPEN_LM
-
-
-def _completed(fields: dict[str, object], checkpoint: Path) -> dict[str, object]:
-    return with_training_flags(fields, checkpoint) if _is_open_lm(fields) else fields
 
 
 def _translated(
@@ -200,12 +198,17 @@ def _find_fields(checkpoint: Path) -> tuple[dict[str, object], str] | None:
     if _model_type(hf_fields) is not None or describes_open_lm(hf_fields):
         return _translated(hf_fields, str(hf_config), (folder,)), str(hf_config)
     params, stem = params_file(checkpoint), recorded_model(checkpoint)
-    if params and stem is not None:
-        recorded = by_stem(stem, (params.parent, folder))
-        if recorded is not None:
-            return recorded
-    if (only := _only_json((folder, folder.parent))) is not None:
-        return only
+    if params and stem is not None and (recorded := by_stem(stem, (params.parent, folder))) is not None:
+        return recorded
+    for place in (folder, folder.parent):
+        candidates = [(path, fields) for path, fields in json_files(place) if "hidden_dim" in fields]
+        if len(candidates) > 1:
+            names = ", ".join(path.name for path, _ in candidates[:5])
+            raise InvalidModelConfig(
+                f"{len(candidates)} model JSONs are in {place}: {names}; set `model` to one of them"
+            )
+        for path, fields in candidates:
+            return open_lm_fields(fields, str(path), ()), str(path)
     # A model_type without a family: the package transformers may have the model.
     known = isinstance(hf_fields.get("model_type"), str)
     return (_translated(hf_fields, str(hf_config), (folder,)), str(hf_config)) if known else None
@@ -213,17 +216,3 @@ def _find_fields(checkpoint: Path) -> tuple[dict[str, object], str] | None:
 
 def _folder_of(checkpoint: Path) -> Path:
     return checkpoint if checkpoint.is_dir() else checkpoint.parent
-
-
-def _only_json(folders: tuple[Path, ...]) -> tuple[dict[str, object], str] | None:
-    for folder in folders:
-        candidates = [(path, fields) for path, fields in json_files(folder) if "hidden_dim" in fields]
-        if len(candidates) > 1:
-            names = ", ".join(path.name for path, _ in candidates[:5])
-            raise InvalidModelConfig(
-                f"{len(candidates)} model JSONs are in {folder}: {names}; set `model` to one of them"
-            )
-        if candidates:
-            path, fields = candidates[0]
-            return open_lm_fields(fields, str(path), ()), str(path)
-    return None

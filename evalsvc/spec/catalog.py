@@ -30,14 +30,14 @@ COMPONENTS: dict[str, dict[str, str]] = {
         "vqgan": "evalsvc.decoders.vqgan:VQGAN",
     },
     "families": {
-        "gemma": "evalsvc.families.gemma:GEMMA",
+        "gemma": "evalsvc.families.llama:GEMMA",
         "gpt_neox": "evalsvc.families.gpt_neox:GPT_NEOX",
         "llama": "evalsvc.families.llama:LLAMA",
         "mistral": "evalsvc.families.llama:MISTRAL",
-        "olmo2": "evalsvc.families.olmo2:OLMO2",
+        "olmo2": "evalsvc.families.llama:OLMO2",
         "open_lm": "evalsvc.families.open_lm:OPEN_LM_FAMILY",
-        "qwen2": "evalsvc.families.qwen:QWEN2",
-        "qwen3": "evalsvc.families.qwen:QWEN3",
+        "qwen2": "evalsvc.families.llama:QWEN2",
+        "qwen3": "evalsvc.families.llama:QWEN3",
         "transformers": "evalsvc.families.transformers:TRANSFORMERS_FAMILY",
     },
     "features": {
