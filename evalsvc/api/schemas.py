@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from fastapi import Depends, Path, Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
-from evalsvc.checkpoints.expression_parser import is_expression
+from evalsvc.checkpoints.expression import is_expression
 from evalsvc.checkpoints.reference import Spool
 from evalsvc.errors import UnknownName
 from evalsvc.metrics.intervals import LEVEL

@@ -1,7 +1,22 @@
-"""Virtual checkpoints: the meaning of expressions such as `lerp(run@0, run@5000, 0.3)`.
+"""Virtual checkpoints: expressions over checkpoints such as `lerp(run@0, run@5000, 0.3)`.
 
-Every function is linear, so an expression gives each checkpoint a coefficient for each tensor: see `coefficients`. The
-grammar is in `expression_parser.py`.
+Every function is linear, so an expression gives each checkpoint a coefficient for each tensor: see `coefficients`.
+
+    expression = average | lerp | graft | checkpoint
+    average    = "avg" "(" member { "," member } ")"                   the mean; a checkpoint given twice counts twice
+    member     = expression | range
+    lerp       = "lerp" "(" expression "," expression "," weight ")"   weight from 0 (the first) to 1 (the second)
+    graft      = "graft" "(" expression "," expression "," choice { "," choice } ")"
+                                                    the first, but for the chosen tensors, which are the second's
+    choice     = "layers" "=" span { "|" span } | "parts" "=" part { "|" part }
+    span       = layer [ "-" layer ]                                   counted from 0, both ends included
+    part       = "embeddings" | "head" | "norm"
+    checkpoint = run "@" step [ ":" variant ] | "base" | path
+    range      = run "@" first ".." last [ "/" stride ] [ ":" variant ]
+                                                    both ends included; with a stride every one of its steps must exist
+    path       = characters other than blanks , ( ) " ', or any between quotes
+
+Blanks between tokens are ignored. `base` is the base of the run that comes first in the canonical form.
 """
 
 from __future__ import annotations
@@ -10,9 +25,12 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NoReturn, TypeVar
 
 from evalsvc.errors import InvalidRequest
-from evalsvc.spec.names import checkpoint_name
+from evalsvc.spec.names import MAX_STEP, STEPS, checkpoint_name
+
+T = TypeVar("T")
 
 ARITHMETIC = 1
 """Version of the arithmetic on tensors; part of a virtual checkpoint's digest."""
@@ -30,6 +48,19 @@ _PLAIN = re.compile(r"""[^\s,()"'@]+""")
 
 Part = int | str
 """A layer, or one of PARTS."""
+
+MAX_DEPTH = 16
+MAX_LAYER = 9_999
+
+_BLANKS = re.compile(r"\s*")
+_WORD = re.compile(r"""[^\s,()"']+""")
+_QUOTED = re.compile(r""""([^"]+)"|'([^']+)'""")
+_WEIGHT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_SPAN = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
+_CHECKPOINT = "a checkpoint (RUN@STEP[:VARIANT], base, a path) or " + ", ".join(f"{name}(…)" for name in FUNCTIONS)
+_CHOICE = "layers=0-11|14 or parts=" + "|".join(PARTS)
+_SIGNS = {"(": "bracket", ",": "comma", ")": "closing bracket"}
+_SHOWN = 80
 
 
 @dataclass(frozen=True)
@@ -106,8 +137,7 @@ Expression = Leaf | Average | Lerp | Graft
 
 
 def canonical(expression: Expression | Steps, name: Callable[[Leaf], str] = str) -> str:
-    """Return the canonical form, which does not depend on spacing, on the order of an average or on the order of
-    choices.
+    """Return the canonical form, the same for every spacing and order of an average or of choices.
 
     `name` returns the text for a checkpoint.
     """
@@ -127,7 +157,7 @@ def canonical(expression: Expression | Steps, name: Callable[[Leaf], str] = str)
 
 
 def digest_of(expression: Expression, digests: Mapping[str, str]) -> str:
-    """Return the digest of a virtual checkpoint, computed from its checkpoints' digests by name: 64 hexadecimal digits.
+    """Return the digest of a virtual checkpoint from its checkpoints' `digests` by name.
 
     Names are not part of the digest: the same files under other names are the same virtual checkpoint.
     """
@@ -179,7 +209,9 @@ def coefficients(expression: Expression, part: Part) -> dict[str, float]:
     if isinstance(expression, Lerp):
         terms = [(expression.first, 1 - expression.weight), (expression.second, expression.weight)]
     else:
-        terms = [(member, 1 / len(expression.members)) for member in _whole(expression)]
+        members = [member for member in expression.members if not isinstance(member, Steps)]
+        assert len(members) == len(expression.members), "ranges are replaced by what is in them first"
+        terms = [(member, 1 / len(members)) for member in members]
     total: dict[str, float] = {}
     for term, weight in terms:
         for leaf, share in coefficients(term, part).items():
@@ -217,15 +249,12 @@ def require_parts(expression: Expression, n_layers: int, weight_tying: bool) -> 
         )
 
 
-# spelling
-
-
 def _number(value: float) -> str:
     return repr(value + 0.0).removesuffix(".0")
 
 
 def _spans(numbers: Sequence[int]) -> str:
-    """Return numbers as spans: `0-3|7` for [0, 1, 2, 3, 7]."""
+    # `0-3|7` for [0, 1, 2, 3, 7]
     spans: list[list[int]] = []
     for number in numbers:
         if spans and number == spans[-1][1] + 1:
@@ -236,18 +265,142 @@ def _spans(numbers: Sequence[int]) -> str:
 
 
 def _natural(text: str) -> tuple[list[tuple[int, str]], str]:
-    """Sort naturally: step 200 comes before step 1000."""
+    # Step 200 comes before step 1000.
     return [(len(piece), piece) if piece.isdigit() else (0, piece) for piece in re.split(r"(\d+)", text)], text
-
-
-# structure
 
 
 def _arguments(expression: Average | Lerp | Graft) -> Sequence[Expression | Steps]:
     return expression.members if isinstance(expression, Average) else (expression.first, expression.second)
 
 
-def _whole(average: Average) -> list[Expression]:
-    members = [member for member in average.members if not isinstance(member, Steps)]
-    assert len(members) == len(average.members), "ranges are replaced by what is in them first"
-    return members
+def is_expression(uri: str) -> bool:
+    """Return whether a uri is meant as an expression, valid or not: a function's name and a bracket."""
+    return re.match(rf"\s*(({'|'.join(FUNCTIONS)})\s*\(|[a-z]\w*\s*\(.*\)\s*$)", uri, re.DOTALL) is not None
+
+
+def parse_expression(text: str) -> Expression:
+    """Parse an expression by the grammar above."""
+    parser = _Parser(text)
+    expression = parser.expression(0)
+    if parser.peek():
+        parser.fail("the end, since the expression is complete")
+    return expression
+
+
+class _Parser:
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.at = 0
+        """Start of the next token."""
+
+    def expression(self, inside: int) -> Expression:
+        begin = self._skip()
+        expression = self._member(inside)
+        if isinstance(expression, Steps):
+            self.fail("one checkpoint (a range is for avg(…) only)", begin)
+        return expression
+
+    def _member(self, inside: int) -> Expression | Steps:
+        begin = self._skip()
+        if quoted := _QUOTED.match(self.text, begin):
+            self.at = quoted.end()
+            return File(quoted[1] or quoted[2])
+        word = self._word(_CHECKPOINT)
+        if self.peek() == "(":
+            return self._function(word, begin, inside + 1)
+        if word == "base":
+            return Base()
+        if (match := STEPS.fullmatch(word)) is None:
+            return File(word)
+        run, first, variant = match["run"], int(match["first"]), match["variant"] or "raw"
+        if match["last"] is None:
+            if first > MAX_STEP:
+                self.fail(f"a step of at most {MAX_STEP}", begin)
+            return Step(run, first, variant)
+        last, stride = int(match["last"]), None if match["stride"] is None else int(match["stride"])
+        if first > last or last > MAX_STEP:
+            self.fail(f"the lower step before the higher step, up to {MAX_STEP}", begin)
+        if stride == 0:
+            self.fail("a stride of at least 1", begin)
+        return Steps(run, first, last, stride, variant)
+
+    def _function(self, name: str, begin: int, inside: int) -> Expression:
+        if name not in FUNCTIONS:
+            self.fail(f"one of {', '.join(FUNCTIONS)}", begin)
+        if inside > MAX_DEPTH:
+            self.fail(f"at most {MAX_DEPTH} levels of nested functions", begin)
+        self._take("(")
+        if name == "avg":
+            return Average(tuple(self._many(lambda: self._member(inside))))
+        first = self.expression(inside)
+        self._take(",")
+        second = self.expression(inside)
+        self._take(",")
+        if name == "graft":
+            return Graft(first, second, frozenset[Part]().union(*self._many(self._choice)))
+        begin, allowed = self._skip(), "a weight from 0 (the first) to 1 (the second)"
+        weight = self._word(allowed)
+        if not _WEIGHT.fullmatch(weight) or not 0 <= float(weight) <= 1:
+            self.fail(allowed, begin)
+        self._take(")")
+        return Lerp(first, second, float(weight))
+
+    def _many(self, item: Callable[[], T]) -> list[T]:
+        items = [item()]
+        while self.peek() == ",":
+            self._take(",")
+            items.append(item())
+        self._take(")", "a comma or a closing bracket")
+        return items
+
+    def _choice(self) -> set[Part]:
+        begin = self._skip()
+        text = self._word(_CHOICE)
+        while self.peek() not in ("", ",", "(", ")", '"', "'"):  # blanks around = and |
+            text += self._word(_CHOICE)
+        kind, _, items = text.partition("=")
+        if kind not in ("layers", "parts") or not items:
+            self.fail(_CHOICE, begin)
+        chosen: set[Part] = set()
+        for item in items.split("|"):
+            if kind == "parts":
+                if item not in PARTS:
+                    self.fail(f"any of {', '.join(PARTS)}, separated by |", begin)
+                chosen.add(item)
+                continue
+            if (span := _SPAN.fullmatch(item)) is None:
+                self.fail("layers counted from 0, or spans of layers, such as layers=0-11|14", begin)
+            first, last = int(span[1]), int(span[2] or span[1])
+            if first > last or last > MAX_LAYER:
+                self.fail(f"the lower layer before the higher layer, up to {MAX_LAYER}", begin)
+            chosen.update(range(first, last + 1))
+        return chosen
+
+    def _skip(self) -> int:
+        blanks = _BLANKS.match(self.text, self.at)
+        self.at = blanks.end() if blanks else self.at
+        return self.at
+
+    def peek(self) -> str:
+        at = self._skip()
+        return self.text[at : at + 1]
+
+    def _take(self, sign: str, allowed: str | None = None) -> None:
+        if self.peek() != sign:
+            self.fail(allowed or f"a {_SIGNS[sign]}")
+        self.at += 1
+
+    def _word(self, allowed: str) -> str:
+        word = _WORD.match(self.text, self._skip())
+        if word is None:
+            self.fail(allowed)
+        self.at = word.end()
+        return word[0]
+
+    def fail(self, allowed: str, at: int | None = None) -> NoReturn:
+        at = self._skip() if at is None else at
+        word = _QUOTED.match(self.text, at) or _WORD.match(self.text, at)
+        rest = (word[0] if word else self.text[at : at + 1])[:_SHOWN]
+        next_text = repr(rest) if rest else "the end"
+        shown = self.text if len(self.text) <= _SHOWN else self.text[:_SHOWN] + "…"
+        raise InvalidRequest(f"in {shown!r} at character {at + 1}: expected {allowed}; found {next_text}")

@@ -30,9 +30,6 @@ MAX_SHOWN = 200
 """Maximum number of characters of a tensor's name in a message."""
 
 
-# names
-
-
 def weights_at(path: Path, shown: str) -> Path:
     """Return the file that the weights in a file or folder are read from, called `shown` in messages."""
     if path.is_dir():
@@ -97,11 +94,8 @@ def _sharded(folder: str) -> ShardedCheckpoint:
     )
 
 
-# content
-
-
 def format_of(path: Path) -> Literal["safetensors", "torch", "index"]:
-    """Return the format of a file by its first bytes. Raises NotACheckpoint, ShardedCheckpoint."""
+    """Return the format of a file by its first bytes."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise NotACheckpoint(f"{path} is not a regular file; use a checkpoint file or a Hugging Face folder")
@@ -126,7 +120,7 @@ def format_of(path: Path) -> Literal["safetensors", "torch", "index"]:
 
 
 def weight_map(content: bytes, index: Path | str) -> dict[str, str]:
-    """Return the file of each tensor according to the content of a Hugging Face index. Raises NotACheckpoint."""
+    """Return the file of each tensor according to the content of a Hugging Face index."""
     try:
         mapping = json.loads(content).get("weight_map")
     except (ValueError, RecursionError, AttributeError) as error:
@@ -144,15 +138,13 @@ def weight_map(content: bytes, index: Path | str) -> dict[str, str]:
 
 
 def legible(name: str) -> str:
-    """Return a name from a file as messages show it: short, and without control characters, since strangers choose
-    it."""
+    """Return a name from a file, which strangers choose, for messages: short, and without control characters."""
     cut = name if len(name) <= MAX_SHOWN else f"{name[:MAX_SHOWN]}…"
     return cut if cut.isprintable() else ascii(cut)
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """Return the header after checking it against the file's size. Raises NotACheckpoint if the file is damaged or
-    truncated."""
+    """Return the header of a safetensors file after checking it against the file's size."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -164,19 +156,18 @@ def read_header(path: Path) -> dict[str, Any]:
             raise NotACheckpoint(f"{path} is cut off inside its safetensors header; copy or write it again")
         raw = file.read(length)
     try:
-        header = json.loads(raw, object_pairs_hook=_each_once)
+        header: dict[str, Any] = json.loads(raw, object_pairs_hook=_each_once)
         entries = [entry for name, entry in header.items() if name != "__metadata__"]
         end = 8 + length + max((int(entry["data_offsets"][1]) for entry in entries), default=0)
     except (ValueError, RecursionError, AttributeError, KeyError, TypeError, IndexError, OverflowError) as error:
         raise NotACheckpoint(f"{path} has a damaged safetensors header; copy or write it again") from error
     if end > size:
         raise NotACheckpoint(f"{path} is cut off: its tensors end at byte {end:,}, the file at {size:,}; copy it again")
-    return dict(header)
+    return header
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse duplicate names: other readers may use the other entry."""
     by_name = dict(pairs)
     if len(by_name) != len(pairs):
-        raise ValueError("a name is given twice")
+        raise ValueError("a name is given twice, and other readers may use the other entry")
     return by_name

@@ -47,9 +47,6 @@ MAX_NEIGHBOURS = 100_000
 """Maximum number of names that are searched for files next to a checkpoint."""
 
 
-# a posted path
-
-
 def local_path(uri: str) -> Path:
     """Return the path of a uri: a plain path, or `file://`."""
     try:
@@ -109,9 +106,6 @@ def _resolve_inside(path: Path, rule: ReadRule, shown: str) -> Path:
         rule(current, shown)
         current = current if part is None else current.parent
     return current
-
-
-# open files
 
 
 @contextmanager
@@ -221,7 +215,6 @@ class _OpenFiles:
         return pinned
 
     def pinned(self, reference: CheckpointRef) -> CheckpointRef:
-        """Open a file or folder, and the files next to it that a configuration is read from."""
         path = Path(reference.path)
         with _translated(reference):
             private = self.pin_weights(path, reference.rule)

@@ -71,8 +71,7 @@ def posted_layout(
 
 
 def remote_model(uri: str, settings: Settings) -> dict[str, object] | None:
-    """Return the configuration in the folder of a remote checkpoint or its parent, see `find_model_config`; None for
-    http."""
+    """Return the configuration near a remote checkpoint, see `find_model_config`; None for http."""
     parsed = parse_remote(uri, settings)
     if parsed.scheme in HTTP:
         return None
@@ -98,7 +97,7 @@ def _copy_small_files(uri: RemoteUri, settings: Settings, folder_copy: Path) -> 
             break
         source = ObjectSource(folder)
         try:
-            files = source.files()
+            files, _ = source.inside()
         except (CheckpointNotAllowed, FileNotFoundError):  # a store may permit reading an object but not listing
             files = ()
         wanted = [file for file in files if file.name.endswith(".json") or file.name == "params.txt"]

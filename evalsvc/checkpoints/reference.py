@@ -1,4 +1,4 @@
-"""References to checkpoints, their and the identity of their files. `opening` opens them."""
+"""References to checkpoints, and the identity of their files. `opening` opens them."""
 
 from __future__ import annotations
 
@@ -47,14 +47,10 @@ class Identity:
     def __str__(self) -> str:
         if self.etag is not None:
             return f"{self.size:,} bytes and etag {self.etag}"
-        return f"{self.size:,} bytes of {_shown_time(self.mtime_ns)}"
-
-
-def _shown_time(nanoseconds: int) -> str:
-    """Return a time since 1970 as `2026-11-27 14:02:11.208421299 UTC`, with all digits that may differ."""
-    seconds, fraction = divmod(nanoseconds, 10**9)
-    digits = f".{fraction:09}".rstrip("0") if fraction else ""
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}{digits} UTC"
+        # with all digits that may differ: `2026-11-27 14:02:11.208421299 UTC`
+        seconds, fraction = divmod(self.mtime_ns, 10**9)
+        digits = f".{fraction:09}".rstrip("0") if fraction else ""
+        return f"{self.size:,} bytes of {datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}{digits} UTC"
 
 
 EVERY_FILE = ReadRule((Path("/"),), error=CheckpointNotAllowed)
@@ -196,10 +192,7 @@ def check_sha256(reference: CheckpointRef, sha256: str, parents: Mapping[str, st
 
 
 def files_of(path: Path, limit: int | None = None) -> list[Path]:
-    """Return the files in a folder and its subfolders, sorted by name; for a file, the file itself.
-
-    Raises OSError, and NotACheckpoint if there are more than `limit` files.
-    """
+    """Return the files in a folder and its subfolders, sorted by name; for a file, the file itself."""
     if not path.is_dir():
         path.stat()
         return [path] if path.is_file() else []
@@ -207,10 +200,7 @@ def files_of(path: Path, limit: int | None = None) -> list[Path]:
 
 
 def entries_of(folder: Path, limit: int | None = None) -> Iterator[Path]:
-    """Yield the content of a folder and its subfolders, unsorted. Links to folders are not followed.
-
-    Raises OSError, and NotACheckpoint after `limit` names.
-    """
+    """Yield the content of a folder and its subfolders, unsorted. Links to folders are not followed."""
     for count, entry in enumerate(_walk(folder)):
         if limit is not None and count >= limit:
             raise too_many_files(folder, limit)
@@ -218,7 +208,6 @@ def entries_of(folder: Path, limit: int | None = None) -> Iterator[Path]:
 
 
 def too_many_files(folder: object, limit: int) -> NotACheckpoint:
-    """Return an error for a folder with more than `limit` files."""
     return NotACheckpoint(f"{folder} holds more than {limit:,} files, too many for a checkpoint; post one of the files")
 
 

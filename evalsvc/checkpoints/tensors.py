@@ -25,10 +25,7 @@ def emptied(tensors: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
 def copied(
     path: Path | str, tensors: Iterable[tuple[str, Tensor]], dtype: torch.dtype, device: str
 ) -> dict[str, Tensor]:
-    """Copy tensors from the mapped file, one at a time: the training run may replace the file while the model is used.
-
-    Raises NonFinite.
-    """
+    """Copy tensors from the mapped file, one at a time: the training run may replace the file during use."""
     copies = {name: tensor.to(device=device, dtype=dtype, copy=True) for name, tensor in tensors}
     broken = [name for name, tensor in copies.items() if not is_finite(tensor)]
     if broken:
@@ -40,7 +37,6 @@ def copied(
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Return whether a tensor has neither NaN nor infinity."""
     # One pass without a temporary, unlike isfinite: min and max propagate NaN and infinities.
     return all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(tensor))
 
@@ -70,5 +66,4 @@ def listed(kind: str, names: Iterable[str]) -> list[str]:
 
 
 def some(names: list[str]) -> str:
-    """Join the first names, and say how many more there are."""
     return first_few([legible(name) for name in names], SHOWN)

@@ -107,7 +107,7 @@ def _archive_pickle(path: Path) -> bytes:
 
 
 def _require_harmless(path: Path, stream: IO[bytes]) -> None:
-    """Raise UnsafeCheckpoint for an instruction or name that no checkpoint needs, in the next pickle of a stream."""
+    """Refuse an instruction or name that no checkpoint needs, in the next pickle of a stream."""
     for instruction, argument, _ in pickletools.genops(stream):
         if not INSTRUCTIONS.fullmatch(instruction.name):
             raise UnsafeCheckpoint(
@@ -123,9 +123,6 @@ def damaged(path: Path, error: Exception) -> NotACheckpoint:
     return NotACheckpoint(
         f"{path} is damaged or not a torch.save file ({type(error).__name__}); copy or write it again"
     )
-
-
-# the outline
 
 
 class _Other:
@@ -154,13 +151,11 @@ class _OutlineUnpickler(pickle.Unpickler):
         return OTHER
 
 
-# numpy's scalars, which are common as learning rates and metrics in training loops
-
-
 class PlainDtype:
     """A replacement for numpy.dtype while a file is read: plain numbers only, with the byte order as the only state.
 
-    numpy's own class reads the memory layout from the pickle, including pointers to objects.
+    numpy's own class reads the memory layout from the pickle, including pointers to objects. numpy's scalars are common
+    as learning rates and metrics in training loops.
     """
 
     def __init__(self, kind: object, _align: object = False, _copy: object = True) -> None:

@@ -47,12 +47,7 @@ class Weights:
 
 
 def read_weights(path: Path) -> Weights:
-    """Read the weights in `path`: a file of open_lm or Lightning, a bare state dict, safetensors, or a Hugging Face
-    folder.
-
-    Raises CheckpointNotFound, NotACheckpoint, UnsafeCheckpoint, ShardedCheckpoint, and CheckpointMismatch if two keys
-    become one without their prefixes.
-    """
+    """Read weights: of a file of open_lm or Lightning, a bare state dict, safetensors, or a Hugging Face folder."""
     try:
         file = weights_at(path, str(path))
         return READERS[format_of(file)](file)
@@ -62,9 +57,6 @@ def read_weights(path: Path) -> Weights:
         raise CheckpointNotFound(f"there is no checkpoint at {path}; correct the path") from error
     except OSError as error:
         raise NotACheckpoint(f"{path} cannot be read: {os_reason(error)}; check its permissions") from error
-
-
-# torch.save
 
 
 def _read_torch(path: Path) -> Weights:
@@ -95,12 +87,8 @@ def _read_torch(path: Path) -> Weights:
 
 
 def _plain_dict(content: object) -> dict[object, object] | None:
-    """Return a dictionary without attributes, which a pickle could use to hide an OrderedDict's methods; None if it is
-    not a dictionary."""
+    # A pickle could hide the methods of an OrderedDict behind attributes.
     return dict(dict.items(content)) if isinstance(content, dict) else None
-
-
-# safetensors
 
 
 def _read_safetensors(path: Path) -> Weights:
@@ -113,14 +101,10 @@ def _read_safetensors(path: Path) -> Weights:
     return _weights(path, "safetensors", tensors)
 
 
-# several files
-
-
 def _read_index(path: Path) -> Weights:
     mapping = {_strip(tensor): name for tensor, name in weight_map(path.read_bytes(), path).items()}
     shards = sorted(set(mapping.values()))
-    tensors: dict[str, Tensor] = {}
-    formats = set()
+    tensors, formats = dict[str, Tensor](), set[str]()
     for name in shards:
         shard = path.parent / name
         if not shard.is_file():
@@ -132,8 +116,7 @@ def _read_index(path: Path) -> Weights:
         weights = READERS[kind](shard)
         part = weights.tensors
         formats.add(weights.format)
-        twice = sorted(tensors.keys() & part.keys())
-        if twice:
+        if twice := sorted(tensors.keys() & part.keys()):
             raise CheckpointMismatch(
                 f"{legible(twice[0])} is in two of the files that {path} names; remove it from {name}"
             )
@@ -152,9 +135,6 @@ def _read_index(path: Path) -> Weights:
 
 READERS = {"safetensors": _read_safetensors, "torch": _read_torch, "index": _read_index}
 """Functions that read a file, by format."""
-
-
-# common to all
 
 
 def _weights(path: Path, kind: str, content: Mapping[object, object]) -> Weights:
@@ -208,9 +188,7 @@ def load_torch(path: Path) -> object:
         raise UnsafeCheckpoint(f"{path} {error.message}, {ADVICE}") from error
     except OSError:
         raise
-    except (
-        Exception
-    ) as error:  # a hostile or truncated file can make torch fail in any way, with a message that quotes the file
+    except Exception as error:  # a hostile or truncated file fails in any way, with a message that quotes the file
         raise damaged(path, error) from error
     return content
 

@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
-from evalsvc.checkpoints.expression import Base, File, canonical, written
-from evalsvc.checkpoints.expression_parser import is_expression, parse_expression
+from evalsvc.checkpoints.expression import Base, File, canonical, is_expression, parse_expression, written
 from evalsvc.checkpoints.reference import CheckpointRef, Virtual
 from evalsvc.checkpoints.remote.fetch import locate_checkpoint
 from evalsvc.config import Settings

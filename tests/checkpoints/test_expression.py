@@ -22,11 +22,11 @@ from evalsvc.checkpoints.expression import (
     default_variant,
     digest_of,
     leaves,
+    parse_expression,
     part_of,
     replaced,
     require_parts,
 )
-from evalsvc.checkpoints.expression_parser import parse_expression
 from evalsvc.errors import InvalidRequest
 from evalsvc.models import Transformer
 from evalsvc.spec.model_config import ModelConfig

@@ -6,8 +6,17 @@ import re
 import pytest
 from random_expressions import random_expression
 
-from evalsvc.checkpoints.expression import PARTS, Part, canonical, coefficients, default_variant, leaves
-from evalsvc.checkpoints.expression_parser import MAX_DEPTH, is_expression, parse_expression
+from evalsvc.checkpoints.expression import (
+    MAX_DEPTH,
+    PARTS,
+    Part,
+    canonical,
+    coefficients,
+    default_variant,
+    is_expression,
+    leaves,
+    parse_expression,
+)
 from evalsvc.errors import InvalidRequest
 
 PLACES: tuple[Part, ...] = (0, 3, 11, *PARTS)

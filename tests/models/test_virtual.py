@@ -11,8 +11,7 @@ from small_models import SHAPE
 from tiny_families import write_ours
 from torch import Tensor
 
-from evalsvc.checkpoints.expression import leaves
-from evalsvc.checkpoints.expression_parser import parse_expression
+from evalsvc.checkpoints.expression import leaves, parse_expression
 from evalsvc.errors import CheckpointMismatch, InvalidRequest, NonFinite
 from evalsvc.families.reading import resolve_config
 from evalsvc.miniature import ROOT
@@ -183,7 +182,7 @@ def test_configurations_that_differ_are_named_with_their_fields() -> None:
 MEASURE = """
 import sys
 from pathlib import Path
-from evalsvc.checkpoints.expression_parser import parse_expression
+from evalsvc.checkpoints.expression import parse_expression
 from evalsvc.spec.model_config import ModelConfig
 from evalsvc.models.loading import load_virtual
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from evalsvc.checkpoints.expression_parser import parse_expression
+from evalsvc.checkpoints.expression import parse_expression
 from evalsvc.checkpoints.reference import CheckpointRef, Virtual
 from evalsvc.config import Settings
 from evalsvc.messages import PlanResult, ShardDocument, ShardRequest, ShardResult, Stage

@@ -18,8 +18,7 @@ from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import CheckpointId, CheckpointInput, CheckpointsQuery
 from evalsvc.api.state import CurrentState, State
 from evalsvc.checkpoints.copies import keep_upload, link_into, releasing, spooled
-from evalsvc.checkpoints.expression import canonical
-from evalsvc.checkpoints.expression_parser import is_expression
+from evalsvc.checkpoints.expression import canonical, is_expression
 from evalsvc.checkpoints.opening import checkpoint_rule, opened
 from evalsvc.checkpoints.posted import given_model, posted_layout, posted_model
 from evalsvc.checkpoints.reference import UPLOAD, CheckpointRef, Identity, uploaded_sha256, verify

@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from evalsvc.checkpoints.copies import Copy
+from evalsvc.checkpoints.copies import Cache, Copy, NoRoom
 from evalsvc.checkpoints.formats import refuse_part, weights_at
 from evalsvc.checkpoints.opening import checkpoint_rule, locate
 from evalsvc.checkpoints.reference import (
@@ -23,7 +24,6 @@ from evalsvc.checkpoints.reference import (
     parents_of,
     with_files,
 )
-from evalsvc.checkpoints.remote.cache import Cache, NoRoom
 from evalsvc.checkpoints.remote.http import HttpSource
 from evalsvc.checkpoints.remote.objects import ObjectSource
 from evalsvc.checkpoints.remote.source import RemoteFile
@@ -42,15 +42,14 @@ from evalsvc.errors import (
 Report = Callable[[int], None]
 
 Source = HttpSource | ObjectSource
-"""A file or folder in a store. Methods raise FileNotFoundError, CheckpointNotAllowed (no access) and
-SourceUnreachable."""
+"""A file or folder in a store. Its methods raise FileNotFoundError, CheckpointNotAllowed and SourceUnreachable."""
 
 ROOM_POLL = 1.0
 """Seconds between two checks of a cache that is full of copies in use."""
 
 
 def source_of(uri: str, settings: Settings) -> Source:
-    """Return the source that reads `uri`. Raises CheckpointNotAllowed, see `parse_remote`."""
+    """Return the source that reads `uri`."""
     parsed = parse_remote(uri, settings)
     if parsed.scheme in HTTP:
         return HttpSource(parsed, settings.allowed_schemes, seconds=settings.shard_deadline)
@@ -110,15 +109,15 @@ def fetched(
 @contextmanager
 def _all_held(cache: Cache, wanted: Mapping[Copy, CheckpointRef], settings: Settings, report: Report) -> Iterator[None]:
     """Hold all copies or none: otherwise two processes could wait forever for copies that the other one holds."""
+
+    def fill(leaf: CheckpointRef, folder: Path) -> None:
+        fetch_posted(leaf, folder / name_of(leaf.path), settings, report)
+
     while True:
         with ExitStack() as stack:
             try:
                 for copy, leaf in wanted.items():
-
-                    def fill(folder: Path, leaf: CheckpointRef = leaf) -> None:
-                        fetch_posted(leaf, folder / name_of(leaf.path), settings, report)
-
-                    stack.enter_context(cache.held(copy, fill, lambda: report(0)))
+                    stack.enter_context(cache.held(copy, partial(fill, leaf), lambda: report(0)))
             except NoRoom:
                 stack.close()
                 report(0)
@@ -158,7 +157,7 @@ def _fetch_file(source: Source, file: RemoteFile, target: Path, report: Report, 
 
 
 def fetch_posted(reference: CheckpointRef, target: Path, settings: Settings, report: Report) -> None:
-    """Fetch a posted checkpoint to `target`, resuming partial files. Raises the errors of `fetched`."""
+    """Fetch a posted checkpoint to `target`, resuming partial files."""
     source = source_of(reference.path, settings)
     with named(reference):
         try:
@@ -187,7 +186,6 @@ def fetch_posted(reference: CheckpointRef, target: Path, settings: Settings, rep
 
 
 def name_of(uri: str) -> str:
-    """Return the name that a remote file or folder has in the cache."""
     return uri.rstrip("/").rpartition("/")[2].partition("@")[0]
 
 

@@ -39,7 +39,6 @@ UNICAST = ipaddress.ip_network("2000::/3")
 """All that IANA has allocated of IPv6 for global addresses."""
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolve = Callable[[str, int], list[str]]
 Connect = Callable[[str, int, float], socket.socket]
 
@@ -184,17 +183,12 @@ class HttpSource:
 
 def is_public(text: str) -> bool:
     """Return whether an address is public, in whatever form it is written."""
-    address = _meant(ipaddress.ip_address(text.partition("%")[0]))
+    address = ipaddress.ip_address(text.partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address):  # may stand for an IPv4 address, mapped or translated
+        translated = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF) if address in NAT64 else None
+        address = address.ipv4_mapped or translated or address
     is_unicast = not (address.is_multicast or address.is_reserved) if address.version == 4 else address in UNICAST
     return address.is_global and is_unicast and not any(address in network for network in SPECIAL)
-
-
-def _meant(address: Address) -> Address:
-    """Return the IPv4 address that a mapped or translated IPv6 address stands for, or else the address itself."""
-    if isinstance(address, ipaddress.IPv4Address):
-        return address
-    translated = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF) if address in NAT64 else None
-    return address.ipv4_mapped or translated or address
 
 
 def _tag(headers: Message) -> str:

@@ -48,24 +48,22 @@ class ObjectSource:
 
     def __init__(self, uri: RemoteUri) -> None:
         self.uri = uri
-        self._path = _path(uri)
+        self._path = f"{uri.scheme}://{uri.place}/{uri.path}"
+        if uri.scheme == "hf" and uri.revision is not None:
+            repository, _, inside = uri.path.partition("/")
+            self._path = f"hf://{uri.place}/{repository}@{uri.revision.replace('/', '%2F')}/{inside}"
 
     def list(self) -> Listing:
         with _translated(self.uri):
             return within(METADATA_SECONDS, self.uri, self._list)
 
     def read(self, file: RemoteFile, offset: int) -> Iterator[bytes]:
-        """Yield the file's bytes from `offset` on."""
         with _translated(self.uri):
             filesystem = _filesystem(self.uri.scheme)
             with filesystem.open(file.path, "rb", block_size=BLOCK) as stream:
                 stream.seek(offset)
                 while block := stream.read(BLOCK):
                     yield block
-
-    def files(self) -> Sequence[RemoteFile]:
-        """Return all files in this folder, without subfolders."""
-        return self.inside()[0]
 
     def inside(self) -> tuple[Sequence[RemoteFile], Sequence[str]]:
         """Return all files in this folder, and the names of its subfolders."""
@@ -83,20 +81,12 @@ class ObjectSource:
         info = _filesystem(self.uri.scheme).info(self._path)
         if info["type"] == "file":
             return Listing([_file(self.uri.name, self._path, info)], is_folder=False)
-        files = self.files()
+        files, _ = self.inside()
         if len(files) > MAX_FILES:
             raise too_many_files(self.uri, MAX_FILES)
         if not files:
             raise FileNotFoundError(self._path)
         return Listing(weights_of_folder(self.uri, files), is_folder=True)
-
-
-def _path(uri: RemoteUri) -> str:
-    if uri.scheme != "hf":
-        return f"{uri.scheme}://{uri.place}/{uri.path}"
-    repository, _, inside = uri.path.partition("/")
-    revision = "" if uri.revision is None else "@" + uri.revision.replace("/", "%2F")
-    return f"hf://{uri.place}/{repository}{revision}/{inside}"
 
 
 def _file(name: str, path: str, found: Mapping[str, Any]) -> RemoteFile:
@@ -132,8 +122,7 @@ _shared_filesystem = cache(_new_filesystem)
 
 @contextmanager
 def _translated(uri: RemoteUri) -> Iterator[None]:
-    """Translate every error of a store to an error of evalsvc, without the store's message, which may hold addresses
-    and keys."""
+    """Translate every error of a store, without the store's message, which may hold addresses and keys."""
     try:
         yield
     except (EvalsvcError, FileNotFoundError, GeneratorExit):

@@ -45,21 +45,15 @@ class Listing:
 
     @property
     def identity(self) -> Identity:
-        """Return the identity of a posted checkpoint; a folder's etag is a digest of its files' etags."""
-        size = sum(file.size for file in self.files)
-        if not self.is_folder:
-            etag = self.files[0].etag
-            return Identity(size, 0, etag if len(etag) <= 128 else hashlib.sha256(etag.encode()).hexdigest())
-        lines = "".join(f"{file.name}\0{file.size}\0{file.etag}\n" for file in self.files)
-        return Identity(size, 0, hashlib.sha256(lines.encode()).hexdigest())
+        """Identity of a posted checkpoint; a folder's etag is a digest of its files' etags."""
+        etag = "".join(f"{file.name}\0{file.size}\0{file.etag}\n" for file in self.files)
+        if not self.is_folder and len(etag := self.files[0].etag) <= 128:
+            return Identity(self.files[0].size, 0, etag)
+        return Identity(sum(file.size for file in self.files), 0, hashlib.sha256(etag.encode()).hexdigest())
 
 
 def weights_of_folder(shown: object, files: Sequence[RemoteFile]) -> list[RemoteFile]:
-    """Return the files of a Hugging Face folder that a model is read from: one kind of weights, and small files next to
-    them.
-
-    Raises NotACheckpoint, ShardedCheckpoint.
-    """
+    """Return the files of a Hugging Face folder that a model is read from: weights, and small files next to them."""
     first = weights_among({file.name for file in files}, str(shown))
     stem, _, rest = first.partition(".")
     ending = rest.removesuffix(".index.json")

@@ -14,7 +14,7 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session, joinedload
 
 from evalsvc.checkpoints.copies import spool_path
-from evalsvc.checkpoints.expression_parser import parse_expression
+from evalsvc.checkpoints.expression import parse_expression
 from evalsvc.checkpoints.reference import CheckpointRef, Identity, Virtual
 from evalsvc.errors import is_transient
 from evalsvc.files.outputs import OutputFile

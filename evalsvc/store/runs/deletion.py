@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from sqlalchemy import ColumnElement, Select, delete, func, select
 from sqlalchemy.orm import Session, aliased
 
-from evalsvc.checkpoints.expression import Expression, Leaf, Step, Steps, canonical, replaced
-from evalsvc.checkpoints.expression_parser import parse_expression
+from evalsvc.checkpoints.expression import Expression, Leaf, Step, Steps, canonical, parse_expression, replaced
 from evalsvc.errors import Conflict, WrongState, first_few
 from evalsvc.store.history.writing import touch_history
 from evalsvc.store.lookup import find_checkpoint, find_run, hold_all, step_of

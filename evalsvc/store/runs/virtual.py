@@ -19,11 +19,11 @@ from evalsvc.checkpoints.expression import (
     canonical,
     default_variant,
     leaves,
+    parse_expression,
     replaced,
     require_parts,
     written,
 )
-from evalsvc.checkpoints.expression_parser import parse_expression
 from evalsvc.errors import InvalidLayout, InvalidRequest, UnknownName, first_few
 from evalsvc.families.reading import require_one_model
 from evalsvc.store.lookup import find_run, find_step, require_current_parents, step_of

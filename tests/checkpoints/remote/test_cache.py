@@ -9,9 +9,8 @@ from typing import IO
 
 import pytest
 
-from evalsvc.checkpoints.copies import Copy
+from evalsvc.checkpoints.copies import Cache, Copy, NoRoom
 from evalsvc.checkpoints.reference import Identity
-from evalsvc.checkpoints.remote.cache import Cache, NoRoom
 from evalsvc.errors import CacheFull, CheckpointChanged
 
 

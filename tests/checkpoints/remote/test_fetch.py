@@ -13,7 +13,7 @@ import pytest
 from botocore.exceptions import NoCredentialsError
 from object_store import ObjectStore, forget_connections, object_store
 
-from evalsvc.checkpoints.expression_parser import parse_expression
+from evalsvc.checkpoints.expression import parse_expression
 from evalsvc.checkpoints.reference import CheckpointRef, Virtual, hash_files, identify
 from evalsvc.checkpoints.remote import fetch as fetch_module
 from evalsvc.checkpoints.remote import objects, source

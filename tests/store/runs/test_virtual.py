@@ -17,8 +17,7 @@ from queue_steps import (
     suite,
 )
 
-from evalsvc.checkpoints.expression import MAX_CHECKPOINTS
-from evalsvc.checkpoints.expression_parser import parse_expression
+from evalsvc.checkpoints.expression import MAX_CHECKPOINTS, parse_expression
 from evalsvc.checkpoints.reference import Identity
 from evalsvc.errors import Conflict, EvalsvcError, InvalidRequest, UnknownName, WrongState
 from evalsvc.messages import ShardResult
