@@ -16,20 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval.api.group import Group
-from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.config.group import GroupConfig
 
 from evalsvc.config import Settings
 from evalsvc.data.files import MEMORY, identify_file, limited_memory, private_bytes
 from evalsvc.errors import AssetMissing, InvalidData, InvalidSuite, first_few
-from evalsvc.language.building import Changes, Fewshot, build_task, define, seeded
+from evalsvc.language.building import Branch, Changes, Fewshot, Leaf, build_task, define, expand, seeded
 from evalsvc.language.catalog import Registry, shipped_folder
 from evalsvc.language.definitions import Definition, Rules, local_files
-from evalsvc.language.expansion import Branch, Leaf, expand
 from evalsvc.language.hub import Rows, Source, cached, fetch, offline, online, quiet
 from evalsvc.language.private import sandbox
-from evalsvc.language.questions import Document, Selection, ask, chance_level, question_digest, require_different
+from evalsvc.language.questions import Questions, Selection, ask, chance_level, question_digest, require_different
 from evalsvc.language.rows import TEXT_TASKS, RowForm, explain_columns, find_form, require_columns
 from evalsvc.spec.benchmark import BenchmarkSpec
 from evalsvc.spec.paths import DATASETS
@@ -43,27 +41,19 @@ KEPT_MEMORY = 2 << 30
 sandbox()
 
 
-@dataclass(frozen=True)
-class Benchmark:
+@dataclass(frozen=True, kw_only=True)
+class Benchmark(Questions):
     """Benchmark with all its requests. The process shares its instances: copy an instance before answering it."""
 
     name: str
     """Name in lm-eval, the first half of its metrics' names."""
     task: Task
     """lm-eval's object, which turns answers into metrics."""
-    instances: tuple[Instance, ...]
-    """All requests, document by document."""
-    documents: tuple[Document, ...]
-    """Index and requests of each used document, in the order of the data."""
-    total: int
-    """Number of documents in the data, used or not."""
     digest: str
     """SHA-256 of all requests and of the right answers."""
     chance: float
     """Accuracy of a model without knowledge; 0 where there are no options."""
     num_fewshot: int
-    sampled: bool = False
-    """Whether `documents` are a sample of the data, drawn by strata."""
     form: RowForm | None = None
     """Form of the rows in the local file that replaces the dataset; None where only one form is possible."""
 
@@ -111,7 +101,11 @@ def load_benchmarks(specs: Sequence[BenchmarkSpec], options: LoadOptions) -> Loa
     registry = Registry(options.include_path, options.rules.allow)
     shipped = Registry((TEXT_TASKS,))
     with quiet(), offline(), _within_memory():
-        forms = [_form(spec, registry, options) for spec in specs]
+        data = [_changes(spec, options).data for spec in specs]
+        forms = [
+            None if file is None else find_form(spec.name, file, registry, options.rules.allow)
+            for spec, file in zip(specs, data, strict=True)
+        ]
         chosen = [
             (spec, expand(spec.name, shipped if form == "llm-foundry" else registry, options.rules))
             for spec, form in zip(specs, forms, strict=True)
@@ -126,11 +120,6 @@ def load_benchmarks(specs: Sequence[BenchmarkSpec], options: LoadOptions) -> Loa
     tasks = {name: benchmark.task for name, benchmark in loaded.items()}
     groups = [group for _, items in chosen for item in items for group in _groups(item, tasks)]
     return Loaded(tuple(loaded.values()), tuple(groups))
-
-
-def _form(spec: BenchmarkSpec, registry: Registry, options: LoadOptions) -> RowForm | None:
-    data = _changes(spec, options).data
-    return None if data is None else find_form(spec.name, data, registry, options.rules.allow)
 
 
 @dataclass(frozen=True)
@@ -187,8 +176,7 @@ def _recipe(leaf: Leaf, spec: BenchmarkSpec, options: LoadOptions, form: RowForm
     paths = [Path(rules.resolve(name)) for name in names if name.startswith(("/", DATASETS))]
     files = [path for path in paths if path.exists()] if changes.data is None else [changes.data]
     identities = tuple((file, identify_file(file, "data file")) for file in files)
-    definition_text = repr(sorted(definition.config.items()))
-    key = (leaf.name, changes, selection, definition_text, rules.allow_code, identities)
+    key = (leaf.name, changes, selection, repr(sorted(definition.config.items())), rules.allow_code, identities)
     return _Recipe(key, leaf, definition, changes, selection, files, rules, spec.name, form)
 
 
@@ -234,16 +222,13 @@ def _build(recipe: _Recipe) -> Benchmark:
             file, allow = recipe.files[0], recipe.rules.allow
             raise explain_columns(leaf.name, config, file, recipe.form, error, allow) from error.__cause__
     return Benchmark(
-        leaf.name,
-        task,
-        tuple(questions.instances),
-        tuple(questions.documents),
-        questions.total,
-        question_digest(task, questions),
-        chance_level(task, questions),
-        int(task.config.num_fewshot or 0),
-        questions.sampled,
-        recipe.form,
+        **vars(questions),
+        name=leaf.name,
+        task=task,
+        digest=question_digest(task, questions),
+        chance=chance_level(task, questions),
+        num_fewshot=int(task.config.num_fewshot or 0),
+        form=recipe.form,
     )
 
 

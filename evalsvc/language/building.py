@@ -1,4 +1,4 @@
-"""Building lm-eval's task object from a benchmark's definition and data."""
+"""Expansion of names to benchmarks, as in lm-eval, and lm-eval's task object from a benchmark's definition and data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -20,11 +20,12 @@ from jinja2 import TemplateSyntaxError, UndefinedError
 from jinja2.exceptions import SecurityError
 from lm_eval.api.registry import AGGREGATION_REGISTRY
 from lm_eval.api.task import ConfigurableTask, Task
+from lm_eval.config.group import GroupConfig
 from lm_eval.tasks import TaskManager
 
 from evalsvc.errors import AssetMissing, EvalsvcError, InvalidData, InvalidSuite, MissingPackage
+from evalsvc.language.catalog import Entry, Registry
 from evalsvc.language.definitions import Config, Definition, Rules, local_files, mapping_of, read_definition, text_of
-from evalsvc.language.expansion import Leaf
 from evalsvc.language.hub import Rows, Source, one_line, require_named
 from evalsvc.language.private import example_pool, metric_functions
 from evalsvc.language.rows import plain_rows, read_rows
@@ -44,11 +45,127 @@ _UNDEFINED = re.compile(r"'[A-Za-z_]\w*' is undefined")
 EVALUATED = ("test_split", "validation_split")
 """Keys of the evaluated split, in order of precedence."""
 
+MAX_DEPTH = 20
+"""Largest depth of groups in groups."""
+
+_OF_GROUPS = {item.name for item in fields(GroupConfig)}
+"""Keys of a group's file that describe the group; all other keys are for its members."""
+
 Load = Callable[[Source], Rows]
 """Function that returns the rows of a dataset on the hub: `hub.cached` or `hub.fetch`."""
 
 Fewshot = Literal["configured", "first"]
 """Choice of solved examples: as the benchmark says, or the first examples, equal for every document."""
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """Benchmark with the changes of the groups around it."""
+
+    name: str
+    path: Path | None
+    """YAML file of the benchmark; None if a group's file defines it."""
+    overrides: Config = field(default_factory=dict)
+    """Keys of the groups around the benchmark that replace those of the file."""
+    closed: bool = False
+    """Whether a submitter's group changes the file, which then must keep to `schema`, also for lm-eval's files."""
+    unsafe: bool = False
+    """Whether a group around the benchmark says `unsafe_code`."""
+
+    def leaves(self) -> Iterator[Leaf]:
+        yield self
+
+
+@dataclass(frozen=True)
+class Branch:
+    """Group with its members."""
+
+    config: Config
+    """Configuration for lm-eval's GroupConfig."""
+    members: tuple[Leaf | Branch, ...]
+
+    def leaves(self) -> Iterator[Leaf]:
+        for member in self.members:
+            yield from member.leaves()
+
+
+def expand(name: str, registry: Registry, rules: Rules) -> tuple[Leaf | Branch, ...]:
+    """Return what a name stands for: a benchmark, a group, or the benchmarks of a tag."""
+    expanded = _Expansion(registry, rules).of(registry.find(name), _Within(), 0)
+    if not any(True for item in expanded for _ in item.leaves()):
+        raise InvalidData(f"{name!r} stands for no benchmark; see `evalsvc benchmarks list {name}`")
+    return expanded
+
+
+@dataclass(frozen=True)
+class _Within:
+    """Changes that the groups around a member make."""
+
+    overrides: Config = field(default_factory=dict)
+    trusted: bool = True
+    """Whether all of these groups are lm-eval's or the operator's."""
+    unsafe: bool = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether a submitter changes more than the number of shots."""
+        return not self.trusted and bool(self.overrides.keys() - {"num_fewshot"})
+
+    def changed(self, overrides: Config, *, outer_wins: bool = False) -> _Within:
+        merged = {**overrides, **self.overrides} if outer_wins else {**self.overrides, **overrides}
+        return replace(self, overrides=merged, unsafe=self.unsafe or bool(overrides.get("unsafe_code")))
+
+    def leaf(self, name: str, path: Path | None) -> Leaf:
+        return Leaf(name, path, self.overrides, self.closed, self.unsafe)
+
+
+@dataclass(frozen=True)
+class _Expansion:
+    registry: Registry
+    rules: Rules
+    opened: set[str] = field(default_factory=set)
+    """Groups that were expanded: two groups that list each other twice would stand for any number of benchmarks."""
+
+    def of(self, entry: Entry, within: _Within, depth: int) -> tuple[Leaf | Branch, ...]:
+        if entry.kind == "tag":
+            members = (self.registry.get(name) for name in entry.members)
+            return tuple(within.leaf(item.name, item.path) for item in members if item)
+        if entry.kind == "benchmark" or entry.path is None:
+            return (within.leaf(entry.name, entry.path),)
+        definition = read_definition(entry.path, self.rules, functions=True, closed=within.closed)
+        inner = replace(
+            within, trusted=within.trusted and definition.trusted, unsafe=within.unsafe or definition.unsafe
+        )
+        return (self.branch(entry.name, definition.config, inner, depth),)
+
+    def branch(self, name: str, config: Config, within: _Within, depth: int) -> Branch:
+        if name in self.opened or depth > MAX_DEPTH:
+            raise InvalidData(f"the group {name!r} is a member of itself, or a member twice; list it once")
+        self.opened.add(name)
+        group_config = {key: value for key, value in config.items() if key in _OF_GROUPS} | {"group": name}
+        inner = within.changed({key: value for key, value in config.items() if key not in _OF_GROUPS}, outer_wins=True)
+        listed = config.get("task")
+        members: list[Leaf | Branch] = []
+        for item in listed if isinstance(listed, list) else [listed]:
+            members += self.member(name, item, inner, depth + 1)
+        return Branch(group_config, tuple(members))
+
+    def member(self, group: str, item: object, within: _Within, depth: int) -> tuple[Leaf | Branch, ...]:
+        content = item if isinstance(item, dict) else {"task": item}
+        key = "group" if "group" in content else "task"
+        name = content.get(key)
+        if not isinstance(name, str):
+            raise InvalidData(f"the group {group!r} lists {type(item).__name__}; a member is a name, or has a `task`")
+        # `task` must not be passed on: lm-eval then gives every member of a nested group or tag its name.
+        merged = within.changed({other: value for other, value in content.items() if other != key})
+        entry = self.registry.get(name)
+        if entry is not None:
+            return self.of(entry, merged, depth)
+        if key == "group":
+            return (self.branch(f"{group}::{name}", content, within, depth),)
+        if "dataset_path" not in merged.overrides and "custom_dataset" not in merged.overrides:
+            raise InvalidData(f"the group {group!r} has the member {name!r}, which no YAML file defines; correct it")
+        return (merged.leaf(f"{group}::{name}", None),)
 
 
 @dataclass(frozen=True)
@@ -89,15 +206,26 @@ def build_task(leaf: Leaf, definition: Definition, changes: Changes, rules: Rule
             config = {**read_definition(leaf.path, rules, functions=True).config, **leaf.overrides}
     config = {key: value for key, value in deepcopy(config).items() if key not in ("tag", "group", "task_list")}
     config |= {"task": leaf.name}
-    if "class" in config:
-        return _build_class(leaf.name, config, changes)
-    config = _with_shots(config, changes)
-    if changes.data is not None:
-        config = _with_rows(leaf.name, config, {str(config["test_split"]): read_rows([changes.data], rules.allow)})
-    elif not callable(config.get("custom_dataset")):
-        config = _with_rows(leaf.name, config, _rows(leaf.name, config, definition.trusted, rules, load))
-    task = _construct(leaf.name, config)
-    _check_pool(leaf.name, task)
+    if is_program := "class" in config:
+        if changes.data is not None:
+            raise InvalidSuite(f"benchmark {leaf.name!r} is a program that loads its data itself; remove `data`")
+        if changes.fewshot == "first" and changes.num_fewshot:
+            raise InvalidSuite(
+                f"benchmark {leaf.name!r} is a program that draws its examples itself; remove `fewshot: first`"
+            )
+    else:
+        config = _with_shots(config, changes)
+        if changes.data is not None:
+            config = _with_rows(leaf.name, config, {str(config["test_split"]): read_rows([changes.data], rules.allow)})
+        elif not callable(config.get("custom_dataset")):
+            config = _with_rows(leaf.name, config, _rows(leaf.name, config, definition.trusted, rules, load))
+    with blamed(leaf.name, "document 0"):
+        task: Task = next(iter(TaskManager(include_defaults=False).load([config])["tasks"].values()))
+    task.set_fewshot_seed(FEWSHOT_SEED)
+    if not is_program:
+        _check_pool(leaf.name, task)
+    elif changes.num_fewshot is not None:
+        task.set_config("num_fewshot", changes.num_fewshot)
     require_metrics(leaf.name, task)
     return task
 
@@ -178,12 +306,8 @@ def _with_shots(config: Config, changes: Changes) -> Config:
         raise InvalidData(f"benchmark {config['task']!r} names no `test_split` and no `validation_split`; give one")
     if not shots:
         # Without solved examples, lm-eval still reads their whole split, which may be the largest by far.
-        zero_shot = {
-            "num_fewshot": 0,
-            "fewshot_split": None,
-            "fewshot_config": {**fewshot_config, "split": None, "samples": []},
-        }
-        return {**config, **zero_shot}
+        fewshot_config = {**fewshot_config, "split": None, "samples": []}
+        return {**config, "num_fewshot": 0, "fewshot_split": None, "fewshot_config": fewshot_config}
     if changes.fewshot == "first":
         fewshot_config = {**fewshot_config, "sampler": "first_n"}
     if _split_of_shots(config, fewshot_config) == evaluated:
@@ -207,7 +331,12 @@ def _splits(config: Config) -> tuple[str, ...]:
 
 def _with_rows(name: str, config: Config, rows: Rows) -> Config:
     """Return `config` with its rows instead of their source, so that lm-eval fetches nothing."""
-    _check_splits(name, config, rows)
+    for split in _splits(config):
+        if split not in rows:
+            present = ", ".join(map(repr, rows))
+            raise InvalidData(f"benchmark {name!r} uses the split {split!r}, its data have {present}; correct its YAML")
+        if not len(rows[split]):
+            raise InvalidData(f"benchmark {name!r}: the split {split!r} of its data is empty; add rows")
     given = datasets.DatasetDict(rows)
     return {**config, "custom_dataset": lambda **_: given, "dataset_kwargs": None}
 
@@ -215,9 +344,9 @@ def _with_rows(name: str, config: Config, rows: Rows) -> Config:
 def _rows(name: str, config: Config, trusted: bool, rules: Rules, load: Load) -> Rows:
     """Return the rows that a definition names; only a trusted definition may use all options of `datasets`."""
     local = local_files(config)
-    if local is not None and (
-        not trusted or (local and all(_is_path(each) for names in local.values() for each in names))
-    ):
+    files = [file for names in (local or {}).values() for file in names]
+    are_paths = all(file.startswith(("/", DATASETS)) and not set(file) & set("*?[]") for file in files)
+    if local is not None and (not trusted or (local and are_paths)):
         if not local:
             raise InvalidData(f"benchmark {name!r} names local files without `data_files`; give their paths")
         return {
@@ -232,38 +361,6 @@ def _rows(name: str, config: Config, trusted: bool, rules: Rules, load: Load) ->
         if not trusted:
             require_named(source)
         return {split: plain_rows(part) for split, part in load(source).items()}
-
-
-def _is_path(name: str) -> bool:
-    return name.startswith(("/", DATASETS)) and not set(name) & set("*?[]")
-
-
-def _check_splits(name: str, config: Config, rows: Rows) -> None:
-    for split in _splits(config):
-        if split not in rows:
-            present = ", ".join(map(repr, rows))
-            raise InvalidData(f"benchmark {name!r} uses the split {split!r}, its data have {present}; correct its YAML")
-        if not len(rows[split]):
-            raise InvalidData(f"benchmark {name!r}: the split {split!r} of its data is empty; add rows")
-
-
-def _construct(name: str, config: Config) -> Task:
-    with blamed(name, "document 0"):
-        task: Task = next(iter(TaskManager(include_defaults=False).load([config])["tasks"].values()))
-    task.set_fewshot_seed(FEWSHOT_SEED)
-    return task
-
-
-def _build_class(name: str, config: Config, changes: Changes) -> Task:
-    if changes.data is not None:
-        raise InvalidSuite(f"benchmark {name!r} is a program that loads its data itself; remove `data`")
-    if changes.fewshot == "first" and changes.num_fewshot:
-        raise InvalidSuite(f"benchmark {name!r} is a program that draws its examples itself; remove `fewshot: first`")
-    task = _construct(name, config)
-    if changes.num_fewshot is not None:
-        task.set_config("num_fewshot", changes.num_fewshot)
-    require_metrics(name, task)
-    return task
 
 
 def _check_pool(name: str, task: Task) -> None:
@@ -292,7 +389,6 @@ def _require_imports(name: str, function: object) -> None:
 def _missing(name: str, error: ImportError) -> MissingPackage:
     told = re.search(r"pip install ['\"`]?([\w.\-\[\]]+)", str(error))
     package = (error.name or "").partition(".")[0]
-    wanted = told[1] if told else PACKAGES.get(package, package)
-    if not wanted:
-        return MissingPackage(f"benchmark {name!r} cannot import a package: {one_line(error)}; install the package")
-    return MissingPackage(f"benchmark {name!r} needs the package {wanted!r}; run: pip install '{wanted}'")
+    if wanted := told[1] if told else PACKAGES.get(package, package):
+        return MissingPackage(f"benchmark {name!r} needs the package {wanted!r}; run: pip install '{wanted}'")
+    return MissingPackage(f"benchmark {name!r} cannot import a package: {one_line(error)}; install the package")

@@ -30,9 +30,6 @@ RUNS_CODE = ("score/math",)
 MAX_INCLUDES = 100
 """Largest number of files that a benchmark file includes, directly or indirectly."""
 
-MAX_DEPTH = 20
-"""Largest depth of groups in groups."""
-
 Config = Mapping[str, object]
 """Keys of benchmark files with their values, as in lm-eval. lm-eval's files may have any key."""
 

@@ -11,7 +11,7 @@ import statistics
 from bisect import bisect_left
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import accumulate, chain, islice, pairwise
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask, Task
@@ -67,9 +67,10 @@ class Document:
 class Questions:
     """Requests of a benchmark."""
 
-    instances: list[Instance]
+    instances: tuple[Instance, ...]
     """All requests, document by document."""
-    documents: list[Document]
+    documents: tuple[Document, ...]
+    """Index and requests of each used document, in the order of the data."""
     total: int
     """Number of documents in the data, used or not."""
     sampled: bool = False
@@ -96,11 +97,9 @@ def ask(name: str, task: Task, selection: Selection) -> Questions:
     sampled = selection.sample is not None and selection.sample < total
     if sampled:
         asked = {index: asked[index] for index in sorted(_drawn(name, task, asked)[: selection.sample])}
-    documents, instances = [], list[Instance]()
-    for index, made in asked.items():
-        documents.append(Document(index, slice(len(instances), len(instances) + len(made))))
-        instances += made
-    return Questions(instances, documents, total, sampled)
+    ends = [0, *accumulate(map(len, asked.values()))]
+    documents = (Document(index, slice(*bounds)) for index, bounds in zip(asked, pairwise(ends), strict=True))
+    return Questions(tuple(chain(*asked.values())), tuple(documents), total, sampled)
 
 
 def require_different(name: str, task: ConfigurableTask) -> None:
@@ -135,7 +134,9 @@ def chance_level(task: Task, questions: Questions) -> float:
     if task.OUTPUT_TYPE != "multiple_choice" or not isinstance(task, ConfigurableTask):
         return 0.0
     rows = [questions.instances[document.requests][0].doc for document in questions.documents]
-    return statistics.fmean(_right_options(task, row) / len(task.doc_to_choice(row)) for row in rows)
+    golds = [_right(task, row) for row in rows]
+    numbers = [len(set(gold)) if isinstance(gold, list) else 1 for gold in golds]
+    return statistics.fmean(number / len(task.doc_to_choice(row)) for number, row in zip(numbers, rows, strict=True))
 
 
 def is_plain(task: Task) -> bool:
@@ -194,7 +195,7 @@ def drawing_order(of: Sequence[Hashable], seed: str) -> list[int]:
 
 
 def _random(seed: str, name: object) -> int:
-    """Return a pseudo-random number that is the same on every machine and in every version of Python."""
+    # the same on every machine and in every version of Python
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest())
 
 
@@ -203,22 +204,13 @@ def _drawn(name: str, task: Task, asked: Mapping[int, Sequence[Instance]]) -> li
     right, lengths = list[int | None](), list[int]()
     for index, made in asked.items():
         with blamed(name, f"document {index}"):
-            golds = right_options(task, made[0].doc)
+            row = made[0].doc
+            golds = right_options(task, row)
             right.append(None if golds is None else golds[0])
-            lengths.append(_length(task, made[0].doc))
+            # Contexts as options differ only in a few characters.
+            contexts = isinstance(task, ConfigurableTask) and task.multiple_input
+            lengths.append(len(task.doc_to_choice(row)[0] if contexts else question_text(task, row)))
     return drawing_order(strata(right, lengths), f"{DESIGN}/{name}")
-
-
-def _length(task: Task, row: object) -> int:
-    """Return the length of a question in characters. Contexts as options differ only in a few characters."""
-    if isinstance(task, ConfigurableTask) and task.multiple_input:
-        return len(task.doc_to_choice(row)[0])
-    return len(question_text(task, row))
-
-
-def _right_options(task: ConfigurableTask, row: object) -> int:
-    gold = _right(task, row)
-    return len(set(gold)) if isinstance(gold, list) else 1
 
 
 def _chosen(name: str, rows: Sequence[object], total: int, selection: Selection) -> Iterator[tuple[int, object]]:
@@ -237,18 +229,16 @@ def _chosen(name: str, rows: Sequence[object], total: int, selection: Selection)
 
 def _requests(name: str, task: Task, index: int, row: object) -> list[Instance]:
     """Make the requests as lm-eval's `build_all_requests`, but with the document's index in the data."""
+    plain: dict[str, object] = {"apply_chat_template": False, "chat_template": None}
     context = task.fewshot_context(
         row,
         num_fewshot=task.config.num_fewshot or 0,
         system_instruction=None,
-        apply_chat_template=False,
         fewshot_as_multiturn=False,
-        chat_template=None,
         gen_prefix=task.doc_to_prefix(row),
+        **plain,
     )
-    made = task.construct_requests(
-        doc=row, ctx=context, metadata=(name, index, task.config.repeats), apply_chat_template=False, chat_template=None
-    )
+    made = task.construct_requests(doc=row, ctx=context, metadata=(name, index, task.config.repeats), **plain)
     return made if isinstance(made, list) else [made]
 
 
@@ -261,37 +251,30 @@ def _check_answers(name: str, task: Task, index: int, made: Sequence[Instance]) 
             raise InvalidData(f"{where}, option {number} has no text to score; give every option a text")
     if not isinstance(task, ConfigurableTask) or callable(task.config.process_results):
         return
+    is_choice = task.OUTPUT_TYPE == "multiple_choice"
+    if not is_choice and (task.OUTPUT_TYPE != "generate_until" or task.config.doc_to_choice is None):
+        return
     with blamed(name, f"document {index}"):
-        if task.OUTPUT_TYPE == "multiple_choice":
-            choices = task.doc_to_choice(made[0].doc)
-            _check_choices(where, choices)
-            _check_gold(where, _gold(task, made[0].doc), choices)
-        elif task.OUTPUT_TYPE == "generate_until" and task.config.doc_to_choice is not None:
-            _check_gold(where, _gold(task, made[0].doc), task.doc_to_choice(made[0].doc))
-
-
-def _check_choices(where: str, choices: object) -> None:
-    if not isinstance(choices, list) or not choices:
-        raise InvalidData(f"{where} has {_kind(choices)} as its options; give a list of texts")
-    for number, choice in enumerate(choices):
-        if not isinstance(choice, str) or not choice:
-            raise InvalidData(
-                f"{where}, option {number} is {_kind(choice)}; it must be a text of at least one character"
-            )
-
-
-def _check_gold(where: str, gold: object, choices: Sequence[str]) -> None:
-    for each in gold if isinstance(gold, list) and gold else [gold]:
-        right = each in choices if isinstance(each, str) else type(each) is int and 0 <= each < len(choices)
-        if not right:
-            raise InvalidData(
-                f"{where}: the right answer is {_kind(each)}, and none of its {len(choices)} options; give an index "
-                f"from 0 to {len(choices) - 1}, or the text of one"
-            )
+        choices = task.doc_to_choice(made[0].doc)
+        if is_choice and (not isinstance(choices, list) or not choices):
+            raise InvalidData(f"{where} has {_kind(choices)} as its options; give a list of texts")
+        for number, choice in enumerate(choices if is_choice else ()):
+            if not isinstance(choice, str) or not choice:
+                raise InvalidData(
+                    f"{where}, option {number} is {_kind(choice)}; it must be a text of at least one character"
+                )
+        gold = _gold(task, made[0].doc)
+        for each in gold if isinstance(gold, list) and gold else [gold]:
+            right = each in choices if isinstance(each, str) else type(each) is int and 0 <= each < len(choices)
+            if not right:
+                raise InvalidData(
+                    f"{where}: the right answer is {_kind(each)}, and none of its {len(choices)} options; give an "
+                    f"index from 0 to {len(choices) - 1}, or the text of one"
+                )
 
 
 def _kind(value: object) -> str:
-    """Describe a value of a row without its content: a submitter may not be allowed to read the row."""
+    # without the content, since a submitter may not be allowed to read the row
     if isinstance(value, str):
         return f"a text of {len(value)} characters"
     if value is None or isinstance(value, bool):

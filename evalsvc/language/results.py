@@ -1,4 +1,7 @@
-"""From answers to metrics, for all benchmarks of a task, their groups, and the mean over benchmarks."""
+"""From answers to metrics, for all benchmarks of a task, their groups, and the mean over benchmarks.
+
+Two results can be compared in words: `flips` yields the documents on which only one of two models is right.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +13,24 @@ from importlib.metadata import version
 
 from lm_eval.api import metrics as lm_metrics
 from lm_eval.api.group import Group
+from lm_eval.api.instance import Instance
 
 from evalsvc.errors import InvalidSuite
 from evalsvc.language.benchmarks import Benchmark, Loaded
 from evalsvc.language.lm import Answer, Generation
 from evalsvc.language.private import filter_names
-from evalsvc.language.questions import DESIGN, ERROR
+from evalsvc.language.questions import DESIGN, ERROR, is_plain, question_text, right_options
 from evalsvc.language.rows import RowForm
-from evalsvc.language.scoring import SCORE, Item, Scope, ScoredBenchmark, is_choice, named, scopes, unit
-from evalsvc.metrics.item_numbers import Linear, combined, keep_shares, linear_of
+from evalsvc.language.scoring import SCORE, Item, Scope, ScoredBenchmark, named, scopes, unit
+from evalsvc.metrics.item_numbers import Item as ReadItem
+from evalsvc.metrics.item_shares import Linear, combined, keep_shares, linear_of
 from evalsvc.metrics.ratio import Ratio, mean_of
+from evalsvc.spec.documents.text_reports import Flip, FlippedQuestion
 from evalsvc.spec.layout import IdCounts
 from evalsvc.spec.protocol import Direction, MetricValue, Protocol
 
 ESTIMATOR = "lm-eval/1"
 """Version in the protocol of how answers become numbers. Another version is another series."""
-
 
 ROUNDING = 1e-6
 """Largest relative change of a value by the rounding of shares; a larger difference means another number."""
@@ -76,17 +81,14 @@ def results(
     for group in loaded.groups:
         members = [scored[task.task_name] for task in group.get_all_tasks()]
         metrics += [metric for scope in scopes(ids) for metric in _group_metrics(group, members, scope)]
-    return Results(metrics, [item for scores in scored.values() for item in scores.items], _notes(scored))
-
-
-def _notes(scored: Mapping[str, ScoredBenchmark]) -> Notes:
+    items = [item for scores in scored.values() for item in scores.items]
     contexts, continuations = (
         {name: cut for name, scores in scored.items() if (cut := scores.documents_cut(part))}
         for part in ("cut", "continuation_cut")
     )
     left_out = [metric for scores in scored.values() for metric in scores.left_out]
     forms = {name: form for name, scores in scored.items() if (form := scores.benchmark.form) is not None}
-    return Notes(sum(len(scores.items) for scores in scored.values()), contexts, continuations, left_out, forms)
+    return Results(metrics, items, Notes(len(items), contexts, continuations, left_out, forms))
 
 
 def plain_mean(task: str, wanted: Sequence[str], loaded: Loaded, evaluated: Results) -> list[MetricValue]:
@@ -135,7 +137,8 @@ def _metric_names(member: Benchmark | Group) -> set[str]:
     filters = filter_names(task)
     counted = [metric for metric, function in task.aggregation().items() if function is not lm_metrics.bypass_agg]
     names = {named(metric, filtered, "") for metric in counted for filtered in filters}
-    return names | ({"acc_token"} if is_choice(member) else set())
+    has_options = member.output_type == "multiple_choice" and is_plain(task)
+    return names | ({"acc_token"} if has_options else set())
 
 
 def _mean(name: str, metrics: Sequence[MetricValue], items: Sequence[Item]) -> list[MetricValue]:
@@ -213,7 +216,10 @@ def _group_metrics(group: Group, members: Sequence[ScoredBenchmark], scope: Scop
             stderr = _weighted_stderr(members_have, sizes) if by_size[metric] else stderr
         known = all(each.baseline is not None for each in of)
         own = ids | {name: value.protocol.id for name, value in members_have.items()}
-        protocol = Protocol(_group_protocol(group, own))
+        how = [[each.metric, each.weight_by_size, each.filter_list] for each in group.aggregate_metric_list or []]
+        protocol = Protocol(
+            {"task": "language", "estimator": ESTIMATOR, "group": group.name, "aggregate": how, "members": own}
+        )
         name, value = f"{group.name}/{named(metric, filtered, scope.suffix)}", float(aggregated[key])
         direction = directions.pop() if len(directions) == 1 else "none"
         weights = _weights(values, members_have, by_size[metric])
@@ -253,11 +259,75 @@ def _lm_eval_table(
     return table
 
 
-def _group_protocol(group: Group, members: Mapping[str, str]) -> dict[str, object]:
-    how = [[each.metric, each.weight_by_size, each.filter_list] for each in group.aggregate_metric_list or []]
-    return {"task": "language", "estimator": ESTIMATOR, "group": group.name, "aggregate": how, "members": dict(members)}
-
-
 def _parsed(name: str) -> tuple[str, str]:
     metric, _, filtered = name.partition(",")
     return metric, filtered or "none"
+
+
+def flips(
+    benchmark: Benchmark, key: str, base: Sequence[ReadItem], checkpoint: Sequence[ReadItem]
+) -> Iterator[FlippedQuestion]:
+    """Yield the documents whose value under `key` or `key_within` differs between two results, in the data's order."""
+    before, after = (
+        {item["index"]: item for item in items if item["benchmark"] == benchmark.name} for items in (base, checkpoint)
+    )
+    for document in benchmark.documents:
+        old, new = before.get(document.index), after.get(document.index)
+        if old is None or new is None:
+            continue
+        kinds = _flip(old, new, key), _flip(old, new, f"{key}_within")
+        if any(kinds):
+            asked = benchmark.instances[document.requests]
+            options = None
+            if benchmark.output_type == "multiple_choice":
+                choices = getattr(benchmark.task, "doc_to_choice", None)
+                texts = choices(asked[0].doc) if choices else [each.args[1].strip() for each in asked]
+                options = [str(text) for text in texts]
+            answers = [_answer(asked, options, item, within) for within in (False, True) for item in (old, new)]
+            sides = ("base", "checkpoint", "base_within", "checkpoint_within")
+            yield FlippedQuestion(
+                index=document.index,
+                flip=kinds[0],
+                flip_within=kinds[1],
+                question=_readable(question_text(benchmark.task, asked[0].doc)),
+                options=None if options is None else [_readable(option) for option in options],
+                right=[_readable(answer) for answer in _right(benchmark, asked, options)],
+                **{side: _readable(answer) for side, answer in zip(sides, answers, strict=True)},
+            )
+
+
+def _readable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()  # a few datasets contain half characters
+
+
+def _flip(old: ReadItem, new: ReadItem, key: str) -> Flip | None:
+    # A model with only text rows has no separate numbers within text.
+    before, after = (item.get(key, item.get(key.replace("_within", ""))) for item in (old, new))
+    if before is None or after is None or before == after:
+        return None
+    return "lost" if after < before else "gained"
+
+
+def _right(benchmark: Benchmark, asked: Sequence[Instance], options: Sequence[str] | None) -> list[str]:
+    task, row = benchmark.task, asked[0].doc
+    if options is not None:
+        return [options[gold] for gold in right_options(task, row) or []]
+    if benchmark.output_type == "loglikelihood":
+        return [asked[0].args[1].strip()]
+    target = task.doc_to_target(row)
+    return [str(each) for each in (target if isinstance(target, list) else [target])]
+
+
+def _answer(asked: Sequence[Instance], options: Sequence[str] | None, item: ReadItem, within: bool) -> str:
+    if "scores" not in item:
+        texts = item.get("text_within", item["text"]) if within else item["text"]
+        return str(texts[0]).strip()
+    # A row of scores has logprob and greedy over all ids, followed by both within text for tables with other rows.
+    scores = [row[-2:] if within else row[:2] for row in item["scores"]]
+    if options is not None:
+        chosen = [logprob for logprob, _ in scores[: len(options)]]
+        return options[chosen.index(max(chosen))]
+    logprob, greedy = scores[0]
+    return (
+        asked[0].args[1].strip() if greedy else f"other words (the right ones have probability {math.exp(logprob):.2g})"
+    )

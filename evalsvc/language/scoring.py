@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from lm_eval.api import metrics
 from lm_eval.api import metrics as lm_metrics
 from lm_eval.api.instance import Instance
 
@@ -22,7 +21,7 @@ from evalsvc.language.hub import offline, quiet
 from evalsvc.language.lm import Answer, Generation
 from evalsvc.language.private import filter_responses
 from evalsvc.language.questions import is_plain, right_options
-from evalsvc.metrics.item_numbers import Linear, finite_factor, linear_of
+from evalsvc.metrics.item_shares import Linear, finite_factor, linear_of
 from evalsvc.metrics.ratio import Ratio, perplexity, ratio_of_sums
 from evalsvc.metrics.shares import share_stderr, standard_error
 from evalsvc.spec.layout import IdCounts
@@ -39,6 +38,19 @@ Response = str | float | tuple[float, bool]
 
 Item = dict[str, object]
 """Record of one document: `benchmark`, `index`, the inputs of each metric, and `scores` or `text`."""
+
+RESAMPLES = 200
+"""Number of bootstrap samples for aggregations without a closed form; the error is then known to 5 %."""
+
+LEAST = 20
+"""Number of documents that a bootstrap needs. An F1 of 8 documents has an interval that covers .82 instead of .95."""
+
+OTHER_ESTIMATOR = "lm-eval/2"
+"""Version in the protocol of metrics of the kind `other`; see `results.ESTIMATOR` for the other kinds."""
+
+LN2 = math.log(2)
+
+Aggregation = Callable[[Sequence[Any]], Any]
 
 
 @dataclass(frozen=True)
@@ -120,45 +132,36 @@ class ScoredBenchmark:
 
     def documents_cut(self, part: str) -> int:
         """Return the number of documents with a cut part: `cut` is the context, `continuation_cut` the continuation."""
-        documents = (
-            [answer for many in self._of(position) for answer in many] for position in range(len(self._numbers))
-        )
-        return sum(any(getattr(answer, part, False) for answer in answers) for answers in documents)
+        positions = range(len(self._numbers))
+        return sum(any(getattr(answer, part, False) for answer in self._of(position)) for position in positions)
 
-    def _of(self, position: int) -> Sequence[Sequence[Answer | Generation]]:
-        return self.answers[self.benchmark.documents[position].requests]
+    def _of(self, position: int) -> list[Answer | Generation]:
+        return [answer for many in self.answers[self.benchmark.documents[position].requests] for answer in many]
 
     def _shown(self, position: int) -> Item:
-        several = len(scopes(self.ids)) > 1
-        answers = [answer for many in self._of(position) for answer in many]
-        scores = [answer for answer in answers if isinstance(answer, Answer)]
-        texts = [answer for answer in answers if isinstance(answer, Generation)]
-        shown: Item = {}
-        if scores:
-            shown["scores"] = [
-                [number for scope in scopes(self.ids) for number in (scope.logprob(answer), int(scope.greedy(answer)))]
-                for answer in scores
-            ]
-        if texts:
-            shown["text"] = [answer.text for answer in texts]
-            shown |= {"text_within": [answer.text_within for answer in texts]} if several else {}
+        scores = [
+            [number for scope in scopes(self.ids) for number in (scope.logprob(answer), int(scope.greedy(answer)))]
+            for answer in self._of(position)
+            if isinstance(answer, Answer)
+        ]
+        texts = [answer for answer in self._of(position) if isinstance(answer, Generation)]
+        shown: Item = {"scores": scores} if scores else {}
+        for scope in scopes(self.ids) if texts else ():
+            shown[f"text{scope.suffix}"] = [scope.response(answer, "generate_until") for answer in texts]
         return shown
 
-    # lm-eval's metrics
-
     def _of_scope(self, scope: Scope) -> Iterator[tuple[tuple[str, str], MetricValue]]:
-        columns = self._columns(scope)
         aggregations, higher = self.benchmark.task.aggregation(), self.benchmark.task.higher_is_better()
-        for (metric, filtered), column in columns.items():
+        for (metric, filtered), column in self._columns(scope).items():
             name = named(metric, filtered, scope.suffix)
             aggregated = estimate(aggregations.get(metric, lm_metrics.mean), list(column.values()))
             if aggregated is None:
                 self.left_out.append(f"{self.benchmark.name}/{name}")
                 continue
             keys = self._keep(name, aggregated, column, scope)
-            direction = DIRECTIONS[higher.get(metric)]
-            value = self._value(name, aggregated.ratio, unit(metric), direction, self._baseline(metric), keys)
-            yield (metric, filtered), value
+            accuracy = metric.startswith("acc") or (metric == "exact_match" and not self.benchmark.chance)
+            baseline, direction = self.benchmark.chance if accuracy else None, DIRECTIONS[higher.get(metric)]
+            yield (metric, filtered), self._value(name, aggregated.ratio, unit(metric), direction, baseline, keys)
 
     def _columns(self, scope: Scope) -> dict[tuple[str, str], dict[int, object]]:
         task = copy(self.benchmark.task)
@@ -180,7 +183,7 @@ class ScoredBenchmark:
         responses = [scope.response(answer, instance.request_type) for answer in many]
         return responses * (instance.repeats or 1) if len(many) == 1 else responses
 
-    def _keep(self, name: str, aggregated: Averaged, column: Mapping[int, object], scope: Scope) -> tuple[str, ...]:
+    def _keep(self, name: str, aggregated: Estimate, column: Mapping[int, object], scope: Scope) -> tuple[str, ...]:
         name = name.replace("/", "_")  # a key with a slash is a share of a metric of several benchmarks
         keys: dict[str, tuple[str, ...]] = {
             "mean": (name,),
@@ -189,37 +192,25 @@ class ScoredBenchmark:
             "weighted loss": (f"{name}_nll", f"{name}_weight"),
         }
         for position, numbers in zip(column, aggregated.numbers, strict=False):
-            pairs = zip(keys[aggregated.kind], numbers, strict=True)
-            for key, value in pairs:
+            for key, value in zip(keys[aggregated.kind], numbers, strict=True):
                 if is_number(value) and math.isfinite(value):
                     self._numbers[position][key] = value if type(value) is int else float(value)
         return keys.get(aggregated.kind, ())
 
-    def _baseline(self, metric: str) -> float | None:
-        accuracy = metric.startswith("acc") or (metric == "exact_match" and not self.benchmark.chance)
-        return self.benchmark.chance if accuracy else None
-
-    # evalsvc's metrics
-
     def _added(self) -> Iterator[MetricValue]:
-        if self.benchmark.output_type in ("multiple_choice", "loglikelihood"):
-            yield from self._of_right_answers()
+        """Yield evalsvc's metrics."""
+        task, kind = self.benchmark.task, self.benchmark.output_type
+        if kind in ("multiple_choice", "loglikelihood") and is_plain(task):
+            positions = range(len(self._numbers))
+            golds = [
+                [0] if kind == "loglikelihood" else right_options(task, self._asked(position)[0].doc) or []
+                for position in positions
+            ]
+            for scope in scopes(self.ids):
+                if kind == "multiple_choice":
+                    yield self._acc_token(scope, golds)
+                yield self._bits_per_byte(scope, golds)
         yield from self._image_mass()
-
-    def _of_right_answers(self) -> Iterator[MetricValue]:
-        all_golds = [self._right(position) for position in range(len(self._numbers))]
-        right = [golds for golds in all_golds if golds is not None]
-        if len(right) < len(all_golds):
-            return
-        for scope in scopes(self.ids):
-            if self.benchmark.output_type == "multiple_choice":
-                yield self._acc_token(scope, right)
-            yield self._bits_per_byte(scope, right)
-
-    def _right(self, position: int) -> list[int] | None:
-        if self.benchmark.output_type == "loglikelihood":
-            return [0] if is_plain(self.benchmark.task) else None
-        return right_options(self.benchmark.task, self._asked(position)[0].doc)
 
     def _asked(self, position: int) -> Sequence[Instance]:
         return self.benchmark.instances[self.benchmark.documents[position].requests]
@@ -227,8 +218,7 @@ class ScoredBenchmark:
     def _acc_token(self, scope: Scope, right: Sequence[list[int]]) -> MetricValue:
         name = f"acc_token{scope.suffix}"
         for position, golds in enumerate(right):
-            options = self._options(position)
-            means = [scope.logprob(answer) / answer.tokens for answer in options]
+            means = [scope.logprob(answer) / answer.tokens for answer in self._options(position)]
             self._numbers[position][name] = float(max(range(len(means)), key=means.__getitem__) in golds)
         values = [numbers[name] for numbers in self._numbers]
         accuracy = Ratio(statistics.fmean(values), standard_error(values), len(values))
@@ -249,7 +239,8 @@ class ScoredBenchmark:
 
     def _options(self, position: int) -> list[Answer]:
         """Return the answers to a document's options, without the requests that lm-eval adds for `acc_mutual_info`."""
-        answers = [answer for many in self._of(position) for answer in many[:1] if isinstance(answer, Answer)]
+        asked = self.benchmark.documents[position].requests
+        answers = [answer for many in self.answers[asked] for answer in many[:1] if isinstance(answer, Answer)]
         if self.benchmark.output_type != "multiple_choice":
             return answers
         return answers[: len(self.benchmark.task.doc_to_choice(self._asked(position)[0].doc))]
@@ -258,7 +249,7 @@ class ScoredBenchmark:
         if not self.ids.image:
             return
         for position, numbers in enumerate(self._numbers):
-            answers = [answer for many in self._of(position) for answer in many if isinstance(answer, Answer)]
+            answers = [answer for answer in self._of(position) if isinstance(answer, Answer)]
             mass = sum(answer.score.image_mass for answer in answers)
             if answers and math.isfinite(mass):  # NaN is the mass of an engine that does not compute it
                 numbers["image_mass"] = mass
@@ -272,15 +263,12 @@ class ScoredBenchmark:
     def _value(
         self, name: str, ratio: Ratio, unit: str, direction: Direction, baseline: float | None, keys: tuple[str, ...]
     ) -> MetricValue:
-        name, factor = f"{self.benchmark.name}/{name}", finite_factor(len(self._numbers), self._drawn_from)
+        drawn_from = self.benchmark.total if self.benchmark.sampled else None
+        factor = finite_factor(len(self._numbers), drawn_from)
         stderr = None if ratio.stderr is None else factor * ratio.stderr
         protocol = self.protocol if keys else Protocol({**self.protocol.content, "estimator": OTHER_ESTIMATOR})
         fields = (ratio.value, stderr, ratio.n, unit, direction, protocol, baseline, keys, ratio.groups)
-        return MetricValue(name, *fields, drawn_from=self._drawn_from)
-
-    @property
-    def _drawn_from(self) -> int | None:
-        return self.benchmark.total if self.benchmark.sampled else None
+        return MetricValue(f"{self.benchmark.name}/{name}", *fields, drawn_from=drawn_from)
 
 
 def named(metric: str, filtered: str, suffix: str) -> str:
@@ -296,27 +284,8 @@ def unit(metric: str) -> str:
     return "bits/byte" if metric == "bits_per_byte" else SCORE
 
 
-def is_choice(benchmark: Benchmark) -> bool:
-    """Return whether an answer is one of several options, with the right option known without the benchmark's code."""
-    return benchmark.output_type == "multiple_choice" and is_plain(benchmark.task)
-
-
-RESAMPLES = 200
-"""Number of bootstrap samples for aggregations without a closed form; the error is then known to 5 %."""
-
-LEAST = 20
-"""Number of documents that a bootstrap needs. An F1 of 8 documents has an interval that covers .82 instead of .95."""
-
-OTHER_ESTIMATOR = "lm-eval/2"
-"""Version in the protocol of metrics of the kind `other`; see `results.ESTIMATOR` for the other kinds."""
-
-LN2 = math.log(2)
-
-Aggregation = Callable[[Sequence[Any]], Any]
-
-
 @dataclass(frozen=True)
-class Averaged:
+class Estimate:
     ratio: Ratio
     kind: Literal["mean", "bits", "loss", "weighted loss", "other"]
     """`mean` of the documents' numbers; `bits`, a ratio of two sums in bits; e to a mean `loss`, or to a `weighted
@@ -325,38 +294,38 @@ class Averaged:
     """Numbers of each document: its value, NaN without a value; or a sum and a weight. Empty for the kind `other`."""
 
 
-def estimate(aggregation: Aggregation, values: Sequence[Any]) -> Averaged | None:
+def estimate(aggregation: Aggregation, values: Sequence[Any]) -> Estimate | None:
     """Return lm-eval's aggregation of the documents' values, with its error; None where the result is no number.
 
     Perplexities use evalsvc's formulas, equal to lm-eval's, since e to the loss of a very bad model overflows. A Brier
     score is the mean of the documents' Brier scores.
     """
-    if aggregation is metrics.bypass_agg or not values:
+    if aggregation is lm_metrics.bypass_agg or not values:
         return None
-    if aggregation is metrics.perplexity:
+    if aggregation is lm_metrics.perplexity:
         return _of_losses([(-value,) for value in values], "loss")
-    if aggregation is metrics.weighted_perplexity:
+    if aggregation is lm_metrics.weighted_perplexity:
         return _of_losses([(-total, count) for total, count in values], "weighted loss")
-    if aggregation is metrics.bits_per_byte:
+    if aggregation is lm_metrics.bits_per_byte:
         return _of_losses([(-total / LN2, count) for total, count in values], "bits")
-    if aggregation is metrics.brier_score:
-        values, aggregation = [metrics.brier_score([value]) for value in values], metrics.mean
+    if aggregation is lm_metrics.brier_score:
+        values, aggregation = [lm_metrics.brier_score([value]) for value in values], lm_metrics.mean
     numbers = [(value,) for value in values]
-    if aggregation is metrics.nanmean:
-        values, aggregation = [value for value in values if not math.isnan(value)], metrics.mean
+    if aggregation is lm_metrics.nanmean:
+        values, aggregation = [value for value in values if not math.isnan(value)], lm_metrics.mean
         if not values:
             return None
     value = aggregation(values)
     if not is_number(value):
         return None
-    if aggregation is metrics.mean:
+    if aggregation is lm_metrics.mean:
         error = standard_error([float(each) for each in values])
-        return Averaged(Ratio(float(value), error, len(values)), "mean", numbers)
-    if aggregation is metrics.acc_all:  # of questions, each of which has several documents
+        return Estimate(Ratio(float(value), error, len(values)), "mean", numbers)
+    if aggregation is lm_metrics.acc_all:  # of questions, each of which has several documents
         questions = len({tuple(document["idx"][key] for key in ("paragraph", "question")) for _, document in values})
         error = share_stderr(round(value * questions), questions)
-        return Averaged(Ratio(float(value), error, len(values), questions), "other")
-    return Averaged(Ratio(float(value), _bootstrap(aggregation, values), len(values)), "other")
+        return Estimate(Ratio(float(value), error, len(values), questions), "other")
+    return Estimate(Ratio(float(value), _bootstrap(aggregation, values), len(values)), "other")
 
 
 def is_number(value: Any) -> bool:
@@ -368,12 +337,12 @@ def is_number(value: Any) -> bool:
     return not isinstance(value, str)
 
 
-def _of_losses(numbers: Sequence[tuple[float, ...]], kind: Literal["bits", "loss", "weighted loss"]) -> Averaged | None:
+def _of_losses(numbers: Sequence[tuple[float, ...]], kind: Literal["bits", "loss", "weighted loss"]) -> Estimate | None:
     weights = [1] * len(numbers) if kind == "loss" else [weight for _, weight in numbers]
     loss = ratio_of_sums([loss for loss, *_ in numbers], weights)
     if loss is None:
         return None
-    return Averaged(loss if kind == "bits" else perplexity(loss), kind, numbers)
+    return Estimate(loss if kind == "bits" else perplexity(loss), kind, numbers)
 
 
 def _bootstrap(aggregation: Aggregation, values: Sequence[Any]) -> float | None:

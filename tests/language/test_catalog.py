@@ -10,9 +10,9 @@ from lm_eval.tasks._index import TaskIndex
 
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidData, UnknownName
+from evalsvc.language.building import Branch, Leaf, expand
 from evalsvc.language.catalog import MAX_FILE, Entry, Registry, scan, shipped, shipped_folder
 from evalsvc.language.definitions import Rules
-from evalsvc.language.expansion import Branch, Leaf, expand
 from evalsvc.spec.paths import Readable
 
 KINDS = {TheirKind.TASK: "benchmark", TheirKind.PY_TASK: "benchmark", TheirKind.GROUP: "group", TheirKind.TAG: "tag"}

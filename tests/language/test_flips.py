@@ -8,7 +8,7 @@ import pytest
 from benchmark_files import questions, write_benchmark
 
 from evalsvc.language.benchmarks import Benchmark, LoadOptions, load_benchmarks
-from evalsvc.language.flips import flips
+from evalsvc.language.results import flips
 from evalsvc.spec.benchmark import BenchmarkSpec
 
 
@@ -101,7 +101,7 @@ def test_what_one_side_lacks_has_not_flipped(tmp_path: Path) -> None:
 
 def test_half_a_character_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A dataset with a lone surrogate would have cost the whole task's numbers."""
-    monkeypatch.setattr("evalsvc.language.flips.question_text", lambda *_: "what is \ud83d?")
+    monkeypatch.setattr("evalsvc.language.results.question_text", lambda *_: "what is \ud83d?")
     base, own = [item(0, 1.0, None, scores=scores(0))], [item(0, 0.0, None, scores=scores(1))]
     [flip] = flips(load(tmp_path), "acc", base, own)
     assert flip.question == "what is ??"

@@ -14,8 +14,7 @@ from evalsvc.errors import InvalidSuite
 from evalsvc.language.benchmarks import Loaded
 from evalsvc.language.encoding import TextEncoding
 from evalsvc.language.evaluation import DocumentAnswers, plan_documents
-from evalsvc.language.flips import flips
-from evalsvc.language.results import Results
+from evalsvc.language.results import Results, flips
 from evalsvc.metrics.value_interval import with_intervals
 from evalsvc.spec.documents.text_reports import FlippedQuestion, FlippedQuestions, ForgettingRow
 from evalsvc.tasks.forgetting.retention import Differences, add_retention, centred, text_retained
