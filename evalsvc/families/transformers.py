@@ -35,30 +35,14 @@ ABSENT: dict[str, object] = {
 }
 """Sizes for configurations that give none; the length is open_lm's default."""
 
-DROPPED = frozenset(
-    {
-        "architectures",
-        "attn_implementation",
-        "dtype",
-        "experts_implementation",
-        "fusion_config",
-        "gradient_checkpointing",
-        "id2label",
-        "kernel_config",
-        "label2id",
-        "name_or_path",
-        "num_labels",
-        "output_attentions",
-        "output_hidden_states",
-        "problem_type",
-        "return_dict",
-        "torch_dtype",
-        "transformers_version",
-        "transformers_weights",
-        "use_cache",
-        "use_kernels",
-    }
-)
+# fmt: off
+DROPPED = frozenset((
+    "architectures", "attn_implementation", "dtype", "experts_implementation", "fusion_config",
+    "gradient_checkpointing", "id2label", "kernel_config", "label2id", "name_or_path", "num_labels",
+    "output_attentions", "output_hidden_states", "problem_type", "return_dict", "torch_dtype", "transformers_version",
+    "transformers_weights", "use_cache", "use_kernels",
+))
+# fmt: on
 """Fields without influence on the logits: how or where a model is run, and the labels of a classifier, of which the
 package makes a list as long as `num_labels`. Fields that begin with `_` are dropped too."""
 

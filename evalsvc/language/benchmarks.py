@@ -214,7 +214,13 @@ def _build(recipe: _Recipe) -> Benchmark:
             _check_templates(recipe, task)
             questions = ask(leaf.name, task, recipe.selection)
         except AssetMissing as error:
-            raise _not_prepared(recipe, error) from error
+            command = f"evalsvc benchmarks prepare {recipe.wanted}"
+            if error.message.startswith("benchmark"):  # the error is not about rows, which `data` could replace
+                raise AssetMissing(f"{error.message}; run: {command}") from error
+            raise AssetMissing(
+                f"benchmark {leaf.name!r}: {error.message}, and nothing is downloaded in an evaluation; "
+                f"run: {command}, or give a local file as the benchmark's `data`"
+            ) from error
         except InvalidData as error:
             if not recipe.files:
                 raise
@@ -243,16 +249,6 @@ def _check_templates(recipe: _Recipe, task: Task) -> None:
         require_columns(leaf.name, recipe.definition.config, task.features, rows, recipe.form)
     if not ships:
         require_different(leaf.name, task)
-
-
-def _not_prepared(recipe: _Recipe, error: AssetMissing) -> AssetMissing:
-    command = f"evalsvc benchmarks prepare {recipe.wanted}"
-    if error.message.startswith("benchmark"):  # the error is not about rows, which `data` could replace
-        return AssetMissing(f"{error.message}; run: {command}")
-    return AssetMissing(
-        f"benchmark {recipe.leaf.name!r}: {error.message}, and nothing is downloaded in an evaluation; run: {command}, "
-        "or give a local file as the benchmark's `data`"
-    )
 
 
 def _check_choice(chosen: Sequence[tuple[BenchmarkSpec, tuple[Leaf | Branch, ...]]]) -> None:

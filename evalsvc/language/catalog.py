@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -32,7 +33,6 @@ _PLAIN = re.compile(rb"""[ \t]*(["']?)((?:[A-Za-z_]|\.\.?/)[\w./-]*)\1\s*""")
 
 _WORDS = {b"true", b"false", b"yes", b"no", b"on", b"off", b"null"}
 """Plain values that YAML does not read as text."""
-
 
 Kind = Literal["benchmark", "group", "tag"]
 """Kind of a name. A group has a YAML file, which lists its members and may aggregate their metrics. A tag is a word
@@ -155,19 +155,14 @@ class _Headers:
     def read(self, path: str) -> dict[str, bytes]:
         if path not in self._read:
             self._read[path] = {}  # a file that includes itself inherits nothing more
-            header = self._header(path)
+            header: dict[str, bytes] = {}
+            with suppress(EvalsvcError, OSError):
+                header = {key.decode(): value for key, value in _KEY.findall(self._content(path))}
             inherited: dict[str, bytes] = {}
             for include in _words(header.pop("include", b"")):
                 inherited |= self.read(os.path.normpath(os.path.join(os.path.dirname(path), include)))
             self._read[path] = inherited | header
         return self._read[path]
-
-    def _header(self, path: str) -> dict[str, bytes]:
-        try:
-            content = self._content(path)
-        except (EvalsvcError, OSError):
-            return {}
-        return {key.decode(): value for key, value in _KEY.findall(content)}
 
 
 def _read_shipped(path: str) -> bytes:

@@ -66,7 +66,7 @@ class Definition:
 def read_definition(path: Path, rules: Rules, *, functions: bool, closed: bool = False) -> Definition:
     """Read a YAML file. With `functions`, the functions that `!function` names are imported; else they stay strings.
 
-    With `closed`, a file of lm-eval's must keep to `schema` like any other, since a submitter's group changes it.
+    With `closed`, a file of lm-eval's must keep to `schema` too, since a submitter's group changes it.
     """
     path = path.resolve()
     if rules.allow_code or (_is_shipped(path) and not closed):
@@ -118,8 +118,10 @@ def _read_closed(path: Path, rules: Rules, files: list[Path]) -> dict[str, objec
         raise InvalidData(f"the benchmark file {path} is not YAML as a benchmark file may be: {error}{hint}") from None
     if not isinstance(content, dict):
         raise InvalidData(f"the benchmark file {path} holds no mapping; it needs the key `task` or `group`")
-    if _is_shipped(path):
-        content = _without_scripts(content)
+    if _is_shipped(path) and (options := mapping_of(content, "dataset_kwargs")):
+        # of versions of `datasets` that ran scripts
+        kept = {key: value for key, value in options.items() if key != "trust_remote_code"}
+        content = {**content, "dataset_kwargs": kept}
     checked = check_benchmark_file(f"the benchmark file {path}", content)
     merged: dict[str, object] = {}
     for include in _list(checked.pop("include", None) or []):
@@ -137,9 +139,8 @@ def _read_trusted(path: Path, functions: bool, files: list[Path]) -> Definition:
     except ImportError:
         raise
     except Exception as error:  # the imports of a `!function` may raise anything
-        raise InvalidData(
-            f"the benchmark file {path} cannot be used: {' '.join(str(error).split())}; correct it"
-        ) from error
+        what = " ".join(str(error).split())
+        raise InvalidData(f"the benchmark file {path} cannot be used: {what}; correct it") from error
     unsafe = bool(content.get("unsafe_code")) or any(path.is_relative_to(shipped_folder() / name) for name in RUNS_CODE)
     merged: dict[str, object] = {}
     for include in _list(content.pop("include", [])):
@@ -162,13 +163,6 @@ def _add_file(path: Path, files: list[Path]) -> None:
 
 def _is_shipped(path: Path) -> bool:
     return path.is_relative_to(shipped_folder())
-
-
-def _without_scripts(content: Config) -> Config:
-    """Remove options of lm-eval's files for versions of `datasets` that ran scripts."""
-    options = mapping_of(content, "dataset_kwargs")
-    kept = {key: value for key, value in options.items() if key != "trust_remote_code"}
-    return {**content, "dataset_kwargs": kept} if options else content
 
 
 def _anchored(config: Config, inherited: object, path: Path) -> Config:

@@ -75,11 +75,7 @@ class EncodingIdentity:
 
 @dataclass(frozen=True)
 class TextEncoding:
-    """Tokenizer, the rows of a model's table for its ids, and the ids put around texts.
-
-    Raises:
-        InvalidData: the tokenizer is not the model's, or does not have `bos` or `end_of_text`.
-    """
+    """Tokenizer, the rows of a model's table for its ids, and the ids put around texts."""
 
     tokenizer: TextTokenizer
     layout: VocabularyLayout
@@ -142,8 +138,7 @@ class TextEncoding:
     def scored(self, context: Sequence[int], continuation: Sequence[int]) -> Scored:
         """Return a request of the tokenizer's ids, cut from the left to the model's input, also in the continuation.
 
-        HFLM fails on a continuation that is longer than the model's input, so that one document would end the
-        evaluation.
+        HFLM fails on a continuation that is longer than the input, so that one document would end the evaluation.
         """
         if not continuation:
             raise InvalidData(

@@ -18,7 +18,7 @@ from lm_eval.api.instance import Instance
 
 from evalsvc.data.files import MEMORY, limited_memory
 from evalsvc.errors import DataChanged
-from evalsvc.language.benchmarks import Benchmark, Loaded
+from evalsvc.language.benchmarks import Loaded
 from evalsvc.language.encoding import EncodingIdentity, TextEncoding
 from evalsvc.language.lm import AnswerRow, Scoring, from_row, to_row
 from evalsvc.language.results import Results, results
@@ -51,13 +51,20 @@ class DocumentAnswers:
     """Answers to each request: one, or several where a random draw is repeated."""
 
 
+_encodable: set[str] = set()
+"""Keys that this process has encoded without an error: the next checkpoint gets the same requests."""
+
+
 def plan_documents(loaded: Loaded, encoding: TextEncoding, shard_size: int) -> list[DocumentRange]:
     """Cut the documents of all benchmarks into ranges of `shard_size`.
 
     Every request is encoded, so that impossible requests fail before any scoring.
     """
     for benchmark in loaded.benchmarks:
-        _require_encodable(benchmark, encoding)
+        key = digest([benchmark.digest, asdict(encoding.identity)])
+        if key not in _encodable:
+            deque(encoding.encode_all(benchmark.instances), maxlen=0)
+            _encodable.add(key)
     count = sum(len(benchmark.documents) for benchmark in loaded.benchmarks)
     bounds = pairwise([*range(0, count, shard_size), count])
     common = _digest(loaded), encoding.identity, IdCounts.of(encoding.layout)
@@ -109,17 +116,6 @@ def require_planned(loaded: Loaded, planned: DocumentRange) -> None:
     if _digest(loaded) != planned.digest:
         names = ", ".join(benchmark.name for benchmark in loaded.benchmarks)
         raise DataChanged.since_planned(f"what {names} ask", "YAML, data or lm-eval")
-
-
-_encodable: set[str] = set()
-"""Keys that this process has encoded without an error: the next checkpoint gets the same requests."""
-
-
-def _require_encodable(benchmark: Benchmark, encoding: TextEncoding) -> None:
-    key = digest([benchmark.digest, asdict(encoding.identity)])
-    if key not in _encodable:
-        deque(encoding.encode_all(benchmark.instances), maxlen=0)
-        _encodable.add(key)
 
 
 def _digest(loaded: Loaded) -> str:

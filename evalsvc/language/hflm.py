@@ -22,7 +22,6 @@ from evalsvc.language.hub import offline, one_line, quiet
 from evalsvc.language.lm import BATCH_TOKENS, Answer, Generation
 from evalsvc.models.language_model import LanguageModel
 from evalsvc.scoring import Score
-from evalsvc.spec.layout import VocabularyLayout
 
 BATCH = 16
 
@@ -144,15 +143,15 @@ class Logits(nn.Module):
 
 
 def build_hflm(model: LanguageModel, encoding: TextEncoding, *, within: bool = False) -> HFLM:
-    """Return an HFLM around a model, which reads text as `encoding` does.
+    """Return an HFLM around a model, which reads text as `encoding` does, with the rows of the text first.
 
-    The rows of the table are reordered by the tokenizer's ids, text first. With `within` the model has the text rows
-    only, so that its probabilities are those within the text ids.
+    With `within` the model has the text rows only, so that its probabilities are those within the text ids.
     """
-    prefix = encoding.end if encoding.bos is None else encoding.bos
+    prefix, text = encoding.end if encoding.bos is None else encoding.bos, encoding.layout.text_ids
+    others = () if within else (row for row in range(encoding.layout.rows or 0) if row not in text)
     with quiet():  # HFLM warns about every model that is not a path
         return HFLM(
-            Logits(model, text_first(encoding.layout, within)),
+            Logits(model, [*text, *others]),
             backend="causal",
             tokenizer=_tokenizer(encoding),
             max_length=encoding.max_length,
@@ -163,13 +162,6 @@ def build_hflm(model: LanguageModel, encoding: TextEncoding, *, within: bool = F
         )
 
 
-def text_first(layout: VocabularyLayout, within: bool) -> Sequence[int]:
-    """Return the rows of the table with the text rows first; with `within`, only the text rows."""
-    text = layout.text_ids
-    other_rows = () if within else (row for row in range(layout.rows or 0) if row not in text)
-    return [*text, *other_rows]
-
-
 def whole_tokens(encoding: TextEncoding) -> dict[int, str]:
     """Return the tokenizer's added tokens by id, which it finds in a text before any others."""
     content = json.loads(encoding.tokenizer.to_json())
@@ -177,12 +169,17 @@ def whole_tokens(encoding: TextEncoding) -> dict[int, str]:
 
 
 def _tokenizer(encoding: TextEncoding) -> PreTrainedTokenizerFast:
-    """Return the tokenizer for transformers. Only added tokens get a role, because a role would turn others into added
-    tokens."""
+    """Return the tokenizer for transformers. A role turns a token into an added token, so only those get roles."""
     kind: type[PreTrainedTokenizerFast] = PreTrainedTokenizerFast
     content = json.loads(encoding.tokenizer.to_json())
     if encoding.bos is not None:
-        content["post_processor"] = _beginning_with(encoding.bos)
+        text = [{"SpecialToken": {"id": "first", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+        content["post_processor"] = {
+            "type": "TemplateProcessing",
+            "single": text,
+            "pair": [*text, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {"first": {"id": "first", "ids": [encoding.bos], "tokens": ["first"]}},
+        }
     whole = whole_tokens(encoding)
     roles = {"bos_token": encoding.bos, "eos_token": encoding.end, "pad_token": encoding.end}
     return kind(
@@ -190,10 +187,3 @@ def _tokenizer(encoding: TextEncoding) -> PreTrainedTokenizerFast:
         clean_up_tokenization_spaces=False,
         **{role: whole[token] for role, token in roles.items() if token in whole},
     )
-
-
-def _beginning_with(token: int) -> dict[str, object]:
-    text = [{"SpecialToken": {"id": "first", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
-    special = {"first": {"id": "first", "ids": [token], "tokens": ["first"]}}
-    pair = [*text, {"Sequence": {"id": "B", "type_id": 1}}]
-    return {"type": "TemplateProcessing", "single": text, "pair": pair, "special_tokens": special}

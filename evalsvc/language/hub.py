@@ -111,19 +111,23 @@ def fetch(source: Source) -> Rows:
     try:
         return cached(source)
     except AssetMissing:
-        require_hub()
+        _require_hub()
     with online():
         try:
             rows = _load(source)
         except LOADING as error:
             raise AssetMissing(f"{source} cannot be fetched: {one_line(error)}") from error
     if source.arguments:
-        _keep(rows, _copy(source))
+        folder = _copy(source)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder.parent) as temporary:
+            datasets.DatasetDict(rows).save_to_disk(f"{temporary}/rows")
+            with contextlib.suppress(OSError):  # another process was faster
+                os.replace(f"{temporary}/rows", folder)
     return rows
 
 
-def require_hub() -> None:
-    """Raise AssetMissing unless the hub answers."""
+def _require_hub() -> None:
     endpoint = huggingface_hub.constants.ENDPOINT
     try:
         httpx.head(endpoint, timeout=REACH_SECONDS)
@@ -145,36 +149,27 @@ online = partial(hub_offline, False)
 """Context in which the hub's clients may use the network, regardless of the environment."""
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Redirect output and logs of lm-eval, `datasets` and the code of benchmarks to evalsvc's log, at debug level."""
-    printed = io.StringIO()
-    try:
-        with redirect_stdout(printed), redirect_stderr(printed), warnings.catch_warnings(), _forwarded():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        if text := printed.getvalue().strip():
-            log.debug("printed by a benchmark: %s", text)
-
-
 class _Forward(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         log.debug("%s: %s", record.name, record.getMessage())
 
 
 @contextmanager
-def _forwarded() -> Iterator[None]:
+def quiet() -> Iterator[None]:
+    """Redirect output and logs of lm-eval, `datasets` and the code of benchmarks to evalsvc's log, at debug level."""
+    printed, forward = io.StringIO(), _Forward()
     loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets", "huggingface_hub", "evaluate")]
     before = [(logger, logger.handlers, logger.propagate) for logger in loggers]
-    forward = _Forward()
     try:
         for logger in loggers:
             logger.handlers, logger.propagate = [forward], False
-        yield
+        with redirect_stdout(printed), redirect_stderr(printed), warnings.catch_warnings(action="ignore"):
+            yield
     finally:
         for logger, handlers, propagate in before:
             logger.handlers, logger.propagate = handlers, propagate
+        if text := printed.getvalue().strip():
+            log.debug("printed by a benchmark: %s", text)
 
 
 def _load(source: Source) -> Rows:
@@ -186,14 +181,6 @@ def _copy(source: Source) -> Path:
     return Path(datasets.config.HF_DATASETS_CACHE) / "evalsvc" / digest([source.path, source.name, arguments])[:32]
 
 
-def _keep(rows: Rows, folder: Path) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder.parent) as temporary:
-        datasets.DatasetDict(rows).save_to_disk(f"{temporary}/rows")
-        with contextlib.suppress(OSError):  # another process was faster
-            os.replace(f"{temporary}/rows", folder)
-
-
 def one_line(error: Exception) -> str:
-    """Return an exception's message as one line of limited length; its class if the message is empty."""
+    """Return an exception's message as one line; its class if the message is empty."""
     return (" ".join(str(error).split()) or type(error).__name__)[:300]

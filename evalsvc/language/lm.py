@@ -8,10 +8,10 @@ over all ids and within the text ids.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, takewhile
+from itertools import count, groupby, takewhile
 from typing import Protocol
 
 from lm_eval.api.instance import Instance
@@ -28,8 +28,7 @@ BATCH_TOKENS = 16384
 """Default number of tokens per batch; a CPU takes fewer in any case, see `score`."""
 
 LOOK_BACK = 2
-"""Number of tokens beyond a stop string's own in which it is searched: it may be drawn as other tokens. HFLM's number.
-"""
+"""Number of tokens beyond a stop string's own that are searched: HFLM's. The string may be drawn as other tokens."""
 
 
 @dataclass(frozen=True)
@@ -80,18 +79,9 @@ class OpenLM(LM):  # type: ignore[misc]
         batch_tokens: int = BATCH_TOKENS,
         report: Callable[[int], None] = lambda done: None,
     ) -> None:
-        """Wrap a model with its encoding.
-
-        Args:
-            batch_tokens: number of tokens, padding included, that are computed together.
-            report: gets the number of answered requests while `answers` works; its exceptions (e.g. Cancelled) end the
-                work.
-        """
+        """Wrap a model with its encoding. `batch_tokens` tokens, padding included, are computed together."""
         super().__init__()
-        self.model = model
-        self.encoding = encoding
-        self.batch_tokens = batch_tokens
-        self.report = report
+        self.model, self.encoding, self.batch_tokens, self.report = model, encoding, batch_tokens, report
 
     def answers(self, instances: Sequence[Instance]) -> list[Answer | Generation]:
         """Return the answer to each request, in order.
@@ -109,8 +99,6 @@ class OpenLM(LM):  # type: ignore[misc]
         """Return the score of each log-likelihood request; the score of a text is the sum over its windows."""
         return [answer.score for answer in self.answers(instances) if isinstance(answer, Answer)]
 
-    # lm-eval's interface of a model
-
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         return [(score.logprob, score.greedy) for score in self.score_requests(requests)]
 
@@ -119,8 +107,6 @@ class OpenLM(LM):  # type: ignore[misc]
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         return [answer.text for answer in self.answers(requests) if isinstance(answer, Generation)]
-
-    # answering
 
     def _score(self, scored: dict[int, Scored], instances: Sequence[Instance]) -> dict[int, Answer]:
         owners = [index for index, asked in scored.items() for _ in asked.requests]
@@ -153,8 +139,13 @@ class OpenLM(LM):  # type: ignore[misc]
         drawn = self._complete(asked, noise_ids, None, lambda completed: self.report(before + completed))
         # Noise belongs to an id, so a text-only draw is the same within text, except where top-k or top-p narrows the
         # choice.
-        again = {index: request for index, request in asked.items() if self._may_differ(request, drawn[index])}
         text, done = self.encoding.layout.text_ids, before + len(asked)
+        again = {
+            index: request
+            for index, request in asked.items()
+            if self.encoding.within_differs
+            and ((request.params.top_k, request.params.top_p) != (None, None) or not set(drawn[index]) <= set(text))
+        }
         within = drawn | self._complete(again, noise_ids, text, lambda completed: self.report(done))
         return {
             index: Generation(
@@ -162,10 +153,6 @@ class OpenLM(LM):  # type: ignore[misc]
             )
             for index, request in asked.items()
         }
-
-    def _may_differ(self, request: Prompted, rows: Sequence[int]) -> bool:
-        narrowed = request.params.top_k is not None or request.params.top_p is not None
-        return self.encoding.within_differs and (narrowed or not set(rows) <= set(self.encoding.layout.text_ids))
 
     def _complete(
         self, asked: dict[int, Prompted], noise_ids: Sequence[str], allowed: range | None, report: Callable[[int], None]
@@ -219,13 +206,9 @@ def _sum(scores: Sequence[Score]) -> Score:
 
 
 def _noise_ids(instances: Sequence[Instance]) -> list[str]:
-    seen = Counter[str]()
-    ids = []
-    for instance in instances:
-        name = f"{instance.task_name}/{instance.doc_id}/{instance.idx}"
-        ids.append(f"{name}/{seen[name]}")
-        seen[name] += 1
-    return ids
+    seen: defaultdict[str, Iterator[int]] = defaultdict(count)
+    names = (f"{instance.task_name}/{instance.doc_id}/{instance.idx}" for instance in instances)
+    return [f"{name}/{next(seen[name])}" for name in names]
 
 
 def to_row(answer: Answer | Generation) -> AnswerRow:

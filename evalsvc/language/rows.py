@@ -48,10 +48,7 @@ _UNDEFINED = re.compile(r"'([A-Za-z_]\w*)' is undefined")
 
 
 def read_rows(paths: Sequence[Path], allow: Allow = anywhere) -> datasets.Dataset:
-    """Read the rows of JSONL, JSON, CSV, TSV and parquet files into memory, one file after the other.
-
-    `allow` checks every file that is opened.
-    """
+    """Read the rows of JSONL, JSON, CSV, TSV and parquet files into memory, one file after the other."""
     parts = [_read(path, identify_file(path, "data file"), allow) for path in paths]
     if not sum(len(part) for part in parts):
         raise InvalidData(f"{', '.join(map(str, paths))} holds no rows; a benchmark needs at least one")
@@ -62,10 +59,7 @@ def read_rows(paths: Sequence[Path], allow: Allow = anywhere) -> datasets.Datase
 
 
 def plain_rows(rows: datasets.Dataset) -> datasets.Dataset:
-    """Return a dataset without columns of other values than plain JSON: images, sounds, bytes, dates.
-
-    A template that is given a picture can write it to any path.
-    """
+    """Return a dataset without columns that are no plain JSON: a template can write a picture to any path."""
     return rows.select_columns([name for name, feature in rows.features.items() if _is_plain(feature)])
 
 
@@ -77,10 +71,7 @@ def foundry_columns() -> Mapping[str, frozenset[str]]:
 
 
 def find_form(name: str, data: Path, registry: Registry, allow: Allow) -> RowForm | None:
-    """Return the form of the rows in a file of the benchmark `name`; None where only one definition is possible.
-
-    A benchmark that is not lm-eval's always has llm-foundry's form.
-    """
+    """Return the form of the rows in a file of the benchmark `name`; None where only one definition is possible."""
     if name not in foundry_columns() or registry.is_local(name):
         return None
     has_columns = foundry_columns()[name] <= set(read_rows([data], allow).column_names)
@@ -90,18 +81,22 @@ def find_form(name: str, data: Path, registry: Registry, allow: Allow) -> RowFor
 def explain_columns(
     name: str, config: Config, data: Path, form: RowForm | None, error: InvalidData, allow: Allow
 ) -> InvalidData:
-    """Return an error that names file, row and columns instead of `error`, where a row lacks a column.
+    """Return an error that names file, row and columns instead of `error`, where all rows lack a column.
 
-    All rows of a file have the same columns, so the first row lacks the column too. Where the error does not name the
-    column, the definition `config` does, unless a function of the benchmark creates columns.
+    Where the error does not name the column, the definition `config` does, unless a function creates columns.
     """
     if error.__cause__ is None:
         return error
     columns = read_rows([data], allow).column_names
+    expected, cause = list[str](), error.__cause__
+    if isinstance(cause, UndefinedError) and (undefined := _UNDEFINED.fullmatch(str(cause))):
+        expected = [undefined[1]]
+    elif isinstance(cause, KeyError) and cause.args and isinstance(cause.args[0], str):
+        expected = [cause.args[0]]
     if not config.get("process_docs"):
         require_columns(name, config, columns, str(data), form)
-    expected = [_lacking(error.__cause__), *([] if config.get("process_docs") else sorted(_columns(config)))]
-    column = next((each for each in expected if each is not None and each not in columns), None)
+        expected += sorted(_columns(config))
+    column = next((each for each in expected if each not in columns), None)
     if column is None:
         return error
     return _no_column(name, str(data), column, "the benchmark's template expects", columns, form)
@@ -181,7 +176,7 @@ def _json_rows(path: Path, allow: Allow) -> Iterator[tuple[str, dict[str, object
         raise InvalidData(f"{path} is not valid JSON: {error}; correct the file") from None
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
-            raise InvalidData(f"{path}, row {number} is {_kind(row)}; it must be an object")
+            raise InvalidData(f"{path}, row {number} is {_KINDS.get(type(row), 'null')}; it must be an object")
         yield f"row {number}", row
 
 
@@ -203,10 +198,9 @@ def _merge(seen: object, value: object, where: str, key: str) -> object:
     """Return the known kind of a column after one more value. Missing values and empty lists have no kind."""
     if value is None:
         return seen
-    if seen is not None and _kind(seen) != _kind(value):
-        raise InvalidData(
-            f"{where}: `{key}` is {_kind(value)}, but in an earlier row it is {_kind(seen)}; use one kind"
-        )
+    kind, kind_seen = _KINDS[type(value)], _KINDS.get(type(seen))
+    if seen is not None and kind_seen != kind:
+        raise InvalidData(f"{where}: `{key}` is {kind}, but in an earlier row it is {kind_seen}; use one kind")
     if isinstance(value, str):
         check_text(where, value, key)
     if isinstance(value, list):
@@ -234,13 +228,7 @@ def _no_columns(path: Path) -> InvalidData:
     )
 
 
-def _kind(value: object) -> str:
-    if isinstance(value, bool):
-        return "true or false"
-    if isinstance(value, (int, float)):
-        return "a number"
-    kinds: dict[type, str] = {str: "a string", list: "a list", dict: "an object"}
-    return kinds.get(type(value), "null")
+_KINDS = {bool: "true or false", int: "a number", float: "a number", str: "a string", list: "a list", dict: "an object"}
 
 
 def _read_csv(path: Path, allow: Allow, separator: str) -> datasets.Dataset:
@@ -248,13 +236,11 @@ def _read_csv(path: Path, allow: Allow, separator: str) -> datasets.Dataset:
         with open_file(path, "data file", allow).stream as stream:
             # Empty cells are missing values; "NA" and similar words, which pandas reads as missing, stay words.
             frame = pandas.read_csv(stream, sep=separator, keep_default_na=False, na_values=[""])
-    except pandas.errors.ParserError as error:  # names the line without its content
-        where = " ".join(str(error).split())
-        raise InvalidData(f"{path} is not a table of values between {separator!r}: {where}; correct the file") from None
     except UnicodeDecodeError:
         raise InvalidData(f"{path} is not UTF-8; save the file as UTF-8") from None
-    except (OSError, ValueError):
-        raise InvalidData(f"{path} is not a table of values between {separator!r}; correct the file") from None
+    except (OSError, ValueError) as error:  # a parser's error names the line without its content
+        where = f": {' '.join(str(error).split())}" if isinstance(error, pandas.errors.ParserError) else ""
+        raise InvalidData(f"{path} is not a table of values between {separator!r}{where}; correct the file") from None
     try:
         return datasets.Dataset.from_pandas(frame, preserve_index=False)
     except (ValueError, TypeError, pyarrow.ArrowException):
@@ -284,26 +270,16 @@ def _read_parquet(path: Path, allow: Allow) -> datasets.Dataset:
     return rows
 
 
-def _lacking(cause: BaseException | None) -> str | None:
-    if isinstance(cause, UndefinedError):
-        undefined = _UNDEFINED.fullmatch(str(cause))
-        return undefined[1] if undefined else None
-    if isinstance(cause, KeyError) and cause.args and isinstance(cause.args[0], str):
-        return cause.args[0]
-    return None
-
-
 def _listed(columns: Sequence[str]) -> str:
     return first_few([show_name(column) for column in columns], COLUMNS_SHOWN) or "no columns"
 
 
 def _columns(config: Config) -> frozenset[str]:
-    return frozenset(column for key in _TEMPLATES for column in _named(config.get(key)))
-
-
-def _named(value: object) -> Iterator[str]:
-    if isinstance(value, str) and "{{" in value:
-        with suppress(TemplateSyntaxError, RecursionError):  # reported where the template is used
-            yield from meta.find_undeclared_variables(ImmutableSandboxedEnvironment().parse(value))
-    elif isinstance(value, str) and value.isidentifier():
-        yield value
+    columns: set[str] = set()
+    for value in map(config.get, _TEMPLATES):
+        if isinstance(value, str) and "{{" in value:
+            with suppress(TemplateSyntaxError, RecursionError):  # reported where the template is used
+                columns |= meta.find_undeclared_variables(ImmutableSandboxedEnvironment().parse(value))
+        elif isinstance(value, str) and value.isidentifier():
+            columns.add(value)
+    return frozenset(columns)
