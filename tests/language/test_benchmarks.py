@@ -9,34 +9,23 @@ from typing import Any
 
 import datasets
 import pytest
-from benchmark_files import questions, write_benchmark, write_rows
+from benchmark_files import KINDS, questions, write_benchmark, write_rows
 from lm_eval.tasks import TaskManager
+from loaded_benchmarks import load, load_one
 
 from evalsvc.errors import AssetMissing, InvalidData, InvalidSuite, MissingPackage
-from evalsvc.language.benchmarks import Benchmark, Loaded, LoadOptions, load_benchmarks
+from evalsvc.language.benchmarks import Benchmark
 from evalsvc.language.definitions import Rules
 from evalsvc.language.encoding import request_name
 from evalsvc.language.questions import Selection, drawing_order, strata
 from evalsvc.metrics.item_numbers import finite_factor
 from evalsvc.metrics.shares import standard_error
-from evalsvc.spec.benchmark import BenchmarkSpec
-
-
-def load(folder: Path, *specs: Any, **options: Any) -> Loaded:
-    chosen = [BenchmarkSpec.model_validate(spec) for spec in specs]
-    return load_benchmarks(chosen, LoadOptions(include_path=(folder,), **options))
-
-
-def load_one(folder: Path, name: str, **fields: Any) -> Benchmark:
-    (benchmark,) = load(folder, {"name": name, **fields}).benchmarks
-    return benchmark
 
 
 def asked(benchmark: Benchmark) -> list[tuple[int, Any]]:
     return [(instance.doc_id, instance.arguments) for instance in benchmark.instances]
 
 
-SCHEMA = {"doc_to_text": "gold", "doc_to_choice": "choices", "doc_to_target": "{{question}}"}
 SPLITS = {
     "dataset_kwargs": {"data_files": {"test": "a.jsonl", "train": "train.jsonl"}},
     "training_split": "train",
@@ -50,12 +39,12 @@ SPLITS = {
         {"num_fewshot": 0},
         {"num_fewshot": 2, **SPLITS},
         {"num_fewshot": 2, "fewshot_split": "test"},
-        {"num_fewshot": 2, **SCHEMA, **SPLITS},
+        {"num_fewshot": 2, **KINDS["schema"], **SPLITS},
         {"num_fewshot": 2, "fewshot_split": "test", "fewshot_config": {"sampler": "first_n"}},
         {"num_fewshot": 1, "fewshot_config": {"samples": questions(2, 50)}},
-        {"output_type": "loglikelihood", "doc_to_target": "{{choices[gold]}}", "doc_to_choice": None},
-        {"output_type": "loglikelihood_rolling", "doc_to_target": "{{question}}", "doc_to_choice": None},
-        {"output_type": "generate_until", "doc_to_target": "{{choices[gold]}}", "doc_to_choice": None, "repeats": 2},
+        KINDS["word"],
+        KINDS["text"],
+        {**KINDS["free"], "repeats": 2},
         {"gen_prefix": "It is", "metric_list": [{"metric": "acc_mutual_info"}]},
     ],
 )
@@ -66,10 +55,8 @@ def test_requests_are_those_of_lm_eval(
     write_rows(tmp_path / "train.jsonl", questions(6, 20))
     path = write_benchmark(tmp_path, "a", questions(8), **{"generation_kwargs": None, **changes})
     ours = load_one(tmp_path, "a", limit=6)
-
-    path.write_text(
-        path.read_text().replace(": a.jsonl", f": {tmp_path}/a.jsonl").replace(" train.j", f" {tmp_path}/train.j")
-    )
+    text = path.read_text().replace(": a.jsonl", f": {tmp_path}/a.jsonl")
+    path.write_text(text.replace(" train.j", f" {tmp_path}/train.j"))
     theirs = TaskManager(include_path=str(tmp_path), include_defaults=False).load(["a"])["tasks"]["a"]
     theirs.set_fewshot_seed(1234)
     theirs.build_all_requests(limit=6)
@@ -87,12 +74,8 @@ def test_what_is_known_of_a_benchmark(tmp_path: Path) -> None:
     assert [(each.index, each.requests) for each in benchmark.documents] == [(0, slice(0, 3)), (1, slice(3, 6))]
     assert request_name(benchmark.instances[4]) == "benchmark 'a', document 1, request 1"
     assert benchmark.instances[4].arguments == ("Question: what is 1?\nAnswer:", " 2")
-
-
-def test_chance_counts_all_right_options(tmp_path: Path) -> None:
-    rows = [{"question": "x", "choices": ["a", "b", "c", "d"], "gold": [0, 2]}]
-    write_benchmark(tmp_path, "a", rows)
-    assert load_one(tmp_path, "a").chance == 0.5
+    write_benchmark(tmp_path, "several", [{"question": "x", "choices": ["a", "b", "c", "d"], "gold": [0, 2]}])
+    assert load_one(tmp_path, "several").chance == 0.5, "all right options count"
 
 
 def test_samples_are_the_documents_of_the_data(tmp_path: Path) -> None:
@@ -110,12 +93,13 @@ def test_samples_are_the_documents_of_the_data(tmp_path: Path) -> None:
 def test_a_sample_is_asked_what_it_is_asked_among_all(tmp_path: Path, shots: int) -> None:
     """Solved examples are drawn document by document: asked by themselves, the same questions got other ones."""
     write_benchmark(tmp_path, "a", questions(40), fewshot_split="test")
-    whole, some = (load_one(tmp_path, "a", num_fewshot=shots, sample=count) for count in (None, 11))
+    whole, some, same = (load_one(tmp_path, "a", num_fewshot=shots, sample=count) for count in (None, 11, 40))
     chosen = [each.index for each in some.documents]
     assert (len(chosen), sorted(chosen), some.total) == (11, chosen, 40)
     assert asked(some) == [each for each in asked(whole) if each[0] in chosen]
     assert [each.requests for each in some.documents] == [slice(3 * n, 3 * n + 3) for n in range(11)]
     assert (some.sampled, whole.sampled) == (True, False)
+    assert (same.digest, same.sampled) == (whole.digest, False), "a sample of all is the benchmark itself"
 
 
 def test_samples_are_nested_and_the_same_at_any_number_of_shots(tmp_path: Path) -> None:
@@ -132,21 +116,8 @@ def test_samples_are_nested_and_the_same_at_any_number_of_shots(tmp_path: Path) 
     assert [each.index for each in benchmark.documents] == [0, 1, 2, 3]
 
 
-def test_a_sample_of_all_is_the_benchmark_itself(tmp_path: Path) -> None:
-    write_benchmark(tmp_path, "a", questions(5))
-    whole, some = load_one(tmp_path, "a"), load_one(tmp_path, "a", sample=5)
-    assert (some.digest, some.sampled) == (whole.digest, False)
-
-
 @pytest.mark.parametrize(
-    "changes",
-    [
-        SCHEMA,
-        {"output_type": "loglikelihood", "doc_to_target": "{{choices[gold]}}", "doc_to_choice": None},
-        {"output_type": "loglikelihood_rolling", "doc_to_target": "{{question}}", "doc_to_choice": None},
-        {"output_type": "generate_until", "doc_to_target": "{{choices[gold]}}", "doc_to_choice": None},
-        {"doc_to_target": "{{'abc'[gold]}}", "doc_to_choice": ["a", "b", "c"]},
-    ],
+    "changes", [*KINDS.values(), {"doc_to_target": "{{'abc'[gold]}}", "doc_to_choice": ["a", "b", "c"]}]
 )
 def test_benchmarks_of_every_kind_can_be_sampled(tmp_path: Path, changes: dict[str, Any]) -> None:
     write_benchmark(tmp_path, "a", questions(30, first=20), **{"generation_kwargs": None, **changes})
@@ -239,6 +210,7 @@ def test_the_digest_is_of_what_is_asked_and_what_is_right(tmp_path: Path) -> Non
     same = digest(rows)
     assert len(same) == 64
     assert digest([{**row, "comment": "x"} for row in rows], task_alias="A") == same
+    free = {**KINDS["free"], "doc_to_target": "{{'x'}}"}
     changed = [
         digest([*rows[:2], {**rows[2], "gold": 0}]),
         digest([*rows[:2], {**rows[2], "question": "which?"}]),
@@ -247,72 +219,48 @@ def test_the_digest_is_of_what_is_asked_and_what_is_right(tmp_path: Path) -> Non
         digest(rows, metadata={"version": 3}),
         digest(rows, metric_list=[{"metric": "acc", "aggregation": "median", "higher_is_better": True}]),
         digest(rows, filter_list=[{"name": "x", "filter": [{"function": "take_first"}]}]),
-        digest(rows, doc_to_choice=None, doc_to_target="{{'x'}}", output_type="generate_until"),
-        digest(
-            rows,
-            doc_to_choice=None,
-            doc_to_target="{{'x'}}",
-            output_type="generate_until",
-            generation_kwargs={"until": ["."], "do_sample": False},
-        ),
+        digest(rows, **free),
+        digest(rows, **free, generation_kwargs={"until": ["."], "do_sample": False}),
     ]
     assert len({same, *changed}) == 1 + len(changed)
 
 
-def choice(**fields: Any) -> list[dict[str, Any]]:
-    return [*questions(2), {"question": "x", "choices": ["a", "b"], "gold": 0, **fields}]
-
-
 @pytest.mark.parametrize(
-    ("rows", "changes", "message"),
+    ("row", "changes", "message"),
     [
-        (choice(gold=2), {}, r"'a', document 2: the right answer is a number, and none"),
-        (choice(gold=-1), {}, r"document 2: the right answer is a number"),
-        (choice(gold=None), {}, r"document 2: the right answer is None"),
-        (choice(gold=0.5), {}, r"document 0: the right answer is a number"),
-        (choice(), {"doc_to_target": "{{question}}"}, r"document 0: the right answer is a text of 10"),
-        (choice(), {**SCHEMA, "doc_to_text": "{{gold + 9}}"}, r"document 0: the right answer is a number"),
-        (choice(choices=["a", ""]), {}, r"document 2, option 1 is a text of 0 characters; it must"),
-        (choice(choices=[]), {}, r"document 2 has no options"),
+        ({"gold": 2}, {}, r"'a', document 2: the right answer is a number, and none"),
+        ({"gold": -1}, {}, r"document 2: the right answer is a number"),
+        ({"gold": None}, {}, r"document 2: the right answer is None"),
+        ({"gold": 0.5}, {}, r"document 0: the right answer is a number"),
+        ({}, {"doc_to_target": "{{question}}"}, r"document 0: the right answer is a text of 10"),
+        ({}, {**KINDS["schema"], "doc_to_text": "{{gold + 9}}"}, r"document 0: the right answer is a number"),
+        ({"choices": ["a", ""]}, {}, r"document 2, option 1 is a text of 0 characters; it must"),
+        ({"choices": []}, {}, r"document 2 has no options"),
         (
-            choice(),
+            {},
             {"doc_to_choice": ["", "x", "y"], "target_delimiter": ""},
-            r"document 0(, option 0 has no text to score| does not fit)",
+            r"0(, option 0 has no text to score| does not)",
         ),
-        (
-            choice(question=""),
-            {"output_type": "loglikelihood", "doc_to_target": "{{question}}", "doc_to_choice": None},
-            r"document 2, option 0 has no text to score",
-        ),
-        (
-            choice(),
-            {"doc_to_text": "{{gone}}"},
-            r"a\.jsonl, row 1 has no column 'gone', which .*; the row has 'question'",
-        ),
-        (choice(), {"doc_to_text": "{{question"}, r"document 0: a template is not valid"),
-        (choice(), {"doc_to_text": "{{question[gold]}}{{9 // (2 - choices|length)}}"}, "document 2 does not"),
-        (choice(), {"test_split": "dev"}, r"uses the split 'dev', its data have 'test'; correct its YAML"),
-        (choice(), {"test_split": None}, r"names no `test_split` and no `validation_split`"),
-        (choice(), {"dataset_path": None, "dataset_kwargs": None}, r"has no `dataset_path`"),
-        (choice(), {"num_fewshot": 3}, r"3 solved examples are requested, but its data have 2 without"),
-        (choice(), {"num_fewshot": 1, "fewshot_split": "dev"}, r"uses the split 'dev'"),
+        ({"question": ""}, {**KINDS["text"], "output_type": "loglikelihood"}, r"2, option 0 has no text to score"),
+        ({}, {"doc_to_choice": ["", "x", "y"], "target_delimiter": ""}, r"0(, option 0 has no text| does not fit)"),
+        ({}, {"doc_to_text": "{{question"}, r"document 0: a template is not valid"),
+        ({}, {"doc_to_text": "{{question[gold]}}{{9 // (2 - choices|length)}}"}, "document 2 does not"),
+        ({}, {"test_split": "dev"}, r"uses the split 'dev', its data have 'test'; correct its YAML"),
+        ({}, {"test_split": None}, r"names no `test_split` and no `validation_split`"),
+        ({}, {"dataset_path": None, "dataset_kwargs": None}, r"has no `dataset_path`"),
+        ({}, {"num_fewshot": 3}, r"3 solved examples are requested, but its data have 2 without"),
+        ({}, {"num_fewshot": 1, "fewshot_split": "dev"}, r"uses the split 'dev'"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_scored(
-    tmp_path: Path, rows: list[dict[str, Any]], changes: dict[str, Any], message: str
+    tmp_path: Path, row: dict[str, Any], changes: dict[str, Any], message: str
 ) -> None:
     """lm-eval scores a wrong right answer as never reached, and the rest ends in traces that name no document."""
+    rows = [*questions(2), {"question": "x", "choices": ["a", "b"], "gold": 0, **row}]
     write_benchmark(tmp_path, "a", rows, **changes)
     with pytest.raises(InvalidData, match=message) as caught:
         load_one(tmp_path, "a")
     assert "\n" not in caught.value.message
-
-
-def test_code_that_the_model_writes_is_not_run(tmp_path: Path) -> None:
-    with pytest.raises(
-        InvalidSuite, match=r"'humaneval' runs code that the model writes.*EVALSVC_ALLOW_BENCHMARK_CODE"
-    ):
-        load_one(tmp_path, "humaneval")
 
 
 def test_a_package_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -349,9 +297,10 @@ def test_what_the_hub_has_is_named_with_the_command(tmp_path: Path, monkeypatch:
         (["a", "both"], "'a' is selected twice, by 'a' and by 'both'"),
         ([{"name": "both", "data": "/x"}], "`data` is given for 'both', which stands for 2 benchmarks"),
         ([{"name": "fda", "data": __file__}], "'fda' is a program that loads its data itself"),
+        (["humaneval"], "'humaneval' runs code that the model writes.*EVALSVC_ALLOW_BENCHMARK_CODE"),
     ],
 )
-def test_a_choice_that_contradicts_itself(tmp_path: Path, specs: list[Any], message: str) -> None:
+def test_a_choice_that_cannot_be_made(tmp_path: Path, specs: list[Any], message: str) -> None:
     for name in ("a", "b"):
         write_benchmark(tmp_path, name, questions(2), tag="both")
     with pytest.raises((InvalidSuite, InvalidData), match=message):
@@ -389,8 +338,8 @@ def test_every_sample_is_allocated_in_proportion() -> None:
         assert sorted(order) == list(range(len(UNEVEN)))
         for size in range(1, len(order)):
             counts = Counter(UNEVEN[index] for index in order[:size])
-            expected = {name: size * UNEVEN.count(name) / len(UNEVEN) for name in "abcd"}
-            assert all(abs(counts[name] - expected[name]) < 2 for name in "abcd"), (seed, size)
+            for name in "abcd":
+                assert abs(counts[name] - size * UNEVEN.count(name) / len(UNEVEN)) < 2, (seed, size)
 
 
 def test_the_draw_is_the_same_everywhere() -> None:

@@ -12,15 +12,14 @@ from typing import Any
 
 import pytest
 import yaml
-from benchmark_files import questions, write_benchmark, write_rows
+from benchmark_files import CHOICE, questions, write_benchmark, write_rows
+from loaded_benchmarks import load, load_one
 
 from evalsvc.config import Settings
-from evalsvc.errors import EvalsvcError, InvalidData, InvalidSuite
+from evalsvc.errors import InvalidData, InvalidSuite
 from evalsvc.language import benchmarks
-from evalsvc.language.benchmarks import Benchmark, LoadOptions, load_benchmarks
 from evalsvc.language.catalog import shipped, shipped_folder
 from evalsvc.language.definitions import Rules, read_definition
-from evalsvc.spec.benchmark import BenchmarkSpec
 from evalsvc.spec.paths import Readable, local_data
 
 
@@ -29,10 +28,11 @@ def rules_of(root: Path) -> Rules:
     return Rules(resolve=partial(local_data, settings), allow=Readable(settings))
 
 
-def load(root: Path, name: str, rules: Rules | None = None, **fields: Any) -> Benchmark:
-    """A benchmark as a worker loads it whose roots are `root`."""
-    options = LoadOptions(include_path=(root,), rules=rules or rules_of(root))
-    return load_benchmarks([BenchmarkSpec(name=name, **fields)], options).benchmarks[0]
+def refused(root: Path, name: str, match: str, rules: Rules | None = None, **fields: Any) -> str:
+    """A worker whose roots are `root` loads a benchmark."""
+    with pytest.raises((InvalidData, InvalidSuite), match=match) as error:  # told to the submitter, not tried again
+        load_one(root, name, rules or rules_of(root), **fields)
+    return error.value.message
 
 
 @pytest.fixture
@@ -42,33 +42,26 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "root"
 
 
-def refused(root: Path, name: str, match: str, rules: Rules | None = None, **fields: Any) -> str:
-    with pytest.raises(EvalsvcError, match=match) as error:
-        load(root, name, rules, **fields)
-    assert isinstance(error.value, (InvalidData, InvalidSuite)), "told to the submitter, and not tried again"
-    return error.value.message
-
-
-# Code by lm-eval's own files
-
-
 @pytest.mark.parametrize(
-    "member",
+    ("group", "message"),
     [
-        {"task": "longproc_countdown_0.5k", "unsafe_code": False},
-        {"task": "longproc_countdown_0.5k", "num_fewshot": 0},
-        {"group": "inner", "task": [{"task": "longproc_countdown_0.5k", "unsafe_code": False}]},
-        {"group": "inner", "unsafe_code": False, "task": ["mbpp"]},
+        *(
+            ({"task": [member]}, r"runs code that the model writes|not YAML as a benchmark file may be: .*'!function'")
+            for member in (
+                {"task": "longproc_countdown_0.5k", "unsafe_code": False},
+                {"task": "longproc_countdown_0.5k", "num_fewshot": 0},
+                {"group": "inner", "task": [{"task": "longproc_countdown_0.5k", "unsafe_code": False}]},
+                {"group": "inner", "unsafe_code": False, "task": ["mbpp"]},
+            )
+        ),
+        ({"doc_to_text": "{{ctx}}", "task": ["hellaswag"]}, r"hellaswag\.yaml is not YAML as a .*'!function'"),
     ],
 )
-def test_a_groups_members_do_not_hide_that_they_run_code(root: Path, member: dict[str, Any]) -> None:
-    (root / "g.yaml").write_text(yaml.safe_dump({"group": "g", "task": [member]}))
-    refused(root, "g", r"runs code that the model writes|not YAML as a benchmark file may be: .*'!function'")
-
-
-def test_a_group_does_not_change_what_a_function_of_lm_eval_sees(root: Path) -> None:
-    (root / "g.yaml").write_text("group: g\ndoc_to_text: '{{ctx}}'\ntask: [hellaswag]\n")
-    refused(root, "g", r"hellaswag\.yaml is not YAML as a benchmark file may be: .*'!function'")
+def test_a_group_does_not_hide_code_nor_change_what_a_function_of_lm_eval_sees(
+    root: Path, group: dict[str, Any], message: str
+) -> None:
+    (root / "g.yaml").write_text(yaml.safe_dump({"group": "g", **group}))
+    refused(root, "g", message)
 
 
 @pytest.mark.usefixtures("many_cases")
@@ -129,32 +122,23 @@ def _runs_code(path: Path) -> bool:
     return False
 
 
-# Rows and templates
-
-
 @pytest.mark.parametrize(
-    ("template", "message"),
+    ("row", "template", "message"),
     [
-        ("{{ choices[question] }}", "a name in a template is undefined"),
-        ("{{ choices.index(question) }}", "does not fit what lm-eval makes of it"),
-        ("{% include question %}", "does not fit what lm-eval makes of it"),
-        ("{{ question.__class__ }}", "uses an unsafe attribute"),
-        ("{{ question.format_map({}) }}{{ '{0.__class__}'.format(question) }}", ""),
+        ({"question": "hunter2"}, "{{ choices[question] }}", "a name in a template is undefined"),
+        ({"question": "hunter2"}, "{{ choices.index(question) }}", "does not fit what lm-eval makes of it"),
+        ({"question": "hunter2"}, "{% include question %}", "does not fit what lm-eval makes of it"),
+        ({"question": "hunter2"}, "{{ question.__class__ }}", "uses an unsafe attribute"),
+        ({"question": "hunter2"}, "{{ question.format_map({}) }}{{ '{0.__class__}'.format(question) }}", ""),
+        ({"gold": "hunter2"}, "{{question}}", ""),
+        ({"choices": "hunter2"}, "{{question}}", ""),
+        ({"choices": ["hunter2", ""]}, "{{question}}", ""),
     ],
 )
-def test_no_error_quotes_a_row(root: Path, template: str, message: str) -> None:
+def test_no_error_quotes_a_row(root: Path, row: dict[str, Any], template: str, message: str) -> None:
     """The rows may be a file that the submitter cannot read."""
-    write_benchmark(root, "a", [{**questions(1)[0], "question": "hunter2"}], doc_to_text=template)
+    write_benchmark(root, "a", [{**questions(1)[0], **row}], doc_to_text=template)
     assert "hunter2" not in refused(root, "a", f"benchmark 'a', document 0.*{message}")
-
-
-@pytest.mark.parametrize("row", [{"gold": "hunter2"}, {"choices": "hunter2"}, {"choices": ["hunter2", ""]}])
-def test_no_error_quotes_an_answer(root: Path, row: dict[str, Any]) -> None:
-    write_benchmark(root, "a", [{**questions(1)[0], **row}])
-    assert "hunter2" not in refused(root, "a", "benchmark 'a', document 0")
-
-
-# Files outside the roots
 
 
 OUTSIDE = "outside the allowed folders"
@@ -180,6 +164,7 @@ ELSEWHERE = "relative paths within it"
         ("u/d", "{out}/secret.txt", ELSEWHERE),
         ("u/d", "zip://*::/x", ELSEWHERE),
         ("u/d", "a/../../b", ELSEWHERE),
+        ("u/d ../../../x", None, ELSEWHERE),  # with the name of a configuration
     ],
 )
 def test_rows_lie_below_the_roots_or_on_the_hub(
@@ -187,17 +172,12 @@ def test_rows_lie_below_the_roots_or_on_the_hub(
 ) -> None:
     """`datasets` reads and writes wherever it is told to, and takes a name for a folder where there is one."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "here").mkdir()
-    (tmp_path / "here" / "a.json").write_text('{"question": "hunter2"}\n')
+    write_rows(tmp_path / "here" / "a.json", [{"question": "hunter2"}])
     (root / "link.jsonl").symlink_to(tmp_path / "secret.txt")
     given = None if data_files is None else {"data_files": data_files.format(out=tmp_path)}
-    write_benchmark(root, "a", dataset_path=dataset.format(out=tmp_path), dataset_kwargs=given)
+    path, _, name = dataset.format(out=tmp_path).partition(" ")
+    write_benchmark(root, "a", dataset_path=path, dataset_name=name or None, dataset_kwargs=given)
     assert "hunter2" not in refused(root, "a", message)
-
-
-def test_the_configuration_of_a_dataset_is_no_path(root: Path) -> None:
-    write_benchmark(root, "a", dataset_path="u/d", dataset_name="../../../x", dataset_kwargs=None)
-    refused(root, "a", ELSEWHERE)
 
 
 def test_a_benchmark_of_two_files_does_not_mix_their_data(root: Path, tmp_path: Path) -> None:
@@ -220,8 +200,6 @@ def test_rows_are_checked_when_they_are_open(root: Path, tmp_path: Path, ending:
     too_late = replace(rules_of(root), resolve=str)
     refused(root, "a", OUTSIDE, too_late, **({"data": str(link)} if by_suite else {}))
 
-
-# Memory of the worker
 
 GROWING = [
     "{{ 'a' * 10**9 }}",
@@ -268,13 +246,9 @@ def test_rows_and_requests_that_are_kept_are_bounded(root: Path, monkeypatch: py
     benchmarks._build.cache_clear()
     monkeypatch.setattr(benchmarks, "KEPT_MEMORY", 20_000_000)
     for number in range(5):
-        name = f"many{number}"
-        write_benchmark(root, name, questions(10), doc_to_text="{{ question * 10**5 }}")
-        load(root, name)
+        write_benchmark(root, f"many{number}", questions(10), doc_to_text="{{ question * 10**5 }}")
+        load_one(root, f"many{number}", rules_of(root))
     assert benchmarks._build.cache_info().currsize < 5
-
-
-# What must go on working
 
 
 ROWS: dict[str, dict[str, Any]] = {
@@ -295,7 +269,7 @@ ROWS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", ROWS)
 def test_benchmarks_of_lm_eval_run_by_name_on_local_rows(root: Path, name: str) -> None:
     rows = write_rows(root / "rows.jsonl", [ROWS[name]] * 2)
-    benchmark = load(root, name, data=str(rows), num_fewshot=0)
+    benchmark = load_one(root, name, rules_of(root), data=str(rows), num_fewshot=0)
     assert len(benchmark.documents) == 2
     assert benchmark.task.aggregation()
 
@@ -303,13 +277,17 @@ def test_benchmarks_of_lm_eval_run_by_name_on_local_rows(root: Path, name: str) 
 def test_groups_of_ones_own_and_of_lm_eval(root: Path) -> None:
     write_benchmark(root, "a", questions(2))
     write_rows(root / "arc.jsonl", [ROWS["arc_easy"]])
-    members = ["a", {"task": "b", "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": "a.jsonl"}},
-                     "test_split": "test", "output_type": "multiple_choice", "doc_to_text": "question",
-                     "doc_to_choice": "choices", "doc_to_target": "gold", "metric_list": [{"metric": "acc"}]},
-               {"task": "arc_easy", "dataset_path": "json", "dataset_name": None, "description": "d",
-                "dataset_kwargs": {"data_files": {"test": "arc.jsonl"}}}]  # fmt: skip
+
+    def read_from(file: str) -> dict[str, Any]:
+        return {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": file}}}
+
+    members = [
+        "a",
+        {"task": "b", **CHOICE, **read_from("a.jsonl")},
+        {"task": "arc_easy", "dataset_name": None, "description": "d", **read_from("arc.jsonl")},
+    ]
     group = {"group": "g", "task": members, "aggregate_metric_list": [{"metric": "acc", "weight_by_size": False}]}
     (root / "g.yaml").write_text(yaml.safe_dump(group))
-    loaded = load_benchmarks([BenchmarkSpec(name="g")], LoadOptions(include_path=(root,), rules=rules_of(root)))
+    loaded = load(root, "g", rules=rules_of(root))
     assert [benchmark.name for benchmark in loaded.benchmarks] == ["a", "g::b", "arc_easy"]
     assert loaded.benchmarks[2].instances[0].arguments == ("dQuestion: q\nAnswer:", " a")

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import stories
 import torch
-from golden_benchmarks import load_golden
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
+from loaded_benchmarks import load_golden
 
 from evalsvc.data.tokenizer import read_tokenizer
 from evalsvc.errors import InvalidData, NonFinite

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from golden_benchmarks import load_golden
 from lm_eval.api.instance import Instance
+from loaded_benchmarks import load_golden
 from task_runs import items, run_task
 
 from evalsvc.checkpoints.reference import CheckpointRef

@@ -11,18 +11,19 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from benchmark_files import questions, write_benchmark
+from benchmark_files import KINDS, questions, write_benchmark
 from lm_eval.api import metrics as lm_metrics
 from lm_eval.api.instance import Instance
 from lm_eval.api.metrics import aggregate_subtask_metrics
 from lm_eval.evaluator import evaluate
+from loaded_benchmarks import load, load_one
 
 from evalsvc.data.tokenizer import read_tokenizer
 from evalsvc.errors import InvalidData, InvalidSuite
-from evalsvc.language.benchmarks import Loaded, LoadOptions, load_benchmarks
+from evalsvc.language.benchmarks import Benchmark, Loaded
 from evalsvc.language.encoding import TextEncoding
 from evalsvc.language.lm import Answer, Generation, OpenLM, from_row, to_row
-from evalsvc.language.results import Results, plain_mean, require_mean, results
+from evalsvc.language.results import Results, flips, plain_mean, require_mean, results
 from evalsvc.language.scoring import estimate
 from evalsvc.metrics.distance import difference_of, distance
 from evalsvc.metrics.item_numbers import item_numbers, linear_of
@@ -31,7 +32,6 @@ from evalsvc.metrics.shares import standard_error
 from evalsvc.miniature import ROOT
 from evalsvc.models.loading import load_model
 from evalsvc.scoring import Score
-from evalsvc.spec.benchmark import BenchmarkSpec
 from evalsvc.spec.layout import IdCounts, parse_layout, text_only
 from evalsvc.spec.protocol import MetricValue
 
@@ -66,54 +66,36 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Benchmarks of every output type, and groups of them."""
     folder = tmp_path_factory.mktemp("benchmarks")
     cloze = [json.loads(line) for line in (ROOT / "cloze.jsonl").read_text().splitlines()]
-    choice = {"doc_to_text": "query"}
-    metrics = [
-        {"metric": "acc", **MEAN},
-        {"metric": "acc_norm", **MEAN},
-        {"metric": "acc_bytes", **MEAN},
-        {"metric": "exact_match", **MEAN},
-        {"metric": "acc_mutual_info", **MEAN},
-        {"metric": "brier_score", "aggregation": "brier_score", "higher_is_better": False},
-        {"metric": "mcc", "aggregation": "matthews_corrcoef", "higher_is_better": True},
-    ]
-    write_benchmark(folder, "cloze", cloze[:40], **choice, metric_list=metrics)
-    for size in (3, 8):
-        pair = [{"metric": "acc", **MEAN}, {"metric": "acc_norm", **MEAN}]
-        write_benchmark(folder, f"cloze_{size}", cloze[40 : 40 + size], **choice, metric_list=pair)
     several = [{**row, "gold": [row["gold"], (row["gold"] + 1) % 4]} for row in cloze[50:62]]
-    write_benchmark(folder, "several", several, **choice)
-    schema = {"doc_to_text": "gold", "doc_to_choice": "choices", "doc_to_target": "is a name"}
-    write_benchmark(folder, "schema", cloze[62:74], **schema)
-    word = {"output_type": "loglikelihood", "doc_to_choice": None, "doc_to_target": " {{choices[gold]}}"}
-    perplexity = {"metric": "perplexity", "aggregation": "perplexity", "higher_is_better": False}
-    write_benchmark(folder, "word", cloze[:20], **choice, **word, metric_list=[perplexity, {"metric": "acc", **MEAN}])
-    rolling = {"output_type": "loglikelihood_rolling", "doc_to_choice": None, "doc_to_target": "{{query}}"}
+
+    def write(name: str, rows: Sequence[Mapping[str, Any]], *metrics: str | Mapping[str, Any], **changes: Any) -> None:
+        listed = [metric if isinstance(metric, Mapping) else {"metric": metric, **MEAN} for metric in metrics]
+        write_benchmark(folder, name, rows, **{"doc_to_text": "query", "metric_list": listed, **changes})
+
+    lower = {"higher_is_better": False}
+    brier = {"metric": "brier_score", "aggregation": "brier_score", **lower}
+    correlation = {"metric": "mcc", "aggregation": "matthews_corrcoef", "higher_is_better": True}
+    accuracies = ("acc", "acc_norm", "acc_bytes", "exact_match", "acc_mutual_info")
+    write("cloze", cloze[:40], *accuracies, brier, correlation)
+    for size in (3, 8):
+        write(f"cloze_{size}", cloze[40 : 40 + size], "acc", "acc_norm")
+    write("several", several, "acc")
+    write("schema", cloze[62:74], "acc", **{**KINDS["schema"], "doc_to_target": "is a name"})
+    perplexity = {"metric": "perplexity", "aggregation": "perplexity", **lower}
+    write("word", cloze[:20], perplexity, "acc", **{**KINDS["word"], "doc_to_target": " {{choices[gold]}}"})
     weighted = [{"metric": name} for name in ("word_perplexity", "byte_perplexity", "bits_per_byte")]
-    write_benchmark(folder, "texts", cloze[:8], **{**choice, **rolling, "doc_to_text": ""}, metric_list=weighted)
-    take_first = {"function": "take_first"}
-    free = {
-        "output_type": "generate_until",
-        "doc_to_choice": None,
-        "doc_to_target": "{{choices[gold]}}",
-        "generation_kwargs": {"until": ["\n\n"], "max_gen_toks": 12},
-        "metric_list": [{"metric": "exact_match", "ignore_case": True, **MEAN}, {"metric": "bypass"}],
-        "filter_list": [
-            {"name": "first-word", "filter": [{"function": "regex", "regex_pattern": r"(\w+)"}, take_first]},
-            {"name": "all", "filter": [take_first]},
-        ],
-    }
-    write_benchmark(folder, "free", cloze[:6], **choice, **free)
+    write("texts", cloze[:8], *weighted, **{**KINDS["text"], "doc_to_target": "{{query}}", "doc_to_text": ""})
+    first, word = {"function": "take_first"}, {"function": "regex", "regex_pattern": r"(\w+)"}
+    filters = [{"name": "first-word", "filter": [word, first]}, {"name": "all", "filter": [first]}]
+    options = {"until": ["\n\n"], "max_gen_toks": 12}
+    matches = ({"metric": "exact_match", "ignore_case": True, **MEAN}, {"metric": "bypass"})
+    write("free", cloze[:6], *matches, **KINDS["free"], generation_kwargs=options, filter_list=filters)
     for name, by_size in (("sized", True), ("plain", False)):
         aggregate = [{"metric": metric, "weight_by_size": by_size} for metric in ("acc", "acc_norm")]
         group = {"group": name, "task": ["cloze_3", "cloze_8"], "aggregate_metric_list": aggregate}
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(group))
     (folder / "loose.yaml").write_text(yaml.safe_dump({"group": "loose", "task": ["several", "word"]}))
     return folder
-
-
-def load(folder: Path, *names: str, sample: int | None = None) -> Loaded:
-    options = LoadOptions(include_path=(folder,), sample=sample)
-    return load_benchmarks([BenchmarkSpec(name=name) for name in names], options)
 
 
 def answered(lm: OpenLM, loaded: Loaded) -> Results:
@@ -341,18 +323,15 @@ def test_the_mean_counts_a_group_once_and_takes_the_first_metric_that_is_there(l
         require_mean(["acc"], loaded)
 
 
-def test_code_of_a_benchmark_that_fails_on_an_answer_is_named(lm: OpenLM, folder: Path, tmp_path: Path) -> None:
+def test_code_of_a_benchmark_that_fails_on_an_answer_is_named(lm: OpenLM, tmp_path: Path) -> None:
     """How many answers a filter wants is found out by an answer only."""
-    broken = {"function": "take_first_k", "k": 3}
-    row: Mapping[str, Any] = {
-        "output_type": "generate_until",
-        "doc_to_choice": None,
-        "doc_to_target": "{{gold}}",
+    changes: Mapping[str, Any] = {
+        **KINDS["free"],
         "generation_kwargs": {"until": ["\n"], "max_gen_toks": 2},
         "metric_list": [{"metric": "exact_match", **MEAN}],
-        "filter_list": [{"name": "number", "filter": [broken, {"function": "take_first"}]}],
+        "filter_list": [{"name": "n", "filter": [{"function": "take_first_k", "k": 3}, {"function": "take_first"}]}],
     }
-    write_benchmark(tmp_path, "broken", questions(2), **row)
+    write_benchmark(tmp_path, "broken", questions(2), **changes)
     with pytest.raises(InvalidData, match=r"^benchmark 'broken', an answer does not fit what .* \(AssertionError\)$"):
         answered(lm, load(tmp_path, "broken"))
 
@@ -366,17 +345,18 @@ def test_messages_keep_every_bit() -> None:
         assert from_row(json.loads(json.dumps(to_row(answer)))) == answer
 
 
+def estimated(aggregation: Any, values: Sequence[Any]) -> Ratio:
+    found = estimate(aggregation, values)
+    assert found is not None
+    return found.ratio
+
+
 def test_estimates_survive_hopeless_models() -> None:
     """exp of 1,000 nats overflows, which lm-eval dies of; resamples without a class must not warn or end it."""
-    hopeless = estimate(lm_metrics.perplexity, [-1000.0, -2000.0])
-    assert hopeless is not None
-    assert hopeless.ratio.value == math.inf
-    one_class = estimate(lm_metrics.matthews_corrcoef, [(0, 0)] * 18 + [(1, 1), (1, 0)])
-    assert one_class is not None
-    assert one_class.ratio.stderr is not None
-    ragged = estimate(lm_metrics.nanmean, [1.0, math.nan, 0.0])
-    assert ragged is not None
-    assert (ragged.ratio.value, ragged.ratio.n) == (0.5, 2)
+    assert estimated(lm_metrics.perplexity, [-1000.0, -2000.0]).value == math.inf
+    assert estimated(lm_metrics.matthews_corrcoef, [(0, 0)] * 18 + [(1, 1), (1, 0)]).stderr is not None
+    ragged = estimated(lm_metrics.nanmean, [1.0, math.nan, 0.0])
+    assert (ragged.value, ragged.n) == (0.5, 2)
     assert estimate(lm_metrics.nanmean, [math.nan]) is None
     assert estimate(lambda values: {"a": 1}, [1.0]) is None
 
@@ -385,10 +365,8 @@ def test_errors_without_a_formula_are_those_of_a_bootstrap() -> None:
     chance = random.Random(1)
     losses = [chance.gauss(-2, 0.5) for _ in range(300)]
     for aggregation in (lm_metrics.median, lm_metrics.perplexity):
-        found = estimate(aggregation, losses)
-        assert found is not None
         resampled = [aggregation(chance.choices(losses, k=300)) for _ in range(1000)]
-        assert found.ratio.stderr == pytest.approx(statistics.stdev(resampled), rel=0.15)
+        assert estimated(aggregation, losses).stderr == pytest.approx(statistics.stdev(resampled), rel=0.15)
     assert estimate(lm_metrics.median, losses) == estimate(lm_metrics.median, losses)
 
 
@@ -396,13 +374,9 @@ def test_a_bootstrap_of_few_documents_gives_no_error() -> None:
     """Of 8 documents, the interval of an F1 of .75 covered it in .88 of samples, and the error was 0 in .10."""
     answers = [(0, 0), (1, 1)] * 10
     for few in (answers[:8], answers[:19], answers):
-        found = estimate(lm_metrics.f1_score, few)
-        assert found is not None
-        assert (found.ratio.value, found.ratio.stderr) == (1.0, None), "too few, or resamples that never move the value"
-    moved = estimate(lm_metrics.f1_score, [*answers[:19], (1, 0)])
-    assert moved is not None
-    assert moved.ratio.stderr is not None
-    assert moved.ratio.stderr > 0
+        f1 = estimated(lm_metrics.f1_score, few)
+        assert (f1.value, f1.stderr) == (1.0, None), "too few, or resamples that never move the value"
+    assert (estimated(lm_metrics.f1_score, [*answers[:19], (1, 0)]).stderr or 0) > 0
 
 
 def test_all_answers_of_a_question_are_one_group() -> None:
@@ -412,11 +386,106 @@ def test_all_answers_of_a_question_are_one_group() -> None:
         for question in range(180)
         for answer in range(5)
     ]
-    found = estimate(lm_metrics.acc_all, answers)
-    assert found is not None
-    assert found.ratio.value == pytest.approx(2 / 3)
-    assert (found.ratio.n, found.ratio.groups, found.ratio.independent) == (900, 180, 180)
-    assert found.ratio.stderr == pytest.approx(lm_metrics.acc_all_stderr(answers))
-    all_right = estimate(lm_metrics.acc_all, [(True, document) for _, document in answers])
-    assert all_right is not None
-    assert all_right.ratio.stderr, "the next question may be wrong"
+    ratio = estimated(lm_metrics.acc_all, answers)
+    assert ratio.value == pytest.approx(2 / 3)
+    assert (ratio.n, ratio.groups, ratio.independent) == (900, 180, 180)
+    assert ratio.stderr == pytest.approx(lm_metrics.acc_all_stderr(answers))
+    all_right = [(True, document) for _, document in answers]
+    assert estimated(lm_metrics.acc_all, all_right).stderr, "the next question may be wrong"
+
+
+# flips: questions in words, from items that are written out
+
+
+def flipping(folder: Path, **changes: Any) -> Benchmark:
+    write_benchmark(folder, "a", questions(6), **{"generation_kwargs": None, **changes})
+    return load_one(folder, "a", num_fewshot=changes.get("num_fewshot"))
+
+
+def item(index: int, acc: float, within: float | None = None, **more: Any) -> dict[str, Any]:
+    found = {"benchmark": "a", "index": index, "acc": acc, **more}
+    return found if within is None else {**found, "acc_within": within}
+
+
+def scores(chosen: int, within: int | None = None, options: int = 3) -> list[list[float]]:
+    """Log-probabilities by which these options are chosen."""
+    rows: list[list[float]] = [[-float(place != chosen), 0] for place in range(options)]
+    return rows if within is None else [[*row, -float(place != within), 0] for place, row in enumerate(rows)]
+
+
+def test_a_flip_of_a_multiple_choice(tmp_path: Path) -> None:
+    """Question 1 has the options 1, 2 and 3 and the second is right; no solved example is part of the question."""
+    benchmark = flipping(tmp_path, num_fewshot=2, fewshot_split="test")
+    base = [item(n, 1.0, 1.0, scores=scores(n % 3, n % 3)) for n in range(6)]
+    own = [*base[:1], item(1, 0.0, 1.0, scores=scores(2, 1)), *base[2:]]
+    assert [flip.model_dump() for flip in flips(benchmark, "acc", base, own)] == [
+        {
+            "index": 1,
+            "flip": "lost",
+            "flip_within": None,
+            "question": "Question: what is 1?\nAnswer:",
+            "options": ["1", "2", "3"],
+            "right": ["2"],
+            "base": "2",
+            "checkpoint": "3",
+            "base_within": "2",
+            "checkpoint_within": "2",
+        }
+    ]
+    assert [flip.flip for flip in flips(benchmark, "acc", own, base)] == ["gained"]
+    within = [*base[:4], item(4, 1.0, 0.0, scores=scores(1, 0)), *base[5:]]
+    assert [(flip.flip, flip.flip_within) for flip in flips(benchmark, "acc", base, within)] == [(None, "lost")]
+    assert not list(flips(benchmark, "acc", base, [])), "what one side lacks has not flipped"
+
+
+WRONG = "other words (the right ones have probability 0.001)"
+
+
+BASE = item(0, 1.0, scores=scores(0))
+
+
+@pytest.mark.parametrize(
+    ("changes", "base", "own", "expected"),
+    [
+        # of equal options the first, as lm-eval decides it; else the page shows an answer that was not counted
+        ({}, BASE, item(0, 0.0, scores=[[-2, 0], [-1, 0], [-1, 0]]), ("base", "0", "checkpoint_within", "1")),
+        # a base that is all text
+        ({}, BASE, item(0, 0.0, 1.0, scores=scores(1, 0)), ("flip", "lost", "flip_within", None, "base_within", "0")),
+        # Winograd's schemas: the options are what goes before, and the question is how it goes on
+        (
+            KINDS["schema"],
+            item(1, 1.0, scores=scores(1)),
+            item(1, 0.0, scores=scores(0)),
+            ("question", "what is 1?", "right", ["2"], "base", "2", "checkpoint", "1"),
+        ),
+        # continuations: of a wrong one nothing is known but that it is another
+        *(
+            (
+                {**KINDS["word"], "doc_to_target": " {{choices[gold]}}"},
+                item(1, 0.5, scores=[[-1, 0]]),
+                item(1, float(greedy), scores=[[logprob, greedy]]),
+                ("right", ["2"], "checkpoint", answer, "options", None),
+            )
+            for logprob, greedy, answer in ((-0.1, 1, "2"), (-6.9, 0, WRONG))
+        ),
+        (
+            KINDS["free"],
+            item(2, 1.0, 1.0, text=[" 4\n"], text_within=["4"]),
+            item(2, 0.0, 0.0, text=["‹image 3›"], text_within=["five"]),
+            ("right", ["4"], "base", "4", "checkpoint", "‹image 3›", "checkpoint_within", "five"),
+        ),
+    ],
+)
+def test_a_flip_in_words(
+    tmp_path: Path, changes: dict[str, Any], base: dict[str, Any], own: dict[str, Any], expected: Sequence[Any]
+) -> None:
+    [flip] = flips(flipping(tmp_path, **changes), "acc", [base], [own])
+    for field, value in zip(expected[::2], expected[1::2], strict=True):
+        assert getattr(flip, field) == value
+
+
+def test_half_a_character_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dataset with a lone surrogate would have cost the whole task's numbers."""
+    monkeypatch.setattr("evalsvc.language.results.question_text", lambda *_: "what is \ud83d?")
+    [flip] = flips(flipping(tmp_path), "acc", [BASE], [item(0, 0.0, scores=scores(1))])
+    assert flip.question == "what is ??"

@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 from typing import Any
 
@@ -6,14 +5,15 @@ import datasets
 import pyarrow
 import pyarrow.parquet
 import pytest
-from benchmark_files import write_benchmark
+from benchmark_files import KINDS, write_benchmark, write_rows
+from loaded_benchmarks import load_one
 
 from evalsvc.errors import InvalidData
-from evalsvc.language.benchmarks import Benchmark, LoadOptions, load_benchmarks
+from evalsvc.language.benchmarks import Benchmark
 from evalsvc.language.rows import TEXT_TASKS, foundry_columns, plain_rows, read_rows
-from evalsvc.spec.benchmark import BenchmarkSpec
 
 ROWS = [{"text": "a", "gold": 1}, {"text": "b", "gold": 2}]
+COLUMNS = {"doc_to_text": "query", "doc_to_choice": "choices", "doc_to_target": "gold"}
 
 FOUNDRY = [{"query": f"Question: Which {n}?\n", "choices": ["ab", "c"], "gold": n} for n in range(2)]
 ARC = [
@@ -34,38 +34,29 @@ WINOGRANDE = [
         ("a.json", '{"text": "a", "gold": 1}\n{"text": "b", "gold": 2}'),
         ("a.csv", "text,gold\na,1\nb,2\n"),
         ("a.tsv", "text\tgold\na\t1\nb\t2\n"),
+        ("a.parquet", ""),
     ],
 )
 def test_all_formats_give_the_same_rows(tmp_path: Path, name: str, content: str) -> None:
-    (tmp_path / name).write_text(content)
-    rows = read_rows([tmp_path / name])
+    path = tmp_path / name
+    path.write_text(content)
+    if not content:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), path)
+    rows = read_rows([path])
     assert rows.to_list() == ROWS
     assert rows.cache_files == []  # in memory: no copy of it lies around to become stale
-
-
-def test_parquet_and_several_files(tmp_path: Path) -> None:
-    path = tmp_path / "a.parquet"
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), path)
     assert read_rows([path, path]).to_list() == ROWS + ROWS
 
 
 def test_missing_values_and_empty_lists_fit_anything(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
-    path.write_text('{"a": null, "b": []}\n{"a": 1, "b": ["x"]}\n{"a": 2.5, "b": []}\n')
-    assert read_rows([path]).to_list() == [{"a": None, "b": []}, {"a": 1.0, "b": ["x"]}, {"a": 2.5, "b": []}]
-
-
-def test_words_that_pandas_takes_for_missing_are_words(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("text,other\nNA,\nNone,x\n")
-    assert read_rows([tmp_path / "a.csv"]).to_list() == [{"text": "NA", "other": None}, {"text": "None", "other": "x"}]
-
-
-def test_a_file_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
+    """A file that is written anew is read anew. Words that pandas takes for missing values are words."""
     path = tmp_path / "a.jsonl"
     path.write_text('{"a": 1}\n')
     assert len(read_rows([path])) == 1
-    path.write_text('{"a": 1}\n{"a": 2}\n')
-    assert len(read_rows([path])) == 2
+    path.write_text('{"a": null, "b": []}\n{"a": 1, "b": ["x"]}\n{"a": 2.5, "b": []}\n')
+    assert read_rows([path]).to_list() == [{"a": None, "b": []}, {"a": 1.0, "b": ["x"]}, {"a": 2.5, "b": []}]
+    (tmp_path / "a.csv").write_text("text,other\nNA,\nNone,x\n")
+    assert read_rows([tmp_path / "a.csv"]).to_list() == [{"text": "NA", "other": None}, {"text": "None", "other": "x"}]
 
 
 @pytest.mark.parametrize(
@@ -89,26 +80,20 @@ def test_a_file_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
         ("a.csv", b"a\n\xff\n", r"a\.csv is not UTF-8"),
         ("a.parquet", b"nothing", r"a\.parquet is not a parquet file"),
         ("a.txt", b"x", r"ends in '\.txt'; give a file that ends in"),
+        ("missing.jsonl", None, r"does not exist|is a folder"),
+        (".", None, r"does not exist|is a folder"),
     ],
 )
-def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
     """Arrow's own errors name neither line nor key."""
-    (tmp_path / name).write_bytes(content)
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
     with pytest.raises(InvalidData, match=message):
         read_rows([tmp_path / name])
-
-
-@pytest.mark.parametrize("name", ["missing.jsonl", "."])
-def test_a_file_that_is_not_there_is_named(tmp_path: Path, name: str) -> None:
-    with pytest.raises(InvalidData, match=r"does not exist|is a folder"):
-        read_rows([tmp_path / name])
-
-
-def test_files_with_other_columns_are_not_put_together(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text('{"a": 1}\n')
-    (tmp_path / "b.jsonl").write_text('{"a": "x"}\n')
-    with pytest.raises(InvalidData, match=r"a\.jsonl and the files after it differ in their columns"):
-        read_rows([tmp_path / "a.jsonl", tmp_path / "b.jsonl"])
+    for file, text in (("b.jsonl", '{"a": 1}\n'), ("c.jsonl", '{"a": "x"}\n')):
+        (tmp_path / file).write_text(text)
+    with pytest.raises(InvalidData, match=r"b\.jsonl and the files after it differ in their columns"):
+        read_rows([tmp_path / "b.jsonl", tmp_path / "c.jsonl"])
 
 
 def test_a_parquet_file_does_not_say_that_its_column_is_a_picture(tmp_path: Path) -> None:
@@ -140,9 +125,8 @@ def test_a_parquet_file_does_not_say_that_its_column_is_a_picture(tmp_path: Path
 )
 def test_columns_of_parquet_are_plain_json(tmp_path: Path, column: pyarrow.Array) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"a": column}), tmp_path / "a.parquet")
-    with pytest.raises(
-        InvalidData, match=r"a\.parquet(, column 'a' holds neither text| does not fit into columns of text)"
-    ):
+    message = r"a\.parquet(, column 'a' holds neither text| does not fit into columns of text)"
+    with pytest.raises(InvalidData, match=message):
         read_rows([tmp_path / "a.parquet"])
 
 
@@ -158,22 +142,14 @@ def test_a_parquet_file_that_unpacks_to_more_than_fits_is_refused(
 
 
 def test_columns_of_a_dataset_that_are_no_json_are_left_out() -> None:
-    features = datasets.Features(
-        {
-            "text": datasets.Value("string"),
-            "label": datasets.ClassLabel(names=["no", "yes"]),
-            "answers": {
-                "text": datasets.List(datasets.Value("string")),
-                "start": datasets.List(datasets.Value("int32")),
-            },
-            "image": datasets.Image(),
-            "pages": datasets.List(datasets.Image()),
-            "sound": {"a": datasets.Value("binary")},
-            "day": datasets.Value("timestamp[s]"),
-        }
-    )
+    text, numbers = datasets.Value("string"), datasets.List(datasets.Value("int32"))
+    plain = {"text": text, "label": datasets.ClassLabel(names=["no", "yes"])}
+    plain |= {"answers": {"text": datasets.List(text), "start": numbers}}
+    others = {"image": datasets.Image(), "pages": datasets.List(datasets.Image())}
+    others |= {"sound": {"a": datasets.Value("binary")}, "day": datasets.Value("timestamp[s]")}
+    features = datasets.Features(plain | others)
     rows = datasets.Dataset.from_dict({name: [] for name in features}, features=features)
-    assert plain_rows(rows).column_names == ["text", "label", "answers"]
+    assert plain_rows(rows).column_names == [*plain]
 
 
 SECRET = "hunter2-of-somebody-else"
@@ -201,11 +177,8 @@ def test_no_error_quotes_what_a_file_holds(tmp_path: Path, name: str, content: s
     assert SECRET not in error.value.message
 
 
-def load(tmp_path: Path, name: str, rows: list[dict[str, Any]], *include_path: Path) -> Benchmark:
-    path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    spec = BenchmarkSpec(name=name, data=str(path))
-    return load_benchmarks([spec], LoadOptions(include_path)).benchmarks[0]
+def load_rows(tmp_path: Path, name: str, rows: list[dict[str, Any]], **fields: Any) -> Benchmark:
+    return load_one(tmp_path, name, data=str(write_rows(tmp_path / "rows.jsonl", rows)), **fields)
 
 
 @pytest.mark.parametrize(
@@ -222,14 +195,15 @@ def load(tmp_path: Path, name: str, rows: list[dict[str, Any]], *include_path: P
 def test_the_columns_say_whose_rows_they_are(
     tmp_path: Path, name: str, rows: list[dict[str, Any]], form: str, context: str
 ) -> None:
-    found = load(tmp_path, name, rows)
+    found = load_rows(tmp_path, name, rows)
     assert (found.name, found.form) == (name, form)
     assert found.instances[0].args[0] == context
 
 
 def test_rows_of_llm_foundry_are_asked_as_by_its_definition(tmp_path: Path) -> None:
     """A folder in `include_path` goes first, and leaves no doubt."""
-    found, named = load(tmp_path, "arc_easy", FOUNDRY), load(tmp_path, "arc_easy", FOUNDRY, TEXT_TASKS)
+    found = load_rows(tmp_path, "arc_easy", FOUNDRY)
+    named = load_one(TEXT_TASKS, "arc_easy", data=str(tmp_path / "rows.jsonl"))
     assert found.digest == named.digest
     assert (found.form, named.form) == ("llm-foundry", None)
 
@@ -247,24 +221,20 @@ def test_every_benchmark_that_ships_has_its_columns() -> None:
         ("arc_easy", [{"qury": "Which?", "choices": ["ab", "c"], "gold": 0}], "'question'"),
         ("winogrande", [{"text": "Ann won.", "gold": 0}], "'(answer|sentence|option1)'"),
         ("winograd_wsc", [{"context": "So Ann", "gold": 0}], "'(context_options|continuation)'"),
+        ("sciq", [{"a": "b"}], r"'\w+'"),
     ],
 )
 def test_a_column_that_is_not_there(tmp_path: Path, name: str, rows: list[dict[str, Any]], column: str) -> None:
     """The message once was "document 0: 'goal' is undefined", without file and columns."""
     with pytest.raises(InvalidData) as caught:
-        load(tmp_path, name, rows)
-    columns, known = ", ".join(map(repr, rows[0])), ", ".join(map(repr, sorted(foundry_columns()[name])))
+        load_rows(tmp_path, name, rows)
+    known = ", ".join(map(repr, sorted(foundry_columns().get(name, ()))))
     pattern = (
-        rf"benchmark '{name}': {tmp_path}/rows.jsonl, row 1 has no column {column}, which .*; the row "
-        rf"has {columns}; llm-foundry's rows have {known}; rename the columns, or"
+        rf"benchmark '{name}': {tmp_path}/rows.jsonl, row 1 has no column {column}, which .*; the row has "
+        rf"{', '.join(map(repr, rows[0]))}; {f'llm-foundry.s rows have {known}; ' if known else ''}rename the columns"
     )
     assert caught.match(pattern)
     assert "Ann" not in caught.value.message, "values are not quoted"
-
-
-def test_a_benchmark_that_ships_nowhere_names_its_columns_too(tmp_path: Path) -> None:
-    with pytest.raises(InvalidData, match=r"row 1 has no column '\w+', which .*; the row has 'a'; rename the columns"):
-        load(tmp_path, "sciq", [{"a": "b"}])
 
 
 @pytest.mark.parametrize(
@@ -273,10 +243,7 @@ def test_a_benchmark_that_ships_nowhere_names_its_columns_too(tmp_path: Path) ->
         ({"doc_to_text": "quary"}, "'quary', which `doc_to_text` names; did you mean 'query'"),
         ({"doc_to_choice": "chioces"}, "'chioces', which `doc_to_choice` names; did you mean 'choices'"),
         ({"doc_to_target": "glod"}, "'glod', which `doc_to_target` names; did you mean 'gold'"),
-        (
-            {"output_type": "generate_until", "doc_to_choice": None, "doc_to_target": "answer"},
-            "'answer', which `doc_to_target` names; the row has",
-        ),
+        ({**KINDS["free"], "doc_to_target": "answer"}, "'answer', which `doc_to_target` names; the row has"),
         (
             {"fewshot_config": {"doc_to_text": "quary"}, "num_fewshot": 1, "fewshot_split": "test"},
             "'quary', which `fewshot_config.doc_to_text` names",
@@ -285,10 +252,9 @@ def test_a_benchmark_that_ships_nowhere_names_its_columns_too(tmp_path: Path) ->
 )
 def test_a_word_that_is_no_column_is_not_asked_as_a_text(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
     """lm-eval takes it literally: every question was the word "quary", and the accuracy 0.2."""
-    columns = {"doc_to_text": "query", "doc_to_choice": "choices", "doc_to_target": "gold"}
-    write_benchmark(tmp_path, "code", FOUNDRY, **(columns | changes))
+    write_benchmark(tmp_path, "code", FOUNDRY, **(COLUMNS | changes))
     with pytest.raises(InvalidData) as caught:
-        load_benchmarks([BenchmarkSpec(name="code")], LoadOptions((tmp_path,)))
+        load_one(tmp_path, "code")
     assert caught.value.message.startswith(f"benchmark 'code': {tmp_path}/code.jsonl, row 1 has no column {named}")
     assert "the row has 'query', 'choices', 'gold'" in caught.value.message
 
@@ -296,50 +262,39 @@ def test_a_word_that_is_no_column_is_not_asked_as_a_text(tmp_path: Path, changes
 @pytest.mark.parametrize(
     "changes",
     [
-        {"doc_to_text": "", "output_type": "loglikelihood", "doc_to_target": "query", "doc_to_choice": None},
-        {"doc_to_text": "", "output_type": "loglikelihood_rolling", "doc_to_target": "query", "doc_to_choice": None},
+        {**KINDS["word"], "doc_to_text": "", "doc_to_target": "query"},
+        {**KINDS["text"], "doc_to_text": "", "doc_to_target": "query"},
         {"doc_to_choice": ["yes", "no"], "doc_to_target": "yes"},
         {"doc_to_choice": {"a": "yes", "b": "no"}, "doc_to_target": "no"},
         {"doc_to_text": "", "description": "Which of these is true?"},
-        {"output_type": "generate_until", "doc_to_choice": None, "doc_to_target": "{{'yes'}}"},
+        {**KINDS["free"], "doc_to_target": "{{'yes'}}"},
     ],
 )
 def test_texts_that_lm_evals_files_write_out_are_taken(tmp_path: Path, changes: dict[str, Any]) -> None:
-    columns = {"doc_to_text": "query", "doc_to_choice": "choices", "doc_to_target": "gold"}
-    write_benchmark(tmp_path, "code", FOUNDRY, **(columns | changes))
-    assert len(load_benchmarks([BenchmarkSpec(name="code")], LoadOptions((tmp_path,))).benchmarks[0].documents) == 2
+    write_benchmark(tmp_path, "code", FOUNDRY, **(COLUMNS | changes))
+    assert len(load_one(tmp_path, "code").documents) == 2
 
 
 @pytest.mark.parametrize("text", ["the query:", "{{'query'}}", "{{ quary | default('x') }}", "language"])
 def test_questions_that_are_all_the_same_are_refused(tmp_path: Path, text: str) -> None:
-    rows = [row | {"language": "English"} for row in FOUNDRY]
-    write_benchmark(tmp_path, "code", rows, doc_to_text=text)
+    write_benchmark(tmp_path, "code", [row | {"language": "English"} for row in FOUNDRY], doc_to_text=text)
     with pytest.raises(InvalidData, match=r"benchmark 'code': the question is the same text in 2 documents; .*"):
-        load_benchmarks([BenchmarkSpec(name="code", limit=1)], LoadOptions((tmp_path,)))
+        load_one(tmp_path, "code", limit=1)
 
 
-def test_of_many_columns_some_are_named(tmp_path: Path) -> None:
-    """Whoever gives the rows chooses how many there are: a message of five megabytes was stored with the evaluation."""
-    with pytest.raises(InvalidData, match=r"the row has 'c0', .*, 'c19' and 980 more; llm-foundry's rows have"):
-        load(tmp_path, "arc_easy", [{f"c{number}": 1 for number in range(1000)}])
-
-
-def test_a_template_that_is_wrong_for_another_reason_keeps_its_message(tmp_path: Path) -> None:
-    with pytest.raises(InvalidData, match="benchmark 'arc_easy', document 0"):
-        load(tmp_path, "arc_easy", [{**FOUNDRY[0], "gold": 7}])
-
-
-def test_too_few_rows_are_not_taken_for_a_missing_column(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.write_text(json.dumps(FOUNDRY[0]) + "\n")
-    spec = BenchmarkSpec(name="arc_easy", data=str(path), num_fewshot=3)
-    with pytest.raises(InvalidData, match="3 solved examples are requested"):
-        load_benchmarks([spec], LoadOptions())
-
-
-def test_a_template_that_is_not_valid_is_told_as_such(tmp_path: Path) -> None:
-    (tmp_path / "own.yaml").write_text(
-        "task: own\noutput_type: loglikelihood\ntest_split: test\ndoc_to_text: '{{a'\ndoc_to_target: b\n"
-    )
-    with pytest.raises(InvalidData, match="a template is not valid"):
-        load(tmp_path, "own", [{"a": "x", "b": " y"}], tmp_path)
+@pytest.mark.parametrize(
+    ("name", "rows", "fields", "message"),
+    [
+        # Whoever gives the rows chooses how many columns there are: a message of five megabytes was stored.
+        ("arc_easy", [{f"c{n}": 1 for n in range(1000)}], {}, "has 'c0', .*, 'c19' and 980 more; llm-foundry's rows"),
+        ("arc_easy", [{**FOUNDRY[0], "gold": 7}], {}, "benchmark 'arc_easy', document 0"),
+        ("arc_easy", FOUNDRY[:1], {"num_fewshot": 3}, "3 solved examples are requested"),
+        ("own", [{"a": "x", "b": " y"}], {}, "a template is not valid"),
+    ],
+)
+def test_what_is_no_missing_column_keeps_its_message(
+    tmp_path: Path, name: str, rows: list[dict[str, Any]], fields: dict[str, Any], message: str
+) -> None:
+    write_benchmark(tmp_path, "own", **KINDS["word"] | {"doc_to_text": "{{a", "doc_to_target": "b"})
+    with pytest.raises(InvalidData, match=message):
+        load_rows(tmp_path, name, rows, **fields)

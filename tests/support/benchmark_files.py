@@ -19,6 +19,14 @@ CHOICE = {
 }
 """A question with options; its rows are like those of `questions`."""
 
+KINDS: Mapping[str, Mapping[str, Any]] = {
+    "word": {"output_type": "loglikelihood", "doc_to_choice": None, "doc_to_target": "{{choices[gold]}}"},
+    "text": {"output_type": "loglikelihood_rolling", "doc_to_choice": None, "doc_to_target": "{{question}}"},
+    "free": {"output_type": "generate_until", "doc_to_choice": None, "doc_to_target": "{{choices[gold]}}"},
+    "schema": {"doc_to_text": "gold", "doc_to_choice": "choices", "doc_to_target": "{{question}}"},
+}
+"""Changes to CHOICE for benchmarks of every other kind; a schema has contexts as options."""
+
 
 def questions(count: int, first: int = 0) -> list[dict[str, Any]]:
     """Rows for CHOICE: question n has the options n, n + 1 and n + 2."""
