@@ -1,15 +1,28 @@
-"""Spooled copies are complete or not there, and outlive their originals."""
+"""Copies are complete or not there: in the spool they outlive their originals, and the cache stays below its bound."""
 
+import fcntl
 import os
 import shutil
+import threading
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from evalsvc.checkpoints.copies import copy_files, keep_upload, link_into, spool_path, spooled
+from evalsvc.checkpoints.copies import (
+    Cache,
+    Copy,
+    NoRoom,
+    copy_files,
+    keep_upload,
+    link_into,
+    spool_path,
+    spooled,
+)
 from evalsvc.checkpoints.opening import opened
-from evalsvc.checkpoints.reference import CheckpointRef, hash_files, identify
-from evalsvc.errors import DataDirectoryUnusable, InvalidRequest
+from evalsvc.checkpoints.reference import CheckpointRef, Identity, hash_files, identify
+from evalsvc.errors import CacheFull, CheckpointChanged, DataDirectoryUnusable, InvalidRequest
 
 
 @pytest.fixture(params=["file", "folder"])
@@ -64,6 +77,8 @@ def test_a_link_that_cannot_be_made_says_what_to_do(
     monkeypatch.setattr(os, "link", refuse)
     with pytest.raises(InvalidRequest, match=r"invalid cross-device link.*use spool=copy"):
         link_into(spooled(tmp_path, 1), original, original.name)
+    with pytest.raises(DataDirectoryUnusable, match="one file system"):
+        keep_upload(spooled(tmp_path, 7), original, "upload:abc")
     assert list((tmp_path / "spool").iterdir()) == []
 
 
@@ -92,12 +107,6 @@ def test_an_uploaded_file_gets_its_name_in_the_spool(tmp_path: Path) -> None:
     assert (copy.folder / "upload:abc").is_symlink(), "a link is linked, and not what the link leads to"
 
 
-def test_an_uploaded_file_that_cannot_be_linked(tmp_path: Path) -> None:
-    with pytest.raises(DataDirectoryUnusable, match="one file system"):
-        keep_upload(spooled(tmp_path, 7), tmp_path / "nowhere", "upload:abc")
-    assert list((tmp_path / "spool").iterdir()) == []
-
-
 def test_a_copy_is_removed_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A backup that lists the folder while its files are deleted would take the rest for the checkpoint."""
     copy = spooled(tmp_path, 7)
@@ -112,3 +121,154 @@ def test_a_copy_is_removed_in_one_step(tmp_path: Path, monkeypatch: pytest.Monke
     copy.remove()
     assert deletes_in_place[:2] == [False, False]
     assert not copy.partial.exists()
+
+
+# the cache
+
+
+def nothing() -> None:
+    pass
+
+
+def write(size: int, folder: Path) -> None:
+    (folder / "x.pt").write_bytes(b"x" * size)
+
+
+def refuse(folder: Path) -> None:
+    raise AssertionError("it is there already")
+
+
+def put(cache: Cache, name: str, size: int) -> Copy:
+    entry = cache.copy(name, Identity(size, 0, "1"))
+    with cache.held(entry, partial(write, size), nothing):
+        pass
+    return entry
+
+
+def size_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*.pt"))
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(tmp_path / "cache", 100)
+
+
+def test_a_second_use_fetches_nothing(cache: Cache) -> None:
+    entry = put(cache, "a", 40)
+    with cache.held(entry, refuse, nothing) as folder:
+        assert (folder / "x.pt").read_bytes() == b"x" * 40
+    assert cache.copy("a", Identity(40, 0, "2")) != entry, "another content at the same address"
+
+
+def test_the_least_recently_used_goes_first(cache: Cache) -> None:
+    entries = {name: put(cache, name, 40) for name in "ab"}
+    for age, name in enumerate("ba"):
+        os.utime(entries[name].lock, (age, age))  # b is older
+    put(cache, "c", 40)
+    assert not entries["b"].folder.exists()
+    assert not entries["b"].lock.exists(), "nothing is left of it"
+    assert entries["a"].folder.exists()
+    put(cache, "a", 40)
+    put(cache, "d", 40)
+    assert entries["a"].folder.exists(), "using it made it recent"
+
+
+def test_what_is_in_use_stays(cache: Cache, tmp_path: Path) -> None:
+    """Two that are fetched at once fit each alone; counting what has arrived so far would let both in."""
+
+    def fetch(folder: Path) -> None:
+        with pytest.raises(NoRoom):
+            put(cache, "b", 60)
+        write(60, folder)
+
+    entry = cache.copy("a", Identity(60, 0, "1"))
+    with cache.held(entry, fetch, nothing):
+        with pytest.raises(NoRoom):
+            put(cache, "b", 60)
+        put(cache, "c", 40)
+        assert entry.folder.exists()
+    put(cache, "b", 60)
+    assert not entry.folder.exists()
+    assert size_of(tmp_path) <= 100
+
+
+def broken_off(cache: Cache, error: Exception) -> Copy:
+    """An entry whose fetch ended half way."""
+    entry = cache.copy("a", Identity(60, 0, "1"))
+
+    def fetch(folder: Path) -> None:
+        (folder / "x.pt").write_bytes(b"half")
+        raise error
+
+    with pytest.raises(type(error)), cache.held(entry, fetch, nothing):
+        pass
+    return entry
+
+
+def test_a_fetch_that_broke_off_is_gone_on_with(cache: Cache) -> None:
+    entry = broken_off(cache, OSError("the connection broke"))
+    assert not entry.folder.exists()
+
+    def go_on(folder: Path) -> None:
+        assert (folder / "x.pt").read_bytes() == b"half"
+
+    with cache.held(entry, go_on, nothing) as folder:
+        assert folder.is_dir()
+    cache.drop(entry)
+    assert broken_off(cache, OSError("the connection broke")).partial.exists()
+    put(cache, "b", 60)
+    assert not entry.partial.exists(), "a part makes room"
+    assert not broken_off(cache, CheckpointChanged("it was replaced")).partial.exists(), "not what was posted"
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_of_several_processes_one_fetches(cache: Cache, cancelled: bool) -> None:
+    """A worker that waits for another one's fetch must still hear that its evaluation was cancelled."""
+    entry = cache.copy("a", Identity(60, 0, "1"))
+    entry.lock.parent.mkdir()
+
+    def finish() -> None:
+        if cancelled:
+            raise KeyboardInterrupt
+        entry.folder.mkdir()
+        fcntl.flock(file, fcntl.LOCK_UN)
+
+    with entry.lock.open("w") as file, pytest.raises(KeyboardInterrupt) if cancelled else nullcontext():
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with cache.held(entry, refuse, finish) as folder:
+            assert folder == entry.folder
+
+
+def test_many_at_once_stay_below_the_bound(tmp_path: Path) -> None:
+    """Threads with their own locks, as processes have: fetching, using, evicting, in any order."""
+    limit, wrong = 100, []
+    cache = Cache(tmp_path / "cache", limit)
+
+    def use(number: int) -> None:
+        for turn in range(12):
+            name = f"{(number + turn) % 5}"
+            entry = cache.copy(name, Identity(30, 0, "1"))
+            try:
+                with cache.held(entry, partial(write, 30), nothing) as folder:
+                    if (folder / "x.pt").read_bytes() != b"x" * 30:
+                        wrong.append(name)
+            except NoRoom:
+                pass
+            except Exception as error:
+                wrong.append(repr(error))
+
+    threads = [threading.Thread(target=use, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert wrong == []
+    assert size_of(tmp_path) <= limit
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    cache = Cache(tmp_path / "file" / "cache", 100)
+    with pytest.raises(CacheFull, match=r"cannot be created .*; set EVALSVC_CACHE"):
+        put(cache, "a", 1)

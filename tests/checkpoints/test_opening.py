@@ -1,19 +1,22 @@
-"""What is opened is what was checked: no link that is swapped in, and no name beside a checkpoint, leads out."""
+"""What is opened is what was checked: no link that is swapped in, and no name next to a checkpoint, leads out."""
 
 import json
 import os
 import resource
+import shutil
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from evalsvc.checkpoints.opening import locate, opened, opened_weights
+from evalsvc.checkpoints.opening import local_path, locate, opened, opened_weights
 from evalsvc.checkpoints.reference import MAX_FILES, CheckpointRef, files_of, hash_files, named
 from evalsvc.errors import (
     CheckpointChanged,
     CheckpointGone,
     CheckpointNotAllowed,
+    CheckpointNotFound,
     InvalidData,
     NonFinite,
     NotACheckpoint,
@@ -34,6 +37,11 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "allowed"
 
 
+@pytest.fixture
+def file(root: Path) -> Path:
+    return root / "run" / "checkpoints" / "epoch_1.pt"
+
+
 def below(*roots: Path) -> ReadRule:
     return ReadRule(roots, error=CheckpointNotAllowed)
 
@@ -49,24 +57,29 @@ def refused(path: Path, root: Path, *words: str, error: type[Exception] = Checkp
         assert word in str(caught.value)
 
 
-def test_a_file_and_a_folder(root: Path) -> None:
-    file = root / "run" / "checkpoints" / "epoch_1.pt"
+def test_a_file_and_a_folder(root: Path, file: Path) -> None:
+    """A training loop may delete what is being read."""
     (root / "hf" / "sub").mkdir(parents=True)
     for name in ("model.safetensors", "sub/x.json"):
         (root / "hf" / name).write_text(name)
     for path in (file, root / "hf"):
+        digest = hash_files(path)
         with opened(posted(path, root)) as pinned:
-            assert hash_files(Path(pinned.path)) == hash_files(path)
             assert Path(pinned.path) != path
+            if path == file:
+                path.unlink()
+            else:
+                shutil.rmtree(path)
+            assert hash_files(Path(pinned.path)) == digest
         assert not Path(pinned.path).exists(), "nothing is left behind"
+    refused(file, root, "epoch_1.pt was deleted while it was opened", error=CheckpointGone)
 
 
 @pytest.mark.parametrize(
     ("label", "said"), [("{}", "{} has NaN"), ("epoch_1.pt", "{} has NaN"), ("a step 1", "a step 1: {} has NaN")]
 )
-def test_a_message_names_the_path_once(root: Path, monkeypatch: pytest.MonkeyPatch, label: str, said: str) -> None:
+def test_a_message_names_the_path_once(file: Path, monkeypatch: pytest.MonkeyPatch, label: str, said: str) -> None:
     """`evalsvc run` calls a checkpoint by its path, and every error had the path twice."""
-    file = root / "run" / "checkpoints" / "epoch_1.pt"
     monkeypatch.chdir(file.parent)
     reference = CheckpointRef(str(file), label=label.format(file))
     with pytest.raises(NonFinite) as caught, opened(reference) as pinned, named(pinned):
@@ -74,25 +87,39 @@ def test_a_message_names_the_path_once(root: Path, monkeypatch: pytest.MonkeyPat
     assert caught.value.message == said.format(file)
 
 
-def test_a_swap_between_two_reads_changes_nothing(root: Path, tmp_path: Path) -> None:
-    """Hashing reads one file and loading another, if each goes by the name."""
-    file = root / "run" / "checkpoints" / "epoch_1.pt"
-    before = hash_files(file)
-    with opened(posted(file, root)) as pinned:
-        file.parent.rename(root / "kept")
-        file.parent.symlink_to(tmp_path / "secret")
-        assert hash_files(Path(pinned.path)) == before
-        assert Path(pinned.path).read_bytes() == b"weights"
+@pytest.mark.parametrize("is_network", [False, True])
+def test_a_swap_between_two_reads_changes_nothing(root: Path, file: Path, tmp_path: Path, is_network: bool) -> None:
+    """Hashing reads one file and loading another, if each goes by the name; so do a configuration and its weights."""
+    before, folder = hash_files(file), file.parent
+    with ExitStack() as stack:
+        if is_network:
+            pinned = stack.enter_context(opened_weights(folder, only(root)))
+            held = pinned / file.name
+        else:
+            held = Path(stack.enter_context(opened(posted(file, root))).path)
+        folder.rename(root / "kept")
+        folder.symlink_to(tmp_path / "secret")
+        assert hash_files(held) == before
+        assert held.read_bytes() == b"weights"
+        assert [path.name for path in held.parent.iterdir()] == ["epoch_1.pt"]
+    with pytest.raises(InvalidData, match="leads out"), opened_weights(folder, only(root)):
+        pass
 
 
-def test_a_link_that_is_there_for_the_moment_of_opening(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("becomes", ["link", "folder"])
+def test_what_takes_the_place_of_a_file_for_the_moment_of_opening(
+    root: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, becomes: str
 ) -> None:
-    """Whoever looks at the path before or after sees the allowed file."""
-    folder, real_open = root / "run" / "checkpoints", os.open
+    """Whoever looks at the path before or after sees the allowed file. Links in a folder that nobody saw lead out."""
+    folder, real_open = file.parent, os.open
 
     def swapping(path: Any, *arguments: Any, **options: Any) -> int:
         if Path(path).name != "epoch_1.pt":
+            return real_open(path, *arguments, **options)
+        if becomes == "folder":
+            file.unlink()
+            file.mkdir()
+            (file / "model.safetensors").symlink_to(tmp_path / "secret" / "epoch_1.pt")
             return real_open(path, *arguments, **options)
         folder.rename(root / "kept")
         folder.symlink_to(tmp_path / "secret")
@@ -102,22 +129,8 @@ def test_a_link_that_is_there_for_the_moment_of_opening(
         return descriptor
 
     monkeypatch.setattr(os, "open", swapping)
-    refused(folder / "epoch_1.pt", root, "is, or links, outside the allowed folders")
-
-
-def test_a_folder_that_takes_the_place_of_a_file(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its links would lead out, since nobody has looked into it."""
-    file, real_open = root / "run" / "checkpoints" / "epoch_1.pt", os.open
-
-    def swapping(path: Any, *arguments: Any, **options: Any) -> int:
-        if path == file:
-            file.unlink()
-            file.mkdir()
-            (file / "model.safetensors").symlink_to(tmp_path / "secret" / "epoch_1.pt")
-        return real_open(path, *arguments, **options)
-
-    monkeypatch.setattr(os, "open", swapping)
-    refused(file, root, "is not a regular file or folder on a disk")
+    words = {"link": "is, or links, outside the allowed folders", "folder": "is not a regular file or folder on a disk"}
+    refused(file, root, words[becomes])
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "sub/config.json"])
@@ -142,18 +155,20 @@ def test_links_inside_a_folder_that_stay(root: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["run/checkpoints/model.json", "run/model.json"])
-def test_a_stray_json_that_leads_out_is_not_there(root: Path, tmp_path: Path, where: str) -> None:
+def test_a_stray_json_that_leads_out_is_not_there(root: Path, file: Path, tmp_path: Path, where: str) -> None:
     """Not read, since its fields would show what lies outside; nor in the way of whoever posts from there."""
     (root / where).symlink_to(tmp_path / "secret" / "model.json")
-    with opened(posted(root / "run" / "checkpoints" / "epoch_1.pt", root)) as pinned:
+    os.mkfifo(root / "run" / "checkpoints" / "params.txt")  # nor is a pipe
+    with opened(posted(file, root)) as pinned:
         assert find_model_config(Path(pinned.path)) is None
 
 
 @pytest.mark.parametrize("where", ["run/checkpoints/config.json", "run/params.txt"])
-def test_a_configuration_beside_the_checkpoint_that_leads_out(root: Path, tmp_path: Path, where: str) -> None:
+def test_a_configuration_beside_the_checkpoint_that_leads_out(
+    root: Path, file: Path, tmp_path: Path, where: str
+) -> None:
     """Its fields, or the words of a parser's complaint, would show what lies outside."""
     (root / where).symlink_to(tmp_path / "secret" / "model.json")
-    file = root / "run" / "checkpoints" / "epoch_1.pt"
     refused(file, root, f"'{root}/{where}' is, or links, outside the allowed folders")
     with opened(posted(file, tmp_path)):
         pass
@@ -176,56 +191,34 @@ def test_an_index_and_what_it_names(root: Path) -> None:
 
 
 def test_without_the_kernels_word_the_path_is_asked(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(files_opened, "OPEN_FILES", tmp_path / "none")
-    file = root / "run" / "checkpoints" / "epoch_1.pt"
     with opened(posted(file, root)) as pinned:
         assert Path(pinned.path).resolve() == file
-    with pytest.raises(CheckpointNotAllowed, match="outside the allowed folders"), opened(posted(file, root / "other")):
-        pass
+    refused(file, root / "other", "outside the allowed folders")
 
 
-def test_messages_name_what_was_posted(root: Path) -> None:
-    file = root / "run" / "checkpoints" / "epoch_1.pt"
+def test_messages_name_what_was_posted(root: Path, file: Path) -> None:
+    def complain(path: Path) -> None:
+        raise NotACheckpoint(f"{path} is empty, {path.parent.parent / 'x.json'} too")
+
     words = rf"^{file} is empty, {root}/run/x\.json too"
     with pytest.raises(NotACheckpoint, match=words), opened(posted(file)) as pinned:
         complain(Path(pinned.path))
+    with pytest.raises(NotACheckpoint, match=words), opened_weights(file, anywhere) as path:
+        complain(path)
     fetched = CheckpointRef(str(file), source="s3://bucket/epoch_1.pt")
     with pytest.raises(NotACheckpoint, match=r"^s3://bucket/epoch_1\.pt is empty"), opened(fetched) as pinned:
         complain(Path(pinned.path))
 
 
-def complain(path: Path) -> None:
-    raise NotACheckpoint(f"{path} is empty, {path.parent.parent / 'x.json'} too")
-
-
-def test_a_file_that_is_written_to_while_it_is_read(root: Path) -> None:
-    file = root / "run" / "checkpoints" / "epoch_1.pt"
-    with pytest.raises(CheckpointChanged, match=f": {file} was changed while"), opened(posted(file, root)):
-        file.write_bytes(b"WEIGHTS")
-
-
-def test_a_changed_file_next_to_the_weights_is_named(root: Path) -> None:
-    parameters = root / "run" / "params.txt"
-    parameters.write_text("model: small\n")
-    file = root / "run" / "checkpoints" / "epoch_1.pt"
-    with pytest.raises(CheckpointChanged, match=f": {parameters} was changed while"), opened(posted(file, root)):
-        parameters.write_text("model: large\n")
-
-
-def test_a_training_loop_may_delete_what_is_being_read(root: Path) -> None:
-    file = root / "run" / "checkpoints" / "epoch_1.pt"
-    with opened(posted(file, root)) as pinned:
-        file.unlink()
-        assert Path(pinned.path).read_bytes() == b"weights"
-
-
-def test_gone_before_it_was_opened(root: Path) -> None:
-    refused(root / "none.pt", root, "none.pt was deleted while it was opened", error=CheckpointGone)
-
-
-# what only looks like a file
+@pytest.mark.parametrize("name", ["checkpoints/epoch_1.pt", "params.txt"])
+def test_a_file_that_is_written_to_while_it_is_read(root: Path, file: Path, name: str) -> None:
+    changed = root / "run" / name
+    changed.write_bytes(b"weights")
+    with pytest.raises(CheckpointChanged, match=f": {changed} was changed while"), opened(posted(file, root)):
+        changed.write_bytes(b"WEIGHTS")
 
 
 SPECIAL: dict[str, Any] = {
@@ -246,12 +239,6 @@ def test_what_is_no_file_on_a_disk(tmp_path: Path, kind: str) -> None:
     with pytest.raises(CheckpointNotAllowed, match=words):
         locate(str(path), below(Path("/")))
     refused(path, Path("/"), words)
-
-
-def test_a_pipe_beside_a_checkpoint_is_passed_over(root: Path) -> None:
-    os.mkfifo(root / "run" / "checkpoints" / "params.txt")
-    with opened(posted(root / "run" / "checkpoints" / "epoch_1.pt", root)):
-        pass
 
 
 def test_a_folder_of_very_many_files(tmp_path: Path) -> None:
@@ -278,9 +265,6 @@ def test_more_files_than_a_process_may_have_open(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-# other networks' weights
-
-
 def only(root: Path) -> Allow:
     def allow(real: Path, shown: str) -> None:
         if not real.is_relative_to(root):
@@ -299,35 +283,18 @@ def test_a_link_inside_a_networks_folder_that_leads_out(root: Path, tmp_path: Pa
         assert json.loads((pinned / "sub" / "config.json").read_text()) == {"hidden_dim": 7777}
 
 
-def test_a_networks_folder_that_is_swapped_between_two_reads(root: Path, tmp_path: Path) -> None:
-    """Its configuration and its weights are read one after the other."""
-    folder = root / "run" / "checkpoints"
-    with opened_weights(folder, only(root)) as pinned:
-        folder.rename(root / "kept")
-        folder.symlink_to(tmp_path / "secret")
-        assert [file.name for file in pinned.iterdir()] == ["epoch_1.pt"]
-        assert (pinned / "epoch_1.pt").read_bytes() == b"weights"
-    with pytest.raises(InvalidData, match="leads out"), opened_weights(folder, only(root)):
-        pass
-
-
-def test_what_lies_beside_a_networks_file(root: Path, tmp_path: Path) -> None:
-    file = root / "run" / "checkpoints" / "epoch_1.pt"
+def test_what_lies_beside_a_networks_file(root: Path, file: Path, tmp_path: Path) -> None:
     for name in ("config.yaml", "other.yaml"):
         file.with_name(name).write_text(name)
     with opened_weights(file, only(root), ("config.yaml", "missing.yaml")) as pinned:
         assert sorted(found.name for found in pinned.parent.iterdir()) == ["config.yaml", "epoch_1.pt"]
     file.with_name("config.yaml").unlink()
     file.with_name("config.yaml").symlink_to(tmp_path / "secret" / "model.json")
-    words = r"config\.yaml leads out"
-    with pytest.raises(InvalidData, match=words), opened_weights(file, only(root), ("config.yaml",)):
+    with (
+        pytest.raises(InvalidData, match=r"config\.yaml leads out"),
+        opened_weights(file, only(root), ("config.yaml",)),
+    ):
         pass
-
-
-def test_messages_name_the_networks_file(root: Path) -> None:
-    file = root / "run" / "checkpoints" / "epoch_1.pt"
-    with pytest.raises(NotACheckpoint, match=rf"^{file} is empty"), opened_weights(file, anywhere) as pinned:
-        complain(pinned)
 
 
 def test_a_networks_file_that_is_missing_or_none(root: Path) -> None:
@@ -338,3 +305,107 @@ def test_a_networks_file_that_is_missing_or_none(root: Path) -> None:
     words = "is not a regular file or folder on a disk"
     with pytest.raises(CheckpointNotAllowed, match=words), opened_weights(root / "pipe.pt", anywhere):
         pass
+
+
+@pytest.mark.parametrize(
+    ("uri", "fragment"),
+    [
+        ("s3://bucket/epoch_1.pt", "the scheme is not allowed; use a path or a file:// uri"),
+        ("simplecache::file:///a.pt", "the scheme is not allowed"),
+        ("file://elsewhere/a.pt", "names the host 'elsewhere'"),
+        ("runs/epoch_1.pt", "is a relative path; use an absolute path"),
+        ("file:///a?b.pt", "holds '?' or '#', which a path in a uri writes as %3F and %23"),
+        ("file:///a#b.pt", "holds '?' or '#'"),
+        ("file://[x/a.pt", "is not a uri"),
+        ("//[x/a.pt", "is not a uri"),
+    ],
+)
+def test_addresses_that_are_not_allowed(uri: str, fragment: str) -> None:
+    with pytest.raises(CheckpointNotAllowed) as caught:
+        local_path(uri)
+    assert caught.value.message.startswith(uri)
+    assert fragment in caught.value.message
+    for same in ("/a/b c.pt", "file:///a/b%20c.pt", "file://localhost/a/b%20c.pt"):
+        assert local_path(same) == Path("/a/b c.pt")
+
+
+def test_locate_follows_links_before_it_compares_with_the_roots(file: Path, tmp_path: Path) -> None:
+    """A link inside the allowed folder that leads out of it is the way around an allow-list."""
+    allowed = tmp_path / "narrow"
+    allowed.mkdir()
+    link = allowed / "link.pt"
+    link.symlink_to(file)
+    with pytest.raises(CheckpointNotAllowed, match="outside the allowed folders") as caught:
+        locate(str(link), below(allowed))
+    assert str(file) not in caught.value.message, "where a link leads is not told"
+    assert str(allowed) in caught.value.message
+    assert locate(str(link), below(tmp_path)) == file
+    (tmp_path / "link").symlink_to(file.parent)
+    assert locate(str(tmp_path / "link" / "epoch_1.pt"), below(tmp_path / "link")) == file, "a root may be a link"
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "{out}/{name}",
+        "{out}/{name}/x.pt",
+        "{out}/{name}/../../root/epoch_1.pt",
+        "{root}/../out/{name}/../../root/epoch_1.pt",
+        "{root}/to-{name}",
+        "{root}/to-{name}/x.pt",
+        "{root}/folder-{name}",
+    ],
+)
+def test_whether_a_path_outside_the_roots_exists_is_not_told(tmp_path: Path, uri: str) -> None:
+    """Else whoever may submit finds out, name by name, what lies on the machine."""
+    root, out = tmp_path / "root", tmp_path / "out"
+    for folder in (root, out / "a-folder", out / "a-lock"):
+        folder.mkdir(parents=True)
+    (root / "epoch_1.pt").write_bytes(b"weights")
+    (out / "a-file").write_bytes(b"secret")
+    (out / "a-link").symlink_to(out / "a-file")
+    names = ("a-file", "a-folder", "a-lock", "a-link", "a-gap")
+    for name in names:
+        (root / f"to-{name}").symlink_to(out / name)
+        (root / f"folder-{name}").mkdir()
+        (root / f"folder-{name}" / "part.pt").symlink_to(out / name)
+    (out / "a-lock").chmod(0)
+    answers = set()
+    for name in names:
+        with pytest.raises(CheckpointNotAllowed) as caught:
+            locate(uri.format(root=root, out=out, name=name), below(root))
+        answers.add(caught.value.message.replace(name, "NAME"))
+    assert len(answers) == 1, answers
+
+
+@pytest.mark.parametrize("uri", ["{root}/../outside.pt", "{root}-more/epoch_1.pt"])
+def test_locate_is_not_fooled_by_names(tmp_path: Path, uri: str) -> None:
+    root = tmp_path / "run"
+    (tmp_path / "run-more").mkdir()
+    root.mkdir()
+    for path in (tmp_path / "outside.pt", tmp_path / "run-more" / "epoch_1.pt"):
+        path.write_bytes(b"x")
+    with pytest.raises(CheckpointNotAllowed):
+        locate(uri.format(root=root), below(root))
+
+
+def test_a_folder_that_cannot_be_looked_through(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answered, not failed on: the service may lack rights that whoever posts has."""
+
+    def refuse(path: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(CheckpointNotFound, match="permission denied in it; change its permissions"):
+        locate(str(file.parent), below(Path("/")))
+
+
+@pytest.mark.parametrize("uri", ["/a\0b", "/a\ud800", "/" + "x" * 300, "/" + "x/" * 3000, "file:///%00", "file:///%ff"])
+def test_names_that_no_file_can_have(tmp_path: Path, uri: str) -> None:
+    (tmp_path / "loop.pt").symlink_to(tmp_path / "loop.pt")
+    for name in (uri, str(tmp_path / "loop.pt")):
+        with pytest.raises((CheckpointNotFound, CheckpointNotAllowed)):
+            locate(name, below(Path("/")))
+    message = "no such file or directory; post the checkpoint when the file is complete"
+    with pytest.raises(CheckpointNotFound, match=message):
+        locate(str(tmp_path / "none.pt"), below(tmp_path))

@@ -4,13 +4,14 @@ import hashlib
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import fsspec
 import pytest
 from botocore.exceptions import NoCredentialsError
+from fake_hub import fake_hub
 from object_store import ObjectStore, forget_connections, object_store
 
 from evalsvc.checkpoints.expression import parse_expression
@@ -44,7 +45,7 @@ def store() -> Iterator[ObjectStore]:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(data_dir=str(tmp_path), schemes="file,s3,memory", cache_bytes=10 << 20)
+    return Settings(data_dir=str(tmp_path), schemes="file,s3,hf,memory", cache_bytes=10 << 20)
 
 
 def nothing(_done: int) -> None:
@@ -55,8 +56,19 @@ def reference(uri: str, settings: Settings, **fields: object) -> CheckpointRef:
     return CheckpointRef(uri, locate_checkpoint(uri, settings)[1], label="run 'a' step 1", **fields)  # type: ignore[arg-type]
 
 
-def refused(references: list[CheckpointRef], settings: Settings, error: type[Exception], words: str) -> None:
-    with pytest.raises(error, match=words), fetched(references, settings, nothing):
+def in_memory(path: str, content: bytes, settings: Settings) -> CheckpointRef:
+    fsspec.filesystem("memory").pipe(f"/{path}", content)
+    return reference(f"memory://{path}", settings)
+
+
+def refused(
+    references: list[CheckpointRef],
+    settings: Settings,
+    error: type[Exception],
+    words: str,
+    report: Callable[[int], None] = nothing,
+) -> None:
+    with pytest.raises(error, match=words), fetched(references, settings, report):
         pass
 
 
@@ -68,18 +80,19 @@ def test_an_object_comes_here_once(store: ObjectStore, settings: Settings) -> No
         assert Path(here.path).name == "epoch_1.pt"
         assert here.identity == identify(Path(here.path))
         assert here.source == uri
+    assert posted.identity is not None
+    assert (posted.identity.size, posted.identity.mtime_ns, bool(posted.identity.etag)) == (len(CONTENT), 0, True)
+    assert locate_checkpoint(uri, settings)[1] == posted.identity
+    store.put("run/epoch_1.pt", CONTENT[::-1])
+    assert locate_checkpoint(uri, settings)[1] != posted.identity, "it is that of the content"
     store.delete("run/epoch_1.pt")
     with fetched([posted], settings, nothing) as (again,):
         assert again == here, "what is here is what was posted, whatever became of it there"
-
-
-def test_the_identity_is_that_of_the_content(store: ObjectStore, settings: Settings) -> None:
-    uri = store.put("identity.pt", b"one")
-    first = locate_checkpoint(uri, settings)[1]
-    assert (first.size, first.mtime_ns, bool(first.etag)) == (3, 0, True)
-    assert locate_checkpoint(uri, settings)[1] == first
-    store.put("identity.pt", b"two")
-    assert locate_checkpoint(uri, settings)[1] != first
+    for missing in (uri, "s3://no-such-bucket/x.pt", "memory://none/x.pt"):
+        with pytest.raises(
+            CheckpointNotFound, match=f"{missing} does not exist; post the checkpoint when it is complete"
+        ):
+            locate_checkpoint(missing, settings)
 
 
 def test_a_folder_brings_its_weights_and_what_describes_them(
@@ -102,27 +115,11 @@ def test_a_folder_brings_its_weights_and_what_describes_them(
     assert locate_checkpoint(uri, settings)[1] != before, "of the same size, and another"
 
 
-def test_a_folder_without_weights(store: ObjectStore, settings: Settings) -> None:
-    for name in ("epoch_1.pt", "epoch_2.pt"):
-        uri = store.put(f"several/{name}", b"x").rpartition("/")[0]
-    with pytest.raises(NotACheckpoint, match=r"it holds epoch_1\.pt, epoch_2\.pt: post one of these files"):
-        locate_checkpoint(uri, settings)
-
-
-def test_nothing_there(store: ObjectStore, settings: Settings) -> None:
-    for uri in (f"s3://{store.bucket}/none.pt", "s3://no-such-bucket/x.pt", "memory://none/x.pt"):
-        with pytest.raises(CheckpointNotFound, match=rf"{uri} does not exist; post the checkpoint when it is complete"):
-            locate_checkpoint(uri, settings)
-
-
-def test_the_digest_of_the_client_is_checked(store: ObjectStore, settings: Settings) -> None:
-    posted = reference(store.put("digest.pt", b"one"), settings, sha256="0" * 64)
-    refused([posted], settings, CheckpointChanged, "has sha256 .*, expected 000")
-    assert not list(settings.cache_path.glob("*/digest.pt"))
-
-
 def test_a_copy_here_that_is_not_what_it_was_is_fetched_anew(store: ObjectStore, settings: Settings) -> None:
     posted = reference(store.put("rotten.pt", b"one"), settings)
+    wrong = replace(posted, sha256="0" * 64)
+    refused([wrong], settings, CheckpointChanged, "has sha256 .*, expected 000")
+    assert not list(settings.cache_path.glob("*/rotten.pt"))
 
     def find_out(path: Path) -> None:
         path.write_bytes(b"bad")
@@ -242,59 +239,35 @@ def test_what_is_not_there_as_posted(
     refused([posted], settings, error, words)
 
 
-def test_a_file_that_is_replaced_while_it_is_fetched(flaky: Flaky, settings: Settings) -> None:
-    posted = reference(POSTED, settings)
-
-    def replace_it(_done: int) -> None:
-        flaky.etag = "2"
-
-    with (
-        pytest.raises(CheckpointChanged, match="replaced while it was fetched"),
-        fetched([posted], settings, replace_it),
-    ):
-        pass
-    assert list(settings.cache_path.glob("*.partial")) == []
-
-
-def test_cancelling_stops_a_fetch(flaky: Flaky, settings: Settings) -> None:
-    posted, reports = reference(POSTED, settings), []
+def test_what_happens_while_a_file_is_fetched(
+    flaky: Flaky, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    posted, reports = reference(POSTED, settings), list[int]()
 
     def cancel(done: int) -> None:
         reports.append(done)
         if len(reports) == 3:
             raise Cancelled("the evaluation was cancelled")
 
-    with pytest.raises(Cancelled), fetched([posted], settings, cancel):
-        pass
-    assert len(reports) == 3
-
-
-def test_a_full_disk(flaky: Flaky, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    posted = reference(POSTED, settings)
-
     def full(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
+    with pytest.raises(Cancelled), fetched([posted], settings, cancel):
+        pass
+    assert len(reports) == 3
+    refused(
+        [posted], settings, CheckpointChanged, "replaced while it was fetched", lambda _: setattr(flaky, "etag", "2")
+    )
+    assert list(settings.cache_path.glob("*.partial")) == []
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(CacheFull, match=r"cannot be written to .* \(no space left on device\)"):
-        fetch_posted(posted, settings.cache_path / "x.pt", settings, nothing)
-
-
-# several at once
+        fetch_posted(reference(POSTED, settings), settings.cache_path / "x.pt", settings, nothing)
 
 
 def test_what_is_needed_together_must_fit_together(settings: Settings) -> None:
-    memory = fsspec.filesystem("memory")
-    for name in "ab":
-        memory.pipe(f"/fit/{name}.pt", b"x" * 600)
-    both = [reference(f"memory://fit/{name}.pt", settings) for name in "ab"]
-    small = replace(settings, cache_bytes=1000)
-    with (
-        pytest.raises(CacheFull, match="2 checkpoints that are needed together: 1,200 bytes"),
-        fetched(both, small, nothing),
-    ):
-        pass
-    tiny = replace(settings, cache_bytes=100)
+    both = [in_memory(f"fit/{name}.pt", b"x" * 600, settings) for name in "ab"]
+    small, tiny = replace(settings, cache_bytes=1000), replace(settings, cache_bytes=100)
+    refused(both, small, CacheFull, "2 checkpoints that are needed together: 1,200 bytes")
     refused(both[:1], tiny, CacheFull, "run 'a' step 1: 600 bytes exceed EVALSVC_CACHE_BYTES, which is 100")
     for one in both:
         with fetched([one], small, nothing) as (here,):
@@ -305,12 +278,8 @@ def test_what_is_needed_together_must_fit_together(settings: Settings) -> None:
 def test_two_that_hold_what_the_other_waits_for(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each shard needs a checkpoint and its base: to take one and wait for room for the other would be for ever."""
     monkeypatch.setattr(fetch_module, "ROOM_POLL", 0.01)
-    memory = fsspec.filesystem("memory")
-    for name in "abcd":
-        memory.pipe(f"/pairs/{name}.pt", b"x" * 400)
-    refs = [reference(f"memory://pairs/{name}.pt", settings) for name in "abcd"]
-    small = replace(settings, cache_bytes=1000)
-    done = []
+    refs = [in_memory(f"pairs/{name}.pt", b"x" * 400, settings) for name in "abcd"]
+    small, done = replace(settings, cache_bytes=1000), list[bool]()
 
     def use(pair: list[CheckpointRef]) -> None:
         for _ in range(5):
@@ -326,10 +295,8 @@ def test_two_that_hold_what_the_other_waits_for(settings: Settings, monkeypatch:
 
 
 def test_parents_of_a_virtual_checkpoint_come_too(settings: Settings, tmp_path: Path) -> None:
-    memory = fsspec.filesystem("memory")
-    memory.pipe("/virtual/a.pt", b"a")
     (tmp_path / "b.pt").write_bytes(b"b")
-    parents = {"r@1": reference("memory://virtual/a.pt", settings), "r@2": CheckpointRef(str(tmp_path / "b.pt"))}
+    parents = {"r@1": in_memory("virtual/a.pt", b"a", settings), "r@2": CheckpointRef(str(tmp_path / "b.pt"))}
     virtual = CheckpointRef("avg(r@1, r@2)", virtual=Virtual(parse_expression("avg(r@1, r@2)"), parents))
     with fetched([virtual], settings, nothing) as (here,):
         assert here.virtual is not None
@@ -342,30 +309,53 @@ def test_what_lies_here_is_left_alone(settings: Settings, tmp_path: Path) -> Non
     with fetched([local], settings, nothing) as here:
         assert here == [local]
     assert not settings.cache_path.exists()
+    large, seen = replace(settings, cache_bytes=1 << 30), list[int]()
+    with fetched([in_memory("blocks/x.pt", bytes(2 * source.BLOCK + 1), large)], large, seen.append):
+        pass
+    assert len(seen) >= 3, "blocks are small enough to stop between"
 
 
-def test_locate(settings: Settings, tmp_path: Path) -> None:
+def test_locate(settings: Settings, store: ObjectStore, tmp_path: Path) -> None:
     settings = replace(settings, data_dir=str(tmp_path / "data"))
-    (tmp_path / "x.pt").write_bytes(b"abc")
-    assert locate_checkpoint(str(tmp_path / "x.pt"), settings)[0] == str(tmp_path / "x.pt")
+    file = tmp_path / "x.pt"
+    file.write_bytes(b"abc")
+    assert locate_checkpoint(str(file), settings)[0] == str(file)
     with pytest.raises(CheckpointNotAllowed, match="a local file, which EVALSVC_SCHEMES does not allow"):
-        locate_checkpoint(str(tmp_path / "x.pt"), replace(settings, schemes="s3"))
-    with pytest.raises(NotACheckpoint, match="it holds"):
-        locate_checkpoint(str(tmp_path), settings)
-    fsspec.filesystem("memory").pipe("/locate/x.pt", b"abc")
+        locate_checkpoint(str(file), replace(settings, schemes="s3"))
+    for name in ("epoch_1.pt", "epoch_2.pt"):
+        folder = store.put(f"several/{name}", b"x").rpartition("/")[0]
+    for uri, held in ((str(tmp_path), r"x\.pt"), (folder, r"epoch_1\.pt, epoch_2\.pt")):
+        with pytest.raises(NotACheckpoint, match=f"it holds {held}: post one of these files"):
+            locate_checkpoint(uri, settings)
+    in_memory("locate/x.pt", b"abc", settings)
     path, identity = locate_checkpoint("MEMORY://locate/x.pt", settings)
     assert (path, identity.size) == ("memory://locate/x.pt", 3)
-
-
-def test_names() -> None:
     assert name_of("hf://owner/repo/sub/x.pt@main") == "x.pt"
     assert name_of("s3://bucket/run/") == "run"
 
 
-def test_blocks_are_small_enough_to_stop_between(settings: Settings) -> None:
-    fsspec.filesystem("memory").pipe("/blocks/x.pt", b"x" * (2 * source.BLOCK + 1))
-    large = replace(settings, cache_bytes=1 << 30)
-    seen: list[int] = []
-    with fetched([reference("memory://blocks/x.pt", large)], large, seen.append):
-        pass
-    assert len(seen) >= 3
+# hf:// over the hub's own protocol, spoken by a server of the tests' own
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, bytes]]:
+    files = {"run/epoch_1.pt": b"weights" * 1000, "hf/model.safetensors": b"weights", "hf/config.json": b"{}"}
+    with fake_hub("models/owner/repo", files) as (address, _asked):
+        monkeypatch.setitem(objects.OPTIONS, "hf", {**objects.OPTIONS["hf"], "endpoint": address, "token": False})
+        yield files
+
+
+def test_files_and_folders_of_the_hub(hub: dict[str, bytes], settings: Settings) -> None:
+    file, folder = (reference(f"hf://owner/repo/{path}", settings) for path in ("run/epoch_1.pt@v1", "hf"))
+    assert file.identity is not None
+    assert file.identity.size == 7000
+    assert file.identity.etag == hashlib.sha256(hub["run/epoch_1.pt"]).hexdigest(), "the hub knows the digest itself"
+    with fetched([file, folder], settings, nothing) as here:
+        paths = [Path(each.path) for each in here]
+        assert paths[0].name == "epoch_1.pt"
+        assert paths[0].read_bytes() == hub["run/epoch_1.pt"]
+        found = {path.name: path.read_bytes() for path in paths[1].iterdir()}
+        assert found == {"model.safetensors": b"weights", "config.json": b"{}"}
+    for uri in ("hf://owner/repo/none.pt", "hf://owner/other/x.pt"):
+        with pytest.raises(CheckpointNotFound, match="does not exist"):
+            locate_checkpoint(uri, settings)

@@ -25,13 +25,10 @@ ALL = Settings(schemes="file, S3,gs,hf,https,http")
 def test_addresses_are_taken_apart(uri: str, parsed: RemoteUri) -> None:
     assert parse_remote(uri, ALL) == parsed
     assert parse_remote(str(parsed), ALL) == parsed, "what is stored must mean the same again"
-
-
-def test_what_is_remote() -> None:
-    assert is_remote("s3://bucket/x")
-    assert is_remote("nonsense://x")
-    for uri in ("/a/b.pt", "file:///a.pt", "FILE:///a.pt", "/a/s3://b/x", "a.pt"):
-        assert not is_remote(uri)
+    assert all(map(is_remote, (uri, "nonsense://x")))
+    assert not any(map(is_remote, ("/a/b.pt", "file:///a.pt", "FILE:///a.pt", "/a/s3://b/x", "a.pt")))
+    assert without_secrets("https://u:p@host/x?X-Amz-Signature=abc#z") == "https://…@host/x"
+    assert without_secrets("s3://bucket/x\x1b[31m") == "s3://bucket/x�[31m"
 
 
 @pytest.mark.parametrize(
@@ -62,9 +59,8 @@ def test_addresses_that_are_refused(uri: str, words: str) -> None:
 
 
 def test_a_scheme_is_allowed_by_the_operator_only() -> None:
-    with pytest.raises(
-        CheckpointNotAllowed, match=r"ask the operator to add it to EVALSVC_SCHEMES; allowed here: file"
-    ):
+    message = r"ask the operator to add it to EVALSVC_SCHEMES; allowed here: file"
+    with pytest.raises(CheckpointNotAllowed, match=message):
         parse_remote("s3://bucket/x.pt", Settings())
     with pytest.raises(CheckpointNotAllowed, match="not supported"):
         parse_remote("local:///etc/passwd", Settings(schemes="file,local"))
@@ -80,8 +76,3 @@ def test_roots_of_a_scheme_bind_once_there_is_one() -> None:
             CheckpointNotAllowed, match=r"outside the allowed locations \(s3://bucket/runs, s3://other\)"
         ):
             parse_remote(uri, settings)
-
-
-def test_what_a_message_shows() -> None:
-    assert without_secrets("https://u:p@host/x?X-Amz-Signature=abc#z") == "https://…@host/x"
-    assert without_secrets("s3://bucket/x\x1b[31m") == "s3://bucket/x�[31m"
