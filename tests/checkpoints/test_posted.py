@@ -6,6 +6,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from small_models import SHAPE
 
 from evalsvc.checkpoints import posted
 from evalsvc.checkpoints.posted import MAX_MODEL_FILES, remote_model
@@ -14,15 +15,6 @@ from evalsvc.errors import InvalidModelConfig, SourceUnreachable
 from evalsvc.families.reading import find_model_config
 
 SETTINGS = Settings(schemes="memory")
-MODEL = {
-    "hidden_dim": 24,
-    "n_layers": 2,
-    "n_heads": 2,
-    "seq_len": 64,
-    "vocab_size": 112,
-    "post_embed_norm": False,
-    "weight_tying": False,
-}
 
 
 @pytest.fixture
@@ -53,45 +45,40 @@ def test_a_run_of_open_lm(memory: fsspec.AbstractFileSystem, open_lm_case: Path)
 )
 def test_a_json_beside_or_above(memory: fsspec.AbstractFileSystem, place: str, uri: str) -> None:
     memory.pipe("/beside/hf/model.safetensors", b"weights")
-    memory.pipe(f"/beside/{place}", json.dumps(MODEL).encode())
+    memory.pipe(f"/beside/{place}", json.dumps(SHAPE).encode())
     found = remote_model(uri, SETTINGS)
     assert found is not None
-    assert found["vocab_size"] == 112
+    assert found["vocab_size"] == SHAPE["vocab_size"]
 
 
-def test_nothing_beside(memory: fsspec.AbstractFileSystem) -> None:
-    assert remote_model(URI, SETTINGS) is None
-    memory.pipe("/beside/model.json", json.dumps(MODEL).encode())
-    assert remote_model(URI, SETTINGS) is None, "two above is another run's"
+def test_what_is_not_looked_into(memory: fsspec.AbstractFileSystem) -> None:
+    def is_found(settings: Settings = SETTINGS) -> bool:
+        return remote_model(URI, settings) is not None
+
+    model = json.dumps(SHAPE).encode()
+    assert not is_found()
+    memory.pipe("/beside/model.json", model)
+    assert not is_found(), "two above is another run's"
+    memory.pipe("/beside/run/model.json", model)
+    assert is_found()
+    assert not is_found(Settings(schemes="memory", roots="memory://beside/run/checkpoints"))
+    memory.rm("/beside/run/model.json")
+    memory.pipe("/beside/run/checkpoints/model.json", model + b" " * 1_000_000)
+    assert not is_found(), "a large file"
+    memory.pipe("/beside/run/checkpoints/model.json", model)
+    for number in range(MAX_MODEL_FILES):
+        memory.pipe(f"/beside/run/checkpoints/{number}.json", b"{}")
+    assert not is_found(), "very many files"
+    assert remote_model("https://host.example/run/x.pt", Settings(schemes="https")) is None, "http has no folders"
 
 
-def test_a_folder_outside_the_roots_is_not_looked_into(memory: fsspec.AbstractFileSystem) -> None:
-    memory.pipe("/beside/run/model.json", json.dumps(MODEL).encode())
-    narrow = Settings(schemes="memory", roots="memory://beside/run/checkpoints")
-    assert remote_model(URI, narrow) is None
-
-
-def test_messages_name_the_place_elsewhere(memory: fsspec.AbstractFileSystem) -> None:
+def test_messages_name_the_place_and_it_has_an_end(
+    memory: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
     memory.pipe("/beside/run/checkpoints/config.json", b"{bad")
     with pytest.raises(InvalidModelConfig, match=r"^memory://beside/run/checkpoints/config\.json is not JSON"):
         remote_model(URI, SETTINGS)
-
-
-def test_large_files_and_very_many_are_not_read(memory: fsspec.AbstractFileSystem) -> None:
-    memory.pipe("/beside/run/checkpoints/model.json", json.dumps(MODEL).encode() + b" " * 1_000_000)
-    assert remote_model(URI, SETTINGS) is None
-    memory.pipe("/beside/run/checkpoints/model.json", json.dumps(MODEL).encode())
-    for number in range(MAX_MODEL_FILES):
-        memory.pipe(f"/beside/run/checkpoints/{number}.json", b"{}")
-    assert remote_model(URI, SETTINGS) is None
-
-
-def test_it_has_an_end(memory: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(posted, "METADATA_SECONDS", 0.05)
     monkeypatch.setattr(posted, "_copy_small_files", lambda *_: time.sleep(0.5))
     with pytest.raises(SourceUnreachable, match=r"did not answer within 0\.05 s"):
         remote_model(URI, SETTINGS)
-
-
-def test_http_has_no_folders() -> None:
-    assert remote_model("https://host.example/run/x.pt", Settings(schemes="https")) is None

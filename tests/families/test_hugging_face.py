@@ -41,15 +41,12 @@ def test_a_configuration_is_found_in_its_folder_and_can_be_given_later(kind: str
     assert read_model_spec(found) == found
 
 
-def test_every_family_of_the_catalog_is_here() -> None:
-    assert {*KINDS, "open_lm", "transformers"} == set(catalog.COMPONENTS["families"])
-
-
 def test_configurations_of_open_lm_are_written_as_before() -> None:
     """Stored configurations, and digests of them, must not change with every new switch."""
     config = resolve_config("open_lm_1b", Path("nowhere"))
     assert len(config.model_dump(mode="json")) == 13
     assert set(config.model_dump(exclude={"precision"})) == set(config.model_dump()) - {"precision"}
+    assert {*KINDS, "open_lm", "transformers"} == set(catalog.COMPONENTS["families"])
 
 
 def test_no_key_of_an_open_lm_file_is_a_switch() -> None:
@@ -65,20 +62,13 @@ def test_models_that_differ_in_a_switch_are_not_combined() -> None:
     with pytest.raises(CheckpointMismatch, match=r"rotary_base 10000\.0 and 500000\.0"):
         require_one_model(models)
     require_one_model({"a": models["a"], "b": dict(models["a"])})
-
-
-def test_a_message_shows_the_beginning_of_a_long_value() -> None:
-    """A configuration for transformers may have a million characters."""
-    models = {name: {"family": "transformers", "transformers_config": letter * 9_000} for name, letter in ("ax", "by")}
+    # A configuration for transformers may have a million characters, of which a message shows the beginning.
+    long = {name: {"family": "transformers", "transformers_config": letter * 9_000} for name, letter in ("ax", "by")}
     with pytest.raises(CheckpointMismatch, match=r"transformers_config 'x{199} … \(9,002 characters\) and 'y{199} "):
-        require_one_model(models)
-
-
-def test_models_of_the_package_transformers_are_not_combined() -> None:
-    """Refused when an expression is posted, and not by a worker later."""
-    model = {"family": "transformers"}
+        require_one_model(long)
+    # Refused when an expression is posted, and not by a worker later.
     with pytest.raises(UnsupportedModel, match="a is a model of the package transformers, which cannot be combined"):
-        require_one_model({"a": model, "b": model})
+        require_one_model({"a": {"family": "transformers"}, "b": {"family": "transformers"}})
 
 
 # rotary positions
@@ -94,6 +84,11 @@ def test_both_spellings_of_the_rotary_positions() -> None:
     assert older.rotary_scaling.original_length == 32
     assert read("llama", rope_theta=100_000).rotary_base == 100_000.0
     assert read("llama").rotary_base == 10_000.0
+    for share, dims in ((0.25, 2), (0.5, 4), (1.0, None)):
+        older = read("gpt_neox", rotary_pct=share, rotary_emb_base=500)
+        newer = read("gpt_neox", rope_parameters={"rope_theta": 500.0, "partial_rotary_factor": share})
+        assert older == newer
+        assert (older.rotary_dims, older.rotary_base) == (dims, 500.0)
 
 
 @pytest.mark.parametrize(
@@ -117,14 +112,6 @@ def test_both_spellings_of_the_rotary_positions() -> None:
 )
 def test_rotary_positions_that_are_refused(fields: dict[str, Any], error: type[Exception], message: str) -> None:
     refused("llama", error, message, **fields)
-
-
-@pytest.mark.parametrize(("share", "dims"), [(0.25, 2), (0.5, 4), (1.0, None)])
-def test_gpt_neox_turns_a_share_of_the_heads(share: float, dims: int | None) -> None:
-    older = read("gpt_neox", rotary_pct=share, rotary_emb_base=500)
-    newer = read("gpt_neox", rope_parameters={"rope_theta": 500.0, "partial_rotary_factor": share})
-    assert older == newer
-    assert (older.rotary_dims, older.rotary_base) == (dims, 500.0)
 
 
 # windows
@@ -187,18 +174,11 @@ def test_what_every_family_refuses(kind: str, fields: dict[str, Any], error: typ
 )
 def test_what_one_family_refuses(kind: str, fields: dict[str, Any], error: type[Exception], message: str) -> None:
     refused(kind, error, message, **fields)
-
-
-def test_a_missing_shape_is_not_made_up() -> None:
-    fields = {key: value for key, value in SHAPE.items() if key != "intermediate_size"} | {"model_type": "llama"}
+    incomplete = {key: value for key, value in SHAPE.items() if key != "intermediate_size"} | {"model_type": "llama"}
     with pytest.raises(InvalidModelConfig, match="is not a llama configuration: intermediate_size is missing"):
-        read_model_spec(fields)
-
-
-def test_a_family_that_is_not_installed() -> None:
-    fields = read("llama").model_dump(mode="json") | {"family": "lama"}
+        read_model_spec(incomplete)
     with pytest.raises(UnknownName, match="no family is named 'lama'; did you mean 'llama'"):
-        read_model_spec(fields)
+        read_model_spec(read("llama").model_dump(mode="json") | {"family": "lama"})
 
 
 @pytest.mark.parametrize("kind", KINDS)

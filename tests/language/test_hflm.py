@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmark_files import write_benchmark
+from benchmark_files import questions, write_benchmark
 from lm_eval.api.instance import Instance
 from miniature_run import LAYOUT, pretrained
 from task_runs import items, metrics, run_task
@@ -96,23 +96,19 @@ def test_texts_are_generated_and_scored_in_windows(with_end: Path) -> None:
         (("generate_until", "If", {"do_sample": True, "temperature": 1.0, "max_gen_toks": 3}), "drawn at random"),
         (("generate_until", "If", {"max_gen_toks": 3}), "none of the tokenizer's added tokens is `end_of_text`"),
         (("loglikelihood", "If", " the object" * 99), "longer than the model's input, where HFLM stops"),
+        (("loglikelihood", "If", " the object"), "lm-eval's HFLM stopped with RuntimeError: out of luck"),
     ],
 )
-def test_a_request_that_hflm_cannot_answer_is_named(request_: tuple[Any, ...], message: str) -> None:
-    scoring = HflmScoring(load_model(pretrained(0).path), encoding(end_of_text=511))
-    with pytest.raises(InvalidData, match=f"benchmark 'a benchmark', document 0, request 0: .*{message}"):
-        scoring.answers([instance(*request_)])
-
-
-def test_an_error_of_lm_eval_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    scoring = HflmScoring(load_model(pretrained(0).path), encoding())
-
+def test_a_request_that_hflm_cannot_answer_is_named(
+    monkeypatch: pytest.MonkeyPatch, request_: tuple[Any, ...], message: str
+) -> None:
     def stop(*arguments: Any, **options: Any) -> None:
         raise RuntimeError("out of\nluck")
 
+    scoring = HflmScoring(load_model(pretrained(0).path), encoding(end_of_text=511))
     monkeypatch.setattr(scoring.everything, "loglikelihood", stop)
-    with pytest.raises(InvalidData, match="'a benchmark': lm-eval's HFLM stopped with RuntimeError: out of luck"):
-        scoring.answers([instance("loglikelihood", "If", " the object")])
+    with pytest.raises(InvalidData, match=f"benchmark 'a benchmark'(, document 0, request 0)?: .*{message}"):
+        scoring.answers([instance(*request_)])
 
 
 def test_without_the_packages_the_message_installs_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,9 +118,8 @@ def test_without_the_packages_the_message_installs_them(monkeypatch: pytest.Monk
         catalog.load("scorings", "hflm")
 
 
-def test_solved_examples_and_groups_are_asked_too(tmp_path: Path) -> None:
-    rows = [{"question": f"what is {n}?", "choices": ["1", "2"], "gold": n % 2} for n in range(6)]
-    write_benchmark(tmp_path, "sums", rows)
+def test_solved_examples_are_asked_too(tmp_path: Path) -> None:
+    write_benchmark(tmp_path, "sums", questions(6))
     task = {"kind": "language", "benchmarks": ["sums"], "include_path": [str(tmp_path)], "num_fewshot": 1}
     ours, theirs = (metrics(run_task(pretrained(0), **task, **engine)) for engine in ({}, HFLM))
     assert theirs["sums/bits_per_byte"]["value"] == pytest.approx(ours["sums/bits_per_byte"]["value"], rel=1e-5)

@@ -1,6 +1,7 @@
 """Our model under lm-eval against lm-eval's own HFLM with the same real weights, and what HFLM cannot do."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -182,17 +183,12 @@ def test_a_generation_within_text_differs_where_images_were_drawn(shared: Path) 
     """Where nothing but text was drawn it is the same text, also when it is drawn at random."""
     options = {"until": ["\n"], "max_gen_toks": 24, "do_sample": True, "temperature": 0.8}
     requests = [instance("generate_until", text, options) for text in BEGINNINGS]
-    before, after = (
-        stories.open_lm(shared, stories.load_widened(shared, name)).answers(requests)
-        for name in ("step0", "imgonly_step400")
-    )
-    for answer in before:
-        assert isinstance(answer, Generation)
-        assert answer.text == answer.text_within
-    for answer in after:
-        assert isinstance(answer, Generation)
-        assert "‹image " in answer.text
-        assert "‹" not in answer.text_within
+    for name, draws_images in (("step0", False), ("imgonly_step400", True)):
+        for answer in stories.open_lm(shared, stories.load_widened(shared, name)).answers(requests):
+            assert isinstance(answer, Generation)
+            assert ("‹image " in answer.text) is draws_images
+            assert "‹" not in answer.text_within
+            assert draws_images or answer.text == answer.text_within
 
 
 def test_random_generations_differ_by_repetition_and_by_nothing_else(ours: OpenLM) -> None:
@@ -234,44 +230,43 @@ def test_progress_counts_requests_up_to_their_number(ours: OpenLM) -> None:
     assert done[-1] == len(requests)
 
 
-def refused(lm: OpenLM, *requests: Instance) -> str:
-    with pytest.raises(InvalidData) as error:
-        lm.answers(requests)
-    return error.value.message
-
-
-def test_what_cannot_be_asked_names_its_request(shared: Path, model: Transformer, ours: OpenLM) -> None:
-    joined = refused(ours, *likelihoods(("The dog", " ran"), ("The", "y")))
-    assert joined == (
+def test_what_cannot_be_asked_names_its_request(shared: Path, model: Transformer, ours: OpenLM, tmp_path: Path) -> None:
+    content = json.loads((stories.folder(shared) / "tokenizer.json").read_text().replace("</s>", "<end>"))
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    nameless = OpenLM(model, TextEncoding(read_tokenizer(tmp_path / "tokenizer.json"), ours.encoding.layout, 512))
+    assert [score.greedy for score in nameless.score_requests(likelihoods(("Once upon a", " time")))] == [True]
+    few = {"max_gen_toks": 8}
+    joined = (
         "benchmark 'asked', document 1, request 0: its continuation has no separate tokens: the tokenizer joins it "
         "to the context; change the benchmark's delimiter"
     )
-    narrow = stories.open_lm(shared, model, max_length=8)
-    room = refused(narrow, instance("generate_until", "The", {"max_gen_toks": 8}))
-    assert "it requests 8 tokens, but the model's input and output together have 8; set `max_gen_toks`" in room
-    beams = refused(ours, instance("generate_until", "The", {"max_gen_toks": 8, "num_beams": 4}))
-    assert "its generation option num_beams: 4 is not supported; remove the option" in beams
-    hot = refused(ours, instance("generate_until", "The", {"max_gen_toks": 8, "do_sample": True, "temperature": -1.0}))
-    assert "temperature is -1.0; it must be 0, or 0.001 or more" in hot
-
-
-def test_an_encoding_is_of_the_models_tokenizer(shared: Path, ours: OpenLM) -> None:
-    """One of another size asks about rows that mean something else."""
+    for lm, requests, message in (
+        (ours, likelihoods(("The dog", " ran"), ("The", "y")), joined),
+        (
+            stories.open_lm(shared, model, max_length=8),
+            [instance("generate_until", "The", few)],
+            "it requests 8 tokens, but the model's input and output together have 8; set `max_gen_toks`",
+        ),
+        (
+            ours,
+            [instance("generate_until", "The", {**few, "num_beams": 4})],
+            "its generation option num_beams: 4 is not supported; remove the option",
+        ),
+        (
+            ours,
+            [instance("generate_until", "The", {**few, "do_sample": True, "temperature": -1.0})],
+            "temperature is -1.0; it must be 0, or 0.001 or more",
+        ),
+        (nameless, likelihoods(("", "Once")), "it has no context, and the tokenizer"),
+    ):
+        with pytest.raises(InvalidData, match=re.escape(message)):
+            lm.answers(requests)
+    # A tokenizer of another size asks about rows that mean something else.
     large = read_tokenizer(shared / "golden" / "tokenizer" / "20B_tokenizer.json")
     with pytest.raises(InvalidData, match=r"has 50277 ids, but the layout has 512 text rows; give the tokenizer that"):
         TextEncoding(large, ours.encoding.layout, 512)
     with pytest.raises(InvalidData, match=r"^bos is 512; the tokenizer .* has the ids 0…511$"):
         TextEncoding(ours.encoding.tokenizer, ours.encoding.layout, 512, bos=512)
-
-
-def test_without_a_prefix_an_empty_context_is_refused(shared: Path, model: Transformer, tmp_path: Path) -> None:
-    content = json.loads((stories.folder(shared) / "tokenizer.json").read_text().replace("</s>", "<end>"))
-    path = tmp_path / "tokenizer.json"
-    path.write_text(json.dumps(content))
-    lm = stories.open_lm(shared, model)
-    nameless = OpenLM(model, TextEncoding(read_tokenizer(path), lm.encoding.layout, 512))
-    assert "it has no context, and the tokenizer" in refused(nameless, *likelihoods(("", "Once")))
-    assert [score.greedy for score in nameless.score_requests(likelihoods(("Once upon a", " time")))] == [True]
 
 
 def test_weights_that_diverged_are_told_by_benchmark_and_document(shared: Path) -> None:

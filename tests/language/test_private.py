@@ -7,7 +7,6 @@ where it has gone, cap the package's version in `pyproject.toml` until then.
 import ast
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import datasets
 import huggingface_hub.constants
@@ -19,10 +18,9 @@ from jinja2.sandbox import SecurityError
 from lm_eval import utils
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
+from loaded_benchmarks import load_one
 
 from evalsvc.language import private
-from evalsvc.language.benchmarks import LoadOptions, load_benchmarks
-from evalsvc.spec.benchmark import BenchmarkSpec
 
 LANGUAGE = Path(private.__file__).parent
 
@@ -31,10 +29,9 @@ LANGUAGE = Path(private.__file__).parent
 def task(tmp_path: Path) -> ConfigurableTask:
     """A benchmark of three questions with one solved example each, from among themselves."""
     write_benchmark(tmp_path, "a", questions(3))
-    spec = BenchmarkSpec(name="a", num_fewshot=1)
-    [found] = load_benchmarks([spec], LoadOptions(include_path=(tmp_path,))).benchmarks
-    assert isinstance(found.task, ConfigurableTask)
-    return found.task
+    task = load_one(tmp_path, "a", num_fewshot=1).task
+    assert isinstance(task, ConfigurableTask)
+    return task
 
 
 def test_a_benchmark_file_is_read_with_its_functions_and_without(tmp_path: Path) -> None:
@@ -44,10 +41,6 @@ def test_a_benchmark_file_is_read_with_its_functions_and_without(tmp_path: Path)
     named = private.load_yaml(path, resolve_func=False, recursive=False)
     assert named == {"include": "gone.yaml", "task": "a", "process_docs": f"{tmp_path}/code.double"}
     assert private.load_yaml(path, resolve_func=True, recursive=False)["process_docs"](2) == 4
-
-
-def test_loaders_of_local_files_are_known_by_name() -> None:
-    assert {"json", "csv", "parquet", "text", "imagefolder"} <= private.LOADERS
 
 
 def test_the_network_is_refused_and_allowed_by_constants(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,6 +62,8 @@ def test_functions_and_options_of_metrics_are_known(task: ConfigurableTask) -> N
     """They are looked for with a default, since programs have none: moved, they would be gone without a word."""
     assert set(private.metric_functions(task)) == set(private.metric_options(task)) == set(task.aggregation())
     assert all(map(callable, private.metric_functions(task).values()))
+    assert private.example_pool(task) == (3, True)
+    assert {"json", "csv", "parquet", "text", "imagefolder"} <= private.LOADERS
 
 
 def test_filters_fill_the_responses_of_the_instances(task: ConfigurableTask) -> None:
@@ -76,10 +71,6 @@ def test_filters_fill_the_responses_of_the_instances(task: ConfigurableTask) -> 
     answered = [Instance("loglikelihood", {}, ("a", "b"), 0, ("a", 0, 1), resps=[(-1.0, True)])]
     private.filter_responses(task, answered)
     assert answered[0].filtered_resps == {"none": (-1.0, True)}
-
-
-def test_solved_examples_are_counted(task: ConfigurableTask) -> None:
-    assert private.example_pool(task) == (3, True)
 
 
 def test_nothing_else_takes_private_pieces() -> None:
@@ -99,32 +90,26 @@ def private_of(file: Path) -> Iterator[str]:
         yield from (name for name in names if name.startswith("_") and not name.startswith("__"))
 
 
-# templates
-
-
-@pytest.fixture
-def templates() -> Any:
-    private.sandbox()
-    return utils
-
-
-ESCAPES = [
-    "{{ ''.__class__.__mro__ }}",
-    "{{ (''|attr('__class__')).__mro__ }}",
-    "{{ cycler.__init__.__globals__.os }}",
-    "{{ '{0.__class__}'.format(1) }}",
-    "{{ words.append('x') }}",
-]
-
-
-@pytest.mark.parametrize("template", ESCAPES)
-def test_a_template_does_not_get_out(templates: Any, template: str) -> None:
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ ''.__class__.__mro__ }}",
+        "{{ (''|attr('__class__')).__mro__ }}",
+        "{{ cycler.__init__.__globals__.os }}",
+        "{{ '{0.__class__}'.format(1) }}",
+        "{{ words.append('x') }}",
+    ],
+)
+def test_a_template_does_not_get_out(template: str) -> None:
     """Templates come from YAML files that a suite names; in lm-eval's environment they reach Python's built-ins."""
+    private.sandbox()
     with pytest.raises(SecurityError):
-        templates.apply_template(template, {"words": ["a"]})
+        utils.apply_template(template, {"words": ["a"]})
+    assert utils.env.from_string("{{once}}") is utils.env.from_string("{{once}}"), "compiled once"
 
 
-def test_templates_say_what_they_say_in_lm_eval(templates: Any) -> None:
+def test_templates_say_what_they_say_in_lm_eval() -> None:
+    private.sandbox()
     theirs = Environment(keep_trailing_newline=True)
     theirs.filters["regex_replace"] = utils.regex_replace
     row = {"words": ["b", "a"], "n": 3, "text": "one two\n"}
@@ -135,8 +120,4 @@ def test_templates_say_what_they_say_in_lm_eval(templates: Any) -> None:
         "{{text|regex_replace('o', '0')}}",
         "{{words.index('a')}}{{'%d' % n}}{{text.strip().split()[1]}}",
     ):
-        assert templates.apply_template(template, row) == theirs.from_string(template).render(**row)
-
-
-def test_a_template_is_compiled_once(templates: Any) -> None:
-    assert templates.env.from_string("{{once}}") is templates.env.from_string("{{once}}")
+        assert utils.apply_template(template, row) == theirs.from_string(template).render(**row)
