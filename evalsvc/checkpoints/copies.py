@@ -225,7 +225,6 @@ class Cache:
 
 
 def _lock(path: Path, kind: int) -> int | None:
-    """Lock the file at `path` without waiting; return None if another process holds a conflicting lock."""
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:

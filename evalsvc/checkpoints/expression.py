@@ -41,13 +41,11 @@ PARTS = ("embeddings", "head", "norm")
 norm."""
 
 MAX_CHECKPOINTS = 256
-"""Maximum number of checkpoints in an expression, each counted once."""
 
 _PLAIN = re.compile(r"""[^\s,()"'@]+""")
 """Text that needs no quotes and is not a step."""
 
 Part = int | str
-"""A layer, or one of PARTS."""
 
 MAX_DEPTH = 16
 MAX_LAYER = 9_999
@@ -65,8 +63,6 @@ _SHOWN = 80
 
 @dataclass(frozen=True)
 class Step:
-    """A checkpoint of the service."""
-
     run: str
     step: int
     variant: str = "raw"
@@ -101,8 +97,6 @@ class Base:
 
 @dataclass(frozen=True)
 class File:
-    """A checkpoint file that is not part of a run."""
-
     path: str
 
     def __str__(self) -> str:
@@ -129,7 +123,6 @@ class Graft:
     first: Expression
     second: Expression
     chosen: frozenset[Part]
-    """Layers and parts that are taken from the second checkpoint."""
 
 
 Leaf = Step | Base | File
@@ -279,7 +272,6 @@ def is_expression(uri: str) -> bool:
 
 
 def parse_expression(text: str) -> Expression:
-    """Parse an expression by the grammar above."""
     parser = _Parser(text)
     expression = parser.expression(0)
     if parser.peek():

@@ -27,7 +27,6 @@ MAX_HEADER = 25_000_000
 """Maximum number of bytes of a header: a quarter of the format's own limit, enough for 100,000 tensors."""
 
 MAX_SHOWN = 200
-"""Maximum number of characters of a tensor's name in a message."""
 
 
 def weights_at(path: Path, shown: str) -> Path:
@@ -80,7 +79,6 @@ def refuse_part(names: Collection[str], shown: str) -> None:
 
 
 def adapter(shown: str) -> NotACheckpoint:
-    """Return an error for an adapter, with the call that makes a model of the adapter and its base."""
     return NotACheckpoint(
         f"{shown} is a LoRA adapter, which holds only what differs from its base; merge the adapter into the base, and "
         "post the folder of the merged model: model.merge_and_unload().save_pretrained(FOLDER)"
@@ -95,7 +93,6 @@ def _sharded(folder: str) -> ShardedCheckpoint:
 
 
 def format_of(path: Path) -> Literal["safetensors", "torch", "index"]:
-    """Return the format of a file by its first bytes."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise NotACheckpoint(f"{path} is not a regular file; use a checkpoint file or a Hugging Face folder")

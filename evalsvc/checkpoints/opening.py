@@ -44,11 +44,9 @@ WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 NOT_REGULAR = "is not a regular file or folder on a disk; use a checkpoint file or a Hugging Face folder"
 
 MAX_NEIGHBOURS = 100_000
-"""Maximum number of names that are searched for files next to a checkpoint."""
 
 
 def local_path(uri: str) -> Path:
-    """Return the path of a uri: a plain path, or `file://`."""
     try:
         parts = urlsplit(uri)
     except ValueError as error:  # e.g. for an invalid IPv6 address
@@ -241,7 +239,6 @@ class _OpenFiles:
                         self.pin(place / name, private_place / name, rule)
 
     def require_unchanged(self, reference: CheckpointRef) -> None:
-        """Raise CheckpointChanged if a file was written to while it was read."""
         for descriptor, (file, before) in self._states.items():
             now = os.fstat(descriptor)
             if (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns):

@@ -30,7 +30,6 @@ MAX_MODEL_FILES = 20
 def posted_model(
     model: str | Mapping[str, object] | None, path: str, identity: Identity, settings: Settings
 ) -> Mapping[str, object] | None:
-    """Return the fields of the model of a checkpoint; None if none is given and none is next to the checkpoint."""
     if model is None:
         if identity.etag is not None:
             return remote_model(path, settings)

@@ -31,7 +31,6 @@ UPLOAD = "upload:"
 HASH_BLOCK = 8 << 20
 
 MAX_FILES = 1000
-"""Maximum number of files in a checkpoint's folder."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,6 @@ class CheckpointRef:
     label: str = "checkpoint"
     """Name of the checkpoint in messages, e.g. `run-a step 25`."""
     virtual: Virtual | None = None
-    """Source of a virtual checkpoint; None for a file or folder."""
     source: str | None = None
     """Address that `path` was fetched from; None: the path is the posted one, or was not fetched yet."""
     rule: ReadRule = EVERY_FILE
@@ -84,10 +82,7 @@ class CheckpointRef:
 
 @dataclass(frozen=True)
 class Virtual:
-    """An expression, and the checkpoints in it."""
-
     expression: Expression
-    """Expression without ranges."""
     parents: Mapping[str, CheckpointRef]
     """Parents by their names in the expression; each is a file or folder."""
 

@@ -42,7 +42,6 @@ def is_finite(tensor: Tensor) -> bool:
 
 
 def is_plain(tensor: Tensor) -> bool:
-    """Return whether a tensor can be a parameter: floating-point, dense, and with data."""
     return tensor.is_floating_point() and tensor.layout == torch.strided and not tensor.is_meta
 
 

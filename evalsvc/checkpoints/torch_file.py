@@ -39,12 +39,10 @@ NAMES = re.compile(
 """Names that a pickle may use: those that torch.save writes for tensors and plain values, and numpy's scalars."""
 
 KINDS = frozenset(("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"))
-"""numpy's plain numbers, as in pickles."""
 
 ADVICE = "so it was not opened; save only tensors and plain values: torch.save({'state_dict': model.state_dict()}, ...)"
 
 OPTIONS = frozenset(("argparse.Namespace", "pathlib.PosixPath"))
-"""Names in the options that training programs save next to the weights."""
 
 CONVERSION = (
     "so it was not opened; if the file is your own, save it again without its options: "

@@ -41,7 +41,6 @@ class Weights:
     tensors: dict[str, Tensor]
     """Tensors by the module's parameter names, without wrappers' prefixes; possibly views of the mapped file."""
     format: str
-    """Format of the file, such as "open_lm epoch" or "safetensors"."""
     averaged: dict[str, Tensor] = field(default_factory=dict)
     """Averaged weights that the file holds under the key `ema`, as LlamaGen's training does; empty if it has none."""
 

@@ -54,7 +54,6 @@ class Family(ABC):
     runs: str = "evalsvc"
     """Name in the catalog's group `models` of the function that loads and runs the models of the family."""
     embedding: str = "tok_embeddings.weight"
-    """Name of the embedding table in a file."""
     head: str = "output.weight"
     """Name of the output table in a file; a file of tied tables may have either name, or both."""
 
@@ -144,7 +143,6 @@ def json_files(folder: Path) -> Iterator[tuple[Path, dict[str, object]]]:
 
 
 def is_file(path: Path) -> bool:
-    """Return whether a path leads to a file that this process can see."""
     try:
         return path.is_file()
     except OSError:  # the name is too long, or the folder is not accessible

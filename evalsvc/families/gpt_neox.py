@@ -30,7 +30,6 @@ class GPTNeoXFields(HuggingFaceFields):
     attention_bias: bool = True
 
     def switches(self) -> dict[str, Any]:
-        """Replace the switches that differ from Llama's: norms, feed-forward layer and residual."""
         if self.num_key_value_heads not in (None, self.num_attention_heads):
             raise UnsupportedModel(
                 f"num_key_value_heads is not num_attention_heads; gpt_neox has no grouped heads; {OTHERWISE}"

@@ -22,7 +22,6 @@ ACTIVATIONS: dict[str, Activation] = {
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
 }
-"""Activations by transformers' names."""
 
 REMOTE = ("AutoConfig", "AutoModel", "AutoModelForCausalLM")
 
@@ -89,7 +88,6 @@ class HuggingFaceFields(BaseModel):
         return self.frequency_switches(parameters, length)
 
     def frequency_switches(self, parameters: Mapping[str, Any], length: int) -> dict[str, Any]:
-        """Return base and scaling of the frequencies in `parameters`."""
         base = _number(parameters, "rope_theta", self.rope_theta)
         kind = parameters.get("rope_type", parameters.get("type", "default"))
         if kind not in SCALINGS:
@@ -119,7 +117,6 @@ class HuggingFaceFields(BaseModel):
         return parameters
 
     def share(self, parameters: Mapping[str, Any]) -> float:
-        """Return the share of each head's dimensions that is rotated."""
         return _number(parameters, "partial_rotary_factor", self.partial_rotary_factor)
 
     def window(self) -> int | None:
@@ -127,7 +124,6 @@ class HuggingFaceFields(BaseModel):
         return None
 
     def activation(self) -> Activation:
-        """Return the activation by this project's name. Raises UnsupportedModel."""
         if self.hidden_act not in ACTIVATIONS:
             raise UnsupportedModel(
                 f"hidden_act is {show_name(self.hidden_act)}; evalsvc computes {', '.join(ACTIVATIONS)}; {OTHERWISE}"
@@ -204,7 +200,6 @@ class LlamaNamed(Family):
 def read_fields(
     name: str, kind: type[HuggingFaceFields], fields: Mapping[str, object], source: str, shown: Mapping[str, object]
 ) -> ModelConfig:
-    """Return the configuration that the `fields` of a `config.json` describe."""
     parsed = validated(kind, fields, source, shown, f"a {name} configuration")
     try:
         parsed.refuse_unknown_parts()

@@ -109,7 +109,6 @@ def registered_models() -> dict[str, dict[str, Any]]:
 
 
 def describes_open_lm(fields: Mapping[str, object]) -> bool:
-    """Return whether the fields of a `config.json` are those of open_lm or of one of its wrappers."""
     flat = fields.get("model_type") == "openlm" or ("dim" in fields and "n_layers" in fields)
     return flat or "hidden_dim" in fields or isinstance(fields.get("params_args_dict"), Mapping)
 
@@ -146,7 +145,6 @@ def params_file(checkpoint: Path) -> Path | None:
 
 
 def with_training_flags(fields: dict[str, object], checkpoint: Path) -> dict[str, object]:
-    """Return `fields`, completed by those that the `params.txt` of the checkpoint's run sets."""
     params = params_file(checkpoint)
     return fields if params is None else _training_flags(_read_params(params), str(params)) | fields
 

@@ -38,7 +38,6 @@ SWITCHES: dict[str, object] = {
 
 
 def family_of(config: ModelConfig) -> Family:
-    """Return the family of a configuration."""
     return _family(config.family)
 
 

@@ -48,8 +48,6 @@ package makes a list as long as `num_labels`. Fields that begin with `_` are dro
 
 
 class TransformersFamily(Family):
-    """Models that the package transformers computes."""
-
     runs = "transformers"
 
     def read(self, fields: Mapping[str, object], source: str, shown: Mapping[str, object]) -> ModelConfig:
@@ -83,7 +81,6 @@ class TransformersFamily(Family):
         return self.read(settings, source, shown)
 
     def sources(self, config: ModelConfig) -> Mapping[str, Source]:
-        """Raise UnsupportedModel: the Transformer does not compute these models."""
         raise UnsupportedModel(
             "the package transformers computes this model: it cannot be combined with others or loaded by load_model; "
             "give a checkpoint of a family, or load it by evalsvc.models.transformers_loading.load_transformers"

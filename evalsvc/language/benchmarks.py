@@ -63,7 +63,6 @@ class Benchmark(Questions):
 
     @property
     def version(self) -> str:
-        """Version of the benchmark's definition, by its author."""
         return str(self.task.VERSION)
 
 
@@ -92,7 +91,6 @@ class LoadOptions:
 
     @classmethod
     def of(cls, settings: Settings, include_path: Sequence[Path] = (), **options: Any) -> LoadOptions:
-        """Return options under the rules of a machine's settings."""
         return cls(tuple(include_path), rules=Rules.of(settings), **options)
 
 
@@ -165,7 +163,6 @@ class _Recipe:
     """Local data files whose names are plain paths."""
     rules: Rules = field(compare=False)
     wanted: str = field(compare=False)
-    """Name in the suite."""
     form: RowForm | None
 
 

@@ -43,10 +43,8 @@ _UNDEFINED = re.compile(r"'[A-Za-z_]\w*' is undefined")
 """Jinja's message about an undefined name in the template; other messages of Jinja may quote the row."""
 
 EVALUATED = ("test_split", "validation_split")
-"""Keys of the evaluated split, in order of precedence."""
 
 MAX_DEPTH = 20
-"""Largest depth of groups in groups."""
 
 _OF_GROUPS = {item.name for item in fields(GroupConfig)}
 """Keys of a group's file that describe the group; all other keys are for its members."""
@@ -78,10 +76,7 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Branch:
-    """Group with its members."""
-
     config: Config
-    """Configuration for lm-eval's GroupConfig."""
     members: tuple[Leaf | Branch, ...]
 
     def leaves(self) -> Iterator[Leaf]:
@@ -170,8 +165,6 @@ class _Expansion:
 
 @dataclass(frozen=True)
 class Changes:
-    """Changes of a suite to the benchmark's definition."""
-
     num_fewshot: int | None = None
     fewshot: Fewshot = "configured"
     data: Path | None = None

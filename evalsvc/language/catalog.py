@@ -46,7 +46,6 @@ class Entry:
     name: str
     kind: Kind
     path: Path | None
-    """YAML file; None for a tag."""
     members: tuple[str, ...] = ()
     """Benchmarks of a tag, sorted."""
 
@@ -71,7 +70,6 @@ class Registry:
             self._local |= scan(folder, lambda path: read_bytes(Path(path), allow, MAX_FILE))
 
     def is_local(self, name: str) -> bool:
-        """Return whether a folder of `include_path` has the name."""
         return name in self._local
 
     def local_benchmark_files(self, name: str) -> list[Path]:
@@ -100,7 +98,6 @@ class Registry:
         return sorted({*self._local, *shipped()})
 
     def search(self, part: str) -> list[Entry]:
-        """Return all entries with `part` in the name, sorted."""
         return [self.find(name) for name in self.names() if part.lower() in name.lower()]
 
 
@@ -112,7 +109,6 @@ def shipped() -> Mapping[str, Entry]:
 
 @lru_cache(maxsize=1)
 def shipped_folder() -> Path:
-    """Return the folder of lm-eval's YAML files."""
     spec = find_spec("lm_eval")
     assert spec is not None
     assert spec.origin is not None

@@ -28,7 +28,6 @@ RUNS_CODE = ("score/math",)
 `unsafe_code`: this one by SymPy's `parse_expr`. A test searches the installed release for others."""
 
 MAX_INCLUDES = 100
-"""Largest number of files that a benchmark file includes, directly or indirectly."""
 
 Config = Mapping[str, object]
 """Keys of benchmark files with their values, as in lm-eval. lm-eval's files may have any key."""
@@ -75,12 +74,10 @@ def read_definition(path: Path, rules: Rules, *, functions: bool, closed: bool =
 
 
 def text_of(config: Config, *keys: str) -> str | None:
-    """Return the first text under the keys; None without a text."""
     return next((value for value in map(config.get, keys) if isinstance(value, str) and value), None)
 
 
 def mapping_of(config: Config, key: str) -> dict[str, object]:
-    """Return the mapping under a key; an empty mapping if the key is absent."""
     value = config.get(key)
     return value if isinstance(value, dict) else {}
 

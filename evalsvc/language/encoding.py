@@ -27,7 +27,6 @@ NEUTRAL = {"num_beams": 1, "num_return_sequences": 1, "repetition_penalty": 1, "
 
 
 def request_name(instance: Instance) -> str:
-    """Return the name of a request in messages."""
     return f"benchmark {instance.task_name!r}, document {instance.doc_id}, request {instance.idx}"
 
 
@@ -38,7 +37,6 @@ class Scored:
     requests: tuple[Request, ...]
     """One request; for a text that is scored as a whole, one request per window."""
     cut: bool
-    """Whether the context was too long and lost its beginning."""
     continuation_cut: bool = False
     """Whether the continuation was too long too; its lost part is not scored."""
 
@@ -79,7 +77,6 @@ class TextEncoding:
 
     tokenizer: TextTokenizer
     layout: VocabularyLayout
-    """Resolved layout."""
     max_length: int
     """Longest input of the model in tokens."""
     bos: int | None = None
@@ -119,7 +116,6 @@ class TextEncoding:
 
     @property
     def identity(self) -> EncodingIdentity:
-        """Part of the encoding that changes requests."""
         return EncodingIdentity(self.tokenizer.digest, self.bos, self.end, self.max_length, self.layout.digest)
 
     def encode(self, text: str) -> list[int]:
@@ -127,7 +123,6 @@ class TextEncoding:
         return self.tokenizer.encode(text, self.bos)
 
     def encode_all(self, instances: Sequence[Instance]) -> Iterator[Scored | Prompted]:
-        """Yield every request of `instances`, encoded."""
         contexts = _Contexts(self)
         for instance in instances:
             try:

@@ -33,20 +33,16 @@ class DocumentRange:
     start: int
     stop: int
     digest: str
-    """Digest of the benchmarks' requests."""
     encoding: EncodingIdentity
     ids: IdCounts
 
     @property
     def units(self) -> int:
-        """Number of documents."""
         return self.stop - self.start
 
 
 @dataclass(frozen=True)
 class DocumentAnswers:
-    """Answers of a model to a range of documents."""
-
     answers: Sequence[Sequence[AnswerRow]]
     """Answers to each request: one, or several where a random draw is repeated."""
 
@@ -112,7 +108,6 @@ def merge_answers(
 
 
 def require_planned(loaded: Loaded, planned: DocumentRange) -> None:
-    """Raise DataChanged unless the benchmarks are those of the plan."""
     if _digest(loaded) != planned.digest:
         names = ", ".join(benchmark.name for benchmark in loaded.benchmarks)
         raise DataChanged.since_planned(f"what {names} ask", "YAML, data or lm-eval")

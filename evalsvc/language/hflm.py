@@ -101,7 +101,6 @@ class Logits(nn.Module):
     rows: Tensor  # [V] int64
 
     def __init__(self, model: LanguageModel, rows: Sequence[int]) -> None:
-        """Wrap a model. `rows` are the rows of the table that the ids 0, 1, … stand for."""
         super().__init__()
         self._model = (model,)  # in a tuple, since HFLM would move a module's weights
         self.config = PretrainedConfig()

@@ -52,7 +52,6 @@ class Source:
     """Name of the configuration; None for the only or default configuration."""
     options: Mapping[str, object]
     splits: tuple[str, ...]
-    """Splits that are used."""
 
     @property
     def arguments(self) -> dict[str, object]:
@@ -61,7 +60,6 @@ class Source:
 
     @property
     def remote(self) -> bool:
-        """Whether the dataset is on another machine."""
         local = self.path in BUILDERS or Path(self.path).is_dir()
         return not local or "://" in str(self.options.get("data_files"))
 
@@ -182,5 +180,4 @@ def _copy(source: Source) -> Path:
 
 
 def one_line(error: Exception) -> str:
-    """Return an exception's message as one line; its class if the message is empty."""
     return (" ".join(str(error).split()) or type(error).__name__)[:300]

@@ -37,11 +37,9 @@ class Answer:
 
     score: Score
     tokens: int
-    """Number of tokens of the continuation."""
     cut: bool
     """Whether the context lost its beginning."""
     continuation_cut: bool = False
-    """Whether the continuation lost its beginning."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,6 @@ class Generation:
 
     text: str
     text_within: str
-    """Text that is drawn when only text ids are allowed."""
     cut: bool
 
 
@@ -221,5 +218,4 @@ def to_row(answer: Answer | Generation) -> AnswerRow:
 
 
 def from_row(row: AnswerRow) -> Answer | Generation:
-    """Return the answer that `to_row` was given."""
     return Generation(*row) if len(row) == 3 else Answer(Score(*row[:5]), *row[5:])

@@ -26,7 +26,6 @@ LOADERS = frozenset(_PACKAGED_DATASETS_MODULES)
 """Names that `datasets` reads as a loader of local files instead of a dataset of the hub."""
 
 KEPT = 1024
-"""Number of compiled templates that a process keeps."""
 
 
 class Templates(ImmutableSandboxedEnvironment):
@@ -82,7 +81,6 @@ def metric_options(task: Task) -> Mapping[str, object]:
 
 
 def filter_names(task: Task) -> list[str]:
-    """Return the names of a task's filters."""
     return [each.name for each in task._filters]
 
 

@@ -39,11 +39,9 @@ class Selection:
     """Used documents of a benchmark; at most one field is given, and none selects all documents."""
 
     limit: int | None = None
-    """Number of first documents."""
     samples: tuple[int, ...] | None = None
     """Indices of the documents, counted from 0."""
     sample: int | None = None
-    """Number of documents drawn by strata."""
 
     def __bool__(self) -> bool:
         return self != Selection()
@@ -60,15 +58,11 @@ class Document:
     index: int
     """Number in the benchmark's data, from 0, also where only some documents are used."""
     requests: slice
-    """Slice of the benchmark's instances that belong to the document."""
 
 
 @dataclass(frozen=True)
 class Questions:
-    """Requests of a benchmark."""
-
     instances: tuple[Instance, ...]
-    """All requests, document by document."""
     documents: tuple[Document, ...]
     """Index and requests of each used document, in the order of the data."""
     total: int

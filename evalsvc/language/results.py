@@ -38,8 +38,6 @@ ROUNDING = 1e-6
 
 @dataclass(frozen=True)
 class Notes:
-    """Notes for readers of the results."""
-
     documents: int
     contexts_cut: Mapping[str, int]
     """Number of documents with a context that lost its beginning, by benchmark."""
@@ -98,18 +96,18 @@ def plain_mean(task: str, wanted: Sequence[str], loaded: Loaded, evaluated: Resu
     such a metric. The documents' shares of the mean are put into the items of `evaluated`.
     """
     by_name = {metric.name: metric for metric in evaluated.metrics}
+    parsed = [(metric, filtered or "none") for metric, _, filtered in (name.partition(",") for name in wanted)]
     means = []
     for suffix in ("", "_within"):
         chosen: list[MetricValue] = []
         for member in _members(loaded):
-            names = (f"{member.name}/{named(*_parsed(metric), suffix)}" for metric in wanted)
+            names = (f"{member.name}/{named(metric, filtered, suffix)}" for metric, filtered in parsed)
             chosen += [by_name[name] for name in names if name in by_name][:1]
         means += _mean(f"{task}/mean{suffix}", chosen, evaluated.items)
     return means
 
 
 def require_mean(wanted: Sequence[str], loaded: Loaded) -> None:
-    """Raise InvalidSuite for a benchmark or group without any of the `wanted` metrics."""
     for member in _members(loaded):
         known = _metric_names(member)
         if not known & set(wanted):
@@ -204,11 +202,8 @@ def _group_metrics(group: Group, members: Sequence[ScoredBenchmark], scope: Scop
     ids = {member.benchmark.name: member.protocol.id for member in members}
     for key, n in aggregated.get("sample_count", {}).items():
         metric, _, filtered = key.partition(",")
-        members_have = {
-            name: values_of[metric, filtered]
-            for name, values_of in by_member.items()
-            if (metric, filtered) in values_of
-        }
+        asked = metric, filtered
+        members_have = {name: values_of[asked] for name, values_of in by_member.items() if asked in values_of}
         of = list(members_have.values())
         stderr, directions = aggregated[f"{metric}_stderr,{filtered}"], {each.direction for each in of}
         if sizes:
@@ -257,11 +252,6 @@ def _lm_eval_table(
                 row[f"{metric},{filtered}"] = number
                 row[f"{metric}_stderr,{filtered}"] = "N/A" if value.stderr is None else value.stderr
     return table
-
-
-def _parsed(name: str) -> tuple[str, str]:
-    metric, _, filtered = name.partition(",")
-    return metric, filtered or "none"
 
 
 def flips(

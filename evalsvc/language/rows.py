@@ -41,7 +41,6 @@ TEXT_TASKS: Final = PACKAGE / "text_tasks"
 RowForm = Literal["llm-foundry", "lm-eval"]
 
 COLUMNS_SHOWN: Final = 20
-"""Number of columns that a message names; a row may have any number."""
 
 _TEMPLATES = ("doc_to_text", "doc_to_choice", "doc_to_target")
 _UNDEFINED = re.compile(r"'([A-Za-z_]\w*)' is undefined")

@@ -31,7 +31,6 @@ _CODE = (
 """Keys that are refused as `runs code`; every other unlisted key is unknown."""
 
 Text = Annotated[str, Field(max_length=100_000)]
-"""Template or other text."""
 
 
 def _compiled(pattern: str) -> str:
@@ -171,7 +170,6 @@ class BenchmarkFile(_Closed):
 
 
 def by_split(files: object) -> dict[str, list[str]]:
-    """Return the names in `data_files` by split."""
     splits = files if isinstance(files, dict) else {"train": files}
     return {
         str(split): [str(name) for name in (names if isinstance(names, list) else [names])]

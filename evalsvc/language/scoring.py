@@ -60,7 +60,6 @@ class Scope:
     suffix: str
     """Suffix of metrics' names and items' keys."""
     ids: int
-    """Number of ids."""
 
     @property
     def within(self) -> bool:
@@ -70,7 +69,6 @@ class Scope:
         return answer.score.logprob_within if self.within else answer.score.logprob
 
     def response(self, answer: Answer | Generation, request_type: str) -> Response:
-        """Return the response in the form of lm-eval's models."""
         if isinstance(answer, Generation):
             return answer.text_within if self.within else answer.text
         if request_type == "loglikelihood_rolling":
@@ -104,7 +102,6 @@ class ScoredBenchmark:
 
     @cached_property
     def metrics(self) -> list[MetricValue]:
-        """Metrics of lm-eval, followed by evalsvc's."""
         from_lm_eval = [metric for scope in scopes(self.ids) for metric in self.by_scope[scope].values()]
         names = {metric.name for metric in from_lm_eval}
         return from_lm_eval + [metric for metric in self._added() if metric.name not in names]
@@ -117,7 +114,6 @@ class ScoredBenchmark:
 
     @cached_property
     def items(self) -> list[Item]:
-        """Record of each document."""
         _ = self.metrics  # fills the numbers
         return [
             {"benchmark": self.benchmark.name, "index": document.index, **self._shown(position), **numbers}
@@ -165,10 +161,11 @@ class ScoredBenchmark:
 
     def _columns(self, scope: Scope) -> dict[tuple[str, str], dict[int, object]]:
         task = copy(self.benchmark.task)
-        instances = [
-            replace(instance, resps=self._responses(scope, instance, many), filtered_resps={})
-            for instance, many in zip(self.benchmark.instances, self.answers, strict=True)
-        ]
+        instances: list[Instance] = []
+        for instance, many in zip(self.benchmark.instances, self.answers, strict=True):
+            responses = [scope.response(answer, instance.request_type) for answer in many]
+            responses *= (instance.repeats or 1) if len(many) == 1 else 1
+            instances.append(replace(instance, resps=responses, filtered_resps={}))
         filter_responses(task, instances)
         columns: dict[tuple[str, str], dict[int, object]] = {}
         for name in instances[0].filtered_resps:
@@ -178,10 +175,6 @@ class ScoredBenchmark:
                 for metric, value in values.items():
                     columns.setdefault((metric, name), {})[position] = value
         return columns
-
-    def _responses(self, scope: Scope, instance: Instance, many: Sequence[Answer | Generation]) -> list[Response]:
-        responses = [scope.response(answer, instance.request_type) for answer in many]
-        return responses * (instance.repeats or 1) if len(many) == 1 else responses
 
     def _keep(self, name: str, aggregated: Estimate, column: Mapping[int, object], scope: Scope) -> tuple[str, ...]:
         name = name.replace("/", "_")  # a key with a slash is a share of a metric of several benchmarks
@@ -329,7 +322,6 @@ def estimate(aggregation: Aggregation, values: Sequence[Any]) -> Estimate | None
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a value is a number, including numpy's numbers."""
     try:
         float(value)
     except (TypeError, ValueError):

@@ -49,7 +49,6 @@ ROOM_POLL = 1.0
 
 
 def source_of(uri: str, settings: Settings) -> Source:
-    """Return the source that reads `uri`."""
     parsed = parse_remote(uri, settings)
     if parsed.scheme in HTTP:
         return HttpSource(parsed, settings.allowed_schemes, seconds=settings.shard_deadline)
@@ -195,9 +194,9 @@ def _copy(cache: Cache, leaf: CheckpointRef) -> Copy:
 
 
 def _placed(reference: CheckpointRef, cache: Cache) -> CheckpointRef:
-    """Return the reference to the local copy, with the copy's identity, which is the same whenever it is fetched."""
+    # The identity of a copy is the same whenever it is fetched.
     if not is_remote(reference.path):
         return reference
     copy = _copy(cache, reference)
-    path = copy.folder / name_of(reference.path)
-    return replace(reference, path=str(path), identity=Identity(copy.size, 0), source=reference.path)
+    path = str(copy.folder / name_of(reference.path))
+    return replace(reference, path=path, identity=Identity(copy.size, 0), source=reference.path)

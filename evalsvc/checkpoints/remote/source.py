@@ -28,10 +28,8 @@ tokenizer."""
 @dataclass(frozen=True)
 class RemoteFile:
     name: str
-    """File name without folders."""
     size: int
     path: str
-    """Path of the file for its source."""
     etag: str
     """Version of the content: an ETag, a digest, or the time of the last change."""
 
@@ -45,7 +43,6 @@ class Listing:
 
     @property
     def identity(self) -> Identity:
-        """Identity of a posted checkpoint; a folder's etag is a digest of its files' etags."""
         etag = "".join(f"{file.name}\0{file.size}\0{file.etag}\n" for file in self.files)
         if not self.is_folder and len(etag := self.files[0].etag) <= 128:
             return Identity(self.files[0].size, 0, etag)

@@ -24,7 +24,6 @@ class RemoteUri:
     place: str
     """Bucket, owner on the hub, or host and port."""
     path: str
-    """Path without leading and trailing slashes."""
     revision: str | None = None
     """Branch, tag or commit; only for `hf://`."""
 
@@ -38,13 +37,11 @@ class RemoteUri:
 
 
 def is_remote(uri: str) -> bool:
-    """Return whether an address has the form of a remote one."""
     scheme, separator, _rest = uri.partition("://")
     return bool(separator) and scheme.lower() != "file" and "/" not in scheme
 
 
 def parse_remote(uri: str, settings: Settings) -> RemoteUri:
-    """Parse an address."""
     shown = without_secrets(uri)
     if "::" in uri:
         raise CheckpointNotAllowed(
