@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -65,22 +66,17 @@ def weights_of_folder(shown: object, files: Sequence[RemoteFile]) -> list[Remote
 
 def within(seconds: float, shown: object, call: Callable[[], T]) -> T:
     """Return the result of `call`, or raise SourceUnreachable if it takes too long. A call that hangs is abandoned."""
-    results: list[T] = []
-    errors: list[BaseException] = []
+    future: Future[T] = Future()
 
     def run() -> None:
         try:
-            results.append(call())
+            future.set_result(call())
         except BaseException as error:
-            errors.append(error)
+            future.set_exception(error)
 
-    thread = threading.Thread(target=run, name="remote-metadata", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if errors:
-        raise errors[0]
-    if not results:
+    threading.Thread(target=run, name="remote-metadata", daemon=True).start()
+    if not wait([future], seconds).done:
         raise SourceUnreachable(
             f"{shown}: its store did not answer within {seconds:g} s; check the network and try again"
         )
-    return results[0]
+    return future.result()

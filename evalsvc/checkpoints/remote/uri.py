@@ -74,33 +74,32 @@ def without_secrets(uri: str) -> str:
 
 
 def _parts(uri: str, shown: str, scheme: str) -> RemoteUri:
-    rest = uri.partition("://")[2]
-    place, _, path = rest.partition("/")
-    if "@" in place:
-        raise CheckpointNotAllowed(f"{shown}: holds a user or password; remove both, see docs/how-to/post-and-watch.md")
-    if ambiguous := next((character for character in "#?;\\" if character in uri), None):
-        raise CheckpointNotAllowed(f"{shown}: holds {ambiguous!r}, which is ambiguous; remove it")
-    if not all(character.isprintable() for character in uri):
-        raise CheckpointNotAllowed(f"{shown}: holds a character that cannot be printed; remove it")
-    revision = None
-    if scheme == "hf":
-        path, revision = _hub_revision(path)
+    place, _, path = uri.partition("://")[2].partition("/")
+    path, revision = _hub_revision(path) if scheme == "hf" else (path, None)
     path = path.rstrip("/")
     segments = path.split("/")
-    if any(part in ("", ".", "..") for segment in segments for part in (segment, unquote(segment))):
-        raise CheckpointNotAllowed(
-            f"{shown}: has an empty part, '.' or '..'; write the address as {scheme}://PLACE/PATH"
-        )
-    if not place or (scheme == "hf" and len(segments) < 2):
-        form = "hf://OWNER/REPOSITORY/PATH@REVISION" if scheme == "hf" else f"{scheme}://PLACE/PATH"
-        raise CheckpointNotAllowed(f"{shown}: is not of the form {form}; correct the address")
-    if scheme in HTTP:
-        try:
-            if not urlsplit(uri).hostname or urlsplit(uri).port == 0:
-                raise ValueError
-        except ValueError:
-            raise CheckpointNotAllowed(f"{shown}: has no valid host and port; correct the address") from None
+    ambiguous = next((character for character in "#?;\\" if character in uri), None)
+    form = "hf://OWNER/REPOSITORY/PATH@REVISION" if scheme == "hf" else f"{scheme}://PLACE/PATH"
+    has_empty = any(part in ("", ".", "..") for segment in segments for part in (segment, unquote(segment)))
+    problems = {
+        "holds a user or password; remove both, see docs/how-to/post-and-watch.md": "@" in place,
+        f"holds {ambiguous!r}, which is ambiguous; remove it": ambiguous is not None,
+        "holds a character that cannot be printed; remove it": not uri.isprintable(),
+        f"has an empty part, '.' or '..'; write the address as {scheme}://PLACE/PATH": has_empty,
+        f"is not of the form {form}; correct the address": not place or (scheme == "hf" and len(segments) < 2),
+        "has no valid host and port; correct the address": scheme in HTTP and not _has_host(uri),
+    }
+    for problem, is_wrong in problems.items():
+        if is_wrong:
+            raise CheckpointNotAllowed(f"{shown}: {problem}")
     return RemoteUri(scheme, place, path, revision)
+
+
+def _has_host(uri: str) -> bool:
+    try:
+        return bool(urlsplit(uri).hostname) and urlsplit(uri).port != 0
+    except ValueError:
+        return False
 
 
 def _hub_revision(path: str) -> tuple[str, str | None]:
