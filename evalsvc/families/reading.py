@@ -140,10 +140,6 @@ def _completed(
     return _config(with_training_flags(fields, checkpoint) if _is_open_lm(fields) else fields, source, shown)
 
 
-def _family(name: str) -> Family:
-    return cast(Family, catalog.load("families", name))
-
-
 def _config(fields: Mapping[str, object], source: str, shown: Mapping[str, object] | None = None) -> ModelConfig:
     """Validate a configuration. Messages quote only values in `shown`."""
     if _is_open_lm(fields):
