@@ -28,7 +28,6 @@ from evalsvc.checkpoints.torch_file import OTHER, read_outline
 from evalsvc.checkpoints.weights import load_torch as load
 from evalsvc.checkpoints.weights import read_weights
 from evalsvc.errors import CheckpointError, NotACheckpoint, UnsafeCheckpoint
-from evalsvc.miniature import ROOT
 
 
 def refused(path: Path, error: type[CheckpointError], *words: str) -> None:
@@ -294,11 +293,6 @@ def test_agrees_with_torch_on_what_open_lm_writes(open_lm_case: Path, name: str)
     assert plain == {key: content[key] for key in plain}
     kinds = (int, float, str)
     assert {key for key, value in content.items() if type(value) in kinds} == set(plain)
-
-
-def test_the_miniature_says_its_steps() -> None:
-    folder = ROOT / "runs" / "pretrained" / "checkpoints"
-    assert [read_outline(folder / f"epoch_{epoch}.pt")["step"] for epoch in range(6)] == [0, 10, 20, 80, 300, 3000]
 
 
 @pytest.mark.parametrize("protocol", range(2, 6))
