@@ -236,11 +236,7 @@ def test_the_digest_is_of_what_is_asked_and_what_is_right(tmp_path: Path) -> Non
         ({}, {**KINDS["schema"], "doc_to_text": "{{gold + 9}}"}, r"document 0: the right answer is a number"),
         ({"choices": ["a", ""]}, {}, r"document 2, option 1 is a text of 0 characters; it must"),
         ({"choices": []}, {}, r"document 2 has no options"),
-        (
-            {},
-            {"doc_to_choice": ["", "x", "y"], "target_delimiter": ""},
-            r"0(, option 0 has no text to score| does not)",
-        ),
+        ({}, {"doc_to_text": "{{gone}}"}, r"a\.jsonl, row 1 has no column 'gone', which .*; the row has 'question'"),
         ({"question": ""}, {**KINDS["text"], "output_type": "loglikelihood"}, r"2, option 0 has no text to score"),
         ({}, {"doc_to_choice": ["", "x", "y"], "target_delimiter": ""}, r"0(, option 0 has no text| does not fit)"),
         ({}, {"doc_to_text": "{{question"}, r"document 0: a template is not valid"),
