@@ -120,11 +120,25 @@ def scan(folder: Path, read: Callable[[str], bytes]) -> dict[str, Entry]:
 
     A file for which `read` raises an error is skipped; the error is raised when the file is requested by its name.
     """
-    headers = _Headers(read)
+    headers: dict[str, dict[str, bytes]] = {}
+
+    def header_of(path: str) -> dict[str, bytes]:
+        """Return the keys of a file that determine its kind, with inherited keys of `include`d files."""
+        if path not in headers:
+            headers[path] = {}  # a file that includes itself inherits nothing more
+            header: dict[str, bytes] = {}
+            with suppress(EvalsvcError, OSError):
+                header = {key.decode(): value for key, value in _KEY.findall(read(path))}
+            inherited: dict[str, bytes] = {}
+            for include in _words(header.pop("include", b"")):
+                inherited |= header_of(os.path.normpath(os.path.join(os.path.dirname(path), include)))
+            headers[path] = inherited | header
+        return headers[path]
+
     entries: dict[str, Entry] = {}
     tags: dict[str, set[str]] = {}
     for path in sorted(_yaml_files(folder)):
-        header = headers.read(path)
+        header = header_of(path)
         kind: Kind = "group" if "group" in header and "class" not in header else "benchmark"
         name = _value(header.get("group" if kind == "group" else "task", b""))
         if not isinstance(name, str) or name in entries:
@@ -139,26 +153,6 @@ def _yaml_files(folder: Path) -> Iterator[str]:
     for root, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if name not in ("__pycache__", ".ipynb_checkpoints")]
         yield from (f"{root}/{name}" for name in files if name.endswith(".yaml"))
-
-
-class _Headers:
-    """Keys of YAML files that determine their kind, with inherited keys of `include`d files. Reads each file once."""
-
-    def __init__(self, read: Callable[[str], bytes]) -> None:
-        self._content = read
-        self._read: dict[str, dict[str, bytes]] = {}
-
-    def read(self, path: str) -> dict[str, bytes]:
-        if path not in self._read:
-            self._read[path] = {}  # a file that includes itself inherits nothing more
-            header: dict[str, bytes] = {}
-            with suppress(EvalsvcError, OSError):
-                header = {key.decode(): value for key, value in _KEY.findall(self._content(path))}
-            inherited: dict[str, bytes] = {}
-            for include in _words(header.pop("include", b"")):
-                inherited |= self.read(os.path.normpath(os.path.join(os.path.dirname(path), include)))
-            self._read[path] = inherited | header
-        return self._read[path]
 
 
 def _read_shipped(path: str) -> bytes:

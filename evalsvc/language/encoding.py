@@ -5,8 +5,9 @@ Ids are those of the tokenizer up to the `Request`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from lm_eval.api.instance import Instance
@@ -123,12 +124,29 @@ class TextEncoding:
         return self.tokenizer.encode(text, self.bos)
 
     def encode_all(self, instances: Sequence[Instance]) -> Iterator[Scored | Prompted]:
-        contexts = _Contexts(self)
+        encode = lru_cache(maxsize=1)(self.encode)  # the options of a question share a context
         for instance in instances:
             try:
-                yield contexts.request(instance)
+                yield self._request(instance, encode)
             except (InvalidData, InvalidRequest) as error:
                 raise InvalidData(f"{request_name(instance)}: {error.message}") from None
+
+    def _request(self, instance: Instance, encode: Callable[[str], list[int]]) -> Scored | Prompted:
+        if instance.request_type == "loglikelihood_rolling":
+            return self.windows(instance.args[0])
+        if instance.request_type == "generate_until":
+            context, options = instance.args
+            return self.prompted(encode(context) or [self.prefix], options)
+        if instance.request_type != "loglikelihood":
+            kind = instance.request_type
+            raise InvalidData(f"it is of the kind {kind!r}, which is not supported; remove the benchmark")
+        context, continuation = instance.args
+        if not context:
+            prefix, ids = self.prefix, self.tokenizer.encode(continuation)
+            return self.scored([prefix], ids[1:] if ids[:1] == [prefix] else ids)
+        # As TemplateLM's `loglikelihood`: both texts are encoded together, and split where the context alone ends.
+        before, whole = encode(context.rstrip()), self.encode(context + continuation)
+        return self.scored(before or [self.prefix], whole[len(before) :])
 
     def scored(self, context: Sequence[int], continuation: Sequence[int]) -> Scored:
         """Return a request of the tokenizer's ids, cut from the left to the model's input, also in the continuation.
@@ -172,41 +190,6 @@ class TextEncoding:
 
     def _rows(self, ids: Sequence[int]) -> tuple[int, ...]:
         return tuple(self.layout.text.offset + token for token in ids)
-
-
-class _Contexts:
-    """Encoder of consecutive requests: the options of a question share a context, which is encoded once."""
-
-    def __init__(self, encoding: TextEncoding) -> None:
-        self._encoding = encoding
-        self._text: str | None = None
-        self._ids: list[int] = []
-
-    def request(self, instance: Instance) -> Scored | Prompted:
-        encoding = self._encoding
-        if instance.request_type == "loglikelihood_rolling":
-            return encoding.windows(instance.args[0])
-        if instance.request_type == "generate_until":
-            context, options = instance.args
-            return encoding.prompted(self._encode(context) or [encoding.prefix], options)
-        if instance.request_type == "loglikelihood":
-            return encoding.scored(*self._pair(*instance.args))
-        raise InvalidData(f"it is of the kind {instance.request_type!r}, which is not supported; remove the benchmark")
-
-    def _pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        """Encode as TemplateLM's `loglikelihood`: both texts together, split where the context alone ends."""
-        if not context:
-            prefix, ids = self._encoding.prefix, self._encoding.tokenizer.encode(continuation)
-            return (ids[:1], ids[1:]) if ids[:1] == [prefix] else ([prefix], ids)
-        kept = context.rstrip()
-        whole = self._encoding.encode(context + continuation)
-        before = self._encode(kept)
-        return before or [self._encoding.prefix], whole[len(before) :]
-
-    def _encode(self, text: str) -> list[int]:
-        if text != self._text:
-            self._text, self._ids = text, self._encoding.encode(text)
-        return self._ids
 
 
 def _sampling(options: dict[str, Any]) -> SamplingParams:

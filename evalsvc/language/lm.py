@@ -156,7 +156,7 @@ class OpenLM(LM):  # type: ignore[misc]
     ) -> dict[int, list[int]]:
         if not asked:
             return {}
-        ends = [_Ends(self.encoding, request.until) for request in asked.values()]
+        stops = [_stop(self.encoding, request.until) for request in asked.values()]
         end = self.encoding.end
         drawn = complete(
             self.model,
@@ -164,7 +164,7 @@ class OpenLM(LM):  # type: ignore[misc]
             next(iter(asked.values())).params,
             batch_tokens=self.batch_tokens,
             allowed=allowed,
-            stop=lambda place, rows: ends[place].reached(rows),
+            stop=lambda place, rows: stops[place](rows),
             end=frozenset() if end is None else frozenset({self.encoding.layout.text.offset + end}),
             report=report,
         )
@@ -175,19 +175,17 @@ class OpenLM(LM):  # type: ignore[misc]
         return str(postprocess_generated_text(text, list(until), None))
 
 
-class _Ends:
-    """Detector of a generation's stop strings, as in HFLM."""
+def _stop(encoding: TextEncoding, until: Sequence[str]) -> Callable[[Sequence[int]], bool]:
+    """Return a function that says whether rows hold one of the stop strings, as in HFLM."""
+    offset, size, decode = encoding.layout.text.offset, encoding.tokenizer.size, encoding.tokenizer.decode
+    terms = {term: len(encoding.tokenizer.encode(term)) + LOOK_BACK for term in until}
 
-    def __init__(self, encoding: TextEncoding, until: Sequence[str]) -> None:
-        self.encoding = encoding
-        self.terms = {term: len(encoding.tokenizer.encode(term)) + LOOK_BACK for term in until}
-
-    def reached(self, rows: Sequence[int]) -> bool:
-        offset, size = self.encoding.layout.text.offset, self.encoding.tokenizer.size
+    def is_reached(rows: Sequence[int]) -> bool:
         # A stop string does not span ids that are no text.
         ids = [row - offset for row in takewhile(lambda row: 0 <= row - offset < size, reversed(rows))]
-        decode = self.encoding.tokenizer.decode
-        return any(term in decode(ids[:length][::-1], skip_special=False) for term, length in self.terms.items())
+        return any(term in decode(ids[:length][::-1], skip_special=False) for term, length in terms.items())
+
+    return is_reached
 
 
 def _sum(scores: Sequence[Score]) -> Score:
