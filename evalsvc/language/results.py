@@ -23,7 +23,7 @@ from evalsvc.language.questions import DESIGN, ERROR, is_plain, question_text, r
 from evalsvc.language.rows import RowForm
 from evalsvc.language.scoring import SCORE, Item, Scope, ScoredBenchmark, named, scopes, unit
 from evalsvc.metrics.item_numbers import Item as ReadItem
-from evalsvc.metrics.item_shares import Linear, combined, keep_shares, linear_of
+from evalsvc.metrics.item_numbers import Linear, combined, keep_shares, linear_of
 from evalsvc.metrics.ratio import Ratio, mean_of
 from evalsvc.spec.documents.text_reports import Flip, FlippedQuestion
 from evalsvc.spec.layout import IdCounts

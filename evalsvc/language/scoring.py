@@ -21,7 +21,7 @@ from evalsvc.language.hub import offline, quiet
 from evalsvc.language.lm import Answer, Generation
 from evalsvc.language.private import filter_responses
 from evalsvc.language.questions import is_plain, right_options
-from evalsvc.metrics.item_shares import Linear, finite_factor, linear_of
+from evalsvc.metrics.item_numbers import Linear, finite_factor, linear_of
 from evalsvc.metrics.ratio import Ratio, perplexity, ratio_of_sums
 from evalsvc.metrics.shares import share_stderr, standard_error
 from evalsvc.spec.layout import IdCounts
@@ -176,7 +176,7 @@ class ScoredBenchmark:
                     columns.setdefault((metric, name), {})[position] = value
         return columns
 
-    def _keep(self, name: str, aggregated: Estimate, column: Mapping[int, object], scope: Scope) -> tuple[str, ...]:
+    def _keep(self, name: str, aggregated: Averaged, column: Mapping[int, object], scope: Scope) -> tuple[str, ...]:
         name = name.replace("/", "_")  # a key with a slash is a share of a metric of several benchmarks
         keys: dict[str, tuple[str, ...]] = {
             "mean": (name,),
@@ -278,7 +278,7 @@ def unit(metric: str) -> str:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Averaged:
     ratio: Ratio
     kind: Literal["mean", "bits", "loss", "weighted loss", "other"]
     """`mean` of the documents' numbers; `bits`, a ratio of two sums in bits; e to a mean `loss`, or to a `weighted
@@ -287,7 +287,7 @@ class Estimate:
     """Numbers of each document: its value, NaN without a value; or a sum and a weight. Empty for the kind `other`."""
 
 
-def estimate(aggregation: Aggregation, values: Sequence[Any]) -> Estimate | None:
+def estimate(aggregation: Aggregation, values: Sequence[Any]) -> Averaged | None:
     """Return lm-eval's aggregation of the documents' values, with its error; None where the result is no number.
 
     Perplexities use evalsvc's formulas, equal to lm-eval's, since e to the loss of a very bad model overflows. A Brier
@@ -313,12 +313,12 @@ def estimate(aggregation: Aggregation, values: Sequence[Any]) -> Estimate | None
         return None
     if aggregation is lm_metrics.mean:
         error = standard_error([float(each) for each in values])
-        return Estimate(Ratio(float(value), error, len(values)), "mean", numbers)
+        return Averaged(Ratio(float(value), error, len(values)), "mean", numbers)
     if aggregation is lm_metrics.acc_all:  # of questions, each of which has several documents
         questions = len({tuple(document["idx"][key] for key in ("paragraph", "question")) for _, document in values})
         error = share_stderr(round(value * questions), questions)
-        return Estimate(Ratio(float(value), error, len(values), questions), "other")
-    return Estimate(Ratio(float(value), _bootstrap(aggregation, values), len(values)), "other")
+        return Averaged(Ratio(float(value), error, len(values), questions), "other")
+    return Averaged(Ratio(float(value), _bootstrap(aggregation, values), len(values)), "other")
 
 
 def is_number(value: Any) -> bool:
@@ -329,12 +329,12 @@ def is_number(value: Any) -> bool:
     return not isinstance(value, str)
 
 
-def _of_losses(numbers: Sequence[tuple[float, ...]], kind: Literal["bits", "loss", "weighted loss"]) -> Estimate | None:
+def _of_losses(numbers: Sequence[tuple[float, ...]], kind: Literal["bits", "loss", "weighted loss"]) -> Averaged | None:
     weights = [1] * len(numbers) if kind == "loss" else [weight for _, weight in numbers]
     loss = ratio_of_sums([loss for loss, *_ in numbers], weights)
     if loss is None:
         return None
-    return Estimate(loss if kind == "bits" else perplexity(loss), kind, numbers)
+    return Averaged(loss if kind == "bits" else perplexity(loss), kind, numbers)
 
 
 def _bootstrap(aggregation: Aggregation, values: Sequence[Any]) -> float | None:
