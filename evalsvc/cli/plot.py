@@ -33,7 +33,7 @@ from evalsvc.web import vega
 from evalsvc.web.charts import AXIS_TITLES, Scale
 from evalsvc.web.panel import MOST_RUNS, Panel
 from evalsvc.web.panels.curve import CurveQuery
-from evalsvc.web.panels.difference import DifferenceQuery
+from evalsvc.web.panels.differences import DifferenceQuery
 
 commands = typer.Typer()
 

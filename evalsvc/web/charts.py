@@ -6,9 +6,10 @@ print. Texts and axes have no colours here: `vega.config` gives those of the pag
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import cycle, islice
 from math import inf, isfinite
-from typing import Literal, TypeVar
+from typing import Literal
 
 from evalsvc.metrics.shown_metrics import yardsticks
 from evalsvc.spec.documents.comparisons import DifferenceCurve, MetricDifference
@@ -19,70 +20,19 @@ from evalsvc.web.curves import Curve, Line, Missing
 Spec = dict[str, object]
 """A Vega-Lite spec, as JSON."""
 
-Scale = Literal["linear", "log"]
-
 Rows = list[dict[str, object]]
-
-T = TypeVar("T")
+Scale = Literal["linear", "log"]
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#b8a800")
 """Colours of runs, in their order. Yellow is darker than Okabe and Ito's, which is faint on white."""
 
-DASHES = ([1, 0], [6, 2], [2, 2], [8, 2, 2, 2], [12, 3], [4, 4], [1, 3], [10, 2, 2, 2, 2, 2])
-
-HEIGHT = 220
-
-AXIS_TITLES: Mapping[Axis, str] = {"step": "training step", "tokens": "training tokens"}
-
-UNREAD: Spec = {"aria": False}
-"""Mark that a screen reader passes over: it has no text of its own, and the table has its numbers."""
-
 OTHER_COLOUR = "#7f7f7f"
-
-SHORT = "format(datum.value, abs(datum.value) >= 1e4 ? '~s' : datum.value && abs(datum.value) < 1e-3 ? '~e' : '~g')"
-"""Label of an axis: 4000 as it is, 40000 as 40k, and 0.0004 as 4e-4."""
-
-POWERS = [0, *(10**power for power in range(16))]
-"""Ticks of a logarithmic axis."""
-
-ZOOM: Spec = {
-    "type": "interval",
-    "zoom": "wheel![event.ctrlKey || event.metaKey || event.shiftKey]",
-    "translate": "[pointerdown[event.pointerType == 'mouse'], window:pointerup] > window:pointermove!",
-}
-"""A wheel without a key scrolls the page, and so does a finger."""
-
-SHAPE: Spec = {
-    "field": "kind",
-    "type": "nominal",
-    "scale": {"domain": ["imported", "virtual"], "range": ["square", "triangle-up"], "unknown": "circle"},
-    "legend": None,
-}
-
-ABOVE = "scale('y', datum.y) < 14 ? 9 : -6"
-
-SIZE: Spec = {
-    "condition": [{"test": "datum.crowd == 1", "value": 16}, {"test": "datum.crowd == 2", "value": 5}],
-    "value": 36,
-}
-
-FAINT: Spec = {
-    "condition": [{"test": "datum.crowd == 1", "value": 0.5}, {"test": "datum.crowd == 2", "value": 0.3}],
-    "value": 0.85,
-}
-"""Opacity of points over an average, so that neither hides the other."""
-
-CROSS = "M-1,-.7L-.7,-1L0,-.3L.7,-1L1,-.7L.3,0L1,.7L.7,1L0,.3L-.7,1L-1,.7L-.3,0Z"
-
-GAP_TOOLTIP = "{'step': format(datum.x, ','), 'run': datum.run, 'no value': datum.why, 'reason': datum.message}"
-
-SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
-
+DASHES = ([1, 0], [6, 2], [2, 2], [8, 2, 2, 2], [12, 3], [4, 4], [1, 3], [10, 2, 2, 2, 2, 2])
 VERDICT_COLOURS = {"better": "#009e73", "worse": "#d55e00"}
 VERDICT_SHAPES = {"better": "triangle-up", "worse": "triangle-down"}
 
-MAP_SIDE = 256
-"""About how many pixels the longer side of a map has."""
+HEIGHT, MAP_SIDE = 220, 256
+"""Height of a chart in pixels, and about how many the longer side of a map has."""
 
 NO_LOSS = "#becde1"
 """Colour of image codes without a target, which the scale does not have."""
@@ -93,8 +43,39 @@ LONGEST = 160
 FEW, MANY = 60, 200
 """Points of a curve that have large marks, and points that have smaller ones."""
 
+AXIS_TITLES: Mapping[Axis, str] = {"step": "training step", "tokens": "training tokens"}
+
+POWERS = [0, *(10**power for power in range(16))]
+"""Ticks of a logarithmic axis."""
+
 STANDARD_ERRORS = [sign * size for sign in (-1, 1) for size in (2, 10, 100, 1000, 10_000, 100_000)] + [0]
 """Labels of an axis that is linear near zero and logarithmic beyond."""
+
+SHORT = "format(datum.value, abs(datum.value) >= 1e4 ? '~s' : datum.value && abs(datum.value) < 1e-3 ? '~e' : '~g')"
+"""Label of an axis: 4000 as it is, 40000 as 40k, and 0.0004 as 4e-4."""
+
+UNREAD: Spec = {"aria": False}
+"""Mark that a screen reader passes over: it has no text of its own, and the table has its numbers."""
+
+ZOOM: Spec = {
+    "type": "interval",
+    "zoom": "wheel![event.ctrlKey || event.metaKey || event.shiftKey]",
+    "translate": "[pointerdown[event.pointerType == 'mouse'], window:pointerup] > window:pointermove!",
+}
+"""A wheel without a key scrolls the page, and so does a finger."""
+
+KINDS: Spec = {"domain": ["imported", "virtual"], "range": ["square", "triangle-up"], "unknown": "circle"}
+SHAPE: Spec = {"field": "kind", "type": "nominal", "scale": KINDS, "legend": None}
+
+MANY_POINTS, MORE_POINTS = "datum.crowd == 1", "datum.crowd == 2"
+SIZE: Spec = {"condition": [{"test": MANY_POINTS, "value": 16}, {"test": MORE_POINTS, "value": 5}], "value": 36}
+FAINT: Spec = {"condition": [{"test": MANY_POINTS, "value": 0.5}, {"test": MORE_POINTS, "value": 0.3}], "value": 0.85}
+"""Opacity of points over an average, so that neither hides the other."""
+
+ABOVE = "scale('y', datum.y) < 14 ? 9 : -6"
+CROSS = "M-1,-.7L-.7,-1L0,-.3L.7,-1L1,-.7L.3,0L1,.7L.7,1L0,.3L-.7,1L-1,.7L-.3,0Z"
+GAP_TOOLTIP = "{'step': format(datum.x, ','), 'run': datum.run, 'no value': datum.why, 'reason': datum.message}"
+SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
 
 
 def curve_chart(
@@ -107,9 +88,7 @@ def curve_chart(
     along: Scale = "linear",
     smooth: bool = False,
 ) -> Spec:
-    """Return the chart of one metric of several runs, with intervals.
-
-    `scale` is that of the values, and `along` that of the axis.
+    """Return the chart of one metric of several runs, with intervals; `scale` is of the values, `along` of the axis.
 
     The chart has two parameters: `zoom`, the selection that scales follow, and `at`, a place to mark or null. On a
     logarithmic scale values up to zero are left out. Gaps have steps, and so no place along tokens.
@@ -127,7 +106,7 @@ def curve_chart(
     return _spec(_description(curves, axis), []) | {
         "datasets": datasets,
         "params": [{"name": "at", "value": None}],
-        "layer": list(_curve_layers(curves, labels, _x_of(axis, along), axis, scale, smooth)),
+        "layer": _curve_layers(curves, labels, _x_of(axis, along), axis, scale, smooth),
     }
 
 
@@ -180,30 +159,63 @@ def _cut(text: str) -> str:
 
 def _curve_layers(
     curves: Sequence[Curve], labels: Sequence[str], x: Spec, axis: Axis, scale: Scale, smooth: bool
-) -> Iterator[Spec]:
+) -> list[Spec]:
     y = _y_of(scale, next((curve.series.unit for curve in curves if curve.series.unit), None))
     place: Spec = {"x": x, "y": y, "color": _by_run(labels, COLOURS), "detail": {"field": "series"}}
     path: Spec = place | {"strokeDash": _by_run(labels, DASHES)}
-    yield _band("range", "least", "most", 0.12, place)
-    yield _band("interval", "low", "high", 0.22, place)
-    yield _bars(place)
-    yield from _level_lines(y)
-    yield {
-        "name": "curves",
-        "mark": {"type": "line", "strokeWidth": 1 if smooth else 2, "opacity": 0.3 if smooth else 1, "clip": True},
-        "encoding": path,
-        "params": [{"name": "zoom", "select": ZOOM, "bind": "scales"}],
+    band: Spec = {"type": "area", "opacity": 0.12, "clip": True} | UNREAD
+    level: Spec = {"type": "rule", "strokeDash": [4, 3], "color": OTHER_COLOUR, "clip": True} | UNREAD
+    text: Spec = {"type": "text", "align": "right", "dx": -3, "dy": {"expr": ABOVE}, "fontSize": 11, "clip": True}
+    cross: Spec = {"type": "point", "shape": CROSS, "filled": True, "size": 90, "opacity": 1, "yOffset": -8}
+    tooltip: Spec = {"clip": True, "tooltip": {"expr": _tooltip(axis)}}
+
+    def between(low: str, high: str) -> Spec:
+        return {"encoding": place | {"y": y | {"field": low}, "y2": {"field": high}}}
+
+    average: Spec = {
+        "transform": [{"filter": "isValid(datum.smooth)"}],
+        "mark": {"type": "line", "strokeWidth": 2.5, "clip": True},
+        "encoding": path | {"y": y | {"field": "smooth"}},
     }
-    if smooth:
-        yield {
-            "transform": [{"filter": "isValid(datum.smooth)"}],
-            "mark": {"type": "line", "strokeWidth": 2.5, "clip": True},
-            "encoding": path | {"y": y | {"field": "smooth"}},
-        }
-    yield _point_marks(place, axis, smooth)
-    yield _word_marks(place, axis)
-    yield _gap_marks(x)
-    yield _cursor(x)
+    # Intervals of single points, for curves of few: a band needs neighbours.
+    bars: Spec = {
+        "transform": [{"filter": "isValid(datum.low) && !isValid(datum.crowd)"}],
+        "mark": {"type": "rule", "strokeWidth": 1, "opacity": 0.5, "clip": True, **UNREAD},
+    }
+    return [
+        {"name": "range", "mark": band} | between("least", "most"),
+        {"name": "interval", "mark": band | {"opacity": 0.22}} | between("low", "high"),
+        bars | between("low", "high"),
+        {"data": {"name": "lines"}, "mark": level, "encoding": {"y": y}},
+        {
+            "data": {"name": "lines"},
+            "mark": text,
+            "encoding": {"y": y, "x": {"value": "width"}, "text": {"field": "text"}},
+        },
+        {
+            "name": "curves",
+            "mark": {"type": "line", "strokeWidth": 1 if smooth else 2, "opacity": 0.3 if smooth else 1, "clip": True},
+            "encoding": path,
+            "params": [{"name": "zoom", "select": ZOOM, "bind": "scales"}],
+        },
+        *([average] if smooth else []),
+        {
+            "transform": [{"filter": "isValid(datum.y)"}],
+            "mark": {"type": "point", "filled": True} | tooltip,
+            "encoding": place | {"shape": SHAPE, "size": SIZE, "opacity": FAINT if smooth else {"value": 1}},
+        },
+        {  # values that are no number, at the lower edge, so that nobody takes them for gaps
+            "transform": [{"filter": "isValid(datum.word)"}],
+            "mark": {"type": "text", "fontSize": 10, "dy": -6} | tooltip,
+            "encoding": place | {"y": {"value": HEIGHT}, "text": {"field": "word"}},
+        },
+        {
+            "data": {"name": "gaps"},
+            "mark": cross | {"clip": True, "color": OTHER_COLOUR, "tooltip": {"expr": GAP_TOOLTIP}} | UNREAD,
+            "encoding": {"x": x, "y": {"value": HEIGHT}},
+        },
+        _cursor(x),
+    ]
 
 
 def _description(curves: Sequence[Curve], axis: Axis) -> str:
@@ -250,11 +262,7 @@ def difference_chart(curve: DifferenceCurve) -> Spec:
                 "encoding": _by_verdict(curve.verdict)
                 | {"x": x, "y": y, "tooltip": [{"field": name} for name in ("x", "y", *columns)]},
             },
-            {
-                "data": {"name": "lines"},
-                "mark": {"type": "rule", "color": OTHER_COLOUR, "aria": False},
-                "encoding": {"y": y},
-            },
+            {"data": {"name": "lines"}, "mark": {"type": "rule", "color": OTHER_COLOUR} | UNREAD, "encoding": {"y": y}},
             _cursor(x),
         ],
     }
@@ -271,10 +279,8 @@ def contrast_chart(rows: Sequence[MetricDifference]) -> Spec:
     for row in rows:
         if isinstance(row.difference, float) and isinstance(row.stderr, float) and row.stderr > 0:
             z = (-1 if row.direction == "lower" else 1) * row.difference / row.stderr
-            text = f"{row.difference:.4g} ± {row.stderr:.2g} {row.unit}"
-            if isfinite(z):
-                verdict = row.verdict.replace("_", " ")
-                values.append({"metric": row.metric, "z": z, "verdict": verdict, "difference": text})
+            text, verdict = f"{row.difference:.4g} ± {row.stderr:.2g} {row.unit}", row.verdict.replace("_", " ")
+            values += [{"metric": row.metric, "z": z, "verdict": verdict, "difference": text}] if isfinite(z) else []
     y: Spec = {"field": "metric", "type": "nominal", "title": None, "sort": None, "axis": {"labelLimit": 220}}
     x: Spec = {
         "field": "z",
@@ -284,19 +290,12 @@ def contrast_chart(rows: Sequence[MetricDifference]) -> Spec:
         "axis": {"values": STANDARD_ERRORS, "labelOverlap": True},
     }
     colour = _by_verdict([str(row["verdict"]) for row in values])["color"]
+    tooltip = [{"field": name} for name in ("metric", "difference", "verdict")]
     return _spec("differences between two checkpoints in standard errors, better to the right", values) | {
         "height": 18 * max(1, len(values)),
         "layer": [
             {"mark": {"type": "rule", "color": OTHER_COLOUR, "aria": False}, "encoding": {"x": {"datum": 0}}},
-            {
-                "mark": {"type": "bar", "height": 8},
-                "encoding": {
-                    "y": y,
-                    "x": x,
-                    "color": colour,
-                    "tooltip": [{"field": name} for name in ("metric", "difference", "verdict")],
-                },
-            },
+            {"mark": {"type": "bar", "height": 8}, "encoding": {"y": y, "x": x, "color": colour, "tooltip": tooltip}},
         ],
     }
 
@@ -387,7 +386,7 @@ def _y_of(scale: Scale, title: str | None) -> Spec:
     }
 
 
-def _by_run(labels: Sequence[str], choices: Sequence[T]) -> Spec:
+def _by_run(labels: Sequence[str], choices: Sequence[object]) -> Spec:
     legend: Spec = {
         "orient": "top",
         "title": None,
@@ -401,67 +400,8 @@ def _by_run(labels: Sequence[str], choices: Sequence[T]) -> Spec:
     return {
         "field": "run",
         "type": "nominal",
-        "scale": {"domain": list(labels), "range": _repeated(choices, len(labels))},
+        "scale": {"domain": list(labels), "range": list(islice(cycle(choices), len(labels)))},
         "legend": legend if len(labels) > 1 else None,
-    }
-
-
-def _bars(place: Spec) -> Spec:
-    """Return the intervals of single points, for curves of few: a band needs neighbours."""
-    y = place["y"]
-    assert isinstance(y, dict)
-    return {
-        "transform": [{"filter": "isValid(datum.low) && !isValid(datum.crowd)"}],
-        "mark": {"type": "rule", "strokeWidth": 1, "opacity": 0.5, "clip": True, **UNREAD},
-        "encoding": {**place, "y": y | {"field": "low"}, "y2": {"field": "high"}},
-    }
-
-
-def _band(name: str, low: str, high: str, opacity: float, place: Spec) -> Spec:
-    y = place["y"]
-    assert isinstance(y, dict)
-    return {
-        "name": name,
-        "mark": {"type": "area", "opacity": opacity, "clip": True, **UNREAD},
-        "encoding": place | {"y": y | {"field": low}, "y2": {"field": high}},
-    }
-
-
-def _level_lines(y: Spec) -> Iterator[Spec]:
-    data: Spec = {"data": {"name": "lines"}}
-    yield data | {
-        "mark": {"type": "rule", "strokeDash": [4, 3], "color": OTHER_COLOUR, "clip": True, **UNREAD},
-        "encoding": {"y": y},
-    }
-    yield data | {
-        "mark": {"type": "text", "align": "right", "dx": -3, "dy": {"expr": ABOVE}, "fontSize": 11, "clip": True},
-        "encoding": {"y": y, "x": {"value": "width"}, "text": {"field": "text"}},
-    }
-
-
-def _point_marks(place: Spec, axis: Axis, smooth: bool) -> Spec:
-    return {
-        "transform": [{"filter": "isValid(datum.y)"}],
-        "mark": {"type": "point", "filled": True, "clip": True, "tooltip": {"expr": _tooltip(axis)}},
-        "encoding": place | {"shape": SHAPE, "size": SIZE, "opacity": FAINT if smooth else {"value": 1}},
-    }
-
-
-def _word_marks(place: Spec, axis: Axis) -> Spec:
-    """Return the values that are no number, at the lower edge, so that nobody takes them for gaps."""
-    return {
-        "transform": [{"filter": "isValid(datum.word)"}],
-        "mark": {"type": "text", "fontSize": 10, "dy": -6, "clip": True, "tooltip": {"expr": _tooltip(axis)}},
-        "encoding": place | {"y": {"value": HEIGHT}, "text": {"field": "word"}},
-    }
-
-
-def _gap_marks(x: Spec) -> Spec:
-    mark: Spec = {"type": "point", "shape": CROSS, "filled": True, "size": 90, "opacity": 1, "yOffset": -8}
-    return {
-        "data": {"name": "gaps"},
-        "mark": mark | {"clip": True, "color": OTHER_COLOUR, "tooltip": {"expr": GAP_TOOLTIP}} | UNREAD,
-        "encoding": {"x": x, "y": {"value": HEIGHT}},
     }
 
 
@@ -472,7 +412,3 @@ def _cursor(x: Spec) -> Spec:
         "mark": {"type": "rule", "strokeDash": [2, 2], "clip": True, **UNREAD},
         "encoding": {"x": x},
     }
-
-
-def _repeated(choices: Sequence[T], number: int) -> list[T]:
-    return [choices[i % len(choices)] for i in range(number)]

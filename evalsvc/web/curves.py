@@ -49,10 +49,9 @@ class Line:
 
 @dataclass(frozen=True)
 class Missing:
-    """A gap of one curve."""
+    """A gap of the curve with a label."""
 
     label: str
-    """Label of the curve."""
     gap: Gap
 
 

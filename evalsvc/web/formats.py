@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from urllib.parse import quote
 
 from evalsvc.spec.documents.history import HeadlineSeries
@@ -11,13 +12,9 @@ from evalsvc.spec.documents.history import HeadlineSeries
 
 def number(value: object) -> str:
     """Return a number with five significant digits; any other value as text."""
-    if value is None:
-        return "–"
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value)
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:.5g}"
+    if value is None or isinstance(value, bool) or not isinstance(value, int | float):
+        return "–" if value is None else str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.5g}"
 
 
 def signed(difference: object) -> str:
@@ -48,9 +45,8 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def segment(text: str) -> str:
-    """Return a text as one segment of a path."""
-    return quote(text, safe="")
+segment = partial(quote, safe="")
+"""A text as one segment of a path."""
 
 
 def sparkline(series: HeadlineSeries, width: int = 96, height: int = 22) -> tuple[str, tuple[str, str] | None] | None:

@@ -1,7 +1,7 @@
 """Pages: what a page needs, and its HTML.
 
-A page is one file in `pages/`, one template, and one line in `PAGES`. The service and the static copy render pages from
-the same classes; only the links differ.
+A page is one class in `pages/`, one template, and one line in `PAGES`. The service and the static copy render pages
+from the same classes; only the links differ.
 """
 
 from __future__ import annotations
@@ -20,23 +20,22 @@ from evalsvc import __version__
 from evalsvc.client.reader import ServiceReader
 from evalsvc.installation import pip_install
 from evalsvc.web import formats
-from evalsvc.web.query import Query
+from evalsvc.web.panel import Query
 
 PAGES: Mapping[str, str] = {
     "/": "evalsvc.web.pages.runs:RunsPage",
     "/runs/{run}": "evalsvc.web.pages.run:RunPage",
     "/runs/{run}/images": "evalsvc.web.pages.images:ImagesPage",
     "/runs/{run}/text": "evalsvc.web.pages.text:TextPage",
-    "/runs/{run}/checkpoints": "evalsvc.web.pages.checkpoints:CheckpointsPage",
+    "/runs/{run}/checkpoints": "evalsvc.web.pages.run:CheckpointsPage",
     "/compare": "evalsvc.web.pages.compare:ComparePage",
     "/evaluations/{evaluation}": "evalsvc.web.pages.evaluation:EvaluationPage",
-    "/protocols/{protocol}": "evalsvc.web.pages.protocol:ProtocolPage",
-    "/status": "evalsvc.web.pages.status:StatusPage",
+    "/protocols/{protocol}": "evalsvc.web.pages.evaluation:ProtocolPage",
+    "/status": "evalsvc.web.pages.runs:StatusPage",
 }
 """The class of each page, by the pattern of its path."""
 
 HERE = Path(__file__).parent
-
 STATIC = HERE / "static"
 
 
@@ -101,23 +100,17 @@ def page_class(pattern: str) -> type[Page]:
 def html_of(template: str, content: Content, around: Surroundings) -> str:
     """Return a page as HTML."""
     values = {"title": content.title, "watched": content.watched, "around": around, "version": __version__}
-    install = None if around.vega else pip_install("dashboard")
-    return (
-        _templates()
-        .get_template(template)
-        .render(**content.values, **values, install=install, href=lambda address: {"href": around.link(address)})
-    )
+    values |= {"install": None if around.vega else pip_install("dashboard")}
+    values |= {"href": lambda address: {"href": around.link(address)}}
+    return _templates().get_template(template).render(**content.values, **values)
 
 
 @cache
 def _templates() -> Environment:
     """Return the templates. Every value is escaped, and a variable that is missing is an error."""
+    loader = FileSystemLoader(HERE / "templates")
     templates = Environment(
-        loader=FileSystemLoader(HERE / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     templates.filters.update(formats.FILTERS)
     return templates

@@ -1,6 +1,6 @@
-"""Panels: a chart, the table with the same numbers, and the lines that make both again.
+"""Panels: a chart, the table with the same numbers, and the lines that make both again; and the queries that name them.
 
-A panel is one file in `panels/` and one line in `PANELS`. Every page, every address `/panels/NAME.FORMAT`, the static
+A panel is one class in `panels/` and one line in `PANELS`. Every page, every address `/panels/NAME.FORMAT`, the static
 copy and `evalsvc plot` take panels from here.
 """
 
@@ -8,30 +8,61 @@ from __future__ import annotations
 
 import shlex
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pkgutil import resolve_name
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self, get_origin
+from urllib.parse import urlencode
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from evalsvc.client.reader import ServiceReader
-from evalsvc.errors import UnknownName
+from evalsvc.errors import InvalidRequest, UnknownName
 from evalsvc.files.csv_cells import csv_text
 from evalsvc.web.charts import Spec
-from evalsvc.web.query import Query
 from evalsvc.web.vega import Theme
 
 PANELS: Mapping[str, str] = {
     "curve": "evalsvc.web.panels.curve:CurveQuery",
-    "difference": "evalsvc.web.panels.difference:DifferenceQuery",
+    "difference": "evalsvc.web.panels.differences:DifferenceQuery",
     "loss_map": "evalsvc.web.panels.loss_map:LossMapQuery",
-    "contrasts": "evalsvc.web.panels.contrasts:ContrastsQuery",
+    "contrasts": "evalsvc.web.panels.differences:ContrastsQuery",
     "origin": "evalsvc.web.panels.origin:OriginQuery",
 }
 """The query class of each panel."""
 
 Cell = str | int | float | None
+
+
+class Query(BaseModel):
+    """Parameters of an address. Unknown parameters are refused, so every address is one that a page can make."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def parse(cls, pairs: Iterable[tuple[str, str]]) -> Self:
+        """Read parameters as an address has them. Empty values, as forms send them, are the default."""
+        repeated = {
+            field.alias or name: get_origin(field.annotation) is tuple for name, field in cls.model_fields.items()
+        }
+        values: dict[str, list[str]] = {}
+        for name, value in pairs:
+            if name not in repeated:
+                raise InvalidRequest(UnknownName.among("parameter", name, repeated).message)
+            if value and name in values and not repeated[name]:
+                raise InvalidRequest(f"the parameter {name!r} is given twice; give it once")
+            if value:
+                values.setdefault(name, []).append(value)
+        try:
+            return cls.model_validate({name: given if repeated[name] else given[0] for name, given in values.items()})
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            raise InvalidRequest(f"{where}: {first['msg']}, found {str(first['input'])[:80]!r}") from None
+
+    def to_query(self) -> str:
+        """Return the query string of the address, with the parameters that differ from their defaults."""
+        return urlencode(self.model_dump(exclude_defaults=True, by_alias=True), doseq=True)
 
 
 @dataclass(frozen=True)
@@ -70,7 +101,6 @@ class PanelQuery(Query):
     """What a panel shows."""
 
     name: ClassVar[str]
-
     theme: Theme = "light"
     """Colours of the chart as SVG and PNG; in a browser, charts follow the page."""
 

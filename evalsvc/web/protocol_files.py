@@ -18,21 +18,19 @@ DIGEST = re.compile(r"[0-9a-f]{32,64}")
 
 @dataclass(frozen=True)
 class MeasuredTask:
-    """A task of an evaluation that measured something."""
+    """A task of an evaluation that measured something; `parameters` are those that its suite wrote."""
 
     evaluation: Evaluation
     checkpoint: Checkpoint
     result: Task
     parameters: Mapping[str, object]
-    """The task as its suite wrote it."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A protocol, and the metrics that were measured by the protocol."""
+    """A protocol by its id, and the metrics that were measured by the protocol."""
 
     protocol: str
-    """Id of the protocol."""
     content: Mapping[str, object]
     metrics: Sequence[str]
     files: Mapping[str, str]
@@ -43,12 +41,10 @@ class Measured:
     def fields(self) -> Iterator[tuple[str, str, str]]:
         """Yield the dotted name and value of every field, and the name of the file whose digest is the value, or ""."""
         for path, value in leaves(self.content):
-            yield ".".join(path), in_words(value), self._file(path, value)
-
-    def _file(self, path: Sequence[str], value: object) -> str:
-        if not (isinstance(value, str) and DIGEST.fullmatch(value)):
-            return ""
-        return self.files.get(value) or next((self.files[key] for key in reversed(path) if key in self.files), "")
+            file = ""
+            if isinstance(value, str) and DIGEST.fullmatch(value):
+                file = next((self.files[key] for key in (value, *reversed(path)) if key in self.files), "")
+            yield ".".join(path), in_words(value), file
 
 
 def in_words(value: object) -> str:

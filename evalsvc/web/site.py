@@ -13,7 +13,7 @@ import os
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cache, partial
@@ -26,22 +26,13 @@ from urllib.parse import parse_qsl, unquote, urlencode
 from starlette.routing import compile_path
 
 from evalsvc.client.reader import ServiceReader
-from evalsvc.errors import (
-    ArtifactPruned,
-    EvalsvcError,
-    InputError,
-    InvalidRequest,
-    RateLimited,
-    UnknownName,
-    os_reason,
-)
+from evalsvc.errors import ArtifactPruned, EvalsvcError, InputError, InvalidRequest, RateLimited, UnknownName, os_reason
 from evalsvc.files.atomic import write_whole
 from evalsvc.spec.names import NAME
 from evalsvc.web import vega
-from evalsvc.web.formats import segment
 from evalsvc.web.page import PAGES, STATIC, Content, Page, Surroundings, html_of, page_class
-from evalsvc.web.pages.run import MAX_OVERLAID
-from evalsvc.web.panel import Panel, PanelQuery, panel_class
+from evalsvc.web.pages.runs import overlay_address
+from evalsvc.web.panel import PanelQuery, panel_class
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -53,7 +44,7 @@ MAX_RUNS = 50
 """Runs of a copy: as many as the first page shows."""
 
 LONGEST_WAIT = 16.0
-"""Seconds until the service is asked again that has refused one request too many."""
+"""Seconds until a service is asked again that has refused a request for their number."""
 
 MAX_STATES = 1000
 """Pages with a query that are copied, such as charts alone and the second page of a run's images. Links to others lead
@@ -63,7 +54,6 @@ ENDINGS = {"image/png": "png", "text/csv": "csv", "text/plain": "txt"}
 """Endings of artifacts' files by media type. Artifacts of other types are left out."""
 
 PATHS = {pattern: compile_path(pattern)[0] for pattern in PAGES}
-"""Regular expression of each page's path."""
 
 
 def export_site(
@@ -71,15 +61,9 @@ def export_site(
 ) -> list[Path]:
     """Write the pages of some runs into a folder; return the files.
 
-    A copy that cannot be written whole is removed again.
-
-    Args:
-        source: the service.
-        url: address of the service, for the lines to copy.
-        runs: names of the runs.
-        folder: a folder that is empty or does not exist.
-        report: called before each page with the number of pages that are written, the number of pages that are known
-            so far, and the address of the page.
+    A copy that cannot be written whole is removed again. `url` is the address of the service, for the lines to copy.
+    The folder is empty or does not exist. `report` is called before each page with the number of pages that are
+    written, the number of pages that are known so far, and the address of the page.
     """
     if len(runs) > MAX_RUNS:
         raise InvalidRequest(f"{len(runs)} runs are given, and a copy has at most {MAX_RUNS}; make several copies")
@@ -88,7 +72,10 @@ def export_site(
             raise InvalidRequest(f"{run!r} is not the name of a run; give names that `evalsvc runs` shows")
         source.run(run, all_checkpoints=False)
     script = f"/static/{vega.script_name()}" if vega.is_installed() else None
-    around = Surroundings(script, url, is_copy=True, links=_links(runs))
+    links = {"Over each other": overlaid} if (overlaid := overlay_address(runs)) else {}
+    if len(runs) == 2:
+        links["Compare"] = "/compare?" + urlencode({"a": runs[1], "b": runs[0]})
+    around = Surroundings(script, url, is_copy=True, links=links)
     with emptied_on_failure(folder):
         if script is not None:
             vega.script(folder / "static").chmod(0o644)
@@ -111,17 +98,6 @@ def classic_script() -> str:
     return '"use strict";\n(() => {\n' + re.sub(r"^import .*\n|^export ", "", text, flags=re.MULTILINE) + "})();\n"
 
 
-def _links(runs: Sequence[str]) -> Mapping[str, str]:
-    """Return the addresses of the pages that show all runs of the copy together: there are no forms to ask for them."""
-    if not 1 < len(runs) <= MAX_OVERLAID + 1:
-        return {}
-    first, *others = runs
-    links = {"Over each other": f"/runs/{segment(first)}?" + urlencode([("with", run) for run in others])}
-    if len(others) == 1:
-        links["Compare"] = "/compare?" + urlencode({"a": others[0], "b": first})
-    return links
-
-
 class _Site:
     """A copy that is being written."""
 
@@ -132,7 +108,7 @@ class _Site:
         self.waiting = deque(["/"])
         """Addresses of the pages that have a file and are not written."""
         self._states = 0
-        self._panel = cache(self._read_panel)
+        self._panel = cache(lambda query: _patiently(query.panel, source))
 
     def write_page(self, address: str) -> None:
         """Write a page with the data of its charts. A page that the service refuses says why, as in the service."""
@@ -212,9 +188,6 @@ class _Site:
             if ending := ENDINGS.get(content.media_type.partition(";")[0]):
                 return write(self._folder, f"artifacts/{content.sha256}.{ending}", content.content)
         return None
-
-    def _read_panel(self, query: PanelQuery) -> Panel:
-        return _patiently(query.panel, self._source)
 
     def _spec(self, address: str) -> str:
         try:

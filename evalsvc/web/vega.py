@@ -49,12 +49,10 @@ SNIPPET = "window.vegaEmbed = vegaEmbed;"
 
 
 def is_installed() -> bool:
-    """Tell whether charts can be drawn."""
     return find_spec(PACKAGE) is not None
 
 
 def require_installed() -> None:
-    """Raise MissingPackage unless charts can be drawn."""
     if not is_installed():
         raise missing_package("vl-convert-python", "a chart", "dashboard")
 
@@ -99,15 +97,13 @@ def check_size(spec: Spec, table: str) -> None:
 def config(theme: Theme) -> Spec:
     """Return the part of a spec that follows the page: colours of text, axes and background."""
     text, line, background = _INK[theme]
-    axis = {"labelColor": text, "titleColor": text, "gridColor": line, "domainColor": line, "tickColor": line}
+    words = {"labelColor": text, "titleColor": text}
     return {
         "background": background,
         "font": "system-ui, sans-serif",
-        "axis": axis,
-        "legend": {"labelColor": text, "titleColor": text},
-        "title": {"color": text},
-        "text": {"color": text},
-        "rule": {"color": text},
+        "axis": words | {"gridColor": line, "domainColor": line, "tickColor": line},
+        "legend": words,
+        **{name: {"color": text} for name in ("title", "text", "rule")},
         "view": {"stroke": line},
     }
 

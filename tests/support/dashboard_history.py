@@ -48,10 +48,7 @@ MARKUP = "<script>alert(1)</script><img src=x onerror=alert(2)> 🐈 {{ 7 * 7 }}
 HOSTILE = f"{MARKUP} \u202eright to left\u202c"
 """A prompt, a completion and an error that a page must show as text. Names have no control characters."""
 
-LONG_PROMPT = "a seven " * 1250
-"""10,000 characters."""
-
-PROMPTS = ("a red seven", HOSTILE, LONG_PROMPT, "eine größe Acht")
+PROMPTS = ("a red seven", HOSTILE, "a seven " * 1250, "eine größe Acht")
 
 
 @dataclass(frozen=True)
@@ -61,28 +58,15 @@ class Dashboard:
     url: str
     state: State
 
-    @property
-    def coordinator(self) -> InlineCoordinator:
-        assert isinstance(self.state.coordinator, InlineCoordinator)
-        return self.state.coordinator
-
-    def evaluate(self, step: int, run: str = OTHER) -> None:
-        """Evaluate one more checkpoint, as a trainer that goes on posts them."""
-        path = f"/checkpoints/{run}/epoch_{step}.pt"
-        enter(self.state.store, submission(step, run=run, uri=path, path=path), suite("quick"))
-        evaluate_whole(self.state.store, *losses(random.Random(step), step))
-
 
 @contextmanager
 def dashboard_on_port(folder: Path, **settings: Any) -> Iterator[Dashboard]:
-    """Start a service with the history in this process, with workers of none."""
     with app_on_port(folder, **settings) as (url, state):
         fill(state)
         yield Dashboard(url, state)
 
 
 def fill(state: State) -> None:
-    """Write the history."""
     store, settings = state.store, state.settings
     for seed, run in enumerate((RUN, OTHER)):
         for step in STEPS:
@@ -96,7 +80,6 @@ def fill(state: State) -> None:
 
 
 def _evaluate(store: Store, settings: Settings, run: str, step: int, seed: int) -> None:
-    """Evaluate a checkpoint in all kinds of tasks."""
     path = f"/checkpoints/{run}/epoch_{step}.pt"
     tokens = step * 2048 + 1
     posted = submission(step, run=run, uri=path, path=path, tokens_seen=tokens, tags={"seed": str(seed), "lr": "1e-4"})
@@ -135,11 +118,9 @@ def answers(seed: int, step: int, n: int = 40) -> list[dict[str, Any]]:
 
 
 def accuracies(rows: Sequence[Mapping[str, Any]]) -> list[MetricValue]:
-    right = [row["acc"] for row in rows]
-    share = sum(right) / len(right)
-    error = math.sqrt(share * (1 - share) / (len(right) - 1))
-    fields: dict[str, Any] = {"unit": "fraction", "direction": "higher", "baseline": 0.25, "items": ("acc",)}
-    return [metric(share, "arc/acc", stderr=error, **{**fields, "n": len(right)})]
+    n, share = len(rows), sum(row["acc"] for row in rows) / len(rows)
+    fields: dict[str, Any] = {"unit": "fraction", "direction": "higher", "baseline": 0.25, "items": ("acc",), "n": n}
+    return [metric(share, "arc/acc", stderr=math.sqrt(share * (1 - share) / (n - 1)), **fields)]
 
 
 def fid(own: random.Random, step: int) -> MetricValue:
@@ -148,15 +129,14 @@ def fid(own: random.Random, step: int) -> MetricValue:
 
 
 def pictures(settings: Settings, run: str, step: int) -> list[KeptArtifact]:
-    """Return a grid and a sample of each prompt."""
     sampling = {"seed": 0, "temperature": 1.0, "guidance_scale": 3.0}
     content = png((step // 20 % 256, 90, 200 if run == RUN else 20))
     samples = [
-        _kept(settings, "sample", f"{i:05d}.png", "image/png", content, {"id": str(i), "prompt": prompt, **sampling})
+        kept(settings, "sample", f"{i:05d}.png", "image/png", content, {"id": str(i), "prompt": prompt, **sampling})
         for i, prompt in enumerate(PROMPTS)
     ]
     details = {"images": len(PROMPTS), "columns": 4, "prompts": list(PROMPTS), **sampling}
-    return [_kept(settings, "grid", "grid.png", "image/png", content, details), *samples]
+    return [kept(settings, "grid", "grid.png", "image/png", content, details), *samples]
 
 
 def loss_profile(settings: Settings, step: int, rows: int = 6, columns: int = 8) -> KeptArtifact:
@@ -166,12 +146,10 @@ def loss_profile(settings: Settings, step: int, rows: int = 6, columns: int = 8)
     content = {"version": 2, "grid": [rows, columns], "image_cell": {"start": [*places], "loss": loss}}
     details = {"groups": ["image_cell"], "grid": [rows, columns]}
     data = json.dumps(content).encode()
-    return _kept(settings, "loss_profile", "loss_profile.json", "application/json", data, details)
+    return kept(settings, "loss_profile", "loss_profile.json", "application/json", data, details)
 
 
 def png(colour: tuple[int, int, int], size: int = 16) -> bytes:
-    """Return an image of one colour as PNG."""
-
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
@@ -181,25 +159,16 @@ def png(colour: tuple[int, int, int], size: int = 16) -> bytes:
 
 
 def completions(run: str, step: int) -> list[dict[str, Any]]:
-    """Return completions that change by a few words from step to step."""
     words = f"a {run} of step {step} says hello to the world".split()
+    same = {"way": "greedy", "drawn": 32, "base": "a base says hello"}
+    texts = [" ".join([*words[: 3 + index], HOSTILE]) for index, _ in enumerate(PROMPTS)]
     return [
-        {
-            "index": index,
-            "prompt": prompt,
-            "way": "greedy",
-            "text": " ".join([*words[: 3 + index], HOSTILE]),
-            "ids": [step, index, 7],
-            "drawn": 32,
-            "image_ids": index,
-            "base": "a base says hello",
-        }
+        {"index": index, "prompt": prompt, "text": texts[index], "ids": [step, index, 7], "image_ids": index, **same}
         for index, prompt in enumerate(PROMPTS)
     ]
 
 
 def forgetting(settings: Settings) -> list[KeptArtifact]:
-    """Return a report of forgetting with its rows and a flipped question."""
     rows = [
         {**ROW, "retained": 0.6, "retained_low": 0.4, "retained_high": 0.8},
         {**ROW, "scope": "text", "checkpoint": 0.49, "change": -0.01, "verdict": "indistinguishable"},
@@ -207,12 +176,13 @@ def forgetting(settings: Settings) -> list[KeptArtifact]:
     ]
     details = {"base": f"{RUN}@0", "checkpoint": f"{RUN}@1000"}
     report = content(*rows, **details, flipped=[flipped({**FLIP, "question": HOSTILE})])
-    return [_kept(settings, "forgetting", "forgetting.json", "application/json", report, details)]
+    return [kept(settings, "forgetting", "forgetting.json", "application/json", report, details)]
 
 
-def _kept(
+def kept(
     settings: Settings, kind: str, name: str, media_type: str, content: bytes, details: Mapping[str, object]
 ) -> KeptArtifact:
+    """Keep the content of an artifact."""
     sha256 = keep_content(settings.artifacts_path, content)
     return KeptArtifact(kind, name, media_type, details, sha256, len(content))
 

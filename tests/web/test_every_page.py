@@ -5,26 +5,66 @@ A page is opened once, and all that is asked of it is asked of the same open pag
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 from chromium import Visit
-from dashboard_history import HOSTILE, MARKUP, RUN, Dashboard
-from dashboard_pages import FAILED, page_addresses, panel_addresses
+from dashboard_history import HOSTILE, LONG, MARKUP, OTHER, RUN, VIRTUAL, Dashboard
 from lxml import html
 from markupsafe import escape
-from page_checks import animated, barriers, tab_walk, too_wide
 
 from evalsvc.installation import pip_install
+from evalsvc.spec.protocol import Protocol
 from evalsvc.web import vega
+from evalsvc.web.page import PAGES
+from evalsvc.web.panel import PANELS
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Page
 
 pytestmark = pytest.mark.usefixtures("child_process")
 """Charts are drawn in processes, and the history takes seconds to write."""
+
+PLACES = {"run": RUN, "evaluation": "1", "protocol": Protocol({"limit": 1}).id}
+"""Values for the path of a page."""
+
+FAILED, RUNNING = 53, 54
+"""Evaluations in these states: the history is the same each time, and so are their ids."""
+
+FURTHER: Mapping[str, Sequence[str]] = {
+    "/runs/{run}": [f"/runs/{RUN}?with={OTHER}&with={VIRTUAL}&smooth=0.6&step=2000&scale=log"],
+    "/runs/{run}/images": [f"/runs/{LONG}/images"],
+    "/runs/{run}/text": [f"/runs/{RUN}/text?prompt=1&against={OTHER}", f"/runs/{LONG}/text"],
+    "/compare": [f"/compare?a={RUN}@4000&b={OTHER}@4000", f"/compare?a={RUN}&b={OTHER}"],
+    "/evaluations/{evaluation}": [f"/evaluations/{FAILED}", f"/evaluations/{RUNNING}"],
+}
+"""Addresses of pages in more than their first state: several runs, choices made, nothing to show, a failure."""
+
+PANEL_QUERIES: Mapping[str, str] = {
+    "curve": f"run={RUN}&run={OTHER}&metric=loss/text&smooth=0.6",
+    "difference": f"a={RUN}&b={OTHER}&metric=loss/text",
+    "loss_map": "evaluation=1&task=loss-0",
+    "contrasts": f"a={RUN}%404000&b={OTHER}%404000",
+    "origin": f"run={RUN}&metric=loss/text",
+}
+"""A query of each panel."""
+
+TABLES_ALONE = {"origin"}
+"""Panels that have a table and no chart."""
+
+
+def page_addresses() -> list[str]:
+    """Return the addresses of every page: each in the state in which it opens, some in others."""
+    return [address for pattern in PAGES for address in (pattern.format_map(PLACES), *FURTHER.get(pattern, ()))]
+
+
+def panel_addresses(kind: str) -> list[str]:
+    """Return the address of every panel as `html`, `json`, `csv`, `svg` or `png`."""
+    names = [name for name in PANELS if kind in ("html", "csv") or name not in TABLES_ALONE]
+    return [f"/panels/{name}.{kind}?{PANEL_QUERIES[name]}" for name in names]
+
 
 ADDRESSES = [*page_addresses(), *panel_addresses("html")]
 
@@ -38,6 +78,93 @@ AXES_ARE_LIGHT = """() => [...document.querySelectorAll(".chart svg .role-axis-l
   return 0.2126 * red + 0.7152 * green + 0.0722 * blue > 150;
 })"""
 """Whether charts have been drawn for a dark page."""
+
+
+SERIOUS = ("serious", "critical")
+
+MOST_STOPS = 400
+"""Presses of Tab after which a walk counts as one that does not end."""
+
+CONTROLS = """
+const controls = [...document.querySelectorAll(
+  "a[href], button, input, select, textarea, summary, audio[controls], [contenteditable], [tabindex]"
+)].filter((element) => element.tabIndex >= 0 && !element.disabled && element.type !== "hidden"
+  && element.checkVisibility({ visibilityProperty: true }));
+const name = (element) => `${element.tagName.toLowerCase()} ${
+  (element.getAttribute("aria-label") || element.textContent.trim() || element.name || element.id).slice(0, 40)}`;
+"""
+"""The controls of a page that a person can see, in the order of the page, and their names in messages."""
+
+FOLLOW_FOCUS = f"""() => {{
+  {CONTROLS}
+  window.controls = controls.map(name);
+  window.stops = [];
+  window.over = false;
+  document.addEventListener("focusin", ({{ target }}) => {{
+    window.over ||= window.stops.some(([index]) => index === 0) && controls.indexOf(target) === 0;
+    if (window.over) return;
+    const style = getComputedStyle(target);
+    const ring = style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 1;
+    window.stops.push([controls.indexOf(target), name(target), ring || style.boxShadow !== "none"]);
+  }});
+  document.activeElement?.blur();
+}}"""
+
+TOO_WIDE = """() => {
+  const width = document.documentElement.clientWidth;
+  if (document.documentElement.scrollWidth <= width) return [];
+  const wide = [...document.body.querySelectorAll("*")].filter((element) => {
+    if (element.getBoundingClientRect().right <= width + 0.5) return false;
+    for (let above = element.parentElement; above; above = above.parentElement)
+      if (["auto", "scroll", "hidden"].includes(getComputedStyle(above).overflowX)) return false;
+    return true;
+  });
+  return [`${document.documentElement.scrollWidth} px`, ...wide.slice(0, 5).map((element) =>
+    `${element.tagName.toLowerCase()}.${element.className} ${element.textContent.trim().slice(0, 40)}`)];
+}"""
+
+
+def barriers(page: Page, *rules: str) -> list[str]:
+    """Return what axe finds in a page by rules, or by all that it has on: what keeps people out."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    options = {"resultTypes": ["violations"], **({"runOnly": list(rules)} if rules else {})}
+    response: dict[str, Any] = Axe().run(page, options=options).response
+    return [
+        f"{rule['id']} ({rule['impact']}): {node['target']} {node['html'][:160]} {node.get('failureSummary', '')[:200]}"
+        for rule in response["violations"]
+        for node in rule["nodes"]
+        if node["impact"] in SERIOUS
+    ]
+
+
+def tab_walk(page: Page) -> tuple[list[str], list[str], list[str]]:
+    """Press Tab to the end of a page: its controls in order, those reached, and those whose focus is unseen."""
+    page.evaluate(FOLLOW_FOCUS)
+    controls: list[str] = page.evaluate("() => window.controls")
+    for _ in range(MOST_STOPS):
+        page.keyboard.press("Tab")
+        if page.evaluate("() => window.over || document.activeElement === document.body"):
+            break
+    stops: list[tuple[int, str, bool]] = page.evaluate("() => window.stops")
+    reached = [controls[index] for index, _, _ in stops if index >= 0]
+    return controls, reached, [name for _, name, seen in stops if not seen]
+
+
+def too_wide(page: Page) -> list[str]:
+    found: list[str] = page.evaluate(TOO_WIDE)
+    return found
+
+
+def animated(page: Page) -> list[str]:
+    found: list[str] = page.evaluate(
+        """() => [...document.querySelectorAll("*")].filter((element) => {
+          const style = getComputedStyle(element);
+          const seconds = [...style.transitionDuration.split(","), ...style.animationDuration.split(",")];
+          return seconds.some((each) => parseFloat(each) > 0) || style.scrollBehavior === "smooth";
+        }).map((element) => element.outerHTML.slice(0, 80))"""
+    )
+    return found
 
 
 @pytest.fixture(scope="module", params=ADDRESSES)
@@ -139,11 +266,7 @@ def test_every_chart_has_its_numbers(dashboard: Dashboard) -> None:
 
 @pytest.mark.parametrize(
     ("address", "text"),
-    [
-        (f"/runs/{RUN}", f"loss/{MARKUP}"),
-        (f"/runs/{RUN}/text?prompt=1", HOSTILE),
-        (f"/evaluations/{FAILED}", HOSTILE),
-    ],
+    [(f"/runs/{RUN}", f"loss/{MARKUP}"), (f"/runs/{RUN}/text?prompt=1", HOSTILE), (f"/evaluations/{FAILED}", HOSTILE)],
 )
 def test_texts_of_a_submitter_are_shown_as_they_are(dashboard: Dashboard, address: str, text: str) -> None:
     page = html.fromstring(httpx.get(dashboard.url + address).raise_for_status().text)

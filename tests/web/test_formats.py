@@ -1,6 +1,7 @@
 """Numbers, times and names as pages show them."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -28,28 +29,25 @@ def test_numbers(value: object, text: str) -> None:
     assert formats.number(value) == text
 
 
-@pytest.mark.parametrize(("stderr", "text"), [(0.01234, "± 0.012"), (None, ""), ("NaN", "")])
-def test_errors(stderr: object, text: str) -> None:
-    assert formats.error(stderr) == text
-
-
 @pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (1_536_000, "1.54 MB"), (5 * 10**15, "5e+03 TB")]
+    ("shown", "value", "text"),
+    [
+        *((formats.error, stderr, text) for stderr, text in ((0.01234, "± 0.012"), (None, ""), ("NaN", ""))),
+        *(
+            (formats.bytes_, n, text)
+            for n, text in ((0, "0 B"), (999, "999 B"), (1000, "1 kB"), (1_536_000, "1.54 MB"))
+        ),
+        (formats.bytes_, 5 * 10**15, "5e+03 TB"),
+        *((formats.duration, s, text) for s, text in ((0.2, "0 s"), (89, "89 s"), (91, "2 min"), (5500, "2 h"))),
+        (formats.duration, 86_400 * 3, "3 days"),
+        *(
+            (formats.segment, name, text)
+            for name, text in (("a/b", "a%2Fb"), ("..", ".."), ("ü ?#", "%C3%BC%20%3F%23"))
+        ),
+    ],
 )
-def test_bytes(count: int, text: str) -> None:
-    assert formats.bytes_(count) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.2, "0 s"), (89, "89 s"), (91, "2 min"), (5500, "2 h"), (86_400 * 3, "3 days")]
-)
-def test_durations(seconds: float, text: str) -> None:
-    assert formats.duration(seconds) == text
-
-
-@pytest.mark.parametrize(("name", "text"), [("a/b", "a%2Fb"), ("..", ".."), ("ü ?#", "%C3%BC%20%3F%23")])
-def test_a_name_is_one_segment_of_a_path(name: str, text: str) -> None:
-    assert formats.segment(name) == text
+def test_errors_sizes_durations_and_segments_of_a_path(shown: Callable[[Any], str], value: Any, text: str) -> None:
+    assert shown(value) == text
 
 
 def small(steps: list[int], values: list[Number], best: int | None = None) -> tuple[str, tuple[str, str] | None] | None:
@@ -59,15 +57,11 @@ def small(steps: list[int], values: list[Number], best: int | None = None) -> tu
     }
     head: dict[str, Any] = {"metric": "x", "variant": "raw", "protocol": "", "unit": "", "direction": "lower"}
     head |= {"baseline": None, "differs": {}, "base": None, "base_name": None, "x": steps, "values": values}
-    return formats.sparkline(
-        HeadlineSeries(**head, latest=points[steps[-1]], best=None if best is None else points[best]),
-        width=92,
-        height=22,
-    )
+    series = HeadlineSeries(**head, latest=points[steps[-1]], best=None if best is None else points[best])
+    return formats.sparkline(series, width=92, height=22)
 
 
 def line(curve: tuple[str, tuple[str, str] | None] | None) -> list[tuple[float, float]]:
-    """Return the corners of the line of a small curve."""
     assert curve is not None
     return [(float(x), float(y)) for x, y in (pair.split(",") for pair in curve[0].split())]
 
@@ -89,10 +83,7 @@ def test_a_dot_marks_the_best_value() -> None:
     assert [curve and curve[1] for curve in curves] == [("31.0", "21.0"), None]
 
 
-@pytest.mark.parametrize("values", [[1.0], ["NaN", "NaN"], ["NaN", 1.0]])
-def test_one_value_is_no_line(values: list[Number]) -> None:
-    assert small([*range(len(values))], values) is None
-
-
-def test_equal_values_are_a_level_line() -> None:
+def test_one_value_is_no_line_and_equal_values_are_a_level_one() -> None:
+    values: list[list[Number]] = [[1.0], ["NaN", "NaN"], ["NaN", 1.0]]
+    assert [small([*range(len(each))], each) for each in values] == [None] * 3
     assert {y for _, y in line(small([0, 10, 20], [2.0, 2.0, 2.0]))} == {21.0}

@@ -8,7 +8,7 @@ from functools import cache
 
 import pytest
 
-from evalsvc.web.word_diff import MAX_WORDS, Piece, _words, word_diff
+from evalsvc.web.pages.text import MAX_WORDS, Piece, _words, word_diff
 
 TEXTS = (
     "",

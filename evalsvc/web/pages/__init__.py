@@ -1,1 +1,1 @@
-"""A file per page."""
+"""The pages."""

@@ -18,19 +18,15 @@ from evalsvc.spec.documents.comparisons import Family, Verdict
 from evalsvc.spec.names import CHECKPOINT, checkpoint_name, parse_run
 from evalsvc.spec.protocol import short_json
 from evalsvc.web.page import Content, Page
-from evalsvc.web.panels.contrasts import ContrastsQuery, divided
-from evalsvc.web.panels.difference import DifferenceQuery
+from evalsvc.web.pages.run import MEASURED
+from evalsvc.web.panels.differences import ContrastsQuery, DifferenceQuery, divided
 from evalsvc.web.protocol_files import measured_by
 
 Side = Annotated[str, Field(max_length=500)]
 
-MAX_METRICS = 8
-"""Most metrics of two runs that a page compares: each reads the items of all steps."""
-
-MAX_FILES = 4
-"""Most groups of differing protocols whose files are looked up."""
-
-EVALUATED = ("succeeded", "partly_failed")
+MAX_METRICS, MAX_FILES = 8, 4
+"""Most metrics of two runs that a page compares, each of which reads the items of all steps; and most groups of
+differing protocols whose files are looked up."""
 
 VERDICTS: Sequence[Verdict] = get_args(Verdict)
 """Verdicts in the order in which a page counts them."""
@@ -76,30 +72,19 @@ class ComparePage(Page):
 
     def content(self, source: ServiceReader) -> Content:
         asked, note = self._resolved(source) if self.to else (self, "")
-        values: dict[str, object] = {
-            "query": asked,
-            "note": note,
-            "swapped": asked.model_copy(update={"a": asked.b, "b": asked.a}).to_query(),
-            "names": [run.name for run in source.runs()],
-            "comparison": None,
-            "curves": None,
-            "panels": [],
-        }
+        values: dict[str, object] = {"query": asked, "note": note, "comparison": None, "curves": None, "panels": []}
+        values["swapped"] = asked.model_copy(update={"a": asked.b, "b": asked.a}).to_query()
+        values["names"] = [run.name for run in source.runs()]
         if asked.a and asked.b:
-            values |= asked._compared(source)
+            are_checkpoints = [CHECKPOINT.fullmatch(side) is not None for side in (asked.a, asked.b)]
+            if any(are_checkpoints) and not all(are_checkpoints):
+                raise InvalidRequest(
+                    f"one side of {asked.a!r} and {asked.b!r} is a checkpoint and the other one is a run; give two "
+                    "checkpoints (RUN@STEP) or two runs (RUN)"
+                )
+            values |= asked._checkpoints(source) if all(are_checkpoints) else asked._runs(source)
         title = f"{asked.b} against {asked.a}" if asked.a and asked.b else "Compare"
         return Content(title, values)
-
-    def _compared(self, source: ServiceReader) -> Mapping[str, object]:
-        are_checkpoints = [CHECKPOINT.fullmatch(side) is not None for side in (self.a, self.b)]
-        if all(are_checkpoints):
-            return self._checkpoints(source)
-        if any(are_checkpoints):
-            raise InvalidRequest(
-                f"one side of {self.a!r} and {self.b!r} is a checkpoint and the other one is a run; give two "
-                "checkpoints (RUN@STEP) or two runs (RUN)"
-            )
-        return self._runs(source)
 
     def _checkpoints(self, source: ServiceReader) -> Mapping[str, object]:
         level = level_of_looks(LEVEL, self.best_of - 1)
@@ -131,11 +116,8 @@ class ComparePage(Page):
     def _resolved(self, source: ServiceReader) -> tuple[ComparePage, str]:
         run, variant = parse_run(self.b)
         document = source.run(run)
-        evaluated = [
-            checkpoint.step
-            for checkpoint in document.checkpoints
-            if checkpoint.variant == variant and any(each.state in EVALUATED for each in checkpoint.evaluations)
-        ]
+        measured = [each for each in document.checkpoints if any(done.state in MEASURED for done in each.evaluations)]
+        evaluated = [each.step for each in measured if each.variant == variant]
         if not evaluated:
             raise UnknownName(f"no checkpoint of {run} has been evaluated yet; wait for the first evaluation to end")
         newest = checkpoint_name(run, evaluated[-1], variant)
@@ -158,10 +140,8 @@ class ComparePage(Page):
 def _best(source: ServiceReader, run: str, variant: str) -> tuple[str, str, int]:
     """Return the best checkpoint by the first headline metric that has a direction, the metric, and of how many."""
     for metric in source.headline(run).metrics:
-        series = [
-            each for each in source.summary(run, [metric], variant=variant) if each.metric == metric and each.best
-        ]
-        if series:
+        summary = source.summary(run, [metric], variant=variant)
+        if series := [each for each in summary if each.metric == metric and each.best]:
             newest = max(series, key=lambda each: each.latest.step if each.latest else -1)
             assert newest.best is not None
             return checkpoint_name(run, newest.best.step, variant), metric, newest.best.of

@@ -1,4 +1,4 @@
-"""An evaluation: its progress, its results, its errors with their cure, and how its numbers were made."""
+"""An evaluation: its progress, its results, its errors with their cure, and how its numbers were made, by protocol."""
 
 from __future__ import annotations
 
@@ -17,32 +17,19 @@ from evalsvc.spec import documents
 from evalsvc.spec.documents.fields import OVER
 from evalsvc.spec.names import checkpoint_name
 from evalsvc.web.page import Content, Page
-from evalsvc.web.panels.loss_map import loss_maps
-from evalsvc.web.protocol_files import Measured, in_words, measured_in
-
-MAX_ID = 2**31 - 1
+from evalsvc.web.panels.loss_map import EvaluationId, loss_maps
+from evalsvc.web.protocol_files import Measured, in_words, known_files, measured_in
 
 FieldRow = tuple[str, str, str]
 """A field of a protocol: its dotted name, its value, and the file that the value is the digest of, or ""."""
 
 
-@dataclass(frozen=True)
-class Act:
-    """What a form of the page does."""
-
-    name: str
-    label: str
-    explanation: str
-
-
 ACTS = {
-    "cancel": Act(
-        "cancel", "Cancel", "What waits is not begun, what runs is stopped; finished shards keep their results."
-    ),
-    "retry": Act("retry", "Retry", "What failed or was cancelled is queued again; finished shards do not run again."),
-    "again": Act("again", "Evaluate again", "A new evaluation measures everything again, by the present suite."),
+    "cancel": ("Cancel", "What waits is not begun, what runs is stopped; finished shards keep their results."),
+    "retry": ("Retry", "What failed or was cancelled is queued again; finished shards do not run again."),
+    "again": ("Evaluate again", "A new evaluation measures everything again, by the present suite."),
 }
-"""The forms of the page, by the last part of their addresses."""
+"""Labels and explanations of the page's forms, by the last part of their addresses."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +43,11 @@ class OwnFields:
 
 @dataclass(frozen=True)
 class Made:
-    """How the numbers of a task were made."""
+    """How the numbers of a task were made: the fields that its protocols share and those of each, and provenance."""
 
     shared: Sequence[FieldRow]
-    """Fields that all protocols of the task have in common."""
     protocols: Sequence[OwnFields]
     provenance: Sequence[tuple[str, str]]
-    """Device, versions and seconds, by name."""
 
 
 class EvaluationPage(Page):
@@ -70,24 +55,28 @@ class EvaluationPage(Page):
 
     template: ClassVar = "evaluation.html"
 
-    evaluation: Annotated[int, Field(ge=1, le=MAX_ID)]
+    evaluation: EvaluationId
 
     def content(self, source: ServiceReader) -> Content:
         evaluation = source.evaluation(self.evaluation)
         suite = source.evaluated_suite(self.evaluation)
+        since = "is unchanged" if suite.current_digest == suite.digest else "was replaced"
+        since = "was deleted" if suite.current_digest is None else since
         name = checkpoint_name(evaluation.run, evaluation.step, evaluation.variant)
         over = evaluation.state in OVER
+        possible = ["cancel"] if not over else ["again"] if evaluation.state == "succeeded" else ["retry", "again"]
+        times = [datetime.fromisoformat(time) for time in (evaluation.started_at, evaluation.finished_at) if time]
         artifacts = source.evaluation_artifacts(self.evaluation)
         checkpoint = source.checkpoint(evaluation.checkpoint)
         values = {
             "evaluation": evaluation,
             "name": name,
             "suite": suite,
-            "since": suite_since(suite),
+            "since": f"{since} since",
             "tasks_json": json.dumps(suite.tasks, indent=2, ensure_ascii=False),
             "over": over,
-            "seconds": _seconds(evaluation.started_at, evaluation.finished_at),
-            "acts": [ACTS[act] for act in _possible(evaluation.state)],
+            "seconds": (times[1] - times[0]).total_seconds() if len(times) == 2 else None,
+            "acts": [(act, *ACTS[act]) for act in possible],
             "made": {
                 task.name: _made(task, list(measured_in(task, evaluation, suite, checkpoint)))
                 for task in evaluation.tasks
@@ -96,24 +85,16 @@ class EvaluationPage(Page):
             "artifacts": [each for each in artifacts if each.pruned_at is None],
             "maps": {query.task: query for query in loss_maps(artifacts)},
             "meaning": meaning,
-            "commands": _commands(name, evaluation.suite.name, evaluation.id),
+            "commands": [
+                ("evaluate again", f"evalsvc retry {shlex.quote(name)} --suite {shlex.quote(evaluation.suite.name)}"),
+                ("the suite as it was evaluated", f"evalsvc evaluations {evaluation.id} --tasks"),
+                ("how the values were measured", f"evalsvc protocol {shlex.quote(name)}"),
+                ("results per item", f"evalsvc items {evaluation.id}"),
+            ],
         }
         # A page of what is not over follows the events instead.
         watched = [f"/v1/evaluations/{self.evaluation}"] if over else []
         return Content(f"{name}: {evaluation.suite.name}", values, watched)
-
-
-def suite_since(suite: documents.EvaluatedSuite) -> str:
-    """Return what became of a suite since the evaluation began with it."""
-    if suite.current_digest is None:
-        return "was deleted since"
-    return "is unchanged since" if suite.current_digest == suite.digest else "was replaced since"
-
-
-def _possible(state: str) -> Sequence[str]:
-    if state not in OVER:
-        return ["cancel"]
-    return ["again"] if state == "succeeded" else ["retry", "again"]
 
 
 def _made(task: documents.Task, measured: Sequence[Measured]) -> Made:
@@ -128,17 +109,15 @@ def _made(task: documents.Task, measured: Sequence[Measured]) -> Made:
     return Made(shared, protocols, provenance)
 
 
-def _seconds(started: str | None, finished: str | None) -> float | None:
-    if started is None or finished is None:
-        return None
-    return (datetime.fromisoformat(finished) - datetime.fromisoformat(started)).total_seconds()
+class ProtocolPage(Page):
+    """The fields of a protocol: everything that moves a number measured under it."""
 
+    template: ClassVar = "protocol.html"
 
-def _commands(name: str, suite: str, evaluation: int) -> Sequence[tuple[str, str]]:
-    again = f"evalsvc retry {shlex.quote(name)} --suite {shlex.quote(suite)}"
-    return [
-        ("evaluate again", again),
-        ("the suite as it was evaluated", f"evalsvc evaluations {evaluation} --tasks"),
-        ("how the values were measured", f"evalsvc protocol {shlex.quote(name)}"),
-        ("results per item", f"evalsvc items {evaluation}"),
-    ]
+    protocol: Annotated[str, Field(max_length=64)]
+
+    def content(self, source: ServiceReader) -> Content:
+        content = source.protocol(self.protocol)
+        fields = list(Measured(self.protocol, content, (), known_files()).fields())
+        values = {"protocol": self.protocol, "fields": fields, "json": json.dumps(content, indent=2)}
+        return Content(f"Protocol {self.protocol}", values)

@@ -19,17 +19,11 @@ from evalsvc.web.page import Content, Page
 from evalsvc.web.pages.run import RunName
 from evalsvc.web.panels.loss_map import LossMapQuery, loss_maps
 
-COLUMNS = 8
-"""Most columns of a page; each is a checkpoint."""
+COLUMNS, ROWS = 8, 12
+"""Most checkpoints and prompts of a page."""
 
-ROWS = 12
-"""Prompts of a page."""
-
-COMPARED = 64
-"""Maximum number of rows whose images are compared to order them."""
-
-MAX_LINKS = 200
-"""Maximum number of steps that the page links to one by one."""
+COMPARED, MAX_LINKS = 64, 200
+"""Maximum number of rows whose images are compared to order them, and of steps that the page links to one by one."""
 
 MAX_FIELDS, MAX_VALUE = 40, 300
 """Maximum number of an image's parameters that are shown, and of characters of each."""
@@ -40,21 +34,18 @@ IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif")
 FORMATS = ("PNG", "JPEG", "WEBP")
 """Formats that are decoded. Images come from tasks and their plug-ins, so formats, bytes and pixels have bounds."""
 
-MAX_BYTES = 2 << 20
-"""Maximum size of a file that is decoded."""
-
-MAX_PIXELS = 2048 * 2048
-"""Maximum number of pixels of an image that is decoded."""
+MAX_BYTES, MAX_PIXELS = 2 << 20, 2048 * 2048
+"""Maximum size of a file and of an image that are decoded."""
 
 SIDE = 32
-"""Side of the square, in pixels, that both images are reduced to."""
+"""Side of the square, in pixels, that images are reduced to before they are compared."""
 
 Step = Annotated[int, Field(ge=0, le=MAX_STEP)]
 
 
 @dataclass(frozen=True)
 class Column:
-    """A checkpoint."""
+    """A checkpoint with its images, other pictures such as its grid, and its losses by image code."""
 
     run: str
     step: int
@@ -62,9 +53,7 @@ class Column:
     samples: Mapping[str, Artifact] = field(default_factory=dict)
     """Images by name; the name is the same for the same prompt and seed."""
     pictures: Sequence[Artifact] = ()
-    """Other images of the checkpoint, such as its grid."""
     maps: Sequence[LossMapQuery] = ()
-    """Panels of its losses by image code."""
     settings: Mapping[str, str] = field(default_factory=dict)
     """How the images were drawn."""
     missing: bool = False
@@ -97,19 +86,17 @@ class ImagesPage(Page):
     task: Annotated[str, Field(max_length=128)] = ""
     """Task that sampled the images; by default, the first."""
     find: Annotated[str, Field(max_length=200)] = ""
-    """Only prompts that contain this text."""
     order: Literal["prompt", "changed"] = "prompt"
     """Order of the rows: that of the prompts, or those first that changed most between two columns."""
     between: Annotated[tuple[Annotated[int, Field(ge=1, le=COLUMNS)], ...], Field(max_length=2)] = ()
     """Numbers of the two columns that are compared; by default, the first and the last."""
     page: Annotated[int, Field(ge=1, le=10_000)] = 1
-    """Number of the page, of ROWS prompts each."""
 
     def content(self, source: ServiceReader) -> Content:
         runs = [source.run(name) for name in dict.fromkeys((self.run, *self.also))]
         grids = [grid for run in runs for grid in source.artifacts(run.name, "grid") if grid.pruned_at is None]
         tasks = sorted({grid.task for grid in grids})
-        task = self.task or (tasks[0] if tasks else "")
+        task = self.task or next(iter(tasks), "")
         grids = [grid for grid in grids if grid.task == task]
         steps = sorted({grid.step for grid in grids})
         places = sorted({*steps, *(checkpoint.step for run in runs for checkpoint in run.checkpoints)})
@@ -162,10 +149,8 @@ class ImagesPage(Page):
         first, second = (min(number, columns) for number in numbers)
         if self.order != "changed" or first == second:
             return rows, None
-        compared = [
-            replace(row, change=_change_between(source, row.images[first - 1], row.images[second - 1]))
-            for row in rows[:COMPARED]
-        ]
+        pairs = [(row, row.images[first - 1], row.images[second - 1]) for row in rows[:COMPARED]]
+        compared = [replace(row, change=_change_between(source, left, right)) for row, left, right in pairs]
         compared.sort(key=lambda row: -1.0 if row.change is None else row.change, reverse=True)
         return [*compared, *rows[COMPARED:]], (first, second)
 
@@ -199,31 +184,23 @@ def _rows(columns: Sequence[Column], find: str) -> list[Row]:
 
 def _details(artifact: Artifact, prompt: str = "") -> dict[str, str]:
     given = [(name, value) for name, value in (artifact.details or {}).items() if (name, value) != ("prompt", prompt)]
-    return {name[:MAX_VALUE]: _cut("–" if value is None else str(value)) for name, value in given[:MAX_FIELDS]}
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= MAX_VALUE else text[:MAX_VALUE] + "…"
+    texts = [(name, "–" if value is None else str(value)) for name, value in given[:MAX_FIELDS]]
+    return {name[:MAX_VALUE]: text[:MAX_VALUE] + "…" * (len(text) > MAX_VALUE) for name, text in texts}
 
 
 def _evenly(steps: Sequence[int], number: int) -> list[int]:
     if len(steps) <= number:
         return list(steps)
-    last = len(steps) - 1
-    return [steps[round(i * last / (number - 1))] for i in range(number)] if number > 1 else [steps[-1]]
+    return [steps[round(i * (len(steps) - 1) / (number - 1))] for i in range(number)] if number > 1 else [steps[-1]]
 
 
 def _change_between(source: ServiceReader, one: Artifact | None, other: Artifact | None) -> float | None:
-    """Return how much two images differ: the mean of |a − b| / 255 over their pixels and colours, at SIDE × SIDE.
-
-    Returns:
-        A number from 0 to 1; None if an image is missing or cannot be decoded.
-    """
+    """Return the mean of |a − b| / 255 over pixels and colours; None if an image is missing or cannot be decoded."""
     if one is None or other is None:
         return None
     if one.sha256 == other.sha256:
         return 0.0
-    left, right = reduced(_content(source, one)), reduced(_content(source, other))
+    left, right = (reduced(_content(source, artifact)) for artifact in (one, other))
     if left is None or right is None:
         return None
     return sum(abs(a - b) for a, b in zip(left, right, strict=True)) / (255 * len(left))

@@ -1,8 +1,7 @@
-"""A run: its headline curves, then all other metrics."""
+"""A run: its headline curves, then all other metrics; and its checkpoints."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from typing import Annotated, ClassVar
 
 from pydantic import Field
@@ -15,7 +14,7 @@ from evalsvc.spec.documents.history import Axis
 from evalsvc.spec.names import checkpoint_name
 from evalsvc.web.charts import Scale
 from evalsvc.web.page import Content, Page
-from evalsvc.web.panel import MOST_RUNS, Panel
+from evalsvc.web.panel import MOST_RUNS
 from evalsvc.web.panels.curve import Bound, CurveQuery, Weight, watched
 
 MAX_OVERLAID = MOST_RUNS - 1
@@ -25,6 +24,9 @@ SHOWN_ROWS = 20
 
 MEASURED = ("succeeded", "partly_failed")
 """States of evaluations that have results."""
+
+CHECKPOINTS = 100
+"""Checkpoints of a page that lists them."""
 
 WEIGHTS = (0.6, 0.9, 0.97)
 """Weights of neighbouring values that the page offers for smoothing."""
@@ -45,9 +47,7 @@ class RunPage(Page):
     along: Scale = "linear"
     smooth: Weight = 0.0
     first: Annotated[Bound, Field(alias="from")] = None
-    """First step or token."""
     last: Annotated[Bound, Field(alias="to")] = None
-    """Last step or token."""
     step: Bound = None
     """Step, or number of tokens, that is marked in all charts."""
     find: Annotated[str, Field(max_length=200)] = ""
@@ -57,26 +57,31 @@ class RunPage(Page):
         run = source.run(self.run, all_checkpoints=False)
         headline = source.headline(self.run)
         names = [known.name for known in headline.names]
-        base = self._base(run)
-        warnings = list(_warnings(source, run))
+        base = checkpoint_name(run.base.run, run.base.step, run.base.variant)
+        drawn_base = base if run.base.named and run.base.run not in (self.run, *self.also) else None
+        newest, warnings = _newest(source, run)
         try:
-            panels = [self._query(metric, base).panel(source) for metric in headline.metrics]
+            panels = [self._query(metric, drawn_base).panel(source) for metric in headline.metrics]
         except InvalidRequest as error:
             if self.x == "step":
                 raise
             warnings.insert(0, error.message)
             panels = []
+        companions = {name for name in names if main_metric(name, names) is not None}
+        rest = sorted(set(names) - set(headline.metrics), key=lambda name: (name in companions, name))
+        words = self.find.lower().split()
         others = [other.name for other in source.runs() if other.name != self.run]
+        notes = panels[0].notes if len(panels) > 1 else ()
         values = {
             "query": self,
             "run": run,
             "headline": headline,
             "panels": panels,
-            "facts": _facts(panels),
-            "base": checkpoint_name(run.base.run, run.base.step, run.base.variant),
-            "newest": _newest(run),
-            "rest": [self._query(name, base) for name in self._rest(names, headline.metrics)],
-            "hidden": _companions(names),
+            "facts": [note for note in notes if all(note in panel.notes for panel in panels)],
+            "base": base,
+            "newest": newest,
+            "rest": [self._query(name, drawn_base) for name in rest if all(word in name.lower() for word in words)],
+            "hidden": companions,  # each has a panel of its own for those who look for it
             "others": others,
             "warnings": warnings,
             "weights": sorted({*WEIGHTS, *([self.smooth] if self.smooth else [])}),
@@ -85,57 +90,34 @@ class RunPage(Page):
         return Content(self.run, values, [watched(self.run), *(watched(name) for name in self.also if name in others)])
 
     def _query(self, metric: str, base: str | None) -> CurveQuery:
-        given = {
-            "run": tuple(dict.fromkeys((self.run, *self.also))),
-            "metric": metric,
-            "base": base,
-            "x": self.x,
-            "scale": self.scale,
-            "along": self.along,
-            "smooth": self.smooth,
-            "from": self.first,
-            "to": self.last,
-        }
-        return CurveQuery.model_validate(given)
-
-    def _base(self, run: documents.Run) -> str | None:
-        base = run.base
-        if not base.named or base.run in (self.run, *self.also):
-            return None
-        return checkpoint_name(base.run, base.step, base.variant)
-
-    def _rest(self, names: Sequence[str], headline: Sequence[str]) -> Iterator[str]:
-        companions = _companions(names)
-        words = self.find.lower().split()
-        for name in sorted(set(names) - set(headline), key=lambda name: (name in companions, name)):
-            if all(word in name.lower() for word in words):
-                yield name
+        given = {name: getattr(self, name) for name in ("x", "scale", "along", "smooth")}
+        given |= {"metric": metric, "base": base, "from": self.first, "to": self.last}
+        return CurveQuery.model_validate({**given, "run": tuple(dict.fromkeys((self.run, *self.also)))})
 
 
-def _companions(names: Sequence[str]) -> set[str]:
-    """Return the metrics that are shown with another one, and have a panel of their own for those who look for it."""
-    return {name for name in names if main_metric(name, names) is not None}
-
-
-def _facts(panels: Sequence[Panel]) -> list[str]:
-    if len(panels) < 2:
-        return []
-    return [note for note in panels[0].notes if all(note in panel.notes for panel in panels)]
-
-
-def _newest(run: documents.Run) -> str | None:
-    for checkpoint in reversed(run.checkpoints):
-        if any(each.state in MEASURED for each in checkpoint.evaluations):
-            return checkpoint_name(run.name, checkpoint.step, checkpoint.variant)
-    return None
-
-
-def _warnings(source: ServiceReader, run: documents.Run) -> Iterator[str]:
+def _newest(source: ServiceReader, run: documents.Run) -> tuple[str | None, list[str]]:
+    """Return the newest checkpoint that has results, and the warnings of these results."""
     for checkpoint in reversed(run.checkpoints):
         newest = {each.suite: each.id for each in checkpoint.evaluations if each.state in MEASURED}
         if newest:
             name = checkpoint_name(run.name, checkpoint.step, checkpoint.variant)
             tasks = [task for evaluation in newest.values() for task in source.evaluation(evaluation).tasks]
             warnings = [warning for task in tasks for warning in task.warnings if warning.code != "left_out"]
-            yield from dict.fromkeys(f"{name}, {warning.metric}: {warning.message}" for warning in warnings)
-            return
+            return name, list(dict.fromkeys(f"{name}, {warning.metric}: {warning.message}" for warning in warnings))
+    return None, []
+
+
+class CheckpointsPage(Page):
+    """The checkpoints of a run with the evaluations of each, those of the highest steps first."""
+
+    template: ClassVar = "checkpoints.html"
+
+    run: RunName
+    page: Annotated[int, Field(ge=1, le=10_000)] = 1
+
+    def content(self, source: ServiceReader) -> Content:
+        run = source.run(self.run)
+        first, last = (self.page - 1) * CHECKPOINTS, self.page * CHECKPOINTS
+        rows, pages = run.checkpoints[::-1][first:last], -(-len(run.checkpoints) // CHECKPOINTS)
+        values = {"query": self, "run": run, "rows": rows, "pages": pages}
+        return Content(f"{self.run}: checkpoints", values)

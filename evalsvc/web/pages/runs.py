@@ -1,4 +1,4 @@
-"""The first page: a row per run with its headline metrics, or a row per group of runs."""
+"""All runs, one by one or in groups, with their headline metrics; and the state of the service."""
 
 from __future__ import annotations
 
@@ -15,19 +15,16 @@ from urllib.parse import urlencode
 from pydantic import Field, field_validator
 
 from evalsvc.client.reader import ServiceReader
-from evalsvc.errors import InvalidRequest, UnknownName
-from evalsvc.spec.documents import HeadlineSeries, RunHeadlines, RunSummary
-from evalsvc.web.formats import segment
+from evalsvc.errors import InvalidRequest, UnknownName, meaning
+from evalsvc.spec.documents import HeadlineSeries, Queue, RunHeadlines, RunSummary
+from evalsvc.web.formats import duration, segment
 from evalsvc.web.page import Content, Page
-from evalsvc.web.pages.run import MAX_OVERLAID
+from evalsvc.web.pages.run import MAX_OVERLAID, RunName
 
-SHOWN = 50
-"""Rows of a page."""
+SHOWN, COLUMNS = 50, 6
+"""Rows and metrics of a page."""
 
 SPARK_POINTS = 40
-
-COLUMNS = 6
-"""Metrics of a page."""
 
 QUICK_SECONDS, SECONDS = 0.3, 2.0
 """Time that a request for headlines may take for comparisons. The service keeps verdicts, so that a next request has
@@ -42,20 +39,16 @@ WORDS: Mapping[str, str] = {
 """Verdicts as the page shows them; of all others no error is known."""
 
 MANY_TAGS = 50
-"""Tags that a form offers."""
 
-RunName = Annotated[str, Field(max_length=128)]
 Text = Annotated[str, Field(max_length=300)]
-
-Key = Callable[[RunSummary], Any]
 
 T = TypeVar("T")
 
-ORDERS: Mapping[str, tuple[str, Key]] = {
+ORDERS: Mapping[str, tuple[str, Callable[[RunSummary], Any]]] = {
     "name": ("name", lambda run: run.name),
     "newest": ("newest first", lambda run: -datetime.fromisoformat(run.created_at).timestamp()),
-    "steps": ("last step", lambda run: -_or_none(run.last_step)),
-    "evaluated": ("last step with a value", lambda run: -_or_none(run.last_value_step)),
+    "steps": ("last step", lambda run: 1 if run.last_step is None else -run.last_step),
+    "evaluated": ("last step with a value", lambda run: 1 if run.last_value_step is None else -run.last_value_step),
     "waiting": ("most waiting first", lambda run: -run.waiting),
     "failed": ("most failures first", lambda run: -run.failed),
 }
@@ -63,11 +56,6 @@ ORDERS: Mapping[str, tuple[str, Key]] = {
 
 BY_METRIC = "metric:"
 """Beginning of the orders by a metric's newest value, the best value first."""
-
-
-def _or_none(step: int | None) -> int:
-    return -1 if step is None else step
-
 
 Way = Literal["by", "across"]
 """`by`: runs with the same value of a tag. `across`: runs that differ in nothing but the tag, such as the seed."""
@@ -94,21 +82,19 @@ class Spread:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that belong together."""
+    """Runs that belong together, with their spreads by metric."""
 
     title: str
     runs: Sequence[RunSummary]
-    spreads: dict[str, Spread]
-    """Spreads by metric."""
+    spreads: Mapping[str, Spread]
 
 
 @dataclass(frozen=True)
 class Row:
-    """A run."""
+    """A run with its headline series by metric."""
 
     run: RunSummary
     series: Mapping[str, HeadlineSeries]
-    """Headline series by metric."""
 
 
 class RunsPage(Page):
@@ -117,11 +103,10 @@ class RunsPage(Page):
     template: ClassVar = "runs.html"
 
     find: Annotated[str, Field(max_length=128)] = ""
-    """Only runs whose name contains this text."""
+    """Only runs whose name contains this text; `only` has whole names."""
     tag: Annotated[tuple[Text, ...], Field(max_length=8)] = ()
     """Only runs with this tag, as KEY or KEY=VALUE; repeat for several tags."""
     only: Annotated[tuple[RunName, ...], Field(max_length=SHOWN)] = ()
-    """Only these runs."""
     metric: Annotated[tuple[Text, ...], Field(max_length=COLUMNS)] = ()
     """Metrics of the columns; by default, the headline metrics that most runs have."""
     sort: Text = "name"
@@ -132,7 +117,6 @@ class RunsPage(Page):
     """`by:TAG`: a row for the runs with the same value of a tag. `across:TAG`: a row for the runs that have all other
     tags in common, such as those that differ in the seed alone."""
     page: Annotated[int, Field(ge=1, le=10_000)] = 1
-    """Number of the page, of SHOWN rows each."""
     verdicts: Literal["quick", "all"] = "quick"
     """Which comparisons the page waits for: those of QUICK_SECONDS, or all."""
 
@@ -145,7 +129,9 @@ class RunsPage(Page):
 
     def content(self, source: ServiceReader) -> Content:
         everything = source.runs()
-        runs = self._sorted(source, [run for run in everything if self._wants(run)])
+        runs = [run for run in everything if self.find.lower() in run.name.lower()]
+        runs = [run for run in runs if not self.only or run.name in self.only]
+        runs = self._sorted(source, [run for run in runs if all(_has_tag(run, tag) for tag in self.tag)])
         tags = Counter(key for run in everything for key in run.tags)
         values = {
             "query": self,
@@ -164,20 +150,18 @@ class RunsPage(Page):
         query = self.model_copy(update={"page": 1, "verdicts": "quick", **changes}).to_query()
         return f"/?{query}" if query else "/"
 
-    def _wants(self, run: RunSummary) -> bool:
-        return (
-            self.find.lower() in run.name.lower()
-            and (not self.only or run.name in self.only)
-            and all(_has_tag(run, tag) for tag in self.tag)
-        )
-
     def _sorted(self, source: ServiceReader, runs: list[RunSummary]) -> list[RunSummary]:
         if self.sort in ORDERS:
             return sorted(runs, key=ORDERS[self.sort][1], reverse=self.reverse)
         metric = self.sort.removeprefix(BY_METRIC)
         rows = source.headlines([run.name for run in runs], [metric])
-        values = {row.run: _badness(series, self.reverse) for row in rows for series in row.series}
-        return sorted(runs, key=lambda run: values.get(run.name, (2, 0.0)))
+        places: dict[str, tuple[int, float]] = {}
+        for row in rows:
+            for series in row.series:
+                value, sign = series.latest.value, -1 if (series.direction == "higher") != self.reverse else 1
+                is_finite = isinstance(value, float) and isfinite(value)
+                places[row.run] = (0, sign * float(value)) if is_finite else (1, inf)
+        return sorted(runs, key=lambda run: places.get(run.name, (2, 0.0)))
 
     def _rows(self, source: ServiceReader, runs: Sequence[RunSummary]) -> Mapping[str, object]:
         part = self._part(runs)
@@ -185,14 +169,8 @@ class RunsPage(Page):
         rows = [Row(run, {item.metric: item for item in row.series}) for run, row in zip(part, headlines, strict=True)]
         columns = self.metric or _columns(series for row in rows for series in row.series)
         units = {item.metric: (item.unit, item.direction) for row in rows for item in row.series.values()}
-        return {
-            "rows": rows,
-            "groups": [],
-            "columns": columns,
-            "units": units,
-            "total": len(runs),
-            "open": _open(headlines),
-        }
+        values: Mapping[str, object] = {"rows": rows, "groups": [], "columns": columns, "units": units}
+        return {**values, "total": len(runs), "open": _open(headlines)}
 
     def _headlines(self, source: ServiceReader, names: Sequence[str]) -> list[RunHeadlines]:
         ask = partial(source.headlines, names, self.metric, points=SPARK_POINTS)
@@ -221,17 +199,10 @@ def grouped(runs: Iterable[RunSummary], way: Way, tag: str) -> dict[str, list[Ru
     """Return the runs by the title of their group, in the order of the runs. Runs without the tag have one group."""
     groups: dict[str, list[RunSummary]] = {}
     for run in runs:
-        groups.setdefault(_title(run, way, tag), []).append(run)
+        rest = ", ".join(f"{key}={value}" for key, value in sorted(run.tags.items()) if key != tag)
+        title = f"{tag}={run.tags.get(tag)}" if way == "by" else rest or f"no tag but {tag}"
+        groups.setdefault(title if tag in run.tags else f"without the tag {tag}", []).append(run)
     return groups
-
-
-def _title(run: RunSummary, way: Way, tag: str) -> str:
-    if tag not in run.tags:
-        return f"without the tag {tag}"
-    if way == "by":
-        return f"{tag}={run.tags[tag]}"
-    rest = [f"{key}={value}" for key, value in sorted(run.tags.items()) if key != tag]
-    return ", ".join(rest) or f"no tag but {tag}"
 
 
 def groups_of(source: ServiceReader, groups: dict[str, list[RunSummary]], metrics: Sequence[str]) -> Iterator[Group]:
@@ -248,14 +219,11 @@ def groups_of(source: ServiceReader, groups: dict[str, list[RunSummary]], metric
 def _spread(metric: str, series: Sequence[HeadlineSeries]) -> Spread | None:
     protocols = [item.protocol for item in series]
     protocol = max(protocols, key=protocols.count)
-    finite = [
-        (item.latest.step, item.latest.value)
-        for item in series
-        if item.protocol == protocol and isinstance(item.latest.value, float)
-    ]
-    if not finite:
+    latest = [item.latest for item in series if item.protocol == protocol]
+    values = [point.value for point in latest if isinstance(point.value, float)]
+    steps = [point.step for point in latest if isinstance(point.value, float)]
+    if not values:
         return None
-    values, steps = [value for _, value in finite], [step for step, _ in finite]
     return Spread(
         metric=metric,
         n=len(values),
@@ -291,9 +259,28 @@ def _columns(metrics: Iterable[str]) -> list[str]:
     return [metric for metric in counts if metric in chosen]
 
 
-def _badness(series: HeadlineSeries, reverse: bool) -> tuple[int, float]:
-    value = series.latest.value
-    if not isinstance(value, float) or not isfinite(value):
-        return 1, inf
-    sign = -1 if series.direction == "higher" else 1
-    return 0, sign * value * (-1 if reverse else 1)
+class StatusPage(Page):
+    """The state of the service: its workers, its queue, its disk, and what failed last."""
+
+    template: ClassVar = "status.html"
+
+    def content(self, source: ServiceReader) -> Content:
+        status = source.status()
+        values = {
+            "status": status,
+            "busy": sum(worker.runs is not None for worker in status.workers),
+            "runs": sorted(status.queue.runs, key=lambda run: (-run.queued, -run.running, run.run)),
+            "time_left": time_left(status.queue),
+            "meaning": meaning,
+        }
+        return Content("Status", values, ["/v1/status"])
+
+
+def time_left(queue: Queue) -> str:
+    """Return how long the queue takes, with what the estimate rests on."""
+    if not queue.queued and not queue.running:
+        return "the queue is empty"
+    if queue.seconds_left is None:
+        return "unknown: no evaluation ended in the last hour"
+    few = "; few evaluations ended, so this may be far off" if queue.finished_last_hour < 5 else ""
+    return f"about {duration(queue.seconds_left)} at the pace of the last hour, idle time left out{few}"

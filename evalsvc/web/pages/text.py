@@ -1,10 +1,12 @@
-"""Text of a run: completions over steps with what changed, and what the run has forgotten."""
+"""Text of a run: completions over steps with the words that changed, and what the run has forgotten."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from itertools import groupby, islice, takewhile
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, ValidationError
 
@@ -15,22 +17,21 @@ from evalsvc.spec.documents.text_reports import FlippedQuestion, ForgettingRepor
 from evalsvc.spec.names import MAX_STEP
 from evalsvc.web.page import Content, Page
 from evalsvc.web.pages.run import RunName
-from evalsvc.web.word_diff import Piece, word_diff
 
-MAX_SHOWN = 100
-"""Maximum number of completions that are shown: the newest."""
+MAX_SHOWN, MAX_WORDS = 100, 3000
+"""Maximum number of completions that are shown, the newest, and of words of each that are compared."""
 
 MAX_BYTES = 32 << 20
 """Maximum size of a report of forgetting that is read; a plug-in's task may leave a file of any size."""
 
-MAX_ROWS = 400
-"""Maximum number of numbers of a report that are shown."""
+MAX_ROWS, MAX_FLIPS, MAX_TEXT = 400, 30, 4000
+"""Maximum number of numbers, of flipped questions and of characters of a text that are shown of a report."""
 
-MAX_FLIPS = 30
-"""Maximum number of flipped questions of a report that are shown."""
+_WORD = re.compile(r"\s*(?:‹[^›]{1,40}›|\w+|[^\w\s])|\s+")
 
-MAX_TEXT = 4000
-"""Maximum number of characters that are shown of a question or an answer."""
+Kind = Literal["same", "new", "gone"]
+Drawn = tuple[int, str, Completion]
+"""A completion with the step and the variant that it was drawn from."""
 
 SCOPES = {"all": "all ids", "text": "text ids only"}
 
@@ -45,6 +46,16 @@ VERDICTS = {
 """Words and style classes of verdicts."""
 
 FLIPS = {"lost": "only the base was right", "gained": "only the checkpoint is right"}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a text."""
+
+    kind: Kind
+    text: str
+    compared: bool = True
+    """Whether the part was compared; false for the words after the first MAX_WORDS."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +101,6 @@ class TextPage(Page):
 
     run: RunName
     prompt: Annotated[int, Field(ge=0, le=10_000)] = 0
-    """Number of the prompt."""
     way: Annotated[str, Field(max_length=64)] = "greedy"
     """How the completion was drawn: `greedy`, or a seed."""
     against: Annotated[str, Field(max_length=128)] = "previous"
@@ -99,7 +109,6 @@ class TextPage(Page):
     """Step whose forgetting is shown; by default, the last."""
 
     def content(self, client: ServiceReader) -> Content:
-        """Return the completions and the forgetting."""
         run = client.run(self.run)
         drawn = list(_completions(client, self.run))
         prompts = list(dict.fromkeys(completion.prompt for _, _, completion in drawn))
@@ -128,16 +137,10 @@ class TextPage(Page):
         }
         return Content(f"{self.run}: text", values)
 
-    def _compared(
-        self, client: ServiceReader, own: Sequence[tuple[int, str, Completion]], prompt: str
-    ) -> Iterator[Shown]:
-        others: Mapping[int, str] = {}
-        if self.against not in ("previous", "base"):
-            others = {
-                step: completion.text
-                for step, _, completion in _completions(client, self.against)
-                if completion.way == self.way and completion.prompt == prompt
-            }
+    def _compared(self, client: ServiceReader, own: Sequence[Drawn], prompt: str) -> Iterator[Shown]:
+        drawn = _completions(client, self.against) if self.against not in ("previous", "base") else ()
+        same = [(step, each.text) for step, _, each in drawn if each.way == self.way and each.prompt == prompt]
+        others = dict(same)
         before: dict[str, str] = {}
         for step, variant, completion in own:
             if self.against == "previous":
@@ -164,7 +167,7 @@ def read_forgetting(client: ServiceReader, artifact: Artifact) -> Forgetting:
         return Forgetting(artifact, None, f"{artifact.name} is no report of forgetting.")
 
 
-def _completions(client: ServiceReader, run: str) -> Iterator[tuple[int, str, Completion]]:
+def _completions(client: ServiceReader, run: str) -> Iterator[Drawn]:
     for step in client.completions(run):
         yield from ((step.step, step.variant, completion) for completion in step.completions)
 
@@ -200,11 +203,79 @@ def _flip_in_words(flip: FlippedQuestion) -> tuple[str, list[tuple[str, str]]]:
     kinds = ((flip.flip, "all"), (flip.flip_within, "text"))
     kind = "; ".join(f"{FLIPS[flipped]}, {SCOPES[ids]}" for flipped, ids in kinds if flipped)
     answers = [("right", " | ".join(flip.right))]
-    for who, answer, within in (
-        ("base", flip.base, flip.base_within),
-        ("checkpoint", flip.checkpoint, flip.checkpoint_within),
-    ):
+    sides = (("base", flip.base, flip.base_within), ("checkpoint", flip.checkpoint, flip.checkpoint_within))
+    for who, answer, within in sides:
         answers.append((who, answer))
         if flip.flip != flip.flip_within and within != answer:
             answers.append((f"{who}, text ids only", within))
     return kind, [(who, answer if len(answer) <= MAX_TEXT else answer[:MAX_TEXT] + "…") for who, answer in answers]
+
+
+def word_diff(before: str, after: str) -> list[Piece]:
+    """Return the pieces that lead from one text to the other, in order.
+
+    The pieces that are `same` or `new` make up the text after; those that are `same` or `gone` make up the text before.
+    Words and marks, each with the white space before it, and ids of images (`‹image 29›`) are compared whole.
+
+    The diff is a longest common subsequence of words, from bit vectors as long as one of the texts (Hyyrö,
+    "Bit-parallel LCS-length computation revisited", 2004): a row of the usual table is one integer, so thousands of
+    words take milliseconds whatever the texts are.
+    """
+    old, old_rest = _words(before)
+    new, new_rest = _words(after)
+    first = _common(old, new)
+    last = _common(old[first:][::-1], new[first:][::-1])
+    middle = _changes(old[first : len(old) - last], new[first : len(new) - last])
+    words: list[tuple[Kind, str]]
+    words = [*(("same", word) for word in new[:first]), *middle, *(("same", word) for word in new[len(new) - last :])]
+    pieces = [Piece(kind, "".join(word for _, word in run)) for kind, run in groupby(words, key=lambda word: word[0])]
+    rests: list[tuple[Kind, str]] = [("gone", old_rest), ("new", new_rest)]
+    return [*pieces, *(Piece(kind, rest, compared=False) for kind, rest in rests if rest)]
+
+
+def _words(text: str) -> tuple[list[str], str]:
+    words = [match[0] for match in islice(_WORD.finditer(text), MAX_WORDS)]
+    return words, text[sum(map(len, words)) :]
+
+
+def _common(one: Sequence[str], other: Sequence[str]) -> int:
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+
+
+def _changes(old: Sequence[str], new: Sequence[str]) -> list[tuple[Kind, str]]:
+    """Return the words of both texts with their kinds; words that are gone come before the new ones in their place."""
+    rows = list(_rows(old, new))
+    changes: list[tuple[Kind, str]] = []
+    i, j = len(old), len(new)
+    while i and j:
+        if rows[j] >> (i - 1) & 1:  # the word adds nothing to the subsequence
+            changes.append(("gone", old[i - 1]))
+            i -= 1
+        elif rows[j - 1] >> (i - 1) & 1:  # without this new word, the old word adds nothing either: they are a pair
+            changes.append(("same", new[j - 1]))
+            i, j = i - 1, j - 1
+        else:
+            changes.append(("new", new[j - 1]))
+            j -= 1
+    changes += [("gone", word) for word in reversed(old[:i])]
+    changes += [("new", word) for word in reversed(new[:j])]
+    changes.reverse()
+    runs = (run for _, run in groupby(changes, key=lambda change: change[0] == "same"))
+    return [change for run in runs for change in sorted(run, key=lambda change: change[0] == "new")]
+
+
+def _rows(old: Sequence[str], new: Sequence[str]) -> Iterator[int]:
+    """Yield a bit vector for no new word, for the first one, for the first two, and so on.
+
+    Bit i is 0 if the longest common subsequence with the first i + 1 old words is longer than that with the first i.
+    """
+    places: dict[str, int] = {}
+    for place, word in enumerate(old):
+        places[word] = places.get(word, 0) | 1 << place
+    every = (1 << len(old)) - 1
+    row = every
+    yield row
+    for word in new:
+        matches = row & places.get(word, 0)
+        row = (row + matches | row - matches) & every
+        yield row

@@ -1,1 +1,1 @@
-"""A file per panel."""
+"""The panels."""

@@ -14,7 +14,7 @@ from pydantic import Field
 from evalsvc.client.reader import ServiceReader
 from evalsvc.errors import InvalidRequest, UnknownName
 from evalsvc.metrics.definitions import main_metric
-from evalsvc.spec.documents.history import Axis, Buckets
+from evalsvc.spec.documents.history import Axis, Buckets, BucketSeries
 from evalsvc.spec.names import MAX_STEP, parse_checkpoint
 from evalsvc.spec.protocol import describe_fields
 from evalsvc.web.charts import Scale, curve_chart
@@ -24,11 +24,8 @@ from evalsvc.web.panel import Cell, Commands, MetricName, Panel, PanelQuery, Run
 EXACT = 500
 """Most values of a curve that are all drawn; a curve of more values is drawn in buckets."""
 
-BUCKETS = 250
-"""Most buckets of a curve: about one per pixel that a chart of a page has."""
-
-BUCKETS_OF_ALL = 500
-"""Most buckets of all runs in a chart: what a page takes to make and to draw grows with their number."""
+BUCKETS, BUCKETS_OF_ALL = 250, 500
+"""Most buckets of a curve, about one per pixel of a page's chart, and of all runs, whose number costs a page time."""
 
 MOST_BUCKETS = 10_000
 """Most buckets that the service makes of a series."""
@@ -40,14 +37,13 @@ Weight = Annotated[float, Field(ge=0, le=0.99)]
 
 @dataclass
 class _Drawn:
-    """What the chart of a metric has."""
+    """What the chart of a metric has, and sentences about what the chart leaves out."""
 
     runs: list[str] = field(default_factory=list)
     curves: list[Curve] = field(default_factory=list)
     missing: list[Missing] = field(default_factory=list)
     lines: list[Line] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    """Sentences about what the chart leaves out."""
 
 
 class CurveQuery(PanelQuery):
@@ -58,7 +54,6 @@ class CurveQuery(PanelQuery):
     run: RunNames
     """Runs, drawn over each other."""
     metric: MetricName
-    """Name of the metric."""
     protocol: Annotated[str, Field(max_length=64)] | None = None
     """Id of the protocol; by default, the protocol of the first run's newest value."""
     variant: Annotated[str, Field(max_length=128)] | None = None
@@ -68,15 +63,12 @@ class CurveQuery(PanelQuery):
     x: Axis = "step"
     """Axis: training steps or training tokens."""
     scale: Scale = "linear"
-    """Scale of the values."""
+    """Scale of the values; `along` is that of the axis."""
     along: Scale = "linear"
-    """Scale of the axis."""
     smooth: Weight = 0.0
     """Weight of neighbours in the smoothed curve, which averages over about (1 + smooth) / (1 − smooth) values."""
     first: Annotated[Bound, Field(alias="from")] = None
-    """First step or token."""
     last: Annotated[Bound, Field(alias="to")] = None
-    """Last step or token."""
     points: Annotated[int | None, Field(ge=2, le=2000)] = None
     """Most points of a curve; a longer history is drawn in buckets. None: all of 500 values, but 250 buckets of more,
     and fewer buckets for each of several runs."""
@@ -86,18 +78,29 @@ class CurveQuery(PanelQuery):
         protocol = self.protocol or _newest_protocol(drawn.curves)
         curves = [curve for curve in drawn.curves if curve.series.protocol == protocol]
         has_points = any(curve.series.x for curve in curves)
+        origins = [
+            {"run": curve.run, **{name: getattr(curve.series, name) for name in ("metric", "variant", "protocol")}}
+            for curve in curves
+            if 0 in curve.series.imported
+        ]
         spec = curve_chart(
             curves, drawn.missing, drawn.lines, axis=self.x, scale=self.scale, along=self.along, smooth=self.smooth > 0
         )
+        runs, query = " ".join(map(shlex.quote, self.run)), urlencode({"metric": self.metric, "x": self.x})
+        options = "" if self.x == "step" else f" --x {self.x}"
+        options += f" --variant {shlex.quote(self.variant)}" if self.variant else ""
         return Panel(
             query=self,
             title=self.metric,
             spec=spec if has_points or drawn.missing else None,
             table=_table(curves, drawn.missing, self.x),
-            commands=self._commands(),
+            commands=Commands(
+                cli=f"evalsvc history {runs} --metric {shlex.quote(self.metric)}{options}",
+                rest=f"/v1/runs/{quote(self.run[0], safe='')}/metrics?{query}",
+            ),
             notes=[*drawn.notes, *_notes(drawn.curves, curves, protocol, self.scale)],
             protocols=[protocol] if protocol else [],
-            origin=_origin(curves),
+            origin=f"/panels/origin.html?{urlencode(origins[0])}" if origins else None,
             watched=[watched(run) for run in drawn.runs],
         )
 
@@ -118,8 +121,7 @@ class CurveQuery(PanelQuery):
             except UnknownName:
                 series = []
             known = [value for item in series if item.protocol in protocols for value in item.last]
-            values = [value for value in known if isinstance(value, float)]
-            if values:
+            if values := [value for value in known if isinstance(value, float)]:
                 drawn.lines.append(Line(values[0], f"base {values[0]:.4g}"))
             else:
                 drawn.notes.append(f"the base {self.base} has no value that is comparable with these")
@@ -137,11 +139,10 @@ class CurveQuery(PanelQuery):
         measured = [series for series in buckets.series if series.metric == self.metric]
         names = [known.name for known in buckets.names if main_metric(known.name, {self.metric}) == self.metric]
         places = [x for series in measured for x in series.x]
+        others: list[BucketSeries] = []
         if names and places:
             last = max(places) if self.last is None else self.last  # the same ends, so that both have the same ranges
             others = read(names, points=points, first=buckets.start, last=last).series
-        else:
-            others = []
         curves = [
             Curve(run, item, smoothed(item, self.smooth) if self.smooth else (), companions_of(item, others))
             for item in measured
@@ -154,16 +155,6 @@ class CurveQuery(PanelQuery):
             drawn.notes.append(f"{run} has more gaps, at lower steps")
         drawn.notes += _omitted(buckets)
 
-    def _commands(self) -> Commands:
-        runs = " ".join(map(shlex.quote, self.run))
-        names = {"--x": self.x if self.x != "step" else None, "--variant": self.variant}
-        options = "".join(f" {name} {shlex.quote(value)}" for name, value in names.items() if value)
-        query = urlencode({"metric": self.metric, "x": self.x})
-        return Commands(
-            cli=f"evalsvc history {runs} --metric {shlex.quote(self.metric)}{options}",
-            rest=f"/v1/runs/{quote(self.run[0], safe='')}/metrics?{query}",
-        )
-
 
 def watched(run: str) -> str:
     """Return a REST address whose answer is small and changes with a run's history and gaps."""
@@ -174,15 +165,6 @@ def _newest_protocol(curves: Sequence[Curve]) -> str | None:
     measured = [curve for curve in curves if curve.series.x]
     of_first = [curve.series for curve in measured if curve.run == measured[0].run]
     return max(of_first, key=lambda series: series.x[-1]).protocol if of_first else None
-
-
-def _origin(curves: Sequence[Curve]) -> str | None:
-    for curve in curves:
-        series = curve.series
-        if 0 in series.imported:
-            query = {"run": curve.run, "metric": series.metric, "variant": series.variant, "protocol": series.protocol}
-            return "/panels/origin.html?" + urlencode(query)
-    return None
 
 
 def _omitted(buckets: Buckets) -> Iterator[str]:

@@ -19,20 +19,20 @@ MOST_CELLS = 1 << 14
 
 Side = Annotated[int, Field(ge=1, le=MOST_CELLS)]
 
+EvaluationId = Annotated[int, Field(ge=1, le=2**31 - 1)]
+
 
 class _Cells(BaseModel):
-    """The image codes that have a target."""
+    """The image codes that have a target: their places in the image, counted row by row, and their losses."""
 
     start: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=MOST_CELLS)]
-    """Places in the image, counted row by row."""
     loss: Annotated[list[FiniteFloat], Field(max_length=MOST_CELLS)]
 
 
 class LossProfile(BaseModel):
-    """What a map needs of the content of an artifact `loss_profile`."""
+    """What a map needs of the content of an artifact `loss_profile`; `grid` is rows and columns."""
 
     grid: tuple[Side, Side]
-    """Rows and columns."""
     image_cell: _Cells
 
     @property
@@ -48,10 +48,8 @@ class LossMapQuery(PanelQuery):
 
     name: ClassVar = "loss_map"
 
-    evaluation: Annotated[int, Field(ge=1, le=2**31 - 1)]
-    """Id of the evaluation."""
+    evaluation: EvaluationId
     task: Annotated[str, Field(min_length=1, max_length=128)]
-    """Name of the task, of kind `loss`."""
 
     def panel(self, source: ServiceReader) -> Panel:
         profiles = source.evaluation_artifacts(self.evaluation, "loss_profile")

@@ -11,7 +11,6 @@ from pydantic import Field
 
 from evalsvc.client.reader import ServiceReader
 from evalsvc.errors import UnknownName
-from evalsvc.spec.documents.results import Metric
 from evalsvc.spec.names import MAX_STEP, checkpoint_name
 from evalsvc.web.formats import error, number
 from evalsvc.web.panel import Cell, Commands, MetricName, Panel, PanelQuery, Table
@@ -24,9 +23,7 @@ class OriginQuery(PanelQuery):
     name: ClassVar = "origin"
 
     run: Annotated[str, Field(min_length=1, max_length=128)]
-    """Name of the run."""
     metric: MetricName
-    """Name of the metric."""
     variant: Annotated[str, Field(max_length=128)] = "raw"
     """Variant of the weights."""
     step: Annotated[int, Field(ge=0, le=MAX_STEP)] | None = None
@@ -77,7 +74,10 @@ class OriginQuery(PanelQuery):
 
     def _rows(self, measured: Measured, task: MeasuredTask) -> Iterator[Sequence[Cell]]:
         evaluation = task.evaluation
-        yield from ([self.metric, _shown(metric), ""] for metric in task.result.metrics or [] if self._is(metric))
+        for metric in task.result.metrics or []:
+            if metric.name == self.metric and self.protocol in (None, metric.protocol):
+                value = f"{number(metric.value)} {error(metric.stderr)} {metric.unit} (n {metric.n:,})"
+                yield [self.metric, value, ""]
         yield ["checkpoint", task.checkpoint.sha256 or "not hashed", task.checkpoint.uri]
         yield ["suite", evaluation.suite.digest, evaluation.suite.name]
         yield ["task", task.result.kind, task.result.name]
@@ -85,10 +85,3 @@ class OriginQuery(PanelQuery):
         yield from ([f"protocol.{field}", value, file] for field, value, file in measured.fields())
         provenance = leaves(task.result.provenance or {})
         yield from ([".".join(("provenance", *path)), in_words(value), ""] for path, value in provenance)
-
-    def _is(self, metric: Metric) -> bool:
-        return metric.name == self.metric and self.protocol in (None, metric.protocol)
-
-
-def _shown(metric: Metric) -> str:
-    return f"{number(metric.value)} {error(metric.stderr)} {metric.unit} (n {metric.n:,})"

@@ -1,11 +1,9 @@
 """The page that compares two checkpoints or two runs."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from app_in_process import App, app_in_process
+from app_in_process import App
 from compared_runs import put
 from queue_steps import enter, evaluate_whole, metric, submission, suite
 
@@ -16,20 +14,11 @@ from evalsvc.web.page import Surroundings, html_of
 from evalsvc.web.pages.compare import ComparePage
 
 
-@pytest.fixture
-def app(tmp_path: Path) -> Iterator[App]:
-    """Two runs of three steps each."""
-    with app_in_process(tmp_path / "data") as app:
-        for seed, step in enumerate((0, 25, 50)):
-            put(app.store, "run-a", step, seed, 0.7)
-            put(app.store, "run-b", step, seed + 3, 0.3)
-        yield app
-
-
-@pytest.fixture
-def client(app: App) -> Iterator[Client]:
-    with Client("http://evalsvc", transport=app.transport) as client:
-        yield client
+@pytest.fixture(autouse=True)
+def _two_runs(app: App) -> None:
+    for seed, step in enumerate((0, 25, 50)):
+        put(app.store, "run-a", step, seed, 0.7)
+        put(app.store, "run-b", step, seed + 3, 0.3)
 
 
 def page(client: Client, **query: Any) -> str:

@@ -2,12 +2,10 @@
 
 import html
 import re
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from app_in_process import App, app_in_process
+from app_in_process import App
 from compared_runs import put
 from history_reference import Point, write
 from queue_steps import enter, measure, submission, suite
@@ -15,15 +13,10 @@ from queue_steps import enter, measure, submission, suite
 from evalsvc.api.own_reader import OwnReader
 from evalsvc.client.reader import ServiceReader
 
-MARKUP = "<script>alert(1)</script>"
 
-
-@pytest.fixture
-def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[App]:
-    """A service whose pages wait for comparisons, also on a busy machine."""
+@pytest.fixture(autouse=True)
+def _pages_wait_for_comparisons_also_on_a_busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("evalsvc.web.pages.runs.QUICK_SECONDS", 5.0)
-    with app_in_process(tmp_path / "data") as app:
-        yield app
 
 
 def page(app: App, query: str = "") -> str:
@@ -33,12 +26,10 @@ def page(app: App, query: str = "") -> str:
 
 
 def names(text: str) -> list[str]:
-    """Return the names of the rows, in their order."""
     return re.findall(r'<th scope="row">.*?<a href="/runs/[^"]*">([^<]*)</a>', text, re.DOTALL)
 
 
 def cells(text: str, run: str) -> list[str]:
-    """Return the cells of a run's row as text."""
     row = next(row for row in re.findall(r"<tr>.*?</tr>", text, re.DOTALL) if f">{run}</a>" in row)
     found = re.findall(r"<td.*?>(.*?)</td>", row, re.DOTALL)
     return [" ".join(html.unescape(re.sub(r"<[^>]*>", " ", cell)).split()) for cell in found]
@@ -64,25 +55,20 @@ def test_a_row_says_how_far_a_run_is_and_how_good(app: App) -> None:
     assert "seed=1" in text
 
 
-def test_no_error_is_invented(app: App) -> None:
-    write(app.store, {"lower/x": points(3, 1, 2, stderr=None)}, "imported")
-    assert cells(page(app), "imported")[3:] == ["2 best of 3 +1 no error known base −1 no error known"]
-
-
-def test_the_newest_that_is_the_best(app: App) -> None:
-    write(app.store, {"higher/x": points(1, 2, 3)}, "imported")
-    assert cells(page(app), "imported")[3:] == ["3 ± 0.01 best of 3 base +2 better"]
-
-
-def test_a_value_that_is_no_number_is_shown_as_such(app: App) -> None:
-    write(app.store, {"lower/x": points(1, float("nan"))}, "imported")
-    assert cells(page(app), "imported")[3].startswith("NaN ± 0.01 best of 1 – no error known")
+def test_a_newest_value_that_is_the_best_or_no_number_and_no_error_that_is_invented(app: App) -> None:
+    write(app.store, {"lower/x": points(3, 1, 2, stderr=None)}, "bare")
+    write(app.store, {"higher/x": points(1, 2, 3)}, "best")
+    write(app.store, {"lower/x": points(1, float("nan"))}, "none")
+    text = page(app)
+    assert "2 best of 3 +1 no error known base −1 no error known" in cells(text, "bare")
+    assert "3 ± 0.01 best of 3 base +2 better" in cells(text, "best")
+    assert any(cell.startswith("NaN ± 0.01 best of 1 – no error known") for cell in cells(text, "none"))
 
 
 @pytest.fixture
 def several(app: App) -> App:
     for name, low, high, seed in (("c", 2.0, 0.2, "1"), ("a", 3.0, 0.3, "1"), ("b", 1.0, 0.1, "2")):
-        enter(app.store, submission(ord(name), run=name, tags={"seed": seed, MARKUP: "'\""}))
+        enter(app.store, submission(ord(name), run=name, tags={"seed": seed}))
         write(app.store, {"lower/x": points(low), "higher/y": points(high)}, name)
     enter(app.store, submission(1, run="d"))
     return app
@@ -111,16 +97,11 @@ def test_order_and_filters(several: App, query: str, expected: str) -> None:
     assert "".join(names(page(several, query))) == expected
 
 
-@pytest.mark.parametrize(
-    ("query", "way"),
-    [("", "ascending"), ("?sort=steps", "descending"), ("?sort=metric:higher/y&reverse=true", "ascending")],
-)
-def test_the_column_that_orders_says_so(several: App, query: str, way: str) -> None:
-    assert re.findall(r'aria-sort="(\w+)"', page(several, query)) == [way]
-
-
-def test_columns_may_be_chosen(several: App) -> None:
+def test_columns_may_be_chosen_and_the_one_that_orders_says_so(several: App) -> None:
     assert [cell.split()[0] for cell in cells(page(several, "?metric=lower/x"), "a")[3:]] == ["3"]
+    queries = ("", "?sort=steps", "?sort=metric:higher/y&reverse=true")
+    ways = [re.findall(r'aria-sort="(\w+)"', page(several, query)) for query in queries]
+    assert ways == [["ascending"], ["descending"], ["ascending"]]
 
 
 def test_chosen_runs_have_a_link_to_their_curves_over_each_other(several: App) -> None:
@@ -138,13 +119,6 @@ def test_groups(several: App) -> None:
     )
     assert rows[1] == expected
     assert rows[3] == "without the tag seed d"
-
-
-def test_tags_are_shown_as_text(several: App) -> None:
-    for query in ("", "?group=across:seed", f"?tag={MARKUP}"):
-        text = page(several, query)
-        assert "alert(1)" in text
-        assert "<script>alert" not in text
 
 
 @pytest.mark.parametrize(
@@ -199,7 +173,7 @@ def test_no_runs(app: App) -> None:
     assert "No run fits" in page(app, "?find=x")
 
 
-def test_the_same_page_twice_has_no_new_answer(app: App, tmp_path: Path) -> None:
+def test_the_same_page_twice_has_no_new_answer(app: App) -> None:
     measure(app.store, 0, 2.0)
     tag = app.http.get("/").headers["etag"]
     assert app.http.get("/", headers={"If-None-Match": tag}).status_code == 304

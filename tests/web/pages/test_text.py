@@ -10,10 +10,11 @@ from typing import Any
 import forgetting_reports
 import pytest
 from app_in_process import App, app_in_process
+from dashboard_history import kept
 from forgetting_reports import FLIP, ROW, flipped
 from queue_steps import enter, evaluate_whole, metric, submission, suite
 
-from evalsvc.files.artifacts import KeptArtifact, artifact_path, keep_content
+from evalsvc.files.artifacts import artifact_path
 from evalsvc.web.pages.text import MAX_FLIPS, MAX_ROWS, MAX_TEXT
 
 
@@ -33,14 +34,12 @@ STEPS = count(1)
 def shown(app: App, content: bytes, lose: bool = False) -> str:
     """Store the report of another step, and return the page of the step as HTML."""
     step = next(STEPS)
-    folder = app.settings.artifacts_path
-    sha256 = keep_content(folder, content)
-    artifact = KeptArtifact("forgetting", "forgetting.json", "application/json", {}, sha256, len(content))
+    artifact = kept(app.settings, "forgetting", "forgetting.json", "application/json", content, {})
     path = f"/epoch_{step}.pt"
     enter(app.store, submission(step, run="run-a", uri=path, path=path), suite("memory", kind="forgetting"))
     evaluate_whole(app.store, metric(0.9, "retained/acc", unit="fraction"), artifacts=[artifact])
     if lose:
-        artifact_path(folder, sha256).unlink()
+        artifact_path(app.settings.artifacts_path, artifact.sha256).unlink()
     answer = app.http.get(f"/runs/run-a/text?step={step}")
     assert answer.status_code == 200, answer.text
     return answer.text

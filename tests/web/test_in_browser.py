@@ -1,19 +1,25 @@
-"""The page of a run in a real browser: new values, the slider, the pointer, and metrics that are found by typing."""
+"""Pages in a real browser: a run with its slider, pointer and search, the wall of images, signing in, and events."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from app_in_process import app_on_port
+from app_in_process import InlineCoordinator, app_on_port
 from chromium import Visit
+from dashboard_history import Dashboard
 from history_reference import Point, write
-from queue_steps import cancel, metric
+from queue_steps import cancel, enter, metric, submission, suite
 from told_run import FAILURE, OTHER, RUN, fail, fill, losses, post
 
+from evalsvc.access_tokens import TokenScope
+from evalsvc.api.middleware import known_tokens
 from evalsvc.api.state import State
+from evalsvc.store.tokens import create_token, revoke_token
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator
@@ -40,12 +46,10 @@ def panel(visit: Visit, metric_name: str) -> Locator:
 
 
 def points(panel: Locator) -> int:
-    """Return the number of points that a chart has, gaps among them."""
     return panel.locator("svg .role-mark.mark-symbol path").count()
 
 
 def labels(panel: Locator) -> list[str]:
-    """Return the labels of the axis below a chart."""
     texts = panel.locator("svg .role-axis-label").first.locator("text").all_text_contents()
     assert texts
     return texts
@@ -201,17 +205,6 @@ def test_a_long_history_is_drawn_on_a_canvas(chromium: Browser, service: Service
         assert visit.page.locator(".chart").first.get_attribute("aria-label").startswith("lower/a of long-0, long-1")
 
 
-def test_charts_follow_the_colours_of_the_page(chromium: Browser, service: Service) -> None:
-    with Visit(chromium, color_scheme="light") as visit:
-        visit.open(f"{service.url}/runs/{RUN}")
-        label = panel(visit, "loss/text").locator(".role-axis-label text").first
-        light = label.get_attribute("fill")
-        visit.page.emulate_media(color_scheme="dark")
-        visit.page.wait_for_function(
-            "light => document.querySelector('.role-axis-label text')?.getAttribute('fill') != light", arg=light
-        )
-
-
 def test_a_choice_is_a_short_address(chromium: Browser, service: Service) -> None:
     with Visit(chromium) as visit:
         visit.open(f"{service.url}/runs/{RUN}")
@@ -221,3 +214,141 @@ def test_a_choice_is_a_short_address(chromium: Browser, service: Service) -> Non
         visit.page.get_by_label(OTHER).check()
         visit.page.get_by_role("button", name="Show").click()
         visit.page.wait_for_url("**/runs/digits?scale=log&with=digits-2")
+
+
+WALL = f"/runs/{RUN}/images"
+
+
+def test_the_slider_shows_one_step_or_says_that_it_has_no_images(chromium: Browser, dashboard: Dashboard) -> None:
+    with Visit(chromium).open(f"{dashboard.url}{WALL}?with={OTHER}") as visit:
+        page = visit.page
+        page.locator("#wall-step").focus()
+        page.keyboard.press("Home")
+        page.wait_for_function("() => document.querySelectorAll('#wall thead th').length === 3")
+        assert page.url.endswith(f"{WALL}?with={OTHER}&at=0")
+        page.keyboard.press("End")  # a step whose evaluation has not ended
+        page.locator("#wall .warning").first.wait_for()
+        assert page.locator("#wall-step-shown").text_content() == "6,000: no images"
+        assert page.locator("#wall img").count() == 0
+        assert visit.messages == visit.violations == []
+
+
+def test_two_checkpoints_are_laid_over_each_other_by_keyboard(chromium: Browser, dashboard: Dashboard) -> None:
+    with Visit(chromium).open(dashboard.url + WALL) as visit:
+        page = visit.page
+        page.goto(dashboard.url + WALL)  # a page that has not changed works as the first time
+        page.locator("a.sample").first.focus()
+        page.keyboard.press("Enter")
+        place = page.locator("#wipe")
+        assert "a red seven" in (place.text_content() or "")
+        place.locator("select").select_option(index=2)
+        wipe = place.locator("input[type=range]")
+        wipe.focus()
+        before = place.locator("img").nth(1).evaluate("(image) => image.style.clipPath")
+        page.keyboard.press("ArrowRight")
+        after = place.locator("img").nth(1).evaluate("(image) => image.style.clipPath")
+        assert (before, after) == ("inset(0px 0px 0px 50%)", "inset(0px 0px 0px 49%)")
+        assert "Same prompt, seed and parameters." in (place.text_content() or "")
+        page.keyboard.press("Escape")
+        assert not place.evaluate("(dialog) => dialog.open")
+        assert visit.messages == visit.violations == []
+
+
+# Signing in, the forms of an evaluation, and its events
+
+ANSWER = 10_000
+"""Milliseconds that the page has to show what happened; the events come after half a second."""
+
+
+@pytest.fixture
+def waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, State]]:
+    monkeypatch.setattr(known_tokens, "LIFETIME", -1.0)
+    with app_on_port(tmp_path / "data") as (url, state):
+        enter(state.store, submission(), suite(tasks=2))
+        yield url, state
+
+
+def token(state: State, scope: TokenScope = "submit") -> str:
+    with state.store.transaction() as session:
+        return create_token(session, scope, scope)
+
+
+def sign_in(visit: Visit, shown: str) -> None:
+    visit.page.get_by_label("Token").fill(shown)
+    visit.page.get_by_role("button", name="Sign in").click()
+
+
+@pytest.mark.parametrize("java_script", [True, False])
+def test_sign_in_act_and_sign_out(chromium: Browser, waiting: tuple[str, State], java_script: bool) -> None:
+    url, state = waiting
+    shown = token(state)
+    with Visit(chromium, java_script_enabled=java_script) as visit:
+        visit.page.goto(f"{url}/evaluations/1")
+        assert visit.page.url == f"{url}/sign-in?next=%2Fevaluations%2F1"
+        sign_in(visit, "evalsvc_wrong")
+        assert "does not know the token" in visit.page.get_by_role("alert").inner_text()
+        sign_in(visit, shown)
+        visit.page.wait_for_url(f"{url}/evaluations/1")
+        (cookie,) = visit.context.cookies()
+        assert (cookie["httpOnly"], cookie["sameSite"], cookie["path"]) == (True, "Strict", "/")
+        assert shown not in cookie["value"]
+        visit.page.get_by_role("button", name="Cancel").click()
+        visit.page.get_by_text("cancelled", exact=True).first.wait_for()
+        visit.page.get_by_role("button", name="Retry").click()
+        visit.page.get_by_role("button", name="Cancel").wait_for()
+        visit.page.get_by_role("button", name="Sign out").click()
+        visit.page.wait_for_url(f"{url}/sign-in")
+        visit.page.goto(f"{url}/evaluations/1")
+        assert "/sign-in" in visit.page.url
+        assert [message for message in visit.messages if "401" not in message] == []
+
+
+def test_a_link_of_another_site_finds_the_session(chromium: Browser, waiting: tuple[str, State]) -> None:
+    """The first request has no strict cookie; without a second one, each link in a chat would ask for the token."""
+    url, state = waiting
+    shown = token(state, "read")
+    with Visit(chromium) as visit:
+        visit.page.goto(f"{url}/status")
+        sign_in(visit, shown)
+        visit.page.wait_for_url(f"{url}/status")
+        visit.page.route("http://chat.example/", lambda route: route.fulfill(body=f'<a href="{url}/compare?a=x">x</a>'))
+        visit.page.goto("http://chat.example/")
+        visit.page.get_by_role("link").click()
+        visit.page.wait_for_url(f"{url}/compare?a=x")
+        visit.page.get_by_role("heading", name="Compare").wait_for()
+        assert visit.violations == []
+
+
+def test_a_page_shows_progress_and_results_by_events(chromium: Browser, waiting: tuple[str, State]) -> None:
+    url, state = waiting
+    assert isinstance(state.coordinator, InlineCoordinator)
+    with Visit(chromium) as visit:
+        visit.page.goto(f"{url}/evaluations/1")
+        summary = visit.page.locator("details summary").last
+        summary.click()
+        visit.page.evaluate("window.scrollTo(0, 200)")
+        before = visit.page.evaluate("[performance.timeOrigin, scrollY]")
+        state.coordinator.step()
+        state.coordinator.step()
+        visit.page.locator("progress[value='4'][max='8']").wait_for(timeout=ANSWER)
+        state.coordinator.work()
+        visit.page.get_by_text("succeeded", exact=True).first.wait_for(timeout=ANSWER)
+        visit.page.get_by_role("button", name="Evaluate again").wait_for(timeout=ANSWER)
+        assert visit.page.locator("th", has_text=re.compile("^loss/text$")).count() == 2
+        assert visit.page.evaluate("[performance.timeOrigin, scrollY]") == before, "no reload, and the same place"
+        assert visit.page.locator("details[open]").count() == 1
+        assert visit.messages == []
+        assert visit.violations == []
+
+
+def test_a_page_whose_session_has_ended_leads_to_the_sign_in(chromium: Browser, waiting: tuple[str, State]) -> None:
+    """A wall display would else show old values for ever."""
+    url, state = waiting
+    shown = token(state, "read")
+    with Visit(chromium) as visit:
+        visit.page.goto(f"{url}/status")
+        sign_in(visit, shown)
+        visit.page.wait_for_url(f"{url}/status")
+        with state.store.transaction() as session:
+            revoke_token(session, "read")
+        visit.page.wait_for_url(re.compile("/sign-in"), timeout=ANSWER)

@@ -1,33 +1,18 @@
 """The panel of a metric: its curves with everything around them, its table and its notes."""
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
-from app_in_process import App, app_in_process
+from app_in_process import App
 from history_reference import Point, write
 from queue_steps import metric
-from told_run import BASE, FAILURE, OTHER, RUN, fill, losses, post
+from told_run import BASE, FAILURE, OTHER, RUN, losses, post
 
 from evalsvc.client import Client
 from evalsvc.errors import InvalidRequest, UnknownName
 from evalsvc.web.panel import Panel
 from evalsvc.web.panels.curve import CurveQuery
-
-
-@pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
-    with app_in_process(tmp_path_factory.mktemp("told") / "data") as app:
-        fill(app)
-        yield app
-
-
-@pytest.fixture
-def app(tmp_path: Path) -> Iterator[App]:
-    with app_in_process(tmp_path / "data") as app:
-        yield app
 
 
 def panel(app: App, *pairs: tuple[str, str]) -> Panel:
@@ -54,10 +39,7 @@ def test_what_a_curve_is_held_against(told: App) -> None:
     """Chance, the unigram loss and the base are lines; the perplexity is read with each value."""
     found = panel(told, *TEXT, ("base", f"{BASE}@0"))
     assert [row["text"] for row in data(found, "lines")] == ["chance 10.5", "unigram 7.25", "base 6"]
-    assert [row["next"] for row in data(found, "points")][:2] == [
-        "perplexity 512",
-        "perplexity 256",
-    ]
+    assert [row["next"] for row in data(found, "points")][:2] == ["perplexity 512", "perplexity 256"]
     assert columns(found, "step", "perplexity")[-1] == (0, 512.0)
     missing = panel(told, *TEXT, ("base", f"{BASE}@7"))
     assert f"the base {BASE}@7 has no value that is comparable with these" in missing.notes

@@ -1,0 +1,139 @@
+"""Differences: between two checkpoints, metric by metric, and between two runs along training."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from typing import Annotated, ClassVar
+from urllib.parse import urlencode
+
+from pydantic import Field
+
+from evalsvc.client.reader import ServiceReader
+from evalsvc.errors import UnknownName
+from evalsvc.metrics.intervals import LEVEL
+from evalsvc.metrics.shown_metrics import Place, divide_rows
+from evalsvc.spec.documents.comparisons import Comparison, DifferenceCurve, Family, MetricDifference, RunComparison
+from evalsvc.web.charts import contrast_chart, difference_chart
+from evalsvc.web.formats import number
+from evalsvc.web.panel import Commands, MetricName, Panel, PanelQuery, Table
+
+CheckpointName = Annotated[str, Field(min_length=1, max_length=500)]
+
+RunName = Annotated[str, Field(min_length=1, max_length=300)]
+
+
+class ContrastsQuery(PanelQuery):
+    """The differences b − a between two checkpoints."""
+
+    name: ClassVar = "contrasts"
+
+    a: CheckpointName
+    """Checkpoint that the other one is compared with, as RUN@STEP or RUN@STEP:VARIANT."""
+    b: CheckpointName
+    """Checkpoint that is compared."""
+    level: Annotated[float, Field(gt=0, lt=1)] = LEVEL
+    """Level of the verdicts."""
+    family: Family = "none"
+    """Verdicts on each metric alone, or on all metrics together by Holm's method."""
+
+    def panel(self, source: ServiceReader) -> Panel:
+        return self.panel_of(source.compare(self.a, self.b, level=self.level, family=self.family))
+
+    def panel_of(self, comparison: Comparison) -> Panel:
+        """Return the panel of a comparison that was read already."""
+        given = self.model_dump(include={"level", "family"}, exclude_defaults=True)
+        rows, _ = divided(comparison.contrasts)
+        notes = [f"verdicts are at the level {comparison.level:g}"]
+        if expected := comparison.expected_by_chance:
+            notes.append(f"of {comparison.judged} metrics, {expected:.2g} differ by chance alone on average")
+        return Panel(
+            query=self,
+            title=f"{self.b} against {self.a}",
+            spec=contrast_chart(rows) if rows else None,
+            table=_contrasts(comparison),
+            commands=Commands(
+                cli=f"evalsvc compare {shlex.quote(self.a)} {shlex.quote(self.b)}"
+                + "".join(f" --{name} {value}" for name, value in given.items()),
+                rest="/v1/compare?" + urlencode({"a": self.a, "b": self.b, **given}),
+            ),
+            notes=notes,
+        )
+
+
+def divided(rows: Sequence[MetricDifference]) -> tuple[list[MetricDifference], list[MetricDifference]]:
+    """Return the differences with a verdict of their own, and those of companions, such as perplexities of a loss."""
+    places = [Place(row.metric, "", side.protocol if (side := row.a or row.b) else "") for row in rows]
+    own = set(divide_rows(places).shown)
+    return [row for at, row in enumerate(rows) if at in own], [row for at, row in enumerate(rows) if at not in own]
+
+
+def _contrasts(comparison: Comparison) -> Table:
+    columns = ["metric", "a", "b", "b − a", "± stderr", "unit", "verdict", "basis", "n", "differing"]
+    rows = [
+        [
+            row.metric,
+            None if row.a is None else row.a.value,
+            None if row.b is None else row.b.value,
+            row.difference,
+            row.stderr,
+            row.unit,
+            row.verdict.replace("_", " "),
+            row.basis,
+            row.n,
+            "; ".join(f"{key}: {sides.get('a', '–')} / {sides.get('b', '–')}" for key, sides in row.differing.items()),
+        ]
+        for row in comparison.contrasts
+    ]
+    return Table(columns, rows)
+
+
+class DifferenceQuery(PanelQuery):
+    """The difference b − a between two runs in one metric."""
+
+    name: ClassVar = "difference"
+
+    a: RunName
+    """Run that the other one is compared with."""
+    b: RunName
+    """Run that is compared."""
+    metric: MetricName
+
+    def panel(self, source: ServiceReader) -> Panel:
+        return self.panel_of(source.compare_runs(self.a, self.b, [self.metric]))
+
+    def panel_of(self, comparison: RunComparison) -> Panel:
+        """Return the panel of a comparison that was read already."""
+        curves = [curve for curve in comparison.curves if curve.metric == self.metric]
+        if not curves and self.metric not in comparison.refused:
+            raise UnknownName.among("metric", self.metric, [curve.metric for curve in comparison.curves])
+        query = urlencode({"a": self.a, "b": self.b, "metric": self.metric})
+        return Panel(
+            query=self,
+            title=f"{self.metric}: {self.b} − {self.a}",
+            spec=difference_chart(curves[0]) if curves else None,
+            table=_along(curves[0]) if curves else Table([], []),
+            commands=Commands(
+                cli=f"evalsvc compare {shlex.quote(self.a)} {shlex.quote(self.b)} --metric {shlex.quote(self.metric)}",
+                rest=f"/v1/compare/curves?{query}",
+            ),
+            notes=_notes(curves[0]) if curves else [comparison.refused[self.metric]],
+            protocols=[curve.protocol for curve in curves if curve.protocol],
+        )
+
+
+def _notes(curve: DifferenceCurve) -> list[str]:
+    notes = []
+    if curve.apart_from is not None:
+        notes.append(f"from step {curve.apart_from:,} on, the difference is beyond the noise")
+    if curve.indistinguishable_from is not None:
+        size = f"differences up to {number(curve.largest_not_excluded)} are not excluded"
+        notes.append(f"from step {curve.indistinguishable_from:,} on, the difference is within the noise; {size}")
+    notes += [f"the sign changes between the steps {before:,} and {after:,}" for before, after in curve.sign_changes]
+    return notes
+
+
+def _along(curve: DifferenceCurve) -> Table:
+    names = ["x", "a", "b", "difference", "stderr", "low", "high", "verdict", "basis", "n"]
+    columns = ["step", "a", "b", "b − a", "± stderr", *names[5:]]
+    return Table(columns, list(zip(*(getattr(curve, name) for name in names), strict=True)))
