@@ -3,10 +3,11 @@
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from images import Builder, Image, built_images, torch_index
+from images import Builder, Image, cache_folder, torch_index
 from programs import find_program, lacking
 
 
@@ -36,8 +37,7 @@ def buildah(child_process: None, compose: str) -> None:
 
 @pytest.fixture(scope="session")
 def builder(buildah: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Builder]:
-    folder = tmp_path_factory.mktemp("images")
-    with built_images(folder) as builder:
+    with closing(Builder(tmp_path_factory.mktemp("images"), cache_folder())) as builder:
         yield builder
 
 

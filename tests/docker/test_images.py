@@ -7,14 +7,14 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 from images import Image
 from machines import wait_for
 from sqlalchemy import make_url
-from stack import Stack, resolved, running
+from stack import Stack, resolved
 
 from evalsvc.miniature import ROOT as MINIATURE
 
@@ -37,7 +37,6 @@ print(json.dumps([answer.status, json.loads(answer.read())]))
 
 
 def test_the_image_of_the_service_has_neither_torch_nor_weights(api_image: Image) -> None:
-    print(f"the image of the service has {api_image.megabytes:.0f} MB, its base included")
     assert api_image.megabytes < LARGEST_API_MB
     names = {path.name for path in api_image.packages.iterdir()}
     assert names.isdisjoint({"torch", "numpy", "lm_eval", "pip"})
@@ -74,7 +73,7 @@ def services(folder: Path, images: dict[str, Image], database: str, runs: Path) 
     document = resolved(DOCKER / "compose.yaml", "gpu", "client", CHECKPOINTS=str(runs), EVALSVC_DEVICES="cpu")
     document["secrets"]["database_url"]["file"] = str(secrets / "database_url")
     name = ".s.PGSQL.5432"
-    with running(Stack(folder, document, images, {f"/run/postgresql/{name}": str(socket_folder / name)})) as stack:
+    with closing(Stack(folder, document, images, {f"/run/postgresql/{name}": str(socket_folder / name)})) as stack:
         yield stack
 
 
@@ -89,8 +88,7 @@ def test_the_service_runs_from_its_image(api_image: Image, empty_postgresql: str
         with worker_of_another_machine(stack, certificates):
             wait_for(lambda: ready(stack)[0] == 200, f"the service is ready; last: {ready(stack)}")
             assert ready(stack) == [200, {"status": "ok"}], "without a token no more is said"
-            shown = stack.run("client", "status")
-            print(shown)
+            stack.run("client", "status")
         process = dict(line.split(":\t", 1) for line in stack.shell("api", "cat /proc/1/status").splitlines())
         assert process["Uid"].split() == process["Gid"].split() == 4 * [str(USER)]
         assert {int(process[name], 16) for name in ("CapPrm", "CapEff", "CapBnd", "CapAmb")} == {0}
@@ -109,7 +107,6 @@ def test_the_service_runs_from_its_image(api_image: Image, empty_postgresql: str
 
 
 def ready(stack: Stack) -> list[object]:
-    """Status and body of /readyz."""
     answer: list[object] = json.loads(stack.python("api", READY))
     return answer
 
@@ -132,7 +129,6 @@ def test_the_worker_of_its_image_evaluates_the_miniature(
     api_image: Image, worker_image: Image, empty_postgresql: str, inception_path: Path, tmp_path: Path
 ) -> None:
     """Its losses are those that README.md shows of the same checkpoint."""
-    print(f"the image of the worker has {worker_image.megabytes:.0f} MB with torch for CPUs, its base included")
     images = {"evalsvc-api": api_image, "evalsvc-worker": worker_image}
     runs = tmp_path / "runs"
     shutil.copytree(MINIATURE / "runs", runs)
@@ -168,20 +164,14 @@ def test_the_demo_shows_the_history_of_both_runs(
     """compose.cpu.yaml as it is, but that FID's network is there already: nothing is reached from here."""
     images = {"evalsvc-api": api_image, "evalsvc-worker:cpu": worker_image}
     document = resolved(DOCKER / "compose.cpu.yaml", "demo")
-    with running(Stack(tmp_path, document, images)) as stack:
+    with closing(Stack(tmp_path, document, images)) as stack:
         stack.up("worker")
         have_assets(stack, inception_path)
         stack.up("demo")
         assert stack.end("demo", seconds=2400) == 0, stack.log("demo")
-        shown = stack.log("demo")
-        print(shown)
-        assert losses(shown) == pytest.approx([1.760, 1.775], abs=0.0006), "README.md's, of each run at its last step"
-
-
-def losses(shown: str) -> list[float]:
-    """Those of images at step 3,000, out of the tables of `evalsvc history`."""
-    rows = (line.split() for line in shown.splitlines())
-    return [float(row[4]) for row in rows if row[:1] == ["pairs/image"] and row[3] == "3000"]
+        rows = [line.split() for line in stack.log("demo").splitlines()]
+        losses = [float(row[4]) for row in rows if row[:1] == ["pairs/image"] and row[3] == "3000"]
+        assert losses == pytest.approx([1.760, 1.775], abs=0.0006), "README.md's, of each run at its last step"
 
 
 def have_assets(stack: Stack, inception_path: Path) -> None:

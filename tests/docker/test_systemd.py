@@ -62,21 +62,16 @@ def environment(name: str) -> dict[str, str]:
     return {variable: value for variable, _, value in (word.partition("=") for word in words)}
 
 
-def verify(systemd_analyze: str, folder: Path) -> str:
-    """What systemd says of the units; on a machine that it does not run it warns of that, too."""
-    said = output_of(systemd_analyze, "verify", "--man=no", *sorted(folder.glob("*.service")))
-    return "\n".join(line for line in said.splitlines() if str(folder) in line or ".service" in line)
-
-
 def test_units_are_units(systemd_analyze: str, units: Path) -> None:
-    assert verify(systemd_analyze, units) == ""
+    """On a machine that systemd does not run, it warns of that, too."""
+    said = output_of(systemd_analyze, "verify", "--man=no", *sorted(units.glob("*.service")))
+    assert [line for line in said.splitlines() if str(units) in line or ".service" in line] == []
 
 
 @pytest.mark.parametrize("name", UNITS)
 def test_units_are_confined(systemd_analyze: str, units: Path, name: str) -> None:
     limit = f"--threshold={int(10 * EXPOSURE)}"
-    said = output_of(systemd_analyze, "security", "--offline=true", "--no-pager", limit, units / name)
-    print(re.findall(r"Overall exposure level .*: ([\d.]+)", said))
+    output_of(systemd_analyze, "security", "--offline=true", "--no-pager", limit, units / name)
     table = output_of(systemd_analyze, "security", "--offline=true", "--json=short", units / name)
     open_to = {row["name"] for row in json.loads(table) if row["set"] is False}
     allowed = {
@@ -84,13 +79,6 @@ def test_units_are_confined(systemd_analyze: str, units: Path, name: str) -> Non
         "evalsvc-serve.service": {"MemoryDenyWriteExecute="},  # the engine of charts cannot do without
     }.get(name, set())
     assert not open_to & {"PrivateDevices=", "MemoryDenyWriteExecute=", "NoNewPrivileges=", "ProtectSystem="} - allowed
-
-
-@pytest.mark.parametrize("name", [*UNITS, "postgresql.conf"])
-def test_settings_exist(name: str) -> None:
-    given = {variable for variable in environment(name) if variable.startswith("EVALSVC_")}
-    assert given
-    assert given <= {variable for variable, _, _ in setting_help()}
 
 
 @pytest.mark.parametrize("name", UNITS)
@@ -102,29 +90,24 @@ def test_commands_exist(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [*UNITS, "postgresql.conf"])
-def test_credentials_that_are_named_are_loaded(name: str) -> None:
+def test_settings_exist_and_credentials_that_are_named_are_loaded(name: str) -> None:
     loaded = {line.partition(":")[0] for line in values(name, "LoadCredential")}
     named = {CA, CERT, KEY} if environment(name).get("EVALSVC_TLS") == "%d" else set()
     named |= {value.removeprefix("@%d/") for value in environment(name).values() if value.startswith("@%d/")}
-    assert named == loaded
-    assert loaded
-
-
-def test_only_a_path_of_a_secret_is_in_the_environment() -> None:
-    """The environment of a process is shown to its user, and by `systemctl show` to everybody."""
-    for name in (*UNITS, "postgresql.conf"):
-        for secret in ("EVALSVC_TOKEN", "EVALSVC_DATABASE_URL"):
-            assert environment(name).get(secret, "@").startswith("@"), name
-
-
-def test_users_are_made() -> None:
-    made = re.findall(r"^u (\S+) ", (FOLDER / "evalsvc.sysusers").read_text(), re.MULTILINE)
-    used = {user for name in UNITS for key in ("User", "SupplementaryGroups") for user in values(name, key)}
-    assert used == set(made)
+    assert named == loaded != set()
+    given = {variable for variable in environment(name) if variable.startswith("EVALSVC_")}
+    assert set() != given <= {variable for variable, _, _ in setting_help()}
+    # The environment of a process is shown to its user, and by `systemctl show` to everybody.
+    for secret in ("EVALSVC_TOKEN", "EVALSVC_DATABASE_URL"):
+        assert environment(name).get(secret, "@").startswith("@"), "only a path of a secret"
 
 
 def test_a_worker_is_another_user_with_a_folder_of_its_own() -> None:
     """It opens files of strangers: the database and the tokens of the service are out of reach."""
+    made = re.findall(r"^u (\S+) ", (FOLDER / "evalsvc.sysusers").read_text(), re.MULTILINE)
+    assert {user for name in UNITS for key in ("User", "SupplementaryGroups") for user in values(name, key)} == set(
+        made
+    )
     assert len({user for name in UNITS for user in values(name, "User")}) == len(UNITS), "so is the scheduler"
     folder = environment("evalsvc-serve.service")["EVALSVC_DATA_DIR"]
     assert environment("evalsvc-worker.service")["EVALSVC_DATA_DIR"] == folder, "spooled files have one path"
@@ -141,17 +124,9 @@ def test_units_have_the_time_that_their_end_takes(name: str) -> None:
     assert values(name, "Restart") == ["always"]
 
 
-@pytest.mark.parametrize(
-    ("unit", "key", "expected"),
-    [
-        # Every chart as SVG or PNG was an error under the unit of the service.
-        ("serve", "MemoryDenyWriteExecute", []),
-        # systemd stops a unit of which the kernel killed a process for want of memory, unless told otherwise.
-        ("worker", "OOMPolicy", ["continue"]),
-    ],
-)
-def test_lines_without_which_something_broke(unit: str, key: str, expected: list[str]) -> None:
-    assert values(f"evalsvc-{unit}.service", key) == expected
+def test_lines_without_which_something_broke() -> None:
+    assert values("evalsvc-serve.service", "MemoryDenyWriteExecute") == [], "every chart as SVG or PNG was an error"
+    assert values("evalsvc-worker.service", "OOMPolicy") == ["continue"], "one process without memory stops no unit"
 
 
 def test_drop_ins_of_the_page_replace_lines_that_units_have() -> None:

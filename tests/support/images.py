@@ -10,8 +10,7 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -26,6 +25,7 @@ LEFT_OUT = ("site-packages", "__pycache__", "test", "idlelib", "config-*")
 """Of the tests' Python, what an image of Python has not."""
 
 MB = 1_000_000
+LIMITS = {"nofile": resource.RLIMIT_NOFILE, "nproc": resource.RLIMIT_NPROC}
 
 
 @dataclass(frozen=True)
@@ -38,22 +38,16 @@ class Image:
 
     @property
     def megabytes(self) -> float:
-        sizes = {(found.st_dev, found.st_ino): found.st_blocks * 512 for found in map(os.lstat, self._files())}
-        return sum(sizes.values()) / MB
+        found = [path.lstat() for path in self.root.rglob("*")]
+        return sum({(each.st_dev, each.st_ino): each.st_blocks * 512 for each in found}.values()) / MB
 
     @property
     def packages(self) -> Path:
         [folder] = (self.root / "opt" / "evalsvc" / "lib").glob("python3*/site-packages")
         return folder
 
-    def _files(self) -> Iterator[str]:
-        for folder, folders, files in os.walk(self.root):
-            yield from (os.path.join(folder, name) for name in (*folders, *files))
-
 
 class Builder:
-    """Builds the images of `docker/`, with a store of its own."""
-
     def __init__(self, folder: Path, cache: Path) -> None:
         self._folder = folder
         self._cache = cache
@@ -69,11 +63,9 @@ class Builder:
         """Build `docker/NAME.Dockerfile`, unchanged. `volumes` are paths for its steps, by folder of this machine."""
         self._need_base()
         tag = f"localhost/evalsvc-{name}"
-        given = {"BASE_IMAGE": BASE, **arguments}
-        options = [f"--build-arg={key}={value}" for key, value in given.items()]
-        options += [
-            f"--volume={source}:{target}:ro" for source, target in {**pip_files(self._folder), **volumes}.items()
-        ]
+        mounts = {**pip_files(self._folder), **volumes}
+        options = [f"--build-arg={key}={value}" for key, value in {"BASE_IMAGE": BASE, **arguments}.items()]
+        options += [f"--volume={source}:{target}:ro" for source, target in mounts.items()]
         file = REPOSITORY / "docker" / f"{name}.Dockerfile"
         build = ["build", "--quiet", "--pull=never", "--network=host", "--format=docker", *options]
         self._buildah(*build, f"--file={file}", f"--tag={tag}", str(REPOSITORY))
@@ -82,7 +74,6 @@ class Builder:
         return Image(f"evalsvc-{name}", Path(self._buildah("mount", container)), config)
 
     def close(self) -> None:
-        """Delete all that was built."""
         self._buildah("rm", "--all")
         self._buildah("rmi", "--all", "--force")
         shutil.rmtree(self._folder)
@@ -101,9 +92,6 @@ class Builder:
     def _buildah(self, *arguments: str) -> str:
         places = [f"--root={self._folder / 'store'}", f"--runroot={self._folder / 'run'}", "--storage-driver=overlay"]
         return output_of("buildah", *places, *arguments, environment=self._environment)
-
-
-LIMITS = {"nofile": resource.RLIMIT_NOFILE, "nproc": resource.RLIMIT_NPROC}
 
 
 def output_of(*command: str, environment: Mapping[str, str] | None = None) -> str:
@@ -189,13 +177,3 @@ def torch_index() -> str:
     """Where a build finds torch for CPUs: nowhere else, where pip has it on this machine's disk."""
     folders = pip_settings().get("find-links", "").split()
     return "" if any(any(Path(folder).glob("torch-*.whl")) for folder in folders) else CPU_INDEX
-
-
-@contextmanager
-def built_images(folder: Path) -> Iterator[Builder]:
-    """A builder whose images are deleted afterwards."""
-    builder = Builder(folder, cache_folder())
-    try:
-        yield builder
-    finally:
-        builder.close()

@@ -14,8 +14,8 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from images import Image, output_of
@@ -39,22 +39,19 @@ def resolved(file: Path, *profiles: str, **variables: str) -> dict[str, Any]:
     return document
 
 
+EMPTY: Mapping[str, str] = MappingProxyType({})
+
+
 class Stack:
     """Services of a compose file. Those without an image here count as there and healthy: somebody else runs them."""
 
     def __init__(
-        self,
-        folder: Path,
-        document: Mapping[str, Any],
-        images: Mapping[str, Image],
-        mounts: Mapping[str, str] | None = None,
+        self, folder: Path, document: Mapping[str, Any], images: Mapping[str, Image], mounts: Mapping[str, str] = EMPTY
     ) -> None:
         """`images` by the names in the file; `mounts` are files of the host at paths of every container, by path."""
-        self._folder = folder
+        self._folder, self._images, self._mounts = folder, images, mounts
         self._services: dict[str, Any] = document["services"]
         self._secrets: dict[str, Any] = document.get("secrets", {})
-        self._images = images
-        self._mounts = dict(mounts or {})
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._hosts = folder / "hosts"
         self._hosts.write_text(f"127.0.0.1 localhost {' '.join(self._services)}\n")
@@ -79,12 +76,10 @@ class Stack:
         return done.stdout.decode()
 
     def shell(self, name: str, script: str) -> str:
-        """The output of a script within a running service, and its errors."""
         done = self._crun("exec", name, "sh", "-c", script)
         return (done.stdout + done.stderr).decode()
 
     def python(self, name: str, program: str) -> str:
-        """What a program of Python prints within a running service."""
         done = self._crun("exec", name, "python", "-c", program)
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout.decode()
@@ -104,18 +99,16 @@ class Stack:
     def volume(self, name: str) -> Path:
         return self._folder / "volumes" / name
 
-    def is_healthy(self, name: str) -> bool:
-        """What the health check of the file, or else of the image, says now."""
-        service, image = self._services[name], self._image(name)
-        test = service.get("healthcheck", {}).get("test") or image.config["Healthcheck"]["Test"]
-        command = {"CMD": test[1:], "CMD-SHELL": ["sh", "-c", *test[1:]]}[test[0]]
-        done = self._crun("exec", name, *command)
-        return done.returncode == 0
-
     def wait_until_healthy(self, name: str) -> None:
+        """As the health check of the file says, or else that of the image."""
+        test = (
+            self._services[name].get("healthcheck", {}).get("test") or self._image(name).config["Healthcheck"]["Test"]
+        )
+        command = {"CMD": test[1:], "CMD-SHELL": ["sh", "-c", *test[1:]]}[test[0]]
+
         def healthy() -> bool:
             assert self._processes[name].poll() is None, self.log(name)
-            return self.is_healthy(name)
+            return self._crun("exec", name, *command).returncode == 0
 
         wait_for(healthy, f"{name} is healthy", PATIENCE)
 
@@ -178,7 +171,6 @@ class Stack:
         return ["unshare", "--mount", "sh", "-c", f'{OWN_CGROUPS} && exec "$@"', "sh", *command]
 
     def _bundle(self, name: str, container: str, command: Sequence[str] | None) -> Path:
-        """The folder with what crun is told of a container."""
         service, image = self._services[name], self._image(name)
         own_entry = service.get("entrypoint")
         arguments = [*(own_entry or image.config["Entrypoint"])]
@@ -259,11 +251,3 @@ def seconds_of(duration: str) -> float:
     """Of a duration as docker-compose writes it, such as 1h2m3.5s."""
     parts = re.findall(r"([\d.]+)(h|ms|m|s)", duration)
     return sum(float(number) * {"h": 3600, "m": 60, "s": 1, "ms": 0.001}[unit] for number, unit in parts)
-
-
-@contextmanager
-def running(stack: Stack) -> Iterator[Stack]:
-    try:
-        yield stack
-    finally:
-        stack.close()
