@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from generate import PAGES, main, path_of, text_of
 from reference_pages import client, errors, metrics, rest, settings, tasks
 from reference_pages.client import public_methods
 
-from evalsvc.api.routes import health
+from evalsvc.api.routes import status
 from evalsvc.api.routes.prometheus import FAMILIES
 from evalsvc.cli.program import COMMANDS, Commands
 from evalsvc.cli.tasks import describe_task
@@ -26,8 +26,6 @@ from evalsvc.tasks.loss.spec import Loss
 
 PLUG_INS = Path(__file__).parents[1] / "support" / "plug_ins"
 
-Remove = Callable[[pytest.MonkeyPatch], None]
-
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_is_that_of_the_code(name: str) -> None:
@@ -39,60 +37,29 @@ def without(names: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {key: value for key, value in names.items() if key != name}
 
 
-def remove_setting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settings, "SETTINGS", [item for item in SETTINGS if item.name != "grace"])
+LOSS = Loss.model_json_schema()
+REMOVED: list[tuple[str, str, Any, str, Any]] = [
+    ("settings", "`EVALSVC_GRACE`", settings, "SETTINGS", [item for item in SETTINGS if item.name != "grace"]),
+    ("errors", "`cache_full`", errors, "leaves", lambda: [leaf for leaf in leaves() if leaf.code != "cache_full"]),
+    ("metrics", "### `kid`", metrics, "DEFINITIONS", [item for item in DEFINITIONS if "kid" not in item.names]),
+    ("tasks", "| `general_text` |", Loss, "model_json_schema", lambda: SHORTER),
+    ("cli", "## `evalsvc import`", Commands, "entries", without(COMMANDS, "import")),
+    ("rest", "### `GET /v1/status`", status.router, "routes", []),
+    ("rest", "`evalsvc_event_streams`", rest, "FAMILIES", without(FAMILIES, "evalsvc_event_streams")),
+    ("client", "## `prune`", client, "Client", type("Client", (), vars(Client) | without(public_methods(), "prune"))),
+]
+"""A page, a text of the page, and what is put in place of the code's own so that the text must be gone."""
+
+SHORTER = LOSS | {"properties": without(LOSS["properties"], "general_text")}
 
 
-def remove_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(errors, "leaves", lambda: [leaf for leaf in leaves() if leaf.code != "cache_full"])
-
-
-def remove_metric(monkeypatch: pytest.MonkeyPatch) -> None:
-    others = [definition for definition in DEFINITIONS if "kid" not in definition.names]
-    monkeypatch.setattr(metrics, "DEFINITIONS", others)
-
-
-def remove_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
-    schema = Loss.model_json_schema()
-    shorter = schema | {"properties": without(schema["properties"], "general_text")}
-    monkeypatch.setattr(Loss, "model_json_schema", lambda: shorter)
-
-
-def remove_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Commands, "entries", without(COMMANDS, "import"))
-
-
-def remove_route(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health.router, "routes", [])
-
-
-def remove_service_metric(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rest, "FAMILIES", without(FAMILIES, "evalsvc_event_streams"))
-
-
-def remove_method(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "Client", type("Client", (), vars(Client) | without(public_methods(), "prune")))
-
-
-@pytest.mark.parametrize(
-    ("name", "gone", "remove"),
-    [
-        ("settings", "`EVALSVC_GRACE`", remove_setting),
-        ("errors", "`cache_full`", remove_error),
-        ("metrics", "### `kid`", remove_metric),
-        ("tasks", "| `general_text` |", remove_parameter),
-        ("cli", "## `evalsvc import`", remove_command),
-        ("rest", "### `GET /v1/status`", remove_route),
-        ("rest", "`evalsvc_event_streams`", remove_service_metric),
-        ("client", "## `prune`", remove_method),
-    ],
-)
+@pytest.mark.parametrize(("name", "gone", "target", "attribute", "value"), REMOVED, ids=[row[1] for row in REMOVED])
 def test_what_is_removed_from_the_code_changes_the_page(
-    name: str, gone: str, remove: Remove, monkeypatch: pytest.MonkeyPatch
+    name: str, gone: str, target: Any, attribute: str, value: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A page that is made of a copy of the code's names would stay as it was."""
     assert gone in path_of(name).read_text()
-    remove(monkeypatch)
+    monkeypatch.setattr(target, attribute, value)
     assert gone not in text_of(name)
 
 
@@ -102,7 +69,7 @@ def test_a_check_names_the_page_that_is_out_of_date(
     monkeypatch.setattr("sys.argv", ["generate.py", "--check"])
     monkeypatch.setattr(generate, "PAGES", {"settings": PAGES["settings"], "errors": PAGES["errors"]})
     assert main() == 0
-    remove_setting(monkeypatch)
+    monkeypatch.setattr(settings, "SETTINGS", [item for item in SETTINGS if item.name != "grace"])
     assert main() == 1
     assert "settings.md is out of date; run `python docs/generate.py`" in capsys.readouterr().out
 
@@ -113,11 +80,8 @@ def test_every_error_says_in_a_sentence_what_is_wrong(error: type) -> None:
     assert re.fullmatch(r"[A-Z`].*\.", errors.text_of(error), re.DOTALL)
 
 
-def test_every_method_of_the_client_is_described() -> None:
+def test_every_method_of_the_client_is_described_and_its_signature_is_python() -> None:
     assert [name for name, method in public_methods().items() if not method.__doc__] == []
-
-
-def test_signatures_are_python() -> None:
     blocks = re.findall(r"```python check\n(.*?)\n```", path_of("client").read_text(), re.DOTALL)
     assert len(blocks) == len(public_methods()) + 1
     for block in blocks:
@@ -125,21 +89,10 @@ def test_signatures_are_python() -> None:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_links_within_a_page_have_a_heading(name: str) -> None:
-    text = path_of(name).read_text()
-    headings = {re.sub(r"[^\w-]", "", line.lstrip("# ").lower().replace(" ", "-")) for line in _headings(text)}
-    assert {link for link in re.findall(r"\]\(#([^)]+)\)", text) if link not in headings} == set()
-
-
-@pytest.mark.parametrize("name", PAGES)
 def test_a_row_has_as_many_cells_as_its_table(name: str) -> None:
     """A pipe in a text would move all that follows in its row."""
     for table in re.findall(r"(?:^\|.*\n)+", path_of(name).read_text(), re.MULTILINE):
         assert len({len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()}) == 1, table
-
-
-def _headings(text: str) -> list[str]:
-    return re.findall(r"^#+ .*", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
 
 
 def test_every_kind_of_task_has_an_introduction() -> None:

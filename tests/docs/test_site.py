@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
-from html.parser import HTMLParser
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+from lxml import html
+from programs import lacking
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -22,61 +21,25 @@ LOADING = {"base", "embed", "iframe", "img", "link", "object", "script", "source
 """Elements of HTML that make a browser ask for what they name; a link that a reader clicks on is no such thing."""
 
 
-class Loads(HTMLParser):
-    """What the elements of a page load, and what its own style sheets and scripts say."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.addresses: list[str] = []
-        self.inline: list[str] = []
-        self._inside = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self._inside = tag
-        values = {name: value or "" for name, value in attrs}
-        if tag in LOADING and values.get("rel") not in ("canonical", "prev", "next"):
-            self.addresses += [values[name] for name in ("src", "href", "data", "srcset") if name in values]
-        if "style" in values:
-            self.inline.append(values["style"])
-
-    def handle_endtag(self, tag: str) -> None:
-        self._inside = ""
-
-    def handle_data(self, data: str) -> None:
-        if self._inside in ("script", "style"):
-            self.inline.append(data)
-
-
-class Prose(HTMLParser):
-    """The text of a page outside of code."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.text = ""
-        self._code = 0
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self._code += tag in ("code", "pre", "script", "style")
-
-    def handle_endtag(self, tag: str) -> None:
-        self._code -= tag in ("code", "pre", "script", "style")
-
-    def handle_data(self, data: str) -> None:
-        self.text += "…" if self._code else data
-
-
 def markdown_left(page: str) -> list[str]:
-    """Lines of a built page that are still Markdown."""
-    return re.findall(r"^(?:[-*] |1\. |\| .*\|$|#+ |```).*", Prose(page).text, re.MULTILINE)
+    """Lines of a built page that are still Markdown, outside of code."""
+    root = html.document_fromstring(page)
+    for element in list(root.iter("code", "pre", "script", "style")):
+        element.clear(keep_tail=True)
+        element.text = "…"
+    return re.findall(r"^(?:[-*] |1\. |\| .*\|$|#+ |```).*", root.text_content(), re.MULTILINE)
 
 
 def foreign_in_page(text: str) -> list[str]:
     """The addresses of other hosts that a page makes a browser ask for."""
-    page = Loads(text)
-    addresses = [address for address in page.addresses if re.match(r"(\w+:)?//", address)]
-    return addresses + [found for style in page.inline for found in foreign_in_style(style)]
+    root = html.document_fromstring(text)
+    loading = [item for item in root.iter(*LOADING) if item.get("rel") not in ("canonical", "prev", "next")]
+    addresses = [item.get(name, "") for item in loading for name in ("src", "href", "data", "srcset")]
+    styles = [item.get("style", "") for item in root.iter("*")] + [
+        item.text or "" for item in root.iter("script", "style")
+    ]
+    foreign = [address for address in addresses if re.match(r"(\w+:)?//", address)]
+    return foreign + [found for style in styles for found in foreign_in_style(style)]
 
 
 def foreign_in_style(text: str) -> list[str]:
@@ -84,19 +47,15 @@ def foreign_in_style(text: str) -> list[str]:
     return re.findall(r"""(?:url\(|@import)\s*["']?((?:https?:)?//[^"')\s;]+)""", text)
 
 
-def pages_of(navigation: list[Any]) -> Iterator[str]:
+def pages_of(entry: Any) -> list[str]:
     """The pages that a navigation names, in its order."""
-    for entry in navigation:
-        if isinstance(entry, str):
-            yield entry
-            continue
-        for value in entry.values():
-            yield from pages_of(value) if isinstance(value, list) else [value]
+    inner = entry.values() if isinstance(entry, dict) else entry
+    return [entry] if isinstance(entry, str) else [page for part in inner for page in pages_of(part)]
 
 
 def test_every_page_is_in_the_navigation() -> None:
     """A page that no menu names is found by nobody."""
-    navigation = list(pages_of(tomllib.loads((ROOT / "zensical.toml").read_text())["project"]["nav"]))
+    navigation = pages_of(tomllib.loads((ROOT / "zensical.toml").read_text())["project"]["nav"])
     assert len(set(navigation)) == len(navigation)
     assert set(navigation) == {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")}
 
@@ -105,10 +64,7 @@ def test_every_page_is_in_the_navigation() -> None:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site, built from a copy: the checkout stays as it is."""
     if find_spec("zensical") is None:
-        reason = "needs zensical, of the extra `docs`"
-        if "zensical" in os.environ.get("TESTS_REQUIRE", "").split(","):
-            pytest.fail(reason)
-        pytest.skip(reason)
+        lacking("zensical", "needs zensical, of the extra `docs`")
     folder = tmp_path_factory.mktemp("site")
     shutil.copy(ROOT / "zensical.toml", folder)
     shutil.copytree(DOCS, folder / "docs")

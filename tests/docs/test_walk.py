@@ -80,16 +80,9 @@ def test_the_blocks_of_a_page_run(
         "EVALSVC_DATA_DIR": str(tmp_path / "data"),
         "OMP_NUM_THREADS": "1",
     }
-    found = subprocess.run(
-        ["bash", "-euxo", "pipefail", "-c", SCRIPTS[page]],
-        cwd=checkout,
-        env=environment,
-        text=True,
-        capture_output=True,
-        check=False,
-    )
-    print(found.stdout)
-    assert found.returncode == 0, found.stderr
+    command = ["bash", "-euxo", "pipefail", "-c", SCRIPTS[page]]
+    found = subprocess.run(command, cwd=checkout, env=environment, text=True, capture_output=True, check=False)
+    assert found.returncode == 0, found.stdout + found.stderr
 
 
 def test_readme_leads_from_nothing_to_a_curve(
@@ -130,7 +123,6 @@ def states(address: str) -> list[str]:
 
 
 def typed(words: list[str]) -> str:
-    """Return what a command prints, which must not be refused."""
     ended = subprocess.run(words, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, (words, ended.stdout, ended.stderr)
     return ended.stdout

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from types import CodeType, FrameType
@@ -73,22 +73,17 @@ class Walk:
     _over: bool = False
 
     @contextmanager
-    def pausing(self) -> Iterator[None]:
+    def pausing(self, over: bool = True) -> Iterator[None]:
         """Follow nothing inside of the context."""
-        self._over = True
+        self._over = over
         try:
             yield
         finally:
-            self._over = False
+            self._over = not over
 
-    @contextmanager
-    def going_on(self) -> Iterator[None]:
+    def going_on(self) -> AbstractContextManager[None]:
         """Follow values inside of the context, within a pause."""
-        self._over = False
-        try:
-            yield
-        finally:
-            self._over = True
+        return self.pausing(over=False)
 
     def _follow(self, value: object) -> None:
         for part in parts_of(value):
