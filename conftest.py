@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing.process
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from process_guard import ProcessGuard
+from programs import lacking
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -18,24 +21,58 @@ if TYPE_CHECKING:
 TESTS = Path(__file__).parent / "tests"
 
 FULL = {
-    "chromium",
-    "compiler",
-    "child_process",
-    "postgresql_server",
-    "empty_postgresql",
-    "migrated_postgresql",
-    "shared",
-    "inception_path",
-    "smollm2",
-    "reference_models",
-    "real_open_lm",
-    "many_cases",
-    "whole_databases",
+    *(
+        "chromium",
+        "compiler",
+        "child_process",
+        "postgresql_server",
+        "empty_postgresql",
+        "migrated_postgresql",
+        "shared",
+    ),
+    *("inception_path", "smollm2", "reference_models", "real_open_lm", "many_cases", "whole_databases"),
 }
 """Fixtures of what is slow to start or may be missing: a test that uses one runs under `make test-all` only."""
 
 MAY_START = {"child_process", "short_process", "chromium", "compiler"}
 """Fixtures of tests that may start processes."""
+
+
+class ProcessGuard:
+    """Watches this interpreter for another Python that is started, and for processes of `multiprocessing`.
+
+    Other programs are let through: libraries ask small ones about the machine.
+    """
+
+    def __init__(self) -> None:
+        self._allowed = True
+        sys.addaudithook(self._hear)
+        begin = multiprocessing.process.BaseProcess.start
+
+        def start(process: Any) -> None:
+            self._check()
+            begin(process)
+
+        multiprocessing.process.BaseProcess.start = start  # type: ignore[method-assign]
+
+    @contextmanager
+    def watching(self, allowed: bool) -> Iterator[None]:
+        before, self._allowed = self._allowed, allowed
+        try:
+            yield
+        finally:
+            self._allowed = before
+
+    def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "subprocess.Popen" and sys.executable in (arguments[0], *map(str, arguments[1][:1])):
+            self._check()
+
+    def _check(self) -> None:
+        if not self._allowed:
+            raise AssertionError(
+                "a test that starts a process must say so, by the fixture `child_process` (see conftest.py)"
+            )
+
 
 guard = ProcessGuard()
 
@@ -117,10 +154,7 @@ def shared() -> Path:
     """
     folder = TESTS.parents[1] / "shared"
     if not folder.is_dir():
-        reason = "needs ../shared (reference data)"
-        if "shared" in os.environ.get("TESTS_REQUIRE", "").split(","):
-            pytest.fail(reason)
-        pytest.skip(reason)
+        lacking("shared", "needs ../shared (reference data)")
     return folder
 
 
@@ -151,9 +185,7 @@ def _pulled(asset: str, required: str) -> Path:
     try:
         return pull(asset, cache)
     except (AssetMissing, AssetCorrupt, MissingPackage) as error:
-        if required in os.environ.get("TESTS_REQUIRE", "").split(","):
-            pytest.fail(error.message)
-        pytest.skip(error.message)
+        lacking(required, error.message)
 
 
 @pytest.fixture(scope="session")
@@ -168,10 +200,7 @@ def real_open_lm() -> None:
     Where TESTS_REQUIRE names `open_lm`, a test that needs it fails without it.
     """
     if find_spec("open_lm") is None:
-        reason = "needs the package open_lm"
-        if "open_lm" in os.environ.get("TESTS_REQUIRE", "").split(","):
-            pytest.fail(reason)
-        pytest.skip(reason)
+        lacking("open_lm", "needs the package open_lm")
 
 
 @pytest.fixture(scope="session")
@@ -181,10 +210,7 @@ def compiler() -> None:
 
     can_compile.cache_clear()  # a test before may have asked, and was not allowed to start what compiles
     if not can_compile("cpu"):
-        reason = "needs a C++ compiler, for torch.compile"
-        if "compiler" in os.environ.get("TESTS_REQUIRE", "").split(","):
-            pytest.fail(reason)
-        pytest.skip(reason)
+        lacking("compiler", "needs a C++ compiler, for torch.compile")
 
 
 @pytest.fixture(scope="session")

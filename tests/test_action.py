@@ -2,9 +2,12 @@
 
 import json
 import os
+import re
 import shlex
+import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +15,83 @@ import httpx
 import pytest
 import yaml
 from app_in_process import app_on_port
-from composite_action import ActionRun, run_action
 
 from evalsvc.miniature import ROOT as MINIATURE
 
 ROOT = Path(__file__).parents[1]
 ACTION = ROOT / "action.yml"
+
+SHELL = ("bash", "--noprofile", "--norc", "-eo", "pipefail")
+"""What `shell: bash` means on a runner."""
+
+COMMAND = re.compile(r"::([\w-]+)( .*?)?::(.*)")
+"""A line of a log that a runner obeys; blanks before it do not count."""
+
+
+@dataclass
+class ActionRun:
+    code: int = 0
+    log: str = ""
+    step_outputs: dict[str, dict[str, str]] = field(default_factory=dict)
+    outputs: dict[str, str] = field(default_factory=dict)
+    summary: str = ""
+
+    @property
+    def commands(self) -> list[str]:
+        """The commands in the log that a runner obeys, such as `error` and `stop-commands`."""
+        obeyed, resume = [], None
+        for line in self.log.splitlines():
+            text = line.lstrip()
+            if resume is not None:
+                resume = None if text == f"::{resume}::" else resume
+            elif command := COMMAND.match(text):
+                obeyed.append(command[1])
+                resume = command[3] if command[1] == "stop-commands" else None
+        return obeyed
+
+
+def run_action(file: Path, inputs: Mapping[str, str], environment: Mapping[str, str], folder: Path) -> ActionRun:
+    """Run the shell steps of an `action.yml` in a folder as a runner does; steps with `uses` are not run.
+
+    Only the expressions `inputs.NAME`, `steps.ID.outputs.NAME` and `github.action_path` are known.
+    """
+    action = yaml.safe_load(file.read_text())
+    assert set(inputs) <= set(action["inputs"]), "the action has these inputs"
+    values = {name: str(item.get("default", "")) for name, item in action["inputs"].items()} | dict(inputs)
+    runner, done = folder / "runner", ActionRun()
+    runner.mkdir(exist_ok=True)
+
+    def value(found: re.Match[str]) -> str:
+        context, *names = found[1].split(".")
+        if context == "inputs":
+            return values[names[0]]
+        if context == "steps":
+            return done.step_outputs.get(names[0], {}).get(names[2], "")
+        assert found[1] == "github.action_path", f"unknown expression {found[0]}"
+        return str(file.parent)
+
+    def evaluate(text: object) -> str:  # in one pass: values are not evaluated again
+        return re.sub(r"\$\{\{\s*([\w.-]+)\s*\}\}", value, str(text))
+
+    for number, step in enumerate(action["runs"]["steps"]):
+        if "run" not in step or done.code:
+            continue
+        assert step["shell"] == "bash", "a runner needs the shell of every step of a composite action"
+        script, output, summary = (runner / f"{number}-{name}" for name in ("script.sh", "output", "summary"))
+        for path, text in ((script, step["run"]), (output, ""), (summary, "")):
+            path.write_text(text)
+        variables = {name: evaluate(text) for name, text in step.get("env", {}).items()}
+        variables |= {"RUNNER_TEMP": str(runner), "GITHUB_OUTPUT": str(output), "GITHUB_STEP_SUMMARY": str(summary)}
+        how: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "check": False}
+        ran = subprocess.run([*SHELL, str(script)], cwd=folder, env={**environment, **variables}, **how)
+        done.code = ran.returncode
+        done.log += ran.stdout
+        done.summary += summary.read_text()
+        lines = [line.partition("=") for line in output.read_text().splitlines()]
+        done.step_outputs[step.get("id", str(number))] = {name: text for name, _, text in lines}
+    done.outputs |= {name: evaluate(item["value"]) for name, item in action.get("outputs", {}).items()}
+    return done
+
 
 Act = Callable[..., ActionRun]
 """Runs the action with inputs by keyword."""
@@ -54,7 +128,6 @@ def write_program(path: Path, text: str) -> None:
 
 @pytest.fixture
 def fake(tmp_path: Path, child_process: None) -> Act:
-    """The action with programs that only write down how they were called."""
     programs = tmp_path / "bin"
     programs.mkdir()
     for name in ("evalsvc", "python"):
@@ -66,7 +139,6 @@ def fake(tmp_path: Path, child_process: None) -> Act:
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the `evalsvc` and `python` of this checkout."""
     folder = tmp_path_factory.mktemp("bin")
     run = f"exec {shlex.quote(sys.executable)}"
     write_program(folder / "python", f'#!/bin/sh\n{run} "$@"\n')
@@ -76,7 +148,6 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def calls(folder: Path, program: str = "evalsvc") -> list[list[str]]:
-    """The arguments of each call of a program."""
     file = folder / "work" / "calls"
     lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     return [arguments for name, *arguments in lines if name == program and arguments[:1] != ["-c"]]
@@ -188,14 +259,9 @@ def test_a_checkpoint_is_posted_to_a_service_and_gated_there(fake: Act, tmp_path
 
 
 @pytest.mark.parametrize("code", [2, 1, 0])
-def test_an_evaluation_that_fails_is_the_end(tmp_path: Path, child_process: None, code: int) -> None:
+def test_an_evaluation_that_fails_is_the_end(fake: Act, tmp_path: Path, code: int) -> None:
     """But for exit code 1 with a baseline: what a failed task did not measure is reported as missing by the gate."""
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    write_program(programs / "evalsvc", FAKE)
-    work = tmp_path / "work"
-    work.mkdir()
-    run = act(work, programs, CODE=str(code))
+    run = act(tmp_path / "work", tmp_path / "bin", CODE=str(code))
     assert run(suite="loss", checkpoint="a.pt").code == code
     done = run(suite="loss", checkpoint="a.pt", baseline="b.json")
     assert done.code == code

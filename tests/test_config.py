@@ -1,8 +1,12 @@
+"""Settings from the environment, and the tokens and addresses that are secret among them."""
+
 import os
 from pathlib import Path
 
 import pytest
 
+from evalsvc.access_tokens import PREFIX, TokenScope, hash_token, includes, new_token
+from evalsvc.access_tokens import TOKEN as FORM
 from evalsvc.config import (
     REMOVED,
     SETTINGS,
@@ -35,6 +39,13 @@ def test_variables_have_the_types_of_their_defaults_and_arguments_win() -> None:
     ("environ", "words"),
     [
         ({"EVALSVC_PORT": "9.5"}, "EVALSVC_PORT is '9.5'; it must be a whole number"),
+        *(
+            (
+                {"EVALSVC_PORT": text},
+                "EVALSVC_PORT is .* it must be a whole number",
+            )  # no service of Kubernetes sets these
+            for text in ("http://10.0.0.1:8321", "tcp://10.0.0.1", "tcp://10.0.0.1:8321/x", "tcp:8321")
+        ),
         ({"EVALSVC_GRACE": "long"}, "EVALSVC_GRACE is 'long'; it must be a number"),
         ({"EVALSVC_GRACE": "nan"}, "EVALSVC_GRACE is nan; it must be at least 0"),
         ({"EVALSVC_THREADS": "-5"}, "EVALSVC_THREADS is -5; it must be at least 0"),
@@ -96,12 +107,6 @@ def test_the_variables_of_a_service_of_kubernetes_are_ignored(name: str) -> None
     assert Settings.load(environ) == Settings()
     assert unknown_variables(environ) == []
     assert set(setting_sources(environ).values()) == {"default"}
-
-
-@pytest.mark.parametrize("text", ["http://10.0.0.1:8321", "tcp://10.0.0.1", "tcp://10.0.0.1:8321/x", "tcp:8321"])
-def test_a_port_that_no_service_has_set_is_refused(text: str) -> None:
-    with pytest.raises(InvalidRequest, match=r"EVALSVC_PORT is .* it must be a whole number"):
-        Settings.load({"EVALSVC_PORT": text})
 
 
 def test_paths_follow_the_data_folder(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,12 +184,8 @@ def test_token_files_that_are_refused(tmp_path: Path, mode: int | None, content:
     with pytest.raises(InvalidRequest, match=words) as error:
         Settings(token=f"@{file}").client_token()
     assert "hunter2" not in error.value.message
-
-
-def test_a_variable_that_holds_no_token_is_not_shown() -> None:
-    """It may be the secret of something else that was pasted in."""
     with pytest.raises(InvalidRequest, match="EVALSVC_TOKEN holds no token") as error:
-        Settings(token="hunter2").client_token()
+        Settings(token="hunter2").client_token()  # perhaps the secret of something else that was pasted in
     assert "hunter2" not in error.value.message
 
 
@@ -225,20 +226,18 @@ def test_a_file_that_names_sqlite_makes_that_file_private(tmp_path: Path) -> Non
             "has more than 4096 bytes; use a file that holds only the secret",
         ),
         (b"\xff\xfehunter2", "cannot be read: it is not text"),
+        ("folder", "cannot be read: is a directory"),
     ],
 )
-def test_files_without_a_url_are_refused(tmp_path: Path, content: bytes | None, words: str) -> None:
+def test_files_without_a_url_are_refused(tmp_path: Path, content: bytes | str | None, words: str) -> None:
     file = tmp_path / "database_url"
-    if content is not None:
+    if isinstance(content, bytes):
         file.write_bytes(content)
+    elif content:
+        file.mkdir()
     with pytest.raises(InvalidRequest, match=words) as error:
         Settings.load({"EVALSVC_DATABASE_URL": f"@{file}"})
     assert "hunter2" not in error.value.message
-
-
-def test_a_folder_in_the_place_of_a_secret_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidRequest, match="cannot be read: is a directory"):
-        Settings.load({"EVALSVC_DATABASE_URL": f"@{tmp_path}"})
 
 
 @pytest.mark.parametrize(
@@ -259,3 +258,25 @@ def test_a_folder_in_the_place_of_a_secret_is_refused(tmp_path: Path) -> None:
 )
 def test_addresses_of_databases_are_shown_without_what_lets_in(url: str, shown: str) -> None:
     assert shown_url(url) == shown
+
+
+def test_tokens_are_long_random_and_recognisable() -> None:
+    """A scanner of repositories finds a leaked one by its prefix; 43 characters of 64 kinds are 256 bits and more."""
+    tokens = {new_token() for _ in range(1000)}
+    assert len(tokens) == 1000
+    assert all(FORM.fullmatch(token) and len(token) == len(PREFIX) + 43 for token in tokens)
+    places = list(zip(*(token.removeprefix(PREFIX)[:42] for token in tokens), strict=True))
+    assert all(len(set(place)) > 48 for place in places), "each place takes nearly all of its 64 characters"
+
+
+def test_the_hash_is_that_of_the_whole_token() -> None:
+    assert hash_token("a") == "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb"
+    assert hash_token("a") != hash_token("A")
+
+
+@pytest.mark.parametrize(
+    ("scope", "allowed"), [("read", ["read"]), ("submit", ["read", "submit"]), ("admin", ["read", "submit", "admin"])]
+)
+def test_scopes_hold_those_before_them(scope: TokenScope, allowed: list[TokenScope]) -> None:
+    scopes: tuple[TokenScope, ...] = ("read", "submit", "admin")
+    assert [needed for needed in scopes if includes(scope, needed)] == allowed

@@ -1,13 +1,15 @@
-"""Every way not to reach a service says why, and what to do about that and not about another one."""
+"""Every way not to reach a service or a scheduler says why, and what to do about that and not about another one."""
 
 import socket
+import ssl
 from pathlib import Path
 
 import pytest
+from distributed.comm.core import CommClosedError
 from tls_servers import Pair, make_pair, server
 
 from evalsvc.client import Client
-from evalsvc.connection_errors import find_cause, speaks_tls
+from evalsvc.connection_errors import CERTIFICATES, explain_scheduler, find_cause, speaks_tls
 from evalsvc.errors import ServiceUnreachable
 
 
@@ -17,23 +19,17 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
 
 
 def why(url: str, ca: Path | None = None, timeout: float = 30.0) -> str:
-    """What the client says of a service that gives no answer."""
     trusted = None if ca is None else str(ca)
     with Client(url, ca=trusted, timeout=timeout) as client, pytest.raises(ServiceUnreachable) as caught:
         client.runs()
     return caught.value.message
 
 
-def test_http_is_asked_of_a_service_that_speaks_https(pair: Pair) -> None:
-    with server(pair) as port:
-        said = why(f"http://127.0.0.1:{port}")
-    assert said.endswith(f"(it speaks https, not http); give https://127.0.0.1:{port} by --url (EVALSVC_URL)")
-
-
-def test_https_is_asked_of_a_service_that_speaks_http() -> None:
-    with server(None) as port:
-        said = why(f"https://127.0.0.1:{port}")
-    assert said.endswith(f"(it speaks http, not https); give http://127.0.0.1:{port} by --url (EVALSVC_URL)")
+@pytest.mark.parametrize(("asked", "spoken"), [("http", "https"), ("https", "http")])
+def test_a_service_that_speaks_another_protocol(pair: Pair, asked: str, spoken: str) -> None:
+    with server(pair if spoken == "https" else None) as port:
+        said = why(f"{asked}://127.0.0.1:{port}")
+    assert said.endswith(f"(it speaks {spoken}, not {asked}); give {spoken}://127.0.0.1:{port} by --url (EVALSVC_URL)")
 
 
 def test_a_certificate_that_nobody_trusted_has_signed(pair: Pair, tmp_path: Path) -> None:
@@ -100,3 +96,46 @@ def test_an_exception_that_is_its_own_cause_ends() -> None:
     first, second = ValueError("a"), ValueError("b")
     first.__cause__, second.__cause__ = second, first
     assert find_cause(first, "host") is None
+
+
+def raised(cause: BaseException | None) -> OSError:
+    """The error as Dask raises it, with the cause inside two others."""
+    closed = CommClosedError(f"in <TLSConnector>: {cause}")
+    closed.__cause__ = cause
+    error = OSError("Timed out trying to connect to tls://gpu-0:8786 after 10 s")
+    error.__cause__ = closed
+    return error
+
+
+def handshake(reason: str) -> ssl.SSLError:
+    error = ssl.SSLError(1, reason)
+    error.reason = reason
+    return error
+
+
+def unverified(code: int) -> ssl.SSLCertVerificationError:
+    error = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    error.verify_code, error.verify_message = code, "self-signed certificate"
+    return error
+
+
+@pytest.mark.parametrize(
+    ("cause", "words"),
+    [
+        (
+            ConnectionRefusedError(111, "Connection refused"),
+            "connection refused; start a scheduler there with `evalsvc",
+        ),
+        (socket.gaierror(-2, "Name or service not known"), "the name 'gpu-0' does not resolve; check the spelling"),
+        (OSError(113, "No route to host"), "no network leads to this address; check the address"),
+        (
+            handshake("WRONG_VERSION_NUMBER"),
+            "the server does not speak TLS; what listens there is no `evalsvc scheduler`",
+        ),
+        (handshake("TLSV1_ALERT_UNKNOWN_CA"), f"the TLS handshake failed: tlsv1 alert unknown ca; {CERTIFICATES}"),
+        (unverified(18), f"its certificate is signed by an authority that is not trusted here; {CERTIFICATES}"),
+        (None, "CommClosedError: in <TLSConnector>: None; check that `evalsvc scheduler` runs at this address"),
+    ],
+)
+def test_why_a_scheduler_is_not_reached(cause: BaseException | None, words: str) -> None:
+    assert explain_scheduler(raised(cause), "tls://gpu-0:8786").startswith(words)

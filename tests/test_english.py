@@ -50,12 +50,10 @@ RULES: Mapping[str, re.Pattern[str]] = {
 
 @cache
 def sources() -> Mapping[str, str]:
-    """Return the text of all modules by path below the package."""
     return {str(file.relative_to(PACKAGE)): file.read_text() for file in sorted(PACKAGE.rglob("*.py"))}
 
 
 def findings(rule: str) -> Iterator[str]:
-    """Yield the place of each text that breaks a rule."""
     for path, source in sources().items():
         for match in RULES[rule].finditer(source):
             line = source.count("\n", 0, match.end()) + 1

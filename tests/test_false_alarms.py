@@ -62,21 +62,14 @@ def pool() -> Pool:
 
 
 def estimates(sides: tuple[Features, Features], pool: Pool) -> Iterator[tuple[Estimate, Estimate]]:
-    """Both sides at each look."""
     for n in LOOKS:
         first, second = (FID64.estimate(FeatureSets(side[:n], pool.reference)) for side in sides)
         yield first, second
 
 
 def scores(sides: tuple[Features, Features], pool: Pool) -> list[float]:
-    """The paired difference at each look, in its standard errors."""
-    found = []
-    for first, second in estimates(sides, pool):
-        assert first.per_image is not None
-        assert second.per_image is not None
-        gaps = second.per_image - first.per_image
-        found.append(float(gaps.mean() / (gaps.std(ddof=1) / np.sqrt(len(gaps)))))
-    return found
+    gaps = [np.asarray(second.per_image) - first.per_image for first, second in estimates(sides, pool)]
+    return [float(gap.mean() / (gap.std(ddof=1) / np.sqrt(len(gap)))) for gap in gaps]
 
 
 @pytest.mark.usefixtures("many_cases")

@@ -5,6 +5,7 @@ with the token of the action, and a `hashlib.py` in the folder of a downloaded m
 """
 
 import ast
+import multiprocessing
 import os
 import re
 import subprocess
@@ -37,21 +38,21 @@ FILES = [
 """Files whose commands run next to files of others. The Makefile and `.ci/run` come with the folder they run in."""
 
 
-def lists_of(folder: Path) -> Iterator[tuple[Path, ast.List]]:
+def nodes_of(folder: Path) -> Iterator[tuple[Path, ast.AST]]:
     for file in folder.rglob("*.py"):
-        yield from ((file, node) for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.List))
+        yield from ((file, node) for node in ast.walk(ast.parse(file.read_text())))
 
 
 def test_one_place_has_the_command_of_a_python_process() -> None:
     assert (sys.executable, "-P") == installation.PYTHON
-    files = {file for file in PACKAGE.rglob("*.py") if "sys.executable" in file.read_text()}
-    assert files == MAY_NAME_IT
+    assert {file for file in PACKAGE.rglob("*.py") if "sys.executable" in file.read_text()} == MAY_NAME_IT
 
 
 def test_benchmarks_start_python_without_the_current_folder() -> None:
     unsafe = [
         f"{file.name}:{node.lineno}"
-        for file, node in lists_of(ROOT / "benchmarks")
+        for file, node in nodes_of(ROOT / "benchmarks")
+        if isinstance(node, ast.List)
         if not {"soak", "tests"} & {*file.relative_to(ROOT / "benchmarks").parts}  # they start what tests start
         if {"-c", "-m"} & {item.value for item in node.elts if isinstance(item, ast.Constant)}
         and not (isinstance(node.elts[1], ast.Constant) and node.elts[1].value == "-P")
@@ -67,13 +68,11 @@ def test_commands_next_to_files_of_others_are_safe(file: Path) -> None:
 
 def test_no_message_has_a_user_start_python_with_the_current_folder() -> None:
     """The command that converts a checkpoint is typed where the checkpoint is, beside the files of its author."""
-    messages = [
-        (file.name, node.value)
-        for file in PACKAGE.rglob("*.py")
-        for node in ast.walk(ast.parse(file.read_text()))
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and UNSAFE.search(node.value)
+    texts = [
+        node.value for _, node in nodes_of(PACKAGE) if isinstance(node, ast.Constant) and isinstance(node.value, str)
     ]
-    assert [found for found in messages if "`python" not in found[1]] == [], "but for docstrings that explain it"
+    unsafe = [text for text in texts if UNSAFE.search(text) and "`python" not in text]
+    assert unsafe == [], "but for docstrings that explain it"
 
 
 @pytest.mark.parametrize("line", ["python -c 'a'", "python3 -m pip", 'CMD ["python", "-c", "a"]', "python3.12 -Bc 'a'"])
@@ -146,3 +145,25 @@ def test_a_service_imports_nothing_from_its_folder(tmp_path: Path, monkeypatch: 
     finally:
         service.stop()
     assert not marker.exists()
+
+
+# `make test` stays quick only while nothing slow gets into it unseen
+
+
+def test_a_process_that_is_not_announced_is_refused() -> None:
+    with pytest.raises(AssertionError, match="must say so, by the fixture `child_process`"):
+        subprocess.run([sys.executable, "-c", "pass"], check=True)
+    with pytest.raises(AssertionError, match="must say so, by the fixture `child_process`"):
+        multiprocessing.get_context("spawn").Process(target=print).start()
+
+
+@pytest.mark.usefixtures("short_process")
+def test_one_that_is_announced_is_started() -> None:
+    subprocess.run([sys.executable, "-S", "-c", "pass"], check=True)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "migrated_postgresql"])
+def test_a_parameter_that_names_a_fixture_of_the_second_tier_moves_a_test_there(
+    request: pytest.FixtureRequest, kind: str
+) -> None:
+    assert (request.node.get_closest_marker("full") is not None) is (kind == "migrated_postgresql")

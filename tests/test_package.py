@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+from machines import wait_for
+from programs import lacking
 
 from evalsvc import __version__
 
@@ -27,13 +28,7 @@ SOURCES = ("evalsvc", "migrations")
 TOP_LEVEL = {*SOURCES, ".gitignore", "CHANGELOG.md", "LICENSE", "PKG-INFO", "README.md", "pyproject.toml"}
 """What a source distribution holds; the build needs the file of names that git ignores, and makes PKG-INFO."""
 
-STRAY = (
-    "secrets.env",
-    "shared/golden/a.pt",
-    ".venv/pyvenv.cfg",
-    "evalsvc-data/evalsvc.db",
-    "evalsvc/__pycache__/a.pyc",
-)
+STRAY = ("secrets.env", "shared/a.pt", ".venv/pyvenv.cfg", "evalsvc-data/evalsvc.db", "evalsvc/__pycache__/a.pyc")
 """Files that may lie in a checkout and belong to no package."""
 
 BUILD = "import sys; from hatchling.build import build_sdist, build_wheel; build_{kind}(sys.argv[1])"
@@ -42,15 +37,7 @@ BASE_LIMIT = 150_000_000
 """Bytes of all files of an installation without extras, bytecode included, pip and setuptools not."""
 
 
-def require(name: str, reason: str) -> None:
-    """Skip for want of something, or fail where TESTS_REQUIRE names it."""
-    if name in os.environ.get("TESTS_REQUIRE", "").split(","):
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
 def build(kind: str, source: Path, target: Path) -> Path:
-    """Build `sdist` or `wheel` from a folder, without a network."""
     target.mkdir()
     command = [sys.executable, "-c", BUILD.format(kind=kind), str(target)]
     done = subprocess.run(command, cwd=source, capture_output=True, text=True, check=False)
@@ -69,8 +56,6 @@ def run(folder: Path, *command: str, **environment: str) -> str:
 
 @dataclass(frozen=True)
 class Built:
-    """What was built from a checkout with stray files in it."""
-
     checkout: Path
     sdist: Path
     wheel: Path
@@ -79,7 +64,7 @@ class Built:
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory, child_process: None) -> Built:
     if find_spec("hatchling") is None:
-        require("hatchling", "needs hatchling, of the extra `test`")
+        lacking("hatchling", "needs hatchling, of the extra `test`")
     folder = tmp_path_factory.mktemp("package")
     checkout = folder / "checkout"
     checkout.mkdir()
@@ -100,7 +85,6 @@ def members(wheel: Path) -> dict[str, bytes]:
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
-    """The files of the package in a checkout, by their names in the wheel."""
     found = {}
     for source, prefix in zip(SOURCES, ("evalsvc", "evalsvc/migrations"), strict=True):
         for path in (folder / source).rglob("*"):
@@ -120,19 +104,15 @@ def test_the_wheel_has_every_file_of_the_package_and_no_other(built: Built) -> N
     assert {"evalsvc/web/templates/base.html", "evalsvc/web/static/main.js", "evalsvc/web/static/icon.svg"} <= set(ours)
 
 
-def test_the_source_distribution_builds_the_same_wheel(built: Built, tmp_path: Path) -> None:
+def test_the_source_distribution_builds_the_same_wheel_and_holds_nothing_else(built: Built, tmp_path: Path) -> None:
     with tarfile.open(built.sdist) as archive:
         archive.extractall(tmp_path, filter="data")
-    [source] = tmp_path.iterdir()
-    assert members(build("wheel", source, tmp_path / "wheel")) == members(built.wheel)
-
-
-def test_the_source_distribution_holds_nothing_else(built: Built) -> None:
-    with tarfile.open(built.sdist) as archive:
         names = [member.name.split("/", 1)[1] for member in archive if member.isfile()]
         assert len(names) == len(archive.getmembers()), "files only, no links"
     assert {name.partition("/")[0] for name in names} == TOP_LEVEL
     assert not {name for name in names if "__pycache__" in name}
+    [source] = tmp_path.iterdir()
+    assert members(build("wheel", source, tmp_path / "wheel")) == members(built.wheel)
 
 
 # Installed in an environment that has nothing else
@@ -140,8 +120,6 @@ def test_the_source_distribution_holds_nothing_else(built: Built) -> None:
 
 @dataclass(frozen=True)
 class Environment:
-    """A virtual environment, and a folder outside of the checkout to run in."""
-
     folder: Path
     wheel: Path
 
@@ -162,7 +140,7 @@ def environment_with(folder: Path, wheel: Path, extras: str = "") -> Environment
     probe = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder / "probe"), "h11"]
     answer = subprocess.run(probe, capture_output=True, text=True, check=False)
     if answer.returncode:
-        require("index", f"needs pip and a package index: {answer.stderr.strip().splitlines()[-1]}")
+        lacking("index", f"needs pip and a package index: {answer.stderr.strip().splitlines()[-1]}")
     run(folder, sys.executable, "-m", "venv", str(folder / "venv"))
     made = Environment(folder / "venv", wheel)
     made.run("python", "-m", "pip", "install", "--quiet", f"evalsvc{extras} @ {wheel.as_uri()}")
@@ -187,11 +165,8 @@ def test_the_base_install_is_small_and_without_torch(base: Environment) -> None:
     assert not installed & {"torch", "numpy", "lm_eval", "psycopg"}
 
 
-def test_the_requirements_of_the_base_install_fit_together(base: Environment) -> None:
+def test_the_base_install_fits_together_and_importing_evalsvc_warns_of_nothing(base: Environment) -> None:
     assert base.run("python", "-m", "pip", "check").strip() == "No broken requirements found."
-
-
-def test_importing_evalsvc_warns_of_nothing_and_imports_nothing(base: Environment) -> None:
     code = "import sys; before = set(sys.modules); import evalsvc; print(*set(sys.modules) - before)"
     assert base.run("python", "-W", "error", "-c", code).split() == ["evalsvc"]
     base.run("python", "-W", "error", "-c", "import evalsvc.client, evalsvc.cli, evalsvc.api.app, evalsvc.store.tables")
@@ -210,19 +185,14 @@ def test_messages_name_the_wheel(base: Environment) -> None:
 
 @contextmanager
 def served(environment: Environment, folder: Path) -> Iterator[str]:
-    """`evalsvc serve` of an environment: its address."""
     command = [str(environment.folder / "bin" / "evalsvc"), "serve", "--port", "0", "--devices", "cpu"]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             [*command, "--data-dir", str(folder / "data")], cwd=folder, stdout=log, stderr=subprocess.STDOUT
         )
     try:
-        deadline = time.monotonic() + 90
-        while not (found := re.search(r"listens on (http://\S+)", (folder / "log").read_text())):
-            assert process.poll() is None, (folder / "log").read_text()
-            assert time.monotonic() < deadline, (folder / "log").read_text()
-            time.sleep(0.05)
-        yield found[1]
+        said = wait_for(lambda: re.search(r"listens on (http://\S+)", (folder / "log").read_text()), "it listens")
+        yield said[1]
     finally:
         process.terminate()
         process.wait(60)
@@ -231,10 +201,7 @@ def served(environment: Environment, folder: Path) -> Iterator[str]:
 def test_the_service_runs_from_the_wheel_without_torch(base: Environment, tmp_path: Path) -> None:
     """Its migrations make the database, its suites are listed, and its pages are shown."""
     with served(base, tmp_path) as url:
-        deadline = time.monotonic() + 60
-        while (ready := httpx.get(f"{url}/readyz")).status_code != 200:
-            assert time.monotonic() < deadline, ready.text
-            time.sleep(0.1)
+        ready = wait_for(lambda: (answer := httpx.get(f"{url}/readyz")).is_success and answer, "the service is ready")
         assert ready.json() | {"workers": 1} == {"status": "ok", "database": "ok", "schema": "ok", "workers": 1}
         suites = {suite["name"] for suite in httpx.get(f"{url}/v1/suites").raise_for_status().json()["suites"]}
         assert suites == {path.stem for path in (ROOT / "evalsvc" / "suites").glob("*.yaml")}

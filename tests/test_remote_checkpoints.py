@@ -11,6 +11,8 @@ from loss_task import LAYOUT, RECORDS, write
 from object_store import ObjectStore, object_store
 from service_process import ServiceProcess
 
+Patch = pytest.MonkeyPatch
+
 
 @pytest.fixture
 def app(tmp_path: Path) -> Iterator[App]:
@@ -45,14 +47,11 @@ def store() -> Iterator[ObjectStore]:
 
 
 @pytest.fixture
-def service(
-    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, child_process: None
-) -> Iterator[ServiceProcess]:
+def service(store: ObjectStore, tmp_path: Path, monkeypatch: Patch, child_process: None) -> Iterator[ServiceProcess]:
     write(tmp_path / "pairs.jsonl", RECORDS)
-    monkeypatch.setenv("EVALSVC_SCHEMES", "file,s3")
-    monkeypatch.setenv("EVALSVC_ROOTS", f"/:s3://{store.bucket}")
-    monkeypatch.setenv("EVALSVC_DEVICES", "cpu")
-    monkeypatch.setenv("EVALSVC_THREADS", "1")
+    settings = {"SCHEMES": "file,s3", "ROOTS": f"/:s3://{store.bucket}", "DEVICES": "cpu", "THREADS": "1"}
+    for name, value in settings.items():
+        monkeypatch.setenv(f"EVALSVC_{name}", value)
     running = ServiceProcess(tmp_path / "service")
     try:
         running.start()

@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from machines import wait_for
 from postgresql_server import PostgresqlServer
 from service_process import ServiceProcess
 from sqlalchemy import make_url
@@ -34,13 +35,12 @@ PASSPHRASE = "planted-passphrase-of-the-database"
 
 @dataclass
 class Planted:
-    """A running service with everything secret that it has."""
+    """A running service with everything secret that it has, and all that was answered or printed."""
 
     service: ServiceProcess
     database: PostgresqlServer
     tokens: dict[str, str]
     said: list[str] = field(default_factory=list)
-    """All that was answered or printed."""
 
     def ask(self, method: str, path: str, token: str | None = None, **options: Any) -> httpx.Response:
         headers = options.pop("headers", {}) | ({"Authorization": f"Bearer {token}"} if token else {})
@@ -53,9 +53,6 @@ class Planted:
         done = subprocess.run(command, capture_output=True, text=True, env=os.environ | environment, check=False)
         self.said.append(done.stdout + done.stderr)
         return done
-
-    def secrets(self) -> list[str]:
-        return [PASSWORD, ENCODED, "hunter2-planted", PASSPHRASE, *self.tokens.values()]
 
 
 @pytest.fixture
@@ -102,9 +99,8 @@ def every_way_to_fail(planted: Planted, tmp_path: Path) -> None:
         planted.ask("GET", "/v1/evaluations/1/events", token)
         planted.ask("GET", "/metrics", token)
     admin = planted.tokens["admin"]
-    planted.ask("GET", "/v1/runs", headers={"Authorization": f"Basic {admin}"})
-    planted.ask("GET", "/v1/runs", headers={"Authorization": admin})
-    planted.ask("GET", "/v1/runs", headers={"Authorization": f"Token {admin}"})
+    for header in (f"Basic {admin}", admin, f"Token {admin}"):
+        planted.ask("GET", "/v1/runs", headers={"Authorization": header})
     planted.ask("GET", "/v1/runs", admin + "x")
     for path in ("/openapi.json", "/docs", "/healthz"):
         planted.ask("GET", path)
@@ -117,10 +113,7 @@ def test_secrets_stay_where_they_are(planted: Planted, tmp_path: Path) -> None:
 
     assert planted.service.process is not None
     service = psutil.Process(planted.service.process.pid)
-    deadline = time.monotonic() + 60
-    while not planted.service.workers():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_for(planted.service.workers, "a worker has started")
     children = service.children(recursive=True)
     planted.said += [" ".join(process.cmdline()) for process in (service, *children)]
     planted.said += [json.dumps(process.environ()) for process in children]
@@ -136,7 +129,8 @@ def test_secrets_stay_where_they_are(planted: Planted, tmp_path: Path) -> None:
     planted.service.stop()
 
     log = planted.service.log.read_text()
+    secrets = [PASSWORD, ENCODED, "hunter2-planted", PASSPHRASE, *planted.tokens.values()]
     everything = "\n".join([*planted.said, log])
     assert "database_unusable" in everything, "what is searched has what was said"
     assert '"path": "/v1/runs"' in log, "and the requests that are logged"
-    assert [secret for secret in planted.secrets() if secret in everything] == []
+    assert [secret for secret in secrets if secret in everything] == []

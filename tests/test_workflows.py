@@ -1,6 +1,5 @@
 """The files that GitHub runs: valid by its schemas, and with no more rights than they need."""
 
-import os
 import re
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from programs import lacking
 
 ROOT = Path(__file__).parents[1]
 ACTION = ROOT / "action.yml"
@@ -33,10 +33,7 @@ def steps(file: Path) -> Iterator[dict[str, Any]]:
 def test_files_are_valid(schema: str, child_process: None) -> None:
     """By the schemas that check-jsonschema brings with it. Where TESTS_REQUIRE names it, this fails without it."""
     if find_spec("check_jsonschema") is None:
-        reason = "needs check-jsonschema, of the extra `test`"
-        if "check-jsonschema" in os.environ.get("TESTS_REQUIRE", "").split(","):
-            pytest.fail(reason)
-        pytest.skip(reason)
+        lacking("check-jsonschema", "needs check-jsonschema, of the extra `test`")
     files = [ACTION] if schema == "github-actions" else WORKFLOWS
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}", *map(str, files)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

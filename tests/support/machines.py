@@ -19,17 +19,15 @@ from ports import free_port
 from evalsvc.cluster.certificates import write_certificates
 
 SUPPORT = str(Path(__file__).parent)
-PATIENCE = 90.0
-"""Seconds that anything has on a busy machine."""
+
+PATIENCE, BUSY = 90.0, 20
+"""Seconds that anything has on a busy machine, and that such a machine takes more."""
 
 TTL = 5
 """EVALSVC_WORKER_TTL in tests of workers that fall silent, in seconds."""
 
 GIVEN_UP_WITHIN = 2 * TTL + 10
 """Seconds after which a silent worker is given up at the latest."""
-
-BUSY = 20
-"""Seconds more for a busy machine."""
 
 
 def wait_for(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
@@ -38,6 +36,11 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = PATIENCE)
         assert time.monotonic() < deadline, f"not in time: {what}"
         time.sleep(0.05)
     return found
+
+
+def worker_processes(pid: int) -> list[psutil.Process]:
+    children = psutil.Process(pid).children(recursive=True)
+    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 
 
 class Command:
@@ -55,8 +58,6 @@ class Command:
             )
 
     def wait_for_text(self, pattern: str, seconds: float = PATIENCE) -> str:
-        """The first group of what matches in the log."""
-
         def found() -> re.Match[str] | None:
             assert self.process.poll() is None or re.search(pattern, self.log.read_text()), self.log.read_text()
             return re.search(pattern, self.log.read_text())
@@ -65,9 +66,7 @@ class Command:
         return match[match.lastindex or 0]
 
     def workers(self) -> list[psutil.Process]:
-        """The worker processes that it has started."""
-        children = psutil.Process(self.process.pid).children(recursive=True)
-        return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+        return worker_processes(self.process.pid)
 
     def stop(self) -> None:
         """At once."""

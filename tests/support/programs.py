@@ -5,22 +5,18 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 
 def find_program(name: str, origin: str, requirement: str | None = None) -> str:
-    """Return the path of a program, also of one that is installed next to the tests' Python, or say what is lacking.
-
-    Args:
-        origin: what brings the program, for the reason.
-        requirement: see `lacking`; the name of the program unless given.
-    """
+    """Return the path of a program, also next to the tests' Python, or say that it is lacking, and what brings it."""
     folders = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     return shutil.which(name, path=folders) or lacking(requirement or name, f"needs {name}, of {origin}")
 
 
-def lacking(requirement: str, reason: str) -> str:
+def lacking(requirement: str, reason: str) -> NoReturn:
     """Skip the test, or fail it where TESTS_REQUIRE names the requirement."""
     if requirement in os.environ.get("TESTS_REQUIRE", "").split(","):
         pytest.fail(reason)

@@ -5,20 +5,18 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
-from machines import wait_for
+from machines import SUPPORT, wait_for, worker_processes
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "open_lm"
 CHECKPOINT = GOLDEN / "01_rotary_default_ln_swiglu" / "checkpoints" / "epoch_1.pt"
 """A small checkpoint to post, where nothing looks into it."""
 
-START_TIMEOUT = 60
 OVER = ("succeeded", "partly_failed", "failed", "cancelled")
 
 
@@ -36,30 +34,23 @@ class ServiceProcess:
     def start(self) -> "ServiceProcess":
         self.data_dir.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, *self.program, "serve", "--port", "0", "--data-dir", str(self.data_dir)]
-        support = str(Path(__file__).parent)
+        path = os.pathsep.join(filter(None, [SUPPORT, os.environ.get("PYTHONPATH")]))
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [*command, *self.options],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [support, os.environ.get("PYTHONPATH")]))},
-            )
-        deadline = time.monotonic() + START_TIMEOUT
-        while not (found := re.search(r"listens on (https?://\S+)", self.log.read_text())):
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.05)
-        self.url = found[1]
+            how: dict[str, Any] = {"stdout": log, "stderr": subprocess.STDOUT, "env": os.environ | {"PYTHONPATH": path}}
+            process = self.process = subprocess.Popen([*command, *self.options], **how)
+
+        def address() -> re.Match[str] | None:
+            assert process.poll() is None, self.log.read_text()
+            return re.search(r"listens on (https?://\S+)", self.log.read_text())
+
+        self.url = wait_for(address, f"the service listens, as {self.log} says")[1]
         return self
 
     def workers(self) -> list[psutil.Process]:
-        """The worker processes, which are children of the service."""
         assert self.process is not None
-        children = psutil.Process(self.process.pid).children(recursive=True)
-        return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+        return worker_processes(self.process.pid)
 
     def kill(self) -> None:
-        """kill -9 of the service; its workers end by themselves."""
         assert self.process is not None
         workers = self.workers()
         self.process.send_signal(signal.SIGKILL)
@@ -82,12 +73,10 @@ class ServiceProcess:
         return response.json()
 
     def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """Whatever the answer is."""
         # By http, and without reading the certificates of the world's authorities each time, which takes 15 ms.
         return httpx.request(method, self.url + path, **{"timeout": 60, "verify": False, **options})
 
     def post(self, run: str, step: int, uri: Path, suites: list[str], **fields: Any) -> list[int]:
-        """Post a checkpoint; the ids of its evaluations."""
         body = {"run": run, "step": step, "uri": str(uri), "suites": suites, **fields}
         return [item["id"] for item in self.request("POST", "/v1/checkpoints", json=body)["evaluations"]]
 
@@ -106,10 +95,11 @@ class ServiceProcess:
         return document
 
     def wait(self, evaluation: int, seconds: float = 90) -> dict[str, Any]:
-        deadline = time.monotonic() + seconds
-        while (document := self.evaluation(evaluation))["state"] not in OVER:
-            assert time.monotonic() < deadline, document
-            time.sleep(0.05)
+        def ended() -> dict[str, Any] | None:
+            document = self.evaluation(evaluation)
+            return document if document["state"] in OVER else None
+
+        document: dict[str, Any] = wait_for(ended, f"evaluation {evaluation} ends", seconds)
         return document
 
     def history(self, run: str, **query: Any) -> dict[tuple[str, int], float]:
