@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 
 import pytest
-from paired_items import numbers
+from metric_items import numbers
 
 from evalsvc.metrics.distance import Distance, Judgement, difference_of, distance, judge, spread_of
 from evalsvc.metrics.intervals import MIN_ITEMS, Spread, bend_of

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
-from in_process_cluster import Call, InProcessCluster, with_run
+from in_process_cluster import Call, InProcessCluster, run_steps, with_run
 from laboratory import Laboratory
 from sqlalchemy import select, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
-from steps_in_process import run_steps
 
 from evalsvc.cluster.cluster import Cluster
 from evalsvc.config import Settings

@@ -27,7 +27,6 @@ from evalsvc.store.views import LiveTask
 
 
 def needs_by_route(app: FastAPI) -> dict[tuple[str, str], Needs | None]:
-    """Return what each route needs, by method and path."""
     return {
         (method, getattr(route, "path_format", "")): needs_of(route)
         for route in app.routes
@@ -106,8 +105,6 @@ class InlineCoordinator(Coordinator):
 
 
 class App:
-    """The application with what stands behind it."""
-
     def __init__(self, settings: Settings, portal: BlockingPortal, insecure: bool = False) -> None:
         self.settings = settings
         self.portal = portal
@@ -128,8 +125,6 @@ class App:
 
 
 class AppTransport(httpx.BaseTransport):
-    """httpx's transport for ASGI applications, for its synchronous client."""
-
     def __init__(self, app: Any, portal: BlockingPortal) -> None:
         self._transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         self._portal = portal
@@ -156,7 +151,6 @@ def app_in_process(data_dir: Path, *, insecure: bool = False, **settings: Any) -
 
 @contextmanager
 def app_on_port(data_dir: Path, database_url: str = "", **settings: Any) -> Iterator[tuple[str, Any]]:
-    """The application on a free port: its address, and its `State`."""
     data_dir.mkdir(exist_ok=True)
     copy_migrated(data_dir / "evalsvc.db")
     app = create_app(Settings(data_dir=str(data_dir), database_url=database_url, **settings), InlineCoordinator)

@@ -24,7 +24,6 @@ class Member:
 
 
 def read_members(path: Path) -> dict[str, Member]:
-    """Take a good backup apart."""
     members = {}
     with tarfile.open(path) as tar:
         for info in tar:

@@ -84,7 +84,6 @@ class Visit:
 
     @property
     def violations(self) -> list[str]:
-        """What the content security policy forbade."""
         found: list[str] = self.page.evaluate("() => window.violations")
         return found
 

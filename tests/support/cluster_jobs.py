@@ -29,7 +29,6 @@ def own_settings(request: Any, report: Any, settings: Settings) -> bytes:
 
 
 def echo(request: int, report: Any, settings: Settings) -> bytes:
-    """As many bytes as were requested."""
     return b"x" * request
 
 

@@ -30,6 +30,8 @@ def items(seed: int, right: float, n: int = 40) -> list[dict[str, Any]]:
 def metrics(rows: Sequence[dict[str, Any]], limit: int = 1) -> list[MetricValue]:
     """`acc`, the mean of 0 and 1, and `bits_per_byte`, a ratio, of each benchmark."""
     found = []
+    of_acc: dict[str, Any] = {"unit": "fraction", "direction": "higher"}
+    of_bits: dict[str, Any] = {"unit": "bits/byte", "direction": "lower"}
     for benchmark in BENCHMARKS:
         own = [row for row in rows if row["benchmark"] == benchmark]
         right = [row["acc"] for row in own]
@@ -37,24 +39,8 @@ def metrics(rows: Sequence[dict[str, Any]], limit: int = 1) -> list[MetricValue]
         rest: dict[str, Any] = {"n": len(own), "protocol": Protocol({"benchmark": benchmark, "limit": limit})}
         accuracy = sum(right) / len(right)
         found += [
-            MetricValue(
-                f"{benchmark}/acc",
-                accuracy,
-                standard_error(right),
-                unit="fraction",
-                direction="higher",
-                items=("acc",),
-                **rest,
-            ),
-            MetricValue(
-                f"{benchmark}/bits_per_byte",
-                ratio,
-                0.01,
-                unit="bits/byte",
-                direction="lower",
-                items=("bits", "bytes"),
-                **rest,
-            ),
+            MetricValue(f"{benchmark}/acc", accuracy, standard_error(right), items=("acc",), **of_acc, **rest),
+            MetricValue(f"{benchmark}/bits_per_byte", ratio, 0.01, items=("bits", "bytes"), **of_bits, **rest),
         ]
     return found
 

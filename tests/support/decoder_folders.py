@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-TINY: dict[str, Any] = {
-    "embed_dim": 4,
-    "num_embeddings": 64,
-    "latent_channels": 6,
-    "base_channels": 32,
-    "channel_multiplier": [1, 2, 1],
-    "num_res_blocks": 1,
-}
+TINY: dict[str, Any] = {"embed_dim": 4, "num_embeddings": 64, "latent_channels": 6, "base_channels": 32}
+TINY |= {"channel_multiplier": [1, 2, 1], "num_res_blocks": 1}
 """Sizes of a small network of either kind, in Hugging Face's words: 4 pixels a code."""
 
 OTHER_NETWORKS = {
@@ -41,32 +36,23 @@ def chameleon_config(**changes: Any) -> dict[str, Any]:
     return {"model_type": "chameleon_vqgan", **TINY, "resolution": 32, **changes}
 
 
+NAMES = (
+    ("encoder.down.", "encoder.conv_blocks."),
+    ("decoder.up.", "decoder.conv_blocks."),
+    (".block.", ".res."),
+    ("mid.block_1.", "mid.0."),
+    ("mid.attn_1.", "mid.1."),
+    ("mid.block_2.", "mid.2."),
+)
+"""Parts of names of tensors in transformers' JanusVQVAE, and in LlamaGen."""
+
+
 def to_llamagen(name: str) -> str:
-    """LlamaGen's name of a tensor of transformers' JanusVQVAE."""
-    for theirs, hers in (
-        ("encoder.down.", "encoder.conv_blocks."),
-        ("decoder.up.", "decoder.conv_blocks."),
-        (".block.", ".res."),
-        ("mid.block_1", "mid.0"),
-        ("mid.attn_1", "mid.1"),
-        ("mid.block_2", "mid.2"),
-    ):
-        name = name.replace(theirs, hers)
-    return name
+    return reduce(lambda text, pair: text.replace(*pair), NAMES, name)
 
 
 def to_janus(name: str) -> str:
-    """transformers' name of one of LlamaGen's tensors."""
-    for hers, theirs in (
-        ("encoder.conv_blocks.", "encoder.down."),
-        ("decoder.conv_blocks.", "decoder.up."),
-        (".res.", ".block."),
-        ("mid.0.", "mid.block_1."),
-        ("mid.1.", "mid.attn_1."),
-        ("mid.2.", "mid.block_2."),
-    ):
-        name = name.replace(hers, theirs)
-    return name
+    return reduce(lambda text, pair: text.replace(*pair[::-1]), NAMES, name)
 
 
 def llamagen_file(path: Path, tensors: Mapping[str, Tensor], **more: Any) -> Path:
@@ -95,7 +81,6 @@ def whole_model(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, T
 
 
 def tokenizer_alone(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Path:
-    """A Hugging Face folder of the image tokenizer alone."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config))
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors")

@@ -33,17 +33,14 @@ def pages() -> list[Path]:
 
 
 def read_blocks(page: Path) -> list[Block]:
-    """Return the fenced blocks of a page in their order."""
     return [block for block, _ in _parts(page) if block is not None]
 
 
 def prose(page: Path) -> str:
-    """Return the text of a page without its fenced blocks."""
     return "\n".join(line for block, line in _parts(page) if block is None)
 
 
 def find_block(page: Path, language: str, text: str) -> str:
-    """Return the one block of a page in a language that contains a text."""
     [found] = [block.text for block in read_blocks(page) if block.language == language and text in block.text]
     return found
 

@@ -10,6 +10,5 @@ D = TypeVar("D", bound=Document)
 
 
 def example(kind: type[D], **fields: object) -> D:
-    """Return the example of a document with these fields in place of its own."""
     schema = kind.model_json_schema(mode="serialization")
     return kind.model_validate(example_of(schema, schema.get("$defs", {}))).model_copy(update=fields)

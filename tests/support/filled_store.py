@@ -108,7 +108,6 @@ def _enter_the_rest(store: Store) -> None:
 
 
 def _spool(store: Store, folder: Path) -> None:
-    """Copies of two checkpoints, of which one is a folder."""
     with store.transaction() as session:
         for checkpoint in session.scalars(sa.select(Checkpoint).where(Checkpoint.id.in_((1, 2)))):
             checkpoint.spool, checkpoint.spool_state = "copy", "ready"

@@ -34,5 +34,4 @@ def report(*rows: dict[str, Any], **changes: Any) -> dict[str, Any]:
 
 
 def content(*rows: dict[str, Any], **changes: Any) -> bytes:
-    """The content of an artifact."""
     return ForgettingReport.model_validate(report(*rows, **changes)).model_dump_json().encode()

@@ -44,12 +44,10 @@ def result(*metrics: MetricValue, name: str = "candidate", **more: Any) -> Resul
 
 
 def read_document(name: str, content: Mapping[str, Any]) -> Result:
-    """The result that a document, as JSON has it, is read as."""
     return Result(name, ResultDocument.model_validate(content))
 
 
 def read_junit(content: bytes) -> Any:
-    """The report's root element, after validation."""
     schema = etree.XMLSchema(etree.parse(str(SCHEMA)))
     root = etree.fromstring(content)
     schema.assertValid(root)

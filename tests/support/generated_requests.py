@@ -56,8 +56,6 @@ schemathesis.serializer.alias("application/offset+octet-stream", "application/oc
 
 @dataclass
 class Found:
-    """What came of a run."""
-
     cases: int = 0
     statuses: Counter[int] = field(default_factory=Counter)
     checks: Counter[str] = field(default_factory=Counter)

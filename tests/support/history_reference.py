@@ -25,8 +25,6 @@ SPECIAL = (math.nan, math.inf, -math.inf, 1.7e308, -1.7e308, 1e290, 5e-324, -5e-
 
 @dataclass(frozen=True)
 class Point:
-    """A value of a series."""
-
     step: int
     value: float
     stderr: float | None
@@ -34,7 +32,6 @@ class Point:
 
     @property
     def ends(self) -> tuple[float | None, float | None]:
-        """Ends of the interval of a value without items."""
         known = self.stderr is not None and self.n is not None
         return ends_of(value_interval(Ratio(self.value, self.stderr, self.n or 0))) if known else (None, None)
 
@@ -104,7 +101,6 @@ def within(placed: Iterable[tuple[int, Point]], first: int | None, last: int | N
 
 
 def buckets(placed: Sequence[tuple[int, Point]], start: int, width: int) -> list[dict[str, Any]]:
-    """Every bucket that has values, in order."""
     by_number: dict[int, list[tuple[int, Point]]] = {}
     for x, point in placed:
         by_number.setdefault((x - start) // width, []).append((x, point))

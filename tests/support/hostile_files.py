@@ -16,7 +16,6 @@ LEGACY_TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 
 def archive(path: Path, pickled: bytes, data: bytes = b"", **more: bytes) -> None:
-    """A file as torch.save writes it around a pickle of one's own."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as file:
         file.writestr("x/data.pkl", pickled)
         file.writestr("x/byteorder", b"little")
@@ -46,8 +45,6 @@ def tensor_pickle(shape: tuple[int, ...], stride: tuple[int, ...], numel: int, o
 
 
 class Calls:
-    """Pickles to a call."""
-
     def __init__(self, function: Any, *arguments: Any) -> None:
         self.call = (function, arguments)
 

@@ -1,4 +1,4 @@
-"""A cluster whose workers are threads of this process: the coordinator's tests run on it without Dask.
+"""A cluster whose workers are threads of this process, and the task `steps` on it: no Dask, checkpoint or torch.
 
 It keeps what the coordinator relies on: one call a worker, progress from the beginning of a call, one outcome of every
 call, which comes on another thread, and nothing of a call that was given up.
@@ -9,14 +9,21 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+
+from steps_task import Steps, StepsOutput, StepsShard, StepsWork
 
 from evalsvc.cluster.cluster import Cluster, Member
 from evalsvc.cluster.outcomes import Outcome, OutcomeKind
 from evalsvc.config import Settings
 from evalsvc.errors import Cancelled
-from evalsvc.messages import ShardResult, pack_result
+from evalsvc.files.outputs import OutputsLost, read_output
+from evalsvc.messages import ShardError, ShardRequest, ShardResult, pack_result
+from evalsvc.tasks.stages import run_stage
+from evalsvc.tasks.task import Context
 
 Run = Callable[[Any, "Call"], Any]
 """What a worker does with a request."""
@@ -160,3 +167,35 @@ class InProcessCluster(Cluster):
 def with_run(run: Run) -> Callable[[Settings, Callable[[str, int], None], Callable[[Outcome], None]], InProcessCluster]:
     """A cluster on whose workers `run` is called."""
     return lambda settings, on_progress, on_outcome: InProcessCluster(settings, on_progress, on_outcome, run)
+
+
+def run_steps(request: ShardRequest, call: Call) -> ShardResult:
+    """Do what `run_shard` does with `steps_task.Steps`, in its place."""
+    work = StepsOfACall(Steps(name=request.task.name, **request.task.parameters), call)
+    base = request.base and SimpleNamespace(checkpoint=request.base)
+    context: Any = SimpleNamespace(checkpoint=request.checkpoint, base=base)
+    try:
+        return ShardResult(run_stage(work, request, context, partial(read_output, call.outputs)))
+    except OutputsLost as error:
+        return ShardResult(lost=error.files)
+    except Cancelled as error:
+        return ShardResult(error=ShardError(error.code, error.message))
+
+
+class StepsOfACall(StepsWork):
+    """Steps that end with the call."""
+
+    def __init__(self, task: Steps, call: Call) -> None:
+        super().__init__(task)
+        self.call = call
+
+    def run(self, context: Context, shard: StepsShard) -> StepsOutput:
+        for step in range(self.task.steps):
+            with Path(self.task.log).open("a") as stream:
+                stream.write(f"{shard.index} {step} {self.call.worker}\n")
+            self.call.pause(self.task.seconds)
+            if shard.index == self.task.poison:
+                raise Died("it was poisoned")
+            if not self.task.deaf:
+                self.call.report(step + 1)
+        return StepsOutput(self.task.steps, bytes([shard.index]) * self.task.size)

@@ -75,7 +75,6 @@ class Laboratory:
         self.wake()
 
     def wait_until(self, condition: Callable[[Session], Any], seconds: float = 120) -> None:
-        """Wait for a condition on a session of the store."""
         deadline = time.monotonic() + seconds
         while True:
             with self.store.reading() as session:
@@ -89,13 +88,11 @@ class Laboratory:
             return find_evaluation(session, evaluation).state in OVER
 
     def wait(self, evaluation: int, seconds: float = 120) -> Evaluation:
-        """Wait for the end of an evaluation."""
         self.wait_until(lambda _: self.is_over(evaluation), seconds)
         with self.store.reading() as session:
             return find_evaluation(session, evaluation)
 
     def succeeds(self, *evaluations: int) -> bool:
-        """Wait for the end of the evaluations; whether all of them succeeded."""
         return {self.wait(evaluation).state for evaluation in evaluations} == {"succeeded"}
 
     def failure(self, evaluation: int) -> tuple[str, str]:
@@ -112,26 +109,20 @@ class Laboratory:
         return [(int(shard), int(step), worker) for shard, step, worker in map(str.split, lines)]
 
     def steps(self, name: str = "steps") -> Counter[tuple[int, int]]:
-        """How often each (shard, step) was begun."""
         return Counter((shard, step) for shard, step, _ in self.log(name))
 
     def wait_for_steps(self, *names: str) -> None:
-        """Wait until the first step of each has begun."""
         self.wait_until(lambda _: all(self.log(name) for name in names or ("steps",)))
 
     def attempts(self, name: str = "steps") -> list[tuple[int, str, datetime]]:
         """(shard, outcome, start) of the attempts of its run shards, in the order of their start."""
         query = select(Shard.index, Attempt.outcome, Attempt.started_at).join(Attempt.shard).join(Shard.task)
+        query = query.join(Evaluation).where(Shard.stage == "run", Evaluation.suite == name)
         with self.store.reading() as session:
-            rows = session.execute(
-                query.join(Evaluation)
-                .where(Shard.stage == "run", Evaluation.suite == name)
-                .order_by(Attempt.started_at, Attempt.number)
-            )
+            rows = session.execute(query.order_by(Attempt.started_at, Attempt.number))
             return [(row.index, row.outcome, row.started_at) for row in rows]
 
     def outcomes(self, name: str = "steps") -> Counter[str]:
-        """How many of these attempts ended how."""
         return Counter(outcome for _, outcome, _ in self.attempts(name))
 
     def failed_attempts(self) -> int:

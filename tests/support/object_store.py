@@ -22,7 +22,6 @@ class ObjectStore:
         self.client.create_bucket(Bucket=self.bucket)
 
     def put(self, key: str, content: bytes) -> str:
-        """Put an object; its uri."""
         self.client.put_object(Bucket=self.bucket, Key=key, Body=content)
         return f"s3://{self.bucket}/{key}"
 

@@ -70,6 +70,5 @@ class PostgresqlServer:
         self._server.ensure_postgres_running()
 
     def close(self) -> None:
-        """Stop and delete it."""
         self._server.cleanup()
         shutil.rmtree(self._folder, ignore_errors=True)

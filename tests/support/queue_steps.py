@@ -36,18 +36,12 @@ def suite(name: str = "quick", limit: int = 1, tasks: int = 1, kind: str = "loss
 
 
 def submission(step: int = 25, **fields: Any) -> Submission:
-    defaults: dict[str, Any] = {
-        "run": "run-a",
-        "step": step,
-        "uri": f"/checkpoints/epoch_{step}.pt",
-        "path": f"/checkpoints/epoch_{step}.pt",
-        "identity": Identity(size=100, mtime_ns=1),
-    }
+    path = f"/checkpoints/epoch_{step}.pt"
+    defaults: dict[str, Any] = {"run": "run-a", "step": step, "uri": path, "path": path, "identity": Identity(100, 1)}
     return Submission(**(defaults | fields))
 
 
 def enter(store: Store, posted: Submission, *suites: Suite) -> list[int]:
-    """Submit; the ids of the evaluations."""
     with store.transaction() as session:
         submitted = submit(session, posted, suites)
         return [evaluation.id for evaluation in submitted.evaluations]
@@ -74,14 +68,8 @@ def enter_virtual(store: Store, run: str, text: str, *suites: Suite, step: int =
 
 
 def metric(value: float, name: str = "loss/text", limit: int = 1, **fields: Any) -> MetricValue:
-    defaults: dict[str, Any] = {
-        "stderr": 0.1,
-        "n": 8,
-        "unit": "nats/token",
-        "direction": "lower",
-        "protocol": Protocol({"limit": limit}),
-    }
-    given = defaults | fields
+    defaults: dict[str, Any] = {"stderr": 0.1, "n": 8, "unit": "nats/token", "direction": "lower"}
+    given = {**defaults, "protocol": Protocol({"limit": limit}), **fields}
     has_interval = given["stderr"] is not None and math.isfinite(value)
     return MetricValue(name, value, **{"ends": (value - 0.25, value + 0.25) if has_interval else None} | given)
 
@@ -92,7 +80,6 @@ def ran(**output: Any) -> ShardResult:
 
 
 def looked(*metrics: MetricValue) -> LookResult:
-    """What a look brings back."""
     protocols = {item.protocol.id: dict(item.protocol.content) for item in metrics}
     return LookResult([item.to_json() for item in metrics], protocols)
 
@@ -162,7 +149,6 @@ def retry(store: Store, evaluation_id: int) -> None:
 
 
 def lose(store: Store, assignment: Assignment, max_attempts: int = 3) -> None:
-    """The worker of a shard dies."""
     with store.transaction() as session:
         give_up(session, assignment, "worker_died", ShardError("worker_died", "it died"), max_attempts)
 

@@ -39,14 +39,12 @@ class RecordedCuda:
     def __init__(self) -> None:
         self.current = Current()
         self.streams: list[RecordedStream] = []
-        """That were made, whatever for."""
         self.captures: list[tuple[torch.device, torch.device, bool]] = []
-        """Of each: the current device, that of the stream, and whether garbage was collected meanwhile."""
+        """The current device at each, that of the stream, and whether garbage was collected meanwhile."""
         self.replays: list[torch.device] = []
         """The current device at each."""
         self.on_replay: Callable[[], object] = lambda: None
         self.capture_error: Exception | None = None
-        """Raised at the end of a capture, if there is one."""
 
     @contextmanager
     def device(self, device: torch.device) -> Iterator[None]:
@@ -93,7 +91,6 @@ class RecordedGraph:
 
 @contextmanager
 def recorded_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[RecordedCuda]:
-    """Put a RecordedCuda in the place of torch.cuda."""
     cuda = RecordedCuda()
     for name in ("device", "stream", "current_stream", "graph"):
         monkeypatch.setattr(torch.cuda, name, getattr(cuda, name))

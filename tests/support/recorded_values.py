@@ -34,7 +34,6 @@ Line = dict[str, Any]
 
 
 def lines_of(kind: Kind, results: Sequence[TaskResult]) -> list[Line]:
-    """Return a line for each value of the evaluations of a kind."""
     lines = []
     for place, result in enumerate(results):
         for metric in with_intervals(result.metrics, kind, result.items):
@@ -45,13 +44,11 @@ def lines_of(kind: Kind, results: Sequence[TaskResult]) -> list[Line]:
 
 
 def recorded(kind: Kind | None = None) -> list[Line]:
-    """Return the lines of the file, of all kinds or of one; none without a file."""
     lines = [json.loads(line) for line in FILE.read_text().splitlines()] if FILE.exists() else []
     return [line for line in lines if kind in (None, line["kind"])]
 
 
 def record(lines: Sequence[Line]) -> None:
-    """Write the file, ordered by kind."""
     ordered = sorted(lines, key=lambda line: KINDS.index(line["kind"]))
     FILE.write_text("".join(json.dumps(line) + "\n" for line in ordered))
 

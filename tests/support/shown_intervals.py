@@ -26,7 +26,6 @@ Run = Callable[..., str]
 
 
 def stored_intervals(client: Client, checkpoint: str) -> Shown:
-    """Return the intervals of the result of a checkpoint."""
     run, step, _ = parse_checkpoint(checkpoint)
     return {(each.name, each.protocol): (each.low, each.high) for each in client.results(run, step).metrics}
 
@@ -97,7 +96,6 @@ def _panel(url: str, kind: str, run: str, metric: Any) -> httpx.Response:
 
 
 def _of_panels(url: str, run: str, metrics: Iterable[Any]) -> Shown:
-    """Return the intervals in the file that a panel offers."""
     shown: Shown = {}
     for metric in metrics:
         (row,) = csv.DictReader(io.StringIO(_panel(url, "csv", run, metric).text))

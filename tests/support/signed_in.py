@@ -27,20 +27,17 @@ class Browser:
         return self.app.http.get(path, headers={"Cookie": self.cookie, "Sec-Fetch-Site": "same-origin"} | headers)
 
     def post(self, path: str, fields: dict[str, str], **headers: str) -> httpx.Response:
-        """Send a form as the pages of the service do."""
         response = self.app.http.post(path, data=fields, headers={"Cookie": self.cookie} | SAME_ORIGIN | headers)
         self.app.http.cookies.clear()  # they are those of one browser
         return response
 
     def sign_in(self, token: str, target: str = "/") -> httpx.Response:
-        """Sign in, and keep the cookie if there is one."""
         response = self.post("/sign-in", {"token": token, "next": target})
         if "set-cookie" in response.headers:
             self.cookie = response.headers["set-cookie"].partition(";")[0]
         return response
 
     def form_key(self, path: str = "/status") -> str:
-        """The key in the forms of a page."""
         shown = FORM_KEY.search(self.get(path).text)
         assert shown is not None
         return shown[1]
@@ -74,13 +71,11 @@ def get_exactly(app: App, path: str, **headers: str) -> tuple[int, dict[str, str
 
 
 def new_token(app: App, scope: TokenScope, name: str = "") -> str:
-    """A new token of the application."""
     with app.store.transaction() as session:
         return create_token(session, name or scope, scope)
 
 
 def signed_in(app: App, scope: TokenScope, name: str = "") -> Browser:
-    """A browser that has signed in with a new token."""
     browser = Browser(app)
     response = browser.sign_in(new_token(app, scope, name))
     assert response.status_code == 303, response.text

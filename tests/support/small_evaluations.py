@@ -9,21 +9,18 @@ from typing import Any
 import pytest
 import yaml
 from benchmark_files import questions, write_benchmark
+from miniature_run import DECODER, pretrained
 from safetensors.torch import load_file, save_file
 from square_features import offer_squares
 from task_stages import do_all
 
-from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.config import Settings
 from evalsvc.metrics.definitions import Kind
 from evalsvc.miniature import ROOT
 from evalsvc.spec import catalog
-from evalsvc.spec.layout import parse_layout
 from evalsvc.tasks.task import TaskResult, work_of
 from evalsvc.worker.context import ShardContext
 
-LAYOUT = parse_layout(str(ROOT / "runs" / "layout.yaml"), ROOT).to_json()
-DECODER = str(ROOT / "movqgan" / "movqgan_miniature.ckpt")
 IMAGES = 70
 
 Results = list[TaskResult]
@@ -35,14 +32,9 @@ def evaluating(folder: Path) -> Iterator[Evaluate]:
     """Yield what runs one task on a checkpoint of the miniature [step 20] beside its step 0."""
     settings = Settings(devices="cpu", threads=1, data_dir=str(folder / "data"))
 
-    def checkpoint(epoch: int) -> CheckpointRef:
-        path = ROOT / "runs" / "pretrained" / "checkpoints" / f"epoch_{epoch}.pt"
-        return CheckpointRef(str(path), layout=LAYOUT, label=f"epoch {epoch}")
-
     def run(kind: str, epoch: int = 2, **parameters: Any) -> TaskResult:
         work = work_of(catalog.load("tasks", kind)(name="some", **parameters))
-        context = ShardContext(checkpoint(epoch), settings, lambda done: None, checkpoint(0))
-        return do_all(work, context)
+        return do_all(work, ShardContext(pretrained(epoch), settings, lambda done: None, pretrained(0)))
 
     with pytest.MonkeyPatch.context() as patch:
         offer_squares(patch)

@@ -7,15 +7,8 @@ import torch
 from evalsvc.models import Transformer
 from evalsvc.spec.model_config import ModelConfig
 
-SHAPE: dict[str, Any] = {
-    "hidden_dim": 24,
-    "n_layers": 2,
-    "n_heads": 3,
-    "seq_len": 32,
-    "vocab_size": 40,
-    "post_embed_norm": False,
-    "weight_tying": False,
-}
+SHAPE: dict[str, Any] = {"hidden_dim": 24, "n_layers": 2, "n_heads": 3, "seq_len": 32, "vocab_size": 40}
+SHAPE |= {"post_embed_norm": False, "weight_tying": False}
 
 
 def small_config(**changes: Any) -> ModelConfig:

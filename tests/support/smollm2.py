@@ -32,19 +32,10 @@ TEXTS = (
 def write_open_lm(model: LlamaForCausalLM, folder: Path) -> Path:
     """The model's weights under open_lm's names, as an epoch of a training run with its configuration beside it."""
     config = model.config
-    fields = {
-        "hidden_dim": config.hidden_size,
-        "n_layers": config.num_hidden_layers,
-        "n_heads": config.num_attention_heads,
-        "seq_len": config.max_position_embeddings,
-        "vocab_size": config.vocab_size,
-        "post_embed_norm": False,
-        "weight_tying": True,
-        "model_norm": "rms_norm",
-        "qk_norm": False,
-        "positional_embedding_type": "rotary",
-        "ffn_type": "swiglu",
-    }
+    fields = {"hidden_dim": config.hidden_size, "n_layers": config.num_hidden_layers, "vocab_size": config.vocab_size}
+    fields |= {"n_heads": config.num_attention_heads, "seq_len": config.max_position_embeddings, "weight_tying": True}
+    fields |= {"post_embed_norm": False, "qk_norm": False, "model_norm": "rms_norm", "ffn_type": "swiglu"}
+    fields |= {"positional_embedding_type": "rotary"}
     (folder / "smollm2.json").write_text(json.dumps(fields))
     torch.save({"epoch": 1, "name": "smollm2", "state_dict": _tensors(model)}, folder / "epoch_1.pt")
     return folder / "epoch_1.pt"

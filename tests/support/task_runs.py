@@ -27,7 +27,6 @@ def run_stage(
     is_first: bool = False,
     **task: Any,
 ) -> Any:
-    """The stage's output, or its error."""
     [spec] = parse_suite({"tasks": [task]}, "test").tasks
     request = ShardRequest(spec, stage, checkpoint, shards, outputs, base=base, is_first=is_first)
     done = run_shard(request, report, Settings.load())
@@ -54,7 +53,6 @@ def notes(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def artifacts(result: Mapping[str, Any]) -> dict[str, bytes]:
-    """Contents by name."""
     [found] = result["artifacts"].values()
     return {artifact["name"]: artifact["content"] for artifact in found}
 

@@ -30,6 +30,5 @@ def sent_output(work: AnyWork, context: Context, shard: Any) -> Any:
 
 
 def do_all(work: AnyWork, context: Context) -> TaskResult:
-    """Plan, run every shard, and merge."""
     shards = sent_shards(work, context)
     return work.merge(context, shards, [sent_output(work, context, shard) for shard in shards])

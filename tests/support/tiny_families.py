@@ -31,18 +31,16 @@ SHAPE: dict[str, Any] = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 128,
     "tie_word_embeddings": False,
-    "pad_token_id": None,
-    "bos_token_id": None,
-    "eos_token_id": None,
+    **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id")),
 }
-LLAMA3 = {
+LLAMA3: dict[str, Any] = {
     "rope_type": "llama3",
     "rope_theta": 500.0,
     "factor": 8.0,
     "low_freq_factor": 1.0,
     "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 32,
 }
+LLAMA3 |= {"original_max_position_embeddings": 32}
 UNGROUPED = {"num_key_value_heads": 6}
 
 MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -67,7 +65,6 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 
 def describe(name: str, **changes: Any) -> dict[str, Any]:
-    """The `config.json` of the model of this name."""
     kind, _, fields = MODELS[name]
     return {"model_type": kind, **SHAPE, **fields, **changes}
 

@@ -93,15 +93,10 @@ def _gguf_name(name: str) -> str:
         "embed_tokens": "token_embd",
         "norm": "output_norm",
         "input_layernorm": "attn_norm",
-        "q_proj": "attn_q",
-        "k_proj": "attn_k",
-        "v_proj": "attn_v",
         "o_proj": "attn_output",
-        "post_attention_layernorm": "ffn_norm",
-        "gate_proj": "ffn_gate",
-        "up_proj": "ffn_up",
-        "down_proj": "ffn_down",
     }
+    parts |= {f"{part}_proj": f"attn_{part}" for part in "qkv"} | {"post_attention_layernorm": "ffn_norm"}
+    parts |= {f"{part}_proj": f"ffn_{part}" for part in ("gate", "up", "down")}
     words = name.split(".")
     block = f"blk.{words[2]}." if "layers" in words else ""
     return f"{block}{parts[words[-2]]}.weight"

@@ -41,7 +41,6 @@ def post(
 
 
 def fill(app: App | State) -> None:
-    """Write the runs."""
     for run, start in ((RUN, 9.0), (OTHER, 9.5)):
         for step in (0, 100, 200, 300):
             post(app.store, run, step, losses(step, start))
@@ -56,7 +55,6 @@ def fill(app: App | State) -> None:
 
 
 def fail(app: App | State, run: str, step: int) -> None:
-    """Post a checkpoint whose evaluation fails."""
     assert isinstance(app.coordinator, InlineCoordinator)
     app.coordinator.error = ShardError("out_of_memory", FAILURE)
     post(app.store, run, step)

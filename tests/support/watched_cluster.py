@@ -10,8 +10,6 @@ from evalsvc.config import Settings
 
 
 class Watched(Cluster):
-    """Keeps outcomes until they are asked for, and all progress."""
-
     def __init__(self, settings: Settings) -> None:
         self.outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
         self.progress: list[tuple[str, int]] = []

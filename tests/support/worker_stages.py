@@ -15,15 +15,8 @@ from evalsvc.models import loading
 from evalsvc.spec.suite import Suite
 from evalsvc.worker.shard import run_shard
 
-MODEL = {
-    "hidden_dim": 16,
-    "n_layers": 2,
-    "n_heads": 4,
-    "seq_len": 64,
-    "vocab_size": 112,
-    "post_embed_norm": False,
-    "weight_tying": False,
-}
+MODEL = {"hidden_dim": 16, "n_layers": 2, "n_heads": 4, "seq_len": 64, "vocab_size": 112}
+MODEL |= {"post_embed_norm": False, "weight_tying": False}
 LAYOUT = {"text": {"size": 80}, "image": {"offset": 96, "size": 16}}
 
 
@@ -40,7 +33,6 @@ def run_stage(checkpoint: CheckpointRef, suite: Suite, stage: Stage = "plan") ->
 
 
 def planned(checkpoint: CheckpointRef, suite: Suite) -> Sequence[ShardDocument]:
-    """The shards of the suite's first task."""
     plan = run_stage(replace(checkpoint, identity=None), suite).output
     assert isinstance(plan, PlanResult)
     return plan.shards
@@ -67,9 +59,8 @@ def turned(checkpoint: CheckpointRef, path: Path) -> tuple[CheckpointRef, list[f
     tensors = dict(torch.load(checkpoint.path, weights_only=True)["state_dict"])
     tensors |= {name: 2 * tensor for name, tensor in tensors.items() if "inv_freq" in name}
     torch.save(tensors, path)
-    return replace(checkpoint, path=str(path), label="turned"), tensors[
-        "layers.0.attention.pos_embed.inv_freq"
-    ].tolist()
+    frequencies = tensors["layers.0.attention.pos_embed.inv_freq"].tolist()
+    return replace(checkpoint, path=str(path), label="turned"), frequencies
 
 
 def virtual_of(text: str, parents: Mapping[str, CheckpointRef]) -> CheckpointRef:
