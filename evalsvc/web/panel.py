@@ -138,7 +138,6 @@ MOST_RUNS = 8
 """Runs of a chart: as many as there are colours."""
 
 RunNames = Annotated[tuple[Annotated[str, Field(max_length=300)], ...], Field(min_length=1, max_length=MOST_RUNS)]
-
 MetricName = Annotated[str, Field(min_length=1, max_length=300)]
 
 

@@ -34,6 +34,7 @@ MOST_MARKS, MOST_CURVES = 10_000, 400
 REFUSED = 3
 """Exit code of a process whose standard output has the reason why the engine did not draw a chart."""
 
+SNIPPET = "window.vegaEmbed = vegaEmbed;"
 WIDTH = 720
 """Width of a rendered chart in pixels, where the spec follows its container."""
 
@@ -44,8 +45,6 @@ _INK: Mapping[Theme, tuple[str, str, str]] = {
     "dark": ("#e6edf3", "#30363d", "#0d1117"),
 }
 """Colours of text, of lines and of the background."""
-
-SNIPPET = "window.vegaEmbed = vegaEmbed;"
 
 
 def is_installed() -> bool:

@@ -58,9 +58,8 @@ class ComparePage(Page):
     template: ClassVar = "compare.html"
 
     a: Side = ""
-    """Checkpoint or run that the other one is compared with."""
     b: Side = ""
-    """Checkpoint or run that is compared."""
+    """Checkpoint or run that is compared with `a`."""
     to: Literal["", "base", "best"] = ""
     """With the run `b` alone: compare its newest evaluated checkpoint with the run's base, or with its best one."""
     family: Family = "none"

@@ -24,7 +24,8 @@ from evalsvc.web.pages.run import MAX_OVERLAID, RunName
 SHOWN, COLUMNS = 50, 6
 """Rows and metrics of a page."""
 
-SPARK_POINTS = 40
+SPARK_POINTS, MANY_TAGS = 40, 50
+"""Points of a small curve, and tags that a form offers."""
 
 QUICK_SECONDS, SECONDS = 0.3, 2.0
 """Time that a request for headlines may take for comparisons. The service keeps verdicts, so that a next request has
@@ -38,10 +39,7 @@ WORDS: Mapping[str, str] = {
 }
 """Verdicts as the page shows them; of all others no error is known."""
 
-MANY_TAGS = 50
-
 Text = Annotated[str, Field(max_length=300)]
-
 T = TypeVar("T")
 
 ORDERS: Mapping[str, tuple[str, Callable[[RunSummary], Any]]] = {

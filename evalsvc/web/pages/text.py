@@ -34,9 +34,8 @@ Drawn = tuple[int, str, Completion]
 """A completion with the step and the variant that it was drawn from."""
 
 SCOPES = {"all": "all ids", "text": "text ids only"}
-
 METRICS = {"acc": "right answers", "bits_per_byte": "bits per byte of the right answers", "loss": "loss"}
-
+FLIPS = {"lost": "only the base was right", "gained": "only the checkpoint is right"}
 VERDICTS = {
     "lost": ("worse than the base", "worse"),
     "gained": ("better than the base", "better"),
@@ -44,8 +43,6 @@ VERDICTS = {
     "too few": ("too few items to tell", ""),
 }
 """Words and style classes of verdicts."""
-
-FLIPS = {"lost": "only the base was right", "gained": "only the checkpoint is right"}
 
 
 @dataclass(frozen=True)
@@ -81,7 +78,7 @@ class Forgetting:
 
     @property
     def benchmarks(self) -> Mapping[str, Sequence[ForgettingRow]]:
-        """Rows that are shown, by what they measure, in the order of the report."""
+        """Rows that are shown, by what they measure."""
         by_name: dict[str, list[ForgettingRow]] = {}
         for row in self.report.rows[:MAX_ROWS] if self.report else ():
             by_name.setdefault(row.what, []).append(row)

@@ -31,7 +31,6 @@ MOST_BUCKETS = 10_000
 """Most buckets that the service makes of a series."""
 
 Bound = Annotated[int, Field(ge=0, le=MAX_STEP)] | None
-
 Weight = Annotated[float, Field(ge=0, le=0.99)]
 
 

@@ -19,7 +19,6 @@ from evalsvc.web.formats import number
 from evalsvc.web.panel import Commands, MetricName, Panel, PanelQuery, Table
 
 CheckpointName = Annotated[str, Field(min_length=1, max_length=500)]
-
 RunName = Annotated[str, Field(min_length=1, max_length=300)]
 
 
@@ -94,9 +93,7 @@ class DifferenceQuery(PanelQuery):
     name: ClassVar = "difference"
 
     a: RunName
-    """Run that the other one is compared with."""
     b: RunName
-    """Run that is compared."""
     metric: MetricName
 
     def panel(self, source: ServiceReader) -> Panel:

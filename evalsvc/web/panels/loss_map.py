@@ -18,7 +18,6 @@ MOST_CELLS = 1 << 14
 """Most image codes of a loss profile."""
 
 Side = Annotated[int, Field(ge=1, le=MOST_CELLS)]
-
 EvaluationId = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
@@ -61,15 +60,17 @@ class LossMapQuery(PanelQuery):
         except ValidationError as error:
             reason = error.errors(include_url=False)[0]["msg"]
             raise InvalidData(f"artifact {artifact.id} is no loss profile: {reason}; evaluate again") from None
-        rows, columns = profile.grid
+        (rows, columns), losses = profile.grid, profile.losses
+        height, width = (max((place[axis] for place in losses), default=-1) + 1 for axis in (0, 1))
+        cells = [[losses.get((row, column)) for column in range(width)] for row in range(height)]
         name = checkpoint_name(artifact.run, artifact.step, artifact.variant)
         return Panel(
             query=self,
             title=f"Loss by image code: {name}, {self.task}",
-            spec=map_chart(profile.losses, rows, columns),
-            table=_table(profile.losses),
+            spec=map_chart(losses, rows, columns),
+            table=Table(["row", *map(str, range(width))], [[row, *of_row] for row, of_row in enumerate(cells)]),
             commands=Commands(cli=f"evalsvc artifacts get {artifact.id}", rest=f"/v1/artifacts/{artifact.id}"),
-            notes=["blue-grey cells have no target"] if len(profile.losses) < rows * columns else [],
+            notes=["blue-grey cells have no target"] if len(losses) < rows * columns else [],
         )
 
 
@@ -82,12 +83,3 @@ def _has_map(artifact: Artifact) -> bool:
     groups = (artifact.details or {}).get("groups")
     is_kept = artifact.kind == "loss_profile" and artifact.pruned_at is None
     return is_kept and isinstance(groups, list) and "image_cell" in groups
-
-
-def _table(losses: dict[tuple[int, int], float]) -> Table:
-    last_row, last_column = (max((place[axis] for place in losses), default=-1) for axis in (0, 1))
-    columns = range(last_column + 1)
-    return Table(
-        ["row", *map(str, columns)],
-        [[row, *(losses.get((row, column)) for column in columns)] for row in range(last_row + 1)],
-    )

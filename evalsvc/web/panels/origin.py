@@ -32,7 +32,13 @@ class OriginQuery(PanelQuery):
     """Id of the protocol; by default, any."""
 
     def panel(self, source: ServiceReader) -> Panel:
-        step = self._newest(source) if self.step is None else self.step
+        step = self.step
+        if step is None:
+            series = source.summary(self.run, [self.metric], variant=self.variant)
+            steps = [each.latest.step for each in series if each.latest and self.protocol in (None, each.protocol)]
+            if not steps:
+                raise UnknownName(f"{self.run} has no value of {self.metric} by the protocol {self.protocol}")
+            step = max(steps)
         name = checkpoint_name(self.run, step, self.variant)
         for measured in measured_by(source, name, self.metric):
             if measured.task is not None and self.protocol in (None, measured.protocol):
@@ -41,13 +47,6 @@ class OriginQuery(PanelQuery):
             f"no evaluation of {name} measured {self.metric} by the protocol {self.protocol}; the value was imported, "
             "or measured by an evaluation that a newer one has replaced"
         )
-
-    def _newest(self, source: ServiceReader) -> int:
-        series = source.summary(self.run, [self.metric], variant=self.variant)
-        steps = [each.latest.step for each in series if each.latest and self.protocol in (None, each.protocol)]
-        if not steps:
-            raise UnknownName(f"{self.run} has no value of {self.metric} by the protocol {self.protocol}")
-        return max(steps)
 
     def _panel(self, name: str, measured: Measured, task: MeasuredTask) -> Panel:
         suite = shlex.quote(task.evaluation.suite.name)
