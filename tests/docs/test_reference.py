@@ -12,7 +12,7 @@ from generate import PAGES, main, path_of, text_of
 from reference_pages import client, errors, metrics, rest, settings, tasks
 from reference_pages.client import public_methods
 
-from evalsvc.api.routes import status
+from evalsvc.api.routes import health
 from evalsvc.api.routes.prometheus import FAMILIES
 from evalsvc.cli.program import COMMANDS, Commands
 from evalsvc.cli.tasks import describe_task
@@ -44,7 +44,7 @@ REMOVED: list[tuple[str, str, Any, str, Any]] = [
     ("metrics", "### `kid`", metrics, "DEFINITIONS", [item for item in DEFINITIONS if "kid" not in item.names]),
     ("tasks", "| `general_text` |", Loss, "model_json_schema", lambda: SHORTER),
     ("cli", "## `evalsvc import`", Commands, "entries", without(COMMANDS, "import")),
-    ("rest", "### `GET /v1/status`", status.router, "routes", []),
+    ("rest", "### `GET /v1/status`", health.router, "routes", []),
     ("rest", "`evalsvc_event_streams`", rest, "FAMILIES", without(FAMILIES, "evalsvc_event_streams")),
     ("client", "## `prune`", client, "Client", type("Client", (), vars(Client) | without(public_methods(), "prune"))),
 ]

@@ -17,7 +17,7 @@ from queue_steps import cancel, enter, metric, submission, suite
 from told_run import FAILURE, OTHER, RUN, fail, fill, losses, post
 
 from evalsvc.access_tokens import TokenScope
-from evalsvc.api.middleware import known_tokens
+from evalsvc.api.middleware import authentication
 from evalsvc.api.state import State
 from evalsvc.store.tokens import create_token, revoke_token
 
@@ -262,7 +262,7 @@ ANSWER = 10_000
 
 @pytest.fixture
 def waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, State]]:
-    monkeypatch.setattr(known_tokens, "LIFETIME", -1.0)
+    monkeypatch.setattr(authentication, "LIFETIME", -1.0)
     with app_on_port(tmp_path / "data") as (url, state):
         enter(state.store, submission(), suite(tasks=2))
         yield url, state
