@@ -42,8 +42,7 @@ from evalsvc.language.lm import OpenLM
 from evalsvc.language.results import results
 from evalsvc.models import Transformer, read_trie
 from evalsvc.scoring import Request
-from evalsvc.scoring.head import target_columns
-from evalsvc.scoring.scorer import CPU_BATCH_TOKENS, Packed, pack
+from evalsvc.scoring.scorer import CPU_BATCH_TOKENS, Packed, pack, target_columns
 from evalsvc.spec.layout import IdCounts
 
 HFLM_NAME = "lm-eval's HFLM"

@@ -27,7 +27,7 @@ from evalsvc.spec.layout import VocabularyLayout
 from evalsvc.spec.paths import Readable
 from evalsvc.spec.protocol import digest
 from evalsvc.tasks.image_codes import ImageCoder
-from evalsvc.worker.decoders import find_decoder
+from evalsvc.worker.context import find_decoder
 from prepare.caption_texts import CaptionEncoder
 from prepare.code_store import CodeStore
 from prepare.datasheet import Contents, Datasheet, make_datasheet

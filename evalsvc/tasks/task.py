@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.errors import InvalidRequest, UnknownName
@@ -23,11 +23,12 @@ from evalsvc.files.codec import Codec, generic_arguments
 from evalsvc.files.kept import KeptFolder
 from evalsvc.files.opened import Allow
 from evalsvc.metrics.definitions import may_return, plain_names
-from evalsvc.spec.bounds import MAX_SHARDS
+from evalsvc.spec.bounds import MAX_SHARDS, MAX_TOKENS, Beginning, TokenId
 from evalsvc.spec.engines import Engine, chosen_engines, engine_names
 from evalsvc.spec.layout import VocabularyLayout
 from evalsvc.spec.looks import Until
 from evalsvc.spec.model_config import ModelConfig
+from evalsvc.spec.paths import DataPath
 from evalsvc.spec.protocol import MetricValue
 
 if TYPE_CHECKING:
@@ -247,6 +248,25 @@ class Task(BaseModel):
     def usual_metrics(self) -> list[str]:
         """Return full names of metrics that tasks of this kind have, for the near misses of a wrong name."""
         return [f"{self.name}/{name}" for name in plain_names(self.kind)]
+
+
+class TextTask(Task):
+    """A task that puts text to a model."""
+
+    tokenizer: DataPath | None = None
+    """The `tokenizer.json` that the model was trained with [the layout's]."""
+    bos: Beginning | None = None
+    """Id of the tokenizer to put before every text that the model continues, or `none` [the layout's `text.bos`]."""
+    end_of_text: TokenId | None = None
+    """Id of the tokenizer that ends a completion, and that replaces an empty context without `bos` [the
+    tokenizer's]."""
+    max_length: int | None = Field(default=None, ge=2, le=MAX_TOKENS)
+    """Longest input in tokens, including drawn tokens; a longer input is cut from the left and counted [the
+    model's]."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of weights and activations; logits are always float32."""
+    rotary_inv_freq_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type to which training rounded the rotary frequencies; `auto` takes it from the run's configuration."""
 
 
 Parameters = TypeVar("Parameters", bound=Task)

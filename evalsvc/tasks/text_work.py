@@ -11,8 +11,7 @@ from evalsvc.data.tokenizer import TextTokenizer, read_tokenizer, tokenizer_dige
 from evalsvc.errors import InvalidData
 from evalsvc.models.language_model import LanguageModel
 from evalsvc.spec.layout import TextBlock
-from evalsvc.tasks.task import Context, Output, ShardKind, Work
-from evalsvc.tasks.text_task import TextTask
+from evalsvc.tasks.task import Context, Output, ShardKind, TextTask, Work
 
 TextParameters = TypeVar("TextParameters", bound=TextTask)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from evalsvc.checkpoints.reference import CheckpointRef, identify, named, parent
 from evalsvc.checkpoints.weights import read_weights
 from evalsvc.config import Settings
 from evalsvc.data.images import ImageSource, read_images
-from evalsvc.decoders import ImageDecoder
+from evalsvc.decoders import ImageDecoder, load_decoder
+from evalsvc.decoders.config import DEFAULT_FILES
 from evalsvc.errors import EvalsvcError
 from evalsvc.families.reading import computed_by
 from evalsvc.features import FeatureExtractor, load_extractor
@@ -31,7 +33,6 @@ from evalsvc.spec.model_config import ModelConfig
 from evalsvc.spec.paths import DATASETS, Readable, local_data
 from evalsvc.spec.protocol import plain_json
 from evalsvc.tasks.task import Context
-from evalsvc.worker.decoders import find_decoder
 from evalsvc.worker.models import (
     CompanionCache,
     ModelCache,
@@ -209,3 +210,41 @@ def _loaded_digests(checkpoint: CheckpointRef) -> dict[str, Any]:
         return {"checkpoint_sha256": checkpoint.sha256}
     parents = {name: sha256 for name, sha256 in loaded.digests.items() if name}
     return {"checkpoint_sha256": loaded.digests[""], **({"parents_sha256": parents} if parents else {})}
+
+
+@dataclass(frozen=True)
+class DecoderFile:
+    """Weights of an image decoder that these settings may read, not loaded yet."""
+
+    path: Path
+    config: str | None
+    """Registered name or path of the configuration; None for the one next to the weights."""
+    allow: Allow
+    """Rule for reading the weights. The operator's own folder of assets may contain links."""
+    allow_config: Allow
+    """Rule for reading the configuration."""
+
+    def load(self, ema: bool, dtype: str, device: str) -> ImageDecoder:
+        """Load the decoder; see `load_decoder`."""
+        with ExitStack() as stack:
+            pinned = stack.enter_context(opened_weights(self.path, self.allow, DEFAULT_FILES))
+            config = self.config
+            if config is not None and "/" in config:
+                config = str(stack.enter_context(opened_weights(Path(config), self.allow_config)))
+            return load_decoder(pinned, config, ema, dtype=dtype, device=device)
+
+
+def find_decoder(settings: Settings, name: str, config: str | None) -> DecoderFile:
+    """Locate the decoder `name`: an asset, or a path if the name has a slash; `config` is the same, or None.
+
+    Raises UnknownName, AssetMissing and AssetCorrupt for an asset, and InvalidData for a path outside the roots.
+    """
+    readable = Readable(settings)
+    if config is not None and "/" in config:
+        config = local_data(settings, config)
+    if "/" in name:
+        return DecoderFile(Path(local_data(settings, name)), config, readable, readable)
+    path = locate_asset(name, settings.assets_path)
+    if config is None and not path.is_dir():
+        config = name  # the configuration is registered under the asset's name; a folder has its own
+    return DecoderFile(path, config, anywhere, readable)

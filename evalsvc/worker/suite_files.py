@@ -15,7 +15,7 @@ from evalsvc.spec.images import Fit
 from evalsvc.spec.paths import Readable, local_data
 from evalsvc.spec.suite import TaskSpec, build_task
 from evalsvc.tasks.reconstruction.work import ReconstructionWork
-from evalsvc.worker.decoders import find_decoder
+from evalsvc.worker.context import find_decoder
 
 
 def open_by_torch(where: str, path: Path, task: TaskSpec, settings: Settings) -> Iterable[object]:

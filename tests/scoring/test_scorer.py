@@ -12,8 +12,8 @@ from torch import Tensor
 
 from evalsvc.errors import Cancelled, InvalidData, NonFinite
 from evalsvc.models import Transformer
-from evalsvc.scoring import Request, Score, head, score
-from evalsvc.scoring.scorer import CPU_BATCH_TOKENS, pack, token_batches
+from evalsvc.scoring import Request, Score, score, scorer
+from evalsvc.scoring.scorer import CPU_BATCH_TOKENS, pack, target_columns, token_batches
 from evalsvc.spec.layout import ImageBlock, TextBlock, VocabularyLayout, text_only
 
 ROWS = 48
@@ -133,8 +133,8 @@ def test_neither_batch_nor_tile_nor_order_matters(budget: int, chunk: int, monke
     model, layout = build_model(), LAYOUTS["image then special"]
     requests = make_requests(model, layout)
     expected = score(model, layout, requests, BUDGET)
-    monkeypatch.setattr(head, "LEAST_COLUMNS", chunk)
-    monkeypatch.setattr(head, "CPU_TILE_BYTES", 0)
+    monkeypatch.setattr(scorer, "LEAST_COLUMNS", chunk)
+    monkeypatch.setattr(scorer, "CPU_TILE_BYTES", 0)
     assert_equal(score(model, layout, requests, budget), expected, 1e-5)
     order = random.Random(1).sample(range(len(requests)), len(requests))
     shuffled = score(model, layout, [requests[index] for index in order], budget)
@@ -289,3 +289,43 @@ def test_batches_hold_the_budget_with_their_padding() -> None:
     batches = list(token_batches(lengths, 12))
     assert batches == [[5], [1], [3, 4, 0], [2]]
     assert list(token_batches([], 12)) == []
+
+
+HEAD_ROWS = 30
+HEAD_LAYOUT = VocabularyLayout(
+    text=TextBlock(offset=8, size=12), image=ImageBlock(offset=0, size=6), special={"doc": 22, "pad": 23}
+).resolve(HEAD_ROWS)
+
+
+def slow_columns(logits: Tensor, ids: Tensor) -> Tensor:
+    """The definition, in float64."""
+    text = torch.full_like(logits, -torch.inf)
+    text[:, 8:20] = logits[:, 8:20]
+    columns = []
+    for some in (logits, text):
+        columns += [some.log_softmax(1).gather(1, ids[:, None])[:, 0], some.argmax(1) != ids]
+    return torch.stack([column.double() for column in (*columns, logits.softmax(1)[:, :6].sum(1))], dim=1)
+
+
+@pytest.mark.parametrize("tile", [1, 5, 1000])
+@pytest.mark.parametrize("spread", [1.0, 40.0])
+def test_equals_all_logits_at_once(tile: int, spread: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole numbers, so that many are equally likely: across tiles too the first counts as the likeliest."""
+    monkeypatch.setattr(scorer, "LEAST_COLUMNS", tile)
+    monkeypatch.setattr(scorer, "CPU_TILE_BYTES", 0)
+    torch.manual_seed(0)
+    logits = (spread * torch.randn(50, HEAD_ROWS)).round()
+    at = torch.arange(50).repeat_interleave(HEAD_ROWS)
+    ids = torch.arange(HEAD_ROWS).repeat(50)
+    seen: list[int] = []
+
+    def of_rows(hidden: Tensor, rows: slice) -> Tensor:
+        assert len(hidden) == 50
+        seen.extend(range(HEAD_ROWS)[rows])
+        return logits[:, rows].clone()
+
+    found = target_columns(torch.zeros(50, 4), of_rows, at, ids, HEAD_LAYOUT)
+    expected = slow_columns(logits.double()[at], ids)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-5)
+    assert seen == list(range(HEAD_ROWS)), "every id is computed once"
+    assert (found[:, 1] == 0).sum() == (found[:, 3] == 0).sum() == 50

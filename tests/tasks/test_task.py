@@ -1,11 +1,24 @@
 import types
+from array import array
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
 
+import msgpack
+import numpy as np
 import pytest
 
-from evalsvc.errors import InvalidRequest
+from evalsvc.data.tokens import Record
+from evalsvc.errors import InvalidRequest, InvalidSuite
+from evalsvc.files.arrays import pack_array
 from evalsvc.spec import catalog
+from evalsvc.spec.documents.items import Completion
+from evalsvc.spec.suite import parse_suite
+from evalsvc.tasks.alignment.work import AlignmentWork
+from evalsvc.tasks.completions.work import CompletionsWork
+from evalsvc.tasks.loss.work import LossWork
+from evalsvc.tasks.sequence_groups import at_border, group_of_each, group_order, groups_of_records
+from evalsvc.tasks.stages import AnyWork
 from evalsvc.tasks.task import Plan, Shard, Task, Work, cut
 
 
@@ -45,3 +58,174 @@ def test_a_work_names_frozen_dataclasses() -> None:
         types.new_class("Loose", (Work[Task, Shard, dict],))
     with pytest.raises(TypeError, match="Unitless has shards without `units`; derive Left from Shard"):
         types.new_class("Unitless", (Work[Task, Left, Left],))
+
+
+def record(text: list[int] | None, codes: list[int] | None = None, document: str | int | None = None) -> Record:
+    text_ids = None if text is None else array("i", text)
+    return Record(text_ids, None if codes is None else array("i", codes), "line 1", document)
+
+
+def test_a_group_is_named_after_its_first_item() -> None:
+    """The name is the same with and without a limit."""
+    assert group_of_each("abcba") == [0, 1, 2, 1, 0]
+    assert group_of_each("abcb") == [0, 1, 2, 1]
+    assert group_of_each("abc") is None
+    assert group_of_each("") is None
+
+
+def test_records_belong_together_by_document_then_image_then_text() -> None:
+    """Equal captions of different images do not: three hundred photographs may all be `a dog`."""
+    assert groups_of_records([record([1], [5, 6]), record([1], [5, 7]), record([2], [5, 6])]) == [0, 1, 0]
+    assert groups_of_records([record([1], [5, 6]), record([1], [5, 7])]) is None
+    assert groups_of_records([record([1, 2]), record([1]), record([1, 2]), record([1, 2], [])]) == [0, 1, 0, 0]
+    assert groups_of_records([record([1], document="a"), record([2], document="a"), record([1])]) == [0, 0, 2]
+    assert groups_of_records([record([1], [4], "a"), record([1], [4], "b")]) is None
+    assert groups_of_records([record([1], document=1), record([2], document="1")]) is None
+    assert groups_of_records([record(None, [1]), record([1])]) is None, "a text is no image with the same ids"
+
+
+def test_order_and_borders() -> None:
+    groups = [0, 1, 2, 1, 0, 5]
+    assert group_order(groups) == [0, 4, 1, 3, 2, 5]
+    assert [at_border([0, 0, 1, 1, 2, 5], place) for place in range(7)] == [0, 2, 2, 4, 4, 5, 6]
+
+
+CODES = {"ids": pack_array(np.arange(4, dtype=np.uint8)), "lengths": [4], "firsts": [0]}
+LOSS = {"cut": 1, "sums": {"n_text": [2.0]}, "profile": {"text_position": [[1.0], [2.0]]}, "empty": 0, "codes": CODES}
+TABLE = {
+    "places": [0, 1],
+    "columns": {"loss_fitted": [0.5, 0.25]},
+    "chance": {"at_1": 0.5},
+    "hit_chance": {"neighbour_hits": 0.5},
+    "floor": 0.0,
+    "fitted_scale": 2.0,
+    "tests": {"pairs": {"p": 0.1, "mean": 0.0, "deviation": 1.0}},
+    "overlap": {"inside": [0.5], "whole": [1.0]},
+    "overlap_chance": 0.5,
+    "nearest_tokens": "page",
+}
+ITEM: dict[str, Any] = {
+    "index": 0,
+    "prompt": "A cat",
+    "way": "greedy",
+    "protocol": "ab",
+    "text": " sat",
+    "ids": [1],
+    "drawn": 1,
+    "image_ids": 0,
+    "seq_rep_4": None,
+    "distinct_1": 1.0,
+    "distinct_2": None,
+    "ended": 0,
+    "base": None,
+    "base_ids": None,
+}
+COMPLETIONS = {
+    "items": [ITEM],
+    "cut": 0,
+    "chance": None,
+    "base": None,
+    "base_layout": None,
+    "base_rotary": {},
+    "base_text_ids": 0,
+    "protocol": {"prompts": "ab"},
+}
+
+
+@pytest.mark.parametrize(
+    ("work", "document"),
+    [(LossWork, LOSS), (AlignmentWork, TABLE), (CompletionsWork, COMPLETIONS)],
+)
+def test_an_output_is_the_map_of_its_fields(work: type[AnyWork], document: dict[str, Any]) -> None:
+    packed = msgpack.packb(document)
+    again = msgpack.unpackb(work.output_codec.pack(work.output_codec.unpack(packed)))
+    assert {key: again[key] for key in document if key != "items"} == {
+        key: value for key, value in document.items() if key != "items"
+    }
+
+
+def test_completions_of_a_stored_output_come_back() -> None:
+    [item] = CompletionsWork.output_codec.unpack(msgpack.packb(COMPLETIONS)).items
+    assert item == Completion(**ITEM)
+
+
+NEEDED: dict[str, dict[str, Any]] = {
+    "alignment": {"data": "/pairs.jsonl"},
+    "completions": {},
+    "forgetting": {},
+    "language": {"benchmarks": ["piqa"]},
+    "loss": {"data": "/data.json"},
+    "text_to_image": {"captions": "/captions.jsonl", "samples": 96, "decoder": "/movqgan.ckpt", "metrics": ["fid64"]},
+}
+"""By kind of task."""
+
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("alignment", {"learn": {}}, "no key is named 'learn'"),
+    ("alignment", {"data": "pairs.jsonl"}, "data: 'pairs.jsonl' is relative"),
+    ("alignment", {"table": "both"}, "table: input should be 'input' or 'output'"),
+    ("alignment", {"batch": 1}, "batch: input should be greater than or equal to 2"),
+    ("completions", {"prompts": []}, "prompts: tuple should have at least 1 item"),
+    ("completions", {"prompts": ["a", "b", "a"]}, "the prompt 'a' is given twice"),
+    (
+        "completions",
+        {"temperature": 0},
+        "seeded completions at temperature 0 equal the greedy completion; set `samples` to 0",
+    ),
+    ("completions", {"top_p": 2}, "top_p is 2.0"),
+    ("completions", {"seed": -1}, "seed: input should be greater than or equal to 0, found -1"),
+    ("completions", {"guidance_scale": 2}, "no key is named 'guidance_scale'"),
+    ("forgetting", {}, "neither `benchmarks` nor `text` is given"),
+    ("forgetting", {"benchmarks": ["a"], "text_limit": 3}, "`text_limit` is given without `text`"),
+    ("forgetting", {"text": "/a", "icl_positions": [500, 50]}, "the earlier one first"),
+    ("forgetting", {"benchmarks": ["a"], "icl": ["b"]}, "icl: 'b' is not one of `benchmarks`; choose from a"),
+    ("forgetting", {"text": "/a", "icl": True}, "icl: there are no `benchmarks`"),
+    ("language", {"benchmarks": []}, "benchmarks: tuple should have at least 1 item"),
+    ("language", {"benchmarks": ["a", {"name": "a", "limit": 3}]}, "the benchmark 'a' is listed twice; move one"),
+    ("language", {"benchmarks": [{"name": "a", "limit": 3, "samples": [1]}]}, "`limit` and `samples` are both given"),
+    ("language", {"benchmarks": [{"name": "a", "sample": 3, "samples": [1]}]}, "`samples` and `sample` are both given"),
+    ("language", {"sample": 3, "limit": 3}, "`limit` and `sample` are both given; set only one"),
+    ("language", {"include_path": ["here"]}, "include_path.0: 'here' is relative; use an absolute"),
+    ("language", {"limits": 3}, "no key is named 'limits'; did you mean 'limit'"),
+    ("loss", {"images": "/images"}, "`images` is given without `decoder`; set both"),
+    ("loss", {"decoder": "movqgan-67M"}, "`decoder` is given without `images`"),
+    (
+        "loss",
+        {"profile": False, "profile_metrics": ["image_row"]},
+        "`profile_metrics` are given, but `profile` is false",
+    ),
+    ("loss", {"profile_metrics": ["image_cell"]}, "input should be 'text_position', 'image_row'"),
+    ("loss", {"images": "/i", "decoder": "d", "image_columns": 4}, "`image_columns` is given together with `decoder`"),
+    ("text_to_image", {"temperature": -1}, "temperature is -1"),
+    ("text_to_image", {"captions": None, "samples": None}, "set `captions`, or `samples`"),
+    ("text_to_image", {"guidance_scale": [1, -2]}, "guidance_scale is -2"),
+    ("text_to_image", {"guidance_scale": [1, 3, 1.0]}, "with a scale twice"),
+    ("text_to_image", {"metrics": ["fid46"]}, "no metric is named 'fid46'; did you mean 'fid64'"),
+    ("text_to_image", {"metrics": ["fid64", "fid64"]}, "is listed twice"),
+    ("text_to_image", {"metrics": ["agreement"]}, "`metrics` has agreement without `classifier`; set `classifier`"),
+    ("text_to_image", {"until": {"metric": "kid", "stderr": 1.0}}, "until: no metric is named 'kid'"),
+    (
+        "text_to_image",
+        {"until": {"metric": "fid64", "stderr": 1.0}, "guidance_scale": [1, 3]},
+        "a single guidance scale",
+    ),
+    ("text_to_image", {"reference": "x", "reference_of": "captions"}, "set `captions`, and `reference` to a folder"),
+    ("text_to_image", {"protocol": "llamagen"}, "no protocol is named 'llamagen'; did you mean 'llamagen-coco'"),
+    (
+        "text_to_image",
+        {"protocol": "llamagen-coco", "top_k": 500},
+        "top_k is 500, but the protocol llamagen-coco has 1000",
+    ),
+    (
+        "text_to_image",
+        {"protocol": "llamagen-coco", "samples": 30_001},
+        "samples is 30001, but the protocol llamagen-coco",
+    ),
+    ("text_to_image", {"name": "fid-30k"}, "'fid-30k' promises 30,000 images, `samples` is 96"),
+]
+
+
+@pytest.mark.parametrize(("kind", "parameters", "message"), REFUSED)
+def test_wrong_parameters_are_refused_with_the_suite(kind: str, parameters: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidSuite) as refused:
+        parse_suite({"tasks": [{"kind": kind, **NEEDED[kind], **parameters}]}, "test")
+    assert message in refused.value.message

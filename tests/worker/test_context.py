@@ -15,13 +15,14 @@ from worker_stages import LAYOUT, MODEL, ignore, refused, run_stage, turned, vir
 from evalsvc.assets import pull
 from evalsvc.checkpoints.reference import CheckpointRef, hash_files
 from evalsvc.config import Settings
+from evalsvc.decoders import load_decoder
 from evalsvc.decoders.llamagen import LlamaGen
-from evalsvc.errors import InvalidData
+from evalsvc.errors import AssetMissing, InvalidData, UnknownName
 from evalsvc.families.reading import find_model_config
 from evalsvc.messages import ShardRequest
 from evalsvc.miniature import ROOT
 from evalsvc.spec.suite import Suite, parse_suite
-from evalsvc.worker.context import ShardContext
+from evalsvc.worker.context import ShardContext, find_decoder
 from evalsvc.worker.local import run_suite
 from evalsvc.worker.shard import run_shard
 
@@ -235,3 +236,31 @@ def test_image_tokenizers_of_hugging_face_and_of_their_authors(
     monkeypatch.setenv("EVALSVC_ROOTS", str(tmp_path / "whole"))
     with pytest.raises(InvalidData, match="alone"):
         ShardContext(checkpoint, Settings.load(), ignore).decoder(str(folder))
+
+
+WEIGHTS = Path(DECODER)
+
+
+def test_a_path_has_the_configuration_next_to_it_or_one_of_its_own(tmp_path: Path) -> None:
+    expected = load_decoder(WEIGHTS).digest
+    shutil.copy(WEIGHTS, tmp_path / "alone.ckpt")
+    config = str(WEIGHTS.parent / "config.yaml")
+    for path, given in ((WEIGHTS, None), (tmp_path / "alone.ckpt", config)):
+        decoder = find_decoder(Settings(), str(path), given).load(False, "float32", "cpu")
+        assert decoder.digest == expected
+
+
+@pytest.mark.parametrize("config", [None, "/secret/config.yaml"])
+def test_nothing_outside_the_roots_is_read(config: str | None, tmp_path: Path) -> None:
+    settings = Settings(roots=str(WEIGHTS.parent if config else tmp_path))
+    path = WEIGHTS if config else tmp_path.parent / "decoder.ckpt"
+    with pytest.raises(InvalidData, match="outside the allowed folders"):
+        find_decoder(settings, str(path), config)
+
+
+def test_a_name_is_an_asset(tmp_path: Path) -> None:
+    settings = Settings(assets=str(tmp_path))
+    with pytest.raises(AssetMissing, match="run: evalsvc assets pull movqgan-67M"):
+        find_decoder(settings, "movqgan-67M", None)
+    with pytest.raises(UnknownName, match="did you mean 'movqgan-67M'"):
+        find_decoder(settings, "movqgan-67m", None)

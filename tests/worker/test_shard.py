@@ -1,3 +1,4 @@
+import json
 import logging
 import math
 import re
@@ -14,7 +15,7 @@ import pytest
 import torch
 from worker_stages import count_loads, ignore, refused, run_stage
 
-from evalsvc.checkpoints.reference import CheckpointRef
+from evalsvc.checkpoints.reference import CheckpointRef, hash_files
 from evalsvc.config import Settings
 from evalsvc.errors import Cancelled
 from evalsvc.installation import pip_install
@@ -23,6 +24,7 @@ from evalsvc.spec.suite import Suite, TaskSpec
 from evalsvc.tasks.task import Context, Plan, Shard, Task, TaskResult, Work
 from evalsvc.worker import context
 from evalsvc.worker import shard as shard_module
+from evalsvc.worker.local import run_suite
 from evalsvc.worker.models import ModelCache
 from evalsvc.worker.shard import run_shard
 
@@ -175,3 +177,24 @@ def test_a_worker_without_its_packages_says_how_to_install_them() -> None:
     script = "import sys; sys.modules['torch'] = None; import evalsvc.worker.shard"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert f"MissingPackage: evaluating needs the package 'torch'; run: {pip_install('worker')}" in done.stderr
+
+
+def test_a_suite_is_evaluated_without_a_service(checkpoint: CheckpointRef, suite: Suite, weights: Path) -> None:
+    progress: list[tuple[str, int, int, str]] = []
+    result = run_suite(suite, checkpoint, lambda *now: progress.append(now)).model_dump()
+    json.dumps({**result, "artifacts": None}, allow_nan=False)
+    assert [artifact["name"] for artifact in result["artifacts"]["pairs"]][:1] == ["loss_profile.json"]
+    assert list(result["errors"]) == ["missing"], "a failed task must not take the others with it"
+    assert result["errors"]["missing"]["code"] == "invalid_data"
+    assert "none.jsonl does not exist" in result["errors"]["missing"]["message"]
+    names = {metric["name"] for metric in result["metrics"]}
+    assert {"pairs/text", "pairs/image_perplexity", "few/image_mass"} <= names
+    assert {metric["protocol"] for metric in result["metrics"]} == set(result["protocols"])
+    assert len(result["protocols"]) == 4, "of the losses and of the entropies that they are held against"
+    assert [len(result["items"][task]) for task in ("pairs", "few")] == [3, 2]
+    assert result["checkpoint"] == {"path": str(weights), "label": "run-a step 2", "sha256": hash_files(weights)}
+    assert result["suite"]["digest"] == suite.digest
+    assert len(result["provenance"]["pairs"]["shards"]) == 2
+    assert result["provenance"]["pairs"]["notes"]["sequences"] == 3
+    assert [now for now in progress if now[0] == "pairs"][-1] == ("pairs", 3, 3, "sequences")
+    assert sorted(now[1] for now in progress if now[0] == "pairs") == [now[1] for now in progress if now[0] == "pairs"]

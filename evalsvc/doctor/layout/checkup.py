@@ -62,7 +62,7 @@ def examine(
     are inferred; `layouts` are tried in addition to the presets.
     """
     # Imported here because both need torch, and the rest of this module does not.
-    from evalsvc.tasks.loss.layout_evidence import ModelEvidence
+    from evalsvc.tasks.loss.teacher_forcing import ModelEvidence
     from evalsvc.worker.context import ShardContext
 
     records = read_tokens(pairs, tokenizer, "none").records[:limit]

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from evalsvc.errors import InvalidRequest
 from evalsvc.spec.bounds import MAX_ID, MAX_TEXT, Seed, first_repeated, shortened
 from evalsvc.spec.sampling import MAX_SEED, SamplingParams
-from evalsvc.tasks.text_task import TextTask
+from evalsvc.tasks.task import TextTask
 
 GREEDY = "greedy"
 """Name of completions that always take the likeliest id."""

@@ -11,7 +11,7 @@ from evalsvc.metrics.definitions import may_return, plain_names
 from evalsvc.spec.benchmark import MAX_BENCHMARKS, BenchmarkSpec
 from evalsvc.spec.bounds import Rows, ShardSize, Shots, Word, first_repeated
 from evalsvc.spec.paths import DataPath
-from evalsvc.tasks.text_task import TextTask
+from evalsvc.tasks.task import TextTask
 
 
 class BenchmarkTask(TextTask):

@@ -5,17 +5,23 @@ Every score is computed over all ids and within the text ids: a model may have f
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 from lm_eval.api.instance import Instance
+from pydantic import TypeAdapter
 
 from evalsvc import __version__
-from evalsvc.errors import NonFinite
+from evalsvc.errors import DataDirectoryUnusable, NonFinite
 from evalsvc.families.reading import computed_by
+from evalsvc.files.atomic import FileLost
+from evalsvc.files.kept import ANSWERS, KeptFolder
 from evalsvc.language.benchmarks import Loaded, LoadOptions, load_benchmarks
 from evalsvc.language.definitions import Rules
 from evalsvc.language.encoding import TextEncoding
@@ -31,7 +37,7 @@ from evalsvc.language.lm import AnswerRow
 from evalsvc.language.results import Results, plain_mean, require_mean
 from evalsvc.spec import catalog
 from evalsvc.spec.engines import OWN, release_of
-from evalsvc.tasks.language.answer_cache import find_answers, keep_answers
+from evalsvc.spec.protocol import digest
 from evalsvc.tasks.language.spec import BenchmarkTask, Language
 from evalsvc.tasks.result_warnings import AT_FIRST, cut_inputs, worse_than_guessing
 from evalsvc.tasks.task import Context, Output, Plan, Shard, ShardKind, TaskResult, TaskWarning
@@ -91,9 +97,9 @@ class BenchmarkWork(TextWork[BenchmarkParameters, ShardKind, Output], Generic[Be
         key = self._kept_under(context, encoding)
         answers_by_digest = find_answers(context.kept, key)
         new: dict[str, Instance] = {}
-        for digest, instance in asked:
-            if digest not in answers_by_digest:
-                new.setdefault(digest, instance)
+        for key_of_question, instance in asked:
+            if key_of_question not in answers_by_digest:
+                new.setdefault(key_of_question, instance)
         context.provenance["answers_reused"] = sum(digest in answers_by_digest for digest, _ in asked)
         if new:
             answers = self._ask(context, encoding, new, shard.units, report)
@@ -172,3 +178,45 @@ class LanguageWork(BenchmarkWork[Language, QuestionShard, DocumentAnswers]):
         means = plain_mean(self.task.name, self.task.mean, loaded, results) if self.task.mean else []
         warnings = list(self.suspicions(context, results))
         return TaskResult([*results.metrics, *means], results.items, results.notes.to_json(), warnings=warnings)
+
+
+log = logging.getLogger(__name__)
+
+Answers: TypeAlias = dict[str, list[AnswerRow]]
+"""Answers by the digests of their questions; several answers if a random draw is repeated."""
+
+KEPT: TypeAdapter[Answers] = TypeAdapter(Answers)
+
+
+def find_answers(files: KeptFolder, key: Mapping[str, object]) -> Answers:
+    """Return the answers kept under `key`, by the digests of the questions. Damaged files are ignored."""
+    answers: Answers = {}
+    for name in sorted(files.names(_folder(key))):
+        answers |= _read(files, name, key)
+    return answers
+
+
+def keep_answers(files: KeptFolder, key: Mapping[str, object], answers: Answers) -> None:
+    """Keep answers, by digest of the question, under `key`, which holds everything else that they depend on."""
+    name = f"{_folder(key)}/{digest(sorted(answers))}.json"
+    content = json.dumps({"key": key, "answers": answers}).encode()
+    try:
+        files.keep_bytes(name, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+    except DataDirectoryUnusable as error:  # costs only time
+        log.warning("answers are not kept: %s", error.message)
+
+
+def _folder(key: Mapping[str, object]) -> str:
+    return f"{ANSWERS}/{digest(key)}"
+
+
+def _read(files: KeptFolder, name: str, key: Mapping[str, object]) -> Answers:
+    try:
+        with files.open(name) as stream:
+            checksum, _, content = stream.read().partition(b"\n")
+        if hashlib.sha256(content).hexdigest().encode() != checksum:
+            return {}
+        content_read = json.loads(content)
+        return KEPT.validate_python(content_read["answers"]) if content_read["key"] == key else {}
+    except (FileLost, OSError, ValueError, TypeError, KeyError):
+        return {}

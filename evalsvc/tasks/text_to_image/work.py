@@ -30,8 +30,7 @@ from evalsvc.tasks.image_reference import (
 from evalsvc.tasks.reference_statistics import TapStatistics
 from evalsvc.tasks.result_warnings import cut_inputs, left_out
 from evalsvc.tasks.task import Context, Plan, TaskResult, TaskWarning, Work, cut
-from evalsvc.tasks.text_to_image.image_files import keep_images
-from evalsvc.tasks.text_to_image.pipeline import sample_images
+from evalsvc.tasks.text_to_image.pipeline import keep_images, sample_images
 from evalsvc.tasks.text_to_image.prompts import Prompts, PromptSpec, read_prompts, require_labels
 from evalsvc.tasks.text_to_image.recipes import find_protocol
 from evalsvc.tasks.text_to_image.shards import (

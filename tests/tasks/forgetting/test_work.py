@@ -27,7 +27,7 @@ from evalsvc.installation import pip_install
 from evalsvc.miniature import ROOT
 from evalsvc.spec.documents.text_reports import ForgettingReport
 from evalsvc.tasks.forgetting import work
-from evalsvc.tasks.language.answer_cache import keep_answers
+from evalsvc.tasks.language.work import keep_answers
 
 TEXT = str(ROOT / "heldout_text.jsonl")
 

@@ -11,11 +11,13 @@ from loss_task import LAYOUT, RECORDS, evaluate, values, write
 from miniature_run import pretrained
 
 from evalsvc.checkpoints.reference import CheckpointRef
-from evalsvc.errors import InternalError, InvalidData
+from evalsvc.data.tokens import read_tokens
+from evalsvc.errors import InternalError, InvalidData, OutOfMemory
 from evalsvc.metrics.entropy import UnigramLoss
 from evalsvc.metrics.ratio import ratio_of_sums
 from evalsvc.metrics.token_loss import TokenLosses
 from evalsvc.miniature import ROOT
+from evalsvc.models import Transformer
 from evalsvc.models.loading import load_model
 from evalsvc.spec.layout import VocabularyLayout, parse_layout
 from evalsvc.tasks.loss import teacher_forcing
@@ -27,7 +29,7 @@ from evalsvc.tasks.loss.profile import (
     require_identity,
 )
 from evalsvc.tasks.loss.spec import Loss
-from evalsvc.tasks.loss.teacher_forcing import ProfileSums
+from evalsvc.tasks.loss.teacher_forcing import ModelEvidence, ProfileSums
 from evalsvc.tasks.sequence_groups import group_of_each
 from evalsvc.tasks.task import TaskResult
 from evalsvc.web.panels.loss_map import LossProfile
@@ -325,3 +327,81 @@ def test_identities_on_a_real_run() -> None:
     weighted = sum(count * found[kind].value for kind, count in counts.items()) / sum(counts.values())
     assert found["total"].value == pytest.approx(weighted, rel=1e-9)
     assert max(profile["image_row"]["loss"]) > 1.2 * min(profile["image_row"]["loss"]), "rows differ"
+
+
+CHECKPOINT = ROOT / "runs/pretrained/checkpoints/epoch_5.pt"
+PRETRAINED = parse_layout(str(ROOT / "runs/layout.yaml")).resolve(583)
+
+
+class Here:
+    """The work of a test: this process, and as many tokens in a batch as it likes."""
+
+    checkpoint = CheckpointRef(path=str(CHECKPOINT))
+    device = "cpu"
+
+    def __init__(self, batch_tokens: int = 8192) -> None:
+        self.batch_tokens = batch_tokens
+
+    def report(self, done: int) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def model() -> Transformer:
+    return load_model(CHECKPOINT)
+
+
+@pytest.fixture(scope="module")
+def sequences() -> list[list[int]]:
+    records = read_tokens(Path(ROOT / "heldout_pairs.jsonl")).records[:5]
+    return [PRETRAINED.sequence(record.text_ids, record.image_codes).ids for record in records]
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 8192])
+def test_masses_are_those_of_the_plain_logits(
+    model: Transformer, sequences: list[list[int]], batch_tokens: int
+) -> None:
+    """Prefixes of different lengths share a batch, and each is read at its own end."""
+    prefixes = [sequence[: 3 + 7 * index] for index, sequence in enumerate(sequences)]
+    groups = [range(512), [577], [579, 582], []]
+    found = ModelEvidence(Here(batch_tokens), model).next_log_masses(prefixes, groups)
+    for prefix, row in zip(prefixes, found, strict=True):
+        with torch.inference_mode():
+            probabilities = model(torch.tensor([prefix]))[0, -1].double().softmax(-1)
+        expected = [float(probabilities[list(group)].sum().log()) for group in groups]
+        assert row == pytest.approx(expected, abs=1e-4)
+
+
+def test_sums_are_those_of_the_plain_logits(model: Transformer, sequences: list[list[int]]) -> None:
+    found = ModelEvidence(Here(), model).sums(PRETRAINED, sequences)
+    for index, sequence in enumerate(sequences):
+        with torch.inference_mode():
+            logs = model(torch.tensor([sequence]))[0, :-1].double().log_softmax(-1)
+        total = -float(logs.gather(1, torch.tensor(sequence[1:])[:, None]).sum())
+        parts = sum(found[f"nll_{kind}"][index] for kind in ("text", "image", "special"))
+        assert parts == pytest.approx(total, rel=1e-5)
+
+
+def test_memory_that_ran_out_is_told(
+    model: Transformer, sequences: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asks for a layout on a small card shall read what to do, and no traceback."""
+
+    def out_of_memory(*_: object) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(model, "hidden", out_of_memory)
+    evidence = ModelEvidence(Here(), model)
+    with pytest.raises(OutOfMemory, match="lower EVALSVC_BATCH_TOKENS"):
+        evidence.sums(PRETRAINED, sequences)
+    with pytest.raises(OutOfMemory, match="lower EVALSVC_BATCH_TOKENS"):
+        evidence.next_log_masses(sequences, [[1]])
+
+
+def test_other_errors_stay_what_they_are(model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("broken")
+
+    monkeypatch.setattr(model, "hidden", broken)
+    with pytest.raises(ValueError, match="broken"):
+        ModelEvidence(Here(), model).next_log_masses([[1]], [[1]])

@@ -24,9 +24,13 @@ from evalsvc.metrics.reconstruction import psnr, ssim
 from evalsvc.miniature import ROOT
 from evalsvc.spec.protocol import MetricValue
 from evalsvc.spec.suite import build_task, parse_suite
-from evalsvc.tasks.reconstruction.round_trip import ReconstructionOutput, ReconstructionPlan, ReconstructionShard
 from evalsvc.tasks.reconstruction.spec import Reconstruction
-from evalsvc.tasks.reconstruction.work import ReconstructionWork
+from evalsvc.tasks.reconstruction.work import (
+    ReconstructionOutput,
+    ReconstructionPlan,
+    ReconstructionShard,
+    ReconstructionWork,
+)
 from evalsvc.tasks.task import TaskResult
 from evalsvc.worker.context import ShardContext
 

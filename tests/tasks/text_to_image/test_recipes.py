@@ -7,16 +7,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from miniature_run import DECODER, pretrained
+from miniature_run import DECODER, LAYOUT, pretrained
 from PIL import Image
 from smoke_images import torch_fidelity_weights
 from task_runs import metrics, run_task
 from torch import nn
 
 from evalsvc.assets import ASSETS
+from evalsvc.data.tokenizer import read_tokenizer
 from evalsvc.errors import UnknownName
 from evalsvc.miniature import ROOT
+from evalsvc.spec.layout import parse_layout
 from evalsvc.spec.suite import parse_suite
+from evalsvc.tasks.text_to_image.prompts import PromptSpec, read_prompts
 from evalsvc.tasks.text_to_image.recipes import PROTOCOLS, VAL2014, find_protocol
 from evalsvc.tasks.text_to_image.spec import TextToImage
 
@@ -119,3 +122,21 @@ def cleanfid_distance(fakes: "np.ndarray[Any, Any]", real: "np.ndarray[Any, Any]
     with pytest.warns(DeprecationWarning, match="disp"):
         distance = frechet_distance(*moments[0], *moments[1])
     return float(distance)
+
+
+TOKENIZER = str(ROOT / "tokenizer.json")
+
+
+def spec(bos: Any) -> PromptSpec:
+    layout = parse_layout({**LAYOUT, "text": {**LAYOUT["text"], "bos": bos}}).resolve(583)
+    return PromptSpec(str(ROOT / "captions.jsonl"), 2, "first", 0, TOKENIZER, bos, 64, layout, layout.digest)
+
+
+def test_the_layouts_beginning_stands_before_captions_and_in_their_digest() -> None:
+    """The layout's own digest is the same, so the cache of prompts must know of it too."""
+    plain, begun = read_prompts(spec(None)), read_prompts(spec(3))
+    for record, other in zip(plain.records, begun.records, strict=True):
+        start = record.ids.index(read_tokenizer(TOKENIZER).encode(record.text)[0])
+        assert other.ids == (*record.ids[:start], 3, *record.ids[start:])
+    assert plain.digest != begun.digest
+    assert read_prompts(spec("none")).digest == plain.digest

@@ -13,6 +13,7 @@ import torch
 from metric_items import value_of_items
 from miniature_run import DECODER, pretrained
 from PIL import Image
+from recorded_cuda import RecordedStream, recorded_cuda
 from safetensors.torch import load_file, save_file
 from square_features import offer_squares
 from task_runs import error, notes, run_stage
@@ -20,6 +21,7 @@ from tiny_vision import write_clip
 
 from evalsvc.config import Settings
 from evalsvc.decoders import ImageDecoder
+from evalsvc.errors import InvalidData
 from evalsvc.miniature import ROOT
 from evalsvc.sampling.sampler import Sampler
 from evalsvc.spec import catalog
@@ -28,6 +30,7 @@ from evalsvc.spec.suite import parse_suite
 from evalsvc.tasks.reference_statistics import import_npz
 from evalsvc.tasks.text_to_image import pipeline as image_pipeline
 from evalsvc.tasks.text_to_image import prompts
+from evalsvc.tasks.text_to_image.pipeline import Background
 from evalsvc.worker.local import run_suite
 
 TASK: Mapping[str, Any] = {
@@ -402,3 +405,26 @@ def test_results_stand_before_the_end(evaluate: Evaluate, monkeypatch: pytest.Mo
     evaluate(looks.append, samples=40, shard_size=20, keep=0, classifier=None, metrics=["kid"])
     assert [look.units for look in looks] == [20]
     assert [metric["n"] for look in looks for metric in look.result.output.metrics] == [20]
+
+
+def test_the_background_has_one_stream_on_the_device_of_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread starts on the first GPU, and a stream made for every shard takes 32 MiB each time."""
+    second = torch.device("cuda", 1)
+    found: list[tuple[torch.device, RecordedStream | None]] = []
+    with recorded_cuda(monkeypatch) as cuda:
+        for _ in range(2):
+            with Background(second, overlap=True) as background:
+                background.submit(lambda: found.append((cuda.current.device, cuda.current.stream)))
+    assert found == [(second, cuda.streams[0])] * 2
+    assert len(cuda.streams) == 1
+
+
+def test_what_fails_in_the_background_is_raised() -> None:
+    def fail() -> None:
+        raise InvalidData("a.png is no image")
+
+    with (
+        pytest.raises(InvalidData, match=r"a\.png"),
+        Background(torch.device("cpu"), overlap=True) as background,
+    ):
+        background.submit(fail)
