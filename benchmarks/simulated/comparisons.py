@@ -20,7 +20,7 @@ from evalsvc.metrics.ratio import Ratio
 from evalsvc.spec.documents.comparisons import Band, Family
 from evalsvc.spec.protocol import MetricValue, Protocol
 from evalsvc.tasks.forgetting.retention import Differences, add_retention, text_retained
-from evalsvc.tasks.forgetting.rows import Pairs, benchmark_rows, corrected, loss_row
+from evalsvc.tasks.forgetting.rows import Pairs, benchmark_rows, corrected, row_of
 from simulated.cells import Cell, Draw, Generator, Simulation
 from simulated.data import PROTOCOL, SHAPES, Array, Shape, document, mean, metric, result
 from simulated.gates import changed
@@ -176,7 +176,7 @@ def forgetting_row(shape: Shape, n: int, asked: str) -> Simulation:
         own = base + 0.1 * shape(random, n)
         weights = random.integers(10, 30, n).astype(float)
         pairs = Pairs((base * weights).tolist(), (own * weights).tolist(), weights.tolist())
-        [row] = corrected([loss_row("text", "loss", "all", "nats/token", pairs)])
+        [row] = corrected([row_of("text", "loss", "all", "nats/token", pairs)])
         if row.verdict == "too few":
             return Draw()
         called = row.verdict != "indistinguishable"

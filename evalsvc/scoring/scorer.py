@@ -31,7 +31,6 @@ class Request:
     context: tuple[int, ...]
     """Ids before the continuation, at least one."""
     continuation: tuple[int, ...]
-    """Ids to score, at least one."""
 
     @property
     def read(self) -> tuple[int, ...]:
@@ -64,12 +63,9 @@ def score(
     *,
     name: Callable[[int], str] = "request {}".format,
 ) -> list[Score]:
-    """Return the score of each request, in order.
-
-    Batches affect scores by rounding only. A batch has at most `batch_tokens` tokens including padding; see `pack` for
-    longer sequences. `report` gets the number of finished requests, and may raise to stop (e.g. Cancelled). `name`
-    returns a request's name in messages, by index.
-    """
+    """Return the score of each request; batches of at most `batch_tokens` tokens (see `pack`) affect scores by rounding
+    only. `report` gets the number of finished requests, and may raise to stop. `name` returns a request's name in
+    messages."""
     for index, request in enumerate(requests):
         if not (request.context and request.continuation):
             part = "continuation" if request.context else "context"
@@ -142,7 +138,6 @@ class Packed:
 
     @cached_property
     def scored(self) -> int:
-        """Return the number of nodes from which something is predicted."""
         return len(np.unique(self.targets[0]))
 
 
@@ -159,10 +154,8 @@ def pack(requests: Sequence[Request], budget: int) -> Packed:
 
 
 def token_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Yield indices of `lengths`, longest first, in batches of at most `batch_tokens` tokens including padding.
-
-    A longer sequence is a batch of its own. The largest batch comes first, so that memory runs out there or never.
-    """
+    """Yield indices of `lengths`, longest first, so that memory runs out at once or never, in batches of at most
+    `batch_tokens` tokens including padding; a longer sequence is a batch of its own."""
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
         if batch and (len(batch) + 1) * lengths[batch[0]] > batch_tokens:
@@ -231,7 +224,6 @@ def target_columns(
 
 
 def _tiles(layout: VocabularyLayout, rows: int, gpu: bool) -> Iterator[_Tile]:
-    """Yield tiles that cover every id once, in order. A tile is all text, all image or neither."""
     assert layout.rows is not None, "the layout is resolved"
     width = max(LEAST_COLUMNS, (GPU_TILE_BYTES if gpu else CPU_TILE_BYTES) // (4 * max(rows, 1)))
     text, image = layout.text_ids, layout.image_range

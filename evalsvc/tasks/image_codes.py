@@ -38,7 +38,6 @@ class ImageCoder:
     """An image decoder, with the resizing of images to its size."""
 
     def __init__(self, decoder: ImageDecoder, size: int | None, crop: Crop, filter_: Filter) -> None:
-        """Set the images' side to `size` [the decoder's]."""
         self.decoder = decoder
         self.fit = Fit(size or decoder.resolution, crop, filter_)
         rows, columns = decoder.grid(self.fit.size, self.fit.size)
@@ -58,10 +57,7 @@ class ImageCoder:
 
     def batches(self, context: Context, source: ImageSource, images: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield pixels [B, 3, size, size] uint8 on the CPU and codes [B, N] int64 on the device, in the order of
-        `images`.
-
-        A batch holds as many codes as `context.batch_tokens` allows, and at least one image.
-        """
+        `images`. A batch has at most `context.batch_tokens` codes, or a single image."""
         batch = max(1, context.batch_tokens // self.codes)
         for pixels in source.batches(images, self.fit, batch):
             yield pixels, self.decoder.encode(to_signed(pixels))

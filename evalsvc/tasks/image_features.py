@@ -54,7 +54,6 @@ class FeaturePass:
     """The extractors of some features, by the features' keys in metrics: `inception/2048`, `clip`, …"""
 
     def __init__(self, context: Context, specs: Sequence[ExtractorSpec], keys: Collection[str]) -> None:
-        """Load the extractors."""
         self.keys = tuple(sorted(keys))
         kinds = {kind_of(key) for key in keys}
         self._specs = {spec.kind: spec for spec in specs if spec.kind in kinds}
@@ -71,7 +70,6 @@ class FeaturePass:
         return f"{shown} gives no features {tap}, but {taps}{extractor.advice([int(tap)])}"
 
     def identity(self, key: str) -> dict[str, str]:
-        """Return the protocol's content for these features."""
         kind = kind_of(key)
         return identity_of(self._extractors[kind], self._tap(key), self._specs[kind].resize)
 
@@ -112,7 +110,6 @@ class FeaturePass:
 
 
 def kind_of(key: str) -> str:
-    """Return the kind of extractor of a feature key."""
     return "clip" if key == SCORE else key.partition("/")[0]
 
 

@@ -21,14 +21,11 @@ DIGITS = 7
 
 @dataclass(frozen=True)
 class Given:
-    """The inputs that metrics can be measured with."""
-
     extractors: Sequence[ExtractorSpec]
     reference: ReferenceSpec | None
     texts: bool
     """Whether the images have captions."""
     count: int
-    """Number of sampled images."""
 
     def means(self, metric: ImageMetric) -> bool:
         """Return whether the task sets the extractor, captions and reference of a metric."""
@@ -61,16 +58,12 @@ def load_metrics(names: Sequence[str] | None = None, program: str | None = None)
 
 
 def load_program(name: str) -> ReferenceProgram:
-    """Return a program of the catalog."""
     program: ReferenceProgram = catalog.load("programs", name)
     return program
 
 
 def needs_rows(metric: ImageMetric) -> bool:
-    """Return whether a metric needs the features of real images, not only their moments.
-
-    A published program computes moments from the features itself, with its own rounding.
-    """
+    """Return whether a metric needs the real images' features, not only moments. A program computes its own moments."""
     return metric.needs == "features" or (metric.needs == "moments" and metric.program != "")
 
 

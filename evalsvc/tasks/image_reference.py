@@ -34,8 +34,6 @@ Identities = Mapping[str, Mapping[str, str]]
 
 @dataclass(frozen=True)
 class ReferenceSpec:
-    """The selection of real images, and their resizing to squares."""
-
     name: str
     """Path of images, or name of imported statistics."""
     fit: Fit
@@ -67,8 +65,6 @@ def lacks(context: Context, spec: ReferenceSpec, key: str, needs: str) -> str | 
 
 @dataclass(frozen=True)
 class ReferenceIdentity:
-    """The identity of the real images, as the plan found them."""
-
     digest: str
     """SHA-256 of the images' contents, or of imported numbers."""
     n: int | None
@@ -77,7 +73,6 @@ class ReferenceIdentity:
     """Resizing of images to squares; None for imported statistics."""
 
     def to_json(self) -> dict[str, JsonValue]:
-        """Return the protocol's content for the reference."""
         if self.fit is None:
             return {"imported": self.digest}
         return {"images": self.digest, "n": self.n, "fit": self.fit.to_json()}
@@ -90,9 +85,7 @@ class ReferencePart:
     start: int
     stop: int
     digest: str
-    """SHA-256 of the images' contents."""
     keys: Sequence[str]
-    """Features to extract."""
 
 
 def identify_reference(context: Context, spec: ReferenceSpec) -> ReferenceIdentity:
@@ -149,8 +142,7 @@ def read_reference(
     computed: Callable[[], Mapping[str, Rows]],
 ) -> dict[str, TapStatistics]:
     """Return the reference's statistics by key: imported, kept, or from the features that the task's shards have
-    `computed`, which are then kept for later evaluations. `rows` are the keys of features that are needed themselves.
-    """
+    `computed`, which are then kept. `rows` are the keys of features that are needed themselves."""
     if identity.fit is None:
         return _imported(files, name, identity)
     names, statistics = files.names(), dict[str, TapStatistics]()

@@ -45,7 +45,6 @@ class TapStatistics:
     """The features of one tap as a normal distribution; `metrics.frechet` calls it a Gaussian."""
 
     n: int | None
-    """Number of images; None if an imported file does not say."""
     mean: NDArray[np.float64]  # [d]
     covariance: NDArray[np.float64]  # [d, d], the unbiased one
     features: NDArray[np.float32] | None = None  # [n, d]
@@ -55,7 +54,6 @@ class TapStatistics:
 @dataclass(frozen=True, eq=False)
 class ReferenceStatistics:
     moments: Mapping[int, TapStatistics]
-    """Statistics by tap."""
     foreign: bool
     source: str
     """Source of the statistics, for people."""
@@ -71,10 +69,8 @@ class ReferenceStatistics:
 
 
 def reference_key(*, data: str, extractor: str, tap: str, resize: str, crop: str, size: int | None) -> str:
-    """Return the name of computed files: the digest of everything that their numbers depend on.
-
-    `data` and `extractor` are digests, and `tap` names the features. `crop` and `size` are applied before `resize`.
-    """
+    """Return the name of computed files, the digest of everything that their numbers depend on. `data` and `extractor`
+    are digests, `tap` names the features; `crop` and `size` are applied before `resize`."""
     content = {"data": data, "extractor": extractor, "tap": tap, "resize": resize, "crop": crop, "size": size}
     return digest({"reference": FORMAT, **content})
 
@@ -85,7 +81,6 @@ def is_known(names: Collection[str], key: str, *, rows: bool) -> bool:
 
 
 def keep_tap(files: KeptFolder, key: str, statistics: TapStatistics, source: str) -> None:
-    """Keep a tap's statistics, its features first."""
     tap = len(statistics.mean)
     if statistics.features is not None:
         features: dict[str, ArrayLike] = {f"features_{tap}": statistics.features}

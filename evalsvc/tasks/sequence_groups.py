@@ -15,21 +15,15 @@ GROUP, GENERAL_GROUP = "group", "group_general_text"
 
 
 def group_of_each(keys: Iterable[Hashable]) -> list[int] | None:
-    """Return for each key the index of the first equal key; None if all keys differ.
-
-    The index does not depend on later keys, so a limit does not change the groups of the first sequences.
-    """
+    """Return for each key the index of the first equal key, which no later key changes; None if all keys differ."""
     first: dict[Hashable, int] = {}
     groups = [first.setdefault(key, index) for index, key in enumerate(keys)]
     return groups if len(first) < len(groups) else None
 
 
 def groups_of_records(records: Iterable[Record]) -> list[int] | None:
-    """Return the group of each record; None if every record is independent.
-
-    Records with the same `document` form a group. Of the other records, those with the same image codes form a group,
-    and so do equal texts without an image. Equal captions of different images do not.
-    """
+    """Return the group of each record, by `document`, else by image codes, else by text; None if every record is
+    independent. Equal captions of different images are no group."""
     return group_of_each(map(_key, records))
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any, TypeAlias, overload
+from dataclasses import asdict, replace
+from typing import Any, TypeAlias, TypeGuard, overload
 
 from evalsvc.errors import DataChanged, InternalError
 from evalsvc.files.atomic import FileLost
@@ -58,30 +58,27 @@ class Outputs(Sequence[Output]):
     @overload
     def __getitem__(self, index: slice) -> list[Output]: ...
     def __getitem__(self, index: int | slice) -> Output | list[Output]:
-        """Return an output."""
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
         if index not in self._unpacked:
-            self._unpacked[index] = self._unpack(self._request.outputs[index])
+            kept = self._request.outputs[index]
+            try:
+                content = kept if isinstance(kept, bytes) else self._read(kept)
+            except FileLost as error:
+                # Name all outputs that cannot be read, so that their shards rerun together.
+                raise OutputsLost([file for file in self._request.outputs if self._is_lost(file)], error) from None
+            with _planned(self._request):
+                self._unpacked[index] = self._codec.unpack(content)
         return self._unpacked[index]
 
-    def _unpack(self, kept: KeptOutput) -> Output:
+    def _is_lost(self, kept: KeptOutput) -> TypeGuard[OutputFile]:
+        if isinstance(kept, bytes):
+            return False
         try:
-            content = kept if isinstance(kept, bytes) else self._read(kept)
-        except FileLost as error:
-            raise OutputsLost(list(self._lost()), error) from None
-        with _planned(self._request):
-            return self._codec.unpack(content)
-
-    def _lost(self) -> Iterator[OutputFile]:
-        """Yield all outputs that cannot be read, so that their shards rerun together."""
-        for kept in self._request.outputs:
-            if isinstance(kept, bytes):
-                continue
-            try:
-                self._read(kept)
-            except FileLost:
-                yield kept
+            self._read(kept)
+        except FileLost:
+            return True
+        return False
 
 
 def _result(result: TaskResult, stage: Stage, task: Task) -> LookResult | MergeResult:
@@ -94,7 +91,7 @@ def _result(result: TaskResult, stage: Stage, task: Task) -> LookResult | MergeR
     protocols = {metric.protocol.id: dict(metric.protocol.content) for metric in measured}
     if stage == "look":
         return LookResult(metrics, protocols)
-    warnings = plain_json([warning.to_json() for warning in few_warnings(result.warnings)])
+    warnings = plain_json([asdict(warning) for warning in few_warnings(result.warnings)])
     items, notes = plain_json(list(result.items)), plain_json(result.notes)
     artifacts = [replace(artifact, details=plain_json(artifact.details)) for artifact in result.artifacts]
     return MergeResult(metrics, protocols, items, notes, artifacts, warnings)
@@ -102,7 +99,6 @@ def _result(result: TaskResult, stage: Stage, task: Task) -> LookResult | MergeR
 
 @contextmanager
 def _returned(work: AnyWork, stage: Stage) -> Iterator[None]:
-    """Raise InternalError if a task returns a value of another type than its class declares."""
     try:
         yield
     except TypeError as error:

@@ -102,9 +102,6 @@ class TaskWarning:
     message: str
     """Suspicion, figures, and what to check."""
 
-    def to_json(self) -> dict[str, str]:
-        return {"code": self.code, "metric": self.metric, "message": self.message}
-
 
 @dataclass(frozen=True)
 class TaskResult:

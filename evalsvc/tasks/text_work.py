@@ -17,10 +17,7 @@ TextParameters = TypeVar("TextParameters", bound=TextTask)
 
 
 class TextWork(Work[TextParameters, ShardKind, Output], Generic[TextParameters, ShardKind, Output]):
-    """The work of a task that puts text to a model."""
-
     def model(self, context: Context) -> LanguageModel:
-        """Load the model of `context` in the task's dtype and form."""
         return context.model(dtype=self.task.dtype, rotary_inv_freq_dtype=self.task.rotary_inv_freq_dtype)
 
     def text_tokenizer(self, context: Context) -> TextTokenizer:
@@ -45,10 +42,8 @@ class TextWork(Work[TextParameters, ShardKind, Output], Generic[TextParameters, 
         return text.tokenizer if self.task.tokenizer is None else context.dataset(self.task.tokenizer)
 
     def require_same_text(self, context: Context, base: Context, tokenized: bool = True) -> None:
-        """Raise InvalidData unless each id is the same text for the checkpoint and for its base.
-
-        Without `tokenized`, a tokenizer is needed only to tell whether text blocks of two sizes differ by padding.
-        """
+        """Raise InvalidData unless each id is the same text for the checkpoint and its base. Without `tokenized`, a
+        tokenizer is needed only to tell whether text blocks of two sizes differ by padding."""
         own_text, base_text = context.layout().text, base.layout().text
         label = f"the base, {base.checkpoint.label},"
         digests = [_tokenizer_digest(context, text) for text in (own_text, base_text)]

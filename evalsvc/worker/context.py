@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -63,12 +63,8 @@ class ShardContext(Context):
         kept: KeptFolder | None = None,
         engines: Mapping[str, str] | None = None,
     ) -> None:
-        """Set up the resources.
-
-        Args:
-            kept: files for later evaluations [those of the settings].
-            engines: engines of stages [evalsvc].
-        """
+        """Set up the resources; `kept` has files for later evaluations [those of the settings], `engines` those of
+        stages [evalsvc]."""
         self.engines = engines or {}
         rule = checkpoint_rule(settings, *settings.kept_paths)
         self.checkpoint = with_files(checkpoint, lambda file: replace(file, rule=rule))
@@ -92,7 +88,6 @@ class ShardContext(Context):
         use_full_float32()
 
     def inspect_checkpoint(self) -> None:
-        """Raise the errors of opening the checkpoint, without reading its weights."""
         verify(self.checkpoint)
         with opened(self.checkpoint) as checkpoint, named(checkpoint):
             for file in parents_of(checkpoint) or [checkpoint]:
@@ -114,12 +109,18 @@ class ShardContext(Context):
         return model
 
     def rotary(self) -> Mapping[str, str]:
-        if self._frequencies is None:
-            self._frequencies = self._read_frequencies()
+        if self._frequencies is None and (loaded := _models.loaded(self.checkpoint)) is not None:
+            self._frequencies = loaded.model.saved_inv_freq
+        elif self._frequencies is None:
+            verify(self.checkpoint)
+            with opened(self.checkpoint) as checkpoint, named(checkpoint):
+                saved = saved_frequencies_of(checkpoint)
+            self._frequencies = () if saved is None else tuple(saved.tolist())
         return {"rotary": "file"} if self._frequencies else {}
 
     def to_provenance(self) -> dict[str, Any]:
-        """Return the provenance of a shard: device, precision and checkpoints."""
+        frequencies = {"rotary_inv_freq": self._frequencies}
+        frequencies["base_rotary_inv_freq"] = self.base and self.base._frequencies
         return {
             "device": self.device,
             "device_name": torch.cuda.get_device_name(self.device) if self.device.startswith("cuda") else None,
@@ -128,21 +129,9 @@ class ShardContext(Context):
             "threads": torch.get_num_threads(),
             **{f"{stage}_engine": release_of(name) for stage, name in self.engines.items()},
             **_loaded_digests(self.checkpoint),
-            **self._rotary_values(),
+            **{name: list(values) for name, values in frequencies.items() if values},
             **plain_json(self.provenance),
         }
-
-    def _rotary_values(self) -> Mapping[str, Sequence[float]]:
-        by_name = {"rotary_inv_freq": self._frequencies, "base_rotary_inv_freq": self.base and self.base._frequencies}
-        return {name: list(values) for name, values in by_name.items() if values}
-
-    def _read_frequencies(self) -> tuple[float, ...]:
-        if (loaded := _models.loaded(self.checkpoint)) is not None:
-            return loaded.model.saved_inv_freq
-        verify(self.checkpoint)
-        with opened(self.checkpoint) as checkpoint, named(checkpoint):
-            saved = saved_frequencies_of(checkpoint)
-        return () if saved is None else tuple(saved.tolist())
 
     def layout(self) -> VocabularyLayout:
         rows = self.model_config().vocab_size
@@ -158,22 +147,17 @@ class ShardContext(Context):
     def images(self, path: str) -> ImageSource:
         return read_images(self.dataset(path), self.readable)
 
-    def _allow_of(self, name: str) -> Allow:
-        """Return the rule for reading an asset's files. The operator's own folder may contain links."""
-        return self.readable if _is_path(name) else anywhere
-
     def asset(self, name: str) -> Path:
         return Path(self.dataset(name)) if _is_path(name) else locate_asset(name, self._settings.assets_path)
 
     def decoder(self, name: str, config: str | None = None, ema: bool = False, dtype: str = "float32") -> ImageDecoder:
         file, engine = find_decoder(self._settings, name, config), self.engines.get("decoder", OWN)
-
-        def load() -> ImageDecoder:
-            own = file.load(ema, dtype, self.device)
-            wrapped: ImageDecoder = own if engine == OWN else catalog.load("decoder_engines", engine)(own)
-            return wrapped
-
         key = (f"decoder {dtype}", file.path, identify(file.path), file.config, ema, self.device, engine)
+
+        def load() -> Any:
+            own = file.load(ema, dtype, self.device)
+            return own if engine == OWN else catalog.load("decoder_engines", engine)(own)
+
         decoder: ImageDecoder = _companions.get(key, load)
         return decoder
 
@@ -182,7 +166,8 @@ class ShardContext(Context):
         key = (f"extractor {kind}", path, identify(path), self.device)
 
         def load() -> FeatureExtractor:
-            with opened_weights(path, self._allow_of(name)) as pinned:
+            # The operator's own folder of assets may contain links.
+            with opened_weights(path, self.readable if _is_path(name) else anywhere) as pinned:
                 return load_extractor(kind, pinned, device=self.device)
 
         extractor: FeatureExtractor = _companions.get(key, load)
@@ -202,10 +187,9 @@ def _is_path(name: str) -> bool:
 
 
 def _loaded_digests(checkpoint: CheckpointRef) -> dict[str, Any]:
-    try:
+    loaded = None
+    with suppress(EvalsvcError):  # the checkpoint is gone, which the next shard reports
         loaded = _models.loaded(checkpoint)
-    except EvalsvcError:  # the checkpoint is gone, which the next shard reports
-        loaded = None
     if loaded is None:
         return {"checkpoint_sha256": checkpoint.sha256}
     parents = {name: sha256 for name, sha256 in loaded.digests.items() if name}
@@ -222,10 +206,8 @@ class DecoderFile:
     allow: Allow
     """Rule for reading the weights. The operator's own folder of assets may contain links."""
     allow_config: Allow
-    """Rule for reading the configuration."""
 
     def load(self, ema: bool, dtype: str, device: str) -> ImageDecoder:
-        """Load the decoder; see `load_decoder`."""
         with ExitStack() as stack:
             pinned = stack.enter_context(opened_weights(self.path, self.allow, DEFAULT_FILES))
             config = self.config
@@ -235,10 +217,7 @@ class DecoderFile:
 
 
 def find_decoder(settings: Settings, name: str, config: str | None) -> DecoderFile:
-    """Locate the decoder `name`: an asset, or a path if the name has a slash; `config` is the same, or None.
-
-    Raises UnknownName, AssetMissing and AssetCorrupt for an asset, and InvalidData for a path outside the roots.
-    """
+    """Locate the decoder `name`: an asset, or a path if the name has a slash; `config` is the same, or None."""
     readable = Readable(settings)
     if config is not None and "/" in config:
         config = local_data(settings, config)

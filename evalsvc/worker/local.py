@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.config import Settings
 from evalsvc.files.outputs import KeptOutput
-from evalsvc.messages import MergeResult, PlanResult, ShardDocument, ShardRequest, ShardResult, units_of
+from evalsvc.messages import MergeResult, PlanResult, ShardRequest, ShardResult, units_of
 from evalsvc.spec.documents.results import Error, ResultCheckpoint, ResultFile, ResultSuite, TaskMetric, TaskWarning
 from evalsvc.spec.looks import stop_note
 from evalsvc.spec.suite import Suite, TaskSpec
@@ -26,7 +26,6 @@ class TaskLook:
     result: ShardResult
     """Result of merging these shards, or of the stage that failed."""
     shards: Sequence[Mapping[str, Any]]
-    """Provenance of each shard."""
     units: int
     """Units of `total` that the result rests on; 0 if a stage failed."""
     total: int
@@ -100,73 +99,48 @@ def walk_task(
     *,
     between: bool,
 ) -> Iterator[TaskLook]:
-    """Evaluate a task shard by shard and yield its final result; with `between`, also its interim results.
-
-    The caller may stop iterating early: a shard runs only when the next result is requested.
-    """
+    """Evaluate a task and yield its final result; with `between`, also its interim results. A shard runs only when the
+    next result is requested, so the caller may stop early."""
     report(task.name, 0, None, PLANNING)
     planned = run_shard(ShardRequest(task, "plan", checkpoint, base=base), lambda done: None, settings)
-    if isinstance(planned.output, PlanResult):
-        yield from _Walk(task, checkpoint, settings, base, planned.output, report).looks(between)
-    else:
+    plan = planned.output
+    if not isinstance(plan, PlanResult):
         yield TaskLook(task.name, planned, [], 0, 0, "", last=True)
+        return
+    looks, sample, done = dict(plan.looks), max(dict(plan.looks).values(), default=plan.total), 0
+    outputs: list[KeptOutput] = []
+    provenance: list[Mapping[str, Any]] = []
 
+    def progress(units: int) -> None:
+        report(task.name, done + units, plan.total, plan.unit)
 
-@dataclass
-class _Walk:
-    """A planned task, and the outputs of its shards so far."""
+    def look(result: ShardResult, units: int, last: bool) -> TaskLook:
+        return TaskLook(task.name, result, list(provenance), units, sample, plan.unit, last)
 
-    task: TaskSpec
-    checkpoint: CheckpointRef
-    settings: Settings
-    base: CheckpointRef | None
-    plan: PlanResult
-    report: Callable[[str, int, int | None, str], None]
-    outputs: list[KeptOutput] = field(default_factory=list)
-    provenance: list[Mapping[str, Any]] = field(default_factory=list)
-    done: int = 0
-    """Units of the finished shards."""
+    def merge() -> ShardResult:
+        request = ShardRequest(task, "merge", checkpoint, plan.shards[: len(outputs)], list(outputs), base)
+        return run_shard(request, lambda done: None, settings)
 
-    def looks(self, between: bool) -> Iterator[TaskLook]:
-        planned, until = dict(self.plan.looks), self.plan.until
-        self.report(self.task.name, 0, self.plan.total, self.plan.unit)
-        sample = max(planned.values(), default=self.plan.total)
-        for shard in self.plan.shards:
-            result = self._run(shard)
-            if result.error is not None:
-                yield self._look(result, 0, sample, last=True)
-                return
-            units = planned.get(len(self.outputs))
-            if units is None or len(self.outputs) == len(self.plan.shards) or not (between or until):
-                continue
-            merged = self._merge()
-            if not isinstance(merged.output, MergeResult):  # too few items for a result so far
-                continue
-            if until and (reason := until.reached(merged.output.metrics)):
-                stopped = {**merged.output.notes, "stopped": stop_note(reason, units, sample, self.plan.unit)}
-                merged = replace(merged, output=replace(merged.output, notes=stopped))
-                yield self._look(merged, units, sample, last=True)
-                return
-            if between:
-                yield self._look(merged, units, sample, last=False)
-        yield self._look(self._merge(), sample, sample, last=True)
-
-    def _run(self, shard: ShardDocument) -> ShardResult:
-        def progress(done: int) -> None:
-            self.report(self.task.name, self.done + done, self.plan.total, self.plan.unit)
-
-        request = ShardRequest(self.task, "run", self.checkpoint, [shard], base=self.base)
-        result = run_shard(request, progress, self.settings)
+    progress(0)
+    for shard in plan.shards:
+        result = run_shard(ShardRequest(task, "run", checkpoint, [shard], base=base), progress, settings)
         if isinstance(result.output, bytes):
-            self.outputs.append(result.output)
-            self.provenance.append(result.provenance)
-            self.done += units_of(shard)
-        return result
-
-    def _merge(self) -> ShardResult:
-        shards = self.plan.shards[: len(self.outputs)]
-        request = ShardRequest(self.task, "merge", self.checkpoint, shards, list(self.outputs), self.base)
-        return run_shard(request, lambda done: None, self.settings)
-
-    def _look(self, result: ShardResult, units: int, sample: int, last: bool) -> TaskLook:
-        return TaskLook(self.task.name, result, list(self.provenance), units, sample, self.plan.unit, last)
+            outputs.append(result.output)
+            provenance.append(result.provenance)
+            done += units_of(shard)
+        if result.error is not None:
+            yield look(result, 0, last=True)
+            return
+        units = looks.get(len(outputs))
+        if units is None or len(outputs) == len(plan.shards) or not (between or plan.until):
+            continue
+        merged = merge()
+        if not isinstance(merged.output, MergeResult):  # too few items for a result so far
+            continue
+        if plan.until and (reason := plan.until.reached(merged.output.metrics)):
+            stopped = {**merged.output.notes, "stopped": stop_note(reason, units, sample, plan.unit)}
+            yield look(replace(merged, output=replace(merged.output, notes=stopped)), units, last=True)
+            return
+        if between:
+            yield look(merged, units, last=False)
+    yield look(merge(), sample, last=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -32,19 +32,8 @@ from evalsvc.spec.model_config import ModelConfig
 from evalsvc.spec.protocol import canonical_json
 
 
-class Load(Protocol):
-    """Function of the catalog's group `models`."""
-
-    def __call__(
-        self, path: Path, config: ModelConfig, *, dtype: str, device: str, rotary_inv_freq_dtype: str
-    ) -> LanguageModel:
-        """Return the model in `path` for inference."""
-
-
 @dataclass(frozen=True)
 class ModelForm:
-    """Form of a checkpoint's weights in memory."""
-
     dtype: str
     device: str
     rotary_inv_freq_dtype: str
@@ -53,8 +42,6 @@ class ModelForm:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in the cache."""
-
     source: tuple[Any, ...]
     """Identity of the checkpoint: path, identity, configuration, and its parents."""
     form: ModelForm
@@ -76,17 +63,12 @@ class ModelCache:
 
     def get(self, checkpoint: CheckpointRef, form: ModelForm, companion: CheckpointRef | None = None) -> LanguageModel:
         """Load the checkpoint's model. All cached models except that of `companion` are dropped first, because memory
-        is limited.
-
-        Raises CheckpointGone and CheckpointChanged if the checkpoint is not the posted one, and the errors of
-        `load_model`.
-        """
+        is limited."""
         loaded = self.loaded(checkpoint)
         if loaded is None or loaded.form != form:
             self._loaded = [
                 other for other in self._loaded if companion and other.source[0] == companion.path != checkpoint.path
             ]
-            loaded = None
             if form.device.startswith("cuda"):
                 torch.cuda.empty_cache()
             loaded = _load(checkpoint, form)
@@ -145,8 +127,11 @@ def _load_model(checkpoint: CheckpointRef, form: ModelForm) -> LanguageModel:
         dtype = FLOAT64
     config, is_own = resolve_config_of(checkpoint), form.engine in (OWN, FLOAT64)
     if checkpoint.virtual is None:
-        load: Load = catalog.load("models", family_of(config).runs if is_own else form.engine)
-        return load(Path(checkpoint.path), config, dtype=dtype, device=device, rotary_inv_freq_dtype=rotary)
+        load = catalog.load("models", family_of(config).runs if is_own else form.engine)
+        model: LanguageModel = load(
+            Path(checkpoint.path), config, dtype=dtype, device=device, rotary_inv_freq_dtype=rotary
+        )
+        return model
     if not is_own:
         raise UnsupportedModel(
             f"the engine {form.engine} reads files, and the checkpoint is an expression; write its weights to a file"
@@ -167,7 +152,6 @@ def saved_frequencies_of(checkpoint: CheckpointRef) -> torch.Tensor | None:
 
 
 def resolve_config_of(checkpoint: CheckpointRef) -> ModelConfig:
-    """Return the configuration of a checkpoint's model; all parents of a virtual checkpoint share one."""
     if checkpoint.virtual is None:
         return resolve_config(checkpoint.model, Path(checkpoint.path))
     parents = checkpoint.virtual.parents
@@ -175,7 +159,6 @@ def resolve_config_of(checkpoint: CheckpointRef) -> ModelConfig:
 
 
 def known_digest(checkpoint: CheckpointRef) -> str:
-    """Return the cached SHA-256 of a checkpoint, or hash the checkpoint's files now."""
     if checkpoint.sha256 is not None:
         return checkpoint.sha256
     if checkpoint.virtual is not None:

@@ -41,7 +41,6 @@ class Both:
     candidate: Result
     baseline: Result
     units: int
-    """Number of samples of each side so far."""
     total: int
     """Largest number of samples of each side."""
     unit: str
@@ -71,12 +70,11 @@ class Trial:
     fractions: list[float] = field(default_factory=list)
     """Share of the samples at each look so far, in (0, 1]."""
     settled: dict[tuple[str, int], Comparison] = field(default_factory=dict)
-    """Comparisons that are decided, by metric and by number among the comparisons of the metric. The id of the protocol
-    would not name a row at all looks: protocols with the number of samples change."""
+    """Decided comparisons by metric and number among the metric's. The id of the protocol would not name a row at all
+    looks: protocols with the number of samples change."""
     looks: list[Look] = field(default_factory=list)
     """Looks at all metrics so far."""
     comparisons: list[Comparison] = field(default_factory=list)
-    """Comparisons to report, once a look has settled the task."""
     samples: Samples | None = None
     """Samples that were drawn by then; None where a side failed."""
     metrics: int = 0
@@ -100,7 +98,10 @@ class Trial:
         if both.units:
             self.fractions.append(both.units / both.total)
         self.protocols |= {**both.candidate.document.protocols, **both.baseline.document.protocols}
-        awaited = [rule for rule in self.rules.rules if _is_awaited(rule, self.task, both)]
+        of_task = [
+            rule for rule in self.rules.rules if rule.metric.startswith(f"{self.task}/") and rule.missing == "fail"
+        ]
+        awaited = [rule for rule in of_task if not any(map(rule.matches, both.baseline.values))]
         ruled = ruled_contrasts(both.candidate, both.baseline, self.rules.rules)
         judged = [rule for rule, contrast in ruled if contrast.distance is not None]
         if judged:
@@ -119,10 +120,11 @@ class Trial:
                     self.settled[key] = decided
                 if comparison.difference is not None and both.units:
                     self.looks.append(_look(comparison, both, self.boundary(rule), self.level(rule), decided))
-        undecided = [comparison for key, comparison in rows if key not in self.settled]
+        undecided = [comparison.difference for key, comparison in rows if key not in self.settled]
         is_worse = any(comparison.verdict == "worse" for comparison in self.settled.values())
-        decided_all = bool(self.settled) and not awaited and not any(map(_may_need_samples, undecided))
-        if not (both.last or is_worse or decided_all):
+        # Without a standard error, further samples decide nothing.
+        is_open = bool(awaited) or any(each is not None and each.stderr is not None for each in undecided)
+        if not (both.last or is_worse or (self.settled and not is_open)):
             return False
         self.comparisons = [self.settled.get(key) or _left_open(comparison) for key, comparison in rows]
         if both.units:
@@ -156,10 +158,7 @@ def sample_until_decided(
     show: Callable[[Look], None],
     spending: Spending = DEFAULT_SPENDING,
 ) -> Report:
-    """Sample candidate and baseline, task by task, until the task's trial is settled.
-
-    `progress` is called as by `run_suite`, and `show` with every metric at every look.
-    """
+    """Sample both sides, task by task, until the task's trial is settled; `show` gets every metric at every look."""
     trials = [Trial(task.name, rules, len(suite.tasks), spending) for task in suite.tasks]
     ends: list[tuple[TaskLook, ...]] = []
     for trial, task in zip(trials, suite.tasks, strict=True):
@@ -201,32 +200,17 @@ def _walk(
 
 
 def _decision(comparison: Comparison, rule: Rule, last: bool) -> Comparison | None:
-    """Return the comparison to report if this look decides the metric, otherwise None."""
     difference = comparison.difference
     if last or comparison.verdict == "other_protocol":
         return comparison
     # Further samples do not make a value finite.
-    if difference is not None and not _is_finite(comparison):
+    sides = (comparison.baseline, comparison.candidate)
+    if difference is not None and any(value is None or not math.isfinite(value) for value in sides):
         return comparison
     # If all items are alike so far, the error is zero, but further items may differ.
     if difference is None or difference.low is None or not difference.stderr or rule.standard_errors == 0:
         return None
     return comparison if comparison.verdict in ("worse", "better", "within_tolerance") else None
-
-
-def _is_finite(comparison: Comparison) -> bool:
-    sides = (comparison.baseline, comparison.candidate)
-    return all(value is not None and math.isfinite(value) for value in sides)
-
-
-def _may_need_samples(comparison: Comparison) -> bool:
-    """Return whether further samples may decide a metric: they cannot where there is no standard error."""
-    return comparison.difference is not None and comparison.difference.stderr is not None
-
-
-def _is_awaited(rule: Rule, task: str, both: Both) -> bool:
-    is_for_task = rule.metric.startswith(f"{task}/") and rule.missing == "fail"
-    return is_for_task and not any(rule.matches(name) for name in both.baseline.values)
 
 
 def _left_open(comparison: Comparison) -> Comparison:

@@ -1,5 +1,6 @@
 """Which results are suspicious, and what is said of them."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def test_a_warning_has_the_figures_and_what_to_look_at() -> None:
     )
     assert list(cut_inputs("a", "prompts", 0, 9, "lower it")) == []
     [cut] = cut_inputs("a", "prompts", 1200, 3000, "lower it")
-    assert cut.to_json() == {
+    assert asdict(cut) == {
         "code": "inputs_cut",
         "metric": "a",
         "message": "1,200 of 3,000 prompts did not fit and were cut; lower it",

@@ -34,7 +34,6 @@ from evalsvc.spec.layout import VocabularyLayout
 from evalsvc.tasks.alignment.spec import Alignment
 
 RANKS = (1, 5, 10)
-"""Numbers of nearest candidates that retrieval considers."""
 
 CENTRINGS = {"neighbour_hits": False, "neighbour_hits_centred": True}
 """Ways of finding the nearest text tokens: by the rows, or by the rows minus the mean of their kind."""
@@ -48,7 +47,6 @@ class TokenPairs:
     """Captions and images, where the i-th caption belongs to the i-th image."""
 
     places: tuple[int, ...]
-    """Index of each pair's record in the data."""
     texts: tuple[Sequence[int], ...]
     """Ids of the tokenizer for each caption, at least one."""
     codes: tuple[Sequence[int], ...]
@@ -115,7 +113,6 @@ class Tables:
 
     @property
     def candidates(self) -> Tensor:
-        """Return the text rows that can be nearest neighbours."""
         return self.text[: self.known]
 
 
@@ -153,7 +150,6 @@ class Similarities(NamedTuple):
     texts: Tensor
     images: Tensor
     right: Tensor
-    """bool: whether text j is a right answer for image i, because it has the same ids as the image's own text."""
 
 
 def similarities(tables: Tables, batch: TokenPairs) -> Similarities:
@@ -214,10 +210,8 @@ def measure(
     token_text: Callable[[int], str] = str,
     report: Callable[[], None] = lambda: None,
 ) -> TableMeasures:
-    """Measure a table on batches of pairs, and find the text tokens that are nearest to image tokens.
-
-    `token_text` returns what a page shows for a text token, and `report` is called between steps.
-    """
+    """Measure a table on batches of pairs, and find the text tokens nearest to image tokens. `token_text` returns what
+    a page shows for a text token; `report` is called between steps."""
     batch_similarities = []
     for part in parts:
         report()
@@ -306,8 +300,6 @@ def _joined(parts: Iterable[dict[str, list[float]]]) -> dict[str, list[float]]:
 
 
 def _hits(part: TokenPairs, nearest: Mapping[int, Sequence[int]]) -> Tensor:
-    """Return the hits of a batch, float64 [B, B]: number of nearest tokens of the codes in image i that occur in text
-    j."""
     words = {word: place for place, word in enumerate(sorted(set(chain.from_iterable(part.texts))))}
     wanted, present = (torch.zeros(len(part), len(words), dtype=torch.float64) for _ in range(2))
     for row, (text, codes) in enumerate(zip(part.texts, part.codes, strict=True)):

@@ -35,20 +35,16 @@ class AlignmentShard(Shard):
     """The one shard of the task."""
 
     digest: str
-    """Digest of the data."""
     candidates: int
     """Number of text rows that stand for a token; the other rows are padding."""
     records: int
     complete: int
     """Number of records with both text and image."""
     pairs: int
-    """Number of records of different images."""
     protocol: Mapping[str, Any]
 
 
 class AlignmentWork(Work[Alignment, AlignmentShard, TableMeasures]):
-    """Measures the pairs in a table."""
-
     def plan(self, context: Context) -> Plan[AlignmentShard]:
         """Plan one shard, and check every record against the layout."""
         layout = context.layout()
@@ -73,7 +69,6 @@ class AlignmentWork(Work[Alignment, AlignmentShard, TableMeasures]):
         return Plan([shard], "tables")
 
     def run(self, context: Context, shard: AlignmentShard) -> TableMeasures:
-        """Measure the table."""
         layout = context.layout()
         data = self._read(context, layout)
         if data.digest != shard.digest:

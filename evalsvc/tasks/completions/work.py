@@ -46,54 +46,35 @@ DRAWING = "completions/1"
 
 SEEDED = "seeded"
 
-GROUPS = (GREEDY, SEEDED)
 
-
-@dataclass(frozen=True)
-class Measure:
-    unit: str
-    items: tuple[str, ...]
-    """Keys as in `MetricValue.items`, without the prefix of the group."""
-    by_base: bool = False
-    """Whether the measure depends on the base, which is then part of the protocol."""
-
-
-MEASURES = {
-    "seq_rep_4": Measure("fraction", ("seq_rep_4",)),
-    "distinct_1": Measure("fraction", ("distinct_1",)),
-    "distinct_2": Measure("fraction", ("distinct_2",)),
-    "base_loss": Measure("nats/token", ("base_nll", "base_scored"), by_base=True),
-    "length": Measure("tokens", ("length",)),
-    "ended": Measure("fraction", ("ended",)),
+MEASURES: Mapping[str, tuple[str, ...]] = {
+    "seq_rep_4": ("fraction", "seq_rep_4"),
+    "distinct_1": ("fraction", "distinct_1"),
+    "distinct_2": ("fraction", "distinct_2"),
+    "base_loss": ("nats/token", "base_nll", "base_scored"),
+    "length": ("tokens", "length"),
+    "ended": ("fraction", "ended"),
 }
-"""Measures by name. Metrics are called `<task>/<group>_<measure>`. No direction is better: a text may be too varied or
-too plain."""
+"""Units of measures by name, with keys as in `MetricValue.items` without the group. Metrics are called
+`<task>/<group>_<measure>`. No direction is better: a text may be too varied or too plain."""
 
 
 def prompt_numbers(items: Sequence[Completion]) -> dict[str, float]:
-    """Return the numbers behind the measures of a prompt, by group: `greedy_seq_rep_4`, …; missing values are left out.
-
-    Completions of a group are averaged, and their losses summed; `distinct_n` counts the n-grams of all of them
-    together.
-    """
-    groups = {group: [item for item in items if (item.way == GREEDY) == (group == GREEDY)] for group in GROUPS}
-    numbers = {f"{group}_{key}": value for group in GROUPS for key, value in _numbers(groups[group]).items()}
+    """Return the numbers behind the measures of a prompt that have a value. Completions of a group are averaged and
+    their losses summed; `distinct_n` counts the n-grams of all of them together."""
+    numbers: dict[str, float | None] = {}
+    for group in (GREEDY, SEEDED):
+        chosen = [item for item in items if (item.way == GREEDY) == (group == GREEDY)]
+        # The id that ends a text is part of no n-gram.
+        texts = [ids[: len(ids) - (item.ended or 0)] for item in chosen for ids in [item.ids or []]]
+        numbers[f"{group}_seq_rep_4"] = _mean([item.seq_rep_4 for item in chosen])
+        numbers |= {f"{group}_distinct_{n}": distinct_n(texts, n) for n in (1, 2)}
+        numbers[f"{group}_length"] = _mean([item.drawn for item in chosen])
+        numbers[f"{group}_ended"] = _mean([item.ended for item in chosen])
+        if scored := sum(item.base_scored or 0 for item in chosen):
+            numbers |= {f"{group}_base_nll": sum(item.base_nll or 0.0 for item in chosen)}
+            numbers |= {f"{group}_base_scored": scored}
     return {key: value for key, value in numbers.items() if value is not None}
-
-
-def _numbers(items: Sequence[Completion]) -> dict[str, float | None]:
-    # The id that ends a text is part of no n-gram.
-    texts = [ids[: len(ids) - (item.ended or 0)] for item in items for ids in [item.ids or []]]
-    numbers = {
-        "seq_rep_4": _mean([item.seq_rep_4 for item in items]),
-        "distinct_1": distinct_n(texts, 1),
-        "distinct_2": distinct_n(texts, 2),
-        "length": _mean([item.drawn for item in items]),
-        "ended": _mean([item.ended for item in items]),
-    }
-    if scored := sum(item.base_scored or 0 for item in items):
-        numbers |= {"base_nll": sum(item.base_nll or 0.0 for item in items), "base_scored": scored}
-    return numbers
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -108,61 +89,45 @@ def measure_metrics(
     base: Mapping[str, object],
     base_ids: int,
 ) -> Iterator[MetricValue]:
-    """Yield every measure that has a value, over the `prompt_numbers` of all prompts.
-
-    `protocols` are the contents by group. `base`, which has `base_ids` text ids, is added to measures that depend on
-    the base.
-    """
+    """Yield every measure that has a value, over the `prompt_numbers` of all prompts. `protocols` are the contents by
+    group; `base`, which has `base_ids` text ids, is added to the protocol of the base's loss."""
     for group, content in protocols.items():
-        for name, what in MEASURES.items():
-            key, *weight = keys = tuple(f"{group}_{part}" for part in what.items)
+        for name, (unit, *parts) in MEASURES.items():
+            by_base = name == "base_loss"
+            key, *weight = keys = tuple(f"{group}_{part}" for part in parts)
             present = [numbers for numbers in prompts if key in numbers]
             ratio = ratio_of_sums(
                 [numbers[key] for numbers in present], [numbers[weight[0]] if weight else 1 for numbers in present]
             )
             if ratio is None:
                 continue
-            protocol = Protocol({**content, **base} if what.by_base else content)
-            baseline = math.log(base_ids) if what.by_base else None
-            yield ratio.as_metric(f"{task}/{group}_{name}", what.unit, "none", protocol, baseline, keys)
+            protocol = Protocol({**content, **base} if by_base else content)
+            baseline = math.log(base_ids) if by_base else None
+            yield ratio.as_metric(f"{task}/{group}_{name}", unit, "none", protocol, baseline, keys)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompletionsShard(Shard):
-    """A shard with all completions of all prompts."""
-
     tokenizer: str
-    """Digest of the tokenizer."""
     sources: Mapping[str, str]
     """Labels of the `checkpoint`, and of the `base` if the run has one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompletionsOutput:
-    """The output of the shard."""
-
     items: Sequence[Completion]
     """Items sorted by prompt, with all completions of a prompt together."""
     cut: int
-    """Number of prompts that were cut."""
     chance: float | None
     """Share of image ids among the table's ids."""
     base: str | None
-    """Digest of the base."""
     base_layout: str | None
     base_rotary: Mapping[str, str]
     base_text_ids: int
     protocol: Mapping[str, Any]
 
-    @property
-    def base_protocol(self) -> dict[str, str | None]:
-        """Return the protocol's content for a base that judges completions."""
-        return {"base": self.base, "base_layout": self.base_layout, **self.base_rotary}
-
 
 class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]):
-    """Draws completions, and scores them by the base."""
-
     def plan(self, context: Context) -> Plan[CompletionsShard]:
         """Plan one shard, and check tokenizer, layouts and prompts."""
         tokenizer = self.text_tokenizer(context)
@@ -175,7 +140,6 @@ class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]
         return Plan([shard], "completions")
 
     def run(self, context: Context, shard: CompletionsShard) -> CompletionsOutput:
-        """Complete every prompt in every way, by the checkpoint and by the base."""
         base = context.base if "base" in shard.sources else None
         if _sources(context, base) != shard.sources:
             raise DataChanged("the run's base has changed since this evaluation was planned; evaluate again")
@@ -278,11 +242,7 @@ class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]
         return tokenizer.end_of_text if self.task.end_of_text is None else self.task.end_of_text
 
     def _complete(
-        self,
-        context: Context,
-        tokenizer: TextTokenizer,
-        prompts: Sequence[Sequence[int]],
-        report: Callable[[int], None],
+        self, context: Context, tokenizer: TextTokenizer, prompts: Sequence[list[int]], report: Callable[[int], None]
     ) -> list[DrawnText]:
         layout, model = context.layout(), self.model(context)
         rows = layout.text_ids
@@ -296,8 +256,7 @@ class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]
         by_way: list[list[list[int]]] = []
         try:
             for params in self.task.ways().values():
-                before = len(by_way) * len(prompts)
-                progress = partial(_report_after, report, before)
+                progress = partial(_report_after, report, len(by_way) * len(prompts))
                 budget = context.batch_tokens
                 by_way.append(complete(model, wanted, params, batch_tokens=budget, end=ends, report=progress))
         except NonFinite as error:
@@ -351,10 +310,8 @@ class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]
     def _judge(
         self, base: Context, prompts: Sequence[Sequence[int]], completions: Sequence[DrawnText]
     ) -> list[tuple[float, int]]:
-        """Return the base's loss in nats on the text at the beginning of each completion, and its number of ids.
-
-        `completions` are the checkpoint's, and then the base's.
-        """
+        """Return the base's loss in nats on the text at the beginning of each completion, the checkpoint's first, and
+        its number of ids."""
         rows = base.layout().text_ids
         texts = [completion.leading_text(len(rows)) for completion in completions]
         asked = [index for index, text in enumerate(texts) if text]
@@ -383,7 +340,8 @@ class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]
             yield mean.as_metric(name, "fraction", "none", protocol, items=("same_as_base",))
         groups = {GREEDY: ways[:1], **({SEEDED: ways[1:]} if ways[1:] else {})}
         protocols = {group: {**output.protocol, "sampling": drawn} for group, drawn in groups.items()}
-        yield from measure_metrics(self.task.name, prompts, protocols, output.base_protocol, output.base_text_ids)
+        judge = {"base": output.base, "base_layout": output.base_layout, **output.base_rotary}
+        yield from measure_metrics(self.task.name, prompts, protocols, judge, output.base_text_ids)
 
 
 @dataclass(frozen=True)

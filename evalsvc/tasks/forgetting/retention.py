@@ -36,18 +36,14 @@ class Differences:
     """Metrics that are differences over documents, and the numbers behind them."""
 
     task: str
-    """First half of the metrics' names."""
     metrics: list[MetricValue] = field(default_factory=list)
     numbers: dict[int, dict[str, float]] = field(default_factory=dict)
     """Numbers by index of the document. Names begin with the benchmark, so that a row can hold one document of each
     benchmark."""
 
     def add_changes(self, checkpoint: Results, base: Results, protocol: Mapping[str, object]) -> None:
-        """Add `<task>/<benchmark>_<metric>_change`: checkpoint minus base, for every mean over a benchmark's documents.
-
-        `protocol` is merged into that of the metric. Perplexities, which are not means, and groups of benchmarks are
-        left out.
-        """
+        """Add `<task>/<benchmark>_<metric>_change`, checkpoint minus base, for every mean over a benchmark's documents:
+        neither for perplexities, which are not means, nor for groups. `protocol` is merged into that of the metric."""
         for metric in checkpoint.metrics:
             mean = bool(metric.items) and not is_share(metric.items) and metric.unit != "perplexity"
             if mean and metric.direction != "none":
@@ -140,7 +136,6 @@ class _Accuracy:
 
 
 def _accuracies(rows: Sequence[ForgettingRow], checkpoint: Results, base: Results | None = None) -> list[_Accuracy]:
-    """Return the accuracies among the rows; with `base`, only those that are paired."""
     accuracies = []
     for row in rows:
         suffix = "_within" if row.scope == "text" else ""
@@ -264,11 +259,9 @@ def text_retained(
 
 
 def _summed_retention(accuracies: Sequence[_Accuracy]) -> tuple[Linear, float, Interval | None] | None:
-    """Return the ratio of the summed centred accuracies with its standard error and interval.
-
-    None if the base is at chance, or a benchmark has a single question. The interval is Fieller's; if both sides give
-    the same answers, it is that of the difference of the two sums.
-    """
+    """Return the ratio of the summed centred accuracies with its standard error and Fieller's interval; for equal
+    answers, the interval of the difference of the two sums. None if the base is at chance, or a benchmark has one
+    question."""
     rows = [each.row for each in accuracies]
     if not rows or any(row.n < 2 for row in rows):
         return None

@@ -67,17 +67,14 @@ class Pairs:
 
     @property
     def factor(self) -> float:
-        """Return the factor of the standard errors of a sample without replacement; 1 if the items are not a sample."""
         return finite_factor(len(self.weights), self.drawn_from)
 
     def side(self, numbers: Sequence[float]) -> Ratio:
-        """Return the value of the base's or the checkpoint's numbers."""
         ratio = ratio_of_sums(numbers, self.weights, self.groups)
         assert ratio is not None, "some item has weight"
         return ratio if ratio.stderr is None else replace(ratio, stderr=self.factor * ratio.stderr)
 
     def difference(self) -> Distance:
-        """Return the difference checkpoint − base."""
         sides = self._numbers(self.base), self._numbers(self.checkpoint)
         return apart(self.side(self.base), self.side(self.checkpoint), sides, drawn_from=self.drawn_from)
 
@@ -127,11 +124,8 @@ def _baselines() -> dict[str, Any]:
 
 
 def pairs_of(checkpoint: Results, base: Results, metric: MetricValue, keys: Sequence[str]) -> Pairs | None:
-    """Return the documents of the metric's benchmark that both sides have; None if none of them has any weight.
-
-    `keys` name the number of a document, and its weight if there is one. The checkpoint's weight is used for both
-    sides.
-    """
+    """Return the documents of the metric's benchmark that both sides have; None if none has weight. `keys` name the
+    number of a document, and its weight if there is one: the checkpoint's, for both sides."""
     benchmark = metric.name.partition("/")[0]
     old, new = (_numbers_of(results.items, benchmark, keys) for results in (base, checkpoint))
     common = [index for index in new if index in old]
@@ -143,10 +137,8 @@ def pairs_of(checkpoint: Results, base: Results, metric: MetricValue, keys: Sequ
 
 
 def _numbers_of(items: Iterable[Mapping[str, object]], benchmark: str, keys: Sequence[str]) -> dict[int, list[float]]:
-    """Return the numbers of the benchmark's documents under `keys`, by index; documents that lack a key are left out.
-
-    A model with text ids only has no numbers within text, because they would be equal.
-    """
+    """Return numbers by index, without documents that lack a key. A model with text ids only has no numbers within
+    text, because they would be equal."""
     by_index: dict[int, list[float]] = {}
     for item in items:
         index = item["index"]
@@ -165,7 +157,6 @@ def compared(metric: MetricValue, protocol: Mapping[str, object]) -> Protocol:
 
 
 def benchmarks_of(results: Results) -> list[str]:
-    """Return the names of the benchmarks in the order of the suite."""
     return list(dict.fromkeys(str(item["benchmark"]) for item in results.items))
 
 
@@ -174,7 +165,6 @@ def _metric_named(results: Results, name: str) -> MetricValue | None:
 
 
 def accuracy_of(results: Results, benchmark: str, scope: str) -> MetricValue | None:
-    """Return the benchmark's accuracy; None if there is none."""
     candidates = (_metric_named(results, f"{benchmark}/{accuracy}{scope}") for accuracy in ACCURACIES)
     return next((metric for metric in candidates if metric is not None), None)
 
@@ -202,12 +192,12 @@ def benchmark_rows(checkpoint: Results, base: Results) -> list[ForgettingRow]:
             pairs = accuracy_pairs(checkpoint, base, benchmark, suffix)
             if metric is not None and pairs is not None:
                 name = metric.name.partition("/")[2].replace("_within", "", 1)
-                row = _row(benchmark, name, SCOPES[suffix], metric.unit, pairs, "higher")
+                row = row_of(benchmark, name, SCOPES[suffix], metric.unit, pairs, "higher")
                 rows.append(_above_chance(row, pairs, random_baseline(benchmark, metric.baseline or 0.0)))
         for suffix in SCOPES:
             pairs = _bits_pairs(checkpoint, base, benchmark, suffix)
             if pairs is not None:
-                rows.append(loss_row(benchmark, "bits_per_byte", SCOPES[suffix], BITS, pairs))
+                rows.append(row_of(benchmark, "bits_per_byte", SCOPES[suffix], BITS, pairs))
     return corrected(rows)
 
 
@@ -232,19 +222,14 @@ def _verdict(row: ForgettingRow, p_corrected: float | None) -> Verdict:
     return "gained" if (row.change > 0) == (row.direction == "higher") else "lost"
 
 
-def loss_row(what: str, metric: str, scope: Literal["all", "text"], unit: str, pairs: Pairs) -> ForgettingRow:
-    """Return the row of a number for which lower is better. Its p-value is not corrected yet."""
-    return _row(what, metric, scope, unit, pairs, "lower")
-
-
-def _row(
-    what: str, metric: str, scope: Literal["all", "text"], unit: str, pairs: Pairs, direction: Direction
+def row_of(
+    what: str, metric: str, scope: Literal["all", "text"], unit: str, pairs: Pairs, direction: Direction = "lower"
 ) -> ForgettingRow:
+    """Return the row of a number, whose p-value is not corrected yet."""
     base, checkpoint, change = pairs.side(pairs.base), pairs.side(pairs.checkpoint), pairs.difference()
     counts, interval = pairs.counts(direction == "higher"), change.interval()
-    p = change.p_value()
-    if p is None:  # a number is not finite, but the two can still be ordered
-        p = counts.p
+    # A number that is not finite has no test, but the two can still be ordered.
+    p = counts.p if (p_value := change.p_value()) is None else p_value
     if change.independent < MIN_ITEMS:
         p = None
     return ForgettingRow(
@@ -336,11 +321,7 @@ def parts_of(what: str, unit: str, everything: Pairs, within: Pairs, masses: tup
 
 def recovered(checkpoint: Results, base: Results) -> dict[str, float]:
     """Return, by benchmark, the corrected p-value that equally many right answers are lost and recovered with text ids
-    only.
-
-    The test is over questions that the checkpoint gets right within text but not over all ids, minus the same for the
-    base.
-    """
+    only: of questions that the checkpoint gets right only within text, minus the same for the base."""
     p_values = {}
     for benchmark in benchmarks_of(checkpoint):
         everything, within = (accuracy_pairs(checkpoint, base, benchmark, scope) for scope in SCOPES)

@@ -23,7 +23,6 @@ class Side:
     """One of the two models."""
 
     label: str
-    """Label of the model in messages."""
     model: LanguageModel
     layout: VocabularyLayout
     device: str
@@ -34,7 +33,6 @@ class Passage:
     """The part of one text that both models predict."""
 
     name: str
-    """Name of the text in messages."""
     targets: Sequence[int]
     """Consecutive ids of the tokenizer to predict."""
     first: int
@@ -50,29 +48,23 @@ class TargetSums:
     """Sums over the targets of a text; losses and divergences are in nats."""
 
     nll: float
-    """Checkpoint's loss over all ids."""
     within: float
-    """Checkpoint's loss within the text ids."""
     image_mass: float
-    """Checkpoint's total probability of image ids."""
     base_nll: float
     base_within: float
     kl: float
-    """Divergence from the base over all ids."""
     kl_within: float
     top1: float
     """Number of targets for which both models have the same likeliest id."""
 
 
 COLUMNS = tuple(field.name for field in fields(TargetSums))
+NLL, BASE_NLL = map(COLUMNS.index, ("nll", "base_nll"))
 
 
 @dataclass(frozen=True)
 class ComparedText:
-    """The comparison of two models on one text."""
-
     tokens: int
-    """Number of targets."""
     sums: TargetSums
     late: tuple[float, float] | None
     """Loss at the later of two positions minus that at the earlier one, of both models; None if the text is shorter."""
@@ -80,11 +72,8 @@ class ComparedText:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The comparison of two models on several texts."""
-
     texts: Sequence[ComparedText]
     cut: int
-    """Number of texts that were cut."""
 
 
 def passages(
@@ -95,12 +84,27 @@ def passages(
     max_length: int,
     in_template: bool,
 ) -> list[Passage]:
-    """Return the comparable part of each text: ids that have an id before them in both layouts.
-
-    `in_template` is as in `VocabularyLayout.sequence`. Inputs have at most `max_length` ids.
-    """
-    pairs = zip(texts, names, strict=True)
-    return [_passage((layout, base), ids, name, max_length, in_template) for ids, name in pairs]
+    """Return the ids of each text that have an id before them in both layouts. `in_template` is as in
+    `VocabularyLayout.sequence`; inputs have at most `max_length` ids."""
+    comparable = []
+    for ids, name in zip(texts, names, strict=True):
+        try:
+            sequences = [each.sequence(ids, None, in_template) for each in (layout, base)]
+        except InvalidData as error:
+            raise InvalidData(f"{name} {error.message}") from None
+        before = [
+            next((place for place, row in enumerate(sequence.ids) if row in each.text_ids), 0)
+            for each, sequence in zip((layout, base), sequences, strict=True)
+        ]
+        first = 0 if all(before) else 1
+        stop = min(len(ids) - max(sequence.cut for sequence in sequences), max_length + 1 - max(before))
+        targets = ids[first : max(first, stop)]
+        own, other = (
+            sequence.ids[: place + stop - 1] if targets else []
+            for sequence, place in zip(sequences, before, strict=True)
+        )
+        comparable.append(Passage(name, targets, first, stop < len(ids), (own, other)))
+    return comparable
 
 
 def compare(
@@ -125,7 +129,10 @@ def compare(
         columns = torch.split(_columns(checkpoint, base, chosen), [len(passage.targets) for passage in chosen])
         for index, passage, part in zip(batch, chosen, columns, strict=True):
             sums[index] = part.sum(0)
-            late[index] = _late(part, passage, positions)
+            low, high = (position - 1 - passage.first for position in positions)
+            if low >= 0 and high < len(part):
+                own, other = (float(part[high, place] - part[low, place]) for place in (NLL, BASE_NLL))
+                late[index] = own, other
         done += len(batch)
         report(done)
     rows = zip(text_passages, sums.tolist(), late, strict=True)
@@ -137,26 +144,6 @@ def same_rows(first: VocabularyLayout, second: VocabularyLayout) -> bool:
     """Return whether every row of the table has the same meaning in both layouts."""
     parts = ("rows", "text_ids", "image_ids", "special_ids")
     return all(getattr(first, part) == getattr(second, part) for part in parts)
-
-
-def _passage(
-    layouts: Sequence[VocabularyLayout], ids: Sequence[int], name: str, max_length: int, in_template: bool
-) -> Passage:
-    try:
-        sequences = [layout.sequence(ids, None, in_template) for layout in layouts]
-    except InvalidData as error:
-        raise InvalidData(f"{name} {error.message}") from None
-    before = [
-        next((place for place, row in enumerate(sequence.ids) if row in layout.text_ids), 0)
-        for layout, sequence in zip(layouts, sequences, strict=True)
-    ]
-    first = 0 if all(before) else 1
-    stop = min(len(ids) - max(sequence.cut for sequence in sequences), max_length + 1 - max(before))
-    targets = ids[first : max(first, stop)]
-    checkpoint, base = (
-        sequence.ids[: place + stop - 1] if targets else [] for sequence, place in zip(sequences, before, strict=True)
-    )
-    return Passage(name, targets, first, stop < len(ids), (checkpoint, base))
 
 
 @torch.inference_mode()
@@ -179,8 +166,8 @@ def _columns(checkpoint: Side, base: Side, rows: Sequence[Passage]) -> Tensor:
         columns = (*losses, *base_losses[:2], apart.kl, apart.kl_within, apart.agree)
         parts.append(torch.stack([column.double() for column in columns], dim=1).cpu())
     all_columns = torch.cat(parts)
-    _require_finite(checkpoint, all_columns[:, COLUMNS.index("nll")], rows, OWN)
-    _require_finite(base, all_columns[:, COLUMNS.index("base_nll")], rows, BASE)
+    _require_finite(checkpoint, all_columns[:, NLL], rows, OWN)
+    _require_finite(base, all_columns[:, BASE_NLL], rows, BASE)
     return all_columns
 
 
@@ -201,16 +188,6 @@ def _losses(side: Side, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor
     text_ids, image_ids = side.layout.text_ids, side.layout.image_range
     losses = token_losses(logits, rows, lambda logits: logits, text_ids, image_ids, len(logits))
     return losses.nll, losses.within, losses.image_log_mass.double().exp()
-
-
-def _late(columns: Tensor, passage: Passage, positions: tuple[int, int]) -> tuple[float, float] | None:
-    early, late = (position - 1 - passage.first for position in positions)
-    if early < 0 or late >= len(columns):
-        return None
-    checkpoint, base = (
-        float(columns[late, place] - columns[early, place]) for place in map(COLUMNS.index, ("nll", "base_nll"))
-    )
-    return checkpoint, base
 
 
 def _require_finite(side: Side, losses: Tensor, rows: Sequence[Passage], which: int) -> None:

@@ -25,7 +25,7 @@ from evalsvc.spec.documents.text_reports import (
 )
 from evalsvc.spec.layout import IdCounts
 from evalsvc.spec.protocol import Direction, MetricValue, Protocol
-from evalsvc.tasks.forgetting.rows import Pairs, corrected, loss_row, parts_of
+from evalsvc.tasks.forgetting.rows import Pairs, corrected, parts_of, row_of
 from evalsvc.tasks.forgetting.spec import Forgetting
 from evalsvc.tasks.forgetting.text_comparison import ComparedText, Comparison, Passage, Side, compare, passages
 from evalsvc.tasks.result_warnings import AT_FIRST, cut_inputs, worse_than_guessing
@@ -43,7 +43,6 @@ SHOWN_OF_TEXT = ("kl", "kl_within", "top1_agreement", "image_mass", "icl_loss", 
 """Metrics of the text that the page shows in addition to the losses."""
 
 TEXT = "text"
-"""Name of the text in rows."""
 
 GROUP = "text_group"
 """Key of an item that holds the group of a text: the index of the group's first text."""
@@ -54,14 +53,11 @@ class Base:
     """The run's base when the evaluation was planned."""
 
     sha256: str
-    """Digest of the base's files."""
     layout: str
-    """Digest of the base's layout."""
     rotary: Mapping[str, str]
     """Base's rotary frequencies, see `text_work.base_rotary`."""
 
     def protocol(self) -> dict[str, object]:
-        """Return the protocol's content for the base of a comparison."""
         return {"base": self.sha256, "base_layout": self.layout, **self.rotary}
 
 
@@ -72,7 +68,6 @@ class TextShard(Shard):
     start: int
     stop: int
     digest: str
-    """Digest of the file with the texts."""
     max_length: int
     ids: IdCounts
     within: bool
@@ -143,14 +138,15 @@ class TextForgettingWork(TextWork[Forgetting, TextShard, Comparison]):
         sums, weights = [texts[index].sums for index in measured], [texts[index].tokens for index in measured]
         common = weights, measured, None if groups is None else [groups[index] for index in measured]
         everything = Pairs([text.base_nll for text in sums], [text.nll for text in sums], *common)
-        rows = [loss_row(TEXT, "loss", "all", NATS, everything)]
+        rows = [row_of(TEXT, "loss", "all", NATS, everything)]
         if shard.within:
             within = Pairs([text.base_within for text in sums], [text.within for text in sums], *common)
-            rows.append(loss_row(TEXT, "loss", "text", NATS, within))
+            rows.append(row_of(TEXT, "loss", "text", NATS, within))
             mass = sum(text.sums.image_mass for text in texts) / sum(weights)
             report.parts.append(parts_of(TEXT, NATS, everything, within, (None, mass)))
         report.rows += corrected(rows)
-        metrics = with_intervals(_metrics(task, self.task.icl_positions, shard, numbers), self.task.kind, items)
+        own_metrics = list(_metrics(task, self.task.icl_positions, shard, numbers))
+        metrics = with_intervals(own_metrics, self.task.kind, items)
         report.of_text += [metric for metric in metrics if metric.name.rpartition("/")[2] in SHOWN_OF_TEXT]
         remedy = "raise `max_length` if the model allows it, or use shorter texts"
         # If the table has text only, its loss within text is the loss.
@@ -193,7 +189,6 @@ class TextForgettingWork(TextWork[Forgetting, TextShard, Comparison]):
             )
 
     def _read(self, context: Context) -> tuple[TokenData, Sequence[Record]]:
-        """Return the text, and the records of it that are used."""
         assert self.task.text is not None, "there is no part of text without it"
         text = context.layout().text
         tokenizer, bos = self.tokenizer_path(context, text), text.beginning(self.task.bos)
@@ -235,9 +230,8 @@ class TextForgettingWork(TextWork[Forgetting, TextShard, Comparison]):
         text_passages = self._passages(context, base, data, records[shard.start : shard.stop], shard.max_length)
         models = (context,) if shard.is_base else (context, base)
         sides = [Side(each.checkpoint.label, self.model(each), each.layout(), each.device) for each in models]
-        return compare(
-            sides[0], sides[-1], text_passages, self.task.icl_positions, context.batch_tokens, context.report
-        )
+        budget, report = context.batch_tokens, context.report
+        return compare(sides[0], sides[-1], text_passages, self.task.icl_positions, budget, report)
 
 
 def planned(base: Context) -> Base:
@@ -245,7 +239,6 @@ def planned(base: Context) -> Base:
 
 
 def is_same(context: Context, base: Context) -> bool:
-    """Return whether the checkpoint is its own base, whose results are then reused."""
     if context.layout().digest != base.layout().digest or context.model_config() != base.model_config():
         return False
     return context.digest() == base.digest()
@@ -315,56 +308,33 @@ def _numbers(text: ComparedText, group: int | None) -> dict[str, float]:
 
 def _metrics(
     task: str, icl_positions: Sequence[int], shard: TextShard, rows: Sequence[Mapping[str, float]]
-) -> list[MetricValue]:
-    checkpoint, ids = shard.protocol, shard.ids
+) -> Iterator[MetricValue]:
+    checkpoint, ids, log = shard.protocol, shard.ids, math.log
     compared = {**checkpoint, **shard.base.protocol()}
-    positions = {"positions": list(icl_positions)}
-    wanted: dict[str, _Wanted] = {
-        "loss": _Wanted(("nll", "tokens"), checkpoint, baseline=math.log(ids.all)),
-        "loss_within": _Wanted(("within", "tokens"), checkpoint, baseline=math.log(ids.text)),
-        "loss_change": _Wanted(("nll_change", "tokens"), compared),
-        "loss_within_change": _Wanted(("within_change", "tokens"), compared),
-        "kl": _Wanted(("kl", "tokens"), compared),
-        "kl_within": _Wanted(("kl_within", "tokens"), compared),
-        "top1_agreement": _Wanted(("top1", "tokens"), compared, "fraction", "higher"),
-        "image_mass": _Wanted(("image_mass", "tokens"), checkpoint, "probability", "none", ids.image / ids.all),
-        "icl_loss": _Wanted(("icl_loss",), {**checkpoint, **positions}),
-        "icl_loss_change": _Wanted(("icl_loss_change",), {**compared, **positions}),
-    }
-    if not shard.within:
-        wanted = {name: metric for name, metric in wanted.items() if "within" not in name}
-    if not ids.image:
-        del wanted["image_mass"]
-    values = (metric.value(f"{task}/{name}", rows) for name, metric in wanted.items())
-    return [value for value in values if value is not None]
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    """A metric of the text."""
-
-    items: tuple[str, ...]
-    """Keys as in `MetricValue.items`."""
-    protocol: Mapping[str, object]
-    unit: str = NATS
-    direction: Direction = "lower"
-    baseline: float | None = None
-
-    def value(self, name: str, rows: Sequence[Mapping[str, float]]) -> MetricValue | None:
-        key, *weight = self.items
+    positions, lower = {"positions": list(icl_positions)}, (NATS, "lower")
+    wanted: list[tuple[str, str, Mapping[str, object], tuple[str, Direction], float | None]] = [
+        ("loss", "nll", checkpoint, lower, log(ids.all)),
+        ("loss_within", "within", checkpoint, lower, log(ids.text)),
+        ("loss_change", "nll_change", compared, lower, None),
+        ("loss_within_change", "within_change", compared, lower, None),
+        ("kl", "kl", compared, lower, None),
+        ("kl_within", "kl_within", compared, lower, None),
+        ("top1_agreement", "top1", compared, ("fraction", "higher"), None),
+        ("image_mass", "image_mass", checkpoint, ("probability", "none"), ids.image / ids.all),
+        ("icl_loss", "icl_loss", {**checkpoint, **positions}, lower, None),
+        ("icl_loss_change", "icl_loss_change", {**compared, **positions}, lower, None),
+    ]
+    for name, key, protocol, number, baseline in wanted:
+        if ("within" in name and not shard.within) or (name == "image_mass" and not ids.image):
+            continue
+        keys = (key,) if key.startswith("icl") else (key, "tokens")
         present = [row for row in rows if key in row]
-        weights = [row[weight[0]] if weight else 1 for row in present]
+        weights = [row["tokens"] if len(keys) > 1 else 1 for row in present]
         grouped_by = GROUP if present and GROUP in present[0] else None
         groups = None if grouped_by is None else [row[GROUP] for row in present]
         ratio = ratio_of_sums([row[key] for row in present], weights, groups)
         if ratio is None:
-            return None
-        if (
-            self.unit != "fraction"
-            and ratio.stderr is not None
-            and len({row[key] for row in present}) == 1
-            and not weight
-        ):
+            continue
+        if len(keys) == 1 and ratio.stderr is not None and len({row[key] for row in present}) == 1:
             ratio = replace(ratio, stderr=0.0)  # without any difference, the ratio has no share per item
-        protocol = Protocol(self.protocol)
-        return ratio.as_metric(name, self.unit, self.direction, protocol, self.baseline, self.items, grouped_by)
+        yield ratio.as_metric(f"{task}/{name}", *number, Protocol(protocol), baseline, keys, grouped_by)

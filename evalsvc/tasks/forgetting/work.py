@@ -33,7 +33,7 @@ from evalsvc.tasks.forgetting.text_work import (
 )
 from evalsvc.tasks.language.work import BenchmarkWork, QuestionShard
 from evalsvc.tasks.result_warnings import cut_inputs
-from evalsvc.tasks.task import Context, Plan, TaskResult, TaskWarning
+from evalsvc.tasks.task import Context, Plan, TaskResult
 
 FEW_SHOTS = 5
 
@@ -47,8 +47,6 @@ examples."""
 
 @dataclass(frozen=True)
 class PartShard(QuestionShard):
-    """A shard of questions to one of the two models."""
-
     part: Part
     base: Base
 
@@ -58,8 +56,6 @@ ForgettingOutput: TypeAlias = DocumentAnswers | Comparison
 
 
 class ForgettingWork(BenchmarkWork[Forgetting, ForgettingShard, ForgettingOutput]):
-    """Puts the same questions and texts to a checkpoint and to its base, and compares the results."""
-
     def __init__(self, task: Forgetting) -> None:
         super().__init__(task)
         self._text = TextForgettingWork(task)
@@ -69,11 +65,8 @@ class ForgettingWork(BenchmarkWork[Forgetting, ForgettingShard, ForgettingOutput
         base = self._text.base(context)
         self.require_same_text(context, base)
         is_base = is_same(context, base)
-        shards: list[ForgettingShard] = [
-            *self._text.plan_text(context, base, is_base),
-            *self._plan_benchmarks(context, base, is_base),
-        ]
-        return Plan(shards, "documents")
+        texts = self._text.plan_text(context, base, is_base)
+        return Plan([*texts, *self._plan_benchmarks(context, base, is_base)], "documents")
 
     def run(self, context: Context, shard: ForgettingShard) -> ForgettingOutput:
         """Return answers to documents, or sums per text; see `language.evaluation` and `text_comparison`."""
@@ -96,11 +89,8 @@ class ForgettingWork(BenchmarkWork[Forgetting, ForgettingShard, ForgettingOutput
         has the i-th text and the i-th document of each benchmark.
         """
         report = ReportParts()
-        answered = [
-            (shard, output)
-            for shard, output in zip(shards, outputs, strict=True)
-            if isinstance(shard, PartShard) and isinstance(output, DocumentAnswers)
-        ]
+        pairs = zip(shards, outputs, strict=True)
+        answered = [(s, o) for s, o in pairs if isinstance(s, PartShard) and isinstance(o, DocumentAnswers)]
         results = [self._merge_benchmarks(context, answered, report)]
         if self.task.text is not None:
             texts = [shard for shard in shards if isinstance(shard, TextShard)]
@@ -150,10 +140,8 @@ class ForgettingWork(BenchmarkWork[Forgetting, ForgettingShard, ForgettingOutput
         rows = benchmark_rows(results, base)
         retained = text_retained(self.task.name, rows, results, base, compared)
         add_retention(differences, rows, results, base, compared)
-        notes = {
-            **results.notes.to_json(),
-            "text_retained": {"counted": retained.counted, "at_chance": retained.at_chance},
-        }
+        counted = {"counted": retained.counted, "at_chance": retained.at_chance}
+        notes = {**results.notes.to_json(), "text_retained": counted}
         if "few" in by_part:
             differences.add_icl(by_part.get("zero", results), by_part["few"], content)
             notes["icl_contexts_cut"] = by_part["few"].notes.contexts_cut
@@ -166,13 +154,12 @@ class ForgettingWork(BenchmarkWork[Forgetting, ForgettingShard, ForgettingOutput
         report.flipped += self._flipped(self.load(context), rows, results, base)
         items = [{"benchmark": self.task.name, "index": index, **row} for index, row in differences.numbers.items()]
         metrics = [*results.metrics, *differences.metrics, *above]
-        warnings = [*self.suspicions(context, results), *self._cut_shots(by_part.get("few"))]
-        return TaskResult(metrics, [*results.items, *items], notes, warnings=warnings)
-
-    def _cut_shots(self, few: Results | None) -> Iterator[TaskWarning]:
+        warnings = [*self.suspicions(context, results)]
+        few = by_part.get("few")
         for name, cut in few.notes.contexts_cut.items() if few else ():
             remedy = "raise `max_length` if the model allows it, or remove the benchmark from `icl`"
-            yield from cut_inputs(name, f"contexts with {FEW_SHOTS} solved examples", cut, None, remedy)
+            warnings += cut_inputs(name, f"contexts with {FEW_SHOTS} solved examples", cut, None, remedy)
+        return TaskResult(metrics, [*results.items, *items], notes, warnings=warnings)
 
     def _flipped(
         self, loaded: Loaded, rows: Sequence[ForgettingRow], checkpoint: Results, base: Results

@@ -54,7 +54,6 @@ class QuestionShard(Shard):
 
     documents: DocumentRange
     rotary: Mapping[str, str]
-    """Rotary frequencies, see `Context.rotary`."""
 
 
 class BenchmarkWork(TextWork[BenchmarkParameters, ShardKind, Output], Generic[BenchmarkParameters, ShardKind, Output]):
@@ -87,11 +86,8 @@ class BenchmarkWork(TextWork[BenchmarkParameters, ShardKind, Output], Generic[Be
         report: Callable[[int], None],
         encoding: TextEncoding | None = None,
     ) -> DocumentAnswers:
-        """Return the answers of the checkpoint of `context` to a shard; `report` gets the number of finished documents.
-
-        `encoding` is that of the plan [the checkpoint's own]. Answers from earlier evaluations are reused; the
-        provenance counts them.
-        """
+        """Return the checkpoint's answers to a shard, from earlier evaluations where there are some; `report` gets the
+        number of finished documents. `encoding` is that of the plan [the checkpoint's own]."""
         encoding = encoding or self.encoding(context)
         asked = asked_documents(loaded, shard.documents, encoding)
         key = self._kept_under(context, encoding)
@@ -109,7 +105,6 @@ class BenchmarkWork(TextWork[BenchmarkParameters, ShardKind, Output], Generic[Be
         return DocumentAnswers([answers_by_digest[digest] for digest, _ in asked])
 
     def merged(self, loaded: Loaded, shards: Sequence[QuestionShard], outputs: Sequence[DocumentAnswers]) -> Results:
-        """Return the metrics and items of all shards."""
         return merge_answers(loaded, [shard.documents for shard in shards], outputs, self.protocol(shards[0].rotary))
 
     def suspicions(self, context: Context, results: Results) -> Iterator[TaskWarning]:
@@ -156,8 +151,6 @@ class BenchmarkWork(TextWork[BenchmarkParameters, ShardKind, Output], Generic[Be
 
 
 class LanguageWork(BenchmarkWork[Language, QuestionShard, DocumentAnswers]):
-    """Plans, asks and scores benchmarks."""
-
     def plan(self, context: Context) -> Plan[QuestionShard]:
         """Load the benchmarks, encode all questions, and cut the documents into shards."""
         encoding, loaded = self.encoding(context), self.load(context)

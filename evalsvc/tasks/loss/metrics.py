@@ -23,10 +23,8 @@ def loss_metrics(
     protocol: Protocol,
     groups: Sequence[int] | None = None,
 ) -> list[MetricValue]:
-    """Return every metric with tokens behind it, and standard errors over sequences, or over `groups` of sequences.
-
-    A loss is Σ nll / Σ tokens over the sequences; a perplexity is e to the loss, with the same items.
-    """
+    """Return every metric with tokens behind it; standard errors are over sequences, or over `groups` of sequences. A
+    loss is Σ nll / Σ tokens; a perplexity is e to the loss, with the same items."""
     losses = {kind: (f"nll_{kind}", f"n_{kind}", ids["all"]) for kind in (*TYPES, "total")}
     for kind in ("text", "image"):
         losses[f"{kind}_within"] = (f"within_{kind}", f"n_{kind}", ids.get(kind, 0))
@@ -46,7 +44,6 @@ def loss_metrics(
 
 
 def with_totals(sums: Mapping[str, Sequence[float]]) -> dict[str, Sequence[float]]:
-    """Return the sums per sequence, with losses and counts of all types together."""
 
     def total(name: str) -> list[float]:
         parts = (sums[f"{name}_{kind}"] for kind in TYPES)
@@ -78,9 +75,7 @@ def general_text_metrics(
     groups: tuple[Sequence[int] | None, Sequence[int] | None] = (None, None),
 ) -> list[MetricValue]:
     """Return the loss of general text, over all ids and within text ids, and its distance above the captions' loss.
-
-    `protocols` and `groups` are those of general text and of captions.
-    """
+    `protocols` and `groups` are those of general text and of captions."""
     general_protocol, other = protocols
     between = Protocol({**general_protocol.content, "less": other.id})
     metrics = []
@@ -121,11 +116,8 @@ def loss_items(
     general: Mapping[str, Sequence[float]] | None,
     groups: tuple[Sequence[int] | None, Sequence[int] | None] = (None, None),
 ) -> list[dict[str, float]]:
-    """Return a row per sequence of the data. The numbers of general text are in the rows with the same index, under its
-    name.
-
-    `groups` are those of the data and of general text. A row has its group if any group has several sequences.
-    """
+    """Return a row per sequence of the data, with the numbers of the general text of the same index. `groups` are those
+    of the data and of general text; rows have theirs if any group has several sequences."""
     items = _data_items(data)
     for index, group in enumerate(groups[0] or ()):
         items[index][GROUP] = group

@@ -37,20 +37,15 @@ GROUPS = {
 
 @dataclass(frozen=True)
 class Bin:
-    """Losses of a range of positions."""
-
     start: int
     stop: int
     """Range of positions, rows, columns or cells [start, stop)."""
     tokens: int
     loss: Ratio
-    """Loss over all ids, in nats/token."""
     within: Ratio
-    """Loss within the ids of the type, in nats/token."""
 
     @property
     def label(self) -> str:
-        """Return the label of the range: `7`, or `128-255`."""
         return str(self.start) if self.stop == self.start + 1 else f"{self.start}-{self.stop - 1}"
 
 
@@ -59,9 +54,8 @@ Profile = Mapping[str, Sequence[Bin | None]]
 
 
 def find_grid(counts: set[int], columns: int | None, path: str) -> tuple[Grid | None, str | None]:
-    """Find the grid of images with these numbers of codes (not 0): square, or with `columns` columns. Otherwise return
-    why there is no grid.
-    """
+    """Find the grid of images with these numbers of codes (not 0), square or with `columns` columns, or why there is
+    none."""
     if columns is not None:
         odd = [count for count in sorted(counts) if count % columns]
         if odd:

@@ -48,11 +48,8 @@ class ProfileSums:
     """
 
     def __init__(self, layout: VocabularyLayout, grid: Grid | None, groups: Sequence[int] | None = None) -> None:
-        """Set up the sums. `grid` has the rows and columns of every image's codes; None counts positions of codes
-        instead.
-
-        `groups` has the group of each of the shard's sequences, ascending; None if every sequence is independent.
-        """
+        """Set up the sums. Without `grid`, codes are counted by position. `groups` has the group of each of the shard's
+        sequences, ascending; None if every sequence is independent."""
         self.layout = layout
         self.grid = grid
         self.groups = groups
@@ -159,11 +156,8 @@ def sequence_sums(
     names: Sequence[str],
     profile: ProfileSums | None = None,
 ) -> dict[str, list[float]]:
-    """Return `COLUMNS` with one number per sequence, in the given order; zeros for a sequence without targets.
-
-    Every position after the first is a target unless it is the pad. `names` are the sequences' names in messages.
-    `profile` gets the same losses by position, and determines the order of batches if it has groups.
-    """
+    """Return `COLUMNS` with one number per sequence; every position after the first is a target unless it is the pad.
+    `names` are for messages. `profile` gets the losses by position; its groups determine the order of batches."""
     sums = torch.zeros(len(sequences), len(COLUMNS), dtype=torch.float64)
     done = 0
     context.report(done)
@@ -227,10 +221,7 @@ class ModelEvidence:
             return sequence_sums(self._context, self._model, layout, sequences, names)
 
     def next_log_masses(self, prefixes: Sequence[Sequence[int]], groups: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Return log probabilities that some id of a group comes next: for each prefix, one number per group.
-
-        An empty group has -inf.
-        """
+        """Return log probabilities that some id of a group comes next, by prefix and group; -inf for an empty group."""
         log_masses: list[list[float]] = [[] for _ in prefixes]
         for batch in token_batches([len(prefix) for prefix in prefixes], self._context.batch_tokens):
             with torch.inference_mode(), _out_of_memory():
@@ -240,7 +231,6 @@ class ModelEvidence:
         return log_masses
 
     def rows(self) -> RowStatistics:
-        """Return statistics of the rows of both tables: untrained rows, and borders between blocks."""
         return row_statistics(self._model.input_table, self._model.output_table)
 
     def _masses(self, prefixes: Sequence[Sequence[int]], groups: Sequence[Sequence[int]]) -> list[list[float]]:

@@ -38,7 +38,6 @@ class PackedTargets:
     """Targets as a worker sends them to the merge."""
 
     ids: Array[np.unsignedinteger]
-    """Ids [N] of all sequences one after the other."""
     lengths: Sequence[int]
     firsts: Sequence[int]
 
@@ -62,7 +61,6 @@ class Targets:
         self._firsts.append(first)
 
     def pack(self) -> PackedTargets:
-        """Return the targets so far."""
         ids = np.concatenate(self._ids).astype(np.min_scalar_type(max(len(self.block) - 1, 0)))
         return PackedTargets(ids, [len(part) for part in self._ids], self._firsts)
 
@@ -87,10 +85,7 @@ class Targets:
 def unigram_metrics(
     task: str, unigrams: Mapping[str, Unigrams], ids: Mapping[str, int], protocols: Mapping[str, Protocol]
 ) -> Iterator[MetricValue]:
-    """Yield `<task>/text_unigram`, `<task>/image_unigram_by_place`, …: the losses of `Targets.unigrams` by type.
-
-    `ids` is the number of ids to choose from, by type.
-    """
+    """Yield `<task>/text_unigram`, …: the losses of `Targets.unigrams` by type, out of `ids` by type."""
     for kind, losses in unigrams.items():
         content = {**protocols[kind].content, "estimator": ESTIMATOR}
         for name, loss in losses.items():

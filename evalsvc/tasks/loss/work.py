@@ -47,8 +47,6 @@ GENERAL_TEXT = "general_text"
 
 @dataclass(frozen=True, kw_only=True)
 class RecordsShard(Shard):
-    """A range of records."""
-
     start: int
     stop: int
     """Range [start, stop) of the data; if there are groups, of the data in the order of groups."""
@@ -57,34 +55,27 @@ class RecordsShard(Shard):
     groups: Sequence[int] | None = None
     """Group of each record, ascending."""
     digest: str
-    """Digest of the whole data."""
     protocol: Mapping[str, Any]
     unigrams: Mapping[str, Unigrams]
     """Losses of a model without context, over all records, by type of target."""
 
     def chosen(self, values: Sequence[Value]) -> Sequence[Value]:
-        """Return the values of the shard's records, in the shard's order."""
         return values[self.start : self.stop] if self.order is None else [values[index] for index in self.order]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataShard(RecordsShard):
-    """A range of the data."""
-
     part: Literal["data"] = "data"
     ids: Mapping[str, int]
     """Number of ids that a model that knows nothing chooses from, by type."""
     grid: Grid | None
     no_grid: str | None
-    """Reason why there is no grid."""
     images: str | None = None
     """Digest of the shard's images, if images are encoded."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextShard(RecordsShard):
-    """A range of the general text."""
-
     part: Literal["general_text"] = "general_text"
 
 
@@ -93,10 +84,7 @@ LossShard: TypeAlias = DataShard | TextShard
 
 @dataclass(frozen=True)
 class LossOutput:
-    """The output of a shard for the merge."""
-
     cut: int
-    """Number of sequences that were cut to the layout's length."""
     sums: Mapping[str, Sequence[float]]
     """Sums per sequence, see `teacher_forcing.COLUMNS`."""
     profile: Mapping[str, Sequence[Sequence[float]]] | None = None
@@ -115,7 +103,6 @@ class Part(Generic[AnyShard]):
     """The data or the general text, with the outputs of all of its shards."""
 
     shard: AnyShard
-    """First shard."""
     outputs: Sequence[LossOutput]
     sums: Mapping[str, Sequence[float]]
     """Sums per sequence, in the order of the data."""
@@ -125,7 +112,6 @@ class Part(Generic[AnyShard]):
 
     @classmethod
     def of(cls, shards: Sequence[AnyShard], outputs: Sequence[LossOutput]) -> Part[AnyShard]:
-        """Join shards of one part."""
         columns = {name: [v for output in outputs for v in output.sums[name]] for name in outputs[0].sums}
         order = [index for shard in shards for index in shard.order or ()]
         groups = [group for shard in shards for group in shard.groups or ()]
@@ -138,12 +124,10 @@ class Part(Generic[AnyShard]):
 
     @property
     def count(self) -> int:
-        """Return the number of sequences."""
         return len(self.sums["n_text"])
 
     @property
     def cut(self) -> int:
-        """Return the number of sequences that were cut."""
         return sum(output.cut for output in self.outputs)
 
     @property
@@ -151,28 +135,14 @@ class Part(Generic[AnyShard]):
         return Protocol(self.shard.protocol)
 
 
-def parts_of(
-    shards: Sequence[LossShard], outputs: Sequence[LossOutput]
-) -> tuple[Part[DataShard], Part[TextShard] | None]:
-    """Return the data, and the general text if the task has one. The shards of the data come first."""
-    data = [shard for shard in shards if isinstance(shard, DataShard)]
-    texts = [shard for shard in shards if isinstance(shard, TextShard)]
-    return Part.of(data, outputs[: len(data)]), Part.of(texts, outputs[len(data) :]) if texts else None
-
-
 def _in_data_order(values: Sequence[Value], order: Sequence[int]) -> list[Value]:
     return [values[place] for place in sorted(range(len(order)), key=order.__getitem__)]
 
 
 class LossWork(Work[Loss, LossShard, LossOutput]):
-    """Plans, runs and merges a loss task."""
-
     def plan(self, context: Context) -> Plan[LossShard]:
-        """Cut the data into contiguous ranges, with every record checked against the layout. No image is encoded.
-
-        If sequences form groups, the ranges are of the data in the order of groups, and no group is in two ranges. The
-        shards of general text follow those of the data.
-        """
+        """Cut the data into ranges, checked against the layout, with no group in two ranges; general text follows. No
+        image is encoded."""
         layout = context.layout()
         data, pairs = self._read(context, layout)
         coder = self._coder(context, layout)
@@ -181,24 +151,17 @@ class LossWork(Work[Loss, LossShard, LossOutput]):
             # All images have the same number of codes, so any codes will do to check the fit.
             records = tuple(replace(record, image_codes=array("i", bytes(4 * coder.codes))) for record in records)
         groups = groups_of_records(records) if pairs is None else group_of_each(pairs.images[: self.task.limit])
-        lengths, unigrams = self._survey(layout, data, records, groups)
+        lengths, fields = self._survey(layout, data, records, groups)
         if coder is not None:
-            del unigrams["image"]  # known once the images are encoded
+            del fields["unigrams"]["image"]  # known once the images are encoded
         counts = {len(record.image_codes) for record in records if record.image_codes}
         grid, no_grid = find_grid(counts, self.task.image_columns, data.path)
         images = {} if pairs is None else {"images": pairs.source.digest(pairs.images[: self.task.limit])}
         encoded = {} if coder is None else coder.identity()
-        whole = DataShard(
-            units=len(records),
-            start=0,
-            stop=len(records),
-            digest=data.digest,
-            protocol={**self._protocol(context, data, records, self.task.limit), **encoded, **images},
-            unigrams=unigrams,
-            ids=_id_counts(layout),
-            grid=grid,
-            no_grid=no_grid,
-        )
+        protocol = {**self._protocol(context, data, records, self.task.limit), **encoded, **images}
+        ids = {"all": layout.rows, "text": layout.text.size, "image": layout.image.size if layout.image else None}
+        known = {where: count for where, count in ids.items() if count is not None}
+        whole = DataShard(**fields, protocol=protocol, ids=known, grid=grid, no_grid=no_grid)
         shards = list(self._ranges(whole, lengths, groups))
         if pairs is not None:
             shards = [replace(shard, images=pairs.source.digest(shard.chosen(pairs.images))) for shard in shards]
@@ -209,17 +172,9 @@ class LossWork(Work[Loss, LossShard, LossOutput]):
             return
         data, records = self._read_general(context, layout)
         groups = groups_of_records(records)
-        lengths, unigrams = self._survey(layout, data, records, groups)
+        lengths, fields = self._survey(layout, data, records, groups)
         protocol = self._protocol(context, data, records, self.task.general_text_limit)
-        whole = TextShard(
-            units=len(records),
-            start=0,
-            stop=len(records),
-            digest=data.digest,
-            protocol=protocol,
-            unigrams=unigrams,
-        )
-        yield from self._ranges(whole, lengths, groups)
+        yield from self._ranges(TextShard(**fields, protocol=protocol), lengths, groups)
 
     def run(self, context: Context, shard: LossShard) -> LossOutput:
         """Sum the losses of each sequence, and encode the images if the task has some."""
@@ -244,12 +199,7 @@ class LossWork(Work[Loss, LossShard, LossOutput]):
         return replace(self._score(context, layout, data, records, shard), empty=empty, codes=targets.pack())
 
     def _score(
-        self,
-        context: Context,
-        layout: VocabularyLayout,
-        data: TokenData,
-        records: Sequence[Record],
-        shard: LossShard,
+        self, context: Context, layout: VocabularyLayout, data: TokenData, records: Sequence[Record], shard: LossShard
     ) -> LossOutput:
         sequences = list(self.sequences(layout, data, records))
         model = context.model(dtype=self.task.dtype, rotary_inv_freq_dtype=self.task.rotary_inv_freq_dtype)
@@ -262,7 +212,11 @@ class LossWork(Work[Loss, LossShard, LossOutput]):
 
     def merge(self, context: Context, shards: Sequence[LossShard], outputs: Sequence[LossOutput]) -> TaskResult:
         """Return the metrics, without data or checkpoint."""
-        data, general = parts_of(shards, outputs)
+        # The shards of the data come first.
+        of_data = [shard for shard in shards if isinstance(shard, DataShard)]
+        texts = [shard for shard in shards if isinstance(shard, TextShard)]
+        data = Part.of(of_data, outputs[: len(of_data)])
+        general = Part.of(texts, outputs[len(of_data) :]) if texts else None
         ids, protocol = data.shard.ids, data.protocol
         metrics = loss_metrics(self.task.name, data.sums, ids, protocol, data.groups)
         unigrams = _unigrams(data)
@@ -280,27 +234,25 @@ class LossWork(Work[Loss, LossShard, LossOutput]):
             grid, groups_of_bins = data.shard.grid, self.task.profile_metrics
             metrics += profile_metrics(self.task.name, data.profile, groups_of_bins, ids["all"], protocol.content, grid)
             of_general = {} if general is None else general.profile
-            profile = {
-                **data.profile,
-                **{group.replace("text", GENERAL_TEXT): bins for group, bins in of_general.items()},
-            }
-            artifacts = [profile_artifact(profile, grid, ids, unigrams)]
+            renamed = {group.replace("text", GENERAL_TEXT): bins for group, bins in of_general.items()}
+            artifacts = [profile_artifact({**data.profile, **renamed}, grid, ids, unigrams)]
         notes = {**_notes(data, general), **({"unigrams": said} if (said := scarce(unigrams)) else {})}
-        warnings = [*self._suspicions(context, metrics), *self._cut(data, general)]
-        return TaskResult(metrics, items, notes, artifacts, warnings)
+        return TaskResult(metrics, items, notes, artifacts, list(self._warnings(context, metrics, data, general)))
 
-    def _suspicions(self, context: Context, metrics: Sequence[MetricValue]) -> Iterator[TaskWarning]:
-        yield from worse_than_guessing(metrics, [f"{self.task.name}/image_within"], UNTRAINED_IMAGES)
+    def _warnings(
+        self,
+        context: Context,
+        metrics: Sequence[MetricValue],
+        data: Part[DataShard],
+        general: Part[TextShard] | None,
+    ) -> Iterator[TaskWarning]:
+        name, remedy = self.task.name, "use a layout with a greater `length`, or shorter texts"
+        yield from worse_than_guessing(metrics, [f"{name}/image_within"], UNTRAINED_IMAGES)
         if context.is_first:
-            text = [f"{self.task.name}/text_within", f"{self.task.name}/general_text_within"]
-            yield from worse_than_guessing(metrics, text, AT_FIRST)
-
-    def _cut(self, data: Part[DataShard], general: Part[TextShard] | None) -> Iterator[TaskWarning]:
-        remedy = "use a layout with a greater `length`, or shorter texts"
-        yield from cut_inputs(f"{self.task.name}/total", "sequences", data.cut, data.count, remedy)
+            yield from worse_than_guessing(metrics, [f"{name}/text_within", f"{name}/general_text_within"], AT_FIRST)
+        yield from cut_inputs(f"{name}/total", "sequences", data.cut, data.count, remedy)
         if general is not None:
-            name = f"{self.task.name}/general_text"
-            yield from cut_inputs(name, "general texts", general.cut, general.count, remedy)
+            yield from cut_inputs(f"{name}/general_text", "general texts", general.cut, general.count, remedy)
 
     def _ranges(self, whole: AnyShard, lengths: Sequence[int], groups: Sequence[int] | None) -> Iterator[AnyShard]:
         count = min(self.task.shards or math.ceil(sum(lengths) / TOKENS_PER_SHARD), len(lengths))
@@ -359,7 +311,6 @@ class LossWork(Work[Loss, LossShard, LossOutput]):
     def sequences(
         self, layout: VocabularyLayout, data: TokenData, records: Sequence[Record]
     ) -> Iterator[TokenSequence]:
-        """Yield the sequence of each record."""
         for record in records:
             try:
                 yield layout.sequence(record.text_ids, record.image_codes, self.task.text_prefix == "layout")
@@ -368,7 +319,8 @@ class LossWork(Work[Loss, LossShard, LossOutput]):
 
     def _survey(
         self, layout: VocabularyLayout, data: TokenData, records: Sequence[Record], groups: Sequence[int] | None
-    ) -> tuple[list[int], dict[str, Unigrams]]:
+    ) -> tuple[list[int], dict[str, Any]]:
+        """Return the length of each sequence, and the fields of a shard with all records."""
         lengths = []
         targets = {"text": Targets(layout.text_ids), "image": Targets(layout.image_range)}
         for sequence in self.sequences(layout, data, records):
@@ -379,7 +331,9 @@ class LossWork(Work[Loss, LossShard, LossOutput]):
             raise InvalidData(
                 f"{data.path}: no sequence has two tokens, and the first is not predicted; use longer sequences"
             )
-        return lengths, {kind: each.unigrams(kind == "image", groups) for kind, each in targets.items()}
+        unigrams = {kind: each.unigrams(kind == "image", groups) for kind, each in targets.items()}
+        whole = {"units": len(records), "start": 0, "stop": len(records)}
+        return lengths, {**whole, "digest": data.digest, "unigrams": unigrams}
 
 
 def _require_planned(data: TokenData, shard: LossShard) -> None:
@@ -420,9 +374,3 @@ def _notes(data: Part[DataShard], general: Part[TextShard] | None) -> dict[str, 
         notes["general_texts_cut"] = general.cut
         notes["general_text_tokens"] = int(sum(general.sums["n_text"]))
     return notes
-
-
-def _id_counts(layout: VocabularyLayout) -> dict[str, int]:
-    """Return the number of ids that a model that knows nothing chooses from, by type."""
-    counts = {"all": layout.rows, "text": layout.text.size, "image": layout.image.size if layout.image else None}
-    return {where: count for where, count in counts.items() if count is not None}

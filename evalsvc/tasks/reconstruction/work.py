@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ from evalsvc.files.arrays import Array
 from evalsvc.metrics.image_metric import Estimate
 from evalsvc.metrics.paired_frechet import paired_frechet_shares
 from evalsvc.metrics.ratio import ratio_of_sums
-from evalsvc.metrics.reconstruction import CodebookUse, codebook_use, psnr, ssim
+from evalsvc.metrics.reconstruction import codebook_use, psnr, ssim
 from evalsvc.metrics.reference_program import ReferenceProgram, statistics_of, with_value
 from evalsvc.metrics.second_order import counted_once
 from evalsvc.spec.images import program_of
@@ -34,129 +34,84 @@ from evalsvc.tasks.task import Context, Plan, Shard, TaskResult, TaskWarning, Wo
 
 @dataclass(frozen=True)
 class ReconstructionPlan:
-    """The common part of all shards of a plan."""
-
     protocol: Mapping[str, JsonValue]
     """Protocol of the metrics, without the features of distances."""
     features: Mapping[str, str]
     """Protocol's content for the features."""
     taps: Sequence[int]
-    """Numbers of features of the distances."""
 
 
 @dataclass(frozen=True)
 class ReconstructionShard(Shard):
-    """A contiguous range of images."""
-
     start: int
     stop: int
     images: str
-    """SHA-256 of the images' contents."""
     plan: ReconstructionPlan
 
 
 @dataclass(frozen=True)
 class PairedFeatures:
-    """Features of images and, row by row, of their reconstructions."""
-
     originals: Array[np.float32]  # [n, d]
     reconstructions: Array[np.float32]  # [n, d]
 
 
 @dataclass(frozen=True)
 class ReconstructionOutput:
-    """The results of a range of images."""
-
     names: Sequence[str]
     psnr: Sequence[float]
-    """PSNR of each image in dB."""
     ssim: Sequence[float]
-    """SSIM of each image."""
     code_counts: Array[np.int64]  # [codebook_size]
-    """Number of occurrences of each code."""
     features: Mapping[int, PairedFeatures]
-    """Features by tap."""
-
-
-class RoundTrip:
-    """Images that were encoded and decoded, with their measures so far."""
-
-    def __init__(self, coder: ImageCoder, extractor: FeatureExtractor | None, resize: str, taps: Sequence[int]) -> None:
-        self._coder, self._extractor = coder, extractor
-        self._resize, self._taps = resize, taps
-        self._grid = coder.decoder.grid(coder.fit.size, coder.fit.size)
-        self._counts = torch.zeros(coder.decoder.codebook_size, dtype=torch.int64)
-        self._features: dict[int, list[tuple[Tensor, Tensor]]] = {tap: [] for tap in taps}
-        self.psnr: list[float] = []
-        self.ssim: list[float] = []
-
-    def add(
-        self,
-        originals: Tensor,  # [B, 3, size, size] uint8
-        codes: Tensor,  # [B, N] int64
-        named: Callable[[int], str],
-    ) -> None:
-        """Decode a batch and compare."""
-        decoded = self._coder.decoder.decode(codes, self._grid)
-        _require_finite(decoded, lambda index: named(len(self.psnr) + index))
-        originals, reconstructions = originals.to(decoded.device), to_uint8(decoded)
-        self.psnr += psnr(reconstructions, originals).tolist()
-        self.ssim += ssim(reconstructions, originals).tolist()
-        self._counts += torch.bincount(codes.flatten(), minlength=len(self._counts)).cpu()
-        if self._extractor is not None:
-            real, made = (
-                self._extractor.features(pixels, self._resize, self._taps) for pixels in (originals, reconstructions)
-            )
-            for tap in self._taps:
-                self._features[tap].append((real[tap].cpu(), made[tap].cpu()))
-
-    def output(self, names: Sequence[str]) -> ReconstructionOutput:
-        """Return all measures, of images with these names."""
-        features = {}
-        for tap, batches in self._features.items():
-            real, made = (torch.cat(side).numpy() for side in zip(*batches, strict=True))
-            features[tap] = PairedFeatures(real, made)
-        return ReconstructionOutput(names, self.psnr, self.ssim, self._counts.numpy(), features)
 
 
 def reconstruct(
-    context: Context, coder: ImageCoder, source: ImageSource, images: Sequence[int], trip: RoundTrip
+    context: Context,
+    coder: ImageCoder,
+    source: ImageSource,
+    images: Sequence[int],
+    extractor: FeatureExtractor | None,
+    resize: str,
+    taps: Sequence[int],
 ) -> ReconstructionOutput:
     """Encode and decode `images` and compare."""
+    decoder, grid = coder.decoder, coder.decoder.grid(coder.fit.size, coder.fit.size)
     names = [source.name(index) for index in images]
+    psnrs, ssims = list[float](), list[float]()
+    counts = torch.zeros(decoder.codebook_size, dtype=torch.int64)
+    features: dict[int, list[tuple[Tensor, Tensor]]] = {tap: [] for tap in taps}
     context.report(0)
-    for originals, codes in coder.batches(context, source, images):
-        trip.add(originals, codes, lambda index: f"{source.path}, image {names[index]}")
-        context.report(len(trip.psnr))
-    return trip.output(names)
-
-
-def joined_use(outputs: Sequence[ReconstructionOutput]) -> CodebookUse:
-    """Combine the `code_counts` of all shards."""
-    return codebook_use(torch.from_numpy(np.sum([output.code_counts for output in outputs], axis=0)))
+    for pixels, codes in coder.batches(context, source, images):
+        decoded = decoder.decode(codes, grid)
+        finite = decoded.isfinite().flatten(1).all(dim=1).tolist()
+        if not all(finite):
+            raise NonFinite(
+                f"{source.path}, image {names[len(psnrs) + finite.index(False)]}: the decoder's output has NaN or "
+                "infinity; check that its weights fit its configuration"
+            )
+        originals, reconstructions = pixels.to(decoded.device), to_uint8(decoded)
+        psnrs += psnr(reconstructions, originals).tolist()
+        ssims += ssim(reconstructions, originals).tolist()
+        counts += torch.bincount(codes.flatten(), minlength=len(counts)).cpu()
+        if extractor is not None:
+            real, made = (extractor.features(side, resize, taps) for side in (originals, reconstructions))
+            for tap in taps:
+                features[tap].append((real[tap].cpu(), made[tap].cpu()))
+        context.report(len(psnrs))
+    paired = {}
+    for tap, batches in features.items():
+        paired[tap] = PairedFeatures(*(torch.cat(side).numpy() for side in zip(*batches, strict=True)))
+    return ReconstructionOutput(names, psnrs, ssims, counts.numpy(), paired)
 
 
 def paired_distance(parts: Sequence[PairedFeatures], program: ReferenceProgram | None = None) -> Estimate:
-    """Compute the Fréchet distance between the two sides of all shards, with a share for each image.
-
-    The value is biased upwards by about C/n; see `paired_frechet_shares` and `counted_once` for its standard error.
-    With `program` the value is the program's; the standard error is evalsvc's.
-    """
+    """Compute the Fréchet distance between both sides of all shards, by `program` if there is one, with a share for
+    each image. The value is biased upwards by about C/n; its standard error is that of `counted_once`."""
     originals = np.concatenate([part.originals for part in parts])
     reconstructions = np.concatenate([part.reconstructions for part in parts])
     estimate = Estimate.of_images(counted_once(paired_frechet_shares(originals, reconstructions), originals.shape[1]))
     if program is None:
         return estimate
     return with_value(estimate, program.distance(statistics_of(reconstructions), statistics_of(originals)))
-
-
-def _require_finite(decoded: Tensor, named: Callable[[int], str]) -> None:
-    finite = decoded.isfinite().flatten(1).all(dim=1).tolist()
-    if not all(finite):
-        raise NonFinite(
-            f"{named(finite.index(False))}: the decoder's output has NaN or infinity; check that its weights fit its "
-            "configuration"
-        )
 
 
 ESTIMATOR = "reconstruction/2"
@@ -167,18 +122,13 @@ FRECHET = {2048: "fid", 64: "fid64"}
 
 
 class ReconstructionWork(Work[Reconstruction, ReconstructionShard, ReconstructionOutput]):
-    """Plans, runs and merges a reconstruction task."""
-
     def plan(self, context: Context) -> Plan[ReconstructionShard]:
         """Cut the images into contiguous ranges, without opening them."""
         source = context.images(self.task.images)
         count = self.count(source)
-        taps = self._taps(source, count)
+        taps, features = self._taps(source, count), {}
         extractor = self._extractor(context) if taps else None
-        if extractor is not None:
-            taps = self._given(taps, extractor)
-        features = {}
-        if extractor is not None and taps:
+        if extractor is not None and (taps := self._given(taps, extractor)):
             features = identity_of(extractor, taps[0], self.task.resize)
             self._program()  # fail now, not after the last shard, on a worker without the program
         protocol = {"task": self.task.kind, "estimator": ESTIMATOR, "images": source.digest(range(count))}
@@ -190,7 +140,6 @@ class ReconstructionWork(Work[Reconstruction, ReconstructionShard, Reconstructio
         return Plan(shards, "images")
 
     def run(self, context: Context, shard: ReconstructionShard) -> ReconstructionOutput:
-        """Encode and decode the shard's images."""
         source, plan = context.images(self.task.images), shard.plan
         coder = self._coder(context)
         images = range(min(shard.start, len(source)), min(shard.stop, len(source)))
@@ -201,33 +150,24 @@ class ReconstructionWork(Work[Reconstruction, ReconstructionShard, Reconstructio
                 "the feature extractor has changed since this evaluation was planned, or differs between workers; "
                 "install the same on all workers, and evaluate again"
             )
-        return reconstruct(context, coder, source, images, RoundTrip(coder, extractor, self.task.resize, plan.taps))
+        return reconstruct(context, coder, source, images, extractor, self.task.resize, plan.taps)
 
     def merge(
         self, context: Context, shards: Sequence[ReconstructionShard], outputs: Sequence[ReconstructionOutput]
     ) -> TaskResult:
         """Return the metrics. Needs neither images nor decoder, which may be deleted by now."""
-        plan, task, outputs = shards[0].plan, self.task.name, list(outputs)
-        names = [name for output in outputs for name in output.names]
-        columns = {
-            "psnr": [value for output in outputs for value in output.psnr],
-            "ssim": [value for output in outputs for value in output.ssim],
-        }
-        items: list[dict[str, JsonValue]] = [
-            {"index": index, "image": name, "psnr": number_to_json(psnr), "ssim": number_to_json(ssim)}
-            for index, (name, psnr, ssim) in enumerate(zip(names, columns["psnr"], columns["ssim"], strict=True))
-        ]
-        metrics = [
-            *_pixel_metrics(task, columns, Protocol(plan.protocol)),
-            *_code_metrics(task, outputs, Protocol(plan.protocol)),
-            *self._frechet_metrics(plan, outputs, items),
-        ]
+        plan, outputs = shards[0].plan, list(outputs)
+        items: list[dict[str, JsonValue]] = []
+        for output in outputs:
+            for name, psnr_of_image, ssim_of_image in zip(output.names, output.psnr, output.ssim, strict=True):
+                numbers = {"psnr": number_to_json(psnr_of_image), "ssim": number_to_json(ssim_of_image)}
+                items.append({"index": len(items), "image": name, **numbers})
+        metrics = [*self._pixel_metrics(plan, outputs), *self._frechet_metrics(plan, outputs, items)]
         taps = list(plan.taps)
         warnings = self._left_out(taps, len(items))
         return TaskResult(metrics, items, {"images": len(items), "taps": taps}, warnings=warnings)
 
     def _left_out(self, taps: Sequence[int], count: int) -> list[TaskWarning]:
-        """Return warnings for distances that were left out although nobody chose to."""
         if self.task.extractor is None or self.task.taps is not None:
             return []
         reasons = {
@@ -240,7 +180,6 @@ class ReconstructionWork(Work[Reconstruction, ReconstructionShard, Reconstructio
         return list(left_out(self.task.name, reasons, "add images, or set `taps`"))
 
     def count(self, source: ImageSource) -> int:
-        """Return the number of images to use."""
         samples = self.task.samples
         if samples is not None and samples > len(source):
             raise InvalidData(
@@ -281,11 +220,24 @@ class ReconstructionWork(Work[Reconstruction, ReconstructionShard, Reconstructio
         name = program_of(self.task.extractor)
         return None if name is None else load_program(name)
 
+    def _pixel_metrics(
+        self, plan: ReconstructionPlan, outputs: Sequence[ReconstructionOutput]
+    ) -> Iterator[MetricValue]:
+        task, protocol = self.task.name, Protocol(plan.protocol)
+        for name, unit in (("psnr", "dB"), ("ssim", "similarity")):
+            column = [value for output in outputs for value in getattr(output, name)]
+            mean = ratio_of_sums(column, [1] * len(column))
+            if mean is not None:
+                # The PSNR of exactly restored images is infinite, and so is its mean, without a standard error.
+                stderr = mean.stderr if mean.stderr is not None and math.isfinite(mean.stderr) else None
+                yield MetricValue(f"{task}/{name}", mean.value, stderr, mean.n, unit, "higher", protocol, None, (name,))
+        use = codebook_use(torch.from_numpy(np.sum([output.code_counts for output in outputs], axis=0)))
+        n = sum(len(output.psnr) for output in outputs)
+        yield MetricValue(f"{task}/codebook_use", use.fraction, None, n, "fraction", "none", protocol)
+        yield MetricValue(f"{task}/codebook_perplexity", use.perplexity, None, n, "perplexity", "none", protocol)
+
     def _frechet_metrics(
-        self,
-        plan: ReconstructionPlan,
-        outputs: Sequence[ReconstructionOutput],
-        items: Sequence[dict[str, JsonValue]],
+        self, plan: ReconstructionPlan, outputs: Sequence[ReconstructionOutput], items: Sequence[dict[str, JsonValue]]
     ) -> Iterator[MetricValue]:
         program = self._program()
         for tap in plan.taps:
@@ -309,18 +261,3 @@ class ReconstructionWork(Work[Reconstruction, ReconstructionShard, Reconstructio
     def _coder(self, context: Context) -> ImageCoder:
         decoder = context.decoder(self.task.decoder, self.task.decoder_config, self.task.decoder_ema)
         return ImageCoder(decoder, self.task.size, self.task.crop, self.task.filter)
-
-
-def _pixel_metrics(task: str, columns: Mapping[str, Sequence[float]], protocol: Protocol) -> Iterator[MetricValue]:
-    for name, unit in (("psnr", "dB"), ("ssim", "similarity")):
-        mean = ratio_of_sums(columns[name], [1] * len(columns[name]))
-        if mean is not None:
-            # The PSNR of exactly restored images is infinite, and so is its mean, without a standard error.
-            stderr = mean.stderr if mean.stderr is not None and math.isfinite(mean.stderr) else None
-            yield MetricValue(f"{task}/{name}", mean.value, stderr, mean.n, unit, "higher", protocol, None, (name,))
-
-
-def _code_metrics(task: str, outputs: Sequence[ReconstructionOutput], protocol: Protocol) -> Iterator[MetricValue]:
-    use, n = joined_use(outputs), sum(len(output.psnr) for output in outputs)
-    yield MetricValue(f"{task}/codebook_use", use.fraction, None, n, "fraction", "none", protocol)
-    yield MetricValue(f"{task}/codebook_perplexity", use.perplexity, None, n, "perplexity", "none", protocol)

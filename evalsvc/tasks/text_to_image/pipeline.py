@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from types import TracebackType
 
 import numpy as np
 import torch
@@ -34,7 +33,7 @@ from evalsvc.sampling.memory import attempt, release
 from evalsvc.spec.images import Fit
 from evalsvc.spec.layout import VocabularyLayout
 from evalsvc.spec.sampling import SamplingParams
-from evalsvc.tasks.image_features import FeaturePass, FeatureRows, Rows
+from evalsvc.tasks.image_features import FeaturePass, FeatureRows
 from evalsvc.tasks.task import Context
 from evalsvc.tasks.text_to_image.prompts import PromptRecord
 from evalsvc.tasks.text_to_image.shards import KeptImage, SampledImage, SampleOutput
@@ -54,21 +53,20 @@ def sample_images(
     scale: float,
     start: int = 0,
 ) -> SampleOutput:
-    """Sample, decode and measure one image per record.
-
-    The shapes of batches are recorded in the provenance.
-
-    Args:
-        scale: scale of the guidance.
-        start: index of the first record among all prompts of the task: the first `task.keep` images are kept.
-    """
+    """Sample, decode and measure one image per record, with the shapes of batches in the provenance. `start` is the
+    index of the first record among all prompts of the task: the first `task.keep` images are kept."""
     side = task.size or decoder.resolution
     exact = None
     if task.decoder_dtype != "float32":
         exact = context.decoder(task.decoder, task.decoder_config, task.decoder_ema)
     stages = Stages(decoder, decoder.grid(side, side), task.fit(side), features, exact)
     results = PostProcessing(stages, records, kept=task.keep - start)
-    spec = _spec(task, layout, stages.codes, scale)
+    params, image_ids = task.params(scale), layout.image_ids
+    assert image_ids is not None, "the plan has checked the layout against the decoder"
+    unconditional = tuple(layout.prompt(None, stages.codes).ids) if params.guided else None
+    spec = SamplerSpec(
+        image_ids, stages.codes, params, task.batch, unconditional, weights=task.weights, cache_dtype=task.cache_dtype
+    )
     shapes: list[object] = []
     try:
         model = context.model(dtype=task.dtype, rotary_inv_freq_dtype=task.rotary_inv_freq_dtype)
@@ -98,37 +96,25 @@ def sample_images(
     if results.decoder_error is not None:
         how["decoder_error"] = results.decoder_error.to_json()
     protocol: dict[str, JsonValue] = {"layout": layout.digest, "decoder": decoder.digest, "size": side}
-    cut = sum(record.cut > 0 for record in records)
     return SampleOutput(
-        results.features(), results.images(), results.kept(start), side, {**protocol, **context.rotary()}, cut
+        results.rows.joined(),
+        [results.images[index] for index in range(len(records))],
+        [
+            KeptImage(start + index, png, records[index].id, records[index].text)
+            for index, png in sorted(results.kept.items())
+        ],
+        side,
+        {**protocol, **context.rotary()},
+        cut=sum(record.cut > 0 for record in records),
     )
 
 
 def overlaps(device: torch.device) -> bool:
-    """Return whether post-processing overlaps with sampling of the next batch."""
     return device.type == "cuda"
-
-
-def _spec(task: TextToImage, layout: VocabularyLayout, length: int, scale: float) -> SamplerSpec:
-    params = task.params(scale)
-    unconditional = tuple(layout.prompt(None, length).ids) if params.guided else None
-    image_ids = layout.image_ids
-    assert image_ids is not None, "the plan has checked the layout against the decoder"
-    return SamplerSpec(
-        image_ids,
-        length,
-        params,
-        task.batch,
-        unconditional,
-        weights=task.weights,
-        cache_dtype=task.cache_dtype,
-    )
 
 
 @dataclass(frozen=True)
 class Stages:
-    """The post-processing steps of codes."""
-
     decoder: ImageDecoder
     grid: tuple[int, int]
     fit: Fit
@@ -139,7 +125,6 @@ class Stages:
 
     @property
     def codes(self) -> int:
-        """Return the number of codes of one image."""
         return self.grid[0] * self.grid[1]
 
     def bytes(self, images: int) -> int:
@@ -156,16 +141,16 @@ class PostProcessing:
     def __init__(self, stages: Stages, records: Sequence[PromptRecord], kept: int) -> None:
         """Set up the results. The first `kept` images of the shard are kept as files."""
         self._stages, self._records, self._kept_until = stages, records, kept
-        self._rows = FeatureRows()
-        self._images: dict[int, SampledImage] = {}
-        self._kept: dict[int, bytes] = {}
+        self.rows = FeatureRows()
+        self.images: dict[int, SampledImage] = {}
+        self.kept: dict[int, bytes] = {}
         self.decoder_error: PixelError | None = None
         """Pixel distances of some images from those of `Stages.exact`."""
 
     def add(self, samples: Samples, at_once: int) -> None:
         """Decode and measure a batch, `at_once` images at a time, without images that an earlier attempt has
         finished."""
-        done = sum(index in self._images for index in samples.indices)
+        done = sum(index in self.images for index in samples.indices)
         for start in range(done, len(samples.indices), at_once):
             self._add(samples.indices[start : start + at_once], samples.codes[start : start + at_once])
 
@@ -182,33 +167,16 @@ class PostProcessing:
             fitted = [fit_pixels(image, stages.fit) for image in pixels.cpu().numpy()]
             compared = torch.from_numpy(np.stack(fitted))  # [B, 3, size, size] uint8
         features = stages.features(compared, [self._records[index].text for index in indices])
-        images = {index: _image(self._records[index], row) for index, row in zip(indices, codes.cpu(), strict=True)}
+        images = {}
+        for index, row in zip(indices, codes.cpu(), strict=True):
+            digest = hashlib.sha256(row.to(torch.int32).numpy().tobytes()).hexdigest()[:16]
+            images[index] = SampledImage(self._records[index].id, digest, self._records[index].label)
         pictures = zip(indices, pixels.cpu(), strict=True)
         kept = {index: encode_png(picture) for index, picture in pictures if index < self._kept_until}
         # All or nothing: if memory ran out before this line, these images are repeated.
-        self._rows.add(indices, features)
-        self._images |= images
-        self._kept |= kept
-
-    def features(self) -> dict[str, Rows]:
-        """Return the features by key, in the order of the records."""
-        return self._rows.joined()
-
-    def images(self) -> list[SampledImage]:
-        """Return all images, in the order of the records."""
-        return [self._images[index] for index in range(len(self._records))]
-
-    def kept(self, start: int) -> list[KeptImage]:
-        """Return the images that are kept as files; `start` is the index of the first record among all prompts."""
-        return [
-            KeptImage(start + index, png, self._records[index].id, self._records[index].text)
-            for index, png in sorted(self._kept.items())
-        ]
-
-
-def _image(record: PromptRecord, codes: Tensor) -> SampledImage:
-    digest = hashlib.sha256(codes.to(torch.int32).numpy().tobytes()).hexdigest()[:16]
-    return SampledImage(record.id, digest, record.label)
+        self.rows.add(indices, features)
+        self.images |= images
+        self.kept |= kept
 
 
 class Finishing:
@@ -279,9 +247,7 @@ class Background:
     def __enter__(self) -> Background:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
                 self.wait()
@@ -298,29 +264,21 @@ def keep_images(parts: Sequence[SampleOutput], params: SamplingParams, several: 
     kept = [image for part in parts for image in part.kept]
     if not kept:
         return []
-    prefix = f"guidance-{params.guidance_scale:g}-" if several else ""
-    sampling = params.to_json()
-    samples = [
-        Artifact(
-            "sample",
-            f"{prefix}{image.index:05d}.png",
-            "image/png",
-            image.png,
-            {"id": image.id, "prompt": image.prompt, **sampling},
-        )
-        for image in kept
-    ]
-    grid = encode_grid([image.png for image in kept])
+    prefix, sampling = f"guidance-{params.guidance_scale:g}-" if several else "", params.to_json()
     prompts = [image.prompt for image in kept]
     details = {"images": len(kept), "columns": GRID_COLUMNS, "prompts": prompts, **sampling}
-    return [Artifact("grid", f"{prefix}grid.png", "image/png", grid, details), *samples]
+    artifacts = [
+        Artifact("grid", f"{prefix}grid.png", "image/png", encode_grid([image.png for image in kept]), details)
+    ]
+    for image in kept:
+        details = {"id": image.id, "prompt": image.prompt, **sampling}
+        artifacts.append(Artifact("sample", f"{prefix}{image.index:05d}.png", "image/png", image.png, details))
+    return artifacts
 
 
 def encode_png(image: Tensor) -> bytes:
     """Encode a uint8 image [3, H, W] as PNG."""
-    stream = io.BytesIO()
-    Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(stream, "PNG")
-    return stream.getvalue()
+    return _as_png(Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()))
 
 
 def encode_grid(files: Sequence[bytes]) -> bytes:
@@ -331,6 +289,10 @@ def encode_grid(files: Sequence[bytes]) -> bytes:
     canvas = Image.new("RGB", (width * min(len(images), GRID_COLUMNS), height * rows), "white")
     for index, image in enumerate(images):
         canvas.paste(image, (index % GRID_COLUMNS * width, index // GRID_COLUMNS * height))
+    return _as_png(canvas)
+
+
+def _as_png(image: Image.Image) -> bytes:
     stream = io.BytesIO()
-    canvas.save(stream, "PNG")
+    image.save(stream, "PNG")
     return stream.getvalue()

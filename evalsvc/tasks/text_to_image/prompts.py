@@ -22,8 +22,6 @@ from evalsvc.spec.protocol import canonical_json
 
 @dataclass(frozen=True)
 class PromptRecord:
-    """One image to sample."""
-
     id: str
     text: str
     ids: tuple[int, ...]
@@ -43,7 +41,6 @@ class Prompts:
     """Digest of the whole list that the prompts were selected from."""
 
     def images(self) -> tuple[str | int, ...]:
-        """Return the real images of the captions."""
         images = tuple(record.image for record in self.records if record.image is not None)
         if len(images) < len(self.records):
             missing = next(record for record in self.records if record.image is None)
@@ -101,7 +98,9 @@ def require_labels(path: str | None, captions: Sequence[Caption | PromptRecord])
 def _read_prompts(spec: PromptSpec, captions: Identity | None, tokenizer: Identity | None) -> Prompts:
     # The identities are part of the cache's key, so that changed files are read again.
     if spec.captions is None:
-        return _unconditional(spec)
+        ids = tuple(spec.layout.prompt(None, spec.codes).ids)
+        images = tuple(PromptRecord(str(index), "", ids, 0, None, None) for index in range(spec.samples or 0))
+        return Prompts("unconditional", images, "")
     data = read_captions(spec.captions, spec.allow)
     encode = TextEncoder(data.path, spec.tokenizer, spec.bos, spec.allow)
     records = []
@@ -114,9 +113,3 @@ def _read_prompts(spec: PromptSpec, captions: Identity | None, tokenizer: Identi
             PromptRecord(caption.id, caption.text, tuple(prompt.ids), prompt.cut, caption.label, caption.image)
         )
     return Prompts(data.path, tuple(records), data.digest)
-
-
-def _unconditional(spec: PromptSpec) -> Prompts:
-    ids = tuple(spec.layout.prompt(None, spec.codes).ids)
-    records = tuple(PromptRecord(str(index), "", ids, 0, None, None) for index in range(spec.samples or 0))
-    return Prompts("unconditional", records, "")

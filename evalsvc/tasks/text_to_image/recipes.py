@@ -16,8 +16,6 @@ VAL2014 = 40_504
 
 @dataclass(frozen=True)
 class ImageProtocol:
-    """A published recipe."""
-
     name: str
     about: str
     source: str
@@ -28,10 +26,8 @@ class ImageProtocol:
     """`CaptionData.digest` of the recipe's own list of prompts; None: any 30,000 captions of val2014."""
 
     def deviations(self, captions: str, *, prompts: int, reference: int | None, extractor: str) -> Iterator[str]:
-        """Yield reasons why a FID with these fields is not the recipe's FID-30K; nothing if it is.
-
-        `captions` and `extractor` are digests; `prompts` and `reference` are the numbers of sampled and real images.
-        """
+        """Yield reasons why a FID is not the recipe's FID-30K. `captions` and `extractor` are digests; `prompts` and
+        `reference` are the numbers of sampled and real images."""
         if prompts != PROMPTS:
             yield f"{prompts:,} prompts instead of {PROMPTS:,}"
         if self.captions not in (None, captions):
@@ -90,7 +86,6 @@ PROTOCOLS = {
 
 
 def find_protocol(name: str) -> ImageProtocol:
-    """Return the recipe with this name."""
     if name not in PROTOCOLS:
         raise UnknownName.among("protocol", name, PROTOCOLS)
     return PROTOCOLS[name]

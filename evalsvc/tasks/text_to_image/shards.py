@@ -16,8 +16,6 @@ from evalsvc.tasks.task import Shard
 
 @dataclass(frozen=True)
 class ImagePlan:
-    """The common part of all shards of a plan."""
-
     prompts: str
     """Digest of the prompts, see `Prompts.digest`."""
     captions: str
@@ -39,8 +37,6 @@ class ImagePlan:
 
 @dataclass(frozen=True)
 class ReferenceShard(Shard):
-    """A shard of real images whose features are not kept yet."""
-
     images: ReferencePart
     plan: ImagePlan
     part: Literal["reference"] = "reference"
@@ -48,10 +44,7 @@ class ReferenceShard(Shard):
 
 @dataclass(frozen=True)
 class SampleShard(Shard):
-    """A shard of prompts to sample images for."""
-
     scale: float
-    """Scale of the guidance."""
     start: int
     stop: int
     plan: ImagePlan
@@ -63,30 +56,20 @@ ImageShard: TypeAlias = ReferenceShard | SampleShard
 
 @dataclass(frozen=True)
 class ReferenceOutput:
-    """Features of real images."""
-
     features: Mapping[str, Array[np.float32]]
-    """Features [n, d] by key."""
     part: Literal["reference"] = "reference"
 
 
 @dataclass(frozen=True)
 class SampledImage:
-    """A sampled image, without its pixels."""
-
     id: str
     codes: str
-    """Digest of the image's codes."""
     label: int | None
-    """Label of the caption."""
 
 
 @dataclass(frozen=True)
 class KeptImage:
-    """An image that is kept as a file."""
-
     index: int
-    """Index of the prompt."""
     png: bytes
     id: str
     prompt: str
@@ -94,16 +77,11 @@ class KeptImage:
 
 @dataclass(frozen=True)
 class SampleOutput:
-    """The results of a shard's prompts."""
-
     features: Mapping[str, Array[np.float32]]
-    """Features [n, d] by key."""
     images: Sequence[SampledImage]
     kept: Sequence[KeptImage]
     side: int
-    """Height and width of an image."""
     protocol: Mapping[str, JsonValue]
-    """Shard's part of the metrics' protocols."""
     cut: int
     """Number of captions that did not fit the layout."""
     part: Literal["sample"] = "sample"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 from pydantic import JsonValue
@@ -48,12 +48,9 @@ CLASSIFIER = "digits"
 """Key of the features that the parameter `classifier` gives: a score for each label."""
 
 Item: TypeAlias = dict[str, JsonValue]
-"""Results of one image, as in `TaskResult.items`."""
 
 
 class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
-    """Plans, runs and merges a text_to_image task."""
-
     def plan(self, context: Context) -> Plan[ImageShard]:
         """Cut reference images, if their features are unknown, and prompts into shards."""
         layout, decoder = context.layout(), self._decoder(context)
@@ -63,7 +60,12 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
             require_labels(self.task.captions, prompts.records)
         reference = self._reference(self._size(decoder), prompts)
         plan = self._plan_metrics(context, prompts, reference)
-        before = list(self._reference_shards(context, reference, plan))
+        before: list[ReferenceShard] = []
+        if reference is not None and plan.reference is not None:
+            compared = {key: plan.features[key] for key in plan.real}
+            size = self.task.shard_size
+            parts = reference_parts(context, reference, plan.reference, compared, plan.rows, size)
+            before = [ReferenceShard(images.stop - images.start, images, plan) for images in parts]
         shards = [
             SampleShard(stop - start, scale, start, stop, plan)
             for scale in self.task.scales
@@ -76,11 +78,38 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
         unit = f"images ({real:,} real, {sampled:,} sampled)" if real else "images"
         return Plan([*before, *shards], unit, looks, self.task.until)
 
+    def _plan_metrics(self, context: Context, prompts: Prompts, reference: ReferenceSpec | None) -> ImagePlan:
+        given = Given(self._extractors(), reference, self.task.captions is not None, len(prompts.records))
+        chosen = self.task.metrics and [name for name in self.task.metrics if name != AGREEMENT]
+        reasons = {metric: given.lacks(context, metric) for metric in load_metrics(chosen, self._program)}
+        lacking = {metric.name: reason for metric, reason in reasons.items() if reason is not None}
+        if self.task.metrics is not None and lacking:
+            name, reason = next(iter(lacking.items()))
+            raise InvalidData(
+                f"{name} cannot be measured: {reason}; give what is missing, or remove {name} from `metrics`"
+            )
+        metrics = [metric for metric, reason in reasons.items() if reason is None]
+        labels = set() if self.task.classifier is None else {CLASSIFIER}
+        features = FeaturePass(context, self._extractors(), {metric.features for metric in metrics} | labels)
+        real = sorted({metric.features for metric in metrics if metric.needs != "nothing"})
+        return ImagePlan(
+            prompts.digest,
+            prompts.captions,
+            [metric.name for metric in metrics],
+            lacking,
+            [metric.name for metric in reasons if metric.name in lacking and given.means(metric)],
+            {key: features.identity(key) for key in features.keys},
+            identify_reference(context, reference) if reference is not None and real else None,
+            real,
+            sorted({metric.features for metric in metrics if needs_rows(metric)}),
+        )
+
     def run(self, context: Context, shard: ImageShard) -> ImageOutput:
         """Extract features of the shard's images; for prompts, sample the images first."""
         layout, decoder = context.layout(), self._decoder(context)
         prompts, plan = self._prompts(context, layout, decoder), shard.plan
-        features = self._features(context, shard.images.keys if shard.part == "reference" else plan.features)
+        keys = shard.images.keys if shard.part == "reference" else plan.features
+        features = FeaturePass(context, self._extractors(), keys)
         features.require_planned(plan.features)
         if shard.part == "reference":
             reference = self._reference(self._size(decoder), prompts)
@@ -101,7 +130,9 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
         details: dict[str, object] = {}
         cut_captions = 0
         for scale in self.task.scales:
-            parts = _sampled(shards, outputs, scale)
+            # No other output is read, because each may be a file.
+            of_scale = [n for n, shard in enumerate(shards) if shard.part == "sample" and shard.scale == scale]
+            parts = [output for n in of_scale if (output := outputs[n]).part == "sample"]
             if parts:
                 sampled = [image for part in parts for image in part.images]
                 drawn: list[Item] = [
@@ -112,44 +143,12 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
                 artifacts += keep_images(parts, self.task.params(scale), several=len(self.task.scales) > 1)
                 cut_captions += sum(part.cut for part in parts)
         called = self._called(plan, metrics)
-        warnings = list(self._suspicions(plan, metrics, len(items), cut_captions, called))
+        warnings = list(self._suspicions(plan, metrics, len(items), cut_captions, called.get("fid_deviates")))
         notes = {"images": len(items), "captions_cut": cut_captions, "left_out": dict(plan.left_out)}
         return TaskResult(metrics, items, {**notes, "details": details, **called}, artifacts, warnings)
 
-    def _plan_metrics(self, context: Context, prompts: Prompts, reference: ReferenceSpec | None) -> ImagePlan:
-        metrics, lacking, expected = self._choose(context, reference, len(prompts.records))
-        labels = set() if self.task.classifier is None else {CLASSIFIER}
-        features = self._features(context, {metric.features for metric in metrics} | labels)
-        real = sorted({metric.features for metric in metrics if metric.needs != "nothing"})
-        return ImagePlan(
-            prompts.digest,
-            prompts.captions,
-            [metric.name for metric in metrics],
-            lacking,
-            expected,
-            {key: features.identity(key) for key in features.keys},
-            identify_reference(context, reference) if reference is not None and real else None,
-            real,
-            sorted({metric.features for metric in metrics if needs_rows(metric)}),
-        )
-
-    def _reference_shards(
-        self, context: Context, reference: ReferenceSpec | None, plan: ImagePlan
-    ) -> Iterator[ReferenceShard]:
-        if reference is None or plan.reference is None:
-            return
-        features = {key: plan.features[key] for key in plan.real}
-        size = self.task.shard_size
-        for images in reference_parts(context, reference, plan.reference, features, plan.rows, size):
-            yield ReferenceShard(images.stop - images.start, images, plan)
-
     def _suspicions(
-        self,
-        plan: ImagePlan,
-        metrics: Sequence[MetricValue],
-        images: int,
-        cut_captions: int,
-        called: Mapping[str, JsonValue],
+        self, plan: ImagePlan, metrics: Sequence[MetricValue], images: int, cut_captions: int, deviates: JsonValue
     ) -> Iterator[TaskWarning]:
         reasons = {name: plan.left_out[name] for name in plan.expected}
         measured = {metric.name.partition("/")[2] for metric in metrics}
@@ -157,7 +156,7 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
         too_few = f"the task stopped after {count:,} images, which are too few"
         reasons |= {name: too_few for name in plan.metrics if name not in measured}
         yield from left_out(self.task.name, reasons, "sample more images, or set `metrics`")
-        if isinstance(deviates := called.get("fid_deviates"), list):
+        if isinstance(deviates, list):
             deviations = ", ".join(map(str, deviates))
             yield TaskWarning(
                 "not_the_recipe",
@@ -179,19 +178,9 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
         height, width = decoder.grid(self._size(decoder), self._size(decoder))
         captions = None if self.task.captions is None else context.dataset(self.task.captions)
         tokenizer = layout.text.tokenizer if self.task.tokenizer is None else context.dataset(self.task.tokenizer)
-        spec = PromptSpec(
-            captions,
-            self.task.samples,
-            self.task.select,
-            self.task.select_seed,
-            tokenizer,
-            layout.text.bos,
-            height * width,
-            layout,
-            layout.digest,
-            context.readable,
-        )
-        return read_prompts(spec)
+        chosen = captions, self.task.samples, self.task.select, self.task.select_seed
+        ids = tokenizer, layout.text.bos, height * width, layout, layout.digest
+        return read_prompts(PromptSpec(*chosen, *ids, context.readable))
 
     def _reference(self, side: int, prompts: Prompts) -> ReferenceSpec | None:
         if self.task.reference is None:
@@ -204,9 +193,6 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
     def _program(self) -> str | None:
         return program_of(self.task.extractor)
 
-    def _features(self, context: Context, keys: Collection[str]) -> FeaturePass:
-        return FeaturePass(context, self._extractors(), keys)
-
     def _extractors(self) -> list[ExtractorSpec]:
         named = (
             ("inception", self.task.extractor, self.task.resize),
@@ -215,21 +201,6 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
             (CLASSIFIER, self.task.classifier, "mean-8x8"),
         )
         return [ExtractorSpec(kind, name, resize) for kind, name, resize in named if name is not None]
-
-    def _choose(
-        self, context: Context, reference: ReferenceSpec | None, count: int
-    ) -> tuple[list[ImageMetric], dict[str, str], list[str]]:
-        given = Given(self._extractors(), reference, self.task.captions is not None, count)
-        chosen = self.task.metrics and [name for name in self.task.metrics if name != AGREEMENT]
-        reasons = {metric: given.lacks(context, metric) for metric in load_metrics(chosen, self._program)}
-        lacking = {metric.name: reason for metric, reason in reasons.items() if reason is not None}
-        if self.task.metrics is not None and lacking:
-            name, reason = next(iter(lacking.items()))
-            raise InvalidData(
-                f"{name} cannot be measured: {reason}; give what is missing, or remove {name} from `metrics`"
-            )
-        expected = [metric.name for metric in reasons if metric.name in lacking and given.means(metric)]
-        return [metric for metric, reason in reasons.items() if reason is None], lacking, expected
 
     def _statistics(
         self, context: Context, plan: ImagePlan, shards: Sequence[ImageShard], outputs: Sequence[ImageOutput]
@@ -291,7 +262,6 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
             yield agreement.as_metric(name, "fraction", "higher", protocol, chance, (key,))
 
     def _images_protocol(self, scale: float, part: SampleOutput, plan: ImagePlan) -> dict[str, JsonValue]:
-        """Return the protocol's content that affects the images."""
         task = self.task
         return {
             "task": task.kind,
@@ -309,7 +279,6 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
     def _metric_protocol(
         self, metric: ImageMetric, n: int, part: SampleOutput, plan: ImagePlan
     ) -> dict[str, JsonValue]:
-        """Return the protocol's content that affects the metric in addition."""
         against = None if metric.needs == "nothing" else plan.reference
         return {
             "estimator": metric.estimator,
@@ -331,18 +300,10 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
         fid = next((metric for metric in metrics if metric.name == f"{self.task.name}/fid"), None)
         if self.task.protocol is None:
             return {}
-        if fid is None or plan.reference is None:
-            return {"protocol": self.task.protocol}
-        recipe = find_protocol(self.task.protocol)
-        extractor = plan.features["inception/2048"]["extractor"]
-        deviations: list[JsonValue] = list(
-            recipe.deviations(plan.captions, prompts=fid.n, reference=plan.reference.n, extractor=extractor)
-        )
-        label = {"fid_deviates": deviations} if deviations else {"fid_is": f"FID-30K, {self.task.protocol}"}
-        return {"protocol": self.task.protocol, **label}
-
-
-def _sampled(shards: Sequence[ImageShard], outputs: Sequence[ImageOutput], scale: float) -> list[SampleOutput]:
-    """Return the outputs of the shards with samples at a scale. No other output is read, because each may be a file."""
-    indices = [index for index, shard in enumerate(shards) if shard.part == "sample" and shard.scale == scale]
-    return [output for index in indices if (output := outputs[index]).part == "sample"]
+        called: dict[str, JsonValue] = {"protocol": self.task.protocol}
+        if fid is not None and plan.reference is not None:
+            deviates = find_protocol(self.task.protocol).deviations
+            extractor = plan.features["inception/2048"]["extractor"]
+            reasons = list(deviates(plan.captions, prompts=fid.n, reference=plan.reference.n, extractor=extractor))
+            called |= {"fid_deviates": [*reasons]} if reasons else {"fid_is": f"FID-30K, {self.task.protocol}"}
+        return called

@@ -20,9 +20,9 @@ from evalsvc.tasks.forgetting.rows import (
     benchmark_parts,
     benchmark_rows,
     corrected,
-    loss_row,
     random_baseline,
     recovered,
+    row_of,
 )
 
 RIGHT, WRONG = [1.0] * 40, [0.0] * 40
@@ -82,16 +82,16 @@ def test_answers_that_are_right_in_part_are_compared_too() -> None:
 
 def test_losses_are_counted_text_by_text() -> None:
     pairs = Pairs([10.0, 20.0, 30.0], [12.0, 26.0, 29.0], [5, 10, 10])
-    row = loss_row("text", "loss", "all", "nats/token", pairs)
+    row = row_of("text", "loss", "all", "nats/token", pairs)
     assert (row.base, row.checkpoint, row.change) == pytest.approx((60 / 25, 67 / 25, 7 / 25))
     assert (row.lost, row.gained, row.n, row.chance, row.p) == (2, 1, 3, None, None)
     assert corrected([row])[0].verdict == "too few"
-    assert loss_row("text", "loss", "all", "", Pairs([1.0] * 8, [2.0] * 8, [1] * 8)).p == pytest.approx(2 / 256)
+    assert row_of("text", "loss", "all", "", Pairs([1.0] * 8, [2.0] * 8, [1] * 8)).p == pytest.approx(2 / 256)
 
 
 def loss_rows_of(changes: Sequence[float], groups: Sequence[int] | None = None) -> ForgettingRow:
     pairs = Pairs([3.0] * len(changes), [3 + change for change in changes], [1] * len(changes), groups=groups)
-    [row] = corrected([loss_row("text", "loss", "all", "nats/token", pairs)])
+    [row] = corrected([row_of("text", "loss", "all", "nats/token", pairs)])
     return row
 
 
@@ -227,8 +227,8 @@ def test_what_is_all_text_has_no_expectation() -> None:
 
 def test_corrections_do_not_mix_kinds() -> None:
     pairs = Pairs([1.0] * 8, [2.0] * 8, [1] * 8)
-    rows = [loss_row(what, "loss", "all", "", pairs) for what in ("x", "y")]
-    few, other = loss_row("w", "loss", "all", "", Pairs([1.0], [2.0], [1])), loss_row("z", "bits", "all", "", pairs)
+    rows = [row_of(what, "loss", "all", "", pairs) for what in ("x", "y")]
+    few, other = row_of("w", "loss", "all", "", Pairs([1.0], [2.0], [1])), row_of("z", "bits", "all", "", pairs)
     found = corrected([*rows, few, other])
     assert found[2].p_corrected is None, "a test that is not made counts for none"
     assert [row.p_corrected for row in (*found[:2], found[3])] == pytest.approx([1 / 64, 1 / 64, 1 / 128])
