@@ -154,7 +154,7 @@ def pack(requests: Sequence[Request], budget: int) -> Packed:
 
 
 def token_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Yield indices of `lengths`, longest first, so that memory runs out at once or never, in batches of at most
+    """Yield indices of `lengths`, longest first, so that memory runs out first or never, in batches of at most
     `batch_tokens` tokens including padding; a longer sequence is a batch of its own."""
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):

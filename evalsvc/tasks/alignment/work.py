@@ -13,8 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from pydantic import JsonValue
-
 from evalsvc.data.tokenizer import TextTokenizer, read_tokenizer, render
 from evalsvc.data.tokens import TokenData, read_tokens
 from evalsvc.errors import DataChanged, InvalidData
@@ -22,7 +20,7 @@ from evalsvc.files.artifacts import Artifact
 from evalsvc.metrics.ratio import Ratio, ratio_of_sums
 from evalsvc.spec.layout import VocabularyLayout
 from evalsvc.spec.protocol import Direction, MetricValue, Protocol
-from evalsvc.tasks.alignment.pair_measures import TableMeasures, batches, measure, pairs_of, tables_of
+from evalsvc.tasks.alignment.pair_measures import CENTRINGS, TableMeasures, batches, measure, pairs_of, tables_of
 from evalsvc.tasks.alignment.spec import Alignment
 from evalsvc.tasks.task import Context, Plan, Shard, TaskResult, Work
 
@@ -96,8 +94,64 @@ class AlignmentWork(Work[Alignment, AlignmentShard, TableMeasures]):
         ]
         page = measures.nearest_tokens.encode()
         artifact = Artifact("nearest_tokens", "nearest_tokens.txt", "text/plain; charset=utf-8", page)
-        metrics = list(_Metrics(self.task, shard, measures).values())
-        return TaskResult(metrics, items, _notes(shard, measures), [artifact])
+        notes: dict[str, object] = {
+            "records_without_a_pair": shard.records - shard.complete,
+            "images_again": shard.complete - shard.pairs,
+            "pairs": len(measures.places),
+            "pairs_left_out": shard.pairs - len(measures.places),
+            "batch": shard.protocol["batch"],
+            "loss_floor": measures.floor,
+            "fitted_scale": measures.fitted_scale,
+            "permutations": {name: asdict(test) for name, test in measures.tests.items()},
+        }
+        if not measures.fitted_scale:
+            notes["loss_fitted"] = (
+                "pairs are no more alike than others, so that the loss is smallest at the factor 0, where it is ln "
+                "batch for every pair: the loss has no standard error; p_value is the test"
+            )
+        return TaskResult(list(self._metrics(shard, measures)), items, notes, [artifact])
+
+    def _metrics(self, shard: AlignmentShard, measures: TableMeasures) -> Iterator[MetricValue]:
+        columns, chance, candidates = measures.columns, measures.chance, {"candidates": shard.candidates}
+
+        def value(
+            name: str, ratio: Ratio, unit: str, direction: Direction, baseline: float | None, **protocol: object
+        ) -> MetricValue:
+            content = Protocol({**shard.protocol, **protocol})
+            return ratio.as_metric(f"{self.task.name}/{name}", unit, direction, content, baseline)
+
+        def mean(
+            keys: tuple[str, ...], unit: str, direction: Direction, baseline: float | None = None, **protocol: object
+        ) -> MetricValue:
+            name, *over = keys
+            ratio = ratio_of_sums(columns[name], columns[over[0]] if over else [1.0] * len(columns[name]))
+            assert ratio is not None, "there are two pairs at least, and every weight is positive"
+            return replace(value(name, ratio, unit, direction, baseline, **protocol), items=keys)
+
+        def p_value(name: str, test: str, **protocol: object) -> MetricValue:
+            ratio = Ratio(measures.tests[test].p, None, len(measures.places))
+            how = {"permutations": self.task.permutations, "seed": self.task.seed, **protocol}
+            return value(name, ratio, "probability", "none", None, **how)
+
+        nothing_known = math.log(shard.protocol["batch"])
+        fitted = mean(("loss_fitted",), "nats/pair", "lower", nothing_known, temperature="fitted")
+        # At the factor 0 every pair has the loss ln B whatever its similarities, so the standard error is meaningless.
+        yield fitted if measures.fitted_scale else replace(fitted, stderr=None, items=())
+        for name in columns:
+            if "_to_" in name:
+                yield mean((name,), "fraction", "higher", chance[name[name.index("at_") :]])
+        yield mean(("cosine_excess",), "cosine", "higher", 0.0)
+        for name in ("cosine_between", "cosine_text", "cosine_image"):
+            yield mean((name,), "cosine", "none")
+        yield p_value("p_value", "pairs")
+        for name, centred in CENTRINGS.items():
+            how = {"neighbours": self.task.neighbours, **candidates, "centred": centred}
+            yield mean((name, "neighbours"), "fraction", "higher", measures.hit_chance[name], **how)
+            yield p_value(name.replace("hits", "p_value"), name, **how)
+        # The error is over codes; the directions of the text are treated as fixed.
+        overlap = ratio_of_sums(measures.overlap.inside, measures.overlap.whole)
+        if overlap is not None:
+            yield value("subspace_overlap", overlap, "fraction", "none", measures.overlap_chance, **candidates)
 
     def _read(self, context: Context, layout: VocabularyLayout) -> TokenData:
         # A caption is the mean of its own ids: what stands before every text would move all captions alike.
@@ -136,84 +190,3 @@ def _token_text(word: int, layout: VocabularyLayout, tokenizer: TextTokenizer | 
     if not text:
         return f"text {word}"
     return text if text.isprintable() else text.encode("unicode_escape").decode()
-
-
-@dataclass(frozen=True)
-class _Metrics:
-    task: Alignment
-    shard: AlignmentShard
-    measures: TableMeasures
-
-    def values(self) -> Iterator[MetricValue]:
-        nothing_known = math.log(self.shard.protocol["batch"])
-        fitted = self._mean("loss_fitted", "nats/pair", "lower", nothing_known, temperature="fitted")
-        # At the factor 0 every pair has the loss ln B whatever its similarities, so the standard error is meaningless.
-        yield fitted if self.measures.fitted_scale else replace(fitted, stderr=None, items=())
-        chance = self.measures.chance
-        for name in self.measures.columns:
-            if "_to_" in name:
-                yield self._mean(name, "fraction", "higher", chance[name[name.index("at_") :]])
-        yield self._mean("cosine_excess", "cosine", "higher", 0.0)
-        for name in ("cosine_between", "cosine_text", "cosine_image"):
-            yield self._mean(name, "cosine", "none")
-        yield self._p_value("p_value", "pairs")
-        for name, centred in (("neighbour_hits", False), ("neighbour_hits_centred", True)):
-            how = {"neighbours": self.task.neighbours, "candidates": self.shard.candidates, "centred": centred}
-            yield self._mean(name, "fraction", "higher", self.measures.hit_chance[name], "neighbours", **how)
-            yield self._p_value(name.replace("hits", "p_value"), name, **how)
-        # The error is over codes; the directions of the text are treated as fixed.
-        overlap = ratio_of_sums(self.measures.overlap.inside, self.measures.overlap.whole)
-        if overlap is not None:
-            how = {"candidates": self.shard.candidates}
-            yield self._value("subspace_overlap", overlap, "fraction", "none", self.measures.overlap_chance, **how)
-
-    def _mean(
-        self,
-        name: str,
-        unit: str,
-        direction: Direction,
-        baseline: float | None = None,
-        over: str | None = None,
-        **protocol: JsonValue,
-    ) -> MetricValue:
-        columns = self.measures.columns
-        ratio = ratio_of_sums(columns[name], [1.0] * len(columns[name]) if over is None else columns[over])
-        assert ratio is not None, "there are two pairs at least, and every weight is positive"
-        items = (name,) if over is None else (name, over)
-        return replace(self._value(name, ratio, unit, direction, baseline, **protocol), items=items)
-
-    def _p_value(self, name: str, test: str, **protocol: JsonValue) -> MetricValue:
-        ratio = Ratio(self.measures.tests[test].p, None, len(self.measures.places))
-        how = {"permutations": self.task.permutations, "seed": self.task.seed, **protocol}
-        return self._value(name, ratio, "probability", "none", None, **how)
-
-    def _value(
-        self,
-        name: str,
-        ratio: Ratio,
-        unit: str,
-        direction: Direction,
-        baseline: float | None,
-        **protocol: JsonValue,
-    ) -> MetricValue:
-        content = Protocol({**self.shard.protocol, **protocol})
-        return ratio.as_metric(f"{self.task.name}/{name}", unit, direction, content, baseline)
-
-
-def _notes(shard: AlignmentShard, measures: TableMeasures) -> dict[str, object]:
-    notes: dict[str, object] = {
-        "records_without_a_pair": shard.records - shard.complete,
-        "images_again": shard.complete - shard.pairs,
-        "pairs": len(measures.places),
-        "pairs_left_out": shard.pairs - len(measures.places),
-        "batch": shard.protocol["batch"],
-        "loss_floor": measures.floor,
-        "fitted_scale": measures.fitted_scale,
-        "permutations": {name: asdict(test) for name, test in measures.tests.items()},
-    }
-    if not measures.fitted_scale:
-        notes["loss_fitted"] = (
-            "pairs are no more alike than others, so that the loss is smallest at the factor 0, where it is ln batch "
-            "for every pair: the loss has no standard error; p_value is the test"
-        )
-    return notes
