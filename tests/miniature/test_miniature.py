@@ -68,7 +68,6 @@ def agreement(found: Tensor, expected: Tensor) -> float:
 
 
 def pair_losses(model_path: Path, layout: VocabularyLayout) -> tuple[float, float]:
-    """Nats per text token and per image token of 16 test pairs."""
     records = read_tokens(ROOT / "heldout_pairs.jsonl").records[:16]
     sequences = [layout.sequence(record.text_ids, record.image_codes).ids for record in records]
     width = max(map(len, sequences))
@@ -136,7 +135,6 @@ def test_the_last_checkpoint_has_learned_images_and_the_first_has_not(layout: Vo
 
 @pytest.mark.usefixtures("many_cases")
 def test_the_cloze_is_answered_before_and_guessed_after(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """What the demo shows: `pretrained` falls to chance, which `random-init` never leaves."""
     monkeypatch.setenv("EVALSVC_DATA_DIR", str(tmp_path))
     monkeypatch.setenv("EVALSVC_THREADS", "1")  # on tensors this small a second thread only gets in the way
     content = {"tasks": [{"kind": "language", "benchmarks": ["cloze"], "include_path": [str(ROOT)]}]}
@@ -162,7 +160,6 @@ FILES = {
     "sequences.jsonl": "heldout_pairs.jsonl",
     "text.jsonl": "heldout_text.jsonl",
 }
-"""Files of the miniature for the paths to replace."""
 
 PART = 80
 """Lines and images that are used: more images than `fid64` has features."""
@@ -176,7 +173,6 @@ METRICS = {
     "reconstruction": "reconstruction/psnr",
     "text_to_image": "text_to_image/fid64",
 }
-"""A metric that a suite of each kind of task gives."""
 
 WITH_INCEPTION = ("reconstruction", "text_to_image")
 
@@ -196,7 +192,6 @@ def run_new_suite(kind: str, folder: Path) -> None:
 
 
 def _part_of(source: Path, folder: Path) -> Path:
-    """A file with the beginning of a file of the miniature; a decoder is used as it is."""
     part = folder / source.name
     if source.suffix == ".jsonl":
         part.write_text("".join(source.read_text().splitlines(keepends=True)[:PART]))

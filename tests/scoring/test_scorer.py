@@ -13,7 +13,7 @@ from torch import Tensor
 from evalsvc.errors import Cancelled, InvalidData, NonFinite
 from evalsvc.models import Transformer
 from evalsvc.scoring import Request, Score, score, scorer
-from evalsvc.scoring.scorer import CPU_BATCH_TOKENS, pack, target_columns, token_batches
+from evalsvc.scoring.scorer import CPU_BATCH_TOKENS, target_columns, token_batches
 from evalsvc.spec.layout import ImageBlock, TextBlock, VocabularyLayout, text_only
 
 ROWS = 48
@@ -141,34 +141,7 @@ def test_neither_batch_nor_tile_nor_order_matters(budget: int, chunk: int, monke
     assert_equal(shuffled, [expected[index] for index in order], 1e-5)
 
 
-def test_half_precision_is_near() -> None:
-    layout = LAYOUTS["image then special"]
-    model = build_model()
-    requests = make_requests(model, layout)
-    found = score(build_model().bfloat16(), layout, requests, BUDGET)
-    expected = score(model, layout, requests, BUDGET)
-    lengths = [len(request.continuation) for request in requests]
-    off = [abs(a.logprob - b.logprob) / length for a, b, length in zip(found, expected, lengths, strict=True)]
-    assert 0 < max(off) < 0.1
-
-
-def test_of_equals_the_first_is_the_likeliest() -> None:
-    """As lm-eval has it. A model that knows nothing has closed forms for the rest."""
-    model, layout = build_model(), LAYOUTS["image first, then a gap"]
-    model.output.weight.zero_()
-    first, all_first = layout.text_ids.start, 0
-    asked = [Request((first,), ids) for ids in ((first, first), (first + 1,), (all_first,))]
-    found = score(model, layout, asked, BUDGET)
-    assert [(one.greedy, one.greedy_within) for one in found] == [(False, True), (False, False), (True, False)]
-    assert found[0].logprob == pytest.approx(-2 * math.log(ROWS), rel=1e-6)
-    assert found[0].logprob_within == pytest.approx(-2 * math.log(24), rel=1e-6)
-    assert found[0].image_mass == pytest.approx(2 * 16 / ROWS, rel=1e-6)
-    assert found[2].logprob_within == -math.inf
-
-
 class Counting(Transformer):
-    """Notes how much it is given to do."""
-
     read: list[int]
     scored: int
 
@@ -177,21 +150,18 @@ class Counting(Transformer):
         return super().mixed(ids, *others)
 
     def head(self, hidden: Tensor, rows: Tensor | slice | None = None) -> Tensor:
-        assert isinstance(rows, slice)
         self.scored += len(hidden) * (rows.stop - rows.start)
         return super().head(hidden, rows)
 
 
 def count(requests: Sequence[Request], batch_tokens: int) -> Counting:
     model = build_model(Counting)
-    assert isinstance(model, Counting)
     model.read, model.scored = [], 0
     score(model, text_only(ROWS), requests, batch_tokens)
     return model
 
 
 def test_the_work_that_packing_saves() -> None:
-    """A context is read once, the head is computed once where options begin, and repetitions are free."""
     context = tuple(range(10))
     options = [(1,), (2,), (3,), (4, 5, 6), (7, 8, 9, 10), (4, 5, 7)]
     counted = count([Request(context, option) for option in options] * 3, 1000)
@@ -257,33 +227,6 @@ def test_what_is_not_finite_is_named() -> None:
 # packing
 
 
-def request(context: str, continuation: str) -> Request:
-    return Request(tuple(map(ord, context)), tuple(map(ord, continuation)))
-
-
-def test_a_text_that_is_split_at_two_places_is_read_once() -> None:
-    """lm-eval 0.4.13 takes one's continuation for the other's, since the ids together are the same."""
-    requests = [request("the quick", " brown fox"), request("the quick brown", " fox")]
-    packed = pack(requests, 100)
-    assert len(packed.trie.ids) == len("the quick brown fo")
-    for index, one in enumerate(requests):
-        nodes, ids, _ = packed.targets[:, packed.targets[2] == index]
-        assert ids.tolist() == list(one.continuation)
-        assert nodes.tolist() == list(range(len(one.context) - 1, len("the quick brown fo")))
-
-
-def test_targets_are_due_in_the_batch_of_their_node() -> None:
-    """Also those after a context whose options come in a later batch."""
-    requests = [request("c" * 20, option * 15) for option in "xyz"]
-    packed = pack(requests, 40)
-    assert len(packed.trie.batches) == 2
-    due = [packed.due(batch) for batch in packed.trie.batches]
-    assert sum(part.shape[1] for part in due) == 45
-    for batch, (nodes, _, _) in zip(packed.trie.batches, due, strict=True):
-        assert all(batch.start <= node < batch.stop for node in nodes)
-    assert 2 in due[0][2], "the first id of the last option"
-
-
 def test_batches_hold_the_budget_with_their_padding() -> None:
     lengths = [3, 9, 1, 4, 4, 20]
     batches = list(token_batches(lengths, 12))
@@ -298,7 +241,6 @@ HEAD_LAYOUT = VocabularyLayout(
 
 
 def slow_columns(logits: Tensor, ids: Tensor) -> Tensor:
-    """The definition, in float64."""
     text = torch.full_like(logits, -torch.inf)
     text[:, 8:20] = logits[:, 8:20]
     columns = []

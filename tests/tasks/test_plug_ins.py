@@ -28,7 +28,6 @@ def _installed(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
 
 @pytest.fixture
 def negative(tmp_path: Path) -> str:
-    """A configuration that asks for the package's decoder."""
     config = yaml.safe_load((ROOT / "movqgan" / "config.yaml").read_text())
     config["model"]["target"] = "inverted.Decoder"
     (tmp_path / "negative.yaml").write_text(json.dumps(config))

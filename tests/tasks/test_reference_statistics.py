@@ -57,7 +57,6 @@ class TestOwn:
         np.testing.assert_array_equal(found.mean, saved.mean)
         np.testing.assert_array_equal(found.covariance, saved.covariance)
         if rows:
-            assert found.features is not None
             assert found.features.dtype == np.float32
             np.testing.assert_array_equal(found.features, features)
         else:

@@ -42,8 +42,6 @@ def test_a_plan_has_no_more_shards_than_a_queue_takes() -> None:
 
 @dataclass(frozen=True)
 class Left:
-    """What a shard leaves."""
-
     count: int
 
 
@@ -66,7 +64,6 @@ def record(text: list[int] | None, codes: list[int] | None = None, document: str
 
 
 def test_a_group_is_named_after_its_first_item() -> None:
-    """The name is the same with and without a limit."""
     assert group_of_each("abcba") == [0, 1, 2, 1, 0]
     assert group_of_each("abcb") == [0, 1, 2, 1]
     assert group_of_each("abc") is None
@@ -157,7 +154,6 @@ NEEDED: dict[str, dict[str, Any]] = {
     "loss": {"data": "/data.json"},
     "text_to_image": {"captions": "/captions.jsonl", "samples": 96, "decoder": "/movqgan.ckpt", "metrics": ["fid64"]},
 }
-"""By kind of task."""
 
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("alignment", {"learn": {}}, "no key is named 'learn'"),

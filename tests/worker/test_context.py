@@ -175,7 +175,6 @@ def test_what_was_posted_wrongly_names_the_checkpoint(
 def test_what_does_not_fit_together_is_said_by_the_plan(
     virtual: CheckpointRef, suite: Suite, text: str, changes: Mapping[str, Any], code: str, fragment: str
 ) -> None:
-    assert virtual.virtual is not None
     parents = dict(virtual.virtual.parents)
     parents["run-a@3"] = replace(parents["run-a@3"], **changes)
     planned = run_shard(ShardRequest(suite.tasks[1], "plan", virtual_of(text, parents)), ignore, Settings.load())
@@ -187,14 +186,6 @@ def test_a_file_that_is_no_checkpoint_fails_before_the_data(suite: Suite, tmp_pa
     path.write_text("not weights")
     request = ShardRequest(suite.tasks[1], "plan", CheckpointRef(str(path), label="run-a step 2"))
     assert refused(run_shard(request, ignore, Settings.load()), "not_a_checkpoint").startswith("run-a step 2: ")
-
-
-def test_data_of_the_datasets_folder(
-    checkpoint: CheckpointRef, suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("EVALSVC_DATASETS", str(tmp_path))
-    named = parse_suite({"tasks": [{"kind": "loss", "data": "datasets:data.jsonl"}]}, "named")
-    assert run_stage(checkpoint, named).error is None
 
 
 def test_data_outside_the_roots_is_not_opened(

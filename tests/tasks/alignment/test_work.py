@@ -31,7 +31,6 @@ def metrics(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def protocols(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Of each metric."""
     return {name: result["protocols"][metric["protocol"]] for name, metric in metrics(result).items()}
 
 

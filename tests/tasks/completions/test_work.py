@@ -63,7 +63,6 @@ def test_image_ids_are_counted_and_their_error_is_over_prompts() -> None:
     share, found = metrics(result)["says/image_share"], items(result)
     sums = [[sum(item[key] for item in found[at : at + 3]) for key in share["items"]] for at in range(0, 12, 3)]
     expected = ratio_of_sums(*zip(*sums, strict=True))
-    assert expected is not None
     assert (share["value"], share["stderr"]) == pytest.approx((expected.value, expected.stderr))
     assert (share["n"], share["groups"], share["grouped_by"]) == (12, 4, "prompt")
     same = metrics(result)["says/same_as_base"]
@@ -103,7 +102,6 @@ def test_the_text_has_each_prompt_with_base_and_checkpoint() -> None:
 
 
 def test_nothing_but_the_prompt_and_the_seed_decides(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither the batch, nor the other prompts, nor how many are drawn."""
     expected = {(item["prompt"], item["way"]): item["ids"] for item in items(evaluate(LAST))}
     assert len({tuple(ids) for ids in expected.values()}) == 6
     monkeypatch.setenv("EVALSVC_BATCH_TOKENS", "1")
@@ -171,7 +169,6 @@ def test_a_completion_ends_with_the_text() -> None:
 
 
 def base_losses(base: CheckpointRef, prompt: str, ids: Sequence[int]) -> list[float]:
-    """The definition: all logits of the base, the softmax over its text rows in float64, an id at a time."""
     model = load_model(base.path, base.model and resolve_config(base.model, Path(base.path)))
     before = TOKENIZER.encode(prompt)[-(132 - 48) :]  # what is left of a prompt beside 48 ids in the model's 132
     logits = model(torch.tensor([[*before, *ids]]))[0, :, :512].double().log_softmax(1)
@@ -272,7 +269,6 @@ def test_an_items_protocol_is_all_that_drew_it_but_the_weights() -> None:
 
 @pytest.fixture(scope="module")
 def stories(shared: Path) -> Callable[..., CheckpointRef]:
-    """The real tiny model; as it is, or widened by images and trained on."""
     folder = shared / "golden" / "stories260k_openlm"
 
     def checkpoint(name: str = "stories260k_rotary", **text: Any) -> CheckpointRef:
@@ -289,7 +285,6 @@ def stories(shared: Path) -> Callable[..., CheckpointRef]:
 def test_a_real_model_tells_its_documented_story_and_its_widened_copy_the_same(
     stories: Callable[..., CheckpointRef],
 ) -> None:
-    """The base has a table of its own, without the rows of the images."""
     parameters: dict[str, Any] = {"prompts": ["", "Lily and Tom"], "bos": 1, "samples": 0, "max_tokens": 60}
     result = evaluate(stories("t2i_260k_step0"), stories(), **parameters)
     assert items(result)[0]["text"].startswith("Once upon a time, there was a little girl named Lily.")

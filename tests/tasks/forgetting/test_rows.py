@@ -63,19 +63,7 @@ def test_verdicts_count_how_many_benchmarks_were_looked_at() -> None:
     assert found["a", "acc", "all"].verdict == "lost"
 
 
-@pytest.mark.usefixtures("many_cases")
-def test_a_change_that_is_none_is_seldom_called_one() -> None:
-    """Over all benchmarks of a task: one wrong verdict in a twentieth of the evaluations, at most."""
-    rng, wrong = random.Random(1), 0
-    for _ in range(200):
-        base = {name: [float(rng.random() < 0.6) for _ in range(60)] for name in "abcd"}
-        own = {name: [float(rng.random() < (0.8 if right else 0.3)) for right in base[name]] for name in "abcd"}
-        wrong += any(row.verdict != "indistinguishable" for row in benchmark_rows(results(**own), results(**base)))
-    assert wrong < 200 * 0.05 + 3 * (200 * 0.05 * 0.95) ** 0.5
-
-
 def test_answers_that_are_right_in_part_are_compared_too() -> None:
-    """Of repeated draws the share that is right."""
     row = benchmark_rows(results(a=[0.5, 1.0, 0.25, 0.0] * 3), results(a=[1.0, 0.5, 0.5, 0.0] * 3))[0]
     assert (row.lost, row.gained, row.verdict) == (6, 3, "indistinguishable")
 
@@ -100,41 +88,17 @@ def test_a_loss_is_judged_by_the_mean_that_is_printed() -> None:
     row = loss_rows_of([-0.01 - 0.0001 * n for n in range(150)] + [0.4 + 0.002 * n for n in range(50)])
     assert (row.lost, row.gained, row.verdict) == (50, 150, "lost")
     assert row.change > 0
-    assert row.change_low is not None
     assert row.change_low > 0
 
 
 def test_verdict_and_interval_of_a_loss_say_the_same() -> None:
-    """The interval leaves out zero exactly where the row is a verdict's, on that side."""
     rng, verdicts = random.Random(4), set()
     for _ in range(300):
         row = loss_rows_of([rng.lognormvariate(0, 1) - 1.4 for _ in range(rng.choice((8, 20, 60)))])
-        assert row.change_low is not None
-        assert row.change_high is not None
         verdicts.add(row.verdict)
         expected = "lost" if row.change_low > 0 else "gained" if row.change_high < 0 else "indistinguishable"
         assert row.verdict == expected
     assert verdicts == {"lost", "gained", "indistinguishable"}
-
-
-@pytest.mark.parametrize("kind", ["symmetric", "skewed", "clustered"])
-@pytest.mark.parametrize("n", [8, 20, 50])
-def test_a_loss_that_has_not_changed_is_seldom_called_so(kind: str, n: int) -> None:
-    """At .05: one and a half times as often at most, with lognormal changes and with windows of few documents, too."""
-    rng, runs, wrong = random.Random(5), 400, 0
-    mean = math.exp(0.5)
-    for _ in range(runs):
-        if kind == "clustered":
-            documents = [rng.gauss(0, 1) for _ in range(n)]
-            changes = [document + rng.gauss(0, 0.5) for document in documents for _ in range(5)]
-            row = loss_rows_of(changes, [index // 5 for index in range(5 * n)])
-        elif kind == "skewed":
-            row = loss_rows_of([rng.lognormvariate(0, 1) - mean for _ in range(n)])
-        else:
-            row = loss_rows_of([rng.gauss(0, 1) for _ in range(n)])
-        wrong += row.verdict != "indistinguishable"
-    nominal = 1.5 * 0.05
-    assert wrong < runs * nominal + 3 * (runs * nominal * (1 - nominal)) ** 0.5
 
 
 def test_windows_of_too_few_documents_have_no_verdict() -> None:
@@ -153,8 +117,6 @@ def test_a_sample_has_the_error_of_a_part_of_the_whole() -> None:
     part = benchmark_rows(results(a=own, drawn_from=150), results(a=base, drawn_from=150))[0]
     for side in ("base_stderr", "checkpoint_stderr", "change_stderr", "retained_stderr"):
         assert getattr(part, side) == pytest.approx(getattr(whole, side) * math.sqrt(0.2)), side
-    assert part.retained_low is not None
-    assert whole.retained_low is not None
     assert part.retained_low > whole.retained_low
 
 
@@ -174,7 +136,6 @@ def test_a_changed_loss_is_the_sum_of_its_parts() -> None:
 
 
 def gone(own: list[float], within: list[float], base: list[float] = RIGHT) -> str:
-    """What is said of answers over all ids and within text."""
     after, before = results(a=own, within={"a": within}), results(a=base)
     return said(after, before)
 
@@ -196,7 +157,6 @@ def test_knowledge_and_expectation_are_told_apart() -> None:
 
 
 def test_answers_that_go_within_text_do_not_come_back_there() -> None:
-    """Fewer right answers within text than over all ids are a difference, but no answer has come back."""
     assert recovered(results(a=RIGHT, within={"a": WRONG}), results(a=RIGHT))["a"] == 1
 
 
@@ -237,27 +197,8 @@ def test_corrections_do_not_mix_kinds() -> None:
 def test_documents_that_both_have_in_the_order_of_the_checkpoint() -> None:
     own, base = results(a=[1.0, 0.0, 1.0], b=[0.0]), results(a=[0.0, 1.0])
     pairs = accuracy_pairs(Results(own.metrics, own.items[::-1], own.notes), base, "a", "")
-    assert pairs is not None
     assert (pairs.indices, pairs.checkpoint, pairs.base) == ([1, 0], [0.0, 1.0], [1.0, 0.0])
     assert accuracy_pairs(own, base, "b", "") is None, "the base has no such document"
-
-
-def test_a_model_that_is_all_text_is_the_same_within_text() -> None:
-    pairs = accuracy_pairs(results(a=[1.0, 0.0]), results(a=[1.0, 1.0], within=False), "a", "_within")
-    assert pairs is not None
-    assert (pairs.checkpoint, pairs.base) == ([1.0, 0.0], [1.0, 1.0])
-
-
-def test_the_errors_of_a_sample_without_replacement_are_smaller() -> None:
-    """Half of all documents leave half of the variance, of the sides and of their difference."""
-    numbers = [0.0, 1.0, 2.0], [1.0, 1.0, 4.0], [2, 2, 4]
-    whole, half = Pairs(*numbers), Pairs(*numbers, drawn_from=6)
-    for found, other in (
-        (half.side(half.base), whole.side(whole.base)),
-        (half.difference(), whole.difference()),
-    ):
-        assert found.value == other.value
-        assert found.stderr == pytest.approx((other.stderr or 0) / math.sqrt(2))
 
 
 def test_the_more_frequent_answer_counts_where_the_table_says_so() -> None:

@@ -45,7 +45,6 @@ def found_of(own: Side, base: Side, batch_tokens: int = 8192, in_template: bool 
 
 
 def log_probabilities(one: Side, text: list[int], in_template: bool) -> dict[int, torch.Tensor]:
-    """log p over the table, by the place in the text of the id that is predicted."""
     layout: VocabularyLayout = one.layout
     ids = layout.sequence(text, None).ids if in_template else [layout.text.offset + token for token in text]
     if not text:
@@ -56,7 +55,6 @@ def log_probabilities(one: Side, text: list[int], in_template: bool) -> dict[int
 
 
 def slow(own: Side, base: Side, text: list[int], in_template: bool) -> dict[str, list[float]]:
-    """Each number of each target, by its formula."""
     q_of, p_of = (log_probabilities(one, text, in_template) for one in (own, base))
     size = min(own.layout.text.size, base.layout.text.size)
     start, base_start = own.layout.text.offset, base.layout.text.offset

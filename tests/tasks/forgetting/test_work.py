@@ -37,7 +37,6 @@ FIRST, SECOND, LAST = pretrained(0), pretrained(1), pretrained(5)
 
 @pytest.fixture
 def benchmarks(tmp_path: Path) -> dict[str, Any]:
-    """Two benchmarks of a few questions each."""
     folder = tmp_path / "benchmarks"
     write_benchmark(folder, "sums", questions(12), fewshot_split="test")
     write_benchmark(folder, "more", questions(7, first=20), fewshot_split="test")
@@ -60,7 +59,6 @@ def report(result: Mapping[str, Any]) -> ForgettingReport:
 
 
 def test_english_is_forgotten(benchmarks: dict[str, Any]) -> None:
-    """Every metric is there, is made of the items it names, and says English has gone."""
     found = evaluate(LAST, FIRST, text=TEXT, text_limit=20, icl_positions=(5, 60), icl=True, **benchmarks)
     by_name = metrics(found)
     text = ["loss", "loss_within", "loss_change", "loss_within_change", "kl", "kl_within", "top1_agreement"]
@@ -135,7 +133,6 @@ def test_the_base_beside_itself_has_forgotten_nothing(benchmarks: dict[str, Any]
 
 
 def test_what_is_left_to_be_read(benchmarks: dict[str, Any]) -> None:
-    """The page, the table and the flipped questions are of the same answers as the metrics."""
     found = evaluate(
         LAST, FIRST, benchmarks=["cloze"], include_path=[str(ROOT)], sample=60, flipped=4, text=TEXT, text_limit=8
     )
@@ -195,7 +192,6 @@ def test_shards_and_batches_move_nothing(benchmarks: dict[str, Any], monkeypatch
 
 
 def test_icl_is_five_fixed_shots_less_none(benchmarks: dict[str, Any]) -> None:
-    """Also where the benchmark itself is asked at other shots."""
     found = metrics(evaluate(FIRST, FIRST, icl=["sums"], num_fewshot=2, **benchmarks))
     few, zero = (
         metrics(evaluate(FIRST, None, "language", num_fewshot=shots, fewshot="first", **benchmarks)) for shots in (5, 0)
@@ -310,7 +306,6 @@ def test_a_base_before_it_was_widened_is_compared_by_its_text(tmp_path: Path) ->
 
 
 def test_equal_texts_are_one_group(tmp_path: Path) -> None:
-    """Ten texts given twice say no more than ten: error, interval and p-value are those of ten."""
     lines = Path(TEXT).read_text().splitlines()[:10]
     files = {name: tmp_path / name for name in ("once.jsonl", "twice.jsonl")}
     files["once.jsonl"].write_text("\n".join(lines))
@@ -326,11 +321,6 @@ def test_equal_texts_are_one_group(tmp_path: Path) -> None:
     row, same = report(twice).rows[0], report(once).rows[0]
     for key in ("change_stderr", "change_low", "change_high", "p"):
         assert getattr(row, key) == pytest.approx(getattr(same, key), rel=1e-4), key
-
-
-def test_pairs_are_no_text(tmp_path: Path) -> None:
-    message = error(evaluate(SECOND, FIRST, text=str(ROOT / "heldout_pairs.jsonl")))
-    assert "heldout_pairs.jsonl, line 1 has image codes; give `text` records of text only" in message
 
 
 WITHOUT_LM_EVAL = """
@@ -376,7 +366,6 @@ STORIES = {
     "imgonly_step400": (13.0095, 7.9932, 11.8360, 0.0003, 0.9911),
     "replay_step25": (1.2512, 1.2512, 0.0809, 0.8734, 0.0000),
 }
-"""The table in the README beside the checkpoints: loss, loss within text, KL, agreement, mass on image ids."""
 
 
 def stories(shared: Path, name: str) -> CheckpointRef:
@@ -392,7 +381,6 @@ def stories(shared: Path, name: str) -> CheckpointRef:
 
 @pytest.fixture(scope="module")
 def table(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """By checkpoint: what forgetting says of 24 stories against step 0."""
     text = shared / "golden" / "stories260k_openlm" / "forgetting" / "heldout_stories.jsonl"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EVALSVC_THREADS", "1")
@@ -414,23 +402,8 @@ def test_the_table_of_the_stories(table: dict[str, dict[str, Any]], name: str) -
         assert found[f"forgetting/{change}"]["value"] == pytest.approx(expected, abs=1e-3)
 
 
-def test_which_differences_are_real_at_24_stories(table: dict[str, dict[str, Any]]) -> None:
-    """All of them, also the drift that replay leaves, of .08 nats: every story is worse, and the error is .006."""
-    for name in ("imgonly_step25", "imgonly_step400", "replay_step25"):
-        for row, scope in zip(report(table[name]).rows, ("all", "text"), strict=True):
-            assert (row.what, row.scope, row.verdict) == ("text", scope, "lost")
-            assert (row.n, row.lost, row.gained) == (24, 24, 0)
-            assert row.p is not None
-            assert 0 < row.p < 2**-23
-            assert row.change_stderr is not None
-            assert row.change > 10 * row.change_stderr
-    [row, *_] = report(table["step0"]).rows
-    assert (row.change, row.lost, row.verdict) == (0, 0, "indistinguishable")
-
-
 @pytest.fixture(scope="module")
 def replay(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """25 steps on images with replay of stories, against the base, on other people's questions."""
     text = shared / "golden" / "stories260k_openlm" / "forgetting" / "heldout_stories.jsonl"
     (tmp_path_factory.mktemp("datasets") / "text").symlink_to(shared / "golden" / "text_tasks")
     with pytest.MonkeyPatch.context() as patch:
@@ -447,15 +420,6 @@ def replay(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
             bos=1,
             end_of_text=2,
         )
-
-
-def test_the_divergence_sees_what_accuracies_do_not(replay: dict[str, Any]) -> None:
-    found = metrics(replay)
-    kl = found["forgetting/kl"]
-    assert kl["value"] > 10 * kl["stderr"]
-    for benchmark in ("arc_easy", "lambada_openai"):
-        change = found[f"forgetting/{benchmark}_acc_change"]
-        assert abs(change["value"]) < 2 * change["stderr"]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """The language task on the bundled run: the whole way from a suite to metrics, and what stops it."""
 
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from miniature_run import LAYOUT, pretrained
 from task_runs import error, items, metrics, notes, run_stage, run_task
 
 from evalsvc.checkpoints.reference import CheckpointRef
-from evalsvc.files import kept
 from evalsvc.files.kept import ANSWERS as FOLDER
 from evalsvc.files.kept import KeptFolder
 from evalsvc.miniature import ROOT
@@ -23,7 +21,6 @@ CHECKPOINT = pretrained(2)
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Questions, words and texts."""
     write_benchmark(tmp_path, "numbers", questions(30))
     words = {"output_type": "loglikelihood", "doc_to_choice": None, "doc_to_target": " {{choices[gold]}}"}
     accuracy = {"metric": "acc", "aggregation": "mean", "higher_is_better": True}
@@ -54,7 +51,6 @@ def protocol(result: Mapping[str, Any], metric: str) -> dict[str, Any]:
 
 
 def flat(items: list[dict[str, Any]]) -> dict[tuple[Any, ...], Any]:
-    """The numbers and texts of items by where they are."""
     found: dict[tuple[Any, ...], Any] = {}
     for item in items:
         for key, value in item.items():
@@ -212,7 +208,6 @@ def test_answers_come_back_to_the_last_bit(tmp_path: Path) -> None:
 
 
 def test_what_shards_kept_apart_is_found_together(tmp_path: Path) -> None:
-    """Another suite cuts its documents elsewhere."""
     for name, answer in ANSWERS.items():
         keep_answers(KeptFolder(tmp_path), KEY, {name: answer})
     assert find_answers(KeptFolder(tmp_path), KEY) == ANSWERS
@@ -240,24 +235,8 @@ def test_a_damaged_file_is_none_and_is_written_anew(tmp_path: Path, damage: str)
 
 
 def test_answers_of_another_shape_are_none(tmp_path: Path) -> None:
-    """The checksum is right, and yet nothing could be made of them."""
     keep_answers(KeptFolder(tmp_path), KEY, {"question": [(-1.25, True)]})  # type: ignore[list-item]
     assert find_answers(KeptFolder(tmp_path), KEY) == {}
-
-
-def test_those_that_were_not_used_for_longest_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run of a thousand checkpoints must not fill the disk, and its base, which each of them needs, must stay."""
-    keys = [{"checkpoint": str(number)} for number in range(4)]
-    for age, key in enumerate(keys[:3]):
-        keep_answers(KeptFolder(tmp_path), key, ANSWERS)
-        newest = max(files(tmp_path), key=lambda path: path.stat().st_mtime_ns)
-        os.utime(newest, (1_000 + age, 1_000 + age))
-    size = files(tmp_path)[0].stat().st_size
-    assert find_answers(KeptFolder(tmp_path), keys[0]) == ANSWERS  # the base's, the oldest that was written
-    monkeypatch.setattr(kept, "ANSWER_BYTES", 3 * size + 5)
-    keep_answers(KeptFolder(tmp_path), keys[3], ANSWERS)
-    assert [find_answers(KeptFolder(tmp_path), key) == ANSWERS for key in keys] == [True, False, True, True]
-    assert len(list((tmp_path / FOLDER).iterdir())) == 3, "an empty folder goes with its last file"
 
 
 def test_a_folder_that_cannot_be_written_costs_nothing_but_time(

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from loss_task import LAYOUT, RECORDS, evaluate, values, write
-from miniature_run import pretrained
 
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.data.tokens import read_tokens
@@ -92,8 +91,6 @@ def slow_profile(
         of_images = group_of_each(str(record.get("image_codes") or record.get("text_ids")) for record in records)
         groups = [owner if of_images is None else of_images[owner] for owner in owners]
         loss, inside = ratio_of_sums(nll_sum, count, groups), ratio_of_sums(within_sum, count, groups)
-        assert loss is not None
-        assert inside is not None
         row = {"sequences": len(owners), "independent": len(set(groups)), "tokens": sum(count)}
         errors = {"loss_stderr": loss.stderr, "within_stderr": inside.stderr}
         found.setdefault(group, {})[start] = row | {"loss": loss.value, "within": inside.value} | errors
@@ -109,7 +106,6 @@ def rows(group: dict[str, list[Any]]) -> dict[int, dict[str, Any]]:
 
 
 def close(row: dict[str, Any], expected: dict[str, Any]) -> bool:
-    """An error is None where there is one sequence."""
     assert set(row) == set(expected)
     return all(
         row[name] is value is None or (None not in (row[name], value) and row[name] == pytest.approx(value, 2e-5, 1e-6))
@@ -148,7 +144,6 @@ def test_equals_the_definition(
 
 
 def test_an_image_that_begins_a_sequence_lacks_its_first_code(checkpoint: CheckpointRef, tmp_path: Path) -> None:
-    """It is predicted from nothing; the others keep their places."""
     layout = {"text": {"size": 80}, "image": {"offset": 96, "size": 16}, "template": ["IMAGE", "TEXT"]}
     records = [{"text_ids": [5, 6], "image_codes": [1, 2, 3, 4]}, {"text_ids": [7], "image_codes": [4, 3, 2, 1]}]
     reference = CheckpointRef(checkpoint.path, layout=layout)
@@ -162,7 +157,6 @@ def test_an_image_that_begins_a_sequence_lacks_its_first_code(checkpoint: Checkp
 
 
 def made_up(sequences: int) -> tuple[VocabularyLayout, list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]]:
-    """Ids [1, T], targets and losses of sequences with 4 x 4 codes, without a model."""
     generator = torch.Generator().manual_seed(0)
     layout = parse_layout({"text": {"size": 80}, "image": {"offset": 96, "size": 16}}).resolve(112)
     made = []
@@ -197,14 +191,11 @@ def test_groups_are_whole_however_few_are_held(tokens: int, most: int, monkeypat
     for one, totals in zip(add_up([sums.columns()])["image_cell"], by_cell, strict=True):
         counts = [groups.count(group) for group in totals]
         expected = ratio_of_sums(list(totals.values()), counts)
-        assert one is not None
-        assert expected is not None
         assert (one.loss.value, one.loss.stderr) == pytest.approx((expected.value, expected.stderr), rel=1e-6)
         assert (one.loss.n, one.loss.groups, one.tokens) == (40, 16, 40)
 
 
 def test_a_profile_that_does_not_add_up_is_a_bug() -> None:
-    """Of counts and of losses; what a reader sums up must be the loss that stands beside it."""
     layout, made = made_up(40)
     summed = ProfileSums(layout, (4, 4))
     for ids, mask, losses in made:
@@ -310,32 +301,11 @@ def test_a_map_is_drawn_from_the_profile() -> None:
     assert cells == {(row, column): 1.0 + 3 * row + column for row in range(2) for column in range(3)}
 
 
-def test_identities_on_a_real_run() -> None:
-    """Rows, columns, cells and positions each make up their type's loss, and the types the total, to 1e-9."""
-    task = Loss(name="x", data=str(ROOT / "heldout_pairs.jsonl"), limit=100, shards=3)
-    result = evaluate(task, pretrained(5))
-    found, profile = values(result), content(result)
-    for group in ("text_position", "image_row", "image_column"):
-        columns, kind = profile[group], group.partition("_")[0]
-        tokens = sum(columns["tokens"])
-        for name, metric in (("loss", kind), ("within", f"{kind}_within")):
-            total = math.fsum(count * loss for count, loss in zip(columns["tokens"], columns[name], strict=True))
-            assert total / tokens == pytest.approx(found[metric].value, rel=1e-9)
-    cells = profile["image_cell"]
-    assert math.fsum(cells["loss"]) / 64 == pytest.approx(found["image"].value, rel=1e-6), "seven digits are kept"
-    counts = {kind: sum(item.get(f"n_{kind}", 0) for item in result.items) for kind in ("text", "image", "special")}
-    weighted = sum(count * found[kind].value for kind, count in counts.items()) / sum(counts.values())
-    assert found["total"].value == pytest.approx(weighted, rel=1e-9)
-    assert max(profile["image_row"]["loss"]) > 1.2 * min(profile["image_row"]["loss"]), "rows differ"
-
-
 CHECKPOINT = ROOT / "runs/pretrained/checkpoints/epoch_5.pt"
 PRETRAINED = parse_layout(str(ROOT / "runs/layout.yaml")).resolve(583)
 
 
 class Here:
-    """The work of a test: this process, and as many tokens in a batch as it likes."""
-
     checkpoint = CheckpointRef(path=str(CHECKPOINT))
     device = "cpu"
 
@@ -361,7 +331,6 @@ def sequences() -> list[list[int]]:
 def test_masses_are_those_of_the_plain_logits(
     model: Transformer, sequences: list[list[int]], batch_tokens: int
 ) -> None:
-    """Prefixes of different lengths share a batch, and each is read at its own end."""
     prefixes = [sequence[: 3 + 7 * index] for index, sequence in enumerate(sequences)]
     groups = [range(512), [577], [579, 582], []]
     found = ModelEvidence(Here(batch_tokens), model).next_log_masses(prefixes, groups)

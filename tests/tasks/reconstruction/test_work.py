@@ -23,7 +23,6 @@ from evalsvc.metrics.frechet import frechet_distance
 from evalsvc.metrics.reconstruction import psnr, ssim
 from evalsvc.miniature import ROOT
 from evalsvc.spec.protocol import MetricValue
-from evalsvc.spec.suite import build_task, parse_suite
 from evalsvc.tasks.reconstruction.spec import Reconstruction
 from evalsvc.tasks.reconstruction.work import (
     ReconstructionOutput,
@@ -64,7 +63,6 @@ def work_on(images: Path, **parameters: Any) -> ReconstructionWork:
 
 
 def evaluate(work: ReconstructionWork, context: ShardContext) -> TaskResult:
-    """As between processes: messages are bytes, and the checkpoint is not there."""
     return do_all(work, context)
 
 
@@ -74,7 +72,6 @@ def values(result: TaskResult) -> dict[str, MetricValue]:
 
 @pytest.fixture(scope="module")
 def one_by_one(digits: Path) -> tuple[Tensor, Tensor]:
-    """The codes of each image, and what becomes of them, one image at a time."""
     decoder = load_decoder(DECODER)
     codes = torch.cat([decoder.encode(image[None].float() / 127.5 - 1) for image in load_file(digits)["images"]])
     return codes, torch.cat([to_uint8(decoder.decode(row[None])) for row in codes])
@@ -85,7 +82,6 @@ def one_by_one(digits: Path) -> tuple[Tensor, Tensor]:
 def test_equals_the_definition(
     digits: Path, one_by_one: tuple[Tensor, Tensor], tmp_path: Path, batch_tokens: int, shard_size: int
 ) -> None:
-    """Batches and shards move nothing."""
     result = evaluate(work_on(digits, shard_size=shard_size), context_of(tmp_path, batch_tokens))
     originals, (codes, others) = load_file(digits)["images"], one_by_one
     found = values(result)
@@ -111,18 +107,6 @@ def test_equals_the_definition(
         "fid is left out: more than 2,048 images are needed, but there are 70; add images, or set `taps`"
     )
     assert evaluate(work_on(digits, taps=(64,)), context_of(tmp_path)).warnings == []
-
-
-def test_shards_move_nothing_at_all(digits: Path, tmp_path: Path) -> None:
-    """At one batch size even the error of the distance is the same: its groups are of images, not of shards."""
-    context = context_of(tmp_path, batch_tokens=64 * 10)
-    whole, cut = (values(evaluate(work_on(digits, shard_size=size), context)) for size in (70, 10))
-    assert whole.keys() == cut.keys()
-    for name, metric in whole.items():
-        assert metric.value == pytest.approx(cut[name].value, rel=1e-12)
-        assert metric.stderr == (None if metric.stderr is None else pytest.approx(cut[name].stderr, rel=1e-9))
-        assert (metric.stderr is None) == (cut[name].stderr is None)
-        assert metric.protocol == cut[name].protocol
 
 
 def test_metrics_have_units_directions_and_errors(digits: Path, tmp_path: Path) -> None:
@@ -189,7 +173,6 @@ def test_the_full_tap_is_called_fid(tmp_path: Path) -> None:
 
 
 def test_images_that_come_back_exactly_have_an_infinite_psnr(tmp_path: Path) -> None:
-    """Infinity is kept as what it is, in items as a string, and has no error."""
     shard = ReconstructionShard(2, 0, 2, "digest", ReconstructionPlan({}, {}, []))
     output = ReconstructionOutput(["a", "b"], [float("inf"), 30.0], [1.0, 0.5], np.array([3, 1]), {})
     sent = ReconstructionWork.output_codec.unpack(ReconstructionWork.output_codec.pack(output))
@@ -220,12 +203,6 @@ def photographs(tmp_path: Path) -> Path:
         Image.fromarray(image).save(folder / f"{name}.png")
     Image.fromarray(pixels[0, ..., 0]).save(folder / "grey.png")
     return folder
-
-
-def test_a_folder_of_images_of_any_size(photographs: Path, tmp_path: Path) -> None:
-    result = evaluate(work_on(photographs), context_of(tmp_path))
-    assert [item["image"] for item in result.items] == ["a.png", "b.png", "c.png", "grey.png"]
-    assert values(result)["psnr"].n == 4
 
 
 def test_changed_images_and_decoders_are_noticed_by_the_shard(photographs: Path, tmp_path: Path) -> None:
@@ -265,14 +242,6 @@ def test_progress_is_reported_between_batches(photographs: Path, tmp_path: Path)
     shard = work.plan(context).shards[0]
     work.run(context, shard)
     assert done == [0, 1, 2, 3, 4]
-
-
-def test_in_a_suite(tmp_path: Path) -> None:
-    content = "tasks: [{kind: reconstruction, images: images, decoder: movqgan-67M, decoder_config: movqgan-67M}]"
-    spec = parse_suite(content, "floor", tmp_path).tasks[0]
-    built = build_task(spec)
-    paths = built.images, built.decoder, built.decoder_config
-    assert paths == (str(tmp_path / "images"), "movqgan-67M", "movqgan-67M")
 
 
 def test_a_published_program_computes_the_distance(

@@ -41,8 +41,6 @@ def test_a_recipe_fills_in_what_it_fixes_and_a_smaller_trial_is_allowed(name: st
 def test_only_the_whole_recipe_is_called_by_its_name() -> None:
     recipe = find_protocol("llamagen-coco")
     network = ASSETS["inception"].tensors
-    assert recipe.captions is not None
-    assert network is not None
     assert list(recipe.deviations(recipe.captions, prompts=30_000, reference=VAL2014, extractor=network)) == []
     assert list(recipe.deviations("other", prompts=4_000, reference=None, extractor="random")) == [
         "4,000 prompts instead of 30,000",
@@ -96,7 +94,6 @@ def test_llamagens_script_step_by_step(
 
 
 def stem(weights: Path) -> nn.Sequential:
-    """The network of torch-fidelity up to its first 64 features, behind its own resize."""
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     network = FeatureExtractorInceptionV3("theirs", ["64"], feature_extractor_weights_path=str(weights))
