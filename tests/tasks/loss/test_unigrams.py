@@ -31,8 +31,7 @@ GENERAL: list[dict[str, Any]] = [
 
 def unigram(rows: list[list[int]], size: int, groups: list[int] | None = None) -> UnigramLoss:
     owners = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
-    found = unigram_loss(np.array([one for row in rows for one in row]), owners, size, None, groups)
-    return found
+    return unigram_loss(np.array([one for row in rows for one in row]), owners, size, None, groups)
 
 
 def test_unigrams_are_of_what_is_predicted(checkpoint: CheckpointRef, tmp_path: Path) -> None:
