@@ -16,7 +16,7 @@ from benchmark_files import questions, write_benchmark
 from gate_documents import read_document
 from hidden_packages import environment_without
 from metric_items import value_of_items
-from miniature_run import LAYOUT, pretrained
+from miniature_run import LAYOUT, pretrained, stories
 from task_runs import artifacts, error, metrics, notes, run_stage, run_task
 
 from evalsvc.checkpoints.reference import CheckpointRef, hash_files
@@ -30,7 +30,6 @@ from evalsvc.tasks.forgetting import work
 from evalsvc.tasks.language.work import keep_answers
 
 TEXT = str(ROOT / "heldout_text.jsonl")
-
 
 FIRST, SECOND, LAST = pretrained(0), pretrained(1), pretrained(5)
 
@@ -62,25 +61,23 @@ def test_english_is_forgotten(benchmarks: dict[str, Any]) -> None:
     found = evaluate(LAST, FIRST, text=TEXT, text_limit=20, icl_positions=(5, 60), icl=True, **benchmarks)
     by_name = metrics(found)
     text = ["loss", "loss_within", "loss_change", "loss_within_change", "kl", "kl_within", "top1_agreement"]
-    for name in (*text, "image_mass", "icl_loss", "icl_loss_change", "sums_acc_change", "sums_icl", "more_icl_within"):
-        assert f"forgetting/{name}" in by_name
-    for name in ("sums/acc", "more/bits_per_byte_within", "sums/image_mass"):
-        assert name in by_name
+    own = (*text, "image_mass", "icl_loss", "icl_loss_change", "sums_acc_change", "sums_icl", "more_icl_within")
+    named = {"sums/acc", "more/bits_per_byte_within", "sums/image_mass", *(f"forgetting/{name}" for name in own)}
+    assert named <= by_name.keys()
     for metric in by_name.values():
         if metric["items"]:
             tolerance = 1e-6 if "/" in metric["items"][0] or metric["name"].endswith("retained") else 1e-12
             found_value = value_of_items(metric, found["items"]["forgetting"])
             assert metric["value"] == pytest.approx(found_value, abs=tolerance), metric["name"]
-    directions = {name: by_name[f"forgetting/{name}"]["direction"] for name in ("kl", "top1_agreement", "image_mass")}
-    assert directions == {"kl": "lower", "top1_agreement": "higher", "image_mass": "none"}
+    names = ("kl", "top1_agreement", "image_mass", "sums_bits_per_byte_change")
+    directions = [by_name[f"forgetting/{name}"]["direction"] for name in names]
+    assert directions == ["lower", "higher", "none", "lower"]
     assert by_name["forgetting/kl"]["value"] > by_name["forgetting/kl_within"]["value"] > 1
     assert by_name["forgetting/top1_agreement"]["value"] < 0.2
     change = by_name["forgetting/loss_change"]
     assert change["value"] > max(3, 20 * change["stderr"]), "the effect that the bundled run is there to show"
     assert by_name["forgetting/loss"]["value"] > by_name["forgetting/loss_within"]["value"]
-    assert by_name["forgetting/sums_bits_per_byte_change"]["direction"] == "lower"
-    assert notes(found)["texts"] == 20
-    assert notes(found)["base_sha256"] == hash_files(Path(FIRST.path))
+    assert (notes(found)["texts"], notes(found)["base_sha256"]) == (20, hash_files(Path(FIRST.path)))
     counted = notes(found)["text_retained"]
     assert set(counted["counted"]) == {"sums", "more"} >= set(counted["at_chance"])
 
@@ -107,15 +104,11 @@ def test_benchmarks_are_in_the_series_of_the_language_task(benchmarks: dict[str,
 def test_all_that_is_left_pairs_with_another_checkpoint(benchmarks: dict[str, Any]) -> None:
     """Metrics that compare with the base would otherwise be compared by errors that leave out what both share."""
     given = {"text": TEXT, "text_limit": 12, "icl_positions": (5, 60), "icl": True, **benchmarks}
-    results = [evaluate(checkpoint, FIRST, **given) for checkpoint in (SECOND, LAST)]
-    sides = [read_document(name, result) for result, name in zip(results, "ab", strict=True)]
-    found = {}
-    for contrast in contrast_results(*sides):
-        if contrast.distance is not None:
-            found[contrast.metric.name] = contrast.distance
+    sides = [read_document(name, evaluate(side, FIRST, **given)) for name, side in (("a", SECOND), ("b", LAST))]
+    contrasts = [contrast for contrast in contrast_results(*sides) if contrast.distance is not None]
     names = ("kl", "top1_agreement", "centred", "sums_lost", "more_gained_within", "sums_acc_change")
-    assert {f"forgetting/{name}" for name in names} <= found.keys()
-    assert {name for name, each in found.items() if each.basis != "paired"} == set()
+    assert {f"forgetting/{name}" for name in names} <= {contrast.metric.name for contrast in contrasts}
+    assert {contrast.distance.basis for contrast in contrasts} == {"paired"}
 
 
 def test_the_base_beside_itself_has_forgotten_nothing(benchmarks: dict[str, Any], tmp_path: Path) -> None:
@@ -133,9 +126,8 @@ def test_the_base_beside_itself_has_forgotten_nothing(benchmarks: dict[str, Any]
 
 
 def test_what_is_left_to_be_read(benchmarks: dict[str, Any]) -> None:
-    found = evaluate(
-        LAST, FIRST, benchmarks=["cloze"], include_path=[str(ROOT)], sample=60, flipped=4, text=TEXT, text_limit=8
-    )
+    given = {"benchmarks": ["cloze"], "include_path": [str(ROOT)], "sample": 60, "flipped": 4}
+    found = evaluate(LAST, FIRST, text=TEXT, text_limit=8, **given)
     by_name, left = metrics(found), report(found)
     rows = {row.key: row for row in left.rows}
     assert len(rows) == 6
@@ -157,8 +149,8 @@ def test_what_is_left_to_be_read(benchmarks: dict[str, Any]) -> None:
     for flip in flipped.questions:
         assert (flip.checkpoint in flip.right) == bool(items[flip.index]["acc"])
         assert (flip.checkpoint_within in flip.right) == bool(items[flip.index]["acc_within"])
-    assert flipped.lost == rows["cloze", "acc", "all"].lost
-    assert flipped.gained == rows["cloze", "acc", "all"].gained
+    row = rows["cloze", "acc", "all"]
+    assert (flipped.lost, flipped.gained) == (row.lost, row.gained)
     page = forgetting_page(left)
     assert page.startswith("base        run 'pretrained' epoch 0\ncheckpoint  run 'pretrained' epoch 5\n")
     assert "knowledge" in page
@@ -182,13 +174,11 @@ def test_shards_and_batches_move_nothing(benchmarks: dict[str, Any], monkeypatch
         same = metrics(whole)[name]
         rounded = {name: metric[name] for name in ("stderr", "low", "high")}
         assert metric == {**same, "value": pytest.approx(same["value"], abs=1e-5), **rounded}
-    keys = [(item["benchmark"], item["index"]) for item in whole["items"]["forgetting"]]
-    assert keys == [(item["benchmark"], item["index"]) for item in cut["items"]["forgetting"]]
-    assert keys == [
-        *(("sums", index) for index in range(12)),
-        *(("more", index) for index in range(7)),
-        *(("forgetting", index) for index in range(12)),
-    ]
+    keys, of_cut = (
+        [(item["benchmark"], item["index"]) for item in result["items"]["forgetting"]] for result in (whole, cut)
+    )
+    assert keys == of_cut
+    assert keys == [(name, index) for name, n in (("sums", 12), ("more", 7), ("forgetting", 12)) for index in range(n)]
 
 
 def test_icl_is_five_fixed_shots_less_none(benchmarks: dict[str, Any]) -> None:
@@ -229,35 +219,23 @@ def test_the_bases_answers_are_kept(benchmarks: dict[str, Any], data_dir: Path) 
     assert len(list((folder / ANSWERS).iterdir())) == 3
 
 
-def test_no_task_asks_again_what_another_has_asked(benchmarks: dict[str, Any], data_dir: Path) -> None:
-    """Other suites, other shards: what is found is what would be computed, but for rounding, and to the last bit where
-    the batches are the same."""
-    given = {"icl": ["sums"], **benchmarks}
-    alone = evaluate(SECOND, FIRST, **given)
-    again = evaluate(SECOND, FIRST, **given)
-    assert (again["items"], again["metrics"]) == (alone["items"], alone["metrics"])
-    shutil.rmtree(data_dir)
+def test_no_task_asks_again_what_another_has_asked(benchmarks: dict[str, Any]) -> None:
+    """What is found is what would be computed, but for rounding, and to the last bit where the batches are the same."""
     evaluate(FIRST, None, "language", **{**benchmarks, "benchmarks": ["more"]})
     evaluate(SECOND, None, "language", **benchmarks, shard_size=5)
-    mixed = evaluate(SECOND, FIRST, **given)
-    for name, metric in metrics(alone).items():
-        assert metrics(mixed)[name]["value"] == pytest.approx(metric["value"], rel=1e-5, abs=1e-6)
+    first, again = (evaluate(SECOND, FIRST, icl=["sums"], **benchmarks) for _ in range(2))
+    assert (again["items"], again["metrics"]) == (first["items"], first["metrics"])
+    shards = [result["provenance"]["forgetting"]["shards"] for result in (first, again)]
+    reused = [[shard["answers_reused"] for shard in each] for each in shards]
     sums, more = 3 * 12, 3 * 7
-    assert reused(alone) == [0, 0, 0]
-    assert reused(again) == [sums + more, sums + more, sums]
-    assert reused(mixed) == [sums + more, more, 0], "the checkpoint's, the base's of one benchmark, none of five shots"
-
-
-def reused(result: Mapping[str, Any]) -> list[int]:
-    return [shard["answers_reused"] for shard in result["provenance"]["forgetting"]["shards"]]
+    assert reused[0] == [sums + more, more, 0], "the checkpoint's, the base's of one benchmark, none of five shots"
+    assert reused[1] == [sums + more, sums + more, sums]
 
 
 def test_a_run_without_a_base_is_told_how_to_get_one() -> None:
     message = error(evaluate(SECOND, None, text=TEXT))
     assert message.startswith("invalid_request: task 'forgetting' compares a checkpoint with the run's base")
-    assert "step 0" in message
-    assert "PUT /v1/runs/{run}/base" in message
-    assert "--base" in message
+    assert all(words in message for words in ("step 0", "PUT /v1/runs/{run}/base", "--base"))
 
 
 @pytest.mark.parametrize("part", ["text", "base"])
@@ -268,15 +246,6 @@ def test_a_base_that_became_another_is_noticed(benchmarks: dict[str, Any], part:
     found = stage("run", LAST, shard, **given)
     assert found.code == "data_changed"
     assert "the base, run 'pretrained' epoch 5, has changed since this evaluation was planned" in found.message
-
-
-def test_text_that_became_another_is_noticed(tmp_path: Path) -> None:
-    text = tmp_path / "text.jsonl"
-    text.write_text('{"text_ids": [1, 2, 3]}\n')
-    [shard] = stage("plan", FIRST, text=str(text)).shards
-    text.write_text('{"text_ids": [1, 2, 4]}\n')
-    found = stage("run", FIRST, shard, text=str(text))
-    assert (found.code, "has changed since this evaluation was planned" in found.message) == ("data_changed", True)
 
 
 def test_a_base_with_another_tokenizer_is_refused(benchmarks: dict[str, Any], tmp_path: Path) -> None:
@@ -307,10 +276,11 @@ def test_a_base_before_it_was_widened_is_compared_by_its_text(tmp_path: Path) ->
 
 def test_equal_texts_are_one_group(tmp_path: Path) -> None:
     lines = Path(TEXT).read_text().splitlines()[:10]
-    files = {name: tmp_path / name for name in ("once.jsonl", "twice.jsonl")}
-    files["once.jsonl"].write_text("\n".join(lines))
-    files["twice.jsonl"].write_text("\n".join(lines * 2))
-    once, twice = (evaluate(SECOND, FIRST, text=str(file), text_shards=3) for file in files.values())
+    results = []
+    for times in (1, 2):
+        (tmp_path / f"{times}.jsonl").write_text("\n".join(lines * times))
+        results.append(evaluate(SECOND, FIRST, text=str(tmp_path / f"{times}.jsonl"), text_shards=3))
+    once, twice = results
     for name, metric in metrics(once).items():
         other = metrics(twice)[name]
         assert (other["n"], other["groups"], other["grouped_by"]) == (2 * metric["n"], metric["n"], "text_group"), name
@@ -318,17 +288,18 @@ def test_equal_texts_are_one_group(tmp_path: Path) -> None:
         assert (metric["groups"], metric["grouped_by"]) == (None, None)
         assert twice["protocols"][other["protocol"]]["groups"] == 10
         assert "groups" not in once["protocols"][metric["protocol"]]
-    row, same = report(twice).rows[0], report(once).rows[0]
-    for key in ("change_stderr", "change_low", "change_high", "p"):
-        assert getattr(row, key) == pytest.approx(getattr(same, key), rel=1e-4), key
+    row, same = (
+        [getattr(report(result).rows[0], key) for key in ("change_stderr", "change_low", "change_high", "p")]
+        for result in (twice, once)
+    )
+    assert row == pytest.approx(same, rel=1e-4)
 
 
 WITHOUT_LM_EVAL = """
 import json
 from miniature_run import pretrained
 from task_runs import run_task
-base, trained = pretrained(0), pretrained(1)
-text = {text!r}
+base, trained, text = pretrained(0), pretrained(1), {text!r}
 found = run_task(trained, base, kind="forgetting", text=text, text_limit=5)
 asked = run_task(trained, base, kind="forgetting", text=text, benchmarks=["arc_easy"])
 print(json.dumps([found["errors"], [metric["name"] for metric in found["metrics"]], asked["errors"]]))
@@ -337,18 +308,13 @@ print(json.dumps([found["errors"], [metric["name"] for metric in found["metrics"
 
 @pytest.mark.usefixtures("child_process")
 def test_texts_are_compared_where_lm_eval_is_not_installed(tmp_path: Path) -> None:
-    support = Path(__file__).parents[2] / "support"
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_LM_EVAL.format(text=TEXT)],
-        env=environment_without("lm_eval", tmp_path / "hidden", support),
-        capture_output=True,
-        text=True,
-    )
+    environment = environment_without("lm_eval", tmp_path / "hidden", Path(__file__).parents[2] / "support")
+    words = [sys.executable, "-c", WITHOUT_LM_EVAL.format(text=TEXT)]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     errors, names, asked = json.loads(done.stdout.splitlines()[-1])
-    assert errors == {}
+    assert (errors, asked["forgetting"]["code"]) == ({}, "missing_package")
     assert {"forgetting/loss", "forgetting/kl", "forgetting/top1_agreement"} <= set(names)
-    assert asked["forgetting"]["code"] == "missing_package"
     assert f"a benchmark needs the package 'lm-eval'; run: {pip_install('worker')}" in asked["forgetting"]["message"]
 
 
@@ -366,75 +332,37 @@ STORIES = {
     "imgonly_step400": (13.0095, 7.9932, 11.8360, 0.0003, 0.9911),
     "replay_step25": (1.2512, 1.2512, 0.0809, 0.8734, 0.0000),
 }
-
-
-def stories(shared: Path, name: str) -> CheckpointRef:
-    folder = shared / "golden" / "stories260k_openlm"
-    layout = {
-        "text": {"size": 512, "tokenizer": str(folder / "tokenizer.json")},
-        "image": {"offset": 512, "size": 256},
-    }
-    config = json.loads((folder / "forgetting" / "t2i_260k.json").read_text())
-    path = folder / "forgetting" / f"t2i_260k_{name}.pt"
-    return CheckpointRef(str(path), layout=layout, model=config, label=name)
-
-
-@pytest.fixture(scope="module")
-def table(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    text = shared / "golden" / "stories260k_openlm" / "forgetting" / "heldout_stories.jsonl"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EVALSVC_THREADS", "1")
-        patch.setenv("EVALSVC_DATA_DIR", str(tmp_path_factory.mktemp("data")))
-        base = stories(shared, "step0")
-        return {name: evaluate(stories(shared, name), base, text=str(text)) for name in STORIES}
+HELD_OUT = "golden/stories260k_openlm/forgetting/heldout_stories.jsonl"
 
 
 @pytest.mark.parametrize("name", STORIES)
-def test_the_table_of_the_stories(table: dict[str, dict[str, Any]], name: str) -> None:
+def test_the_table_of_the_stories(shared: Path, name: str) -> None:
     """An independent computation of the same numbers."""
-    found = metrics(table[name])
+    of_text = {"text": str(shared / HELD_OUT)}
+    found = metrics(evaluate(stories(shared, f"t2i_260k_{name}"), stories(shared, "t2i_260k_step0"), **of_text))
     names = ("loss", "loss_within", "kl", "top1_agreement", "image_mass")
-    values = [found[f"forgetting/{metric}"]["value"] for metric in names]
-    assert values == pytest.approx(STORIES[name], abs=1e-3)
-    base = STORIES["step0"]
+    assert [found[f"forgetting/{metric}"]["value"] for metric in names] == pytest.approx(STORIES[name], abs=1e-3)
     for change, column in (("loss_change", 0), ("loss_within_change", 1)):
-        expected = STORIES[name][column] - base[column]
+        expected = STORIES[name][column] - STORIES["step0"][column]
         assert found[f"forgetting/{change}"]["value"] == pytest.approx(expected, abs=1e-3)
 
 
-@pytest.fixture(scope="module")
-def replay(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    text = shared / "golden" / "stories260k_openlm" / "forgetting" / "heldout_stories.jsonl"
-    (tmp_path_factory.mktemp("datasets") / "text").symlink_to(shared / "golden" / "text_tasks")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EVALSVC_THREADS", "1")
-        patch.setenv("EVALSVC_DATA_DIR", str(tmp_path_factory.mktemp("data")))
-        patch.setenv("EVALSVC_DATASETS", str(tmp_path_factory.getbasetemp() / "datasets0"))
-        return evaluate(
-            stories(shared, "replay_step25"),
-            stories(shared, "step0"),
-            text=str(text),
-            benchmarks=["arc_easy", "lambada_openai"],
-            include_path=[str(Path(__file__).parents[3] / "evalsvc" / "text_tasks")],
-            limit=150,
-            bos=1,
-            end_of_text=2,
-        )
-
-
-@pytest.mark.parametrize(
-    "name", ["arc_easy_acc_change", "arc_easy_bits_per_byte_change", "lambada_openai_bits_per_byte_change"]
-)
-def test_paired_errors_are_those_of_the_bootstrap(replay: dict[str, Any], name: str) -> None:
+def test_paired_errors_are_those_of_the_bootstrap(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """1,000 resamples of the documents; each takes its answers of both models along."""
-    metric = metrics(replay)[f"forgetting/{name}"]
-    keys = metric["items"]
-    rows = [[item[key] for key in keys] for item in replay["items"]["forgetting"] if keys[0] in item]
-    chance = random.Random(0)
-    resampled = []
-    for _ in range(1000):
-        some = chance.choices(rows, k=len(rows))
-        weight = sum(row[1] for row in some) if len(keys) == 2 else len(some)
-        resampled.append(sum(row[0] for row in some) / weight)
-    assert len(rows) == 150
-    assert metric["stderr"] == pytest.approx(statistics.stdev(resampled), rel=0.1)
+    (tmp_path / "text").symlink_to(shared / "golden" / "text_tasks")
+    monkeypatch.setenv("EVALSVC_DATASETS", str(tmp_path))
+    own = {"include_path": [str(Path(__file__).parents[3] / "evalsvc" / "text_tasks")], "bos": 1, "end_of_text": 2}
+    asked = {"benchmarks": ["arc_easy", "lambada_openai"], "limit": 150, **own}
+    replay = evaluate(stories(shared, "t2i_260k_replay_step25"), stories(shared, "t2i_260k_step0"), **asked)
+    for name in ("arc_easy_acc_change", "arc_easy_bits_per_byte_change", "lambada_openai_bits_per_byte_change"):
+        metric, chance, resampled = metrics(replay)[f"forgetting/{name}"], random.Random(0), []
+        keys = metric["items"]
+        rows = [[item[key] for key in keys] for item in replay["items"]["forgetting"] if keys[0] in item]
+        for _ in range(1000):
+            some = chance.choices(rows, k=len(rows))
+            weight = sum(row[1] for row in some) if len(keys) == 2 else len(some)
+            resampled.append(sum(row[0] for row in some) / weight)
+        assert len(rows) == 150
+        assert metric["stderr"] == pytest.approx(statistics.stdev(resampled), rel=0.1)
