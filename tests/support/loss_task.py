@@ -11,8 +11,8 @@ from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.config import Settings
 from evalsvc.spec.protocol import MetricValue
 from evalsvc.tasks.loss.spec import Loss
-from evalsvc.tasks.loss.work import LossWork
-from evalsvc.tasks.task import TaskResult
+from evalsvc.tasks.loss.work import LossShard, LossWork
+from evalsvc.tasks.task import Plan, TaskResult
 from evalsvc.worker.context import ShardContext
 
 LAYOUT: Mapping[str, Any] = {
@@ -39,6 +39,14 @@ def context_of(
     checkpoint: CheckpointRef, batch_tokens: int = 8192, report: Callable[[int], None] = lambda done: None
 ) -> ShardContext:
     return ShardContext(checkpoint, Settings(devices="cpu", threads=1, batch_tokens=batch_tokens), report)
+
+
+def loss_of(data: Path | str, **parameters: Any) -> Loss:
+    return Loss(**{"name": "x", "data": str(data), **parameters})
+
+
+def plan(loss: Loss, checkpoint: CheckpointRef) -> Plan[LossShard]:
+    return LossWork(loss).plan(context_of(checkpoint))
 
 
 def evaluate(loss: Loss, checkpoint: CheckpointRef, batch_tokens: int = 8192) -> TaskResult:

@@ -2,15 +2,19 @@ import types
 from array import array
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import msgpack
 import numpy as np
 import pytest
+from miniature_run import DECODER, pretrained
+from task_runs import run_stage
 
 from evalsvc.data.tokens import Record
 from evalsvc.errors import InvalidRequest, InvalidSuite
 from evalsvc.files.arrays import pack_array
+from evalsvc.miniature import ROOT
 from evalsvc.spec import catalog
 from evalsvc.spec.documents.items import Completion
 from evalsvc.spec.suite import parse_suite
@@ -180,3 +184,26 @@ def test_wrong_parameters_are_refused_with_the_suite(kind: str, parameters: dict
     with pytest.raises(InvalidSuite) as refused:
         parse_suite({"tasks": [{"kind": kind, **NEEDED[kind], **parameters}]}, "test")
     assert message in refused.value.message
+
+
+CHANGED: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "alignment": ("data", "heldout_pairs.jsonl", {}),
+    "completions": ("tokenizer", "tokenizer.json", {"max_tokens": 2}),
+    "forgetting": ("text", "heldout_text.jsonl", {}),
+    "language": ("tokenizer", "tokenizer.json", {"benchmarks": ["cloze"], "include_path": [str(ROOT)], "limit": 4}),
+    "loss": ("data", "heldout_pairs.jsonl", {"limit": 4}),
+    "text_to_image": ("captions", "captions.jsonl", {"samples": 4, "decoder": DECODER, "metrics": []}),
+}
+"""Parameter, file and other parameters by kind of task."""
+
+
+@pytest.mark.parametrize("kind", CHANGED)
+def test_a_file_that_changes_after_the_plan_fails_the_shard(kind: str, tmp_path: Path) -> None:
+    parameter, name, parameters = CHANGED[kind]
+    lines, path = (ROOT / name).read_text().splitlines(keepends=True), tmp_path / name
+    path.write_text("".join(lines))
+    task = {"kind": kind, parameter: str(path), **parameters}
+    shards = run_stage("plan", pretrained(1), pretrained(0), **task).shards
+    path.write_text("".join([*lines, "\n"] if parameter == "tokenizer" else lines[1:]))
+    found = run_stage("run", pretrained(1), pretrained(0), shards[:1], **task)
+    assert (found.code, "since this evaluation was planned" in found.message) == ("data_changed", True)
