@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from loss_task import LAYOUT, RECORDS, evaluate, values, write
+from loss_task import LAYOUT, RECORDS, context_of, evaluate, loss_of, values, write
+from miniature_run import pretrained
 
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.data.tokens import read_tokens
@@ -18,16 +19,9 @@ from evalsvc.metrics.token_loss import TokenLosses
 from evalsvc.miniature import ROOT
 from evalsvc.models import Transformer
 from evalsvc.models.loading import load_model
-from evalsvc.spec.layout import VocabularyLayout, parse_layout
+from evalsvc.spec.layout import parse_layout
 from evalsvc.tasks.loss import teacher_forcing
-from evalsvc.tasks.loss.profile import (
-    MAX_CELLS,
-    add_up,
-    find_grid,
-    profile_artifact,
-    require_identity,
-)
-from evalsvc.tasks.loss.spec import Loss
+from evalsvc.tasks.loss.profile import MAX_CELLS, Profile, add_up, find_grid, profile_artifact, require_identity
 from evalsvc.tasks.loss.teacher_forcing import ModelEvidence, ProfileSums
 from evalsvc.tasks.sequence_groups import group_of_each
 from evalsvc.tasks.task import TaskResult
@@ -97,20 +91,13 @@ def slow_profile(
     return found
 
 
-def rows(group: dict[str, list[Any]]) -> dict[int, dict[str, Any]]:
-    names = [name for name in group if name not in ("start", "stop")]
-    return {
-        start: dict(zip(names, numbers, strict=True))
-        for start, *numbers in zip(group["start"], *(group[name] for name in names), strict=True)
-    }
-
-
-def close(row: dict[str, Any], expected: dict[str, Any]) -> bool:
-    assert set(row) == set(expected)
-    return all(
-        row[name] is value is None or (None not in (row[name], value) and row[name] == pytest.approx(value, 2e-5, 1e-6))
-        for name, value in expected.items()
-    )
+def check_rows(found: dict[str, Any], expected: dict[str, dict[int, dict[str, Any]]]) -> None:
+    for group, bins in expected.items():
+        assert found[group]["start"] == sorted(bins)
+        names = [name for name in found[group] if name not in ("start", "stop")]
+        for start, *numbers in zip(found[group]["start"], *(found[group][name] for name in names), strict=True):
+            row = dict(zip(names, numbers, strict=True))
+            assert row == pytest.approx(bins[start], rel=2e-5, abs=1e-6), (group, start)
 
 
 @pytest.mark.parametrize(("batch_tokens", "shards"), [(8192, None), (1, 1), (70, 3), (8192, 5)])
@@ -118,27 +105,18 @@ def close(row: dict[str, Any], expected: dict[str, Any]) -> bool:
     ("records", "columns"), [(GRIDDED, 3), (GRIDDED, None), (RECORDS, None), (GROUPED, 3), (GROUPED, None)]
 )
 def test_equals_the_definition(
-    checkpoint: CheckpointRef,
-    tmp_path: Path,
-    records: list[dict[str, Any]],
-    columns: int | None,
-    batch_tokens: int,
-    shards: int | None,
+    checkpoint: CheckpointRef, tmp_path: Path, records: Any, columns: int | None, batch_tokens: int, shards: int | None
 ) -> None:
     """Neither batch nor shard moves a bin, single or wide, and a sequence of two tokens in one is one sequence.
 
     Nor do they part the sequences of a group, whose losses are added up before they are squared.
     """
-    path = write(tmp_path / "data.jsonl", records)
-    task = Loss(name="x", data=str(path), shards=shards, image_columns=columns)
+    task = loss_of(write(tmp_path / "data.jsonl", records), shards=shards, image_columns=columns)
     found = content(evaluate(task, checkpoint, batch_tokens))
     expected = slow_profile(checkpoint, records, columns)
     assert {name for name in found if "_" in name} == set(expected)
     assert found["grid"] == ([2, 3] if columns else None)
-    for group, bins in expected.items():
-        assert found[group]["start"] == sorted(bins)
-        for start, row in rows(found[group]).items():
-            assert close(row, bins[start]), (group, start)
+    check_rows(found, expected)
     if records is not RECORDS:
         assert (found["text_position"]["start"][-2:], found["text_position"]["stop"][-2:]) == ([128, 256], [256, 512])
 
@@ -147,24 +125,35 @@ def test_an_image_that_begins_a_sequence_lacks_its_first_code(checkpoint: Checkp
     layout = {"text": {"size": 80}, "image": {"offset": 96, "size": 16}, "template": ["IMAGE", "TEXT"]}
     records = [{"text_ids": [5, 6], "image_codes": [1, 2, 3, 4]}, {"text_ids": [7], "image_codes": [4, 3, 2, 1]}]
     reference = CheckpointRef(checkpoint.path, layout=layout)
-    found = content(evaluate(Loss(name="x", data=str(write(tmp_path / "d.jsonl", records))), reference))
-    expected = slow_profile(reference, records, 2, layout)
-    assert found["image_cell"]["start"] == [1, 2, 3]
-    assert found["image_row"]["tokens"] == [2, 4]
-    for group, bins in expected.items():
-        for start, row in rows(found[group]).items():
-            assert close(row, bins[start]), (group, start)
+    found = content(evaluate(loss_of(write(tmp_path / "d.jsonl", records)), reference))
+    assert (found["image_cell"]["start"], found["image_row"]["tokens"]) == ([1, 2, 3], [2, 4])
+    check_rows(found, slow_profile(reference, records, 2, layout))
 
 
-def made_up(sequences: int) -> tuple[VocabularyLayout, list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]]:
-    generator = torch.Generator().manual_seed(0)
-    layout = parse_layout({"text": {"size": 80}, "image": {"offset": 96, "size": 16}}).resolve(112)
-    made = []
+LAYOUT_OF_SUMS = parse_layout({"text": {"size": 80}, "image": {"offset": 96, "size": 16}}).resolve(112)
+
+Made = list[tuple[list[int], torch.Tensor]]
+
+
+def made_up(sequences: int) -> Made:
+    """Ids and losses of sequences with 4 x 4 codes, without a model."""
+    generator, made = torch.Generator().manual_seed(0), []
     for index in range(sequences):
-        ids = torch.tensor([layout.sequence([7] * (1 + index % 5), [3] * 16).ids])
-        mask = torch.ones(1, ids.shape[1] - 1, dtype=torch.bool)
-        made.append((ids, mask, torch.rand(int(mask.sum()), generator=generator) * 9))
-    return layout, made
+        ids = LAYOUT_OF_SUMS.sequence([7] * (1 + index % 5), [3] * 16).ids
+        made.append((ids, torch.rand(len(ids) - 1, generator=generator) * 9))
+    return made
+
+
+def add(sums: ProfileSums, ids: list[int], losses: torch.Tensor, *row: int) -> None:
+    mask = torch.ones(1, len(losses), dtype=torch.bool)
+    sums.add(torch.tensor([ids]), mask, TokenLosses(losses, losses / 2, losses), row)
+
+
+def profile_of(made: Made, grid: tuple[int, int]) -> Profile:
+    sums = ProfileSums(LAYOUT_OF_SUMS, grid)
+    for ids, losses in made:
+        add(sums, ids, losses)
+    return add_up([sums.columns()])
 
 
 @pytest.mark.parametrize(("tokens", "most"), [(1, 4096), (60, 4096), (1 << 18, 2), (1 << 18, 4096)])
@@ -172,36 +161,30 @@ def test_groups_are_whole_however_few_are_held(tokens: int, most: int, monkeypat
     """Sums of all groups at a time would not fit in memory; those of a part are added up when it is complete."""
     monkeypatch.setattr(teacher_forcing, "SPAN_TOKENS", tokens)
     monkeypatch.setattr(teacher_forcing, "SPAN_GROUPS", most)
-    layout, made = made_up(40)
+    made, spans = made_up(40), []
     groups = [index - index % 5 if index > 9 else index for index in range(40)]
-    sums = ProfileSums(layout, (4, 4), groups)
-    spans = []
-    for start, stop in sums.spans([ids.shape[1] for ids, _, _ in made]):
+    sums = ProfileSums(LAYOUT_OF_SUMS, (4, 4), groups)
+    for start, stop in sums.spans([len(ids) for ids, _ in made]):
         spans.append((start, stop))
         for index in reversed(range(start, stop)):
-            ids, mask, losses = made[index]
-            sums.add(ids, mask, TokenLosses(losses, losses / 2, losses), [index])
+            add(sums, *made[index], index)
     assert [start for start, _ in spans] == [0, *(stop for _, stop in spans[:-1])]
     assert all(groups[start] != groups[start - 1] for start, _ in spans[1:])
     assert (len(spans) > 3) == (min(tokens, most) < 100)
     by_cell: list[dict[int, float]] = [{} for _ in range(16)]
-    for group, (_, _, losses) in zip(groups, made, strict=True):
+    for group, (_, losses) in zip(groups, made, strict=True):
         for cell, loss in enumerate(losses[-16:].tolist()):
             by_cell[cell][group] = by_cell[cell].get(group, 0.0) + loss
     for one, totals in zip(add_up([sums.columns()])["image_cell"], by_cell, strict=True):
-        counts = [groups.count(group) for group in totals]
-        expected = ratio_of_sums(list(totals.values()), counts)
+        expected = ratio_of_sums(list(totals.values()), [groups.count(group) for group in totals])
         assert (one.loss.value, one.loss.stderr) == pytest.approx((expected.value, expected.stderr), rel=1e-6)
         assert (one.loss.n, one.loss.groups, one.tokens) == (40, 16, 40)
 
 
 def test_a_profile_that_does_not_add_up_is_a_bug() -> None:
-    layout, made = made_up(40)
-    summed = ProfileSums(layout, (4, 4))
-    for ids, mask, losses in made:
-        summed.add(ids, mask, TokenLosses(losses, losses / 2, losses))
-    profile = add_up([summed.columns()])
-    total = math.fsum(float(losses[-16:].double().sum()) for _, _, losses in made)
+    made = made_up(40)
+    profile = profile_of(made, (4, 4))
+    total = math.fsum(float(losses[-16:].double().sum()) for _, losses in made)
     sums = {"nll_image": [total], "within_image": [total / 2], "n_image": [640]}
     images = {group: bins for group, bins in profile.items() if group.startswith("image")}
     require_identity(images, sums)
@@ -236,49 +219,34 @@ def test_codes_that_are_no_rows_are_refused() -> None:
 
 def test_bins_of_a_profile_as_metrics(checkpoint: CheckpointRef, tmp_path: Path) -> None:
     """What is left out of a name's order would stand between 1 and 2; another grid is another series."""
-    path = str(write(tmp_path / "data.jsonl", GRIDDED))
-    plain = values(evaluate(Loss(name="x", data=path), checkpoint))
+    path = write(tmp_path / "data.jsonl", GRIDDED)
+    bare, plain = (evaluate(loss_of(path, profile=profile), checkpoint) for profile in (False, True))
+    assert (bare.metrics, bare.items, bare.notes, bare.artifacts) == (plain.metrics, plain.items, plain.notes, [])
     groups = ("text_position", "image_row")
-    result = evaluate(Loss(name="x", data=path, image_columns=3, profile_metrics=groups), checkpoint)
+    result = evaluate(loss_of(path, image_columns=3, profile_metrics=groups), checkpoint)
     found, profile = values(result), content(result)
-    assert {name: value.protocol.id for name, value in plain.items()}.items() <= {
-        name: value.protocol.id for name, value in found.items()
-    }.items(), "the other series go on"
+    series, before = ({name: value.protocol.id for name, value in values(one).items()} for one in (result, plain))
+    assert series.items() >= before.items(), "the other series go on"
     bins = [f"text_position_{place:03}" for place in range(128)]
     wide = ["text_position_128_255", "text_position_256_511"]
-    assert set(found) - set(plain) == {*bins, *wide, "image_row_0", "image_row_1"}
+    assert set(series) - set(before) == {*bins, *wide, "image_row_0", "image_row_1"}
     for name, group, index in (("image_row_1", "image_row", 1), ("text_position_128_255", "text_position", 128)):
         metric, columns = found[name], profile[group]
-        assert metric.value == columns["loss"][index]
-        assert metric.stderr == columns["loss_stderr"][index]
-        assert metric.n == columns["sequences"][index]
+        numbers = [columns[key][index] for key in ("loss", "loss_stderr", "sequences")]
+        assert [metric.value, metric.stderr, metric.n] == numbers
         assert (metric.unit, metric.direction, metric.baseline) == ("nats/token", "lower", math.log(112))
     assert found["image_row_0"].protocol.content == {**found["image"].protocol.content, "grid": [2, 3]}
     assert found["text_position_000"].protocol == found["text"].protocol
 
 
-def test_without_a_profile(checkpoint: CheckpointRef, tmp_path: Path) -> None:
-    path = str(write(tmp_path / "data.jsonl", GRIDDED))
-    bare, full = (evaluate(Loss(name="x", data=path, profile=profile), checkpoint) for profile in (False, True))
-    assert bare.artifacts == []
-    assert (bare.metrics, bare.items, bare.notes) == (full.metrics, full.items, full.notes)
-
-
 def test_the_largest_artifact_is_bounded_and_the_papers_is_small() -> None:
     """One per evaluation is kept; it must grow neither with the sequences nor without end with an image."""
-    layout = parse_layout({"text": {"size": 80}, "image": {"offset": 96, "size": 16}}).resolve(112)
-    sizes = []
-    for side in (32, 128):
-        sums = ProfileSums(layout, (side, side))
-        ids = torch.tensor([layout.sequence([7] * 5_000, [3] * side * side).ids] * 2)
-        mask = torch.ones(2, ids.shape[1] - 1, dtype=torch.bool)
-        losses = torch.rand(int(mask.sum()), generator=torch.Generator().manual_seed(0))
-        sums.add(ids, mask, TokenLosses(losses, losses, losses))
-        profile = profile_artifact(add_up([sums.columns()]), (side, side), {}, {})
-        sizes.append(len(profile.content))
-        assert len(json.loads(profile.content)["text_position"]["start"]) == 127 + 6, "of 4,999 positions"
-    assert sizes[0] < 150_000
-    assert sizes[1] < 2_000_000
+    for side, most in ((32, 150_000), (128, 2_000_000)):
+        ids = LAYOUT_OF_SUMS.sequence([7] * 5_000, [3] * side * side).ids
+        losses = torch.rand(2, len(ids) - 1, generator=torch.Generator().manual_seed(0))
+        artifact = profile_artifact(profile_of([(ids, row) for row in losses], (side, side)), (side, side), {}, {})
+        assert len(artifact.content) < most
+        assert len(json.loads(artifact.content)["text_position"]["start"]) == 127 + 6, "of 4,999 positions"
 
 
 def test_a_profile_has_one_digest_in_whatever_order_the_database_keeps_keys() -> None:
@@ -291,86 +259,66 @@ def test_a_profile_has_one_digest_in_whatever_order_the_database_keeps_keys() ->
 
 
 def test_a_map_is_drawn_from_the_profile() -> None:
-    layout = parse_layout({"text": {"size": 80}, "image": {"offset": 96, "size": 16}}).resolve(112)
-    sums = ProfileSums(layout, (2, 3))
-    ids = torch.tensor([layout.sequence([7], [3] * 6).ids])
-    losses = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
-    sums.add(ids, torch.ones(1, 6, dtype=torch.bool), TokenLosses(losses, losses, losses))
-    artifact = profile_artifact(add_up([sums.columns()]), (2, 3), {}, {})
+    profile = profile_of([(LAYOUT_OF_SUMS.sequence([7], [3] * 6).ids, torch.arange(1.0, 7.0))], (2, 3))
+    artifact = profile_artifact(profile, (2, 3), {}, {})
     cells = LossProfile.model_validate_json(artifact.content).losses
     assert cells == {(row, column): 1.0 + 3 * row + column for row in range(2) for column in range(3)}
 
 
-CHECKPOINT = ROOT / "runs/pretrained/checkpoints/epoch_5.pt"
 PRETRAINED = parse_layout(str(ROOT / "runs/layout.yaml")).resolve(583)
-
-
-class Here:
-    checkpoint = CheckpointRef(path=str(CHECKPOINT))
-    device = "cpu"
-
-    def __init__(self, batch_tokens: int = 8192) -> None:
-        self.batch_tokens = batch_tokens
-
-    def report(self, done: int) -> None:
-        pass
+RECORDS_READ = read_tokens(ROOT / "heldout_pairs.jsonl").records[:5]
+SEQUENCES = [PRETRAINED.sequence(record.text_ids, record.image_codes).ids for record in RECORDS_READ]
 
 
 @pytest.fixture(scope="module")
 def model() -> Transformer:
-    return load_model(CHECKPOINT)
+    return load_model(pretrained(5).path)
 
 
-@pytest.fixture(scope="module")
-def sequences() -> list[list[int]]:
-    records = read_tokens(Path(ROOT / "heldout_pairs.jsonl")).records[:5]
-    return [PRETRAINED.sequence(record.text_ids, record.image_codes).ids for record in records]
+def evidence(model: Transformer, batch_tokens: int = 8192) -> ModelEvidence:
+    return ModelEvidence(context_of(pretrained(5), batch_tokens), model)
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 8192])
-def test_masses_are_those_of_the_plain_logits(
-    model: Transformer, sequences: list[list[int]], batch_tokens: int
-) -> None:
-    prefixes = [sequence[: 3 + 7 * index] for index, sequence in enumerate(sequences)]
+def test_masses_are_those_of_the_plain_logits(model: Transformer, batch_tokens: int) -> None:
+    prefixes = [sequence[: 3 + 7 * index] for index, sequence in enumerate(SEQUENCES)]
     groups = [range(512), [577], [579, 582], []]
-    found = ModelEvidence(Here(batch_tokens), model).next_log_masses(prefixes, groups)
+    found = evidence(model, batch_tokens).next_log_masses(prefixes, groups)
     for prefix, row in zip(prefixes, found, strict=True):
-        with torch.inference_mode():
-            probabilities = model(torch.tensor([prefix]))[0, -1].double().softmax(-1)
+        probabilities = model(torch.tensor([prefix]))[0, -1].double().softmax(-1)
         expected = [float(probabilities[list(group)].sum().log()) for group in groups]
         assert row == pytest.approx(expected, abs=1e-4)
 
 
-def test_sums_are_those_of_the_plain_logits(model: Transformer, sequences: list[list[int]]) -> None:
-    found = ModelEvidence(Here(), model).sums(PRETRAINED, sequences)
-    for index, sequence in enumerate(sequences):
-        with torch.inference_mode():
-            logs = model(torch.tensor([sequence]))[0, :-1].double().log_softmax(-1)
+def test_sums_are_those_of_the_plain_logits(model: Transformer) -> None:
+    found = evidence(model).sums(PRETRAINED, SEQUENCES)
+    for index, sequence in enumerate(SEQUENCES):
+        logs = model(torch.tensor([sequence]))[0, :-1].double().log_softmax(-1)
         total = -float(logs.gather(1, torch.tensor(sequence[1:])[:, None]).sum())
-        parts = sum(found[f"nll_{kind}"][index] for kind in ("text", "image", "special"))
-        assert parts == pytest.approx(total, rel=1e-5)
+        assert sum(found[f"nll_{kind}"][index] for kind in ("text", "image", "special")) == pytest.approx(
+            total, rel=1e-5
+        )
 
 
+@pytest.mark.parametrize(
+    ("error", "told", "words"),
+    [
+        (torch.cuda.OutOfMemoryError("CUDA out of memory"), OutOfMemory, "lower EVALSVC_BATCH_TOKENS"),
+        (ValueError("broken"), ValueError, "broken"),
+    ],
+)
 def test_memory_that_ran_out_is_told(
-    model: Transformer, sequences: list[list[int]], monkeypatch: pytest.MonkeyPatch
+    model: Transformer, monkeypatch: pytest.MonkeyPatch, error: Exception, told: type[Exception], words: str
 ) -> None:
     """Whoever asks for a layout on a small card shall read what to do, and no traceback."""
 
-    def out_of_memory(*_: object) -> None:
-        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+    def fail(*_: object) -> None:
+        raise error
 
-    monkeypatch.setattr(model, "hidden", out_of_memory)
-    evidence = ModelEvidence(Here(), model)
-    with pytest.raises(OutOfMemory, match="lower EVALSVC_BATCH_TOKENS"):
-        evidence.sums(PRETRAINED, sequences)
-    with pytest.raises(OutOfMemory, match="lower EVALSVC_BATCH_TOKENS"):
-        evidence.next_log_masses(sequences, [[1]])
-
-
-def test_other_errors_stay_what_they_are(model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object) -> None:
-        raise ValueError("broken")
-
-    monkeypatch.setattr(model, "hidden", broken)
-    with pytest.raises(ValueError, match="broken"):
-        ModelEvidence(Here(), model).next_log_masses([[1]], [[1]])
+    monkeypatch.setattr(model, "hidden", fail)
+    for ask in (
+        lambda: evidence(model).sums(PRETRAINED, SEQUENCES),
+        lambda: evidence(model).next_log_masses([[1]], [[1]]),
+    ):
+        with pytest.raises(told, match=words):
+            ask()
