@@ -1,6 +1,5 @@
 """Image tokens against text tokens: the bundled runs before and after their training."""
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -11,7 +10,7 @@ import pytest
 import task_runs
 from metric_items import value_of_items
 from miniature_run import LAYOUT, pretrained
-from task_runs import artifacts, error, notes, run_stage, run_task
+from task_runs import artifacts, error, notes, run_task
 
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.miniature import ROOT
@@ -109,21 +108,6 @@ def test_several_batches_are_chosen_by_the_seed_and_the_rest_is_counted() -> Non
     assert metrics(one)["loss_fitted"]["n"] == len(one["items"]["alignment"]) == 256
     assert protocols(one)["loss_fitted"] != protocols(two)["loss_fitted"]
     assert {item["index"] for item in one["items"]["alignment"]} < set(range(300))
-
-
-def test_the_shard_travels_and_reports() -> None:
-    """Outputs go through MessagePack, and payloads through JSON; merging needs neither data nor weights."""
-    task: dict[str, Any] = {"kind": "alignment", "permutations": 5}
-    plan = run_stage("plan", pretrained(0), data=HELD_OUT, **task)
-    assert (plan.total, plan.unit) == (1, "tables")
-    done: list[int] = []
-    shards = json.loads(json.dumps(plan.shards))
-    output = run_stage("run", pretrained(0), None, shards, report=done.append, data=HELD_OUT, **task)
-    assert done == sorted(done)
-    assert done[-1] == 1
-    merged = run_stage("merge", pretrained(0), None, plan.shards, [output], data="/nowhere.jsonl", **task)
-    direct = evaluate(pretrained(0), permutations=5)
-    assert merged.metrics == [{k: v for k, v in metric.items() if k != "task"} for metric in direct["metrics"]]
 
 
 @pytest.mark.parametrize(

@@ -45,11 +45,6 @@ def evaluate(task: Mapping[str, Any]) -> dict[str, Any]:
     return run_task(CHECKPOINT, **task)
 
 
-def protocol(result: Mapping[str, Any], metric: str) -> dict[str, Any]:
-    found: dict[str, Any] = result["protocols"][metrics(result)[metric]["protocol"]]
-    return found
-
-
 def flat(items: list[dict[str, Any]]) -> dict[tuple[Any, ...], Any]:
     found: dict[tuple[Any, ...], Any] = {}
     for item in items:
@@ -70,74 +65,46 @@ def test_shards_batches_and_repetition_move_no_item(folder: Path, monkeypatch: p
     small = evaluate({**task, "shard_size": 13})
     for other in (cut, small):
         here, there = flat(items(whole)), flat(items(other))
-        assert here.keys() == there.keys()
-        for key, value in here.items():
-            assert there[key] == (pytest.approx(value, abs=1e-6, rel=1e-6) if isinstance(value, float) else value)
+        assert there == pytest.approx(here, abs=1e-6, rel=1e-6)
         for name, metric in metrics(whole).items():
             again = metrics(other)[name]
-            assert again["value"] == pytest.approx(metric["value"], rel=1e-6)
-            assert again["protocol"] == metric["protocol"]
+            assert (again["value"], again["protocol"]) == (pytest.approx(metric["value"], rel=1e-6), metric["protocol"])
     assert len(cut["provenance"]["language"]["shards"]) == 7
     assert [item["index"] for item in items(whole)] == [*range(30), *range(9), *range(5)]
-    free = items(whole)[-1]
-    assert len(free["text"]) == 2, "its draws are repeated, as it says"
-    assert free["text"][0] != free["text"][1]
+    first, second = items(whole)[-1]["text"]
+    assert first != second, "its draws are repeated, as it says"
 
 
 def test_protocols_name_everything_that_moves_a_number(folder: Path) -> None:
-    plain = protocol(evaluate(language(folder, "numbers")), "numbers/acc")
-    assert plain | {"digest": "", "tokenizer": "", "layout": "", "lm_eval": ""} == {
-        "task": "language",
-        "estimator": "lm-eval/1",
-        "benchmark": "numbers",
-        "version": "2.0",
-        "digest": "",
-        "num_fewshot": 0,
-        "limit": None,
-        "samples": None,
-        "lm_eval": "",
-        "tokenizer": "",
-        "bos": None,
-        "end_of_text": None,
-        "max_length": 132,
-        "layout": "",
-        "dtype": "float32",
-        "rotary_inv_freq_dtype": "auto",
-    }
+    def told(*benchmarks: Any, of: CheckpointRef = CHECKPOINT, **parameters: Any) -> dict[str, Any]:
+        result = run_task(of, **language(folder, *benchmarks or ("numbers",), **parameters))
+        return result["protocols"][metrics(result)["numbers/acc"]["protocol"]]
+
+    plain, digests = told(), ("digest", "tokenizer", "layout", "lm_eval")
+    own = {"task": "language", "estimator": "lm-eval/1", "benchmark": "numbers", "version": "2.0", "num_fewshot": 0}
+    unset = dict.fromkeys(("limit", "samples", "bos", "end_of_text"))
+    form = {"max_length": 132, "dtype": "float32", "rotary_inv_freq_dtype": "auto"}
+    assert plain == {**own, **unset, **form, **{name: plain[name] for name in digests}}
     same = {"limit": 30, "sample": 30, "max_length": 132, "tokenizer": str(ROOT / "tokenizer.json")}
-    for key, value in same.items():
-        assert protocol(evaluate(language(folder, "numbers", **{key: value})), "numbers/acc") == plain, key
-    moved = {"limit": 29, "num_fewshot": 1, "bos": 3, "end_of_text": 4, "max_length": 40}
-    for key, value in moved.items():
-        other = protocol(evaluate(language(folder, "numbers", **{key: value})), "numbers/acc")
+    assert [told(**{key: value}) for key, value in same.items()] == [plain] * 4
+    for key, value in {"limit": 29, "num_fewshot": 1, "bos": 3, "end_of_text": 4, "max_length": 40}.items():
+        other = told(**{key: value})
         assert other[key] == value
-        changed = {name for name in plain if other[name] != plain[name]}
-        assert changed - {"digest"} == {key}
-    begun = {**LAYOUT, "text": {**LAYOUT["text"], "bos": 3}}
-    by_layout = run_task(CheckpointRef(CHECKPOINT.path, layout=begun), **language(folder, "numbers"))
-    assert by_layout["metrics"] == evaluate(language(folder, "numbers", bos=3))["metrics"], "the layout's beginning"
-    some = evaluate(language(folder, {"name": "numbers", "samples": [7, 2]}, limit=5))
-    assert (protocol(some, "numbers/acc")["limit"], protocol(some, "numbers/acc")["samples"]) == (None, [2, 7])
-    assert [item["index"] for item in items(some)] == [2, 7]
-    drawn = protocol(evaluate(language(folder, "numbers", sample=12)), "numbers/acc")
-    design = {"design": "stratified/1", "error": "finite population/1"}
+        assert {name for name in plain if other[name] != plain[name]} - {"digest"} == {key}
+    assert told(of=pretrained(2, text={**LAYOUT["text"], "bos": 3})) == told(bos=3), "the layout's beginning"
+    some = told({"name": "numbers", "samples": [7, 2]}, limit=5)
+    assert (some["limit"], some["samples"]) == (None, [2, 7])
+    drawn, design = told(sample=12), {"design": "stratified/1", "error": "finite population/1"}
     assert drawn["sample"] == {"documents": 12, "of": 30, **design}
     assert {name for name in plain if drawn[name] != plain[name]} == {"digest"}
 
 
-def test_cut_contexts_are_counted(folder: Path) -> None:
+def test_cut_contexts_and_continuations_are_counted(folder: Path) -> None:
     result = evaluate(language(folder, "numbers", num_fewshot=4, limit=6, mean=["acc"], max_length=40))
-    assert notes(result) == {
-        "documents": 6,
-        "contexts_cut": {"numbers": 6},
-        "continuations_cut": {},
-        "metrics_left_out": [],
-    }
+    cut = {"contexts_cut": {"numbers": 6}, "continuations_cut": {}}
+    assert notes(result) == {"documents": 6, **cut, "metrics_left_out": []}
     assert metrics(result)["language/mean"]["value"] == metrics(result)["numbers/acc"]["value"]
     assert metrics(result)["language/mean_within"]["unit"] == "fraction"
-
-
-def test_cut_continuations_are_counted(folder: Path) -> None:
     write_benchmark(folder, "long", [{"question": "a", "choices": ["x " * 200, "u"], "gold": 0}, *questions(2)])
     cut = {"contexts_cut": {"long": 1}, "continuations_cut": {"long": 1}}
     assert cut.items() <= notes(evaluate(language(folder, "long"))).items()
@@ -172,15 +139,6 @@ def test_data_that_change_in_between_are_noticed(folder: Path) -> None:
         assert late.message.startswith("what numbers ask has changed since this evaluation was planned")
 
 
-def test_the_merge_needs_no_checkpoint(folder: Path) -> None:
-    """The training loop may have deleted it by then."""
-    task = language(folder, "numbers", mean=["acc"])
-    shards = run_stage("plan", CHECKPOINT, **task).shards
-    outputs = [run_stage("run", CHECKPOINT, None, [shard], **task) for shard in shards]
-    gone = CheckpointRef("/nowhere/epoch_1.pt", layout=LAYOUT)
-    assert len(run_stage("merge", gone, None, shards, outputs, **task).items) == 30
-
-
 KEY = {"checkpoint": "ab" * 32, "encoding": {"bos": 1}}
 ANSWERS: Answers = {
     "question": [(-1.25, True, float("-inf"), False, 0.1, 3, False, False)],
@@ -188,48 +146,34 @@ ANSWERS: Answers = {
 }
 
 
-def files(folder: Path) -> list[Path]:
-    return sorted((folder / FOLDER).rglob("*.json"), key=lambda path: path.stat().st_mtime_ns)
-
-
-def test_answers_come_back_to_the_last_bit(tmp_path: Path) -> None:
-    keep_answers(KeptFolder(tmp_path), KEY, ANSWERS)
-    assert find_answers(KeptFolder(tmp_path), KEY) == ANSWERS
-    assert find_answers(KeptFolder(tmp_path), {**KEY, "checkpoint": "cd" * 32}) == {}
-    [file] = (tmp_path / FOLDER).rglob("*.*")
-    assert file.suffix == ".json"
-
-
-def test_what_shards_kept_apart_is_found_together(tmp_path: Path) -> None:
+def test_answers_come_back_to_the_last_bit_also_from_several_files(tmp_path: Path) -> None:
     for name, answer in ANSWERS.items():
         keep_answers(KeptFolder(tmp_path), KEY, {name: answer})
     assert find_answers(KeptFolder(tmp_path), KEY) == ANSWERS
-    assert len(files(tmp_path)) == 2
+    assert find_answers(KeptFolder(tmp_path), {**KEY, "checkpoint": "cd" * 32}) == {}
+    assert [file.suffix for file in (tmp_path / FOLDER).rglob("*.*")] == [".json"] * 2
 
 
-@pytest.mark.parametrize("damage", ["cut", "changed", "empty", "folder", "another's"])
+@pytest.mark.parametrize("damage", ["cut", "changed", "empty", "folder", "another's", "another shape"])
 def test_a_damaged_file_is_none_and_is_written_anew(tmp_path: Path, damage: str) -> None:
     """A machine that went down in the middle of a write must not move a curve for ever."""
-    keep_answers(KeptFolder(tmp_path), KEY, ANSWERS)
-    [file] = files(tmp_path)
-    content = file.read_bytes()
-    keep_answers(KeptFolder(tmp_path / "elsewhere"), {"checkpoint": ""}, ANSWERS)
-    [other] = files(tmp_path / "elsewhere")
+    files, content = KeptFolder(tmp_path), {}
+    for key, answers in ((KEY, ANSWERS), ({"checkpoint": ""}, ANSWERS), (KEY, {"question": [(-1.25, True)]})):
+        keep_answers(files, key, answers)
+        [file] = (file for file in (tmp_path / FOLDER).rglob("*.json") if file not in content)
+        content[file] = file.read_bytes()
+    (file, right), (_, other), (second, shape) = content.items()
+    second.unlink()
+    file.unlink()
     if damage == "folder":
-        file.unlink()
         file.mkdir()
     else:
-        damaged = {"cut": content[:-9], "changed": content.replace(b"-1.25", b"-1.26"), "empty": b""}
-        file.write_bytes((damaged | {"another's": other.read_bytes()})[damage])
-    assert find_answers(KeptFolder(tmp_path), KEY) == {}
+        damaged = {"cut": right[:-9], "changed": right.replace(b"-1.25", b"-1.26"), "empty": b""}
+        file.write_bytes((damaged | {"another's": other, "another shape": shape})[damage])
+    assert find_answers(files, KEY) == {}
     if damage != "folder":
-        keep_answers(KeptFolder(tmp_path), KEY, ANSWERS)
-        assert find_answers(KeptFolder(tmp_path), KEY) == ANSWERS
-
-
-def test_answers_of_another_shape_are_none(tmp_path: Path) -> None:
-    keep_answers(KeptFolder(tmp_path), KEY, {"question": [(-1.25, True)]})  # type: ignore[list-item]
-    assert find_answers(KeptFolder(tmp_path), KEY) == {}
+        keep_answers(files, KEY, ANSWERS)
+        assert find_answers(files, KEY) == ANSWERS
 
 
 def test_a_folder_that_cannot_be_written_costs_nothing_but_time(

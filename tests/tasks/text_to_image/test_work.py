@@ -1,5 +1,6 @@
 """Images from captions on the bundled run: what moves them and what does not."""
 
+import io
 import json
 import threading
 import weakref
@@ -13,7 +14,7 @@ import torch
 from metric_items import value_of_items
 from miniature_run import DECODER, pretrained
 from PIL import Image
-from recorded_cuda import RecordedStream, recorded_cuda
+from recorded_cuda import recorded_cuda
 from safetensors.torch import load_file, save_file
 from square_features import offer_squares
 from task_runs import error, notes, run_stage
@@ -21,7 +22,6 @@ from tiny_vision import write_clip
 
 from evalsvc.config import Settings
 from evalsvc.decoders import ImageDecoder
-from evalsvc.errors import InvalidData
 from evalsvc.miniature import ROOT
 from evalsvc.sampling.sampler import Sampler
 from evalsvc.spec import catalog
@@ -67,9 +67,7 @@ def evaluate(module_data: Path, monkeypatch: pytest.MonkeyPatch) -> Evaluate:
     def run(interim: Any = None, layout: Mapping[str, Any] | None = None, **parameters: Any) -> dict[str, Any]:
         reference = {"reference": str(module_data / "datasets" / "reference.safetensors")}
         suite = parse_suite({"tasks": [{**TASK, **reference, **parameters}]}, "test")
-        return run_suite(
-            suite, pretrained(5, **(layout or {})), lambda task, done, total, unit: None, interim=interim
-        ).model_dump()
+        return run_suite(suite, pretrained(5, **(layout or {})), lambda *_: None, interim=interim).model_dump()
 
     return run
 
@@ -95,56 +93,45 @@ def test_shards_move_neither_tokens_nor_numbers_and_the_reference_is_computed_on
     assert values(parts) == pytest.approx(values(whole), rel=1e-9)
     assert values(whole)["digits/agreement"] > 0.7
     fid, agreement = whole["metrics"]
-    assert (fid["name"], fid["items"]) == ("digits/fid64", ["fid64"])
-    assert fid["value"] == pytest.approx(value_of_items(fid, whole["items"]["digits"]), rel=1e-6)
-    assert agreement["value"] == pytest.approx(value_of_items(agreement, whole["items"]["digits"]))
-    assert fid["n"] == 66
+    assert (fid["name"], fid["items"], fid["n"]) == ("digits/fid64", ["fid64"], 66)
+    for metric in (fid, agreement):
+        assert metric["value"] == pytest.approx(value_of_items(metric, whole["items"]["digits"]), rel=1e-6)
     assert 0 < fid["stderr"] < fid["value"]
     fid_protocol, agreement_protocol = (whole["protocols"][metric["protocol"]] for metric in (fid, agreement))
     added = {"estimator", "extractor", "resize", "reference", "n"}
     assert set(fid_protocol) - set(agreement_protocol) == added, "agreement does not depend on real images"
-    assert fid_protocol["n"] == 66
-    assert fid_protocol["reference"]["n"] == 120
+    assert (fid_protocol["n"], fid_protocol["reference"]["n"]) == (66, 120)
 
 
 @pytest.mark.usefixtures("many_cases")
 def test_each_guidance_scale_is_a_series_of_its_own(evaluate: Evaluate) -> None:
     result = evaluate(guidance_scale=[1, 3], samples=24, keep=2, metrics=[])
-    agreement = [metric for metric in result["metrics"] if metric["name"] == "digits/agreement"]
-    assert len({metric["protocol"] for metric in agreement}) == 2
-    assert [metric["items"] for metric in agreement] == [["agrees@1"], ["agrees@3"]], "a prompt has two items"
-    for metric in agreement:
+    first, second = result["metrics"]
+    assert (first["items"], second["items"]) == (["agrees@1"], ["agrees@3"]), "a prompt has two items"
+    for metric, scale in ((first, 1.0), (second, 3.0)):
         assert metric["value"] == pytest.approx(value_of_items(metric, result["items"]["digits"]))
-    scales = [result["protocols"][metric["protocol"]]["sampling"]["guidance_scale"] for metric in agreement]
-    assert scales == [1.0, 3.0]
+        assert result["protocols"][metric["protocol"]]["sampling"]["guidance_scale"] == scale
     names = {artifact["name"] for artifact in result["artifacts"]["digits"]}
     assert names == {f"guidance-{scale}-{name}.png" for scale in (1, 3) for name in ("grid", "00000", "00001")}
-    alone = evaluate(guidance_scale=3, samples=24, keep=0, metrics=[])
-    assert codes(alone) == codes(result)[24:]
+    assert codes(evaluate(guidance_scale=3, samples=24, keep=0, metrics=[])) == codes(result)[24:]
 
 
-def test_the_first_images_are_kept_lossless_with_what_they_were_made_from(evaluate: Evaluate, tmp_path: Path) -> None:
-    result = evaluate(samples=24, metrics=[])
-    grid, *samples = result["artifacts"]["digits"]
-    assert len(samples) == 10
-    assert samples[0]["details"]["prompt"] == json.loads((ROOT / "captions.jsonl").read_text().splitlines()[0])["text"]
-    assert samples[0]["details"]["seed"] == 0
-    (tmp_path / "grid.png").write_bytes(grid["content"])
-    (tmp_path / "first.png").write_bytes(samples[0]["content"])
-    with Image.open(tmp_path / "grid.png") as whole, Image.open(tmp_path / "first.png") as first:
-        assert whole.size == (8 * 32, 2 * 32)
-        assert whole.crop((0, 0, 32, 32)).tobytes() == first.tobytes()
+def test_the_first_images_are_kept_lossless_with_what_they_were_made_from(evaluate: Evaluate) -> None:
+    grid, *samples = evaluate(samples=24, metrics=[])["artifacts"]["digits"]
+    prompt = json.loads((ROOT / "captions.jsonl").read_text().splitlines()[0])["text"]
+    assert (len(samples), samples[0]["details"]["prompt"], samples[0]["details"]["seed"]) == (10, prompt, 0)
+    whole, first = (Image.open(io.BytesIO(artifact["content"])) for artifact in (grid, samples[0]))
+    assert whole.size == (8 * 32, 2 * 32)
+    assert whole.crop((0, 0, 32, 32)).tobytes() == first.tobytes()
 
 
 def test_repeated_captions_are_different_images_and_long_ones_are_cut_and_counted(
     evaluate: Evaluate, tmp_path: Path
 ) -> None:
-    captions = tmp_path / "captions.jsonl"
-    lines = [{"text": "the digit 7"}, {"text": "the digit 7"}, {"text": ""}, {"text": "seven " * 100}]
-    captions.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    result = evaluate(captions=str(captions), samples=None, classifier=None, metrics=[])
-    first, second, *_ = codes(result)
-    assert first != second
+    lines = [{"text": text} for text in ("the digit 7", "the digit 7", "", "seven " * 100)]
+    (tmp_path / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    result = evaluate(captions=str(tmp_path / "captions.jsonl"), samples=None, classifier=None, metrics=[])
+    assert codes(result)[0] != codes(result)[1]
     assert notes(result) == {"images": 4, "captions_cut": 1, "left_out": {}, "details": {}}
 
 
@@ -158,12 +145,10 @@ def test_another_tokenizer_is_another_protocol(evaluate: Evaluate, tmp_path: Pat
     other = json.loads((ROOT / "tokenizer.json").read_text())
     other["model"]["merges"] = other["model"]["merges"][:10]
     (tmp_path / "tokenizer.json").write_text(json.dumps(other))
-    protocols = [
-        set(evaluate(samples=8, keep=0, tokenizer=tokenizer, metrics=[])["protocols"])
-        for tokenizer in (None, str(ROOT / "tokenizer.json"), str(tmp_path / "tokenizer.json"))
-    ]
-    assert protocols[0] == protocols[1]
-    assert protocols[0].isdisjoint(protocols[2])
+    tokenizers = (None, str(ROOT / "tokenizer.json"), str(tmp_path / "tokenizer.json"))
+    own, same, moved = (set(evaluate(samples=8, keep=0, tokenizer=one, metrics=[])["protocols"]) for one in tokenizers)
+    assert own == same
+    assert own.isdisjoint(moved)
 
 
 def test_a_reference_that_changes_after_planning_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,12 +159,8 @@ def test_a_reference_that_changes_after_planning_is_noticed(tmp_path: Path, monk
     assert run_stage("run", pretrained(5), None, [shard], **task).code == "data_changed"
 
 
-def test_agreement_alone_needs_no_reference_and_no_extractor(evaluate: Evaluate) -> None:
-    result = evaluate(metrics=["agreement"], samples=8, keep=0)
-    assert [metric["name"] for metric in result["metrics"]] == ["digits/agreement"]
-
-
-def test_labels_are_needed_by_the_classifier_only(evaluate: Evaluate, tmp_path: Path) -> None:
+def test_agreement_alone_needs_labels_but_no_reference_and_no_extractor(evaluate: Evaluate, tmp_path: Path) -> None:
+    assert set(values(evaluate(metrics=["agreement"], samples=8, keep=0))) == {"digits/agreement"}
     captions = tmp_path / "captions.jsonl"
     captions.write_text('{"text": "the digit 7", "label": 7}\n{"text": "the digit 7"}\n')
     found = error(evaluate(captions=str(captions), samples=None))
@@ -193,13 +174,11 @@ def test_what_cannot_be_measured_is_left_out_with_the_reason(evaluate: Evaluate,
     found = {"coverage", "density", "kid", "precision", "recall"}
     assert set(values(result)) == {f"digits/{name}" for name in found}
     left_out = notes(result)["left_out"]
-    assert left_out["fid"] == "it needs 2,049 images, but 20 are sampled"
-    assert left_out["clip_score"] == "there is no `clip`"
+    reasons = "it needs 2,049 images, but 20 are sampled", "there is no `clip`"
+    assert (left_out["fid"], left_out["clip_score"]) == reasons
     assert set(left_out) == set(catalog.names("metrics")) - found
     warnings = {warning["metric"]: warning["message"] for warning in result["warnings"]["digits"]}
-    assert warnings["digits/fid"] == (
-        "fid is left out: it needs 2,049 images, but 20 are sampled; sample more images, or set `metrics`"
-    )
+    assert warnings["digits/fid"] == f"fid is left out: {reasons[0]}; sample more images, or set `metrics`"
     assert not any("clip" in message for message in warnings.values()), "nobody gave one"
     assert evaluate(metrics=["kid"], reference=reference, samples=20)["warnings"] == {}, "what is named is all"
     assert "it needs 2,049 images" in error(evaluate(metrics=["fid"]))
@@ -234,8 +213,7 @@ def test_imported_statistics_bear_no_metric_that_needs_the_images(evaluate: Eval
     import_npz(source, "theirs", Settings.load(data_dir=str(module_data)).statistics_path)
     result = evaluate(metrics=None, reference="theirs", keep=0, classifier=None)
     assert set(values(result)) == {"digits/fid64"}
-    left_out = notes(result)["left_out"]
-    assert left_out["kid"] == "the imported statistics 'theirs' have no features"
+    assert notes(result)["left_out"]["kid"] == "the imported statistics 'theirs' have no features"
     [protocol] = result["protocols"].values()
     assert set(protocol["reference"]) == {"imported"}
 
@@ -244,18 +222,20 @@ def test_the_reference_may_be_the_images_of_the_chosen_captions(evaluate: Evalua
     captions = {"reference": str(ROOT / "images.safetensors"), "reference_of": "captions", "samples": 20, "keep": 0}
     result = evaluate(metrics=["kid"], select="one_per_image", select_seed=3, classifier=None, **captions)
     [protocol] = result["protocols"].values()
-    assert protocol["reference"]["n"] == 20
-    assert protocol["select"] == {"rule": "one_per_image", "seed": 3}
+    assert (protocol["reference"]["n"], protocol["select"]) == (20, {"rule": "one_per_image", "seed": 3})
     other = evaluate(select="one_per_image", select_seed=4, metrics=[], **captions)
     assert {item["id"] for item in result["items"]["digits"]} != {item["id"] for item in other["items"]["digits"]}
+
+
+@pytest.fixture(params=[False, True], ids=["in turn", "overlapped"])
+def overlap(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_pipeline, "overlaps", lambda device: request.param)
 
 
 def test_overlapping_moves_neither_order_nor_numbers(evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU what follows sampling runs in another thread, a batch behind."""
     parameters: dict[str, Any] = {"samples": 20, "batch": 8, "keep": 12, "metrics": ["kid"]}
-    plain = evaluate(**parameters)
-    threads = set()
-    add = image_pipeline.PostProcessing.add
+    plain, threads, add = evaluate(**parameters), set(), image_pipeline.PostProcessing.add
 
     def watched(self: image_pipeline.PostProcessing, samples: Any, at_once: int) -> None:
         threads.add(threading.current_thread().name)
@@ -265,15 +245,8 @@ def test_overlapping_moves_neither_order_nor_numbers(evaluate: Evaluate, monkeyp
     monkeypatch.setattr(image_pipeline, "overlaps", lambda device: True)
     overlapped = evaluate(**parameters)
     assert threads == {"post-processing_0"}
-    assert overlapped["metrics"] == plain["metrics"]
-    assert overlapped["items"] == plain["items"]
-    assert overlapped["artifacts"] == plain["artifacts"]
-
-
-@pytest.fixture(params=[False, True], ids=["in turn", "overlapped"])
-def overlap(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    monkeypatch.setattr(image_pipeline, "overlaps", lambda device: request.param)
-    return bool(request.param)
+    for part in ("metrics", "items", "artifacts"):
+        assert overlapped[part] == plain[part]
 
 
 def require_memory(monkeypatch: pytest.MonkeyPatch, fits: Callable[[int], bool]) -> None:
@@ -288,8 +261,7 @@ def require_memory(monkeypatch: pytest.MonkeyPatch, fits: Callable[[int], bool])
 
 
 def sampling(result: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = result["provenance"]["digits"]["shards"][-1]["sampling"]
-    return found
+    return result["provenance"]["digits"]["shards"][-1]["sampling"]
 
 
 @pytest.mark.usefixtures("many_cases", "overlap")
@@ -323,8 +295,9 @@ def test_images_that_are_done_are_not_done_again(evaluate: Evaluate, monkeypatch
     fits = iter([False, True, False])
     require_memory(monkeypatch, lambda images: decoded.append(images) or next(fits, True))
     result = evaluate(captions=None, classifier=None, samples=8, batch=8, keep=0, metrics=[])
-    assert len(codes(result)) == 8
+    assert len(set(codes(result))) == 8, "images without text are prompts of their own"
     assert decoded == [8, 4, 4, 2, 2]
+    assert [shape["reason"] for shape in sampling(result)["batches"]] == ["declared"]
 
 
 @pytest.mark.usefixtures("overlap")
@@ -333,16 +306,14 @@ def test_an_image_that_cannot_be_decoded_at_all_ends_the_shard(
 ) -> None:
     require_memory(monkeypatch, lambda images: False)
     found = error(evaluate(samples=9, batch=4, metrics=[]))
-    assert found.startswith("out_of_memory: ")
-    assert "memory ran out while one image was decoded" in found
+    assert found.startswith("out_of_memory: memory ran out while one image was decoded")
+
+
+CHANGES = [{"decoder_dtype": "bfloat16"}, {"dtype": "bfloat16"}, {"weights": "int8", "cache_dtype": "bfloat16"}]
 
 
 @pytest.mark.usefixtures("many_cases")
-@pytest.mark.parametrize(
-    "changes",
-    [{"decoder_dtype": "bfloat16"}, {"dtype": "bfloat16"}, {"weights": "int8", "cache_dtype": "bfloat16"}],
-    ids=str,
-)
+@pytest.mark.parametrize("changes", CHANGES, ids=str)
 def test_rounder_numbers_have_series_of_their_own(evaluate: Evaluate, changes: dict[str, Any]) -> None:
     exact, rounded = (evaluate(samples=12, metrics=[], keep=0, **given) for given in ({}, changes))
     [plain], [protocol] = (result["protocols"].values() for result in (exact, rounded))
@@ -355,21 +326,19 @@ def test_rounder_numbers_have_series_of_their_own(evaluate: Evaluate, changes: d
 @pytest.mark.usefixtures("many_cases")
 def test_images_of_another_size_are_resampled_by_a_filter_that_the_protocol_names(evaluate: Evaluate) -> None:
     parameters: dict[str, Any] = {"reference_size": 16, "samples": 12, "metrics": ["kid"], "keep": 0}
-    found = [evaluate(filter=name, **parameters) for name in ("bicubic", "lanczos")]
-    protocol = found[0]["protocols"][found[0]["metrics"][0]["protocol"]]
+    found, other = (evaluate(filter=name, classifier=None, **parameters) for name in ("bicubic", "lanczos"))
+    [protocol] = found["protocols"].values()
     assert protocol["compared"] == {"size": 16, "crop": "none", "filter": "bicubic"}
     assert protocol["reference"]["fit"]["size"] == 16
-    assert values(found[0])["digits/kid"] != values(found[1])["digits/kid"]
+    assert values(found)["digits/kid"] != values(other)["digits/kid"]
 
 
 def test_captions_are_tokenised_once_a_worker(evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each shard of 30,000 prompts used to tokenise all of them again."""
-    opened = []
-    encoder = prompts.TextEncoder
+    opened, encoder = [], prompts.TextEncoder
     monkeypatch.setattr(prompts, "TextEncoder", lambda *args: opened.append(args) or encoder(*args))
     result = evaluate(samples=7, shard_size=3, select="random", select_seed=99, metrics=[], keep=0)
-    assert len(result["provenance"]["digits"]["shards"]) == 3
-    assert len(opened) == 1
+    assert (len(result["provenance"]["digits"]["shards"]), len(opened)) == (3, 1)
 
 
 def test_results_stand_before_the_end(evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -382,22 +351,14 @@ def test_results_stand_before_the_end(evaluate: Evaluate, monkeypatch: pytest.Mo
 
 def test_the_background_has_one_stream_on_the_device_of_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread starts on the first GPU, and a stream made for every shard takes 32 MiB each time."""
-    second = torch.device("cuda", 1)
-    found: list[tuple[torch.device, RecordedStream | None]] = []
+    second, found = torch.device("cuda", 1), []
     with recorded_cuda(monkeypatch) as cuda:
         for _ in range(2):
             with Background(second, overlap=True) as background:
                 background.submit(lambda: found.append((cuda.current.device, cuda.current.stream)))
-    assert found == [(second, cuda.streams[0])] * 2
-    assert len(cuda.streams) == 1
+    assert found == [(second, stream) for stream in cuda.streams] * 2
 
 
 def test_what_fails_in_the_background_is_raised() -> None:
-    def fail() -> None:
-        raise InvalidData("a.png is no image")
-
-    with (
-        pytest.raises(InvalidData, match=r"a\.png"),
-        Background(torch.device("cpu"), overlap=True) as background,
-    ):
-        background.submit(fail)
+    with pytest.raises(ZeroDivisionError), Background(torch.device("cpu"), overlap=True) as background:
+        background.submit(lambda: 1 / 0)
