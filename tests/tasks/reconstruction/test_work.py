@@ -12,7 +12,6 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from square_features import SquareFeatures, offer_squares
 from task_stages import do_all
-from torch import Tensor
 
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.config import Settings
@@ -30,10 +29,8 @@ from evalsvc.tasks.reconstruction.work import (
     ReconstructionShard,
     ReconstructionWork,
 )
-from evalsvc.tasks.task import TaskResult
+from evalsvc.tasks.task import TaskResult, TaskWarning
 from evalsvc.worker.context import ShardContext
-
-GOLDEN = Path(__file__).parents[2] / "golden" / "movqgan"
 
 
 @pytest.fixture(autouse=True)
@@ -57,34 +54,28 @@ def context_of(
     return ShardContext(checkpoint, settings, report)
 
 
+@pytest.fixture
+def context(tmp_path: Path) -> ShardContext:
+    return context_of(tmp_path)
+
+
 def work_on(images: Path, **parameters: Any) -> ReconstructionWork:
     given = {"name": "floor", "images": str(images), "decoder": DECODER, "extractor": "squares"}
     return ReconstructionWork(Reconstruction(**given | parameters))
-
-
-def evaluate(work: ReconstructionWork, context: ShardContext) -> TaskResult:
-    return do_all(work, context)
 
 
 def values(result: TaskResult) -> dict[str, MetricValue]:
     return {metric.name.partition("/")[2]: metric for metric in result.metrics}
 
 
-@pytest.fixture(scope="module")
-def one_by_one(digits: Path) -> tuple[Tensor, Tensor]:
-    decoder = load_decoder(DECODER)
-    codes = torch.cat([decoder.encode(image[None].float() / 127.5 - 1) for image in load_file(digits)["images"]])
-    return codes, torch.cat([to_uint8(decoder.decode(row[None])) for row in codes])
-
-
 @pytest.mark.usefixtures("many_cases")
 @pytest.mark.parametrize(("batch_tokens", "shard_size"), [(8192, 256), (64 * 9, 23)])
-def test_equals_the_definition(
-    digits: Path, one_by_one: tuple[Tensor, Tensor], tmp_path: Path, batch_tokens: int, shard_size: int
-) -> None:
-    result = evaluate(work_on(digits, shard_size=shard_size), context_of(tmp_path, batch_tokens))
-    originals, (codes, others) = load_file(digits)["images"], one_by_one
-    found = values(result)
+def test_equals_the_definition(digits: Path, tmp_path: Path, batch_tokens: int, shard_size: int) -> None:
+    """One image at a time."""
+    result = do_all(work_on(digits, shard_size=shard_size), context_of(tmp_path, batch_tokens))
+    originals, decoder, found = load_file(digits)["images"], load_decoder(DECODER), values(result)
+    codes = torch.cat([decoder.encode(image[None].float() / 127.5 - 1) for image in originals])
+    others = torch.cat([to_uint8(decoder.decode(row[None])) for row in codes])
     for name, per_image in (("psnr", psnr(others, originals)), ("ssim", ssim(others, originals))):
         assert [item[name] for item in result.items] == pytest.approx(per_image.tolist(), rel=1e-3)
         assert found[name].value == pytest.approx(float(per_image.mean()), rel=1e-4)
@@ -100,19 +91,12 @@ def test_equals_the_definition(
     assert found["fid64"].value == pytest.approx(value_of_items(found["fid64"].to_json(), result.items), rel=1e-4)
     shares = np.array([item["fid64"] for item in result.items])
     assert found["fid64"].stderr == pytest.approx(shares.std(ddof=1) / 70**0.5, rel=1e-4)
-    assert result.notes == {"images": 70, "taps": [64]}
-    [warning] = result.warnings
-    assert (warning.code, warning.metric) == ("left_out", "floor/fid")
-    assert warning.message == (
-        "fid is left out: more than 2,048 images are needed, but there are 70; add images, or set `taps`"
-    )
-    assert evaluate(work_on(digits, taps=(64,)), context_of(tmp_path)).warnings == []
 
 
-def test_metrics_have_units_directions_and_errors(digits: Path, tmp_path: Path) -> None:
-    found = values(evaluate(work_on(digits), context_of(tmp_path)))
-    described = {name: (metric.unit, metric.direction, metric.stderr is not None) for name, metric in found.items()}
-    assert described == {
+def test_metrics_have_units_directions_and_errors(digits: Path, context: ShardContext) -> None:
+    result = do_all(work_on(digits), context)
+    found = values(result)
+    assert {name: (metric.unit, metric.direction, metric.stderr is not None) for name, metric in found.items()} == {
         "psnr": ("dB", "higher", True),
         "ssim": ("similarity", "higher", True),
         "codebook_use": ("fraction", "none", False),
@@ -121,55 +105,43 @@ def test_metrics_have_units_directions_and_errors(digits: Path, tmp_path: Path) 
     }
     assert {metric.n for metric in found.values()} == {70}
     assert found["psnr"].value > 25, "the miniature's digits are readable"
+    assert result.notes == {"images": 70, "taps": [64]}
+    words = "fid is left out: more than 2,048 images are needed, but there are 70; add images, or set `taps`"
+    assert result.warnings == [TaskWarning("left_out", "floor/fid", words)]
+    assert do_all(work_on(digits, taps=(64,)), context).warnings == []
 
 
-def test_the_protocol_has_what_moves_the_numbers_and_nothing_else(digits: Path, tmp_path: Path) -> None:
-    def ids(**parameters: Any) -> dict[str, str]:
-        images = parameters.pop("images", digits)
-        context = context_of(tmp_path)
-        plan = work_on(images, **parameters).plan(context).shards[0].plan
-        return {"pixels": str(plan.protocol), "features": str(plan.features)}
+def test_the_protocol_has_what_moves_the_numbers_and_nothing_else(
+    digits: Path, tmp_path: Path, context: ShardContext
+) -> None:
+    def ids(**parameters: Any) -> tuple[str, str]:
+        plan = work_on(digits, **parameters).plan(context).shards[0].plan
+        return str(plan.protocol), str(plan.features)
 
-    plain = ids()
+    plain, (pixels, features) = ids(), ids(resize="tf1-bilinear")
     copy = shutil.copy(digits, tmp_path / "copy.safetensors")
-    assert ids(name="other", shard_size=7, samples=70, images=Path(copy)) == plain
+    assert ids(name="other", shard_size=7, samples=70, images=str(copy)) == plain
     for parameters in ({"samples": 69}, {"size": 64}, {"crop": "none"}, {"filter": "bicubic"}):
-        assert ids(**parameters)["pixels"] != plain["pixels"]
-    assert ids(resize="tf1-bilinear")["pixels"] == plain["pixels"]
-    assert ids(resize="tf1-bilinear")["features"] != plain["features"]
-    assert ids(extractor=None)["pixels"] == plain["pixels"], "the pixels' series does not depend on the extractor"
+        assert ids(**parameters)[0] != plain[0]
+    assert (pixels == plain[0], features == plain[1]) == (True, False)
+    assert ids(extractor=None)[0] == plain[0], "the pixels' series does not depend on the extractor"
 
 
-def test_averaged_weights_are_another_decoder(digits: Path, tmp_path: Path) -> None:
-    golden = GOLDEN / "micro_lightning_ema"
-    decoder = str(next(golden.glob("*.ckpt")))
-    raw, averaged = (
-        values(evaluate(work_on(digits, decoder=decoder, decoder_ema=ema, samples=4), context_of(tmp_path)))
-        for ema in (False, True)
-    )
+def test_averaged_weights_are_another_decoder(digits: Path, context: ShardContext) -> None:
+    [decoder] = (Path(__file__).parents[2] / "golden" / "movqgan" / "micro_lightning_ema").glob("*.ckpt")
+    given = {"decoder": str(decoder), "samples": 4}
+    raw, averaged = (values(do_all(work_on(digits, decoder_ema=ema, **given), context)) for ema in (False, True))
     assert raw["psnr"].value != averaged["psnr"].value
     assert raw["psnr"].protocol != averaged["psnr"].protocol
 
 
-def test_distances_need_more_images_than_features(digits: Path, tmp_path: Path) -> None:
+def test_distances_need_more_images_than_features(digits: Path, tmp_path: Path, context: ShardContext) -> None:
     """Otherwise the figure is mostly bias. What nobody asked for is left out, and needs no extractor either."""
-    context = context_of(tmp_path)
-    few = work_on(digits, samples=64, extractor="inception")
-    assert "fid64" not in values(evaluate(few, context))
-    for taps, message in (
-        ((64,), r"fid64 needs more than 64 images, but .*images\.safetensors gives 64; add images, or remove 64 from"),
-        ((2048, 64), "fid needs more than 2,048 images, "),
-    ):
-        with pytest.raises(InvalidData, match=message):
-            work_on(digits, samples=64, taps=taps).plan(context)
+    assert "fid64" not in values(do_all(work_on(digits, samples=64, extractor="inception"), context))
     assert work_on(digits, extractor=None).plan(context).shards[0].plan.taps == []
-
-
-def test_the_full_tap_is_called_fid(tmp_path: Path) -> None:
-    path = tmp_path / "noise.safetensors"
-    generator = torch.Generator().manual_seed(0)
-    save_file({"images": torch.randint(0, 256, (2050, 3, 16, 16), dtype=torch.uint8, generator=generator)}, path)
-    assert work_on(path, size=16).plan(context_of(tmp_path)).shards[0].plan.taps == [64, 2048]
+    pixels = torch.randint(0, 256, (2050, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    save_file({"images": pixels}, tmp_path / "noise.safetensors")
+    assert work_on(tmp_path / "noise.safetensors", size=16).plan(context).shards[0].plan.taps == [64, 2048]
 
 
 def test_images_that_come_back_exactly_have_an_infinite_psnr(tmp_path: Path) -> None:
@@ -181,17 +153,27 @@ def test_images_that_come_back_exactly_have_an_infinite_psnr(tmp_path: Path) -> 
     assert result.items[0] == {"index": 0, "image": "a", "psnr": "Infinity", "ssim": 1.0}
 
 
-def test_what_is_asked_for_and_not_there(digits: Path, tmp_path: Path) -> None:
-    context = context_of(tmp_path)
-    with pytest.raises(InvalidData, match="has 70 images, but `samples` is 71; add images or lower `samples`"):
-        work_on(digits, samples=71).plan(context)
-    with pytest.raises(InvalidData, match="images of 30x30 pixels do not divide into codes of 4x4"):
-        work_on(digits, size=30).plan(context)
-    with pytest.raises(InvalidData, match="does not exist"):
-        work_on(tmp_path / "none").plan(context)
-    for parameters in ({"decoder": "movqgan-67M"}, {"extractor": "inception"}):
-        with pytest.raises(AssetMissing, match="evalsvc assets pull"):
-            work_on(digits, **parameters).plan(context)
+@pytest.mark.parametrize(
+    ("parameters", "error", "message"),
+    [
+        ({"samples": 71}, InvalidData, "has 70 images, but `samples` is 71; add images or lower `samples`"),
+        ({"size": 30}, InvalidData, "images of 30x30 pixels do not divide into codes of 4x4"),
+        ({"images": "/none"}, InvalidData, "does not exist"),
+        ({"decoder": "movqgan-67M"}, AssetMissing, "evalsvc assets pull"),
+        ({"extractor": "inception"}, AssetMissing, "evalsvc assets pull"),
+        (
+            {"samples": 64, "taps": (64,)},
+            InvalidData,
+            r"fid64 needs more than 64 images, .* gives 64; .* 64 from `taps`",
+        ),
+        ({"samples": 64, "taps": (2048, 64)}, InvalidData, "fid needs more than 2,048 images, "),
+    ],
+)
+def test_what_is_asked_for_and_not_there(
+    digits: Path, context: ShardContext, parameters: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        work_on(digits, **parameters).plan(context)
 
 
 @pytest.fixture
@@ -205,10 +187,16 @@ def photographs(tmp_path: Path) -> Path:
     return folder
 
 
-def test_changed_images_and_decoders_are_noticed_by_the_shard(photographs: Path, tmp_path: Path) -> None:
-    context = context_of(tmp_path)
-    folder = shutil.copytree(Path(DECODER).parent, tmp_path / "decoder")
-    work = work_on(photographs, decoder=str(folder / Path(DECODER).name), shard_size=2)
+@pytest.fixture
+def decoder(tmp_path: Path) -> Path:
+    """A copy of the miniature's decoder."""
+    return shutil.copytree(Path(DECODER).parent, tmp_path / "decoder") / Path(DECODER).name
+
+
+def test_changed_images_and_decoders_are_noticed_by_the_shard(
+    photographs: Path, decoder: Path, context: ShardContext
+) -> None:
+    work = work_on(photographs, decoder=str(decoder), shard_size=2)
     first, second = work.plan(context).shards
     shutil.copy(photographs / "a.png", photographs / "c.png")
     work.run(context, first)
@@ -219,28 +207,24 @@ def test_changed_images_and_decoders_are_noticed_by_the_shard(photographs: Path,
     with pytest.raises(DataChanged, match="images of"):
         work.run(context, second)
     weights = torch.load(DECODER, weights_only=True)
-    torch.save({name: tensor * 1.01 for name, tensor in weights.items()}, folder / Path(DECODER).name)
+    torch.save({name: tensor * 1.01 for name, tensor in weights.items()}, decoder)
     with pytest.raises(DataChanged, match="the decoder's weights have changed"):
         work.run(context, first)
 
 
-def test_output_that_is_not_finite_names_the_image(photographs: Path, tmp_path: Path) -> None:
+def test_output_that_is_not_finite_names_the_image(photographs: Path, decoder: Path, context: ShardContext) -> None:
     """Finite weights whose products overflow; as uint8 it would be a black image with a bad figure."""
     weights = torch.load(DECODER, weights_only=True)
     for name in ("decoder.conv_out.weight", "decoder.norm_out.norm_layer.weight"):
-        weights[name] = torch.full_like(weights[name], 1e38)
-    folder = shutil.copytree(Path(DECODER).parent, tmp_path / "decoder")
-    torch.save(weights, folder / Path(DECODER).name)
+        weights[name].fill_(1e38)
+    torch.save(weights, decoder)
     with pytest.raises(NonFinite, match=r"photographs, image a\.png: the decoder's output has NaN or infinity"):
-        evaluate(work_on(photographs, decoder=str(folder / Path(DECODER).name)), context_of(tmp_path))
+        do_all(work_on(photographs, decoder=str(decoder)), context)
 
 
 def test_progress_is_reported_between_batches(photographs: Path, tmp_path: Path) -> None:
     done: list[int] = []
-    context = context_of(tmp_path, 1, done.append)
-    work = work_on(photographs)
-    shard = work.plan(context).shards[0]
-    work.run(context, shard)
+    do_all(work_on(photographs), context_of(tmp_path, 1, done.append))
     assert done == [0, 1, 2, 3, 4]
 
 
@@ -249,13 +233,10 @@ def test_a_published_program_computes_the_distance(
 ) -> None:
     """Between reconstructions and originals; the error is that of the pairs, as evalsvc's own distance has it."""
     monkeypatch.setenv("EVALSVC_ASSETS", str(inception_path.parent))
-    context = ShardContext(
-        CheckpointRef(str(tmp_path / "of no use.pt")),
-        Settings.load(devices="cpu", threads=1, data_dir=str(tmp_path / "data")),
-        lambda done: None,
-    )
+    settings = Settings.load(devices="cpu", threads=1, data_dir=str(tmp_path / "data"))
+    context = ShardContext(CheckpointRef(str(tmp_path / "of no use.pt")), settings, lambda done: None)
     ours, theirs = (
-        evaluate(work_on(digits, extractor=extractor, taps=[64], **given), context)
+        do_all(work_on(digits, extractor=extractor, taps=[64], **given), context)
         for extractor, given in (("inception", {"resize": "tf1-bilinear"}), ("torch-fidelity", {}))
     )
     own, found = values(ours)["fid64"], values(theirs)["fid64"]
@@ -268,23 +249,22 @@ def test_a_published_program_computes_the_distance(
     assert values(theirs)["psnr"].protocol.id == values(ours)["psnr"].protocol.id, "it has no part in pixels"
 
 
-def test_taps_that_the_extractor_does_not_give(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_taps_that_the_extractor_does_not_give(
+    digits: Path, context: ShardContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """NVIDIA's program tells the last features alone."""
     monkeypatch.setattr(ShardContext, "extractor", lambda *_: SquareFeatures((2048,)))
-    result = evaluate(work_on(digits), context_of(tmp_path))
-    assert {warning.message.partition(":")[0] for warning in result.warnings} == {
-        "fid is left out",
-        "fid64 is left out",
-    }
-    assert any("squares gives no features 64" in warning.message for warning in result.warnings)
+    messages = sorted(warning.message for warning in do_all(work_on(digits), context).warnings)
+    assert [message.partition(":")[0] for message in messages] == ["fid is left out", "fid64 is left out"]
+    assert "squares gives no features 64" in messages[1]
     with pytest.raises(InvalidData, match="squares gives no features 64, but 2048; remove 64 from `taps`"):
-        work_on(digits, taps=[64]).plan(context_of(tmp_path))
+        work_on(digits, taps=[64]).plan(context)
 
 
 def test_an_extractor_that_another_worker_does_not_have_is_noticed(
-    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    digits: Path, context: ShardContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work, context = work_on(digits), context_of(tmp_path)
+    work = work_on(digits)
     [shard] = work.plan(context).shards
     monkeypatch.setattr(SquareFeatures, "program", {"program": "another release"})
     with pytest.raises(DataChanged, match="the feature extractor has changed"):
