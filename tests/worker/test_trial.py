@@ -73,6 +73,12 @@ def join(*results: Result) -> Result:
     return Result("side", documents[0].model_copy(update={"metrics": metrics, "items": {"t": rows}}))
 
 
+def several(n: int, total: int = 1024, **means: float) -> Both:
+    """A look at several metrics."""
+    made = [sides(noise(mean), n, f"t/{name}") for name, mean in means.items()]
+    return Both(*map(join, *made), n, total, "images", last=n == total)
+
+
 class TestLook:
     def test_what_a_single_test_would_call_worse_goes_on(self) -> None:
         """At an eighth of the data 1.96 standard errors are no news: of eight such looks one in five would err."""
@@ -112,29 +118,20 @@ class TestLook:
 
     def test_a_decision_stands_while_another_metric_goes_on(self) -> None:
         trial = trial_of(Rule(metric="t/*", standard_errors=1.96, relative=0.0))
-
-        def both(n: int, better: float) -> Both:
-            made = map(join, sides(noise(better), n, "t/x"), sides(noise(0.0), n, "t/y"))
-            return Both(*made, n, 1024, "images", last=n == 1024)
-
-        assert not trial.judge(both(256, -2.0))
-        found = judge(trial, both(1024, 0.0))
-        assert [(item.metric, item.verdict, item.difference.n) for item in found if item.difference] == [
-            ("t/x", "better", 256),
-            ("t/y", "within_noise", 1024),
-        ]
+        assert not trial.judge(several(256, x=-2.0, y=0.0))
+        found = judge(trial, several(1024, x=0.0, y=0.0))
+        numbers = [(item.metric, item.verdict, item.difference.n) for item in found]
+        assert numbers == [("t/x", "better", 256), ("t/y", "within_noise", 1024)]
 
     def test_a_named_perplexity_is_looked_at_by_the_rule_that_names_it(self) -> None:
         """The pattern before it does not judge the perplexity, so its level is not that of the look."""
         trial = trial_of(RULE.model_copy(update={"metric": "t/*"}), Rule(metric="t/text_perplexity"))
-        made = map(join, sides(noise(0.0), 256, "t/text"), sides(noise(0.0), 256, "t/text_perplexity"))
-        assert not trial.judge(Both(*made, 256, 1024, "images", last=False))
+        assert not trial.judge(several(256, text=0.0, text_perplexity=0.0))
         assert [round(seen.level, 5) for seen in trial.looks] == [0.025, 0.00135]
 
     def test_a_metric_that_a_rule_names_is_waited_for(self) -> None:
         """FID on 2,048 features begins with 2,049 images; a look before must not pass it unseen."""
-        trial = trial_of(Rule(metric="t/fid"), RULE)
-        assert look(trial, noise(-2.0), 256) is None
+        assert look(trial_of(Rule(metric="t/fid"), RULE), noise(-2.0), 256) is None
         assert look(trial_of(Rule(metric="other/fid"), RULE), noise(-2.0), 256) is not None
 
     @pytest.mark.parametrize(
@@ -147,8 +144,7 @@ class TestLook:
         more = [result(value("t/recall", number, None, direction="higher")) for number in (0.1, 0.9)]
         for n, verdict in ((256, early), (1024, late)):
             both = Both(*map(join, sides(noise(2.0), n), more), n, 1024, "images", last=n == 1024)
-            found = judge(trial_of(rule), both)
-            assert [one.verdict for one in found] == ["worse", verdict]
+            assert [one.verdict for one in judge(trial_of(rule), both)] == ["worse", verdict]
 
 
 class TestLevel:
@@ -176,10 +172,9 @@ class TestLevel:
 
     def test_a_family_shares_the_level_among_tasks_and_metrics(self) -> None:
         """Two tasks; of this one's metrics two are there and one is waited for."""
-        rules = [Rule(metric="t/fid"), Rule(metric="t/*", standard_errors=2.0)]
-        trial = Trial("t", Rules(tuple(rules), "holm"), tasks=2)
-        made = map(join, sides(noise(0.0), 256, "t/x"), sides(noise(0.0), 256, "t/y"))
-        assert not trial.judge(Both(*made, 256, 512, "images", last=False))
+        rules = Rule(metric="t/fid"), Rule(metric="t/*", standard_errors=2.0)
+        trial = Trial("t", Rules(rules, "holm"), tasks=2)
+        assert not trial.judge(several(256, 512, x=0.0, y=0.0))
         assert [seen.level for seen in trial.looks] == pytest.approx([rules[1].level / 6] * 2)
         assert trial.looks[0].standard_errors == boundaries(2 * rules[1].level / 6, (0.5,))[0]
 
@@ -235,28 +230,22 @@ class TestBothSides:
 
     def test_a_worse_checkpoint_is_sampled_no_further_than_it_takes(self, weights: Weights, tmp_path: Path) -> None:
         report = self.gate(weights("worse"), weights("before"), tmp_path, drift=0.2)
-        assert report.outcome == Outcome.REGRESSION
-        assert count(tmp_path) == 2 * 256
+        assert (report.outcome, count(tmp_path)) == (Outcome.REGRESSION, 2 * 256)
         assert effort(report) == ["steps: 256 of 2,048 steps of each side, 1 look, 88% saved"]
         (row,) = looks_table(report)
-        assert row[:2] == ["steps/mark", "256 of 2,048 steps"]
-        assert row[-1] == "worse"
+        assert (row[:2], row[-1]) == (["steps/mark", "256 of 2,048 steps"], "worse")
         assert row[LOOK_COLUMNS.index("basis")] == "paired"
         document = json.loads(to_json(report))
-        assert [one["basis"] for one in document["looks"]] == ["paired"]
-        assert document["samples"][0]["saved"] == 0.875
-        assert document["looks"][0]["standard_errors"] == pytest.approx(
-            boundaries(level_of(3.0), (0.125,), "obrien-fleming")[-1]
-        )
-        assert document["looks"][0]["level"] == pytest.approx(0.00135, abs=1e-6)
-        assert document["alarms"]["family"] == "none"
-        assert document["alarms"]["lowest"] == document["looks"][0]["level"]
+        [seen] = document["looks"]
+        assert (seen["basis"], document["samples"][0]["saved"]) == ("paired", 0.875)
+        boundary = boundaries(level_of(3.0), (0.125,), "obrien-fleming")[-1]
+        assert (seen["standard_errors"], seen["level"]) == pytest.approx((boundary, 0.0013499), rel=1e-4)
+        assert (document["alarms"]["family"], document["alarms"]["lowest"]) == ("none", seen["level"])
         assert "88% saved" in to_markdown(report)
 
     def test_equal_ones_stop_as_equivalent(self, weights: Weights, tmp_path: Path) -> None:
         report = self.gate(weights("after"), weights("before"), tmp_path, until={"stderr": 1, "metric": "mark"})
-        assert report.outcome == Outcome.PASSED
-        assert report.looks[-1].units in (512, 1024)
+        assert (report.outcome, report.looks[-1].units in (512, 1024)) == (Outcome.PASSED, True)
         assert "within the tolerance 0.03" in report.comparisons[0].reason
 
     def test_a_family_of_looks_is_held_by_bonferroni(self, weights: Weights, tmp_path: Path) -> None:
@@ -298,16 +287,14 @@ class TestRun:
     def test_what_is_known_so_far_is_told(self, weights: Weights, tmp_path: Path) -> None:
         told: list[TaskLook] = []
         suite = parse_suite(steps(tmp_path), "marks")
-        result = run_suite(suite, weights("after"), lambda *now: None, interim=told.append).model_dump()
-        seen = [(look.units, look.result.output.metrics[1]["n"]) for look in told]
-        assert seen == [(256, 256), (512, 512), (1024, 1024)]
-        assert [metric["n"] for metric in result["metrics"]] == [2048, 2048]
+        result = run_suite(suite, weights("after"), lambda *now: None, interim=told.append)
+        assert [(look.units, look.result.output.metrics[1]["n"]) for look in told] == [(n, n) for n in (256, 512, 1024)]
+        assert [metric.n for metric in result.metrics] == [2048, 2048]
 
     def test_it_stops_when_the_error_is_small_enough(self, weights: Weights, tmp_path: Path) -> None:
         """The error of a mark is 1 / √n."""
         suite = parse_suite(steps(tmp_path, until={"stderr": 0.05, "metric": "mark"}), "marks")
-        result = run_suite(suite, weights("after"), lambda *now: None).model_dump()
-        assert [metric["n"] for metric in result["metrics"]] == [512, 512]
-        assert count(tmp_path) == 512
-        notes = result["provenance"]["steps"]["notes"]
-        assert notes["stopped"].startswith("after 512 of 2,048 steps: the standard error of mark, 0.04")
+        result = run_suite(suite, weights("after"), lambda *now: None)
+        assert ([metric.n for metric in result.metrics], count(tmp_path)) == ([512, 512], 512)
+        stopped = result.provenance["steps"]["notes"]["stopped"]
+        assert stopped.startswith("after 512 of 2,048 steps: the standard error of mark, 0.04")
