@@ -24,7 +24,7 @@ from evalsvc.features.digit_classifier import DigitClassifier
 from evalsvc.miniature import ROOT
 from evalsvc.models import load_model
 from evalsvc.spec import catalog
-from evalsvc.spec.layout import VocabularyLayout, parse_layout
+from evalsvc.spec.layout import parse_layout
 from evalsvc.spec.new_suite import PLACEHOLDER, new_suite
 from evalsvc.spec.suite import load_suite, parse_suite
 from evalsvc.worker.local import run_suite
@@ -32,15 +32,11 @@ from evalsvc.worker.local import run_suite
 RUNS = ("pretrained", "random-init")
 STEPS = [0, 10, 20, 80, 300, 3_000]
 TEST = 300
+LAYOUT = parse_layout(str(ROOT / "runs" / "layout.yaml")).resolve(583)
 
 
 def checkpoint(run: str, epoch: int) -> Path:
     return ROOT / "runs" / run / "checkpoints" / f"epoch_{epoch}.pt"
-
-
-@pytest.fixture(scope="module")
-def layout() -> VocabularyLayout:
-    return parse_layout(str(ROOT / "runs" / "layout.yaml")).resolve(583)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +46,7 @@ def images() -> Tensor:
 
 @pytest.fixture(scope="module")
 def decoder() -> ImageDecoder:
-    return load_decoder(ROOT / "movqgan" / "movqgan_miniature.ckpt")
+    return load_decoder(DECODER)
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +63,11 @@ def agreement(found: Tensor, expected: Tensor) -> float:
     return float((found == expected).float().mean())
 
 
-def pair_losses(model_path: Path, layout: VocabularyLayout) -> tuple[float, float]:
+def pair_losses(model_path: Path) -> tuple[float, float]:
     records = read_tokens(ROOT / "heldout_pairs.jsonl").records[:16]
-    sequences = [layout.sequence(record.text_ids, record.image_codes).ids for record in records]
+    sequences = [LAYOUT.sequence(record.text_ids, record.image_codes).ids for record in records]
     width = max(map(len, sequences))
-    ids = torch.tensor([sequence + [layout.special_ids["pad"]] * (width - len(sequence)) for sequence in sequences])
+    ids = torch.tensor([sequence + [LAYOUT.special_ids["pad"]] * (width - len(sequence)) for sequence in sequences])
     targets = ids[:, 1:]
     nll = functional.cross_entropy(load_model(model_path)(ids[:, :-1]).transpose(1, 2), targets, reduction="none")
     return float(nll[targets < 512].mean()), float(nll[(targets >= 512) & (targets < 576)].mean())
@@ -82,7 +78,7 @@ def test_it_is_small_enough_to_ship() -> None:
 
 
 @pytest.mark.parametrize("run", RUNS)
-def test_runs_are_complete(run: str, layout: VocabularyLayout) -> None:
+def test_runs_are_complete(run: str) -> None:
     """Every step that the demo promises is there, opens without a configuration beside it, and fits the layout."""
     found = sorted((ROOT / "runs" / run / "checkpoints").glob("epoch_*.pt"))
     outlines = [read_outline(path) for path in found]
@@ -93,7 +89,7 @@ def test_runs_are_complete(run: str, layout: VocabularyLayout) -> None:
     assert (ROOT / "runs" / run / "steps.txt").read_text() == index
     for path in found:
         model = load_model(path)
-        layout.resolve(model.config.vocab_size)
+        LAYOUT.resolve(model.config.vocab_size)
         assert model.rotary_inv_freq_dtype == "float32"
 
 
@@ -102,17 +98,17 @@ def test_both_runs_have_one_configuration() -> None:
     assert first == second
 
 
-def test_held_out_data_fit_the_layout(layout: VocabularyLayout, images: Tensor, decoder: ImageDecoder) -> None:
+def test_held_out_data_fit_the_layout(images: Tensor, decoder: ImageDecoder) -> None:
     """The pairs are the test captions and the shipped tokenizer's codes of the test images, and nothing is cut."""
     pairs = read_tokens(ROOT / "heldout_pairs.jsonl").records
     texts = read_tokens(ROOT / "heldout_text.jsonl").records
     for record in pairs + texts:
-        assert layout.sequence(record.text_ids, record.image_codes).cut == 0
+        assert LAYOUT.sequence(record.text_ids, record.image_codes).cut == 0
     codes = decoder.encode(images[:32].float() / 127.5 - 1)
     stored = torch.tensor([list(record.image_codes or ()) for record in pairs[:32]])
     assert agreement(codes.flatten(), stored.flatten()) > 0.99  # other machines round otherwise
-    assert layout.text.tokenizer is not None
-    again = read_tokens(ROOT / "captions.jsonl", layout.text.tokenizer).records
+    assert LAYOUT.text.tokenizer is not None
+    again = read_tokens(ROOT / "captions.jsonl", LAYOUT.text.tokenizer).records
     assert [list(record.text_ids or ()) for record in again] == [list(record.text_ids or ()) for record in pairs]
 
 
@@ -125,9 +121,9 @@ def test_reconstructions_are_readable(images: Tensor, decoder: ImageDecoder, cla
     assert agreement(classifier.predict(rendered), labels(64)) >= 0.95
 
 
-def test_the_last_checkpoint_has_learned_images_and_the_first_has_not(layout: VocabularyLayout) -> None:
-    first = pair_losses(checkpoint("pretrained", 0), layout)
-    last = [pair_losses(checkpoint(run, len(STEPS) - 1), layout) for run in RUNS]
+def test_the_last_checkpoint_has_learned_images_and_the_first_has_not() -> None:
+    first = pair_losses(checkpoint("pretrained", 0))
+    last = [pair_losses(checkpoint(run, len(STEPS) - 1)) for run in RUNS]
     assert first[1] > 4
     assert all(image < 2 and text < 0.6 for text, image in last)
     assert last[0][1] == pytest.approx(last[1][1], abs=0.1)

@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -21,11 +21,8 @@ BUDGET = 64
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "rotary": {},
-    "llama_rotary, rms_norm, tied": {
-        "positional_embedding_type": "llama_rotary",
-        "model_norm": "rms_norm",
-        "weight_tying": True,
-    },
+    "llama_rotary, rms_norm, tied": {"positional_embedding_type": "llama_rotary", "model_norm": "rms_norm"}
+    | {"weight_tying": True},
     "head_rotary, qk_norm": {"positional_embedding_type": "head_rotary", "qk_norm": True},
     "no positions, gemma_geglu": {"positional_embedding_type": "none", "ffn_type": "gemma_geglu"},
     "post_embed_norm, lp_layer_norm": {"post_embed_norm": True, "model_norm": "lp_layer_norm", "qk_norm": True},
@@ -97,34 +94,43 @@ def slow_score(model: Transformer, layout: VocabularyLayout, request: Request) -
 
 
 def assert_equal(found: Sequence[Score], expected: Sequence[Score], tolerance: float) -> None:
-    numbers: Callable[[Score], list[float]] = lambda one: [one.logprob, one.logprob_within, one.image_mass]  # noqa: E731
-    torch.testing.assert_close(
-        torch.tensor([numbers(one) for one in found], dtype=torch.float64),
-        torch.tensor([numbers(one) for one in expected], dtype=torch.float64),
-        rtol=2e-7,
-        atol=tolerance,
+    numbers, greedy = (
+        [[getattr(one, name) for name in names for one in scores] for scores in (found, expected)]
+        for names in (("logprob", "logprob_within", "image_mass"), ("greedy", "greedy_within"))
     )
-    assert [(one.greedy, one.greedy_within) for one in found] == [(one.greedy, one.greedy_within) for one in expected]
+    torch.testing.assert_close(
+        *(torch.tensor(each, dtype=torch.float64) for each in numbers), rtol=2e-7, atol=tolerance
+    )
+    assert greedy[0] == greedy[1]
+
+
+def check(
+    model: Transformer, layout: VocabularyLayout, requests: list[Request], tolerance: float = 1e-5
+) -> list[Score]:
+    expected = [slow_score(model, layout, request) for request in requests]
+    assert_equal(score(model, layout, requests, BUDGET), expected, tolerance)
+    return expected
 
 
 @pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_equals_one_request_at_a_time(changes: dict[str, Any], dtype: torch.dtype) -> None:
     model, layout = build_model(**changes).to(dtype), LAYOUTS["image then special"]
-    requests = make_requests(model, layout)
-    expected = [slow_score(model, layout, request) for request in requests]
     # The logits are float32 in any case, and a continuation sums up to nine of them.
-    assert_equal(score(model, layout, requests, BUDGET), expected, 1e-5 if dtype == torch.float32 else 2e-6)
-    assert {one.greedy for one in expected} == {one.greedy_within for one in expected} == {True, False}
+    scores = check(model, layout, make_requests(model, layout), 1e-5 if dtype == torch.float32 else 2e-6)
+    assert {one.greedy for one in scores} == {one.greedy_within for one in scores} == {True, False}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 def test_layouts(layout: VocabularyLayout) -> None:
     model = build_model()
-    requests = make_requests(model, layout)
-    expected = [slow_score(model, layout, request) for request in requests]
-    assert_equal(score(model, layout, requests, BUDGET), expected, 1e-5)
-    assert all((one.image_mass > 0) == (layout.image is not None) for one in expected)
+    scores = check(model, layout, make_requests(model, layout))
+    assert all((one.image_mass > 0) == (layout.image is not None) for one in scores)
+
+
+def cut_tiles(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    monkeypatch.setattr(scorer, "LEAST_COLUMNS", columns)
+    monkeypatch.setattr(scorer, "CPU_TILE_BYTES", 0)
 
 
 @pytest.mark.parametrize("budget", [1, 17, 100_000])
@@ -133,8 +139,7 @@ def test_neither_batch_nor_tile_nor_order_matters(budget: int, chunk: int, monke
     model, layout = build_model(), LAYOUTS["image then special"]
     requests = make_requests(model, layout)
     expected = score(model, layout, requests, BUDGET)
-    monkeypatch.setattr(scorer, "LEAST_COLUMNS", chunk)
-    monkeypatch.setattr(scorer, "CPU_TILE_BYTES", 0)
+    cut_tiles(monkeypatch, chunk)
     assert_equal(score(model, layout, requests, budget), expected, 1e-5)
     order = random.Random(1).sample(range(len(requests)), len(requests))
     shuffled = score(model, layout, [requests[index] for index in order], budget)
@@ -162,31 +167,25 @@ def count(requests: Sequence[Request], batch_tokens: int) -> Counting:
 
 
 def test_the_work_that_packing_saves() -> None:
-    context = tuple(range(10))
     options = [(1,), (2,), (3,), (4, 5, 6), (7, 8, 9, 10), (4, 5, 7)]
-    counted = count([Request(context, option) for option in options] * 3, 1000)
-    assert counted.read == [10 + 2 + 3]
-    assert counted.scored == (1 + 2 + 3) * ROWS
+    counted = count([Request(tuple(range(10)), option) for option in options] * 3, 1000)
+    assert (counted.read, counted.scored) == ([10 + 2 + 3], (1 + 2 + 3) * ROWS)
 
 
 @pytest.mark.parametrize("batch_tokens", [200, 100_000])
 def test_batches_are_small_on_a_cpu(batch_tokens: int) -> None:
     budget = min(batch_tokens, CPU_BATCH_TOKENS)
     many = [Request((token, *range(39)), (other, 3)) for token in range(40) for other in range(2)]
-    counted = count(many, batch_tokens)
-    assert sum(counted.read) == 40 * 42
-    assert max(counted.read) <= budget
-    assert len(counted.read) == math.ceil(40 / (budget // 42))
+    read = count(many, batch_tokens).read
+    assert (sum(read), len(read), max(read) <= budget) == (40 * 42, math.ceil(40 / (budget // 42)), True)
 
 
 def test_a_row_may_be_longer_than_the_table_of_positions() -> None:
     """Its positions are depths; counted along the row they would be refused."""
     model = build_model(positional_embedding_type="llama_rotary", seq_len=8)
-    layout = text_only(ROWS)
-    requests = [Request(tuple(range(10)), (token,) * 6) for token in range(5)]
-    assert_equal(score(model, layout, requests, BUDGET), [slow_score(model, layout, one) for one in requests], 1e-5)
+    check(model, text_only(ROWS), [Request(tuple(range(10)), (token,) * 6) for token in range(5)])
     with pytest.raises(InvalidData, match="position 16 is beyond"):
-        score(model, layout, [Request(tuple(range(10)), (1,) * 8)], BUDGET)
+        score(model, text_only(ROWS), [Request(tuple(range(10)), (1,) * 8)], BUDGET)
 
 
 def test_progress_and_cancelling() -> None:
@@ -224,20 +223,9 @@ def test_what_is_not_finite_is_named() -> None:
         score(model, text_only(ROWS), requests, BUDGET, name="question {}".format)
 
 
-# packing
-
-
 def test_batches_hold_the_budget_with_their_padding() -> None:
-    lengths = [3, 9, 1, 4, 4, 20]
-    batches = list(token_batches(lengths, 12))
-    assert batches == [[5], [1], [3, 4, 0], [2]]
+    assert list(token_batches([3, 9, 1, 4, 4, 20], 12)) == [[5], [1], [3, 4, 0], [2]]
     assert list(token_batches([], 12)) == []
-
-
-HEAD_ROWS = 30
-HEAD_LAYOUT = VocabularyLayout(
-    text=TextBlock(offset=8, size=12), image=ImageBlock(offset=0, size=6), special={"doc": 22, "pad": 23}
-).resolve(HEAD_ROWS)
 
 
 def slow_columns(logits: Tensor, ids: Tensor) -> Tensor:
@@ -253,21 +241,19 @@ def slow_columns(logits: Tensor, ids: Tensor) -> Tensor:
 @pytest.mark.parametrize("spread", [1.0, 40.0])
 def test_equals_all_logits_at_once(tile: int, spread: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whole numbers, so that many are equally likely: across tiles too the first counts as the likeliest."""
-    monkeypatch.setattr(scorer, "LEAST_COLUMNS", tile)
-    monkeypatch.setattr(scorer, "CPU_TILE_BYTES", 0)
+    cut_tiles(monkeypatch, tile)
     torch.manual_seed(0)
-    logits = (spread * torch.randn(50, HEAD_ROWS)).round()
-    at = torch.arange(50).repeat_interleave(HEAD_ROWS)
-    ids = torch.arange(HEAD_ROWS).repeat(50)
+    logits = (spread * torch.randn(50, ROWS)).round()
+    at, ids = torch.arange(50).repeat_interleave(ROWS), torch.arange(ROWS).repeat(50)
     seen: list[int] = []
 
     def of_rows(hidden: Tensor, rows: slice) -> Tensor:
         assert len(hidden) == 50
-        seen.extend(range(HEAD_ROWS)[rows])
+        seen.extend(range(ROWS)[rows])
         return logits[:, rows].clone()
 
-    found = target_columns(torch.zeros(50, 4), of_rows, at, ids, HEAD_LAYOUT)
-    expected = slow_columns(logits.double()[at], ids)
-    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-5)
-    assert seen == list(range(HEAD_ROWS)), "every id is computed once"
+    layout = layout_of(range(8, 20), range(6), doc=22, pad=23)
+    found = target_columns(torch.zeros(50, 4), of_rows, at, ids, layout)
+    torch.testing.assert_close(found, slow_columns(logits.double()[at], ids), rtol=1e-6, atol=1e-5)
+    assert seen == list(range(ROWS)), "every id is computed once"
     assert (found[:, 1] == 0).sum() == (found[:, 3] == 0).sum() == 50

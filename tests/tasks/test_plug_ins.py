@@ -22,7 +22,7 @@ PACKAGE = Path(__file__).parents[1] / "support" / "plug_ins"
 
 
 @pytest.fixture
-def _installed(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
+def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(PACKAGE)
 
 

@@ -26,8 +26,6 @@ TEXTS = [[5, 6, 7, 69], [1, 2], [9], list(range(20, 40)), [], [3, 3, 3, 3, 3, 3,
 NAMES = [f"text.jsonl, line {number}" for number in range(1, len(TEXTS) + 1)]
 POSITIONS = (3, 6)
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(scope="module")
 def files(open_lm_case: Path) -> tuple[Path, Path]:

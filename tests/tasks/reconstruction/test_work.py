@@ -34,7 +34,7 @@ from evalsvc.worker.context import ShardContext
 
 
 @pytest.fixture(autouse=True)
-def _squares(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def _squares(monkeypatch: pytest.MonkeyPatch) -> None:
     offer_squares(monkeypatch)
 
 
