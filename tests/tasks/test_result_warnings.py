@@ -116,7 +116,7 @@ def test_the_loss_of_a_model_of_text_alone_is_that_within_text(tmp_path: Path, o
 
 @pytest.mark.parametrize("is_first", [True, False])
 def test_the_first_step_is_told_by_the_service(is_first: bool) -> None:
-    """Later a loss that is worse than a guess may be the very finding: the last checkpoint has forgotten its English."""
+    """Later such a loss may be the very finding: the last checkpoint has forgotten its English."""
     task = {**PAIRS, **GENERAL}
     shards = run_stage("plan", pretrained(5), **task).shards
     outputs = [run_stage("run", pretrained(5), None, [shard], **task) for shard in shards]
