@@ -27,10 +27,8 @@ def require_codebook(layout: VocabularyLayout, decoder: ImageDecoder, name: str)
         )
 
 
-def to_signed(
-    images: Tensor,  # [B, 3, H, W] uint8
-) -> Tensor:  # [B, 3, H, W] float32 in [-1, 1]
-    """Convert pixels to the input of an encoder; the inverse of `decoders.to_uint8`."""
+def to_signed(images: Tensor) -> Tensor:
+    """Convert pixels [B, 3, H, W] to the input of an encoder in [-1, 1]; the inverse of `decoders.to_uint8`."""
     return images.float() / 127.5 - 1
 
 

@@ -86,12 +86,8 @@ class FeaturePass:
         """Return the approximate bytes of one call in addition to the weights."""
         return ACTIVATION_BYTES * max((each.images_at_once for each in self._extractors.values()), default=0)
 
-    def __call__(
-        self,
-        images: Tensor,  # [B, 3, H, W] uint8
-        texts: Sequence[str] = (),
-    ) -> dict[str, Tensor]:  # [B, d] float32, on the CPU
-        """Return features of `images`, and their similarity to `texts` if it is requested."""
+    def __call__(self, images: Tensor, texts: Sequence[str] = ()) -> dict[str, Tensor]:
+        """Return features [B, d] float32 on the CPU of images [B, 3, H, W] uint8, and their similarity to `texts`."""
         features: dict[str, Tensor] = {}
         for kind, extractor in self._extractors.items():
             keys = [key for key in self.keys if kind_of(key) == kind]

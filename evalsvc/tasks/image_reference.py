@@ -120,7 +120,6 @@ def reference_parts(
 def reference_features(
     context: Context, spec: ReferenceSpec, features: FeaturePass, part: ReferencePart
 ) -> dict[str, Rows]:
-    """Extract features of a range of images, by key."""
     source = context.images(spec.name)
     indices = spec.indices(source)[part.start : part.stop]
     if source.digest(indices) != part.digest:

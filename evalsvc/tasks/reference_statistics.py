@@ -143,10 +143,8 @@ def import_npz(path: Path, name: str, folder: Path, n: int | None = None) -> Pat
         with replacing(target, mode=FOR_GROUP) as stream:
             _save(stream, _arrays(fresh))
     except OSError as error:
-        reason = os_reason(error)
-        raise DataDirectoryUnusable(
-            f"{target} cannot be written: {reason}; free disk space, or change permissions"
-        ) from error
+        words = f"{target} cannot be written: {os_reason(error)}; free disk space, or change permissions"
+        raise DataDirectoryUnusable(words) from error
     return target
 
 
@@ -161,18 +159,10 @@ def _read_foreign(path: Path, n: int | None) -> TapStatistics:
 
 
 def _arrays(statistics: ReferenceStatistics) -> dict[str, ArrayLike]:
-    arrays: dict[str, ArrayLike] = {
-        "format": FORMAT,
-        "foreign": statistics.foreign,
-        "source": statistics.source,
-        "taps": sorted(statistics.moments),
-    }
-    for tap, tap_statistics in statistics.moments.items():
-        arrays |= {
-            f"n_{tap}": tap_statistics.n or 0,
-            f"mean_{tap}": tap_statistics.mean,
-            f"covariance_{tap}": tap_statistics.covariance,
-        }
+    arrays: dict[str, ArrayLike] = {"format": FORMAT, "foreign": statistics.foreign, "source": statistics.source}
+    arrays["taps"] = sorted(statistics.moments)
+    for tap, moments in statistics.moments.items():
+        arrays |= {f"n_{tap}": moments.n or 0, f"mean_{tap}": moments.mean, f"covariance_{tap}": moments.covariance}
     return arrays
 
 

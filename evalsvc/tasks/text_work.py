@@ -34,7 +34,7 @@ class TextWork(Work[TextParameters, ShardKind, Output], Generic[TextParameters, 
         return tokenizer
 
     def bos(self, context: Context, tokenizer: TextTokenizer) -> int | None:
-        """Return the tokenizer's id before every text: the task's, or the layout's; None: no token."""
+        """Return the tokenizer's id before every text: the task's, or the layout's."""
         return tokenizer.beginning(context.layout().text.beginning(self.task.bos))
 
     def tokenizer_path(self, context: Context, text: TextBlock) -> str | None:
@@ -67,8 +67,7 @@ class TextWork(Work[TextParameters, ShardKind, Output], Generic[TextParameters, 
             )
 
     def protocol(self, rotary: Mapping[str, str]) -> dict[str, str]:
-        """Return the protocol's content for the parameters and the model's `Context.rotary`, which affect every
-        number."""
+        """Return the protocol's content that affects every number; `rotary` is that of the model's context."""
         return {"dtype": self.task.dtype, "rotary_inv_freq_dtype": self.task.rotary_inv_freq_dtype, **rotary}
 
 

@@ -12,15 +12,7 @@ import torch
 
 from evalsvc.checkpoints.expression import digest_of
 from evalsvc.checkpoints.opening import opened
-from evalsvc.checkpoints.reference import (
-    CheckpointRef,
-    check_sha256,
-    hash_files,
-    identify,
-    named,
-    parents_of,
-    verify,
-)
+from evalsvc.checkpoints.reference import CheckpointRef, check_sha256, hash_files, identify, named, parents_of, verify
 from evalsvc.checkpoints.weights import read_weights
 from evalsvc.errors import CheckpointGone, UnsupportedModel, os_reason
 from evalsvc.families.reading import family_of, resolve_config

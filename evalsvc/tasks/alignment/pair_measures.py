@@ -124,11 +124,8 @@ def tables_of(model: LanguageModel, layout: VocabularyLayout, output: bool, know
     return Tables(text, table[image], known)
 
 
-def bag_means(
-    table: Tensor,  # [V, D]
-    bags: Sequence[Sequence[int]],
-) -> Tensor:  # [B, D] float64, where the table is
-    """Return the mean of each bag's rows, normalised to length one."""
+def bag_means(table: Tensor, bags: Sequence[Sequence[int]]) -> Tensor:
+    """Return the mean of each bag's rows of a table [V, D], normalised to length one, [B, D] float64."""
     flat, starts = flattened(bags)
     ids, places = torch.unique(flat.to(table.device), return_inverse=True)
     means = functional.embedding_bag(places, table[ids].double(), starts.to(table.device), mode="mean")

@@ -276,14 +276,13 @@ class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]
         """Yield the checkpoint's completions, greedy ones first so that tasks with other draws can be paired."""
         asked = product(enumerate(zip(self.task.prompts, prompts, strict=True)), enumerate(self.task.ways().items()))
         end = None if end_of_text is None else completions[0].layout.text.offset + end_of_text
+        losses: Sequence[tuple[float | None, int | None]] = judged or [(None, None)] * (2 * len(completions))
         for place, ((prompt_index, (prompt, ids)), (way_index, (way, params))) in enumerate(asked):
             drawn, base = completions[place], of_base[place] if of_base else None
             ended = end is not None and drawn.ids[-1:] == [end]
             text = drawn.ids[:-1] if ended else drawn.ids
             is_same = None if base is None or way != GREEDY else int(drawn.from_text == base.from_text)
-            (nll, scored), (own_nll, own_scored) = (
-                (judged[place], judged[len(completions) + place]) if judged else ((None, None), (None, None))
-            )
+            (nll, scored), (own_nll, own_scored) = losses[place], losses[len(completions) + place]
             content = {**protocol, "estimator": DRAWING, "prompt": list(ids), "sampling": params.to_json()}
             yield Completion(
                 index=way_index * len(prompts) + prompt_index,

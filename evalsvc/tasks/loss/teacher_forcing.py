@@ -93,38 +93,29 @@ class ProfileSums:
             inside = belongs(ids, block)
             of_type = belongs(targets, block)
             places = (inside.cumsum(1) - 1)[:, 1:][target_mask][of_type]  # number of earlier ids of the same type, [n]
-            if len(places):
-                self._add(kind, len(ids), owners[of_type], places, values[of_type], units)
+            if not len(places):
+                continue
+            numbers = len(ids), owners[of_type], values[of_type]
+            if kind == "image" and self.grid is not None:
+                cells = _bin_sums(*numbers, places, self.grid[0] * self.grid[1])
+                grid = cells.reshape(len(ids), *self.grid, 3)
+                by_group = {"image_cell": cells, "image_row": grid.sum(2), "image_column": grid.sum(1)}
+            else:
+                starts = torch.tensor(POSITION_STARTS, device=places.device)
+                bins = torch.bucketize(places, starts, right=True) - 1
+                by_group = {f"{kind}_position": _bin_sums(*numbers, bins, len(starts))}
+            for group, binned in by_group.items():
+                sums = torch.cat((binned, (binned[..., :1] > 0).double()), dim=2)  # [B, bins, 4]
+                if units is None:
+                    self._add_up(group, sums)
+                    continue
+                if group not in self._held:
+                    self._held[group] = sums.new_zeros(len(self._unit), *sums.shape[1:])
+                self._held[group].index_add_(0, units, sums)
 
     def columns(self) -> dict[str, list[list[float]]]:
         """Return the ten sums by group of bins, each with one number per bin."""
         return {group: moments.T.tolist() for group, moments in self.moments.items()}
-
-    def _add(self, kind: str, batch: int, owners: Tensor, places: Tensor, values: Tensor, units: Tensor | None) -> None:
-        if kind == "image" and self.grid is not None:
-            rows, columns = self.grid
-            cells = _bin_sums(batch, owners, places, values, rows * columns)
-            grid = cells.reshape(batch, rows, columns, 3)
-            for name, sums in (("cell", cells), ("row", grid.sum(2)), ("column", grid.sum(1))):
-                self._add_sequences(f"image_{name}", sums, units)
-        else:
-            starts = torch.tensor(POSITION_STARTS, device=places.device)
-            bins = torch.bucketize(places, starts, right=True) - 1
-            self._add_sequences(f"{kind}_position", _bin_sums(batch, owners, bins, values, len(starts)), units)
-
-    def _add_sequences(
-        self,
-        group: str,
-        sums: Tensor,  # [B, bins, 3]
-        units: Tensor | None,  # [B]
-    ) -> None:
-        sums = torch.cat((sums, (sums[..., :1] > 0).double()), dim=2)
-        if units is None:
-            self._add_up(group, sums)
-            return
-        if group not in self._held:
-            self._held[group] = sums.new_zeros(len(self._unit), *sums.shape[1:])
-        self._held[group].index_add_(0, units, sums)
 
     def _close(self) -> None:
         """Add up the groups of the current span, which are complete."""
@@ -132,18 +123,14 @@ class ProfileSums:
             self._add_up(group, sums)
         self._held, self._unit = {}, {}
 
-    def _add_up(
-        self,
-        group: str,
-        sums: Tensor,  # [units, bins, 4]
-    ) -> None:
-        c, x, w, s = sums.unbind(2)
+    def _add_up(self, group: str, sums: Tensor) -> None:
+        c, x, w, s = sums.unbind(2)  # of [units, bins, 4]
         columns = ((c > 0).double(), c, x, c * c, c * x, x * x, w, c * w, w * w, s)
         moments = torch.stack([column.sum(0) for column in columns], dim=1)
         self.moments[group] = self.moments[group] + moments if group in self.moments else moments
 
 
-def _bin_sums(batch: int, owners: Tensor, bins: Tensor, values: Tensor, count: int) -> Tensor:
+def _bin_sums(batch: int, owners: Tensor, values: Tensor, bins: Tensor, count: int) -> Tensor:
     sums = values.new_zeros(batch * count, 3).index_add_(0, owners * count + bins, values)
     return sums.reshape(batch, count, 3)
 

@@ -239,7 +239,6 @@ class Background:
             work()
 
     def wait(self) -> None:
-        """Wait for all submitted work."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending()
