@@ -194,9 +194,7 @@ def test_what_is_computed_is_kept_and_then_not_asked_for_again(tmp_path: Path) -
 
 @pytest.mark.parametrize("damage", ["gone", "cut"])
 @pytest.mark.parametrize("part", ["moments", "features"])
-def test_kept_statistics_that_are_lost_by_now_fail_the_merge_with_an_instruction(
-    tmp_path: Path, part: str, damage: str
-) -> None:
+def test_lost_statistics_fail_the_merge(tmp_path: Path, part: str, damage: str) -> None:
     """A merge that computes features reports no progress, and nobody can cancel or repeat a part of it."""
     read(tmp_path, rows)
     [path] = tmp_path.glob(f"*.{part}.npz")

@@ -347,9 +347,7 @@ def test_the_table_of_the_stories(shared: Path, name: str) -> None:
         assert found[f"forgetting/{change}"]["value"] == pytest.approx(expected, abs=1e-3)
 
 
-def test_paired_errors_are_those_of_the_bootstrap(
-    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_errors_are_those_of_the_bootstrap(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """1,000 resamples of the documents; each takes its answers of both models along."""
     (tmp_path / "text").symlink_to(shared / "golden" / "text_tasks")
     monkeypatch.setenv("EVALSVC_DATASETS", str(tmp_path))

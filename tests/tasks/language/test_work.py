@@ -176,9 +176,7 @@ def test_a_damaged_file_is_none_and_is_written_anew(tmp_path: Path, damage: str)
         assert find_answers(files, KEY) == ANSWERS
 
 
-def test_a_folder_that_cannot_be_written_costs_nothing_but_time(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_answers_that_cannot_be_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / FOLDER).write_text("in the way")
     with caplog.at_level(logging.WARNING):
         keep_answers(KeptFolder(tmp_path), KEY, ANSWERS)

@@ -111,9 +111,7 @@ def test_a_gap_has_the_error_of_two_samples() -> None:
 
 
 @pytest.mark.parametrize("shards", [None, 3])
-def test_general_text_has_the_loss_of_a_task_of_its_own(
-    checkpoint: CheckpointRef, tmp_path: Path, shards: int | None
-) -> None:
+def test_general_text_has_its_own_loss(checkpoint: CheckpointRef, tmp_path: Path, shards: int | None) -> None:
     data, text = write(tmp_path / "data.jsonl", RECORDS), write(tmp_path / "text.jsonl", GENERAL)
     alone, captions = (evaluate(loss_of(path, shards=shards), checkpoint) for path in (text, data))
     both = evaluate(loss_of(data, general_text=str(text), shards=shards), checkpoint)

@@ -82,9 +82,7 @@ def test_equals_the_definition(
     assert result.notes == {**counts, "image_grid": "images have 1 to 6 codes", **unigrams}
 
 
-def test_metrics_have_units_directions_and_what_a_model_that_knows_nothing_gets(
-    checkpoint: CheckpointRef, data: Path
-) -> None:
+def test_metrics_have_units_directions_and_baselines(checkpoint: CheckpointRef, data: Path) -> None:
     found = values(evaluate(loss_of(data), checkpoint))
     choices = {"text": 112, "image": 112, "special": 112, "total": 112, "text_within": 80, "image_within": 16}
     unigrams = {"text_unigram": 80, "image_unigram": 16, "image_unigram_by_place": 16}
@@ -139,9 +137,7 @@ def test_shards_cover_the_data_in_order(checkpoint: CheckpointRef, data: Path) -
 
 
 @pytest.mark.parametrize("shards", [1, 2, 3, 99])
-def test_sequences_that_belong_together_are_one_in_every_error(
-    checkpoint: CheckpointRef, tmp_path: Path, shards: int
-) -> None:
+def test_dependent_sequences_are_one(checkpoint: CheckpointRef, tmp_path: Path, shards: int) -> None:
     """Captions of one image and windows of one document are in one shard, wherever they are in the data, and no loss
     moves by that."""
     again = {"text_ids": [8], "image_codes": [0, 15, 3, 3]}

@@ -111,9 +111,7 @@ def test_metrics_have_units_directions_and_errors(digits: Path, context: ShardCo
     assert do_all(work_on(digits, taps=(64,)), context).warnings == []
 
 
-def test_the_protocol_has_what_moves_the_numbers_and_nothing_else(
-    digits: Path, tmp_path: Path, context: ShardContext
-) -> None:
+def test_the_protocol_has_what_moves_numbers(digits: Path, tmp_path: Path, context: ShardContext) -> None:
     def ids(**parameters: Any) -> tuple[str, str]:
         plan = work_on(digits, **parameters).plan(context).shards[0].plan
         return str(plan.protocol), str(plan.features)
@@ -193,9 +191,7 @@ def decoder(tmp_path: Path) -> Path:
     return shutil.copytree(Path(DECODER).parent, tmp_path / "decoder") / Path(DECODER).name
 
 
-def test_changed_images_and_decoders_are_noticed_by_the_shard(
-    photographs: Path, decoder: Path, context: ShardContext
-) -> None:
+def test_changed_images_and_decoders_are_noticed(photographs: Path, decoder: Path, context: ShardContext) -> None:
     work = work_on(photographs, decoder=str(decoder), shard_size=2)
     first, second = work.plan(context).shards
     shutil.copy(photographs / "a.png", photographs / "c.png")
@@ -249,9 +245,7 @@ def test_a_published_program_computes_the_distance(
     assert values(theirs)["psnr"].protocol.id == values(ours)["psnr"].protocol.id, "it has no part in pixels"
 
 
-def test_taps_that_the_extractor_does_not_give(
-    digits: Path, context: ShardContext, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_taps_that_are_not_given(digits: Path, context: ShardContext, monkeypatch: pytest.MonkeyPatch) -> None:
     """NVIDIA's program tells the last features alone."""
     monkeypatch.setattr(ShardContext, "extractor", lambda *_: SquareFeatures((2048,)))
     messages = sorted(warning.message for warning in do_all(work_on(digits), context).warnings)
@@ -261,9 +255,7 @@ def test_taps_that_the_extractor_does_not_give(
         work_on(digits, taps=[64]).plan(context)
 
 
-def test_an_extractor_that_another_worker_does_not_have_is_noticed(
-    digits: Path, context: ShardContext, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_extractor_is_noticed(digits: Path, context: ShardContext, monkeypatch: pytest.MonkeyPatch) -> None:
     work = work_on(digits)
     [shard] = work.plan(context).shards
     monkeypatch.setattr(SquareFeatures, "program", {"program": "another release"})

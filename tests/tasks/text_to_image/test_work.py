@@ -125,9 +125,7 @@ def test_the_first_images_are_kept_lossless_with_what_they_were_made_from(evalua
     assert whole.crop((0, 0, 32, 32)).tobytes() == first.tobytes()
 
 
-def test_repeated_captions_are_different_images_and_long_ones_are_cut_and_counted(
-    evaluate: Evaluate, tmp_path: Path
-) -> None:
+def test_captions_that_are_repeated_or_long(evaluate: Evaluate, tmp_path: Path) -> None:
     lines = [{"text": text} for text in ("the digit 7", "the digit 7", "", "seven " * 100)]
     (tmp_path / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     result = evaluate(captions=str(tmp_path / "captions.jsonl"), samples=None, classifier=None, metrics=[])
@@ -265,9 +263,7 @@ def sampling(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("many_cases", "overlap")
-def test_fewer_images_are_sampled_where_none_can_be_decoded_beside(
-    evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fewer_images_are_sampled_for_memory(evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch) -> None:
     parameters: dict[str, Any] = {"samples": 40, "batch": 16, "keep": 0, "metrics": ["kid"]}
     plain = evaluate(**parameters)
     samplers: weakref.WeakSet[Sampler] = weakref.WeakSet()
@@ -301,9 +297,7 @@ def test_images_that_are_done_are_not_done_again(evaluate: Evaluate, monkeypatch
 
 
 @pytest.mark.usefixtures("overlap")
-def test_an_image_that_cannot_be_decoded_at_all_ends_the_shard(
-    evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_image_too_large_to_decode(evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch) -> None:
     require_memory(monkeypatch, lambda images: False)
     found = error(evaluate(samples=9, batch=4, metrics=[]))
     assert found.startswith("out_of_memory: memory ran out while one image was decoded")
