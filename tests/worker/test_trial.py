@@ -92,29 +92,22 @@ class TestLook:
         found = look(trial, differences, 512)
         assert (found.verdict, found.difference and found.difference.n) == ("worse", 512)
 
-    @pytest.mark.parametrize(("direction", "verdict"), [("lower", "worse"), ("higher", "better")])
-    def test_beyond_the_boundary_it_stops_to_either_side(self, direction: str, verdict: str) -> None:
-        assert decided(noise(2.0), 128, direction=direction)[0] == verdict
-
-    def test_it_stops_where_no_regression_is_left_in_the_interval(self) -> None:
+    def test_it_stops_beyond_a_boundary_or_where_no_regression_is_left(self) -> None:
+        for direction, verdict in (("lower", "worse"), ("higher", "better")):
+            assert decided(noise(2.0), 128, direction=direction)[0] == verdict
         tolerant = RULE.model_copy(update={"absolute": 1.0})
         for mean, verdict in ((0.0, "within_tolerance"), (0.8, ""), (-0.5, "within_tolerance")):
             found = decided(noise(mean), 128, tolerant)
-            assert found[0] == verdict
-            assert ("within the tolerance 1" in found[1]) == bool(verdict)
+            assert (found[0], "within the tolerance 1" in found[1]) == (verdict, bool(verdict))
+        assert decided([math.nan, *noise(0.0)], 128)[0] == "worse", "it diverged"
 
     def test_equal_so_far_is_not_equal(self) -> None:
         """256 prompts that are read alike on both sides have an error of zero and prove nothing of the next ones."""
         assert decided([0.0] * 256, 256) == ("", "")
         assert decided([0.0] * 1024, 1024) == ("within_tolerance", "equal")
-
-    def test_the_last_look_decides_everything(self) -> None:
         found = look(trial_of(RULE), noise(0.0), 1024)
         noise_of_one_look = critical_value(RULE.level, 1023) * found.difference.stderr
-        assert (found.verdict, found.difference.noise) == ("within_noise", pytest.approx(noise_of_one_look))
-
-    def test_what_diverged_is_worse_at_once(self) -> None:
-        assert decided([math.nan, *noise(0.0)], 128)[0] == "worse"
+        assert (found.verdict, found.difference.noise) == ("within_noise", pytest.approx(noise_of_one_look)), "the last"
 
     def test_a_decision_stands_while_another_metric_goes_on(self) -> None:
         trial = trial_of(Rule(metric="t/*", standard_errors=1.96, relative=0.0))

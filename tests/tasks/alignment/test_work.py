@@ -169,12 +169,6 @@ def slow_similarity(own: Tables, some: TokenPairs) -> Tensor:
     return image @ text.T
 
 
-def test_a_bag_is_the_mean_of_its_rows() -> None:
-    own, some = tables(), pairs(30)
-    found = similarities(own, some)
-    torch.testing.assert_close(found.pairs, slow_similarity(own, some))
-
-
 def test_equal_captions_have_equal_similarities_to_the_last_bit() -> None:
     """Else of two captions with the same words one would be nearer by rounding, and the other one wrong."""
     some = pairs(40)

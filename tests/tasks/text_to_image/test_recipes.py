@@ -1,6 +1,9 @@
 """Published recipes: what they fix is what their own scripts do."""
 
+import hashlib
 import io
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,20 +11,31 @@ import numpy as np
 import pytest
 import torch
 from miniature_run import DECODER, LAYOUT, pretrained
+from nvidia_program import nvidia_program, small_tensors
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from smoke_images import torch_fidelity_weights
 from task_runs import metrics, run_task
 from torch import nn
 
 from evalsvc.assets import ASSETS
+from evalsvc.checkpoints.reference import CheckpointRef
+from evalsvc.config import Settings
 from evalsvc.data.tokenizer import read_tokenizer
-from evalsvc.errors import UnknownName
+from evalsvc.errors import InvalidSuite, UnknownName
+from evalsvc.features import clean_fid
+from evalsvc.metrics.definitions import DEFINITIONS
 from evalsvc.miniature import ROOT
+from evalsvc.spec import catalog
+from evalsvc.spec.images import PROGRAMS
 from evalsvc.spec.layout import parse_layout
-from evalsvc.spec.suite import parse_suite
+from evalsvc.spec.suite import build_task, parse_suite
+from evalsvc.tasks.image_features import ExtractorSpec, FeaturePass
+from evalsvc.tasks.image_measures import load_metrics
 from evalsvc.tasks.text_to_image.prompts import PromptSpec, read_prompts
 from evalsvc.tasks.text_to_image.recipes import PROTOCOLS, VAL2014, find_protocol
 from evalsvc.tasks.text_to_image.spec import TextToImage
+from evalsvc.worker.context import ShardContext
 
 GIVEN: dict[str, Any] = {"kind": "text_to_image", "name": "coco", "captions": "/c.csv", "decoder": "movqgan-67M"}
 
@@ -72,17 +86,8 @@ def test_llamagens_script_step_by_step(
         with Image.open(path) as image:
             if (image.width - image.height) % 4 in (1, 3):
                 (photographs / path.name).symlink_to(path)
-    task = {
-        **GIVEN,
-        "protocol": "llamagen-coco",
-        "captions": str(ROOT / "captions.jsonl"),
-        "samples": 70,
-        "decoder": DECODER,
-        "reference": str(photographs),
-        "metrics": ["fid64"],
-        "keep": 70,
-    }
-    result = run_task(pretrained(5), **task)
+    recipe = {"protocol": "llamagen-coco", "samples": 70, "reference": str(photographs), "keep": 70}
+    result = run_task(pretrained(5), **{**GIVEN, **CAPTIONS, **recipe})
     fakes = [artifact["content"] for artifact in result["artifacts"]["coco"] if artifact["kind"] == "sample"]
     assert len(fakes) == 70
     network = stem(torch_fidelity_weights(inception_path, tmp_path / "weights.pth"))
@@ -137,3 +142,95 @@ def test_the_layouts_beginning_stands_before_captions_and_in_their_digest() -> N
         assert other.ids == (*record.ids[:start], 3, *record.ids[start:])
     assert plain.digest != begun.digest
     assert read_prompts(spec("none")).digest == plain.digest
+
+
+# published programs in the place of evalsvc's Inception
+
+CAPTIONS = {"captions": str(ROOT / "captions.jsonl"), "decoder": DECODER, "metrics": ["fid64"]}
+TASK: Mapping[str, Any] = {**GIVEN, **CAPTIONS, "name": "digits", "samples": 66, "keep": 0}
+OURS = {"extractor": "inception", "resize": "tf1-bilinear"}
+
+
+@pytest.fixture(scope="module")
+def results(inception_path: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("programs")
+    (folder / "data").mkdir()
+    reference = folder / "reference.safetensors"
+    save_file({"images": load_file(ROOT / "images.safetensors")["images"][:66].clone()}, reference)
+    extractors = {"ours": OURS, "ours, clean": {}, **{name: {"extractor": name} for name in PROGRAMS}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EVALSVC_THREADS", "1")
+        patch.setenv("EVALSVC_DATA_DIR", str(folder / "data"))
+        patch.setenv("EVALSVC_ASSETS", str(inception_path.parent))
+        task = {**TASK, "reference": str(reference)}
+        return {name: run_task(pretrained(5), **{**task, **given}) for name, given in extractors.items()}
+
+
+def metric(result: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    assert result["errors"] == {}
+    [found] = result["metrics"]
+    return found, result["protocols"][found["protocol"]]
+
+
+@pytest.mark.parametrize(("program", "own"), [("torch-fidelity", "ours"), ("clean-fid", "ours, clean")])
+def test_a_program_finds_what_evalsvc_finds(results: dict[str, dict[str, Any]], program: str, own: str) -> None:
+    """From pixels to number: network, resizing and estimator are another code."""
+    (found, _), (ours, _) = metric(results[program]), metric(results[own])
+    assert found["value"] == pytest.approx(ours["value"], rel=2e-5)
+    assert found["value"] != ours["value"]
+    assert found["stderr"] == pytest.approx(ours["stderr"], rel=1e-4)
+    shares = [item["fid64"] for item in results[program]["items"]["digits"]]
+    assert sum(shares) / 66 == pytest.approx(found["value"], rel=1e-5)
+
+
+def test_protocols_name_the_program_and_are_all_different(results: dict[str, dict[str, Any]]) -> None:
+    assert len({metric(result)[0]["protocol"] for result in results.values()}) == 4
+    # Kept features of another code would be a number that is neither's: each has a shard of the real images.
+    assert [len(result["provenance"]["digits"]["shards"]) for result in results.values()] == [2] * 4
+    keys = ("estimator", "program", "network", "resize")
+    found = {name: [metric(results[name])[1].get(key) for key in keys] for name in PROGRAMS}
+    layers = "torch-fidelity 0.4.0, its layers"
+    assert found == {
+        "clean-fid": ["fid64/1 by clean-fid 0.1.35", "clean-fid 0.1.35", layers, "pil-bicubic"],
+        "torch-fidelity": ["fid64/1 by torch-fidelity 0.4.0", "torch-fidelity 0.4.0", None, "tf1-bilinear"],
+    }
+    assert metric(results["ours"])[1].keys().isdisjoint({"program", "network"})
+
+
+@pytest.mark.parametrize("task", [TASK, {"kind": "reconstruction", "images": DECODER, "decoder": DECODER}])
+def test_a_program_resizes_in_its_own_way(task: Mapping[str, Any]) -> None:
+    for name, program in PROGRAMS.items():
+        [spec] = parse_suite({"tasks": [{**task, "extractor": name}]}, "test").tasks
+        assert spec.parameters["resize"] == program.resize
+        assert build_task(spec).resize == program.resize
+    with pytest.raises(InvalidSuite, match=r"resize is pil-bicubic, but the program torch-fidelity resizes by tf1-bil"):
+        parse_suite({"tasks": [{**task, "extractor": "torch-fidelity", "resize": "pil-bicubic"}]}, "test")
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_what_a_program_does_not_measure_is_measured_by_evalsvc(program: str) -> None:
+    own = set(catalog.load("programs", program).metrics)
+    metrics = {found.name: found for found in load_metrics(program=program)}
+    assert set(metrics) == set(catalog.names("metrics"))
+    assert {name for name, found in metrics.items() if found.program} == own
+    for name in own:
+        ours = catalog.load("metrics", name)
+        described = next(found for found in DEFINITIONS if found.kind == "text_to_image" and name in found.names)
+        assert (metrics[name].features, metrics[name].unit) == (ours.features, described.unit)
+        assert (metrics[name].min_images, metrics[name].biased) == (ours.min_images, ours.biased)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_nvidias_program_is_preferred_where_it_was_pulled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = nvidia_program(small_tensors(), tmp_path / "program.pt").read_bytes()
+    monkeypatch.setattr(clean_fid, "INCEPTION_TORCHSCRIPT", hashlib.sha256(content).hexdigest())
+    for name, of_asset in (("inception-torchscript", content), ("inception", b"no weights")):
+        path = tmp_path / ASSETS[name].file
+        path.write_bytes(of_asset)
+        record = {"name": name, "source": "", "source_sha256": "", "sha256": "", "size": len(of_asset)}
+        path.with_name(f"{path.name}.json").write_text(json.dumps(record))
+    settings = Settings(devices="cpu", threads=1, data_dir=str(tmp_path / "data"), assets=str(tmp_path))
+    context = ShardContext(CheckpointRef(str(tmp_path / "of no use.pt")), settings, lambda done: None)
+    features = FeaturePass(context, [ExtractorSpec("inception", "clean-fid", "pil-bicubic")], ["inception/2048"])
+    assert features.identity("inception/2048")["network"].startswith("TorchScript ")
+    assert features.lacks("inception/64") == "clean-fid gives no features 64, but 2048"
