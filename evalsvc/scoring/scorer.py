@@ -98,25 +98,14 @@ def _answered(
     device = model.device
     sums = torch.zeros(count, COLUMNS, dtype=torch.float64, device=device)
     for batch, hidden in model.read_trie(packed.trie):
-        _add_columns(model, layout, hidden, packed.due(batch), batch.start, sums)
+        due = packed.due(batch)
+        if due.size:
+            nodes, places = np.unique(due[0] - batch.start, return_inverse=True)
+            scored, at, ids, owners = (torch.from_numpy(part).to(device) for part in (nodes, places, due[1], due[2]))
+            with torch.inference_mode():
+                sums.index_add_(0, owners, target_columns(hidden[scored], model.head, at, ids, layout))
         totals: list[list[float]] = sums[list(batch.complete)].tolist()
         yield dict(zip(batch.complete, totals, strict=True))
-
-
-@torch.inference_mode()
-def _add_columns(
-    model: LanguageModel,
-    layout: VocabularyLayout,
-    hidden: Tensor,  # [N, D], of the nodes from `start` on
-    due: Ints,  # [3, n], see `Packed.targets`
-    start: int,
-    sums: Tensor,  # [requests, COLUMNS] float64, added to
-) -> None:
-    if not due.size:
-        return
-    nodes, places = np.unique(due[0] - start, return_inverse=True)
-    scored, at, ids, owners = (torch.from_numpy(part).to(hidden.device) for part in (nodes, places, due[1], due[2]))
-    sums.index_add_(0, owners, target_columns(hidden[scored], model.head, at, ids, layout))
 
 
 # the nodes to compute

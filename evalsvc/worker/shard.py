@@ -90,18 +90,13 @@ def _shard_error(error: BaseException) -> ShardError:
         log.error("out of memory", exc_info=error)
         return ShardError(OutOfMemory.code, f"the worker ran out of memory; {advice} ({reason or 'MemoryError'})")
     log.error("a shard failed with an unexpected error", exc_info=error)
-    where = f" at {frame}" if (frame := _innermost_frame(error)) else ""
+    where = ""
+    for entry in traceback.extract_tb(error.__traceback__):
+        if Path(entry.filename).is_relative_to(PACKAGE):
+            where = f" at {Path(entry.filename).relative_to(PACKAGE.parent)}:{entry.lineno}"  # the innermost of ours
     return ShardError(
         InternalError.code, f"{type(error).__name__}: {reason}{where}; the worker's log has the whole traceback"
     )
-
-
-def _innermost_frame(error: BaseException) -> str:
-    entries = [(Path(entry.filename), entry.lineno) for entry in traceback.extract_tb(error.__traceback__)]
-    own_frames = [
-        f"{path.relative_to(PACKAGE.parent)}:{line}" for path, line in entries if path.is_relative_to(PACKAGE)
-    ]
-    return own_frames[-1] if own_frames else ""
 
 
 def _provenance(context: ShardContext | None, started: float) -> dict[str, object]:

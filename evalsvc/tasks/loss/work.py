@@ -165,16 +165,14 @@ class LossWork(Work[Loss, LossShard, LossOutput]):
         shards = list(self._ranges(whole, lengths, groups))
         if pairs is not None:
             shards = [replace(shard, images=pairs.source.digest(shard.chosen(pairs.images))) for shard in shards]
-        return Plan([*shards, *self._plan_general(context, layout)], "sequences")
-
-    def _plan_general(self, context: Context, layout: VocabularyLayout) -> Iterator[TextShard]:
-        if self.task.general_text is None:
-            return
-        data, records = self._read_general(context, layout)
-        groups = groups_of_records(records)
-        lengths, fields = self._survey(layout, data, records, groups)
-        protocol = self._protocol(context, data, records, self.task.general_text_limit)
-        yield from self._ranges(TextShard(**fields, protocol=protocol), lengths, groups)
+        texts: list[TextShard] = []
+        if self.task.general_text is not None:
+            data, records = self._read_general(context, layout)
+            groups = groups_of_records(records)
+            lengths, fields = self._survey(layout, data, records, groups)
+            protocol = self._protocol(context, data, records, self.task.general_text_limit)
+            texts = list(self._ranges(TextShard(**fields, protocol=protocol), lengths, groups))
+        return Plan([*shards, *texts], "sequences")
 
     def run(self, context: Context, shard: LossShard) -> LossOutput:
         """Sum the losses of each sequence, and encode the images if the task has some."""
