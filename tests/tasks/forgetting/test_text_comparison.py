@@ -54,18 +54,16 @@ def log_probabilities(one: Side, text: list[int], in_template: bool) -> dict[int
 
 def slow(own: Side, base: Side, text: list[int], in_template: bool) -> dict[str, list[float]]:
     q_of, p_of = (log_probabilities(one, text, in_template) for one in (own, base))
-    size = min(own.layout.text.size, base.layout.text.size)
-    start, base_start = own.layout.text.offset, base.layout.text.offset
+    size, aligned = min(own.layout.text.size, base.layout.text.size), same_rows(own.layout, base.layout)
+    start, base_start, image = own.layout.text.offset, base.layout.text.offset, own.layout.image_range
     columns: dict[str, list[float]] = {}
     for index in sorted(q_of.keys() & p_of.keys()):
         q, p = q_of[index], p_of[index]
         q_text = q[own.layout.text_ids.start : own.layout.text_ids.stop]
         p_text = p[base.layout.text_ids.start : base.layout.text_ids.stop]
         p_given, q_given = p_text[:size].log_softmax(0), q_text[:size].log_softmax(0)
-        aligned = same_rows(own.layout, base.layout)
         over = (p, q) if aligned else (p_given, q_text[:size])
         base_top = int(p.argmax()) if aligned else int(p_text[:size].argmax()) + start
-        image = own.layout.image_range
         numbers = {
             "nll": -q[start + text[index]],
             "within": -q_text.log_softmax(0)[text[index]],
@@ -88,11 +86,7 @@ LAYOUTS = [(WIDENED, WIDENED), (WIDENED, PLAIN), (PLAIN, WIDENED), (PLAIN, PLAIN
 @pytest.mark.parametrize("in_template", [True, False])
 @pytest.mark.parametrize("batch_tokens", [1, 20, 8192])
 def test_equals_the_definition(
-    files: tuple[Path, Path],
-    layout: Mapping[str, Any],
-    base_layout: Mapping[str, Any],
-    batch_tokens: int,
-    in_template: bool,
+    files: tuple[Path, Path], layout: Any, base_layout: Any, batch_tokens: int, in_template: bool
 ) -> None:
     """Batches and their padding move nothing; with another layout each id meets its own counterpart; and no token of
     a caption stands before a text that is measured alone."""
@@ -125,16 +119,15 @@ def test_a_model_is_not_away_from_itself(files: tuple[Path, Path]) -> None:
 def test_what_is_too_long_is_cut_for_both(files: tuple[Path, Path]) -> None:
     """The layout's length holds for the one that has it, and the other must not predict more."""
     widened, plain = parse_layout({**WIDENED, "length": 16}).resolve(112), parse_layout(PLAIN).resolve(112)
-    [passage] = passages(plain, widened, [list(range(20, 40))], ["long"], 100, in_template=True)
-    assert (list(passage.targets), passage.first, passage.cut) == ([*range(21, 32)], 1, True)
-    assert [len(inputs) for inputs in passage.inputs] == [11, 13]
-    [passage] = passages(plain, widened, [list(range(20, 40))], ["long"], 8, in_template=True)
-    assert [len(inputs) for inputs in passage.inputs] == [6, 8]
-    [passage] = passages(plain, plain, [list(range(20, 40))], ["long"], 100, in_template=True)
-    assert (len(passage.targets), passage.cut) == (19, False)
-    [passage] = passages(plain, widened, [list(range(20, 40))], ["long"], 100, in_template=False)
-    assert (list(passage.targets), passage.first, passage.cut) == ([*range(21, 36)], 1, True)
-    assert [len(inputs) for inputs in passage.inputs] == [15, 15]
+
+    def cut(base: VocabularyLayout, max_length: int, in_template: bool) -> tuple[list[int], int, bool, list[int]]:
+        [passage] = passages(plain, base, [list(range(20, 40))], ["long"], max_length, in_template)
+        return list(passage.targets), passage.first, passage.cut, [len(inputs) for inputs in passage.inputs]
+
+    assert cut(widened, 100, True) == ([*range(21, 32)], 1, True, [11, 13])
+    assert cut(widened, 8, True)[3] == [6, 8]
+    assert cut(plain, 100, True)[::2] == ([*range(21, 40)], False)
+    assert cut(widened, 100, False) == ([*range(21, 36)], 1, True, [15, 15])
 
 
 def test_progress_counts_texts(files: tuple[Path, Path]) -> None:
