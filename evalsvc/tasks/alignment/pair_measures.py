@@ -221,10 +221,14 @@ def measure(
     tested = {"pairs": [entry.pairs for entry in batch_similarities], **near.hits}
     tests = {name: permutation_test(parts, task.permutations, task.seed, report) for name, parts in tested.items()}
     overlap = subspace_overlap(tables.image[torch.tensor(near.codes, device=tables.image.device)], tables.candidates)
+    chances = _joined(
+        {f"at_{k}": hits_at(torch.zeros_like(entry.pairs), entry.right, k).tolist() for k in RANKS}
+        for entry in batch_similarities
+    )
     return TableMeasures(
         places=[place for part in parts for place in part.places],
         columns=columns,
-        chance={name: sum(values) / len(values) for name, values in _joined(map(_chances, batch_similarities)).items()},
+        chance={name: sum(values) / len(values) for name, values in chances.items()},
         hit_chance={name: near.chance(name) for name in near.hits},
         floor=float(torch.cat([entry.right.sum(1).double().log() for entry in batch_similarities]).mean()),
         fitted_scale=fitted,
@@ -284,11 +288,6 @@ def _columns(batch: Similarities, fitted: float) -> dict[str, list[float]]:
         columns[f"image_to_text_at_{k}"] = hits_at(batch.pairs, batch.right, k)
         columns[f"text_to_image_at_{k}"] = hits_at(batch.pairs.T, batch.right, k)
     return {name: column.tolist() for name, column in columns.items()}
-
-
-def _chances(batch: Similarities) -> dict[str, list[float]]:
-    nothing = torch.zeros_like(batch.pairs)
-    return {f"at_{k}": hits_at(nothing, batch.right, k).tolist() for k in RANKS}
 
 
 def _joined(parts: Iterable[dict[str, list[float]]]) -> dict[str, list[float]]:

@@ -187,17 +187,16 @@ def benchmark_rows(checkpoint: Results, base: Results) -> list[ForgettingRow]:
     together."""
     rows = []
     for benchmark in benchmarks_of(checkpoint):
-        for suffix in SCOPES:
+        for suffix, scope in SCOPES.items():
             metric = accuracy_of(checkpoint, benchmark, suffix)
             pairs = accuracy_pairs(checkpoint, base, benchmark, suffix)
             if metric is not None and pairs is not None:
                 name = metric.name.partition("/")[2].replace("_within", "", 1)
-                row = row_of(benchmark, name, SCOPES[suffix], metric.unit, pairs, "higher")
+                row = row_of(benchmark, name, scope, metric.unit, pairs, "higher")
                 rows.append(_above_chance(row, pairs, random_baseline(benchmark, metric.baseline or 0.0)))
-        for suffix in SCOPES:
-            pairs = _bits_pairs(checkpoint, base, benchmark, suffix)
-            if pairs is not None:
-                rows.append(row_of(benchmark, "bits_per_byte", SCOPES[suffix], BITS, pairs))
+        for suffix, scope in SCOPES.items():
+            if (pairs := _bits_pairs(checkpoint, base, benchmark, suffix)) is not None:
+                rows.append(row_of(benchmark, "bits_per_byte", scope, BITS, pairs))
     return corrected(rows)
 
 
@@ -214,11 +213,9 @@ def corrected(rows: Sequence[ForgettingRow]) -> list[ForgettingRow]:
     ]
 
 
-def _verdict(row: ForgettingRow, p_corrected: float | None) -> Verdict:
-    if p_corrected is None:
-        return "too few"
-    if p_corrected > ALPHA or not row.change or math.isnan(row.change):
-        return "indistinguishable"
+def _verdict(row: ForgettingRow, p: float | None) -> Verdict:
+    if p is None or p > ALPHA or not row.change or math.isnan(row.change):
+        return "too few" if p is None else "indistinguishable"
     return "gained" if (row.change > 0) == (row.direction == "higher") else "lost"
 
 

@@ -167,9 +167,8 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
         yield from cut_inputs(self.task.name, "captions", cut_captions, images, remedy)
 
     def _decoder(self, context: Context) -> ImageDecoder:
-        return context.decoder(
-            self.task.decoder, self.task.decoder_config, self.task.decoder_ema, self.task.decoder_dtype
-        )
+        task = self.task
+        return context.decoder(task.decoder, task.decoder_config, task.decoder_ema, task.decoder_dtype)
 
     def _size(self, decoder: ImageDecoder) -> int:
         return self.task.size or decoder.resolution
