@@ -120,7 +120,7 @@ class ShardContext(Context):
 
     def to_provenance(self) -> dict[str, Any]:
         frequencies = {"rotary_inv_freq": self._frequencies}
-        frequencies["base_rotary_inv_freq"] = self.base and self.base._frequencies
+        frequencies["base_rotary_inv_freq"] = None if self.base is None else self.base._frequencies
         return {
             "device": self.device,
             "device_name": torch.cuda.get_device_name(self.device) if self.device.startswith("cuda") else None,

@@ -167,10 +167,10 @@ class LossWork(Work[Loss, LossShard, LossOutput]):
             shards = [replace(shard, images=pairs.source.digest(shard.chosen(pairs.images))) for shard in shards]
         texts: list[TextShard] = []
         if self.task.general_text is not None:
-            data, records = self._read_general(context, layout)
-            groups = groups_of_records(records)
-            lengths, fields = self._survey(layout, data, records, groups)
-            protocol = self._protocol(context, data, records, self.task.general_text_limit)
+            general, lines = self._read_general(context, layout)
+            groups = groups_of_records(lines)
+            lengths, fields = self._survey(layout, general, lines, groups)
+            protocol = self._protocol(context, general, lines, self.task.general_text_limit)
             texts = list(self._ranges(TextShard(**fields, protocol=protocol), lengths, groups))
         return Plan([*shards, *texts], "sequences")
 

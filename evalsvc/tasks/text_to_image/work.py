@@ -177,9 +177,9 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
         height, width = decoder.grid(self._size(decoder), self._size(decoder))
         captions = None if self.task.captions is None else context.dataset(self.task.captions)
         tokenizer = layout.text.tokenizer if self.task.tokenizer is None else context.dataset(self.task.tokenizer)
-        chosen = captions, self.task.samples, self.task.select, self.task.select_seed
-        ids = tokenizer, layout.text.bos, height * width, layout, layout.digest
-        return read_prompts(PromptSpec(*chosen, *ids, context.readable))
+        chosen, codes = (captions, self.task.samples, self.task.select, self.task.select_seed), height * width
+        spec = PromptSpec(*chosen, tokenizer, layout.text.bos, codes, layout, layout.digest, context.readable)
+        return read_prompts(spec)
 
     def _reference(self, side: int, prompts: Prompts) -> ReferenceSpec | None:
         if self.task.reference is None:

@@ -96,8 +96,10 @@ def check_rows(found: dict[str, Any], expected: dict[str, dict[int, dict[str, An
         assert found[group]["start"] == sorted(bins)
         names = [name for name in found[group] if name not in ("start", "stop")]
         for start, *numbers in zip(found[group]["start"], *(found[group][name] for name in names), strict=True):
-            row = dict(zip(names, numbers, strict=True))
-            assert row == pytest.approx(bins[start], rel=2e-5, abs=1e-6), (group, start)
+            # An error is None where there is one sequence.
+            row = {name: -1 if value is None else value for name, value in zip(names, numbers, strict=True)}
+            right = {name: -1 if value is None else value for name, value in bins[start].items()}
+            assert row == pytest.approx(right, rel=2e-5, abs=1e-6), (group, start)
 
 
 @pytest.mark.parametrize(("batch_tokens", "shards"), [(8192, None), (1, 1), (70, 3), (8192, 5)])
