@@ -226,7 +226,7 @@ def row_of(
     base, checkpoint, change = pairs.side(pairs.base), pairs.side(pairs.checkpoint), pairs.difference()
     counts, interval = pairs.counts(direction == "higher"), change.interval()
     # A number that is not finite has no test, but the two can still be ordered.
-    p = counts.p if (p_value := change.p_value()) is None else p_value
+    p: float | None = counts.p if (p_value := change.p_value()) is None else p_value
     if change.independent < MIN_ITEMS:
         p = None
     return ForgettingRow(

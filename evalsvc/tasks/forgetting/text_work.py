@@ -44,6 +44,8 @@ SHOWN_OF_TEXT = ("kl", "kl_within", "top1_agreement", "image_mass", "icl_loss", 
 
 TEXT = "text"
 
+_LOWER: tuple[str, Direction] = (NATS, "lower")
+
 GROUP = "text_group"
 """Key of an item that holds the group of a text: the index of the group's first text."""
 
@@ -311,7 +313,7 @@ def _metrics(
 ) -> Iterator[MetricValue]:
     checkpoint, ids, log = shard.protocol, shard.ids, math.log
     compared = {**checkpoint, **shard.base.protocol()}
-    positions, lower = {"positions": list(icl_positions)}, (NATS, "lower")
+    positions, lower = {"positions": list(icl_positions)}, _LOWER
     wanted: list[tuple[str, str, Mapping[str, object], tuple[str, Direction], float | None]] = [
         ("loss", "nll", checkpoint, lower, log(ids.all)),
         ("loss_within", "within", checkpoint, lower, log(ids.text)),

@@ -59,8 +59,8 @@ def context(tmp_path: Path) -> ShardContext:
     return context_of(tmp_path)
 
 
-def work_on(images: Path, **parameters: Any) -> ReconstructionWork:
-    given = {"name": "floor", "images": str(images), "decoder": DECODER, "extractor": "squares"}
+def work_on(path: Path, **parameters: Any) -> ReconstructionWork:
+    given = {"name": "floor", "images": str(path), "decoder": DECODER, "extractor": "squares"}
     return ReconstructionWork(Reconstruction(**given | parameters))
 
 
