@@ -103,6 +103,8 @@ def test_metrics_have_units_directions_and_errors(digits: Path, context: ShardCo
         "codebook_perplexity": ("perplexity", "none", False),
         "fid64": ("distance", "lower", True),
     }
+    for name, metric in values(do_all(work_on(digits, shard_size=23), context)).items():
+        assert (metric.value, metric.protocol) == (pytest.approx(found[name].value, rel=1e-3), found[name].protocol)
     assert {metric.n for metric in found.values()} == {70}
     assert found["psnr"].value > 25, "the miniature's digits are readable"
     assert result.notes == {"images": 70, "taps": [64]}
