@@ -87,7 +87,6 @@ class Plan(Generic[ShardKind]):
 
     @property
     def total(self) -> int:
-        """Return the units of work in all shards together."""
         return sum(shard.units for shard in self.shards)
 
 

@@ -21,7 +21,6 @@ class TextWork(Work[TextParameters, ShardKind, Output], Generic[TextParameters, 
         return context.model(dtype=self.task.dtype, rotary_inv_freq_dtype=self.task.rotary_inv_freq_dtype)
 
     def text_tokenizer(self, context: Context) -> TextTokenizer:
-        """Read the tokenizer of the checkpoint's text."""
         text = context.layout().text
         path = self.tokenizer_path(context, text)
         if path is None:

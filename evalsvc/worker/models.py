@@ -49,7 +49,6 @@ class ModelCache:
         self._loaded: list[LoadedModel] = []
 
     def loaded(self, checkpoint: CheckpointRef) -> LoadedModel | None:
-        """Return the cached model of a checkpoint, if there is one."""
         source = _source(checkpoint) if self._loaded else None
         return next((loaded for loaded in self._loaded if loaded.source == source), None)
 

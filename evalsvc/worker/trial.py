@@ -36,13 +36,10 @@ SIDES = ("candidate", "baseline")
 
 @dataclass(frozen=True)
 class Both:
-    """Results of both sides at one look."""
-
     candidate: Result
     baseline: Result
     units: int
     total: int
-    """Largest number of samples of each side."""
     unit: str
     last: bool
     """Whether no further samples follow."""

@@ -50,7 +50,6 @@ class TokenPairs:
     texts: tuple[Sequence[int], ...]
     """Ids of the tokenizer for each caption, at least one."""
     codes: tuple[Sequence[int], ...]
-    """Codes of each image, at least one."""
 
     def __len__(self) -> int:
         return len(self.places)
@@ -197,7 +196,6 @@ class TableMeasures:
     overlap: OverlapParts
     overlap_chance: float
     nearest_tokens: str
-    """Page of the text tokens nearest to image tokens."""
 
 
 def measure(

@@ -30,8 +30,6 @@ ESTIMATOR = "alignment/2"
 
 @dataclass(frozen=True, kw_only=True)
 class AlignmentShard(Shard):
-    """The one shard of the task."""
-
     digest: str
     candidates: int
     """Number of text rows that stand for a token; the other rows are padding."""
@@ -44,7 +42,6 @@ class AlignmentShard(Shard):
 
 class AlignmentWork(Work[Alignment, AlignmentShard, TableMeasures]):
     def plan(self, context: Context) -> Plan[AlignmentShard]:
-        """Plan one shard, and check every record against the layout."""
         layout = context.layout()
         if layout.image is None:
             raise InvalidData(

@@ -129,7 +129,6 @@ class CompletionsOutput:
 
 class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]):
     def plan(self, context: Context) -> Plan[CompletionsShard]:
-        """Plan one shard, and check tokenizer, layouts and prompts."""
         tokenizer = self.text_tokenizer(context)
         if context.base is not None:
             self.require_same_text(context, context.base)

@@ -69,7 +69,6 @@ class Differences:
         self.metrics.append(metric)
 
     def add_numbers(self, key: str, numbers: Mapping[int, float]) -> None:
-        """Store a number for each document, by index, under a key that begins with the benchmark's name."""
         for index, number in numbers.items():
             self.numbers.setdefault(index, {})[key] = number
 
@@ -108,7 +107,6 @@ class Retained:
 
     metrics: list[MetricValue]
     counted: list[str]
-    """Benchmarks with an accuracy."""
     at_chance: list[str]
     """Benchmarks in `counted` where the base is not above chance by `ABOVE_CHANCE` of its standard errors, over all
     ids."""

@@ -20,8 +20,6 @@ OWN, BASE = 0, 1
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two models."""
-
     label: str
     model: LanguageModel
     layout: VocabularyLayout

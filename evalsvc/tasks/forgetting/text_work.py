@@ -57,7 +57,6 @@ class Base:
     sha256: str
     layout: str
     rotary: Mapping[str, str]
-    """Base's rotary frequencies, see `text_work.base_rotary`."""
 
     def protocol(self) -> dict[str, object]:
         return {"base": self.sha256, "base_layout": self.layout, **self.rotary}
@@ -65,8 +64,6 @@ class Base:
 
 @dataclass(frozen=True)
 class TextShard(Shard):
-    """A shard of texts for both models."""
-
     start: int
     stop: int
     digest: str
@@ -84,10 +81,7 @@ class TextShard(Shard):
 
 
 class TextForgettingWork(TextWork[Forgetting, TextShard, Comparison]):
-    """Puts the same texts to a checkpoint and to its base, and compares their losses."""
-
     def plan(self, context: Context) -> Plan[TextShard]:
-        """Plan shards of text."""
         base = self.base(context)
         self.require_same_text(context, base, tokenized=False)
         return Plan([*self.plan_text(context, base, is_same(context, base))], "documents")

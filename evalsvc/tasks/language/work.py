@@ -152,7 +152,6 @@ class BenchmarkWork(TextWork[BenchmarkParameters, ShardKind, Output], Generic[Be
 
 class LanguageWork(BenchmarkWork[Language, QuestionShard, DocumentAnswers]):
     def plan(self, context: Context) -> Plan[QuestionShard]:
-        """Load the benchmarks, encode all questions, and cut the documents into shards."""
         encoding, loaded = self.encoding(context), self.load(context)
         if self.task.mean:
             require_mean(self.task.mean, loaded)

@@ -136,8 +136,6 @@ class Stages:
 
 
 class PostProcessing:
-    """The results of a shard's images so far."""
-
     def __init__(self, stages: Stages, records: Sequence[PromptRecord], kept: int) -> None:
         """Set up the results. The first `kept` images of the shard are kept as files."""
         self._stages, self._records, self._kept_until = stages, records, kept

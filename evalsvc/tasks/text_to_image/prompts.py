@@ -30,7 +30,6 @@ class PromptRecord:
     """Number of text ids that did not fit."""
     label: int | None
     image: str | int | None
-    """Real image of the caption."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,6 @@ class PromptSpec:
 
 
 def read_prompts(spec: PromptSpec) -> Prompts:
-    """Read the prompts, in the order in which their images are sampled."""
     captions = None if spec.captions is None else identify_file(Path(spec.captions), "caption file")
     return _read_prompts(spec, captions, stamp_of(spec.tokenizer))
 

@@ -52,7 +52,6 @@ Item: TypeAlias = dict[str, JsonValue]
 
 class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
     def plan(self, context: Context) -> Plan[ImageShard]:
-        """Cut reference images, if their features are unknown, and prompts into shards."""
         layout, decoder = context.layout(), self._decoder(context)
         require_codebook(layout, decoder, self.task.decoder)
         prompts = self._prompts(context, layout, decoder)
@@ -105,7 +104,6 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
         )
 
     def run(self, context: Context, shard: ImageShard) -> ImageOutput:
-        """Extract features of the shard's images; for prompts, sample the images first."""
         layout, decoder = context.layout(), self._decoder(context)
         prompts, plan = self._prompts(context, layout, decoder), shard.plan
         keys = shard.images.keys if shard.part == "reference" else plan.features
