@@ -19,7 +19,7 @@ from evalsvc.metrics.mmd import CMMD, KID
 from evalsvc.metrics.prdc import COVERAGE, DENSITY, PRECISION, RECALL
 from evalsvc.metrics.ratio import Ratio
 from evalsvc.metrics.scores import INCEPTION_SCORE
-from evalsvc.tasks.reconstruction.round_trip import PairedFeatures, paired_distance
+from evalsvc.tasks.reconstruction.work import PairedFeatures, paired_distance
 from simulated.cells import Cell, Draw, Generator, Simulation
 from simulated.data import Array, numbers
 from simulated.means import ALPHA, of_difference, of_value

@@ -16,7 +16,7 @@ from evalsvc.compare.text_pages import SHOWN, WIDTH, forgetting_csv, forgetting_
 from evalsvc.errors import InvalidData, InvalidRequest
 from evalsvc.spec.documents.text_reports import Flip, ForgettingReport, ForgettingRow
 from evalsvc.tasks.forgetting.retention import text_retained
-from evalsvc.tasks.forgetting.rows import Pairs, benchmark_parts, benchmark_rows, corrected, loss_row, recovered
+from evalsvc.tasks.forgetting.rows import Pairs, benchmark_parts, benchmark_rows, corrected, recovered, row_of
 
 RIGHT, HALF = [1.0] * 40, [1.0, 0.0] * 20
 
@@ -34,7 +34,7 @@ def report(*flipped: dict[str, Any], rows: Sequence[ForgettingRow] | None = None
     retained = text_retained("forgetting", made, own, base, {}).metrics[0]
     low, high = retained.ends or (None, None)
     summary = {"name": retained.name, "value": retained.value, "stderr": retained.stderr, "low": low, "high": high}
-    text = corrected([loss_row("text", "loss", "all", "nats/token", TEXT)])
+    text = corrected([row_of("text", "loss", "all", "nats/token", TEXT)])
     changes: dict[str, Any] = {"base": "run 'a' step 0", "checkpoint": "run 'a' step 400"}
     changes |= {"rows": [*made, *text] if rows is None else rows, "recovered": recovered(own, base)}
     changes |= {"parts": benchmark_parts(own, base), "over_benchmarks": [summary], "flipped": flipped}
@@ -114,7 +114,7 @@ def test_a_text_alone_has_a_page() -> None:
 
 def test_what_is_too_few_is_said() -> None:
     """No p-value, no interval and no verdict of seven questions or texts; the counts stay."""
-    text = loss_row("text", "loss", "all", "nats/token", Pairs([1.0, 2.0, 3.0], [1.5, 2.6, 3.7], [1] * 3))
+    text = row_of("text", "loss", "all", "nats/token", Pairs([1.0, 2.0, 3.0], [1.5, 2.6, 3.7], [1] * 3))
     made = report(rows=[*benchmark_rows(results(c=[0.0] * 7), results(c=[1.0] * 7)), *corrected([text])])
     lines = page(made)
     assert cells(lines, "loss").endswith("|3|0|–|too few")
@@ -129,7 +129,7 @@ def test_what_is_too_few_is_said() -> None:
 def test_numbers_survive_as_json() -> None:
     """A loss that became infinite: JSON has no infinity, and a reader must not get null for it."""
     pairs = Pairs([1.0] * 9, [math.inf, *([1.1] * 8)], [1] * 9)
-    made = report(rows=corrected([loss_row("text", "loss", "all", "nats/token", pairs)]))
+    made = report(rows=corrected([row_of("text", "loss", "all", "nats/token", pairs)]))
     content = made.model_dump_json()
     json.loads(content, parse_constant=pytest.fail)
     assert ForgettingReport.model_validate_json(content).model_dump_json() == content

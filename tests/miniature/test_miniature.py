@@ -25,7 +25,7 @@ from evalsvc.miniature import ROOT
 from evalsvc.models import load_model
 from evalsvc.spec import catalog
 from evalsvc.spec.layout import parse_layout
-from evalsvc.spec.new_suite import PLACEHOLDER, new_suite
+from evalsvc.spec.parameters import PLACEHOLDER, new_suite
 from evalsvc.spec.suite import load_suite, parse_suite
 from evalsvc.worker.local import run_suite
 

@@ -17,7 +17,7 @@ from evalsvc.errors import InvalidRequest, InvalidSuite
 from evalsvc.files.arrays import pack_array
 from evalsvc.miniature import ROOT
 from evalsvc.spec import catalog
-from evalsvc.spec.documents.items import Completion
+from evalsvc.spec.documents.results import Completion
 from evalsvc.spec.suite import parse_suite
 from evalsvc.tasks.alignment.work import AlignmentWork
 from evalsvc.tasks.completions.work import CompletionsWork

@@ -15,12 +15,12 @@ from evalsvc.checkpoints.reference import CheckpointRef, identify
 from evalsvc.cli import app
 from evalsvc.compare.gate_report import Comparison, Outcome, Report
 from evalsvc.compare.gate_rules import Rule, Rules
-from evalsvc.compare.reports import LOOK_COLUMNS, effort, looks_table, to_json, to_markdown
+from evalsvc.compare.reports import LOOK_COLUMNS, effort, look_row, to_json, to_markdown
 from evalsvc.compare.result import Result
 from evalsvc.config import Settings
+from evalsvc.metrics.intervals import critical_value
 from evalsvc.metrics.sequential import boundaries, level_of
 from evalsvc.metrics.shares import standard_error
-from evalsvc.metrics.student import critical_value
 from evalsvc.spec.suite import Suite, parse_suite
 from evalsvc.worker import context
 from evalsvc.worker.local import TaskLook, run_suite
@@ -225,7 +225,7 @@ class TestBothSides:
         report = self.gate(weights("worse"), weights("before"), tmp_path, drift=0.2)
         assert (report.outcome, count(tmp_path)) == (Outcome.REGRESSION, 2 * 256)
         assert effort(report) == ["steps: 256 of 2,048 steps of each side, 1 look, 88% saved"]
-        (row,) = looks_table(report)
+        (row,) = map(look_row, report.looks)
         assert (row[:2], row[-1]) == (["steps/mark", "256 of 2,048 steps"], "worse")
         assert row[LOOK_COLUMNS.index("basis")] == "paired"
         document = json.loads(to_json(report))

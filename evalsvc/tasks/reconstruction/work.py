@@ -16,12 +16,11 @@ from evalsvc.decoders import to_uint8
 from evalsvc.errors import DataChanged, InvalidData, NonFinite
 from evalsvc.features import FeatureExtractor
 from evalsvc.files.arrays import Array
+from evalsvc.metrics.frechet import counted_once
 from evalsvc.metrics.image_metric import Estimate
-from evalsvc.metrics.paired_frechet import paired_frechet_shares
 from evalsvc.metrics.ratio import ratio_of_sums
-from evalsvc.metrics.reconstruction import codebook_use, psnr, ssim
+from evalsvc.metrics.reconstruction import codebook_use, paired_frechet_shares, psnr, ssim
 from evalsvc.metrics.reference_program import ReferenceProgram, statistics_of, with_value
-from evalsvc.metrics.second_order import counted_once
 from evalsvc.spec.images import program_of
 from evalsvc.spec.protocol import MetricValue, Protocol, number_to_json
 from evalsvc.tasks.image_codes import ImageCoder

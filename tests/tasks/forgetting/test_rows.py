@@ -12,9 +12,9 @@ from benchmark_results import by_name, results, with_bits
 
 from evalsvc.compare.text_pages import what_is_gone
 from evalsvc.language.results import Results
-from evalsvc.metrics.centred import interval_of_centred
 from evalsvc.metrics.item_numbers import item_numbers
 from evalsvc.metrics.mcnemar import mcnemar
+from evalsvc.metrics.ratio import interval_of_centred
 from evalsvc.metrics.shares import standard_error
 from evalsvc.spec.documents.text_reports import ForgettingRow
 from evalsvc.spec.protocol import MetricValue, Protocol
