@@ -82,6 +82,7 @@ paper-real: $(VENV)/all
 
 # The documentation's site, in build/site: a dead link ends it with an error.
 docs: $(VENV)/docs
+	$(BIN)/python docs/generate.py
 	$(BIN)/python -m zensical build --strict
 
 $(VENV)/worker $(VENV)/demo $(VENV)/docs $(VENV)/all: pyproject.toml

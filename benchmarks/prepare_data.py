@@ -1,4 +1,4 @@
-"""Make training data for open_lm from images and captions; docs/how-to/prepare.md has examples.
+"""Make training data for open_lm from images and captions; benchmarks/prepare/README.md has examples.
 
     python benchmarks/prepare_data.py SOURCE --decoder NAME --layout FILE --output FOLDER
 

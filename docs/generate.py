@@ -1,22 +1,16 @@
 """Write the reference pages, docs/reference/*.md, from the code.
 
-`python docs/generate.py` writes the pages that differ from the code. With `--check` the script writes nothing, names
-those pages, and exits with 1 if there are any.
+`make docs` runs this script before it builds the site. Git ignores the pages.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from reference_pages import cli, client, errors, metrics, rest, settings, tasks
 
 FOLDER = Path(__file__).parent / "reference"
-
-MARK = "<!-- Generated from the code by `python docs/generate.py`. Do not edit this page. -->"
-"""The first line of each page."""
 
 PAGES: Mapping[str, Callable[[], str]] = {
     "settings": settings.page,
@@ -30,36 +24,11 @@ PAGES: Mapping[str, Callable[[], str]] = {
 """The function that returns a page's text, by the page's name: `settings` is docs/reference/settings.md."""
 
 
-def text_of(name: str) -> str:
-    """Return a page as its file holds it."""
-    return f"{MARK}\n\n{PAGES[name]()}"
-
-
-def path_of(name: str) -> Path:
-    """Return the file of a page."""
-    return FOLDER / f"{name}.md"
-
-
-def outdated_pages() -> list[str]:
-    """Return the names of the pages whose files are missing or differ from the code."""
-    return [name for name in PAGES if not path_of(name).is_file() or path_of(name).read_text() != text_of(name)]
-
-
-def main() -> int:
-    """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(description="Write the reference pages from the code.")
-    parser.add_argument("--check", action="store_true", help="Write nothing; exit with 1 if a page is out of date.")
-    check = parser.parse_args().check
-    outdated = outdated_pages()
-    for name in outdated:
-        if check:
-            print(f"{path_of(name)} is out of date; run `python docs/generate.py`")
-        else:
-            FOLDER.mkdir(exist_ok=True)
-            path_of(name).write_text(text_of(name))
-            print(f"wrote {path_of(name)}")
-    return int(check and bool(outdated))
+def write_pages(folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    for name, page in PAGES.items():
+        (folder / f"{name}.md").write_text(page())
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    write_pages(FOLDER)

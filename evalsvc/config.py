@@ -1,6 +1,6 @@
 """Every setting, and the only place that reads the environment, or sets it against code of a `pull request`.
 
-A setting is `EVALSVC_` and its name in capitals. `evalsvc doctor` and docs/reference/settings.md show this table.
+A setting is `EVALSVC_` and its name in capitals. `evalsvc doctor` and the reference of settings show this table.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ EvalsvcError
     ├── NotReady                     not_ready
     └── ServiceUnreachable           service_unreachable
 
-Each class's docstring says what went wrong and what to do; docs/reference/errors.md is generated from the classes.
+Each class's docstring says what went wrong and what to do; the reference of errors is written from the classes.
 A message says what is wrong, what was found and what to do. `code` is stable and is what programs compare.
 """
 
@@ -527,7 +527,7 @@ def leaves(root: type[EvalsvcError] = EvalsvcError) -> list[type[EvalsvcError]]:
 
 
 def meaning(code: str) -> str:
-    """Return what an error's code means and what to do, as docs/reference/errors.md has it; empty if the code is
+    """Return what an error's code means and what to do, as the reference of errors has it; empty if the code is
     unknown."""
     return next((" ".join((leaf.__doc__ or "").split()) for leaf in leaves() if leaf.code == code), "")
 

@@ -73,11 +73,11 @@ the captions of one image, are one group, and the error counts groups (`groups`,
 
 An interval of {100 * LEVEL:g} % is stored with every value that rests on at least {MIN_ITEMS} independent items or
 groups, which are not all equal. With fewer there is a value and no interval, and a comparison has a verdict only from
-an exact test. Intervals are Student's, with one degree of freedom less than there are independent items; where a few
-items have most of the weight, as long texts have of a loss, their effective number counts, (Σ w)² / Σ w² (L. Kish,
-Survey Sampling, 1965). Intervals reach farther on the side to which skewed items make a mean err (P. Hall, JRSS B 54,
-1992). Another interval is named with the metric. The interval of a perplexity is e to the ends of the interval of the
-loss.
+an exact test. Intervals are Student's, with one degree of freedom less than there are independent items. In a loss, a
+few long texts may have most of the weight; then the number of items is replaced by their effective number,
+(Σ w)² / Σ w² (L. Kish, Survey Sampling, 1965). Skewed items move a mean to one side more often than to the other, and
+the interval reaches farther on that side (P. Hall, JRSS B 54, 1992). Another interval is named with the metric. The
+interval of a perplexity is e to the ends of the interval of the loss.
 
 Two checkpoints are compared over the items that both have. The error of the difference is that of the items'
 differences, which is far below the error that both values' standard errors suggest. Items that only one side has are

@@ -1,6 +1,6 @@
 """Definitions of all metrics: formula, unit, items, pairs, standard error and source.
 
-The definitions are in definitions.yaml. `evalsvc metrics` prints them, docs/reference/metrics.md is generated from
+The definitions are in definitions.yaml. `evalsvc metrics` prints them, the reference of metrics is written from
 them, and a test compares them with the metrics that the tasks return.
 """
 

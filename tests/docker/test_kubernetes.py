@@ -23,7 +23,7 @@ from evalsvc.config import Settings, setting_help
 from evalsvc.service.coordinator import STOP_PATIENCE
 
 FOLDER = ROOT / "docker" / "k8s"
-PAGE = DOCS / "how-to" / "kubernetes.md"
+PAGE = DOCS / "how-to" / "deploy.md"
 
 OLDEST, NEWEST = "1.29", "1.37"
 

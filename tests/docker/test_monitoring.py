@@ -148,7 +148,7 @@ def test_every_alert_fires_in_a_situation_and_is_listed_on_the_page_with_what_to
     for rule in RULES:
         assert set(rule["annotations"]) == {"summary", "description"}, rule["alert"]
         assert rule["labels"]["severity"] in ("warning", "critical")
-    listed = re.findall(r"^\| `(Evalsvc\w+)` \| (\w+) \|", (DOCS / "how-to" / "monitor.md").read_text(), re.MULTILINE)
+    listed = re.findall(r"^\| `(Evalsvc\w+)` \| (\w+) \|", (DOCS / "how-to" / "operate.md").read_text(), re.MULTILINE)
     assert listed == [(rule["alert"], rule["labels"]["severity"]) for rule in RULES]
 
 

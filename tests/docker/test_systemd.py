@@ -18,7 +18,7 @@ from evalsvc.config import Settings, setting_help
 from evalsvc.service.coordinator import STOP_PATIENCE
 
 FOLDER = ROOT / "docker" / "systemd"
-PAGE = DOCS / "how-to" / "systemd.md"
+PAGE = DOCS / "how-to" / "deploy.md"
 UNITS = sorted(path.name for path in FOLDER.glob("*.service"))
 PROGRAM = "/opt/evalsvc/bin/evalsvc"
 

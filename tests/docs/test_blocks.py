@@ -10,7 +10,21 @@ from pathlib import Path
 
 import pytest
 import yaml
-from doc_blocks import DOCS, MARKS, README, ROOT, Block, anchors, pages, prose, read_blocks
+from doc_blocks import (
+    DOCS,
+    MARKS,
+    README,
+    READMES,
+    REFERENCE,
+    ROOT,
+    Block,
+    anchors,
+    pages,
+    prose,
+    read_blocks,
+    read_page,
+    site_pages,
+)
 from doc_commands import PREPARE_DATA, check_command, commands
 
 from evalsvc.config import setting_help
@@ -34,7 +48,7 @@ def test_readme_is_short() -> None:
 def test_no_page_installs_what_no_index_has() -> None:
     """`pip install 'evalsvc[worker]'` asks an index that has no evalsvc, or another one."""
     assert [str(block) for block in BLOCKS if re.search(r"pip install '?evalsvc", block.text)] == []
-    assert [page.name for page in pages() if re.search(r"`pip install '?evalsvc", page.read_text())] == []
+    assert [page.name for page in pages() if re.search(r"`pip install '?evalsvc", read_page(page))] == []
 
 
 def test_every_block_is_marked() -> None:
@@ -81,7 +95,7 @@ def test_shell_blocks_are_shell(short_process: None) -> None:
 def test_extras_that_pip_is_asked_for_exist() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for page in pages():
-        for names in re.findall(r"(?:evalsvc|\.)\[([\w,]+)\]", page.read_text()):
+        for names in re.findall(r"(?:evalsvc|\.)\[([\w,]+)\]", read_page(page)):
             assert set(names.split(",")) <= set(extras), page
 
 
@@ -112,9 +126,13 @@ def test_links_resolve(page: Path) -> None:
             continue
         name, _, anchor = target.partition("#")
         file = (page.parent / name).resolve() if name else page
-        if page != README and not file.is_relative_to(DOCS):
+        if page not in READMES and not file.is_relative_to(DOCS):
             broken.append(f"{target} leads out of docs/, where the site has no page")
-        elif not file.exists() or (anchor and file.suffix == ".md" and anchor not in anchors(file)):
+        elif page in READMES and file in REFERENCE:
+            broken.append(f"{target} is a page of the site alone; name the command that prints it")
+        elif not (file.exists() or file in REFERENCE) or (
+            anchor and file.suffix == ".md" and anchor not in anchors(file)
+        ):
             broken.append(target)
     assert broken == []
 
@@ -128,5 +146,5 @@ def test_pages_show_nothing_of_other_hosts(page: Path) -> None:
 def test_every_page_is_reached_from_the_index() -> None:
     """A page that nothing links to is found by nobody."""
     named = set(re.findall(r"\]\(([^)#\s]+)", prose(DOCS / "index.md")))
-    written = {str(page.relative_to(DOCS)) for page in pages()[1:]} - {"index.md"}
+    written = {str(page.relative_to(DOCS)) for page in site_pages()} - {"index.md"}
     assert written <= named, written - named

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from doc_blocks import DOCS, ROOT, site_pages
+from generate import write_pages
 from lxml import html
 from programs import lacking
 
-ROOT = Path(__file__).parents[2]
-DOCS = ROOT / "docs"
 LOADING = {"base", "embed", "iframe", "img", "link", "object", "script", "source", "video"}
 """Elements of HTML that make a browser ask for what they name; a link that a reader clicks on is no such thing."""
 
@@ -57,7 +57,7 @@ def test_every_page_is_in_the_navigation() -> None:
     """A page that no menu names is found by nobody."""
     navigation = pages_of(tomllib.loads((ROOT / "zensical.toml").read_text())["project"]["nav"])
     assert len(set(navigation)) == len(navigation)
-    assert set(navigation) == {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")}
+    assert set(navigation) == {path.relative_to(DOCS).as_posix() for path in site_pages()}
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +68,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
     shutil.copy(ROOT / "zensical.toml", folder)
     shutil.copytree(DOCS, folder / "docs")
+    write_pages(folder / "docs" / "reference")
     build = [sys.executable, "-m", "zensical", "build", "--strict"]
     done = subprocess.run(build, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
@@ -76,10 +77,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.usefixtures("short_process")
 def test_every_page_is_built(site: Path) -> None:
-    pages = {path.relative_to(DOCS).with_suffix("") for path in DOCS.rglob("*.md")}
+    written = {path.relative_to(DOCS).with_suffix("") for path in site_pages()}
     built = {path.relative_to(site) for path in site.rglob("index.html")}
     assert [path.name for path in site.rglob("*.py")] == []
-    assert built == {page.parent / "index.html" if page.name == "index" else page / "index.html" for page in pages}
+    assert built == {page.parent / "index.html" if page.name == "index" else page / "index.html" for page in written}
 
 
 @pytest.mark.usefixtures("short_process")
@@ -95,11 +96,11 @@ def test_markdown_is_understood(site: Path) -> None:
 @pytest.mark.usefixtures("short_process")
 def test_nothing_is_loaded_from_another_host(site: Path) -> None:
     """The site works without a network, and tells nobody who reads it."""
-    pages = {str(path): foreign_in_page(path.read_text()) for path in site.rglob("*.html")}
+    html = {str(path): foreign_in_page(path.read_text()) for path in site.rglob("*.html")}
     styles = {str(path): foreign_in_style(path.read_text()) for path in site.rglob("*.css")}
-    assert pages
+    assert html
     assert styles
-    assert {path: found for path, found in (pages | styles).items() if found} == {}
+    assert {path: found for path, found in (html | styles).items() if found} == {}
     # The generator's script fetches what draws such diagrams from elsewhere where a page has one.
     assert not any('class="mermaid"' in path.read_text() for path in site.rglob("*.html"))
 

@@ -3,11 +3,16 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+
+import generate
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
+READMES = (README, *(ROOT / "benchmarks" / folder / "README.md" for folder in ("prepare", "harness")))
+"""Pages that the site does not have."""
 MARKS = ("run", "check", "output", "suite")
 """What follows the language of a fence: run literally, checked, output to look at, or parsed as a suite."""
 
@@ -28,8 +33,23 @@ class Block:
         return f"{self.page.relative_to(ROOT)}:{self.line}"
 
 
+REFERENCE = {generate.FOLDER / f"{name}.md": page for name, page in generate.PAGES.items()}
+"""The function that writes a page of the reference, by the page."""
+
+
+def site_pages() -> list[Path]:
+    """Return the pages of the site, those that are written from the code too."""
+    return sorted({*DOCS.rglob("*.md"), *REFERENCE})
+
+
 def pages() -> list[Path]:
-    return [README, *sorted(DOCS.rglob("*.md"))]
+    return [*READMES, *site_pages()]
+
+
+@cache
+def read_page(page: Path) -> str:
+    """Return the text of a page. A page of the reference is that of the code, whatever lies in docs/reference."""
+    return REFERENCE[page]() if page in REFERENCE else page.read_text()
 
 
 def read_blocks(page: Path) -> list[Block]:
@@ -47,7 +67,7 @@ def find_block(page: Path, language: str, text: str) -> str:
 
 def section(page: Path, heading: str) -> str:
     """Return the text below a heading, up to the next heading of its level or a higher one."""
-    lines = page.read_text().splitlines()
+    lines = read_page(page).splitlines()
     first = lines.index(heading) + 1
     level = len(heading.partition(" ")[0])
     ends = (n for n, line in enumerate(lines[first:], first) if re.match(rf"#{{1,{level}}} ", line))
@@ -65,7 +85,7 @@ def anchors(page: Path) -> set[str]:
 
 def _parts(page: Path) -> Iterator[tuple[Block | None, str]]:
     """Yield a block for every fence, and every line outside of fences."""
-    lines = enumerate(page.read_text().splitlines(), 1)
+    lines = enumerate(read_page(page).splitlines(), 1)
     for number, line in lines:
         if (opening := FENCE.match(line)) is None:
             yield None, line
