@@ -85,10 +85,13 @@ docs: $(VENV)/docs
 	$(BIN)/python docs/generate.py
 	$(BIN)/python -m zensical build --strict
 
+# LOCKED=1 installs the versions of constraints.txt, with which all tests passed, in place of the newest ones.
+EXTRAS = $(notdir $@)
+$(VENV)/all: EXTRAS = all,clean-fid
 $(VENV)/worker $(VENV)/demo $(VENV)/docs $(VENV)/all: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[$(notdir $@)]'
+	$(BIN)/python -m pip install --quiet $(if $(LOCKED),--constraint constraints.txt) --editable '.[$(EXTRAS)]'
 	touch $@
 
 # On a machine with a card, with what is installed there: nothing is downloaded.

@@ -6,7 +6,7 @@
 ARG BASE_IMAGE=docker.io/library/python:3.12-slim-trixie
 
 FROM ${BASE_IMAGE} AS build
-ARG EXTRAS=worker,features,reference,s3,gs,hf
+ARG EXTRAS=worker,features,reference,clean-fid,s3,gs,hf
 ARG TORCH_INDEX=
 ARG OPEN_LM=
 RUN python3 -P -m venv /opt/evalsvc

@@ -90,10 +90,10 @@ COMPONENTS: dict[str, dict[str, str]] = {
 
 EXTRAS = {
     "accelerate": "reference",
-    "clean-fid": "reference",
-    "cleanfid": "reference",
+    "clean-fid": "clean-fid",
+    "cleanfid": "clean-fid",
     "diffusers": "reference",
-    "scipy": "reference",
+    "scipy": "clean-fid",
     "torch-fidelity": "reference",
     "torch_fidelity": "reference",
     "transformers": "features",
