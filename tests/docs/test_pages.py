@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import dask
 import pytest
 from dashboard_history import OTHER, RUN, dashboard_on_port
-from doc_blocks import DOCS, README, pages, prose, read_blocks, section
+from doc_blocks import DOCS, README, pages, prose, read_blocks, read_page, section
 from doc_commands import COMMANDS, check_command, commands
 from PIL import Image
 from ports import free_port
@@ -74,20 +74,20 @@ def test_the_routes_exist_and_none_is_left_out() -> None:
 
 
 def test_the_errors_that_are_retried_are_the_transient_ones() -> None:
-    page = (DOCS / "how-to" / "monitor.md").read_text()
+    page = read_page(DOCS / "how-to" / "operate.md")
     [named] = re.findall(r"^- A transient error \(([^)]*)\) is retried", page, re.MULTILINE)
     assert set(re.findall(r"`(\w+)`", named)) == {error.code for error in leaves() if error.transient}
 
 
 def test_the_metrics_to_watch_are_metrics_of_the_service() -> None:
     names, listed = (
-        set(re.findall(r"`(evalsvc_\w+)", page.read_text()))
-        for page in (DOCS / "how-to" / "monitor.md", DOCS / "reference" / "rest.md")
+        set(re.findall(r"`(evalsvc_\w+)", read_page(page)))
+        for page in (DOCS / "how-to" / "operate.md", DOCS / "reference" / "rest.md")
     )
     assert names <= listed, names - listed
 
 
-RECIPES = DOCS / "how-to" / "many-machines.md"
+RECIPES = DOCS / "how-to" / "deploy.md"
 
 
 def blocks(language: str) -> list[str]:
@@ -105,7 +105,7 @@ def test_commands_and_settings_of_the_recipes_exist() -> None:
     for line in written():
         check_command(shlex.split(line)[1:])
     names = {shlex.split(line)[1] for line in written()}
-    assert names == {"certificates", "reference", "scheduler", "serve", "worker"}
+    assert names >= {"certificates", "reference", "scheduler", "serve", "worker"}
     assert set(re.findall(r"EVALSVC_[A-Z_]+[A-Z]", RECIPES.read_text())) <= {
         variable for variable, _, _ in setting_help()
     }

@@ -25,7 +25,7 @@ FieldRow = tuple[str, str, str]
 
 
 ACTS = {
-    "cancel": ("Cancel", "Waiting shards will not start, running shards are stopped, finished shards keep their results."),
+    "cancel": ("Cancel", "Waiting shards do not start, running ones are stopped, finished ones keep their results."),
     "retry": ("Retry", "What failed or was cancelled is queued again; finished shards do not run again."),
     "again": ("Evaluate again", "A new evaluation measures everything again, by the present suite."),
 }

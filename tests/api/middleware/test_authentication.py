@@ -56,7 +56,7 @@ def test_changes_are_known_within_the_lifetime(store: Store, later: list[float])
     assert names(known, store) == [("first", False)], "read once per lifetime, not once per request"
     later[0] += LIFETIME
     assert names(known, store) == [("first", True), ("second", False)]
-    assert LIFETIME <= 5, "docs/how-to/tokens-and-tls.md says seconds"
+    assert LIFETIME <= 5, "docs/how-to/operate.md says seconds"
 
 
 async def use(known: KnownTokens, store: Store) -> None:
