@@ -42,7 +42,7 @@ from evalsvc.service.coordinator import Coordinator
 from evalsvc.spec import catalog
 from evalsvc.spec.artifact_policy import parse_retention
 from evalsvc.spec.suite import suite_files
-from evalsvc.store.disk_use import DiskUse
+from evalsvc.store.data_folder import DiskUse
 from evalsvc.store.session import Store, open_store
 
 COMPRESSED_FROM = 1_400
@@ -123,7 +123,7 @@ def _lifespan(
         if not reads:
             coordinator.start()
         folder = Uploads(settings.uploads_path, settings.upload_bytes)
-        app.state.state = State(settings, store, coordinator, folder, DiskUse(settings.data_path, store))
+        app.state.state = State(settings, store, coordinator, folder, DiskUse(settings.data_path, settings.database))
         app.state.followers = events.Followers(app.state.state)
         try:
             yield

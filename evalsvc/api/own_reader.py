@@ -21,7 +21,6 @@ from evalsvc.errors import InternalError, InvalidRequest
 from evalsvc.spec import documents
 from evalsvc.spec.documents.document import Document
 from evalsvc.store.artifacts import evaluation_artifacts, run_artifacts
-from evalsvc.store.completions import read_completions
 from evalsvc.store.history.buckets import read_buckets
 from evalsvc.store.history.headlines import Question
 from evalsvc.store.history.reading import read_summary
@@ -29,6 +28,7 @@ from evalsvc.store.history.series import Window
 from evalsvc.store.lookup import find_checkpoint, find_evaluation, find_run
 from evalsvc.store.pages import MAX_LIMIT, Filters, PageRequest
 from evalsvc.store.protocols import read_protocol
+from evalsvc.store.results import read_completions
 from evalsvc.store.runs.listing import run_view, runs_view
 from evalsvc.store.tables import Run
 from evalsvc.store.views import checkpoint_view, checkpoints_view, evaluation_view, evaluations_view

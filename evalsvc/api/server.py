@@ -32,9 +32,8 @@ from evalsvc.errors import EvalsvcError, InternalError, InvalidRequest, PortInUs
 from evalsvc.files.shared import claim_shared
 from evalsvc.service.coordinator import STOP_PATIENCE, Coordinator
 from evalsvc.spec.suite import load_suite, suite_files
-from evalsvc.store.data_folder import claim_data_folder, make_data_folder
+from evalsvc.store.data_folder import claim_data_folder, make_data_folder, may_begin_folder
 from evalsvc.store.lock import CoordinatorLock, database_id
-from evalsvc.store.named_files import may_begin_folder
 from evalsvc.store.session import Store, open_store, translated
 from evalsvc.store.tokens import has_tokens
 

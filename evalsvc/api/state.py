@@ -17,7 +17,7 @@ from evalsvc.config import Settings, shown_url
 from evalsvc.errors import DatabaseUnusable, ReadOnly
 from evalsvc.files.uploads import Uploads
 from evalsvc.service.coordinator import Coordinator
-from evalsvc.store.disk_use import DiskUse
+from evalsvc.store.data_folder import DiskUse
 from evalsvc.store.session import BUSY_TIMEOUT_MS, Store, translated
 
 IN_MEMORY = 6

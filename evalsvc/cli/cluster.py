@@ -11,8 +11,7 @@ from typer import Argument, Option
 from evalsvc.cli.options import Devices, Threads, Tls
 from evalsvc.cli.terminal import say
 from evalsvc.cluster.certificates import write_certificates
-from evalsvc.cluster.scheduler import run_scheduler
-from evalsvc.cluster.supervisor import run_workers
+from evalsvc.cluster.supervisor import run_scheduler, run_workers
 from evalsvc.config import Settings, drop_secrets
 from evalsvc.log import configure_logs
 

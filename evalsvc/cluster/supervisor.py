@@ -7,21 +7,25 @@ connects when there is one again. The first SIGTERM or SIGINT drains all workers
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import multiprocessing
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from distributed import Scheduler, Security
+
 from evalsvc.cluster.devices import check_devices, device_list
 from evalsvc.cluster.nanny import WorkerNanny, nanny_options
-from evalsvc.cluster.settings import SCRATCH_PREFIX, configure, security_of
+from evalsvc.cluster.settings import NO_DASHBOARD, SCRATCH_PREFIX, configure, security_of
 from evalsvc.config import Settings
 from evalsvc.connection_errors import explain_scheduler
-from evalsvc.errors import InvalidRequest
+from evalsvc.errors import InvalidRequest, PortInUse, os_reason
 
 log = logging.getLogger(__name__)
 
@@ -134,3 +138,41 @@ class Supervisor:
             return f"does not answer ({explain_scheduler(error, self._scheduler)})"
         finally:
             self._nannies.pop(index, None)
+
+
+def run_scheduler(settings: Settings, host: str, port: int, announce: Callable[[str], None]) -> None:
+    """Run a scheduler until SIGTERM or SIGINT; `announce` gets its address."""
+    security = security_of(settings)
+    _require_free(host, port)
+    with TemporaryDirectory(prefix=SCRATCH_PREFIX) as scratch:
+        configure(settings, Path(scratch))
+        asyncio.run(_serve(security, host, port, announce))
+
+
+def _require_free(host: str, port: int) -> None:
+    """Raise a clear error if the address cannot be used, because Dask wraps the reason in errors of its own."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise PortInUse(f"port {port} of {host} is in use; choose another with --port") from None
+        if error.errno == errno.EACCES:
+            raise InvalidRequest(
+                f"--port {port}: only root may listen on this port; choose a port above 1023"
+            ) from None
+        raise InvalidRequest(
+            f"--host {host}: this machine lacks the address ({os_reason(error)}); use one of its addresses, or 0.0.0.0"
+        ) from None
+
+
+async def _serve(security: Security, host: str, port: int, announce: Callable[[str], None]) -> None:
+    scheduler = await Scheduler(host=host, port=port, protocol="tls://", security=security, **NO_DASHBOARD)
+    ended = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    announce(scheduler.address)
+    await ended.wait()
+    await scheduler.close()

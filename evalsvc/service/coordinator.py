@@ -17,16 +17,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeAlias
 
-from evalsvc.cluster.cluster import Cluster, Member
-from evalsvc.cluster.outcomes import Outcome
+from evalsvc.cluster.cluster import Cluster, Member, Outcome
 from evalsvc.config import Settings
-from evalsvc.errors import DatabaseInUse
+from evalsvc.errors import DatabaseInUse, EvalsvcError
 from evalsvc.messages import ShardResult, unpack_result
-from evalsvc.service.housekeeping import Housekeeping
-from evalsvc.service.in_flight import InFlightTable, Placement
-from evalsvc.service.retried_call import RetriedCall
-from evalsvc.service.shard_files import ShardFiles
-from evalsvc.service.shard_queue import ShardQueue, may_pass
+from evalsvc.service.shard_files import Housekeeping, ShardFiles
+from evalsvc.service.shard_queue import InFlightTable, Placement, ShardQueue, may_pass
 from evalsvc.service.spooler import Spooler
 from evalsvc.store.lock import CoordinatorLock
 from evalsvc.store.queue.status import AtWork
@@ -353,3 +349,52 @@ class Coordinator:
         except Exception as error:  # later evaluations compute the files again
             log.warning("%s: new files are not kept for later evaluations: %s", outcome.key, error)
         self._events.put(outcome)
+
+
+FIRST_WAIT = 0.5
+"""Seconds of back-off after the first failure; doubled after each further failure."""
+
+
+class RetriedCall:
+    """A repeated call. It never raises, and does not block other calls during its back-off."""
+
+    def __init__(
+        self,
+        name: str,
+        do: Callable[[], None],
+        longest_wait: float,
+        translate: Callable[[Exception], Exception] = lambda error: error,
+    ) -> None:
+        """`name` is for the log, and begins with a verb; `longest_wait` is the longest back-off in seconds.
+
+        `translate` converts expected exceptions to an EvalsvcError; others are logged with a traceback.
+        """
+        self._name = name
+        self._do = do
+        self._longest_wait = longest_wait
+        self._translate = translate
+        self._wait = 0.0
+        self._again_at = 0.0
+
+    def attempt(self) -> bool:
+        """Make the call, unless it is in its back-off; return whether it succeeded."""
+        if time.monotonic() < self._again_at:
+            return False
+        try:
+            self._do()
+        except CancelledError as error:  # not an Exception; raised by an event loop that ends
+            self._note_failure(error)
+            return False
+        except Exception as error:
+            self._note_failure(self._translate(error))
+            return False
+        self._wait = 0.0
+        return True
+
+    def _note_failure(self, error: BaseException) -> None:
+        self._wait = min(2 * self._wait or FIRST_WAIT, self._longest_wait)
+        self._again_at = time.monotonic() + self._wait
+        if isinstance(error, EvalsvcError):
+            log.warning("could not %s: %s; retrying in %.1f s", self._name, error, self._wait)
+        else:
+            log.error("could not %s; retrying in %.1f s", self._name, self._wait, exc_info=error)

@@ -24,7 +24,7 @@ from evalsvc.config import Settings
 from evalsvc.errors import EvalsvcError, SourceUnreachable, os_reason
 from evalsvc.messages import ShardError
 from evalsvc.store.lookup import hold_all
-from evalsvc.store.queue.evaluations import fail_checkpoint
+from evalsvc.store.queue.stages import fail_checkpoint
 from evalsvc.store.runs.base import base_ids
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Checkpoint, Evaluation, checkpoint_parents

@@ -16,7 +16,7 @@ from evalsvc.spec.artifact_policy import Retention, retention_of
 from evalsvc.store.history.reading import read_summary
 from evalsvc.store.history.series import matches
 from evalsvc.store.lookup import find_run
-from evalsvc.store.pages import AnySelect, Order, PageRequest, read_page
+from evalsvc.store.pages import Order, PageRequest, read_page
 from evalsvc.store.tables import OVER, Artifact, Checkpoint, Evaluation, Run, Series, Task, now
 from evalsvc.store.views import document_of
 
@@ -25,10 +25,7 @@ log = logging.getLogger(__name__)
 AT_ONCE = 500
 """The number of rows that one statement updates."""
 
-KINDS = {
-    *("completions", "forgetting", "grid"),
-    *("loss_profile", "nearest_tokens", "sample"),
-}
+KINDS = {"completions", "forgetting", "grid", "loss_profile", "nearest_tokens", "sample"}
 """Kinds of artifacts that the tasks of evalsvc leave. The tasks of plug-ins may leave artifacts of other kinds."""
 
 
@@ -36,8 +33,8 @@ def evaluation_artifacts(
     session: Session, evaluation_id: int, kind: str | None, page: PageRequest
 ) -> documents.Artifacts:
     """Return a page of an evaluation's artifacts, in the order of the evaluation's tasks."""
-    question = ["artifacts of evaluation", evaluation_id, kind]
-    return _page(session, [Task.evaluation_id == evaluation_id], kind, Order([Task.index, Artifact.id]), question, page)
+    order, question = Order([Task.index, Artifact.id]), ["artifacts of evaluation", evaluation_id, kind]
+    return _page(session, [Task.evaluation_id == evaluation_id], kind, order, question, page)
 
 
 def run_artifacts(
@@ -68,25 +65,18 @@ def _page(
         .where(*which)
     )
     if kind is not None:
-        _require_kind(session, query, kind)
+        is_known = (
+            kind in KINDS or session.scalar(select(Artifact.id).where(Artifact.kind == kind).limit(1)) is not None
+        )
+        if not is_known and (kinds := session.scalars(query.with_only_columns(Artifact.kind).distinct()).all()):
+            raise UnknownName.among("kind of artifact", kind, kinds)
         query = query.where(Artifact.kind == kind)
     rows, next_cursor = read_page(session, query, order, question, page)
     names = ("task", "evaluation", "run", "step", "variant")
-    return documents.Artifacts(
-        artifacts=[
-            document_of(documents.Artifact, row.Artifact, **{name: getattr(row, name) for name in names})
-            for row in rows
-        ],
-        next_cursor=next_cursor,
-    )
-
-
-def _require_kind(session: Session, query: AnySelect, kind: str) -> None:
-    if kind in KINDS or session.scalar(select(Artifact.id).where(Artifact.kind == kind).limit(1)) is not None:
-        return
-    kinds = session.scalars(query.with_only_columns(Artifact.kind).distinct()).all()
-    if kinds:
-        raise UnknownName.among("kind of artifact", kind, kinds)
+    artifacts = [
+        document_of(documents.Artifact, row.Artifact, **{name: getattr(row, name) for name in names}) for row in rows
+    ]
+    return documents.Artifacts(artifacts=artifacts, next_cursor=next_cursor)
 
 
 @dataclass
@@ -94,15 +84,12 @@ class Pruned:
     """Artifacts that were pruned, or would be pruned."""
 
     by_run: dict[str, int] = field(default_factory=dict)
-    """The number of artifacts by run."""
     ids: list[int] = field(default_factory=list)
-    """The ids of the artifacts."""
     contents: dict[str, int] = field(default_factory=dict)
     """The sizes of the contents by digest. Other artifacts may have the same contents."""
 
 
 def rule_of(run: Run, default: Retention | None) -> Retention | None:
-    """Return the retention rule of a run, or the service's rule `default` for a run without a rule."""
     return default if run.retention is None else retention_of(run.retention)
 
 
@@ -120,7 +107,7 @@ def find_prunable(session: Session, default: Retention | None, run: str | None =
     for row in runs:
         rule = rule_of(row, default)
         if rule is not None:
-            _add(session, row, rule, prunable)
+            _add_prunable(session, row, rule, prunable)
     return prunable
 
 
@@ -144,25 +131,15 @@ def require_metric(session: Session, name: str) -> None:
 
 def mark_pruned(session: Session, pruned: Pruned) -> None:
     """Mark artifacts as pruned. The caller removes contents that no other artifact has."""
-    when = now()
+    unpruned = update(Artifact).where(Artifact.pruned_at.is_(None)).values(pruned_at=now())
     for start in range(0, len(pruned.ids), AT_ONCE):
-        ids = pruned.ids[start : start + AT_ONCE]
-        session.execute(
-            update(Artifact).where(Artifact.id.in_(ids), Artifact.pruned_at.is_(None)).values(pruned_at=when)
-        )
+        session.execute(unpruned.where(Artifact.id.in_(pruned.ids[start : start + AT_ONCE])))
 
 
-def _add(session: Session, run: Run, rule: Retention, prunable: Pruned) -> None:
+def _add_prunable(session: Session, run: Run, rule: Retention, prunable: Pruned) -> None:
     query = (
-        select(
-            Artifact.id,
-            Artifact.sha256,
-            Artifact.size,
-            Checkpoint.step,
-            Checkpoint.variant,
-            Checkpoint.replaced_at,
-            Evaluation.finished_at,
-        )
+        select(Artifact.id, Artifact.sha256, Artifact.size, Evaluation.finished_at)
+        .add_columns(Checkpoint.step, Checkpoint.variant, Checkpoint.replaced_at)
         .join(Task, Task.id == Artifact.task_id)
         .join(Evaluation, Evaluation.id == Task.evaluation_id)
         .join(Checkpoint, Checkpoint.id == Evaluation.checkpoint_id)
@@ -187,8 +164,7 @@ def _add(session: Session, run: Run, rule: Retention, prunable: Pruned) -> None:
 
 
 def _best_steps(session: Session, run: Run, rule: Retention) -> set[tuple[int, str]] | None:
-    """Return the steps and variants at which the rule's metric is best. None means unknown: the caller keeps all
-    artifacts."""
+    """Return the steps and variants at which the rule's metric is best; None, which keeps all artifacts, if unknown."""
     if rule.best is None:
         return set()
     try:

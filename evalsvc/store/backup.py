@@ -40,8 +40,8 @@ from evalsvc.files.atomic import FOR_GROUP, replacing, write_whole
 from evalsvc.files.kept import FILE_NAME
 from evalsvc.files.shared import claim_shared
 from evalsvc.store import data_folder
+from evalsvc.store.data_folder import named_artifacts, named_items, named_outputs
 from evalsvc.store.lock import CoordinatorLock, database_id
-from evalsvc.store.named_files import named_artifacts, named_items, named_outputs
 from evalsvc.store.session import Store, database_unusable, is_known_revision, require_database, translated
 from evalsvc.store.tables import Artifact, Base, Checkpoint, Term
 

@@ -1,13 +1,30 @@
-"""The data folder of a database. A starting service removes files from the folder that the database does not name."""
+"""The data folder of a database: its owner, the files that the database names, and the space that it takes.
+
+All files that the database does not name are orphans. A starting service removes them.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+
+from sqlalchemy import select, text
+from sqlalchemy.orm import Session
 
 from evalsvc.config import shown_url
 from evalsvc.errors import DataDirectoryUnusable, os_reason
+from evalsvc.files.artifacts import artifact_path
 from evalsvc.files.atomic import write_whole
+from evalsvc.files.outputs import OutputFile
+from evalsvc.spec import documents
+from evalsvc.store.tables import Artifact, Checkpoint, Evaluation, Run, Shard, Task, Term
 
 OWNER = "database.json"
 """The file that names the folder's database: `{"id": …, "url": …}`."""
@@ -89,3 +106,136 @@ def unwritable(what: str, error: OSError) -> DataDirectoryUnusable:
         f"{what} cannot be written: {os_reason(error)}; "
         "change the permissions, or choose another data folder with --data-dir (EVALSVC_DATA_DIR)"
     )
+
+
+Named = Callable[[Collection[str]], Collection[str]]
+"""A function that takes digests, and returns those that the database names."""
+
+
+def asked_anew(reading: Callable[[], AbstractContextManager[Session]], named: Callable[..., Collection[str]]) -> Named:
+    """Return a function that calls `named` (`named_artifacts` or `named_items`) in a new session each time."""
+
+    def ask(digests: Collection[str]) -> Collection[str]:
+        with reading() as session:
+            return named(session, digests)
+
+    return ask
+
+
+def named_outputs(session: Session) -> set[OutputFile]:
+    """Return the output files that a merge may still read; all other output files are orphans."""
+    rows = session.scalars(
+        select(Shard.output)
+        .join(Task)
+        .join(Evaluation)
+        .join(Checkpoint)
+        .where(Shard.stage == "run", Shard.output.is_not(None), Checkpoint.replaced_at.is_(None))
+    )
+    return {output for output in rows if isinstance(output, OutputFile)}
+
+
+def named_artifacts(session: Session, digests: Collection[str] | None = None) -> set[str]:
+    """Return the digests of artifacts that were not pruned, of all artifacts or among `digests`."""
+    query = select(Artifact.sha256).where(Artifact.pruned_at.is_(None)).distinct()
+    return set(session.scalars(query if digests is None else query.where(Artifact.sha256.in_(digests))))
+
+
+def named_items(session: Session, digests: Collection[str] | None = None) -> set[str]:
+    """Return the digests of files with results per item, of all tasks or among `digests`."""
+    named = Task.items_sha256.is_not(None) if digests is None else Task.items_sha256.in_(digests)
+    return {sha256 for sha256 in session.scalars(select(Task.items_sha256).where(named)) if sha256 is not None}
+
+
+SAMPLED = 20
+"""The number of newest files that `may_begin_folder` looks for, artifacts and results per item each."""
+
+
+def may_begin_folder(session: Session, artifacts: Path, items: Path) -> bool:
+    """Tell whether the database may claim the data folder with these subfolders, which has no owner.
+
+    A database with runs that was served before already has a data folder. Such a database may only claim a folder with
+    files that the database names.
+    """
+    identity = session.scalar(select(Term.database_id))
+    if identity is None or session.scalar(select(Run.id).limit(1)) is None:
+        return True
+    named = (
+        (artifacts, select(Artifact.sha256).where(Artifact.pruned_at.is_(None)).order_by(Artifact.id.desc())),
+        (items, select(Task.items_sha256).where(Task.items_sha256.is_not(None)).order_by(Task.id.desc())),
+    )
+    return any(
+        artifact_path(folder, str(sha256)).is_file()
+        for folder, query in named
+        for sha256 in session.scalars(query.limit(SAMPLED))
+    )
+
+
+EVERY = 60.0
+"""Seconds until the disk is measured again; a page that watches the service's state does not change in between."""
+
+PATIENCE = 1.0
+"""Seconds for which files of the data folder are counted; what is counted until then is a lower bound."""
+
+
+class DiskUse:
+    """Measurements of one service's disk."""
+
+    def __init__(self, folder: Path, url: str, clock: Callable[[], float] = time.monotonic) -> None:
+        """Take the data folder, and the URL of the database."""
+        self._folder = folder
+        self._url = url
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._measured_at = -EVERY
+        self._last: documents.Disk | None = None
+
+    def view(self, session: Session) -> documents.Disk | None:
+        """Return the last measurement, or a new one; None while another thread makes the first one, and if the disk
+        cannot be read."""
+        if self._clock() - self._measured_at >= EVERY and self._lock.acquire(blocking=False):
+            try:
+                self._last = self._measure(session)
+                self._measured_at = self._clock()
+            finally:
+                self._lock.release()
+        return self._last
+
+    def _measure(self, session: Session) -> documents.Disk | None:
+        try:
+            usage = shutil.disk_usage(self._folder)
+        except OSError:
+            return None
+        until = time.monotonic() + PATIENCE
+        counted, complete = 0, True
+        for size in _sizes(self._folder):
+            counted += size
+            if time.monotonic() > until:
+                complete = False
+                break
+        return documents.Disk(
+            free_bytes=usage.free,
+            total_bytes=usage.total,
+            data_bytes=counted,
+            data_complete=complete,
+            database_bytes=_database_bytes(session, self._url),
+        )
+
+
+def _sizes(folder: Path) -> Iterator[int]:
+    for place, _folders, names in os.walk(folder):
+        for name in names:
+            try:
+                yield os.lstat(os.path.join(place, name)).st_size
+            except OSError:
+                continue
+
+
+def _database_bytes(session: Session, url: str) -> int | None:
+    if session.get_bind().dialect.name == "postgresql":
+        size: int | None = session.scalar(text("SELECT pg_database_size(current_database())"))
+        return size
+    file = re.fullmatch(r"sqlite(\+\w+)?:///([^?]+).*", url)
+    if file is None:
+        return None
+    paths = [Path(file[2] + ending) for ending in ("", "-wal")]
+    return sum(path.stat().st_size for path in paths if path.is_file())

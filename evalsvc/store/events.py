@@ -16,7 +16,7 @@ from sqlalchemy.orm import InstanceState, Session
 
 from evalsvc.spec.documents.evaluations import EventKind
 from evalsvc.spec.documents.fields import State
-from evalsvc.store.queue.stage_results import LOOK, from_row
+from evalsvc.store.queue.transitions import LOOK, from_row
 from evalsvc.store.tables import OVER, Evaluation, EvaluationEvent, Shard, Task, now
 
 PAGE = 100

@@ -15,8 +15,9 @@ from evalsvc.errors import UnknownName
 from evalsvc.files.items import ItemTable, read_items
 from evalsvc.spec import documents
 from evalsvc.spec.documents.fields import State
+from evalsvc.spec.documents.items import Change, Completion, Completions, StepCompletions
 from evalsvc.store.lookup import checkpoint_label, find_run, find_step, place_of
-from evalsvc.store.tables import Artifact, Checkpoint, Evaluation, Task
+from evalsvc.store.tables import Artifact, Checkpoint, Evaluation, Run, Task
 from evalsvc.store.views import artifact_view, document_of, protocols_view
 
 WORST_FIRST: tuple[State, ...] = ("running", "queued", "failed", "partly_failed", "cancelled", "succeeded")
@@ -76,10 +77,7 @@ def _values(
 
 
 def _document(
-    session: Session,
-    checkpoint: Checkpoint,
-    evaluations: Sequence[Evaluation],
-    protocols: dict[str, dict[str, object]],
+    session: Session, checkpoint: Checkpoint, evaluations: Sequence[Evaluation], protocols: dict[str, dict[str, object]]
 ) -> documents.CheckpointResult:
     """Return the result of a checkpoint without results per item and artifacts.
 
@@ -203,3 +201,82 @@ def _artifacts(session: Session, tasks: Mapping[str, Task]) -> dict[str, list[do
 def _error(task: Task) -> dict[str, Any] | None:
     """Return the error of a task without metrics: for a cancelled task, the error of its evaluation."""
     return task.error or (task.evaluation.error if task.state == "cancelled" else None)
+
+
+def read_completions(
+    session: Session, folder: Path, run: Run, variant: str | None = None, prompt: str | None = None
+) -> Completions:
+    """Read the completions of fixed prompts by the run's current checkpoints, in the order of steps.
+
+    The newest evaluation with a task of this name gives the completions of the task at a step. The previous completion
+    has the same variant, task, prompt, way and protocol.
+
+    Args:
+        folder: the folder with the files of results per item.
+        prompt: keep only prompts that contain this text.
+    """
+    tasks = session.execute(
+        select(Checkpoint.step, Checkpoint.variant, Task)
+        .join(Evaluation, Evaluation.checkpoint_id == Checkpoint.id)
+        .join(Task, Task.evaluation_id == Evaluation.id)
+        .where(Checkpoint.run_id == run.id, Checkpoint.replaced_at.is_(None))
+        .where(Task.kind == "completions", Task.state == "succeeded")
+        .order_by(Checkpoint.step, Checkpoint.variant, Evaluation.id, Task.index)
+    )
+    newest = {(step, variant, task.name): task for step, variant, task in tasks}
+    variants, prompts = {key[1] for key in newest}, set[str]()
+    if variant is not None and variant not in variants:
+        raise UnknownName.among("variant with completions", variant, variants)
+    last: dict[tuple[object, ...], tuple[int, list[int]]] = {}
+    steps = []
+    for (step, variant_of_step, name), task in newest.items():
+        if variant not in (None, variant_of_step):
+            continue
+        completions = []
+        for row in read_table(folder, task).rows():
+            prompts.add(str(row["prompt"]))
+            if prompt is None or prompt in str(row["prompt"]):
+                key = (variant_of_step, name, row["prompt"], row["way"], row.get("protocol"))
+                ids = row.get("ids")
+                change = _change(*last[key], ids) if isinstance(ids, list) and key in last else None
+                if isinstance(ids, list):
+                    last[key] = step, ids
+                completions.append(Completion.model_validate({**row, "previous": change}))
+        if completions or prompt is None:
+            steps.append(StepCompletions(step=step, variant=variant_of_step, task=name, completions=completions))
+    if prompt is not None and not steps:
+        raise UnknownName.among("prompt", prompt, prompts)
+    return Completions(run=run.name, steps=steps)
+
+
+def _change(step: int, before: list[int], ids: list[int]) -> Change:
+    prefix, edits = common_prefix(before, ids), edit_distance(before, ids)
+    return Change(step=step, same=before == ids, common_prefix=prefix, edit_distance=edits)
+
+
+def common_prefix(before: Sequence[int], after: Sequence[int]) -> int:
+    """Return the number of leading ids that both sequences share."""
+    shorter = min(len(before), len(after))
+    return next((position for position in range(shorter) if before[position] != after[position]), shorter)
+
+
+def edit_distance(before: Sequence[int], after: Sequence[int]) -> int:
+    """Return the Levenshtein distance: the fewest ids to insert, delete or replace to turn `before` into `after`.
+
+    Two integers encode a column of the table of distances: their bits say where the column rises and where it falls.
+    Each id of `after` takes a dozen operations on these integers, however long `before` is.
+
+    Source: Hyyrö, "Explaining and Extending the Bit-parallel Approximate String Matching Algorithm of Myers" (2001),
+    figure 3.
+    """
+    positions: dict[int, int] = {}
+    for position, token in enumerate(before):
+        positions[token] = positions.get(token, 0) | 1 << position
+    used = (1 << len(before)) - 1
+    rises, falls = used, 0
+    for token in after:
+        matches = positions.get(token, 0)
+        diagonal = (((matches & rises) + rises) ^ rises) | matches | falls
+        grows, shrinks = (falls | ~(diagonal | rises)) << 1 | 1, (rises & diagonal) << 1
+        rises, falls = (shrinks | ~(diagonal | grows)) & used, grows & diagonal & used
+    return len(after) + rises.bit_count() - falls.bit_count()

@@ -276,11 +276,7 @@ class Shard(Base):
     """A restartable part of a task. `stage` is plan, run (a piece of the work), look or merge."""
 
     __tablename__ = "shards"
-    __table_args__ = (
-        UniqueConstraint("task_id", "stage", "index"),
-        Index("ix_shards_state", "state"),
-        NEVER_REUSE_IDS,
-    )
+    __table_args__ = (UniqueConstraint("task_id", "stage", "index"), Index("ix_shards_state", "state"), NEVER_REUSE_IDS)
 
     id: Mapped[int] = mapped_column(primary_key=True)
     task_id: Mapped[int] = mapped_column(ForeignKey("tasks.id", ondelete="CASCADE"))

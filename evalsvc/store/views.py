@@ -14,7 +14,7 @@ from evalsvc.spec import documents
 from evalsvc.spec.documents.document import Document
 from evalsvc.store.lookup import place_of, step_of
 from evalsvc.store.pages import Filters, Order, PageRequest, read_page
-from evalsvc.store.queue.stage_results import LOOK, from_row
+from evalsvc.store.queue.transitions import LOOK, from_row
 from evalsvc.store.runs.base import is_named_base
 from evalsvc.store.tables import OVER, Artifact, Checkpoint, Evaluation, Run, Shard, Task, now
 from evalsvc.store.tables import Protocol as ProtocolRow

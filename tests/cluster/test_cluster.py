@@ -20,12 +20,10 @@ from distributed import Client, Future
 from machines import Machines, wait_for
 from watched_cluster import Watched
 
-from evalsvc.cluster import outcomes
+from evalsvc.cluster import cluster as cluster_module
 from evalsvc.cluster.certificates import write_certificates
-from evalsvc.cluster.cluster import ROSTER_AGE
-from evalsvc.cluster.outcomes import Outcome
-from evalsvc.cluster.scheduler import run_scheduler
-from evalsvc.cluster.supervisor import run_workers
+from evalsvc.cluster.cluster import ROSTER_AGE, Deaths, Outcome
+from evalsvc.cluster.supervisor import run_scheduler, run_workers
 from evalsvc.config import THREAD_WAITS, Settings
 from evalsvc.errors import DataDirectoryUnusable, InvalidRequest
 
@@ -151,9 +149,9 @@ def test_a_result_that_cannot_be_read_counts_against_its_call(cluster: Watched, 
 
 def test_causes_of_death_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that was taken over filled the service's memory with them."""
-    monkeypatch.setattr(outcomes, "CAUSES", 10)
+    monkeypatch.setattr(cluster_module, "CAUSES", 10)
     told: list[Outcome] = []
-    deaths = outcomes.Deaths(told.append)
+    deaths = Deaths(told.append)
     for number in range(100):
         deaths.explain(f"tls://{number}", "x" * 10**6)
     assert len(deaths._causes) == 10
@@ -329,10 +327,7 @@ def scheduler_of_its_own(_tmp_path: Path, settings: Settings) -> None:
 @pytest.mark.usefixtures("child_process")
 @pytest.mark.parametrize("start", [own_cluster, scheduler_of_its_own])
 def test_no_scheduler_shows_a_dashboard(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    with_bokeh: list[object],
-    start: Callable[[Path, Settings], None],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_bokeh: list[object], start: Callable[[Path, Settings], None]
 ) -> None:
     """It needs no certificate, and tells every user of the machine what runs."""
     write_certificates(tmp_path / "tls")

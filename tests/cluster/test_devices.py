@@ -63,11 +63,7 @@ def test_torch_is_not_asked_for_cards_where_there_is_no_driver(monkeypatch: pyte
 @pytest.mark.parametrize(
     ("names", "cards", "words"),
     [
-        (
-            "cuda:0",
-            "",
-            r"there is no device 'cuda:0'; this machine has 0 CUDA cards; use all, cpu, or cards such",
-        ),
+        ("cuda:0", "", r"there is no device 'cuda:0'; this machine has 0 CUDA cards; use all, cpu, or cards such"),
         ("cuda", "", "there is no device 'cuda'"),
         ("cpu,cuda:2", "3,5", "there is no device 'cuda:2'; this machine has 2 CUDA cards"),
         (

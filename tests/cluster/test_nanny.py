@@ -11,10 +11,9 @@ import pytest
 from machines import BUSY, GIVEN_UP_WITHIN, Machines, term, wait_for
 from watched_cluster import Watched
 
+from evalsvc.cluster.cluster import Outcome
 from evalsvc.cluster.nanny import cause_of_death
-from evalsvc.cluster.outcomes import Outcome
-from evalsvc.cluster.scheduler import run_scheduler
-from evalsvc.cluster.supervisor import run_workers
+from evalsvc.cluster.supervisor import run_scheduler, run_workers
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest, PortInUse
 

@@ -75,11 +75,7 @@ def test_a_json_document_is_what_json_would_give_back() -> None:
     assert (
         document
         == json.loads(json.dumps(document))
-        == {
-            "units": 4,
-            "grid": [8, 8],
-            "protocol": {"grid": [8, 8], "factor": 0.5},
-        }
+        == {"units": 4, "grid": [8, 8], "protocol": {"grid": [8, 8], "factor": 0.5}}
     )
     assert codec.from_json(document) == Shard(4, (8, 8), {"grid": [8, 8], "factor": 0.5})
 

@@ -11,13 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from evalsvc.errors import (
-    ChecksumMismatch,
-    DataDirectoryUnusable,
-    StorageFull,
-    UploadConflict,
-    UploadNotFound,
-)
+from evalsvc.errors import ChecksumMismatch, DataDirectoryUnusable, StorageFull, UploadConflict, UploadNotFound
 from evalsvc.files import uploads as module
 from evalsvc.files.uploads import RESERVE_BYTES, Part, Upload, Uploads
 

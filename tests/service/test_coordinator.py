@@ -29,7 +29,7 @@ from evalsvc.service import shard_files
 from evalsvc.service.coordinator import Coordinator
 from evalsvc.service.spooler import Spooler
 from evalsvc.store.lookup import find_evaluation
-from evalsvc.store.queue import attempts, back_off, stages, transitions
+from evalsvc.store.queue import attempts, stages, transitions
 from evalsvc.store.results import read_results, read_task_items
 from evalsvc.store.runs.deletion import delete_run
 from evalsvc.store.session import Store
@@ -46,7 +46,7 @@ def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coordinator_module, "LONGEST_WAIT", 0.2)
     monkeypatch.setattr(coordinator_module, "KILL_AGAIN", 0.1)
     monkeypatch.setattr(coordinator_module, "LOST_AFTER", 0.1)
-    monkeypatch.setattr(back_off, "FIRST", 0.05)
+    monkeypatch.setattr(transitions, "FIRST_BACK_OFF", 0.05)
 
 
 @pytest.fixture
@@ -490,13 +490,13 @@ def test_a_clock_that_is_set_back_disturbs_no_evaluation(
     first = laboratory.post("first", shards=2, steps=6, seconds=0.1, leaves=True)
     laboratory.wait_for_steps("first")
     set_back = datetime.now(UTC) - timedelta(days=30)
-    for module in (transitions, stages, back_off):
+    for module in (transitions, stages):
         monkeypatch.setattr(module, "now", lambda: set_back)
     second = laboratory.post("second", step=2, shards=1, steps=1)
     waiting = select(Shard.not_before).where(Shard.not_before.is_not(None))
     laboratory.wait_until(lambda session: session.scalars(waiting).all() != [])
     (laboratory.data / "artifacts").unlink()
-    for module in (transitions, stages, back_off):
+    for module in (transitions, stages):
         monkeypatch.setattr(module, "now", lambda: set_back - timedelta(days=30))
     assert laboratory.succeeds(first, second)
     assert set(laboratory.steps("first").values()) == {1}

@@ -18,7 +18,7 @@ from evalsvc.checkpoints.reference import identify
 from evalsvc.files.shared import claim_shared
 from evalsvc.miniature import ROOT
 from evalsvc.spec.suite import parse_suite
-from evalsvc.store.queue import back_off
+from evalsvc.store.queue import transitions
 from evalsvc.store.tables import Shard, Task
 from evalsvc.tasks.reference_statistics import import_npz
 
@@ -157,7 +157,7 @@ def test_a_worker_without_the_folder_fails_the_task_with_what_to_do(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its shards are tried again, on other workers where there are any; the results of a merge would be lost."""
-    monkeypatch.setattr(back_off, "FIRST", 0.1)
+    monkeypatch.setattr(transitions, "FIRST_BACK_OFF", 0.1)
     worker = site.start_worker(tmp_path / "elsewhere")
     failed = site.end_of(0, "text", kind="language", benchmarks=["cloze"], include_path=[str(ROOT)], limit=2)
     assert failed.error is not None

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from evalsvc.client import Client
 from evalsvc.errors import ArtifactPruned, InvalidRequest
 from evalsvc.files.artifacts import artifact_path, drop_contents, keep_content, naming
-from evalsvc.service.housekeeping import prune
+from evalsvc.service.shard_files import prune
 from evalsvc.spec.documents import Pruned, Retention
 from evalsvc.store.tables import Artifact
 

@@ -2,7 +2,7 @@
 
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.messages import ShardRequest, Stage
-from evalsvc.service.in_flight import Placement
+from evalsvc.service.shard_queue import Placement
 from evalsvc.spec.suite import TaskSpec
 from evalsvc.store.queue.attempts import Assignment
 

@@ -7,14 +7,14 @@ from itertools import pairwise
 import pytest
 
 from evalsvc.errors import DatabaseUnusable
-from evalsvc.service import retried_call
-from evalsvc.service.retried_call import RetriedCall
+from evalsvc.service import coordinator
+from evalsvc.service.coordinator import RetriedCall
 
 
 class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
-        monkeypatch.setattr(retried_call.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(coordinator.time, "monotonic", lambda: self.now)
 
 
 def test_what_fails_is_tried_again_later_each_time_and_at_once_when_it_worked(monkeypatch: pytest.MonkeyPatch) -> None:

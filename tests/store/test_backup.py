@@ -20,19 +20,13 @@ from queue_steps import enter, evaluate_whole, kept_artifact, metric, submission
 
 from evalsvc.checkpoints.copies import spooled
 from evalsvc.config import Settings
-from evalsvc.errors import (
-    DatabaseUnusable,
-    DataDirectoryUnusable,
-    InvalidRequest,
-    SchemaVersionMismatch,
-)
+from evalsvc.errors import DatabaseUnusable, DataDirectoryUnusable, InvalidRequest, SchemaVersionMismatch
 from evalsvc.files.artifacts import artifact_path, drop_contents, keep_content, naming
 from evalsvc.files.items import pack_items
 from evalsvc.store import backup
 from evalsvc.store.backup import restore_backup, write_backup
-from evalsvc.store.data_folder import OWNER, RESTORING, claim_data_folder
+from evalsvc.store.data_folder import OWNER, RESTORING, asked_anew, claim_data_folder, named_artifacts, named_items
 from evalsvc.store.lock import database_id
-from evalsvc.store.named_files import asked_anew, named_artifacts, named_items
 from evalsvc.store.runs.deletion import delete_run
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Artifact, Checkpoint, MetricValue, Task, now

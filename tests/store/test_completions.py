@@ -8,9 +8,9 @@ from queue_steps import enter, evaluate_whole, measure, submission, suite
 
 from evalsvc.checkpoints.reference import Identity
 from evalsvc.errors import UnknownName
-from evalsvc.spec.documents.results import Change, Completion, StepCompletions
-from evalsvc.store.completions import read_completions
+from evalsvc.spec.documents.items import Change, Completion, StepCompletions
 from evalsvc.store.lookup import find_checkpoint, find_run
+from evalsvc.store.results import read_completions
 from evalsvc.store.runs.posting import evaluate
 from evalsvc.store.session import Store
 

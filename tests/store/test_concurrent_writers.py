@@ -24,16 +24,9 @@ from evalsvc.errors import Conflict, RunBehind, UnknownName, WrongState
 from evalsvc.messages import ShardError, ShardResult
 from evalsvc.store.history.imports import import_values
 from evalsvc.store.lookup import current_checkpoint, get_or_create_run
-from evalsvc.store.queue import back_off
-from evalsvc.store.queue.attempts import (
-    Assignment,
-    finish,
-    give_up,
-    is_queued,
-    requeue_running,
-    unwanted,
-)
-from evalsvc.store.queue.evaluations import cancel_evaluation, fail_checkpoint, retry_evaluation
+from evalsvc.store.queue import transitions
+from evalsvc.store.queue.attempts import Assignment, finish, give_up, is_queued, requeue_running, unwanted
+from evalsvc.store.queue.stages import cancel_evaluation, fail_checkpoint, retry_evaluation
 from evalsvc.store.runs.deletion import delete_checkpoint, delete_run, rename_run
 from evalsvc.store.runs.posting import evaluate, submit
 from evalsvc.store.runs.virtual import resolve_expression
@@ -48,7 +41,7 @@ STUCK_AFTER = 20.0
 @pytest.fixture(autouse=True)
 def _slow_statements_and_no_back_off(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """What comes between two statements is what is looked for."""
-    monkeypatch.setattr(back_off, "FIRST", 0.0)
+    monkeypatch.setattr(transitions, "FIRST_BACK_OFF", 0.0)
     dice = random.Random(1)
 
     @event.listens_for(store.engine, "before_cursor_execute")

@@ -8,9 +8,8 @@ from queue_steps import enter, evaluate_whole, kept_artifact, metric, submission
 
 from evalsvc.errors import DataDirectoryUnusable
 from evalsvc.files.artifacts import artifact_path, keep_content
-from evalsvc.store.data_folder import OWNER, RESTORING, claim_data_folder, make_data_folder
+from evalsvc.store.data_folder import OWNER, RESTORING, claim_data_folder, make_data_folder, may_begin_folder
 from evalsvc.store.lock import CoordinatorLock, database_id
-from evalsvc.store.named_files import may_begin_folder
 from evalsvc.store.session import Store
 
 

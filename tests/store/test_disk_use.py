@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from evalsvc.store import disk_use
-from evalsvc.store.disk_use import EVERY, DiskUse
+from evalsvc.store import data_folder
+from evalsvc.store.data_folder import EVERY, DiskUse
 from evalsvc.store.session import Store
 
 
@@ -20,7 +20,7 @@ def test_sizes_are_those_of_the_files(store: Store, tmp_path: Path) -> None:
     (folder / "link").symlink_to(outside)
     (folder / "loop").symlink_to(folder)
     with store.reading() as session:
-        disk = DiskUse(folder, store).view(session)
+        disk = DiskUse(folder, store.url).view(session)
     assert disk is not None
     assert disk.data_bytes == 1024 + (folder / "link").lstat().st_size
     assert disk.data_complete
@@ -31,7 +31,7 @@ def test_sizes_are_those_of_the_files(store: Store, tmp_path: Path) -> None:
 
 def test_the_disk_is_measured_once_in_a_while(store: Store, tmp_path: Path) -> None:
     clock = [0.0]
-    use = DiskUse(tmp_path, store, lambda: clock[0])
+    use = DiskUse(tmp_path, store.url, lambda: clock[0])
     with store.reading() as session:
         first = use.view(session)
         (tmp_path / "new").write_bytes(b"x" * 1_000_000)
@@ -44,18 +44,18 @@ def test_the_disk_is_measured_once_in_a_while(store: Store, tmp_path: Path) -> N
 
 
 def test_a_large_folder_is_a_lower_bound(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(disk_use, "PATIENCE", -1.0)
+    monkeypatch.setattr(data_folder, "PATIENCE", -1.0)
     for number in range(5):
         (tmp_path / str(number)).write_bytes(b"x" * 100_000)
     with store.reading() as session:
-        disk = DiskUse(tmp_path, store).view(session)
+        disk = DiskUse(tmp_path, store.url).view(session)
     assert disk is not None
     assert not disk.data_complete
 
 
 def test_nobody_waits_for_a_measurement(store: Store, tmp_path: Path) -> None:
     """A folder with a million files takes a second, and pages that come meanwhile have the answer before."""
-    use = DiskUse(tmp_path, store)
+    use = DiskUse(tmp_path, store.url)
     seen = []
 
     def ask() -> None:
@@ -71,4 +71,4 @@ def test_nobody_waits_for_a_measurement(store: Store, tmp_path: Path) -> None:
 
 def test_a_disk_that_is_away_is_not_measured(store: Store, tmp_path: Path) -> None:
     with store.reading() as session:
-        assert DiskUse(tmp_path / "nothing", store).view(session) is None
+        assert DiskUse(tmp_path / "nothing", store.url).view(session) is None

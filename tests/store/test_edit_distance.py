@@ -3,7 +3,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from evalsvc.store.edit_distance import common_prefix, edit_distance
+from evalsvc.store.results import common_prefix, edit_distance
 
 
 def slow(one: Sequence[int], other: Sequence[int]) -> int:

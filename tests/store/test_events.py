@@ -24,7 +24,7 @@ from queue_steps import (
 from evalsvc.messages import ShardError, ShardResult
 from evalsvc.store import events
 from evalsvc.store.events import read_events
-from evalsvc.store.queue.evaluations import cancel_evaluation
+from evalsvc.store.queue.stages import cancel_evaluation
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Evaluation, EvaluationEvent
 

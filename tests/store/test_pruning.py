@@ -13,8 +13,8 @@ from evalsvc.errors import InvalidRequest, UnknownName
 from evalsvc.spec.artifact_policy import Retention
 from evalsvc.spec.protocol import Direction
 from evalsvc.store.artifacts import find_prunable, mark_pruned, require_metric, retention_view
+from evalsvc.store.data_folder import named_artifacts
 from evalsvc.store.lookup import find_run
-from evalsvc.store.named_files import named_artifacts
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Artifact, Checkpoint, Evaluation, Series, Task, now
 

@@ -6,30 +6,14 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from queue_steps import (
-    cancel,
-    dispatched,
-    enter,
-    evaluate_whole,
-    metric,
-    plan,
-    store_result,
-    submission,
-    suite,
-)
+from queue_steps import cancel, dispatched, enter, evaluate_whole, metric, plan, store_result, submission, suite
 
 from evalsvc.errors import UnknownName
 from evalsvc.messages import ShardError, ShardResult
 from evalsvc.spec.protocol import Protocol
 from evalsvc.store.events import read_events
 from evalsvc.store.lookup import find_checkpoint, find_evaluation
-from evalsvc.store.results import (
-    evaluated_steps,
-    read_results,
-    read_task_items,
-    read_values,
-    read_values_along,
-)
+from evalsvc.store.results import evaluated_steps, read_results, read_task_items, read_values, read_values_along
 from evalsvc.store.runs.posting import evaluate
 from evalsvc.store.session import Store
 from evalsvc.store.views import evaluation_view

@@ -20,8 +20,8 @@ from evalsvc.spec.protocol import MetricValue, Protocol
 from evalsvc.spec.suite import Suite, TaskSpec
 from evalsvc.store.lookup import find_evaluation
 from evalsvc.store.queue.attempts import Assignment, finish, give_up, take
-from evalsvc.store.queue.evaluations import cancel_evaluation, retry_evaluation
 from evalsvc.store.queue.order import WorkerState
+from evalsvc.store.queue.stages import cancel_evaluation, retry_evaluation
 from evalsvc.store.runs.posting import Submission, Submitted, due_suites, plan_of, submit
 from evalsvc.store.runs.virtual import resolve_expression
 from evalsvc.store.session import Store

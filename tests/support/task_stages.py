@@ -7,7 +7,7 @@ from evalsvc.files.atomic import FileLost
 from evalsvc.files.outputs import OutputFile
 from evalsvc.messages import PlanResult, ShardRequest
 from evalsvc.spec.suite import TaskSpec
-from evalsvc.store.queue.stage_results import PLAN
+from evalsvc.store.queue.transitions import PLAN
 from evalsvc.tasks.stages import AnyWork, run_stage
 from evalsvc.tasks.task import Context, TaskResult
 

@@ -4,8 +4,7 @@ import queue
 
 from machines import wait_for
 
-from evalsvc.cluster.cluster import Cluster
-from evalsvc.cluster.outcomes import Outcome
+from evalsvc.cluster.cluster import Cluster, Outcome
 from evalsvc.config import Settings
 
 

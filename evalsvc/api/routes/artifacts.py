@@ -29,7 +29,7 @@ from evalsvc.compare.text_pages import ENDINGS, MEDIA_TYPES, ReportForm, rendere
 from evalsvc.errors import ArtifactPruned, UnknownName
 from evalsvc.files.artifacts import read_content
 from evalsvc.files.atomic import FileLost
-from evalsvc.service.housekeeping import prune
+from evalsvc.service.shard_files import prune
 from evalsvc.spec import documents
 from evalsvc.spec.artifact_policy import parse_retention
 from evalsvc.store.artifacts import evaluation_artifacts, require_metric, retention_view, run_artifacts

@@ -23,7 +23,7 @@ from evalsvc.spec import documents
 from evalsvc.spec.documents.results import Items
 from evalsvc.store.lookup import find_checkpoint, find_evaluation, require_current_parents
 from evalsvc.store.pages import require_suite
-from evalsvc.store.queue.evaluations import cancel_evaluation, retry_evaluation
+from evalsvc.store.queue.stages import cancel_evaluation, retry_evaluation
 from evalsvc.store.results import read_task_items
 from evalsvc.store.runs.posting import evaluate
 from evalsvc.store.suites import evaluated_suite

@@ -32,7 +32,8 @@ from evalsvc.api.routing import router_of
 from evalsvc.api.state import CurrentState, State
 from evalsvc.config import Settings
 from evalsvc.errors import EvalsvcError
-from evalsvc.store.queue.totals import SECONDS, Depths, kinds_of, read_depths, read_totals
+from evalsvc.store.queue.status import Depths, kinds_of, read_depths, read_totals
+from evalsvc.store.queue.transitions import SECONDS
 from evalsvc.store.tables import AttemptTotal
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")

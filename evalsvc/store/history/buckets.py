@@ -8,6 +8,7 @@ series. All series of an answer have the same ranges. A range without values has
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import Select, SQLColumnExpression, and_, case, func, literal, select
 from sqlalchemy.orm import Session
@@ -38,6 +39,9 @@ KINDS = {"nan": NAN, "positive_infinity": POSITIVE_INFINITY, "negative_infinity"
 LAST = ("step", *(column.key for column in VALUES))
 """The columns of the last value of a bucket."""
 
+FIELDS = ("x", "stderr", "low", "high", "n", "min", "max", "count", *KINDS, "imported")
+"""The columns that an answer has as they are."""
+
 
 def read_buckets(
     session: Session,
@@ -60,21 +64,11 @@ def read_buckets(
     for identity, head in chosen.heads.items():
         part = part_of(table, identity)
         means = zip(part["total"], part["finite"], part["min"], part["max"], strict=True)
+        fields: dict[str, Any] = {name: part[name] for name in FIELDS}
         series.append(
             BucketSeries(
                 **vars(head),
-                x=part["x"],
-                stderr=part["stderr"],
-                low=part["low"],
-                high=part["high"],
-                n=part["n"],
-                min=part["min"],
-                max=part["max"],
-                count=part["count"],
-                nan=part["nan"],
-                positive_infinity=part["positive_infinity"],
-                negative_infinity=part["negative_infinity"],
-                imported=part["imported"],
+                **fields,
                 last=part["value"],
                 groups=part["groups"] if any(part["groups"]) else None,
                 mean=[_mean(*sums) for sums in means],
@@ -99,14 +93,11 @@ def _ranges(session: Session, window: Window, ids: Sequence[int], points: int) -
     if start is None or end is None:
         # One query for each end of each series: the database reads the end from the key. A query for both ends or for
         # several series would scan all values.
-        firsts, lasts = (
-            [
-                x
-                for identity in ids
-                if (x := session.scalar(window.narrow(select(extreme(window.column)), [identity]))) is not None
-            ]
+        ends = (
+            [session.scalar(window.narrow(select(extreme(window.column)), [identity])) for identity in ids]
             for extreme in (func.min, func.max)
         )
+        firsts, lasts = ([x for x in found if x is not None] for found in ends)
         start = min(firsts, default=0) if start is None else start
         end = max(lasts, default=start) if end is None else end
     return start, max(1, -(-(end - start + 1) // points))
@@ -122,7 +113,6 @@ def _virtual_steps(session: Session, run: Run) -> set[tuple[str, int]]:
 
 
 def _read(session: Session, window: Window, ids: Sequence[int], number: SQLColumnExpression[int | None]) -> Table:
-    """Read the sums and the last value of each bucket, and the counts of values that are not finite."""
     sums = _sums(window, ids, number)
     last = [getattr(MetricValue, name) for name in LAST]
     if window.x == "tokens":

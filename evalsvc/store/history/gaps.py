@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Row, Select, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, Row, func, or_, select, tuple_
 from sqlalchemy.orm import Session, aliased
 
 from evalsvc.spec.documents.fields import State
@@ -41,14 +41,15 @@ EvaluationRow = Row[*tuple[object, ...]]
 
 @dataclass(frozen=True)
 class Gaps:
-    """Gaps in the order of steps, and whether gaps of lower steps are left out."""
+    """Gaps in the order of steps."""
 
     gaps: list[Gap]
     more_gaps: bool
+    """Whether gaps of lower steps are left out."""
 
 
 def read_gaps(session: Session, chosen: Chosen, window: Window) -> Gaps:
-    """Return the gaps of the chosen series in a window, at most MOST gaps, which are those of the highest steps."""
+    """Return the gaps of the chosen series in a window: the MOST of the highest steps."""
     wanted = _series_by_suite(session, chosen)
     gaps: list[Gap] = []
     last: EvaluationRow | None = None
@@ -62,12 +63,11 @@ def read_gaps(session: Session, chosen: Chosen, window: Window) -> Gaps:
 
 
 def gaps_mark(session: Session, run: Run) -> list[int]:
-    """Return numbers that change whenever the gaps of a run change, for the tag of an answer; see `gaps_marks`."""
     return gaps_marks(session, [run.id])[run.id]
 
 
 def gaps_marks(session: Session, run_ids: Sequence[int]) -> dict[int, list[int]]:
-    """Return numbers that change whenever the gaps of a run change, by the run's id.
+    """Return numbers that change whenever the gaps of a run change, for the tag of an answer, by the run's id.
 
     The numbers cover all evaluations that did not succeed. A new evaluation has a new id, a change of state adds an
     event, and an evaluation that succeeds or is deleted changes the count.
@@ -83,13 +83,8 @@ def gaps_marks(session: Session, run_ids: Sequence[int]) -> dict[int, list[int]]
 
 
 def _series_by_suite(session: Session, chosen: Chosen) -> dict[Place, set[int]]:
-    """Return the ids of the chosen series that each suite measures, by suite and variant.
-
-    The newest succeeded evaluation of the run by the suite tells which metrics the suite measures, or else the newest
-    partly failed evaluation.
-    """
     newest: dict[str, int] = {}
-    for state in ("partly_failed", "succeeded"):
+    for state in ("partly_failed", "succeeded"):  # the last one tells which metrics the suite measures
         query = (
             select(Evaluation.suite_digest, func.max(Evaluation.id).label("id"))
             .join(Checkpoint, Checkpoint.id == Evaluation.checkpoint_id)
@@ -115,20 +110,15 @@ def _series_by_suite(session: Session, chosen: Chosen) -> dict[Place, set[int]]:
 def _unsucceeded(
     session: Session, chosen: Chosen, window: Window, last: EvaluationRow | None
 ) -> Sequence[EvaluationRow]:
-    """Return the newest evaluation of each checkpoint and suite without a succeeded evaluation, at most AT_ONCE rows.
-
-    The rows begin after `last` and are ordered by step and id, both descending.
-    """
-    other = aliased(Evaluation)
-    is_other = (other.checkpoint_id == Evaluation.checkpoint_id, other.suite_digest == Evaluation.suite_digest)
-    better = select(other.id).where(*is_other, or_(other.state == "succeeded", other.id > Evaluation.id)).exists()
+    """Return AT_ONCE rows after `last`, ordered by step and id, both descending."""
     place = Checkpoint.step if window.x == "step" else Checkpoint.tokens_seen
     query = (
         select(Evaluation.id, Evaluation.checkpoint_id, Evaluation.suite, Evaluation.suite_digest, Evaluation.state)
         .add_columns(Evaluation.error, Checkpoint.step, Checkpoint.variant)
         .join(Checkpoint, Checkpoint.id == Evaluation.checkpoint_id)
         .where(Checkpoint.run_id == chosen.run.id, Checkpoint.replaced_at.is_(None), Evaluation.state != "succeeded")
-        .where(Checkpoint.variant.in_({head.variant for head in chosen.heads.values()}), place.is_not(None), ~better)
+        .where(Checkpoint.variant.in_({head.variant for head in chosen.heads.values()}), place.is_not(None))
+        .where(~is_mended())
         .order_by(Checkpoint.step.desc(), Evaluation.id.desc())
         .limit(AT_ONCE)
     )
@@ -141,28 +131,37 @@ def _unsucceeded(
     return session.execute(query).all()
 
 
+def is_mended() -> ColumnElement[bool]:
+    """Return whether the checkpoint has a newer evaluation by the same suite, or one that succeeded."""
+    other = aliased(Evaluation)
+    return (
+        select(other.id)
+        .where(other.checkpoint_id == Evaluation.checkpoint_id, other.suite_digest == Evaluation.suite_digest)
+        .where(or_(other.state == "succeeded", other.id > Evaluation.id))
+        .exists()
+    )
+
+
 def _gaps(session: Session, rows: Sequence[EvaluationRow], wanted: Mapping[Place, set[int]]) -> list[Gap]:
     steps: defaultdict[Place, set[int]] = defaultdict(set)
     for row in rows:
         steps[row.suite_digest, row.variant].add(row.step)
     # The database counts: many steps may be complete, and reading their values would take long.
+    counts = select(MetricValue.step, func.count().label("number")).group_by(MetricValue.step)
     complete = {
         (*place, row.step)
-        for place, suite_steps in steps.items()
-        if place in wanted
-        for row in session.execute(_counts(wanted[place], suite_steps))
-        if row.number == len(wanted[place])
+        for place, series in wanted.items()
+        if place in steps
+        for row in session.execute(
+            counts.where(MetricValue.series_id.in_(sorted(series)), MetricValue.step.in_(sorted(steps[place])))
+        )
+        if row.number == len(series)
     }
     return [
         _gap(row)
         for row in rows
         if (row.suite_digest, row.variant) in wanted and (row.suite_digest, row.variant, row.step) not in complete
     ]
-
-
-def _counts(series: set[int], steps: set[int]) -> Select[int, int]:
-    query = select(MetricValue.step, func.count().label("number")).group_by(MetricValue.step)
-    return query.where(MetricValue.series_id.in_(sorted(series)), MetricValue.step.in_(sorted(steps)))
 
 
 def _gap(row: EvaluationRow) -> Gap:

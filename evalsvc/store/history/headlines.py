@@ -40,11 +40,10 @@ def read_headline(session: Session, run: str, headline_of: HeadlineOf) -> Headli
     Metrics without a value are left out. If no headline has a metric with a value, `default_headline` chooses.
     """
     row = find_run(session, run)
-    rows = session.execute(
-        select(Series.metric, Series.unit, Series.direction).where(Series.run_id == row.id).order_by(Series.metric)
-    )
+    known = select(Series.metric, Series.unit, Series.direction).where(Series.run_id == row.id).order_by(Series.metric)
+    rows = session.execute(known)
     names = {metric: KnownMetric(name=metric, unit=unit, direction=direction) for metric, unit, direction in rows}
-    directions = {metric: known.direction for metric, known in names.items()}
+    directions = {name: metric.direction for name, metric in names.items()}
     chosen = named_metrics(directions, evaluated_by(session, row), headline_of)
     return Headline(
         run=run,
@@ -62,7 +61,7 @@ def named_metrics(known: Collection[str], suites: Sequence[str], headline_of: He
 
 
 def evaluated_by(session: Session, run: Run) -> Sequence[str]:
-    """Return the names of the suites that evaluated the run's current checkpoints, in the order of first use."""
+    """Return the suites that evaluated the run's current checkpoints, in the order of first use."""
     return session.scalars(
         select(Evaluation.suite)
         .join(Checkpoint)
@@ -114,7 +113,6 @@ class MarkedRun:
     mark: Sequence[object]
 
     def tag(self, question: object) -> str:
-        """Return a text that is the same as long as the answer to a question about the run is."""
         return history_tag(self.run, __version__, [question, self.mark])
 
 
@@ -133,10 +131,8 @@ def headline_of_run(session: Session, marked: MarkedRun, headline_of: HeadlineOf
     """Return the metrics of a run to show first, at most `MOST`; see `read_headline`."""
 
     def make() -> bytes:
-        rows = session.execute(
-            select(Series.metric, Series.direction).where(Series.run_id == marked.run.id).order_by(Series.metric)
-        )
-        return json.dumps([dict(rows.all()), list(evaluated_by(session, marked.run))]).encode()
+        query = select(Series.metric, Series.direction).where(Series.run_id == marked.run.id).order_by(Series.metric)
+        return json.dumps([dict(session.execute(query).all()), list(evaluated_by(session, marked.run))]).encode()
 
     directions, suites = json.loads(remember(marked.run.name, marked.tag("suites"), make))
     return (named_metrics(directions, suites, headline_of) or default_headline(directions))[:MOST]
@@ -182,20 +178,12 @@ def _newest(session: Session, chosen: Chosen, question: Question) -> dict[int, i
 
 
 def _base_value(session: Session, run: Run, chosen: Chosen, series: int) -> tuple[str, Point] | None:
-    """Return the name of a run's base and its value of a series; None if the base has no value by the same protocol.
-
-    Without a named base, that is the run's step 0 of the variant, or else of `raw`.
-    """
     head = chosen.heads[series]
     base = base_step(run)
     variants = (head.variant, "raw") if run.base is None else (base.variant,)
     for variant in dict.fromkeys(variants):
-        query = (
-            select(Series.id)
-            .join(Run, Run.id == Series.run_id)
-            .where(Run.name == base.run, Series.metric == head.metric)
-            .where(Series.variant == variant, Series.protocol_id == head.protocol)
-        )
+        key = {"metric": head.metric, "variant": variant, "protocol_id": head.protocol}
+        query = select(Series.id).filter_by(**key).join(Run, Run.id == Series.run_id).where(Run.name == base.run)
         identity = session.scalar(query)
         points = {} if identity is None else points_at(session, [(identity, base.step)])
         for point in points.values():

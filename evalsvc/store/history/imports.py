@@ -59,17 +59,13 @@ Entry = tuple[float | Word, float | None, int | None]
 
 @dataclass
 class _Changes:
-    """The changes that an import makes to a series."""
+    """The changes that an import makes to the series with this id, by step."""
 
     series: int
-    """The id of the series."""
     given: Imported
     new: dict[int, Entry] = field(default_factory=dict)
-    """Values at steps without a value, by step."""
     changed: dict[int, Entry] = field(default_factory=dict)
-    """Values that would replace other values, by step."""
     unchanged: int = 0
-    """The number of values that the series already has."""
 
 
 def import_values(session: Session, run: str, source: str, given: Sequence[Imported], replace: bool) -> ImportOutcome:
@@ -127,6 +123,7 @@ def _write(session: Session, run_id: int, source: str, changes: Sequence[_Change
     new = [row for item in changes for row in _rows(item, item.new, record.id)]
     changed = [row for item in changes for row in _rows(item, item.changed, record.id)]
     if new:
+        # Without ON CONFLICT, so that a value of a concurrent writer is never overwritten.
         _insert_new(session, new)
     if changed:
         statement = insert(session, MetricValue)
@@ -138,7 +135,6 @@ def _write(session: Session, run_id: int, source: str, changes: Sequence[_Change
 
 
 def _insert_new(session: Session, rows: Sequence[dict[str, object]]) -> None:
-    """Insert rows without ON CONFLICT, so that a value of a concurrent writer is never overwritten."""
     connection = session.connection()
     driver: Any = connection.dialect.dbapi
     try:

@@ -28,8 +28,6 @@ SERIES = 1000
 
 @dataclass(frozen=True)
 class TableRun:
-    """A run, with its series in a table."""
-
     name: str
     series: Sequence[Series]
 
@@ -64,7 +62,6 @@ def find_series(session: Session, runs: Sequence[str], metrics: Sequence[str], v
 
 
 def count_rows(session: Session, runs: Sequence[TableRun]) -> int:
-    """Return the number of rows of a table."""
     ids = [series.id for run in runs for series in run.series]
     queries = (select(func.count()).where(MetricValue.series_id.in_(part)) for part in _parts(ids))
     return sum(session.scalar(query) or 0 for query in queries)

@@ -61,15 +61,11 @@ def read_history(
     for identity, head in chosen.heads.items():
         part = part_of(table, identity)
         imported = part.get("import_id", [])
+        fields: dict[str, Any] = {name: part[name] for name in ("x", "value", "stderr", "low", "high", "n")}
         series.append(
             ValueSeries(
                 **vars(head),
-                x=part["x"],
-                value=part["value"],
-                stderr=part["stderr"],
-                low=part["low"],
-                high=part["high"],
-                n=part["n"],
+                **fields,
                 groups=part["groups"] if any(part["groups"]) else None,
                 import_=imported if any(imported) else None,
                 omitted=omitted.get(identity, 0),
@@ -135,7 +131,7 @@ def best_points(session: Session, directions: Mapping[int, Direction], last: int
 
 
 def points_at(session: Session, places: Sequence[tuple[int, int]]) -> dict[tuple[int, int], Point]:
-    """Return values by their places: the id of the series, and the step. Places without a value are left out."""
+    """Return values by their places: the id of the series, and the step."""
     query = select(MetricValue).where(tuple_(MetricValue.series_id, MetricValue.step).in_(places))
     return {(row.series_id, row.step): _point(row) for row in session.scalars(query)}
 
@@ -181,7 +177,6 @@ def part_of(table: Table, series: int) -> Table:
 def _read_values(
     session: Session, window: Window, ids: Sequence[int], after: Sequence[int], limit: int | None, with_imports: bool
 ) -> tuple[Table, bool]:
-    """Return at most `limit` values of the series, beginning after `after`, and whether more values follow."""
     query = select(MetricValue.series_id, window.column.label("x"), *VALUES)
     query = query.add_columns(MetricValue.step) if window.x == "tokens" else query
     query = query.add_columns(MetricValue.import_id) if with_imports else query

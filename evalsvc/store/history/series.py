@@ -38,12 +38,7 @@ class Chosen:
 
 
 def choose_series(session: Session, run: str, names: Sequence[str], variant: str | None) -> Chosen:
-    """Choose a run's series by metric and variant.
-
-    Args:
-        names: metrics, or patterns such as `arc_*/acc`; empty for all metrics.
-        variant: the variant of the weights; None for all variants.
-    """
+    """Choose a run's series by variant, and by metrics or patterns such as `arc_*/acc`; all without names."""
     row = find_run(session, run)
     query = select(Series).where(Series.run_id == row.id).order_by(Series.metric, Series.variant, Series.id)
     everything = session.scalars(query).all()
@@ -64,7 +59,7 @@ def choose_series(session: Session, run: str, names: Sequence[str], variant: str
 
 
 def wanted_metrics(metrics: Set[str], names: Sequence[str]) -> Set[str]:
-    """Return the metrics that match a name or pattern in `names`, or all metrics if `names` is empty."""
+    """Return the metrics that match a name or pattern; all metrics if `names` is empty."""
     for name in names:
         if not any(matches(metric, name) for metric in metrics):
             raise UnknownName.among("metric", name, metrics, "a metric appears once an evaluation has measured it")
@@ -95,7 +90,6 @@ class Window:
     """The highest x; None for no bound."""
 
     def __post_init__(self) -> None:
-        """Raise InvalidRequest if `first` is greater than `last`."""
         if self.first is not None and self.last is not None and self.first > self.last:
             raise InvalidRequest(f"from={self.first} is greater than to={self.last}; swap the two")
 
@@ -105,17 +99,14 @@ class Window:
         return MetricValue.step if self.x == "step" else Checkpoint.tokens_seen
 
     def narrow(self, query: Select[*Columns], series: Sequence[int]) -> Select[*Columns]:
-        """Limit a query of values to the window and to series with these ids. Values without an x are left out."""
+        """Limit a query of values to the window and to series with these ids."""
         chosen = MetricValue.series_id.in_(series) if len(series) != 1 else MetricValue.series_id == series[0]
         query = query.select_from(MetricValue).where(chosen)
         if self.x == "tokens":
             query = query.join(Series, Series.id == MetricValue.series_id).join(Checkpoint, _is_of_value())
             query = query.where(Checkpoint.tokens_seen.is_not(None))
-        if self.first is not None:
-            query = query.where(self.column >= self.first)
-        if self.last is not None:
-            query = query.where(self.column <= self.last)
-        return query
+        query = query if self.first is None else query.where(self.column >= self.first)
+        return query if self.last is None else query.where(self.column <= self.last)
 
     def require_tokens(self, session: Session, chosen: Chosen) -> None:
         """Raise InvalidRequest if x is tokens and no checkpoint of the run was posted with `tokens_seen`."""

@@ -71,25 +71,14 @@ def _row(session: Session, evaluation: Evaluation, metric: Metric) -> dict[str, 
     checkpoint = evaluation.checkpoint
     key = SeriesKey(checkpoint.run_id, metric.name, checkpoint.variant, metric.protocol)
     value, kind = stored(metric.value)
-    return {
-        "series_id": series_id(session, key, metric.unit, metric.direction, metric.baseline),
-        "step": checkpoint.step,
-        "value": value,
-        "kind": kind,
-        "stderr": None if isinstance(metric.stderr, str) else metric.stderr,
-        "low": metric.low,
-        "high": metric.high,
-        "n": metric.n,
-        "groups": metric.groups,
-        "evaluation_id": evaluation.id,
-        "import_id": None,
-    }
+    place = series_id(session, key, metric.unit, metric.direction, metric.baseline), checkpoint.step
+    stderr = None if isinstance(metric.stderr, str) else metric.stderr
+    values = (value, kind, stderr, metric.low, metric.high, metric.n, metric.groups, evaluation.id, None)
+    return dict(zip(("series_id", "step", *VALUE_COLUMNS), (*place, *values), strict=True))
 
 
 @dataclass(frozen=True)
 class SeriesKey:
-    """The unique key of a series."""
-
     run_id: int
     metric: str
     variant: str
@@ -128,17 +117,12 @@ def insert(session: Session, table: type[Base]) -> postgresql.Insert | sqlite.In
 
 
 def touch_history(session: Session, run_id: int) -> None:
-    """Increment the version of a run's history, as a part of this transaction.
+    """Increment the version of a run's history, before the first row of the history is written.
 
-    Call this function before you write the first row of the history. The function locks the run's row, so that two
-    writers of a run wait for each other here, and cannot deadlock on the values.
+    The run's row is locked, so that two writers of a run wait for each other here, and cannot deadlock on the values.
     """
-    session.execute(
-        update(Run)
-        .where(Run.id == run_id)
-        .values(history_version=Run.history_version + 1)
-        .execution_options(synchronize_session=False)
-    )
+    newer = update(Run).where(Run.id == run_id).values(history_version=Run.history_version + 1)
+    session.execute(newer.execution_options(synchronize_session=False))
 
 
 def lock_history(session: Session, run_id: int) -> None:

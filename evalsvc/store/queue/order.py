@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import ColumnElement, Row, and_, case, func, or_, select
 from sqlalchemy.orm import Session, joinedload
 
-from evalsvc.store.queue.back_off import is_due
+from evalsvc.store.queue.transitions import is_due
 from evalsvc.store.runs.base import awaiting_parents, runs_awaiting_base
 from evalsvc.store.tables import Checkpoint, Evaluation, Shard, Task
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, aliased
 from evalsvc.spec import documents
 from evalsvc.store.lookup import place_of
 from evalsvc.store.runs.base import FIRST_STEP
-from evalsvc.store.tables import OVER, Checkpoint, Evaluation, Run, Shard, Task, now
+from evalsvc.store.tables import OVER, AttemptTotal, Checkpoint, Evaluation, Run, Shard, Task, now
 from evalsvc.store.views import LiveTask, document_of, evaluation_view
 
 SHOWN_RUNNING, SHOWN_FAILED, SHOWN_WARNED = 20, 5, 5
@@ -190,3 +190,40 @@ def _shards(session: Session) -> documents.OpenShards:
 
 def _seconds(since: datetime, moment: datetime) -> float:
     return max(0.0, round((moment - since).total_seconds(), 1))
+
+
+@dataclass(frozen=True)
+class Depths:
+    """The numbers of evaluations and shards in the queue."""
+
+    evaluations: dict[str, int]
+    """The number of evaluations by state."""
+    shards: dict[str, int]
+    """The number of queued and running shards by state."""
+    oldest_seconds: float
+    """The age of the oldest evaluation with a queued shard, in seconds; 0 without such an evaluation."""
+
+
+def read_depths(session: Session) -> Depths:
+    evaluations = select(Evaluation.state, func.count()).group_by(Evaluation.state)
+    states = ("queued", "running")
+    shards = select(Shard.state, func.count()).where(Shard.state.in_(states)).group_by(Shard.state)
+    waits = select(Shard.id).join(Task).where(Task.evaluation_id == Evaluation.id, Shard.state == "queued").exists()
+    # Ids grow with time, so the query stops at the first row in the order of ids, which is the oldest.
+    oldest = session.scalar(
+        select(Evaluation.created_at).where(Evaluation.state.in_(states), waits).order_by(Evaluation.id).limit(1)
+    )
+    return Depths(
+        evaluations={state: number for state, number in session.execute(evaluations)},  # noqa: C416
+        shards=dict.fromkeys(states, 0) | {state: number for state, number in session.execute(shards)},  # noqa: C416
+        oldest_seconds=0.0 if oldest is None else max(0.0, (now() - oldest).total_seconds()),
+    )
+
+
+def read_totals(session: Session) -> list[AttemptTotal]:
+    return list(session.scalars(select(AttemptTotal)))
+
+
+def kinds_of(session: Session, task_ids: Iterable[int]) -> dict[int, str]:
+    rows = session.execute(select(Task.id, Task.kind).where(Task.id.in_(sorted(task_ids))))
+    return {task: kind for task, kind in rows}  # noqa: C416

@@ -2,17 +2,85 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from enum import StrEnum
+from random import uniform
+from typing import TypeVar
 
+from sqlalchemy import ColumnElement, or_
 from sqlalchemy.orm import Session
 
-from evalsvc.messages import ShardError, ShardResult, units_of
-from evalsvc.store.queue.back_off import wait_until
-from evalsvc.store.queue.stage_results import to_row
-from evalsvc.store.queue.totals import count_attempt
-from evalsvc.store.tables import OVER, Attempt, Shard, Task, now
+from evalsvc.files.codec import Codec, Unreadable
+from evalsvc.files.outputs import KeptOutput, OutputFile
+from evalsvc.messages import KeptResult, LookResult, PlanResult, ShardError, ShardOutput, ShardResult, units_of
+from evalsvc.store.history.writing import insert
+from evalsvc.store.tables import OVER, Attempt, AttemptTotal, Shard, Task, now
+
+Result = TypeVar("Result")
+
+PLAN: Codec[PlanResult] = Codec(PlanResult)
+LOOK: Codec[LookResult] = Codec(LookResult)
+MERGE: Codec[KeptResult] = Codec(KeptResult)
+
+
+def to_row(output: ShardOutput | None) -> KeptOutput | None:
+    """Pack the output of a stage for the row of its shard."""
+    if isinstance(output, PlanResult):
+        return PLAN.pack(output)
+    if isinstance(output, KeptResult):
+        return MERGE.pack(output)
+    return LOOK.pack(output) if isinstance(output, LookResult) else output
+
+
+def from_row(codec: Codec[Result], stored: KeptOutput | None) -> Result:
+    """Return the stored result of a plan, look or merge."""
+    if stored is None or isinstance(stored, OutputFile):
+        raise Unreadable(f"no {codec.name} in the row")
+    return codec.unpack(stored)
+
+
+FIRST_BACK_OFF, FACTOR, LONGEST_BACK_OFF = 2.0, 4.0, 300.0
+"""Seconds of the first back-off, the growth factor of further back-offs, and the most seconds."""
+
+JITTER = 0.25
+"""The largest random extension of a back-off, as a share. Shards that failed together are not retried together."""
+
+
+def wait_until(failures: int) -> datetime:
+    """Return the time of the next attempt after this number of consecutive failures."""
+    seconds = min(FIRST_BACK_OFF * FACTOR ** min(failures - 1, 10), LONGEST_BACK_OFF)
+    return now() + timedelta(seconds=seconds * uniform(1, 1 + JITTER))
+
+
+def is_due() -> ColumnElement[bool]:
+    """Return the condition that a shard's back-off is over, or longer than possible after the clock was set back."""
+    time = now()
+    longest_wait_from_now = time + timedelta(seconds=LONGEST_BACK_OFF * (1 + JITTER))
+    return or_(Shard.not_before.is_(None), Shard.not_before <= time, Shard.not_before > longest_wait_from_now)
+
+
+SECONDS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0)
+"""Upper bounds of the buckets of durations; the last bucket has no bound. A change of the bounds needs a migration."""
+
+
+def count_attempt(
+    session: Session, *, kind: str, stage: str, outcome: str, code: str, seconds: float, units: int
+) -> None:
+    """Count an ended attempt. The parameters are columns of `AttemptTotal`."""
+    # The duration is negative if the clock was set back.
+    seconds = max(0.0, seconds)
+    key = {"kind": kind, "stage": stage, "outcome": outcome, "code": code, "bucket": bisect_left(SECONDS, seconds)}
+    row = key | {"attempts": 1, "seconds": seconds, "units": units}
+    statement = insert(session, AttemptTotal).values(row)
+    session.execute(
+        statement.on_conflict_do_update(
+            index_elements=list(key),
+            set_={name: getattr(AttemptTotal, name) + statement.excluded[name] for name in row.keys() - key.keys()},
+        )
+    )
 
 
 class State(StrEnum):

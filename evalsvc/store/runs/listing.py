@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, func, or_, select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import ColumnElement, func, select
+from sqlalchemy.orm import Session
 
 from evalsvc import __version__
 from evalsvc.spec import documents
 from evalsvc.spec.documents.fields import State
 from evalsvc.spec.protocol import digest
-from evalsvc.store.history.gaps import UNSUCCEEDED
+from evalsvc.store.history.gaps import UNSUCCEEDED, is_mended
 from evalsvc.store.history.writing import Remember, history_tag
 from evalsvc.store.pages import Order, PageRequest, read_page
 from evalsvc.store.runs.base import base_view, base_views
@@ -45,7 +45,7 @@ def runs_view(
     checkpoints = {row.run_id: row for row in posted}
     tags = _newest_tags(session, {run_id: row.last_step for run_id, row in checkpoints.items()})
     waiting = _checkpoints_with(session, ids, Evaluation.state.in_(OPEN))
-    failed = _checkpoints_with(session, ids, Evaluation.state.in_(FAILED), ~_is_mended())
+    failed = _checkpoints_with(session, ids, Evaluation.state.in_(FAILED), ~is_mended())
     bases = base_views(session, runs)
     summaries = []
     for run in runs:
@@ -70,27 +70,17 @@ def runs_view(
 def runs_tag(session: Session, page: PageRequest) -> str:
     """Return a text that changes whenever a page of the runs does, found without reading the history."""
     runs = select(Run.created_at, Run.id, Run.name, Run.history_version, Run.base).order_by(Run.id)
-    marks = (
-        # Of all checkpoints: one that replaces another is new, and which are replaced takes a scan to know.
-        select(func.count()).select_from(Checkpoint).scalar_subquery(),
-        select(func.max(Checkpoint.id)).scalar_subquery(),
-    )
-    unsucceeded = select(func.count(), func.max(Evaluation.id), func.sum(Evaluation.event_count))
-    question = [
-        __version__,
-        list(vars(page).values()),
-        [
-            [row.id, row.name, row.created_at.isoformat(), row.history_version, row.base]
-            for row in session.execute(runs)
-        ],
-        list(map(_number, session.execute(select(*marks)).one())),
-        list(map(_number, session.execute(unsucceeded.where(Evaluation.state.in_(UNSUCCEEDED))).one())),
+    rows = [
+        [row.id, row.name, row.created_at.isoformat(), row.history_version, row.base] for row in session.execute(runs)
     ]
-    return digest(question)[:32]
-
-
-def _number(value: object) -> int:
-    return int(str(value or 0))
+    # Of all checkpoints: one that replaces another is new, and which are replaced takes a scan to know.
+    checkpoints = select(func.count(Checkpoint.id), func.max(Checkpoint.id))
+    unsucceeded = select(func.count(), func.max(Evaluation.id), func.sum(Evaluation.event_count))
+    numbers = [
+        [int(str(number or 0)) for number in session.execute(query).one()]
+        for query in (checkpoints, unsucceeded.where(Evaluation.state.in_(UNSUCCEEDED)))
+    ]
+    return digest([__version__, list(vars(page).values()), rows, *numbers])[:32]
 
 
 def _measured(session: Session, run: Run, remember: Remember) -> tuple[int, int | None]:
@@ -121,17 +111,6 @@ def _checkpoints_with(session: Session, run_ids: Sequence[int], *conditions: Col
         .group_by(Checkpoint.run_id)
     )
     return {row.run_id: row.number for row in session.execute(query)}
-
-
-def _is_mended() -> ColumnElement[bool]:
-    """Return whether the checkpoint has a newer evaluation by the same suite, or one that succeeded."""
-    other = aliased(Evaluation)
-    return (
-        select(other.id)
-        .where(other.checkpoint_id == Evaluation.checkpoint_id, other.suite_digest == Evaluation.suite_digest)
-        .where(or_(other.state == "succeeded", other.id > Evaluation.id))
-        .exists()
-    )
 
 
 def run_view(session: Session, run: Run) -> documents.Run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -9,13 +10,13 @@ from sqlalchemy import ColumnElement, and_, delete, false, func, or_, select
 from sqlalchemy.orm import Session
 
 from evalsvc.checkpoints.reference import UPLOAD, Identity, Spool
-from evalsvc.errors import Conflict
+from evalsvc.errors import Conflict, RunBehind, first_few
 from evalsvc.spec.documents import Plan
 from evalsvc.spec.suite import Suite
 from evalsvc.store.history.writing import touch_history
 from evalsvc.store.lookup import current_checkpoint, get_or_create_run, hold_all, newest_evaluation, step_of
-from evalsvc.store.queue.evaluations import cancel
-from evalsvc.store.runs.behind import require_room
+from evalsvc.store.queue.stages import cancel
+from evalsvc.store.queue.status import seconds_per_evaluation
 from evalsvc.store.tables import OVER, Checkpoint, Evaluation, MetricValue, Run, Shard, Task, now
 from evalsvc.store.views import plan_view
 
@@ -255,3 +256,41 @@ def _older(run_id: int, submission: Submission, suites: Sequence[str]) -> Column
         Evaluation.planned,
         Evaluation.state == "queued",
     )
+
+
+NAMED = 5
+"""The most steps that a message names."""
+
+UNKNOWN_PACE = 30
+"""Seconds to wait if no evaluation finished in the last hour."""
+
+SHORTEST, LONGEST = 1, 600
+"""Bounds of the seconds in `Retry-After`, since the estimate may rest on evaluations by other suites."""
+
+
+def require_room(session: Session, run: Run, plan: Plan, step: int) -> None:
+    """Raise RunBehind if `at_most` other steps of the run, or more, have unfinished evaluations.
+
+    Several checkpoints at a step, such as averaged weights, count as one step.
+    """
+    open_steps = (
+        select(Checkpoint.step, func.count().label("evaluations"))
+        .join(Evaluation, Evaluation.checkpoint_id == Checkpoint.id)
+        .where(Checkpoint.run_id == run.id, Checkpoint.step != step, Evaluation.state.not_in(OVER))
+        .group_by(Checkpoint.step)
+        .order_by(Checkpoint.step)
+    )
+    rows = session.execute(open_steps).all()
+    if len(rows) < plan.at_most:
+        return
+    steps_ahead = len(rows) - plan.at_most + 1
+    evaluations = math.ceil(steps_ahead * sum(row.evaluations for row in rows) / len(rows))
+    pace = seconds_per_evaluation(session)
+    seconds = UNKNOWN_PACE if pace is None else min(max(math.ceil(evaluations * pace), SHORTEST), LONGEST)
+    steps = f"{'step' if len(rows) == 1 else 'steps'} {first_few([row.step for row in rows], NAMED)}"
+    error = RunBehind(
+        f"run {run.name!r} is behind: evaluations of {steps} are unfinished, and the run's plan says when_behind: "
+        f"refuse, at_most: {plan.at_most}; nothing was stored; post step {step} again in {seconds} s"
+    )
+    error.retry_after = seconds
+    raise error

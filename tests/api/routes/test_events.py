@@ -20,7 +20,7 @@ from evalsvc.api.routes import events
 from evalsvc.api.state import State
 from evalsvc.client import Client
 from evalsvc.spec.documents import Progress
-from evalsvc.store.queue.evaluations import cancel_evaluation
+from evalsvc.store.queue.stages import cancel_evaluation
 from evalsvc.store.session import Store
 from evalsvc.store.views import LiveTask
 

@@ -7,20 +7,8 @@ from functools import partial
 from typing import Any
 
 import pytest
-from history_reference import (
-    MOST,
-    Point,
-    along,
-    best,
-    buckets,
-    post_tokens,
-    random_history,
-    within,
-    write,
-)
-from history_reference import (
-    History as Values,
-)
+from history_reference import MOST, Point, along, best, buckets, post_tokens, random_history, within, write
+from history_reference import History as Values
 from queue_steps import enter, enter_virtual, evaluate_whole, submission, suite
 from queue_steps import metric as measured
 

@@ -39,11 +39,7 @@ def test_another_protocol_or_variant_is_another_series(store: Store) -> None:
     measure(store, 1, 3.0, variant="ema", uri="/ema.pt")
     with store.reading() as session:
         series = read_history(session, "run-a").series
-        assert sorted((item.variant, item.value[0]) for item in series) == [
-            ("ema", 3.0),
-            ("raw", 1.0),
-            ("raw", 2.0),
-        ]
+        assert sorted((item.variant, item.value[0]) for item in series) == [("ema", 3.0), ("raw", 1.0), ("raw", 2.0)]
         assert len({item.protocol for item in series}) == 2
         assert [item.variant for item in read_history(session, "run-a", variant="ema").series] == ["ema"]
         assert read_protocol(session, series[0].protocol) in ({"limit": 1}, {"limit": 2})

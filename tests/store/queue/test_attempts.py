@@ -30,10 +30,10 @@ from sqlalchemy.orm import Session
 from evalsvc.checkpoints.reference import Identity
 from evalsvc.files.outputs import OutputFile
 from evalsvc.messages import ShardError, ShardResult
+from evalsvc.store.data_folder import named_outputs
 from evalsvc.store.history.reading import read_history
 from evalsvc.store.lookup import find_evaluation
-from evalsvc.store.named_files import named_outputs
-from evalsvc.store.queue import back_off
+from evalsvc.store.queue import transitions
 from evalsvc.store.queue.attempts import Assignment, run_again
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Attempt, Checkpoint, Evaluation, Shard
@@ -63,7 +63,7 @@ def test_an_evaluation_goes_from_plan_over_run_to_merge(store: Store) -> None:
 def test_a_shard_that_kills_its_worker_is_tried_three_times_and_fails_alone(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(back_off, "FIRST", 0.0)
+    monkeypatch.setattr(transitions, "FIRST_BACK_OFF", 0.0)
     poisoned, [poison, innocent] = begin(store)
     [other] = enter(store, submission(50), suite())
     current = poison

@@ -8,7 +8,7 @@ from queue_steps import begin, dispatched, lose, next_shard, ran, retry, state, 
 
 from evalsvc.messages import ShardError, ShardResult
 from evalsvc.store.lookup import find_evaluation
-from evalsvc.store.queue import back_off
+from evalsvc.store.queue import transitions
 from evalsvc.store.queue.attempts import Assignment, finish
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Shard
@@ -28,7 +28,7 @@ def set_clock(monkeypatch: pytest.MonkeyPatch) -> SetClock:
         nonlocal seconds
         seconds = value
 
-    monkeypatch.setattr(back_off, "now", lambda: begun + timedelta(seconds=seconds))
+    monkeypatch.setattr(transitions, "now", lambda: begun + timedelta(seconds=seconds))
     return set_clock
 
 
@@ -91,8 +91,8 @@ def test_a_clock_that_jumps_delays_no_shard(store: Store, set_clock: SetClock, j
 
 def test_a_wait_is_bounded(set_clock: SetClock) -> None:
     set_clock(0)
-    begun = back_off.now()
-    waits = [(back_off.wait_until(failures) - begun).total_seconds() for failures in (1, 2, 3, 4, 5, 1_000_000)]
+    begun = transitions.now()
+    waits = [(transitions.wait_until(failures) - begun).total_seconds() for failures in (1, 2, 3, 4, 5, 1_000_000)]
     for wait, nominal in zip(waits, (2, 8, 32, 128, 300, 300), strict=True):
         assert nominal <= wait <= 1.25 * nominal
 

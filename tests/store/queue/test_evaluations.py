@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session
 from evalsvc.errors import UnknownName, WrongState
 from evalsvc.messages import ShardError, ShardResult
 from evalsvc.store.queue.attempts import Assignment, requeue_running
-from evalsvc.store.queue.evaluations import cancel_evaluation, fail_checkpoint, retry_evaluation
+from evalsvc.store.queue.stages import cancel_evaluation, fail_checkpoint, retry_evaluation
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Shard
 

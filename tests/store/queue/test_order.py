@@ -8,8 +8,8 @@ from queue_steps import dispatched, enter, lose, next_shard, plan, ran, store_re
 from sqlalchemy import insert, select
 
 from evalsvc.store.queue.attempts import Assignment
-from evalsvc.store.queue.evaluations import cancel_evaluation, retry_evaluation
 from evalsvc.store.queue.order import WorkerState
+from evalsvc.store.queue.stages import cancel_evaluation, retry_evaluation
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Checkpoint, Evaluation, Run, Shard, Task
 

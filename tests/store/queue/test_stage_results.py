@@ -10,7 +10,7 @@ from evalsvc.files.codec import Codec, Unreadable
 from evalsvc.files.outputs import OutputFile
 from evalsvc.messages import KeptResult, LookResult, MergeResult, PlanResult
 from evalsvc.spec.looks import Until
-from evalsvc.store.queue.stage_results import LOOK, MERGE, PLAN, from_row, to_row
+from evalsvc.store.queue.transitions import LOOK, MERGE, PLAN, from_row, to_row
 
 METRICS = {"metrics": [{"name": "coco/fid", "value": "NaN"}], "protocols": {"ab": {"limit": None}}}
 ARTIFACT = {"kind": "grid", "name": "g.png", "media_type": "image/png", "details": {}, "sha256": "ab", "size": 3}

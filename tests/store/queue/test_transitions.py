@@ -10,9 +10,9 @@ from sqlalchemy.orm import Session
 
 from evalsvc.files.outputs import OutputFile
 from evalsvc.messages import ShardError, ShardResult
-from evalsvc.store.queue import back_off
+from evalsvc.store.queue import transitions
 from evalsvc.store.queue.attempts import Assignment, finish, give_up, requeue_running, run_again
-from evalsvc.store.queue.evaluations import cancel_evaluation, retry_evaluation
+from evalsvc.store.queue.stages import cancel_evaluation, retry_evaluation
 from evalsvc.store.queue.transitions import TABLE, Event, State, apply
 from evalsvc.store.session import Store
 from evalsvc.store.tables import OVER, Attempt, Evaluation, Shard
@@ -140,7 +140,7 @@ STAGES = ("plan", "run", "merge")
 def test_events_at_random_keep_the_queue_sound_and_end_it(
     store: Store, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    monkeypatch.setattr(back_off, "FIRST", 0.0)
+    monkeypatch.setattr(transitions, "FIRST_BACK_OFF", 0.0)
     walk = Walk(store, seed)
     for _ in range(120):
         walk.step()

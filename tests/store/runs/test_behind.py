@@ -8,8 +8,7 @@ from queue_steps import cancel, enter, evaluate_whole, metric, submission, submi
 
 from evalsvc.errors import Conflict, RunBehind
 from evalsvc.store.lookup import get_or_create_run
-from evalsvc.store.runs.behind import LONGEST, UNKNOWN_PACE
-from evalsvc.store.runs.posting import Submitted, submit
+from evalsvc.store.runs.posting import LONGEST, UNKNOWN_PACE, Submitted, submit
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Checkpoint, Evaluation, now
 

@@ -22,10 +22,10 @@ from queue_steps import (
 )
 
 from evalsvc.errors import Conflict, WrongState
+from evalsvc.store.data_folder import named_artifacts, named_items
 from evalsvc.store.history.imports import import_values
 from evalsvc.store.history.reading import read_history
 from evalsvc.store.lookup import find_run, get_or_create_run, hold
-from evalsvc.store.named_files import named_artifacts, named_items
 from evalsvc.store.queue.attempts import finish, unwanted
 from evalsvc.store.runs.base import name_base
 from evalsvc.store.runs.deletion import Deleted, delete_checkpoint, delete_run

@@ -94,10 +94,7 @@ def test_a_plan_has_multiples_due_between_first_and_last(step: int, due: list[st
 
 def test_when_behind_newest_skips_older_steps_that_wait(store: Store) -> None:
     with store.transaction() as session:
-        get_or_create_run(session, "run-a").plan = {
-            "suites": [{"suite": "quick", "every": 1}],
-            "when_behind": "newest",
-        }
+        get_or_create_run(session, "run-a").plan = {"suites": [{"suite": "quick", "every": 1}], "when_behind": "newest"}
     for step in (1, 3, 2):
         with store.transaction() as session:
             submit_planned(session, submission(step))

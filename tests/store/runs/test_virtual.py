@@ -24,7 +24,7 @@ from evalsvc.messages import ShardResult
 from evalsvc.spec.documents import Parent
 from evalsvc.store.history.reading import read_history
 from evalsvc.store.lookup import find_checkpoint, find_evaluation, find_run, get_or_create_run
-from evalsvc.store.queue.evaluations import cancel_evaluation, retry_evaluation
+from evalsvc.store.queue.stages import cancel_evaluation, retry_evaluation
 from evalsvc.store.runs import virtual
 from evalsvc.store.runs.base import base_ids, name_base, runs_awaiting_base
 from evalsvc.store.runs.virtual import has_files
