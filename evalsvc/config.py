@@ -213,7 +213,7 @@ class Settings:
 
     @property
     def shared_path(self) -> Path:
-        """Folder that workers of other machines read; see `files.shared`."""
+        """Folder that workers of other machines read; see `files.kept`."""
         return Path(self.shared).expanduser() if self.shared else self.data_path / "shared"
 
     @property

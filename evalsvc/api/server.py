@@ -29,7 +29,7 @@ from evalsvc.cluster.devices import check_devices, device_list
 from evalsvc.config import OPEN_ROOTS, Settings
 from evalsvc.doctor.checks import outside_roots
 from evalsvc.errors import EvalsvcError, InternalError, InvalidRequest, PortInUse, os_reason
-from evalsvc.files.shared import claim_shared
+from evalsvc.files.kept import claim_shared
 from evalsvc.service.coordinator import STOP_PATIENCE, Coordinator
 from evalsvc.spec.suite import load_suite, suite_files
 from evalsvc.store.data_folder import claim_data_folder, make_data_folder, may_begin_folder

@@ -44,7 +44,7 @@ def write_certificates(folder: Path) -> Mapping[str, Path]:
 
 
 def _make() -> dict[str, bytes]:
-    """Make one certificate that signs itself. Whoever has its key is let in anyway, so a second one guards nothing."""
+    # One certificate that signs itself: whoever has its key is let in anyway, so a second one would guard nothing.
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "evalsvc cluster")])
     begin = datetime.now(UTC) - timedelta(hours=1)  # because the clocks of machines differ

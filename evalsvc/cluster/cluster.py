@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeAlias, TypedDict
+from typing import Any, Literal, TypeAlias
 
 from distributed import Client, Event, Future, Scheduler, Security
 from distributed.deploy.spec import SpecCluster
@@ -25,7 +25,6 @@ from evalsvc.cluster.nanny import (
     PROGRESS_TOPIC,
     REPLY,
     RESOURCES,
-    Progress,
     WorkerNanny,
     cancel_name,
     execute,
@@ -70,23 +69,14 @@ SCHEDULER_TOPIC = "scheduler"
 """Dask's own topic, which reports workers that were silent for too long."""
 
 
-class SchedulerEvent(TypedDict):
-    """A message of SCHEDULER_TOPIC about workers."""
-
-    action: str
-    workers: Sequence[str]
-
-
 @dataclass(frozen=True)
 class Member:
-    """A worker process."""
+    """A worker process, which takes no shards if it drains or sends no heartbeats."""
 
     address: str
     name: str
-    """For workers of the service itself, the device and a number."""
     host: str
     takes_shards: bool
-    """Whether the worker accepts shards: false if it drains or sends no heartbeats."""
 
 
 class Cluster:
@@ -140,8 +130,7 @@ class Cluster:
         self._subscribe(SCHEDULER_TOPIC, {"action": str, "workers": Sequence}, self._silence)
 
     def _subscribe(self, topic: str, fields: Mapping[str, type], handle: Callable[[Any], None]) -> None:
-        """Call `handle` with each message of a topic; ignore messages without these fields, which no code of evalsvc
-        sends."""
+        """Call `handle` with each message of a topic that has these fields; no code of evalsvc sends others."""
 
         def on_event(event: tuple[float, object]) -> None:
             _time, message = event
@@ -163,17 +152,13 @@ class Cluster:
                 log.exception("a part of the cluster could not be closed")
 
     def connected(self) -> bool:
-        """Return whether the scheduler that `start` connected to still answers.
-
-        Dask's client reconnects to a new scheduler by itself, but the new one knows neither the calls nor their
-        progress topics, so `start` must run again.
-        """
+        """Return whether the scheduler that `start` connected to still answers."""
         client = self._client
+        # Dask's client reconnects by itself to a new scheduler, which knows neither the calls nor their topics.
         return client is not None and client.status == "running" and connection(client) is self._connection
 
     def free(self) -> list[str]:
-        """Return the addresses of workers that accept shards and run none. Also report calls as lost if their worker is
-        gone."""
+        """Return the addresses of workers that accept shards and run none; report calls of lost workers as lost."""
         if time.monotonic() > self._roster_until or not self.connected():
             asked_at = time.monotonic()
             known = self._known_workers()
@@ -194,7 +179,6 @@ class Cluster:
         return sum(member.takes_shards for member in self.members())
 
     def members(self) -> list[Member]:
-        """Return all worker processes, including those that accept no shards."""
         known = self._known_workers() or {}
         return [
             Member(address, worker.name, worker.host, self._takes(address, worker, len(known)))
@@ -202,34 +186,20 @@ class Cluster:
         ]
 
     def place(self, key: str) -> str | None:
-        """Return the address of the worker that a call was sent to; None if it is unknown."""
         return self._sent.get(key)
 
     def submit(self, key: str, target: str, request: object, worker: str | None = None) -> None:
-        """Run `target` (`module:function`), which returns bytes, with `request` on the worker at an address, or on any
-        worker.
+        """Run `target` (`module:function`), which returns bytes, with `request` on a worker, or on any.
 
-        `key` must be new for every call. The outcome is `lost` if the worker is gone, or drains, before the call
-        begins.
+        `key` must be new for every call. A worker that is gone, or drains, before the call begins makes it `lost`.
         """
         assert self._client is not None
         name = key + self._suffix
-        place = {} if worker is None else {"workers": [worker], "allow_other_workers": False}
+        options: dict[str, Any] = {"pure": False, "retries": 0, "resources": RESOURCES, "fifo_timeout": "0s"}
         if worker is not None:
             self._sent[key] = worker
-        future = self._client.submit(
-            execute,
-            target,
-            name,
-            request,
-            key=name,
-            pure=False,
-            retries=0,
-            resources=RESOURCES,
-            fifo_timeout="0s",
-            **place,
-        )
-        self._futures[key] = future
+            options |= {"workers": [worker], "allow_other_workers": False}
+        self._futures[key] = future = self._client.submit(execute, target, name, request, key=name, **options)
         future.add_done_callback(self._done)
 
     def release(self, key: str) -> None:
@@ -240,10 +210,7 @@ class Cluster:
             self._released.append(future)
 
     def release_futures(self) -> None:
-        """Drop the results of released calls; until then Dask would compute a lost result again.
-
-        A separate step, because it keeps Dask busy for as long as dispatching the next call takes.
-        """
+        """Drop the results of released calls. This keeps Dask busy for as long as dispatching the next call takes."""
         while self._released:
             self._released.pop().release()
 
@@ -254,8 +221,7 @@ class Cluster:
             self._events[key].set()
 
     def kill(self, key: str) -> None:
-        """Send SIGKILL to the worker process that runs a call. The outcome is `worker_died`, and the nanny starts a new
-        process."""
+        """Send SIGKILL to the worker process that runs a call. The outcome is `worker_died`."""
         address = self._sent.get(key) or self._places.get(key)
         if address is not None and self._client is not None:
             call_on(self._client, address, kill_worker, nanny=True)
@@ -271,8 +237,7 @@ class Cluster:
             return None
 
     def _takes(self, address: str, worker: KnownWorker, workers: int) -> bool:
-        """Return whether a worker accepts shards. The scheduler's clock differs, so its times of heartbeats are only
-        compared with each other."""
+        # The scheduler's clock differs, so its times of heartbeats are only compared with each other.
         now = time.monotonic()
         last, since = self._heard.get(address, (None, now))
         if worker.last_seen != last:
@@ -282,8 +247,7 @@ class Cluster:
         return not drains and now - since < SILENT_AFTER + workers / 50
 
     def _watch(self, known: Mapping[str, KnownWorker]) -> None:
-        """Report calls as lost whose worker left before Dask had sent the call, or before the result was fetched. Such
-        calls would wait forever, because no other worker may run them."""
+        """Report calls as lost whose worker is gone. They would wait forever: no other worker may run them."""
         for address in set(self._heard) - set(known):
             self._heard.pop(address, None)
         now = time.monotonic()
@@ -305,52 +269,42 @@ class Cluster:
         if outcome.kind not in ("result", "cancelled"):
             self._roster_until = 0.0
         address = self._sent.get(outcome.key)
-        if outcome.kind != "worker_died" or address is None:
-            if outcome.kind == "refused" and address is not None:
-                self._refused.add(address)
-            self._on_outcome(replace(outcome, kind="lost") if outcome.kind == "refused" else outcome)
-        else:
+        if outcome.kind == "worker_died" and address is not None:
             self._deaths.report(address, outcome, begun=outcome.key in self._places)
+            return
+        if outcome.kind == "refused":
+            self._refused |= set() if address is None else {address}
+            outcome = replace(outcome, kind="lost")
+        self._on_outcome(outcome)
 
-    def _death(self, message: Mapping[str, str]) -> None:
+    def _death(self, message: Any) -> None:
         self._deaths.explain(message["worker"], message["cause"])
 
-    def _silence(self, message: SchedulerEvent) -> None:
+    def _silence(self, message: Any) -> None:
         if message["action"] == "worker-ttl-timed-out":
             for address in message["workers"]:
                 self._deaths.explain(str(address), SILENT.format(ttl=self._settings.worker_ttl))
 
-    def _progress(self, message: Progress) -> None:
-        if (key := self._own(message["key"])) is not None:
+    def _progress(self, message: Any) -> None:
+        if message["key"].endswith(self._suffix):  # a call of this service
+            key = message["key"].removesuffix(self._suffix)
             self._places[key] = message["worker"]
             self._on_progress(key, message["done"])
-
-    def _own(self, name: str) -> str | None:
-        return name.removesuffix(self._suffix) if name.endswith(self._suffix) else None
 
 
 def _local_cluster(settings: Settings) -> SpecCluster:
     security = Security.temporary()
     devices = device_list(settings.devices)
     common = {"security": security, "host": "127.0.0.1", **NO_DASHBOARD}
+    options = [nanny_options(settings, device, len(devices), drains=False) | common for device in devices]
     workers = {
-        f"{device}#{index}": {
-            "cls": WorkerNanny,
-            "options": nanny_options(settings, device, len(devices), drains=False) | common,
-        }
-        for index, device in enumerate(devices)
+        f"{device}#{index}": {"cls": WorkerNanny, "options": options[index]} for index, device in enumerate(devices)
     }
     # The client connects within the scheduler's process: over encrypted sockets a shard takes a seventh longer.
     listeners = {"protocol": ["tls://", "inproc://"], "host": ["127.0.0.1", None], "port": [0, None]}
     scheduler = {"cls": Scheduler, "options": {**common, **listeners}}
-    return SpecCluster(
-        workers=workers,
-        scheduler=scheduler,
-        security=security,
-        silence_logs=logging.ERROR,
-        name="evalsvc",
-        scheduler_sync_interval=WIDGETS_ONLY,
-    )
+    quiet = {"silence_logs": logging.ERROR, "scheduler_sync_interval": WIDGETS_ONLY}
+    return SpecCluster(workers=workers, scheduler=scheduler, security=security, name="evalsvc", **quiet)
 
 
 CAUSE_WAIT = 0.5
@@ -367,8 +321,6 @@ OutcomeKind: TypeAlias = Literal["result", "error", "cancelled", "worker_died", 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of a submitted call."""
-
     key: str
     kind: OutcomeKind
     """Kind of end. `error`: the call raised, or could not be imported; `cancelled`: the call stopped on request;
@@ -381,7 +333,6 @@ class Outcome:
 
 
 def outcome_of(key: str, future: Future) -> Outcome:
-    """Return the outcome of a call."""
     if future.status == "finished":
         try:
             reply = REPLY.unpack(packed_bytes(future.result(timeout=30)))

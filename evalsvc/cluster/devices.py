@@ -31,21 +31,14 @@ PATIENCE = 120.0
 
 
 def device_list(devices: str) -> list[str]:
-    """Return the devices in the setting: `all` is every CUDA card, or one CPU worker on a machine without cards.
-
-    If the machine has a driver that lists no cards, torch is asked once, in a process of its own; see `check_devices`
-    for the errors.
-    """
+    """Return the devices in the setting: `all` is every CUDA card, or one CPU worker on a machine without cards."""
     if devices != "all":
         return [device.strip() for device in devices.split(",") if device.strip()]
     return [f"cuda:{index}" for index in range(len(_visible_cards()))] or ["cpu"]
 
 
 def check_devices(devices: Sequence[str], option: str = DEVICES, choices: str = CHOICES) -> None:
-    """Check that this machine has these devices. For cards, torch is asked in another process, which takes seconds.
-
-    Errors name the `option` or variable that the user gave, and its `choices` in words.
-    """
+    """Check that this machine has these devices. For cards, torch is asked in another process, which takes seconds."""
     if not devices:
         raise InvalidRequest(f"{option} names no device; use {choices}")
     for device in devices:
@@ -72,9 +65,7 @@ def worker_settings(settings: Settings, device: str, processes: int) -> Settings
 
 
 def worker_environment(device: str) -> dict[str, str]:
-    """Return the environment in which a worker process sees only its own card, so that no memory is allocated on
-    another.
-    """
+    """Return the environment in which a worker process sees only its own card, and allocates no memory on another."""
     return {"CUDA_VISIBLE_DEVICES": _card(device)} if device.startswith("cuda") else {}
 
 
@@ -89,9 +80,7 @@ def _visible_cards() -> list[str]:
 
 @functools.cache
 def _unlisted_cards() -> int:
-    """Return how many cards torch sees. torch is only imported if there is a driver, because the driver is quick to
-    find."""
-    try:
+    try:  # the driver is quick to find, and torch takes seconds
         ctypes.CDLL(DRIVER)
     except OSError:
         return 0

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 from distributed import Event, Nanny, Worker, get_worker
 from distributed.core import Status
@@ -33,13 +33,13 @@ from evalsvc.log import about, configure_logs, ids_in
 log = logging.getLogger(__name__)
 
 PROGRESS_TOPIC = "evalsvc-progress"
+"""Topic of messages `{"key": name of the call, "done": units, "worker": address}`."""
 
 DEATH_TOPIC = "evalsvc-death"
 """Topic of messages `{"worker": address, "cause": text}` of nannies whose worker process has died."""
 
 REPORT_INTERVAL = 0.25
-"""Seconds between two progress messages of a shard. Each message also checks whether the shard was cancelled (1.6
-ms)."""
+"""Seconds between two progress messages of a shard, with a check whether the shard was cancelled (1.6 ms)."""
 
 DRAIN_POLL = 0.05
 
@@ -96,23 +96,11 @@ def _execute(target: str, key: str, request: object) -> Reply:
             log.info("ended after %.3f s", time.monotonic() - begun)
 
 
-class Progress(TypedDict):
-    """A message of PROGRESS_TOPIC."""
-
-    key: str
-    """Name of the call."""
-    done: int
-    worker: str
-    """Address of the worker."""
-
-
 class Report:
-    """Callback that sends progress immediately and then at most once per REPORT_INTERVAL, and checks whether the call
-    was cancelled."""
+    """Callback that sends progress of a call at most once per REPORT_INTERVAL, and raises Cancelled if it is."""
 
     def __init__(self, key: str) -> None:
         self.key = key
-        """Name of the call."""
         self._worker = get_worker()
         self._cancelled = Event(cancel_name(key))
         self._send(0)
@@ -121,22 +109,17 @@ class Report:
         if time.monotonic() - self._last < REPORT_INTERVAL:
             return
         self._send(done)
-        if self._is_cancelled():
+        try:
+            is_cancelled = self._cancelled.is_set()
+        except OSError as error:  # no work is lost if the scheduler does not answer in time
+            log.warning("the scheduler did not answer whether %s was cancelled (%s); retrying later", self.key, error)
+            is_cancelled = False
+        if is_cancelled:
             raise Cancelled("the evaluation was cancelled")
 
     def _send(self, done: int) -> None:
         self._last = time.monotonic()
-        message: Progress = {"key": self.key, "done": done, "worker": self._worker.address}
-        self._worker.log_event(PROGRESS_TOPIC, message)
-
-    def _is_cancelled(self) -> bool:
-        """Return whether the call was cancelled; false if the scheduler does not answer in time, so that no work is
-        lost."""
-        try:
-            return bool(self._cancelled.is_set())
-        except OSError as error:
-            log.warning("the scheduler did not answer whether %s was cancelled (%s); retrying later", self.key, error)
-            return False
+        self._worker.log_event(PROGRESS_TOPIC, {"key": self.key, "done": done, "worker": self._worker.address})
 
 
 def cancel_name(key: str) -> str:
@@ -184,7 +167,6 @@ class WorkerSetup(WorkerPlugin):  # type: ignore[misc]
 
 
 def is_draining(_worker: Worker) -> bool:
-    """Return whether the worker drains; a metric that each heartbeat sends to the scheduler."""
     return _draining.is_set()
 
 
@@ -236,10 +218,7 @@ def oom_kills() -> int:
 
 
 def nanny_options(settings: Settings, device: str, processes: int, drains: bool) -> dict[str, object]:
-    """Return the options of a WorkerNanny that serves `device`, one of `processes` on this machine.
-
-    `drains`: whether SIGTERM drains the worker; false if the worker's parent drains it.
-    """
+    """Return the options of a WorkerNanny for one of `processes`; `drains`: SIGTERM drains the worker itself."""
     return {
         "nthreads": 1,
         "resources": RESOURCES,

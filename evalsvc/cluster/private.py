@@ -35,7 +35,6 @@ class ExitNanny(Nanny):  # type: ignore[misc]
 
 
 def plugin_of(worker: Worker, name: str) -> WorkerPlugin:
-    """Return the plugin with this name that a worker was started with."""
     return worker.plugins[name]
 
 
@@ -51,7 +50,6 @@ def has_work(worker: Worker) -> bool:
 
 
 async def send_heartbeat(worker: Worker) -> None:
-    """Send a worker's metrics to the scheduler now."""
     await worker.heartbeat()
 
 
@@ -62,8 +60,6 @@ def connection(client: Client) -> object:
 
 @dataclass(frozen=True)
 class KnownWorker:
-    """A worker in the scheduler's list."""
-
     name: str
     host: str
     last_seen: float
@@ -72,20 +68,14 @@ class KnownWorker:
 
 
 def known_workers(client: Client, timeout: float) -> Mapping[str, KnownWorker]:
-    """Return all workers that the scheduler knows, by address.
-
-    `Client.scheduler_info` would return the client's last information, which may be old.
-    """
+    """Return all workers that the scheduler knows now, by address. `Client.scheduler_info` may be old."""
     identity = client.sync(client.scheduler.identity, n_workers=-1, callback_timeout=timeout)
-    return {
-        address: KnownWorker(str(info["name"]), str(info["host"]), info["last_seen"], _is_draining(info["metrics"]))
-        for address, info in identity["workers"].items()
-    }
-
-
-def _is_draining(metrics: object) -> bool:
-    """Return what a worker says in its heartbeat; true for a heartbeat in another form than Dask's workers send."""
-    return not isinstance(metrics, dict) or bool(metrics.get("draining"))
+    known = {}
+    for address, info in identity["workers"].items():
+        metrics = info["metrics"]  # a heartbeat in another form than that of Dask's workers counts as draining
+        is_draining = not isinstance(metrics, dict) or bool(metrics.get("draining"))
+        known[address] = KnownWorker(str(info["name"]), str(info["host"]), info["last_seen"], is_draining)
+    return known
 
 
 class CallEnded(Exception):
@@ -162,8 +152,7 @@ def packed_bytes(value: object) -> bytes:
 def call_on(
     client: Client, worker: str, function: Callable[..., object], *arguments: object, nanny: bool = False
 ) -> None:
-    """Call a function in a worker process, or in its nanny, outside of tasks, without reading its result or its
-    error. `Client.run` would load both."""
+    """Call a function in a worker process or its nanny without reading its result; `Client.run` would load it."""
     pickled = {"function": function, "args": arguments, "kwargs": {}}
     message = {"op": "run", "wait": True} | {
         name: distributed.protocol.pickle.dumps(value) for name, value in pickled.items()
@@ -172,7 +161,6 @@ def call_on(
 
 
 def remote_client(address: str, security: Security, timeout: float) -> Client:
-    """Return a client of a scheduler in another process. Raises errors of many kinds if it does not answer."""
     return RemoteClient(address, security=security, timeout=timeout, set_as_default=False, deserializers=["msgpack"])
 
 

@@ -51,12 +51,10 @@ DASK_SETTINGS = {
 
 
 def configure(settings: Settings, scratch: Path, processes: int = 1) -> None:
-    """Configure Dask for this process, overriding the user's own Dask configuration.
+    """Configure Dask for this process, one of `processes`, overriding the user's own Dask configuration.
 
-    Args:
-        scratch: a folder that no other user can write. Dask's default is shared by all users of the machine: a lock
-            there stops every worker from starting, and Dask puts the folder first among those that Python imports from.
-        processes: worker processes that share this machine's cores.
+    No other user may write `scratch`. Dask's default is shared by all users of the machine: a lock there stops every
+    worker from starting, and Dask puts the folder first among those that Python imports from.
     """
     # Without a network, Dask warns that it found no address for a scheduler within this process.
     warnings.filterwarnings("ignore", "Couldn't detect a suitable IP address", RuntimeWarning)
@@ -77,7 +75,6 @@ def configure(settings: Settings, scratch: Path, processes: int = 1) -> None:
 
 
 def private_folder(folder: Path) -> Path:
-    """Create a folder that only this user can access, or restrict an existing one."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         status = folder.lstat()
@@ -93,7 +90,6 @@ def private_folder(folder: Path) -> Path:
 
 
 def security_of(settings: Settings) -> Security:
-    """Return the certificates in the folder of the settings; InvalidRequest says which are missing."""
     if not settings.tls:
         raise InvalidRequest(
             "an existing scheduler needs TLS; set --tls FOLDER (EVALSVC_TLS), which evalsvc certificates creates"

@@ -1,4 +1,4 @@
-"""`evalsvc worker`: keeps a worker running on each device of this machine.
+"""`evalsvc worker` keeps a worker running on each device of this machine; `evalsvc scheduler` runs a scheduler.
 
 One process has a nanny for each device, which restarts its worker process. If the scheduler goes away, a new nanny
 connects when there is one again. The first SIGTERM or SIGINT drains all workers, the second ends them immediately.
@@ -38,8 +38,6 @@ DRAIN_INTERVAL = 1.0
 
 
 class Backoff:
-    """Back-off between restarts."""
-
     def __init__(self) -> None:
         self._wait = FIRST_WAIT
         self._started = time.monotonic()
@@ -48,7 +46,6 @@ class Backoff:
         self._started = time.monotonic()
 
     def wait(self) -> float:
-        """Return the seconds to wait before restarting what was started at `started` and has ended."""
         if time.monotonic() - self._started > STEADY:
             self._wait = FIRST_WAIT
         wait, self._wait = self._wait, min(2 * self._wait, LONGEST_WAIT)
@@ -56,10 +53,7 @@ class Backoff:
 
 
 def run_workers(settings: Settings, scheduler: str, announce: Callable[[str], None]) -> int:
-    """Serve an existing scheduler with one worker process per device until a signal arrives; return the exit code.
-
-    `announce` gets a line about what is started, once the settings are checked.
-    """
+    """Serve an existing scheduler with one worker process per device until a signal arrives; return the exit code."""
     if not scheduler.startswith("tls://"):
         raise InvalidRequest(f"{scheduler}: the scheduler's address must begin with tls://, e.g. tls://10.0.0.1:8786")
     security_of(settings)
@@ -125,7 +119,6 @@ class Supervisor:
             await asyncio.sleep(wait)
 
     async def _serve_once(self, index: int) -> str:
-        """Serve until the scheduler or the worker goes away. Return what happened, as the end of a sentence."""
         device = self._devices[index]
         options = nanny_options(self._settings, device, len(self._devices), drains=True)
         try:
@@ -150,8 +143,7 @@ def run_scheduler(settings: Settings, host: str, port: int, announce: Callable[[
 
 
 def _require_free(host: str, port: int) -> None:
-    """Raise a clear error if the address cannot be used, because Dask wraps the reason in errors of its own."""
-    try:
+    try:  # Dask wraps the reason in errors of its own
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

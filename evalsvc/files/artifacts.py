@@ -50,7 +50,6 @@ class KeptArtifact:
 
 
 def keep_artifact(folder: Path, artifact: Artifact) -> KeptArtifact:
-    """Store the content of an artifact. Raises ArtifactNotWritten."""
     sha256, size = keep_content(folder, artifact.content), len(artifact.content)
     return KeptArtifact(artifact.kind, artifact.name, artifact.media_type, dict(artifact.details), sha256, size)
 
@@ -62,15 +61,11 @@ exists already, and is about to be named again, must not be removed in between.
 
 
 def artifact_path(folder: Path, sha256: str) -> Path:
-    """Return the path of the content with this digest."""
     return folder / sha256[:2] / sha256
 
 
 def keep_content(folder: Path, content: bytes, what: str = "an artifact") -> str:
-    """Write content, `what` in messages, to its path, whole or not at all; replace a damaged file; return its SHA-256.
-
-    Raises ArtifactNotWritten: no space, no permission.
-    """
+    """Write content, `what` in messages, whole or not at all; replace a damaged file; return its SHA-256."""
     sha256 = hashlib.sha256(content).hexdigest()
     with suppress(FileLost):
         read_content(folder, sha256, len(content))
@@ -80,7 +75,7 @@ def keep_content(folder: Path, content: bytes, what: str = "an artifact") -> str
 
 
 def write_result(target: Path, content: bytes, what: str, mode: int = 0o600) -> None:
-    """Write a part of a result, called `what` in the message. Raises ArtifactNotWritten: no space, no permission."""
+    """Write a part of a result, called `what` in the message."""
     try:
         write_whole(target, content, mode=mode)
     except OSError as error:
@@ -91,7 +86,7 @@ def write_result(target: Path, content: bytes, what: str, mode: int = 0o600) -> 
 
 
 def read_content(folder: Path, sha256: str, size: int | None = None) -> bytes:
-    """Read the content with this digest and check it; reads no more than `size` bytes. Raises FileLost."""
+    """Read the content with this digest and check it; read no more than `size` bytes."""
     path = artifact_path(folder, sha256)
     if not _DIGEST.fullmatch(sha256):
         raise FileLost(f"{sha256!r} is no digest")
@@ -107,14 +102,12 @@ def read_content(folder: Path, sha256: str, size: int | None = None) -> bytes:
 
 def drop_contents(folder: Path, digests: Collection[str], named: Callable[[Collection[str]], Collection[str]]) -> int:
     """Remove the contents that nothing names, according to `named`; return the freed bytes."""
-    freed = 0
-    ordered = sorted(digests)
+    freed, ordered = 0, sorted(digests)
     for start in range(0, len(ordered), DROPPED_PER_LOCK):
         piece = ordered[start : start + DROPPED_PER_LOCK]
         with naming:
             kept = named(piece)
-            for path in (artifact_path(folder, sha256) for sha256 in piece if sha256 not in kept):
-                freed += remove(path)
+            freed += sum(remove(artifact_path(folder, sha256)) for sha256 in piece if sha256 not in kept)
     return freed
 
 
@@ -132,13 +125,13 @@ def remove(path: Path) -> int:
 
 
 def drop_orphans(folder: Path, named: Collection[str]) -> int:
-    """Remove every content whose digest is not in `named`, and partial contents; return their number."""
-    orphans = [path for path in folder.glob("??/*") if path.name not in named and _is_content(path)]
+    """Remove contents whose digest is not in `named`, and partial contents, but no other files; return their number."""
+    orphans = [
+        path
+        for path in folder.glob("??/*")
+        if path.name not in named
+        if path.suffix == PARTIAL or (len(path.name) == 64 and path.name.startswith(path.parent.name))
+    ]
     for path in orphans:
         remove(path)
     return len(orphans)
-
-
-def _is_content(path: Path) -> bool:
-    """Return whether a file is a content or a partial content; other files in the folder are never removed."""
-    return path.suffix == PARTIAL or (len(path.name) == 64 and path.name.startswith(path.parent.name))

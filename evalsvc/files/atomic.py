@@ -29,11 +29,8 @@ class FileLost(Exception):
 def replacing(target: Path, *, durable: bool = True, mode: int = 0o600) -> Iterator[BinaryIO]:
     """Open a file for writing that replaces `target` when the block ends, and create the folders above it.
 
-    If the block raises, the new file is removed and `target` is unchanged. Raises OSError: no space, no permission.
-
-    Args:
-        durable: whether the content is on the disk before the rename, so that a power cut leaves no empty file.
-        mode: permissions of the file, less those that the process's umask removes.
+    If the block raises, the new file is removed and `target` is unchanged. With `durable`, the content is on the disk
+    before the rename, so that a power cut leaves no empty file.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{target.name}.{secrets.token_hex(8)}{PARTIAL}")
@@ -51,14 +48,12 @@ def replacing(target: Path, *, durable: bool = True, mode: int = 0o600) -> Itera
 
 
 def write_whole(target: Path, content: bytes, *, durable: bool = True, mode: int = 0o600) -> None:
-    """Write `content` as the file `target`; see `replacing`."""
     with replacing(target, durable=durable, mode=mode) as stream:
         stream.write(content)
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a file of evalsvc's own for reading. Raises OSError for a link, a pipe or a folder in its place, which a
-    worker that was taken over may have put there."""
+    """Open a file for reading; raise OSError for a link, a pipe or a folder that a worker put in its place."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)

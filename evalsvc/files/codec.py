@@ -28,23 +28,21 @@ class Codec(Generic[Value]):
     """
 
     def __init__(self, kind: Any) -> None:
-        """Raise TypeError unless `kind` is a frozen dataclass or a union of frozen dataclasses."""
-        self.members = _members(kind)
+        self.members: Sequence[type] = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
         for member in self.members:
             if not (is_dataclass(member) and member.__dataclass_params__.frozen):  # type: ignore[attr-defined]
                 raise TypeError(f"{member!r} is no frozen dataclass; decorate it with `@dataclass(frozen=True)`")
-        has_discriminator = len(self.members) > 1 and all(PART in _field_names(member) for member in self.members)
+        has_part = [PART in {field.name for field in fields(member)} for member in self.members]
+        is_told_apart = len(self.members) > 1 and all(has_part)
         self._adapter: TypeAdapter[Value] = TypeAdapter(
-            Annotated[kind, Field(discriminator=PART)] if has_discriminator else kind
+            Annotated[kind, Field(discriminator=PART)] if is_told_apart else kind
         )
 
     @property
     def name(self) -> str:
-        """Name of the dataclass, or names of the union's members."""
         return " or ".join(member.__name__ for member in self.members)
 
     def pack(self, value: Value) -> bytes:
-        """Return a value as a MessagePack map. Raises TypeError for a value of another type."""
         packed: bytes = msgpack.packb(self._plain(value, "python"))
         return packed
 
@@ -59,11 +57,9 @@ class Codec(Generic[Value]):
             raise Unreadable(f"no {self.name}: {error}") from None
 
     def to_json(self, value: Value) -> dict[str, JsonValue]:
-        """Return a value as a JSON document. Raises TypeError for a value of another type."""
         return self._plain(value, "json")
 
     def from_json(self, document: Mapping[str, JsonValue]) -> Value:
-        """Return the value that `to_json` was given. Raises Unreadable."""
         try:
             return self._adapter.validate_python(document)
         except ValidationError as error:
@@ -96,11 +92,3 @@ def generic_arguments(cls: type, generic: type) -> tuple[object, ...]:
             named = dict(zip(getattr(origin, "__parameters__", ()), get_args(base), strict=False))
             return tuple(named.get(argument, argument) for argument in generic_arguments(origin, generic))
     return ()
-
-
-def _members(kind: object) -> Sequence[type]:
-    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-
-
-def _field_names(member: type) -> set[str]:
-    return {field.name for field in fields(member)}

@@ -11,7 +11,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "
 
 
 def csv_text(rows: Iterable[Sequence[object]]) -> str:
-    """Return rows as CSV with lines that end by "\\n"; each cell is a safe cell, see `plain_cell`."""
+    """Return rows of safe cells as CSV with lines that end by "\\n"."""
     text = io.StringIO(newline="")
     write = csv.writer(text, lineterminator="\n").writerow
     write_quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL).writerow
@@ -24,15 +24,11 @@ def csv_text(rows: Iterable[Sequence[object]]) -> str:
 
 
 def plain_cell(value: object) -> object:
-    """Return the value as a safe cell: text that would be a formula gets an apostrophe; numbers stay."""
-    is_formula = isinstance(value, str) and value.startswith(FORMULA) and not _is_number(value)
-    return f"'{value}" if is_formula else value
-
-
-def _is_number(text: str) -> bool:
-    """Return whether text is a number for a spreadsheet and pandas, including -Infinity."""
+    """Return the value as a safe cell: text that would be a formula gets an apostrophe; numbers and -Infinity stay."""
+    if not isinstance(value, str) or not value.startswith(FORMULA):
+        return value
     try:
-        float(text)
+        float(value)
     except ValueError:
-        return False
-    return True
+        return f"'{value}"
+    return value

@@ -26,9 +26,7 @@ LARGE = 64 * 1024
 
 FORMAT = "evalsvc-items/1"
 
-Item = Mapping[str, object]
-
-Shape = tuple[str, ...]
+Item, Shape = Mapping[str, object], tuple[str, ...]
 
 
 class ItemTable:
@@ -37,14 +35,12 @@ class ItemTable:
     def __init__(
         self, shapes: Sequence[Shape], shape_of: Sequence[int], columns: Mapping[str, bytes | list[Any]]
     ) -> None:
-        """Use `of` or `from_bytes` instead. `shape_of` has each item's shape, a column the values of its items."""
         self._shapes = shapes
         self._shape_of = shape_of
         self._columns = dict(columns)
 
     @classmethod
     def of(cls, items: Iterable[Item]) -> ItemTable:
-        """Return the table of JSON objects."""
         numbers: dict[Shape, int] = {}
         shape_of: list[int] = []
         columns: dict[str, list[Any]] = {}
@@ -56,7 +52,6 @@ class ItemTable:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> ItemTable:
-        """Read a table that `to_bytes` wrote."""
         document = msgpack.unpackb(content)
         if not isinstance(document, dict) or document.get("format") != FORMAT:
             raise ValueError(f"not results per item in the form {FORMAT}")
@@ -64,17 +59,9 @@ class ItemTable:
 
     def to_bytes(self) -> bytes:
         """Return the table, compressed by column."""
-        packed: bytes = msgpack.packb(
-            {
-                "format": FORMAT,
-                "shapes": self._shapes,
-                "shape_of": _pack(self._shape_of),
-                "columns": {
-                    name: values if isinstance(values, bytes) else _pack(values)
-                    for name, values in self._columns.items()
-                },
-            }
-        )
+        columns = {name: own if isinstance(own, bytes) else _pack(own) for name, own in self._columns.items()}
+        shapes = {"shapes": self._shapes, "shape_of": _pack(self._shape_of)}
+        packed: bytes = msgpack.packb({"format": FORMAT, **shapes, "columns": columns})
         return packed
 
     def __len__(self) -> int:
@@ -95,7 +82,6 @@ class ItemTable:
         return [next(present) if has[shape] else None for shape in self._shape_of]
 
     def where(self, name: str, value: object) -> ItemTable:
-        """Return the items whose `name` is `value`."""
         pairs = zip(self.rows(), self.column(name), strict=True)
         return ItemTable.of(row for row, actual in pairs if actual == value)
 
@@ -114,7 +100,6 @@ class ItemTable:
 
 
 def pack_items(items: Iterable[Item]) -> bytes:
-    """Pack JSON objects for `read_items`; see `ItemTable.to_bytes`."""
     return ItemTable.of(items).to_bytes()
 
 
@@ -137,10 +122,7 @@ def read_items(folder: Path, kept: bytes | str, task: str) -> ItemTable:
 
 
 def sweep_items(folder: Path, named: Collection[str]) -> int:
-    """Remove every file whose digest no row names; return their number.
-
-    No file is removed if the database names none: the database is probably new, next to the files of another database.
-    """
+    """Remove files that no row names; return their number. If none is named, the database may be new: all stay."""
     return drop_orphans(folder, named) if named else 0
 
 

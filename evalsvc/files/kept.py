@@ -1,7 +1,9 @@
-"""Files that later evaluations reuse: statistics of real images, and answers of checkpoints.
+"""The folder that the service shares with workers of other machines, marked against the `accident` of two services.
 
-The files are in `statistics` of the shared folder. A name is a digest of everything that the content depends on,
-or was given by `evalsvc reference import`.
+The service alone writes to the folder. Each process has a path of its own to it, EVALSVC_SHARED, so a worker makes sure
+that the folder at its path is that of the service that sent the shard. Next to `outputs`, the folder has `statistics`:
+files that later evaluations reuse, of real images and answers of checkpoints. The name of such a file is a digest of
+everything that the content depends on, or was given by `evalsvc reference import`.
 """
 
 from __future__ import annotations
@@ -9,14 +11,15 @@ from __future__ import annotations
 import io
 import logging
 import os
+import platform
 import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from evalsvc.errors import DataDirectoryUnusable, os_reason
-from evalsvc.files.atomic import FOR_GROUP, FileLost, open_regular, replacing
+from evalsvc.errors import DataDirectoryUnusable, SourceUnreachable, os_reason
+from evalsvc.files.atomic import FOR_GROUP, FileLost, open_regular, replacing, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +39,6 @@ CARRIED_BYTES = 3 << 30
 """Most bytes of new files in a result: features of 390,000 images. MessagePack has no room for more than 4 GiB."""
 
 Write = Callable[[BinaryIO], object]
-"""Function that writes the content of a file to a stream."""
 
 
 class KeptFolder:
@@ -55,7 +57,6 @@ class KeptFolder:
         return frozenset(name for file in files if FILE_NAME.fullmatch(name := prefix + file))
 
     def open(self, name: str) -> BinaryIO:
-        """Open a file for reading. Raises FileLost."""
         path = self.folder / name
         if not FILE_NAME.fullmatch(name):
             raise FileLost(f"{name!r} is no name of a kept file")
@@ -68,10 +69,7 @@ class KeptFolder:
             raise FileLost(f"{path}: {os_reason(error)}") from None
 
     def keep(self, name: str, write: Write) -> None:
-        """Store the output of `write` under a name that `DIGEST_NAME` allows, replacing an older file.
-
-        Raises DataDirectoryUnusable if there is no space or no permission.
-        """
+        """Store the output of `write` under a name that `DIGEST_NAME` allows, replacing an older file."""
         path, is_answer = self.folder / _checked(name), name.startswith(f"{ANSWERS}/")
         try:
             with replacing(path, durable=not is_answer, mode=FOR_GROUP) as stream:
@@ -84,7 +82,6 @@ class KeptFolder:
             drop_oldest((self.folder / ANSWERS).glob("*/*.json"), ANSWER_BYTES)
 
     def keep_bytes(self, name: str, content: bytes) -> None:
-        """Store `content` under a name; see `keep`."""
         self.keep(name, lambda stream: stream.write(content))
 
 
@@ -94,7 +91,6 @@ class CarriedFiles(KeptFolder):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.new: dict[str, bytes] = {}
-        """New files by name."""
 
     def names(self, folder: str = "") -> frozenset[str]:
         return super().names(folder) | {name for name in self.new if name.rpartition("/")[0] == folder}
@@ -138,3 +134,62 @@ def drop_oldest(paths: Iterable[Path], limit: int) -> None:
             with suppress(OSError):
                 path.unlink()
                 path.parent.rmdir()  # fails while the folder holds other files
+
+
+MARKER = "service-id"
+"""File with the id of the service's database."""
+
+MARKER_BYTES = 128
+
+
+def claim_shared(folder: Path, service: str) -> None:
+    """Make the folder, and mark it as that of a service, unless another one has it, which removes foreign files."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o750)
+        if (owner := _owner(folder)) == "":
+            write_whole(folder / MARKER, service.encode(), mode=FOR_GROUP)
+    except OSError as error:
+        raise DataDirectoryUnusable(
+            f"the shared folder {folder} cannot be used: {os_reason(error)}; change the permissions, or choose another "
+            "folder by EVALSVC_SHARED"
+        ) from None
+    if owner not in ("", service):
+        raise DataDirectoryUnusable(
+            f"the shared folder {folder} is that of another service; choose another folder by EVALSVC_SHARED, or "
+            f"remove {folder / MARKER} if the other service is gone for good"
+        )
+
+
+def shared_owner(folder: Path) -> str:
+    """Return the id of the service whose folder this is; empty if no service has claimed the folder."""
+    try:
+        return _owner(folder)
+    except OSError:
+        return ""
+
+
+def require_shared(folder: Path, service: str) -> None:
+    """Raise SourceUnreachable unless a worker sees the folder of this service at its own path to the folder."""
+    try:
+        owner = _owner(folder)
+        problem = "it is that of another service"
+        if not owner:
+            problem = "no service has claimed it, because it does not exist"
+            if folder.is_dir():
+                problem = f"no service has claimed it, and it holds {len(os.listdir(folder))} other files"
+    except OSError as error:
+        owner, problem = "", os_reason(error)
+    if owner != service:
+        raise SourceUnreachable(
+            f"the worker on {platform.node()} cannot use {folder} as the folder that it shares with the service: "
+            f"{problem}; mount the service's EVALSVC_SHARED there, reading suffices, or set EVALSVC_SHARED of the "
+            "worker to the path where it is mounted"
+        )
+
+
+def _owner(folder: Path) -> str:
+    try:
+        with open_regular(folder / MARKER) as stream:
+            return stream.read(MARKER_BYTES).decode(errors="replace").strip()
+    except FileNotFoundError:
+        return ""

@@ -23,9 +23,7 @@ NEVER = (Path("/proc"), Path("/sys"))
 """Folders that are never read: they hold the environments and memory of processes."""
 
 Allow = Callable[[Path, str], None]
-"""Function that raises unless the real path of an open file may be read; the second argument names the file in
-messages.
-"""
+"""Function that raises unless a real path may be read; the second argument names the file in messages."""
 
 
 def anywhere(real: Path, shown: str) -> None:
@@ -37,16 +35,13 @@ class ReadRule:
     """Rule for which files may be read, as an `Allow`: the innermost of these folders around a file decides."""
 
     roots: tuple[Path, ...]
-    """Folders that may be read."""
     closed: tuple[Path, ...] = ()
     """Folders and files that may not be read, next to `NEVER`."""
     unnamed: tuple[Path, ...] = ()
     """Folders that may be read too, and that messages do not name."""
     error: type[EvalsvcError] = InvalidData
-    """Type of the error for other files."""
 
     def __call__(self, real: Path, shown: str) -> None:
-        """Raise unless a path without links may be read. The file need not exist; messages quote `shown`."""
         nearest_open, nearest_closed = (
             max((len(folder.parts) for item in folders if real.is_relative_to(folder := item.resolve())), default=0)
             for folders in ((*self.roots, *self.unnamed), (*NEVER, *self.closed))
@@ -89,7 +84,7 @@ def open_file(path: Path, what: str, allow: Allow) -> OpenFile:
 
 @contextmanager
 def opened_folder(path: Path, what: str, allow: Allow) -> Iterator[Path]:
-    """Open a data folder, check it, and yield a path that leads to it; see `open_file`."""
+    """Open a data folder, check it, and yield a path that leads to it."""
     descriptor, real = _open_data(path, what, allow, os.O_DIRECTORY)
     try:
         yield path_of(descriptor, real)
@@ -98,10 +93,7 @@ def opened_folder(path: Path, what: str, allow: Allow) -> Iterator[Path]:
 
 
 def open_checked(path: Path, allow: Allow, flags: int = 0) -> tuple[int, Path]:
-    """Open a path without waiting for writers of a pipe; return the descriptor and the path without links.
-
-    Raises OSError, or as `allow` raises.
-    """
+    """Open a path without waiting for writers of a pipe; return the descriptor and the path without links."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | flags)
     try:
         link = OPEN_FILES / str(descriptor)

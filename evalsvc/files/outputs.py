@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,11 +57,9 @@ def output_path(folder: Path, task: int, shard: int, attempt: int) -> Path:
 
 
 KeptOutput: TypeAlias = bytes | OutputFile
-"""The packed output of a shard, or the file that holds it."""
 
 
 def to_column(kept: KeptOutput) -> bytes:
-    """Return the content of a row: the output's bytes, or a MessagePack extension that names its file."""
     if isinstance(kept, bytes):
         return kept
     fields = [kept.task, kept.shard, kept.attempt, kept.sha256, kept.size]
@@ -70,8 +68,7 @@ def to_column(kept: KeptOutput) -> bytes:
 
 
 def from_column(content: bytes) -> KeptOutput:
-    """Return the packed output that a row holds, or the file that the row names. Raises ValueError where an
-    `OutputFile` has other fields."""
+    """Return what `to_column` was given. Raises ValueError where an `OutputFile` has other fields."""
     # An output is a map, so no output begins with an extension's byte.
     if content[:1] not in _EXTENSIONS:
         return content
@@ -85,10 +82,7 @@ def from_column(content: bytes) -> KeptOutput:
 
 
 def keep_output(folder: Path, content: bytes, *, task: int, shard: int, attempt: int) -> KeptOutput:
-    """Return the content of the row: the packed output, or the `OutputFile` that was written whole or not at all.
-
-    Raises ArtifactNotWritten: no space, no permission.
-    """
+    """Return the content of the row: the packed output, or the `OutputFile` that was written whole or not at all."""
     if len(content) < LARGE:
         return content
     file = OutputFile(task, shard, attempt, hashlib.sha256(content).hexdigest(), len(content))
@@ -97,7 +91,7 @@ def keep_output(folder: Path, content: bytes, *, task: int, shard: int, attempt:
 
 
 def read_output(folder: Path, file: OutputFile) -> bytes:
-    """Read the packed output that a row names. Raises FileLost: its shard must run again."""
+    """Read the packed output that a row names. After FileLost, its shard must run again."""
     path = file.path(folder)
     try:
         with open_regular(path) as stream:
@@ -120,21 +114,17 @@ def drop_outputs(folder: Path, task: int) -> None:
 
 
 def sweep_outputs(folder: Path, named: Collection[OutputFile]) -> int:
-    """Remove every file that no row names, such as those of a killed service; return their number."""
+    """Remove outputs and partial outputs that no row names, but no other files; return their number."""
     kept = {file.path(folder) for file in named}
-    orphans = [path for path in _files(folder) if path not in kept]
-    for path in orphans:
-        _unlink(path)
-    return len(orphans)
-
-
-def _files(folder: Path) -> Iterable[Path]:
-    """Yield outputs and partial outputs; other files in the folder are never removed."""
+    orphans = []
     for path in folder.glob("*/*"):
         shard, _, attempt = path.name.partition("-")
         is_output = (shard.isdigit() and attempt.isdigit()) or path.suffix == PARTIAL
-        if path.parent.name.isdigit() and is_output:
-            yield path
+        if path.parent.name.isdigit() and is_output and path not in kept:
+            orphans.append(path)
+    for path in orphans:
+        _unlink(path)
+    return len(orphans)
 
 
 def _unlink(path: Path) -> None:

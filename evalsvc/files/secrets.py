@@ -25,8 +25,7 @@ def read_token(path: Path, variable: str) -> str:
 
 
 def check_token(text: str, where: str) -> str:
-    """Return `text` if it is a token. The message quotes `where` it was found, and not the text, which may be another
-    secret."""
+    """Return `text` if it is a token. The message quotes `where` it was found, and not the text, perhaps a secret."""
     if not TOKEN.fullmatch(text):
         raise InvalidRequest(
             f"{where} holds no token of evalsvc, which begins with {PREFIX_OF_TOKENS} and has "
@@ -38,8 +37,7 @@ def check_token(text: str, where: str) -> str:
 def read_database_url(path: Path, variable: str) -> str:
     """Read a database's URL from the one line of a file; `variable` is the setting that names the file.
 
-    Other readers of the file are not checked: container engines mount secrets as files that every user of the container
-    can read. Messages do not show the content of a file.
+    Readers of the file are not checked: in a container, every user can read mounted secrets.
     """
     text = _read_line(path, variable)
     if not re.fullmatch(r"[a-z][a-z0-9+]*://\S+", text):

@@ -59,9 +59,8 @@ class Upload:
     owner: str
     """Digest of the name of the token that created the upload."""
     sha256: str
-    """Announced SHA-256 of the whole file in hexadecimal digits."""
     length: int
-    """Announced size of the whole file in bytes."""
+    """Announced SHA-256 and size of the whole file."""
     offset: int
     """Number of bytes that have arrived."""
     is_verified: bool
@@ -71,12 +70,10 @@ class Upload:
 
     @property
     def remaining(self) -> int:
-        """The number of bytes that have not arrived yet."""
         return self.length - self.offset
 
     @property
     def is_expired(self) -> bool:
-        """Whether the upload may be removed."""
         return self.expires_at <= datetime.now(UTC)
 
 
@@ -91,10 +88,7 @@ class Uploads:
         """Lock to hold from a check of the space until the space is taken."""
 
     def create(self, owner: str | None, sha256: str, length: int, kept_bytes: int) -> Upload:
-        """Create an upload of `length` bytes, or return the upload that the token `owner` has of the same file.
-
-        `kept_bytes` is the size of the uploaded checkpoints in the spool.
-        """
+        """Create an upload, or return that of the same file. `kept_bytes` are uploaded checkpoints in the spool."""
         with self.growing, _translated_os_errors(self.folder):
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.sweep()
@@ -178,7 +172,6 @@ class Uploads:
             return None
 
     def delete(self, owner: str | None, sha256: str) -> None:
-        """Delete an upload with its bytes; see `find` and `locked` for the errors."""
         with self.locked(self.find(owner, sha256)) as (upload, _file):
             upload.path.unlink()
 
@@ -207,27 +200,20 @@ class Uploads:
             raise _disk_full(f"{size:,} bytes do not fit, and {free:,} are free for uploads")
 
     def _all(self) -> Iterator[Upload]:
-        """Yield the uploads on the disk, expired uploads included. Links and other files are no uploads."""
         with suppress(FileNotFoundError, NotADirectoryError):
             for entry in list(os.scandir(self.folder)):
-                if _NAME.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                if _NAME.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):  # no links and other files
                     with suppress(FileNotFoundError):
                         yield _upload_at(Path(entry.path), entry.stat(follow_symlinks=False))
 
 
 class Part:
-    """A part of an upload, which is appended as it arrives. The upload is locked until `close`.
-
-    Use from one thread at a time.
-    """
+    """A part of an upload, appended by one thread as it arrives. The upload is locked until `close`."""
 
     def __init__(
         self, uploads: Uploads, owner: str | None, sha256: str, offset: int, checksum: str | None, kept_bytes: int
     ) -> None:
-        """Lock an upload that has `offset` bytes; raise UploadConflict if it has another number.
-
-        `checksum` is the client's checksum of the part: the name of an algorithm, and the digest in base64.
-        """
+        """Lock an upload. `checksum` of the part has the name of an algorithm, and the digest in base64."""
         self.offset = offset
         self._uploads = uploads
         self._kept_bytes = kept_bytes
@@ -285,20 +271,12 @@ def _key_of(owner: str | None) -> str:
 
 def _upload_at(path: Path, status: os.stat_result) -> Upload:
     owner, sha256, length = path.name.split("-")
-    return Upload(
-        path=path,
-        owner=owner,
-        sha256=sha256,
-        length=int(length),
-        offset=status.st_size,
-        is_verified=status.st_mtime_ns == 0,
-        expires_at=datetime.fromtimestamp(status.st_ctime + LIFETIME, UTC),
-    )
+    expires_at = datetime.fromtimestamp(status.st_ctime + LIFETIME, UTC)
+    return Upload(path, owner, sha256, int(length), status.st_size, status.st_mtime_ns == 0, expires_at)
 
 
 @contextmanager
 def _translated_os_errors(folder: Path) -> Iterator[None]:
-    """Translate errors of the operating system to StorageFull and DataDirectoryUnusable, which say what to do."""
     try:
         yield
     except OSError as error:

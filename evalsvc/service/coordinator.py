@@ -14,6 +14,7 @@ import time
 from asyncio import CancelledError
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -67,12 +68,7 @@ class Coordinator:
     def __init__(
         self, store: Store, settings: Settings, lock: CoordinatorLock | None = None, cluster: ClusterFactory = Cluster
     ) -> None:
-        """Set up the coordinator without starting it.
-
-        Args:
-            lock: the lock of the store's database, if it is held already; released at the end.
-            cluster: factory of the cluster that shards run on.
-        """
+        """Set up the coordinator. `lock` is that of the store's database, if held already; released at the end."""
         self._settings = settings
         self._unfenced = store
         self._lock = lock or CoordinatorLock(store.url)
@@ -101,10 +97,7 @@ class Coordinator:
         self._thread.start()
 
     def drain(self) -> None:
-        """Dispatch nothing new, give running shards `grace` seconds to finish, and stop; return immediately.
-
-        Shards that still run then are queued again, and their attempt does not count.
-        """
+        """Begin to stop: dispatch nothing new, and requeue uncounted what still runs after `grace` seconds."""
         self._stopping.set()
         self.wake()
 
@@ -117,7 +110,7 @@ class Coordinator:
                 log.warning("the coordinator hangs and is abandoned; its shards are retried at the next start")
 
     def displaced(self) -> bool:
-        """Return whether another process has become the coordinator of this database."""
+        """Tell whether another process has become the coordinator of this database."""
         return self._displaced
 
     def draining(self) -> bool:
@@ -138,7 +131,6 @@ class Coordinator:
         return self._in_flight.live()
 
     def members(self) -> list[Member]:
-        """Return all worker processes."""
         return self._cluster.members()
 
     def at_work(self) -> Mapping[str, AtWork]:
@@ -191,11 +183,10 @@ class Coordinator:
         return RetriedCall(name, do, LONGEST_WAIT if longest_wait is None else longest_wait, translated)
 
     def _collect(self) -> bool:
-        """Wait at most TICK for an event. Return whether a whole round is due: for an event other than an outcome, or
-        after TICK."""
+        """Wait for events; return whether a whole round is due: for an event other than an outcome, or after TICK."""
         look_around = False
         wait = max(0.0, self._look_around_at - time.monotonic())
-        try:
+        with suppress(queue.Empty):
             outcome = self._events.get(timeout=wait)
             while True:
                 if outcome is None:
@@ -203,12 +194,9 @@ class Coordinator:
                 else:
                     self._unstored.append(outcome)
                 outcome = self._events.get_nowait()
-        except queue.Empty:
-            pass
-        if look_around or time.monotonic() >= self._look_around_at:
+        if look_around := look_around or time.monotonic() >= self._look_around_at:
             self._look_around_at = time.monotonic() + TICK
-            return True
-        return False
+        return look_around
 
     def _hold_database(self) -> None:
         if not self._lock.is_held():
@@ -223,12 +211,11 @@ class Coordinator:
             self._queue.may_have_orphans.set()
 
     def _store_outcomes(self) -> None:
-        """Store outcomes. An outcome that cannot be stored now is kept and does not block the others."""
         problem: Exception | None = None
         for outcome in list(self._unstored):
             try:
                 self._store_outcome(outcome)
-            except Exception as error:
+            except Exception as error:  # the outcome is kept and does not block the others
                 problem = error
                 if may_pass(error):
                     break
@@ -295,8 +282,7 @@ class Coordinator:
             self._cluster.kill(item.assignment.key)
 
     def _poll_spooler(self) -> None:
-        """Poll the spooler after an event; spooled copies do not change otherwise."""
-        if not self._stirred.is_set():
+        if not self._stirred.is_set():  # without an event, spooled copies do not change
             return
         self._stirred.clear()
         try:
@@ -330,7 +316,6 @@ class Coordinator:
                 self._events.put(Outcome(assignment.key, "lost"))
 
     def _note_outcome(self, outcome: Outcome) -> None:
-        """Queue an outcome. Its new files are written first, by another thread, because they are large."""
         if (item := self._in_flight.get(outcome.key)) is None:  # an attempt that was given up
             return
         if outcome.kind == "result":
@@ -338,7 +323,7 @@ class Coordinator:
                 outcome = replace(outcome, value=unpack_result(item.assignment.request, outcome.value))
             except Exception as error:  # anything may come from a worker, and without an outcome its shard never ends
                 outcome = Outcome(outcome.key, "error", f"its result cannot be read ({type(error).__name__}: {error})")
-        if isinstance(outcome.value, ShardResult) and outcome.value.kept:
+        if isinstance(outcome.value, ShardResult) and outcome.value.kept:  # large files, which are written first
             self._keeping.submit(self._keep, outcome)
         else:
             self._events.put(outcome)
@@ -365,10 +350,7 @@ class RetriedCall:
         longest_wait: float,
         translate: Callable[[Exception], Exception] = lambda error: error,
     ) -> None:
-        """`name` is for the log, and begins with a verb; `longest_wait` is the longest back-off in seconds.
-
-        `translate` converts expected exceptions to an EvalsvcError; others are logged with a traceback.
-        """
+        """`translate` converts expected exceptions to an EvalsvcError; others are logged with a traceback."""
         self._name = name
         self._do = do
         self._longest_wait = longest_wait
@@ -382,19 +364,14 @@ class RetriedCall:
             return False
         try:
             self._do()
-        except CancelledError as error:  # not an Exception; raised by an event loop that ends
-            self._note_failure(error)
-            return False
-        except Exception as error:
-            self._note_failure(self._translate(error))
-            return False
-        self._wait = 0.0
-        return True
-
-    def _note_failure(self, error: BaseException) -> None:
+            self._wait = 0.0
+            return True
+        except (CancelledError, Exception) as failure:  # an event loop that ends raises the first
+            error = self._translate(failure) if isinstance(failure, Exception) else failure
         self._wait = min(2 * self._wait or FIRST_WAIT, self._longest_wait)
         self._again_at = time.monotonic() + self._wait
         if isinstance(error, EvalsvcError):
             log.warning("could not %s: %s; retrying in %.1f s", self._name, error, self._wait)
         else:
             log.error("could not %s; retrying in %.1f s", self._name, self._wait, exc_info=error)
+        return False

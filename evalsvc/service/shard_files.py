@@ -15,9 +15,8 @@ from evalsvc.config import Settings
 from evalsvc.errors import ArtifactNotWritten
 from evalsvc.files.artifacts import drop_contents, drop_orphans, keep_artifact
 from evalsvc.files.items import keep_items, pack_items, sweep_items
-from evalsvc.files.kept import KeptFolder
+from evalsvc.files.kept import KeptFolder, shared_owner
 from evalsvc.files.outputs import drop_output, drop_outputs, keep_output, sweep_outputs
-from evalsvc.files.shared import shared_owner
 from evalsvc.files.uploads import SWEEP_EVERY, Uploads
 from evalsvc.messages import KeptResult, MergeResult, ShardError, ShardOutput, ShardResult
 from evalsvc.spec import documents
@@ -55,7 +54,7 @@ class ShardFiles:
         return replace(result, output=output)
 
     def keep_new(self, files: Mapping[str, bytes]) -> None:
-        """Write new files for later evaluations. Raises DataDirectoryUnusable, and ValueError for an invalid name."""
+        """Write new files for later evaluations."""
         for name, content in files.items():
             self._kept.keep_bytes(name, content)
 
@@ -81,14 +80,9 @@ class ShardFiles:
             place = {"task": assignment.task_id, "shard": assignment.shard_id, "attempt": assignment.attempt}
             return keep_output(self._outputs, output, **place)
         if isinstance(output, MergeResult):
-            return KeptResult(
-                output.metrics,
-                output.protocols,
-                keep_items(self._items, pack_items(output.items)),
-                output.notes,
-                [keep_artifact(self._artifacts, artifact) for artifact in output.artifacts],
-                output.warnings,
-            )
+            items = keep_items(self._items, pack_items(output.items))
+            artifacts = [keep_artifact(self._artifacts, artifact) for artifact in output.artifacts]
+            return KeptResult(output.metrics, output.protocols, items, output.notes, artifacts, output.warnings)
         return output
 
 
@@ -152,10 +146,5 @@ def prune(
     freed = 0
     if not dry_run:
         freed = drop_contents(settings.artifacts_path, prunable.contents, asked_anew(reading, named_artifacts))
-    return documents.Pruned(
-        artifacts=len(prunable.ids),
-        bytes=sum(prunable.contents.values()),
-        freed_bytes=freed,
-        runs=prunable.by_run,
-        dry_run=dry_run,
-    )
+    number, size = len(prunable.ids), sum(prunable.contents.values())
+    return documents.Pruned(artifacts=number, bytes=size, freed_bytes=freed, runs=prunable.by_run, dry_run=dry_run)

@@ -38,7 +38,6 @@ class ShardQueue:
         self.may_have_orphans.set()
 
     def take(self, worker_state: WorkerState) -> Assignment | None:
-        """Dispatch the next shard; return None if no shard waits."""
         try:
             with self._store.transaction() as session:
                 return attempts.take(session, self._settings.data_path, worker_state)
@@ -52,17 +51,13 @@ class ShardQueue:
             return not attempts.is_queued(session)
 
     def unwanted(self, shard_ids: Collection[int]) -> set[int]:
-        """Return the ids of running shards that are to be stopped."""
         if not shard_ids:
             return set()
         with self._store.reading() as session:
             return attempts.unwanted(session, shard_ids)
 
     def requeue_orphans(self, held: Mapping[int, int]) -> int:
-        """Requeue shards that run in the database and are not held here: of a killed service, or of a lost answer.
-
-        `held` has the attempts on workers by shard id.
-        """
+        """Requeue shards that run in the database and not here: of a killed service, or of a lost answer."""
         if not self.may_have_orphans.is_set():
             return 0
         with self._store.transaction() as session:
@@ -104,7 +99,6 @@ class ShardQueue:
         return succeeded
 
     def _store_outcome(self, session: Session, item: InFlight, outcome: Outcome) -> bool:
-        """Return false if the attempt is not the current one any more."""
         assignment, limit = item.assignment, self._settings.max_attempts
         if outcome.kind == "result":
             return attempts.finish(session, assignment, outcome.value, limit)
@@ -254,7 +248,6 @@ class Placement:
         self._turns: dict[int, float] = {}
 
     def worker_state(self, free: Sequence[str], running: Iterable[Assignment]) -> WorkerState:
-        """Return the state that the order of the queue depends on, with these free workers and these shards running."""
         loaded = frozenset(self._loaded[worker] for worker in free if worker in self._loaded)
         return WorkerState(loaded, Counter(assignment.run_id for assignment in running), self._turns)
 

@@ -62,8 +62,7 @@ class Spooler:
     def poll(self, in_use: Collection[int] = ()) -> None:
         """Begin requested copies, including those that a restart interrupted, and release finished ones.
 
-        `in_use` are the ids of the checkpoints of running shards, whatever the state of their evaluations: a cancelled
-        evaluation may be retried before its shard has stopped.
+        `in_use` are checkpoints of running shards: a cancelled evaluation may be retried before its shard has stopped.
         """
         with self._store.reading() as session:
             for checkpoint in session.scalars(select(Checkpoint).where(Checkpoint.spool_state == "copying")):
@@ -110,9 +109,8 @@ class Spooler:
                 if error is not None:
                     fail_checkpoint(session, checkpoint.id, error)
         except Exception as problem:  # nobody watches this thread, and the checkpoint would wait forever
-            log.warning(
-                "the state of the copy of checkpoint %s could not be stored, retrying: %s", checkpoint.id, problem
-            )
+            message = "the state of the copy of checkpoint %s could not be stored, retrying: %s"
+            log.warning(message, checkpoint.id, problem)
             return False
         return True
 
@@ -130,7 +128,6 @@ class Spooler:
         verify(reference)
 
     def _fetch(self, checkpoint: Checkpoint, folder: Path) -> None:
-        """Fetch a checkpoint from its store. If the store does not answer, retry with back-off."""
         reference = CheckpointRef(
             path=checkpoint.path,
             identity=Identity(checkpoint.size, checkpoint.mtime_ns, checkpoint.etag),
@@ -138,9 +135,14 @@ class Spooler:
             label=f"checkpoint {checkpoint.id}",
         )
         target = folder / Path(checkpoint.path).name
+
+        def stop_if_closing(_done: int) -> None:
+            if self._closing.is_set():
+                raise _Closing
+
         for delay in (*RETRY_SECONDS, None):
             try:
-                fetch_posted(reference, target, self._settings, self._stop_if_closing)
+                fetch_posted(reference, target, self._settings, stop_if_closing)
                 return
             except SourceUnreachable as error:
                 if delay is None:
@@ -148,10 +150,6 @@ class Spooler:
                 log.warning("%s; retrying in %s s", error, delay)
                 if self._closing.wait(delay):
                     raise
-
-    def _stop_if_closing(self, _done: int) -> None:
-        if self._closing.is_set():
-            raise _Closing
 
     def _release(self, in_use: Collection[int]) -> None:
         # Keep checkpoints of failed evaluations, which may be retried, and checkpoints without evaluations.

@@ -112,10 +112,7 @@ def find_prunable(session: Session, default: Retention | None, run: str | None =
 
 
 def require_metric(session: Session, name: str) -> None:
-    """Check that a run of the service has a metric that matches `name` and has a direction.
-
-    A service without values accepts every name.
-    """
+    """Check that a run of the service has a metric that matches `name` and has a direction, if any has values."""
     rows = session.execute(select(Series.metric, Series.direction).distinct())
     directions = {(row.metric, row.direction) for row in rows}
     fitting = {direction for metric, direction in directions if matches(metric, name)}

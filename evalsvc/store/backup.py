@@ -24,7 +24,7 @@ import tarfile
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -37,8 +37,7 @@ from evalsvc.config import Settings, shown_url
 from evalsvc.errors import BackupUnusable, DatabaseUnusable, InvalidRequest, TargetNotEmpty, os_reason
 from evalsvc.files.artifacts import artifact_path
 from evalsvc.files.atomic import FOR_GROUP, replacing, write_whole
-from evalsvc.files.kept import FILE_NAME
-from evalsvc.files.shared import claim_shared
+from evalsvc.files.kept import FILE_NAME, claim_shared
 from evalsvc.store import data_folder
 from evalsvc.store.data_folder import named_artifacts, named_items, named_outputs
 from evalsvc.store.lock import CoordinatorLock, database_id
@@ -46,10 +45,12 @@ from evalsvc.store.session import Store, database_unusable, is_known_revision, r
 from evalsvc.store.tables import Artifact, Base, Checkpoint, Term
 
 DATABASE = "evalsvc.db"
-"""The name of the database in a backup."""
 
-FOLDERS = ("artifacts", "items", "outputs", "spool", "statistics")
-"""Subfolders of the data folder that a backup has."""
+SHARED = ("outputs", "statistics")
+"""Subfolders of the folder that workers read too."""
+
+FOLDERS = ("artifacts", "items", "spool", *SHARED)
+"""Subfolders that a backup has."""
 
 FILE = re.compile(
     r"(artifacts|items)/[0-9a-f]{2}/[0-9a-f]{64}|outputs/[0-9]{1,18}/[0-9]{1,18}-[0-9]{1,18}"
@@ -77,11 +78,8 @@ LONG_NAME = 1 << 16
 def write_backup(settings: Settings, path: Path, *, force: bool = False, spool: bool = True) -> list[str]:
     """Write a backup of the settings' database and data folder to the file `path`. A failed backup leaves no file.
 
-    Return the files that the database names and that are missing or damaged.
-
-    Args:
-        force: whether to replace an existing file.
-        spool: whether to include copies of checkpoints that were posted with `spool`.
+    Return the files that the database names and that are missing or damaged. `force` replaces an existing file, and
+    `spool` includes copies of checkpoints that were posted with `spool`.
     """
     if path.exists() and not (force and path.is_file()):
         raise InvalidRequest(f"{path} exists; choose another name, or add --force to replace the file")
@@ -135,12 +133,7 @@ def _write(store: Store, settings: Settings, tar: tarfile.TarFile, database: Pat
 
 
 def _home(settings: Settings, name: str) -> Path:
-    """Return the folder that a file of a backup is in: the data folder, or the folder that workers read too."""
-    return settings.shared_path if _is_shared(name) else settings.data_path
-
-
-def _is_shared(name: str) -> bool:
-    return name.startswith(("outputs", "statistics"))
+    return settings.shared_path if name.startswith(SHARED) else settings.data_path
 
 
 def _files_of(folder: Path, name: str) -> list[str]:
@@ -165,10 +158,7 @@ def _add(tar: tarfile.TarFile, added: set[str], folder: Path, name: str, sha256:
 
 
 def named_files(copy: Store, *, spool: bool) -> dict[str, str | None]:
-    """Return the files that the rows name, by path relative to the data folder, with the SHA-256 of each.
-
-    A spooled checkpoint is a file or a folder, and has no SHA-256.
-    """
+    """Return the files that the rows name, by relative path, with the SHA-256 of all but spooled checkpoints."""
     with copy.reading() as session:
         named: dict[Path, str | None] = {file.path(Path("outputs")): file.sha256 for file in named_outputs(session)}
         named |= {artifact_path(Path("artifacts"), sha256): sha256 for sha256 in named_artifacts(session)}
@@ -231,10 +221,7 @@ def _keep_ids(table: Table, source: Connection, target: Connection) -> None:
 
 
 def restore_backup(settings: Settings, path: Path) -> list[str]:
-    """Restore a backup file into the database and the data folder of the settings.
-
-    Return the artifacts and results per item that were missing or damaged before the backup.
-    """
+    """Restore a backup; return the artifacts and results per item that were missing or damaged before."""
     try:
         stream = path.open("rb")
     except OSError as error:
@@ -248,7 +235,10 @@ def restore_backup(settings: Settings, path: Path) -> list[str]:
             with closing(Store(f"sqlite:///{staging}/{DATABASE}")) as copy:
                 named = _checked_names(copy)
                 data_folder.make_data_folder(folder)
-                with closing(Store(settings.database)) as store, translated(store.url), _locked(store.url):
+                with closing(Store(settings.database)) as store, translated(store.url), ExitStack() as stack:
+                    lock = CoordinatorLock(store.url)
+                    lock.acquire()
+                    stack.callback(lock.release)
                     _require_empty(store, settings)
                     write_whole(folder / data_folder.RESTORING, b"")
                     for member in members.values():
@@ -310,7 +300,7 @@ def _read_members(tar: tarfile.TarFile, size: int) -> dict[str, tarfile.TarInfo]
 def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
     content = tar.extractfile(member)
     assert content is not None, "_Header refuses all but regular files"
-    with replacing(target, durable=False, mode=FOR_GROUP if _is_shared(member.name) else 0o600) as stream:
+    with replacing(target, durable=False, mode=FOR_GROUP if member.name.startswith(SHARED) else 0o600) as stream:
         shutil.copyfileobj(content, stream)
     if exact := member.pax_headers.get("mtime"):
         mtime_ns = int(exact.replace(".", ""))
@@ -318,7 +308,6 @@ def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> Non
 
 
 def _checked_names(copy: Store) -> dict[str, str | None]:
-    """Migrate the database of a backup; return its `named_files`, which may not be outside of the data folder."""
     try:
         copy.migrate()
     except DatabaseUnusable as error:
@@ -339,18 +328,7 @@ def _checked_names(copy: Store) -> dict[str, str | None]:
     return named
 
 
-@contextmanager
-def _locked(url: str) -> Iterator[None]:
-    lock = CoordinatorLock(url)
-    lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def _require_empty(store: Store, settings: Settings) -> None:
-    """Raise TargetNotEmpty for a database with rows, other than that of a started service, or a folder with files."""
     with store.engine.connect() as connection:
         tables = set(inspect(connection).get_table_names()) - {Term.__tablename__}
         for table in Base.metadata.sorted_tables:

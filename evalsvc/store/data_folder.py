@@ -11,8 +11,8 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from sqlalchemy import select, text
@@ -47,10 +47,7 @@ def make_data_folder(folder: Path) -> None:
 def claim_data_folder(folder: Path, database_id: str, url: str, *, may_begin: bool = True) -> None:
     """Claim the folder for a database. Refuse the folder of another database, whose files the service would remove.
 
-    Args:
-        database_id: the id that `store.lock.database_id` returns.
-        url: the URL of the database, which another database's error message shows.
-        may_begin: whether the database may claim a folder without an owner.
+    A folder without an owner is claimed only if `may_begin` is set.
     """
     if (folder / RESTORING).exists():
         raise DataDirectoryUnusable(
@@ -101,18 +98,15 @@ def require_owner(folder: Path, database_id: str, url: str) -> bool:
 
 
 def unwritable(what: str, error: OSError) -> DataDirectoryUnusable:
-    """Return the error to raise for a file or folder of the data folder that cannot be written."""
     return DataDirectoryUnusable(
         f"{what} cannot be written: {os_reason(error)}; "
         "change the permissions, or choose another data folder with --data-dir (EVALSVC_DATA_DIR)"
     )
 
 
-Named = Callable[[Collection[str]], Collection[str]]
-"""A function that takes digests, and returns those that the database names."""
-
-
-def asked_anew(reading: Callable[[], AbstractContextManager[Session]], named: Callable[..., Collection[str]]) -> Named:
+def asked_anew(
+    reading: Callable[[], AbstractContextManager[Session]], named: Callable[..., Collection[str]]
+) -> Callable[[Collection[str]], Collection[str]]:
     """Return a function that calls `named` (`named_artifacts` or `named_items`) in a new session each time."""
 
     def ask(digests: Collection[str]) -> Collection[str]:
@@ -178,10 +172,9 @@ PATIENCE = 1.0
 
 
 class DiskUse:
-    """Measurements of one service's disk."""
+    """Measurements of one service's disk: of the data folder, and of the database at a URL."""
 
     def __init__(self, folder: Path, url: str, clock: Callable[[], float] = time.monotonic) -> None:
-        """Take the data folder, and the URL of the database."""
         self._folder = folder
         self._url = url
         self._clock = clock
@@ -190,8 +183,7 @@ class DiskUse:
         self._last: documents.Disk | None = None
 
     def view(self, session: Session) -> documents.Disk | None:
-        """Return the last measurement, or a new one; None while another thread makes the first one, and if the disk
-        cannot be read."""
+        """Return a measurement; None while another thread makes the first one, and if the disk cannot be read."""
         if self._clock() - self._measured_at >= EVERY and self._lock.acquire(blocking=False):
             try:
                 self._last = self._measure(session)
@@ -207,8 +199,9 @@ class DiskUse:
             return None
         until = time.monotonic() + PATIENCE
         counted, complete = 0, True
-        for size in _sizes(self._folder):
-            counted += size
+        for path in (os.path.join(place, name) for place, _, names in os.walk(self._folder) for name in names):
+            with suppress(OSError):
+                counted += os.lstat(path).st_size
             if time.monotonic() > until:
                 complete = False
                 break
@@ -219,15 +212,6 @@ class DiskUse:
             data_complete=complete,
             database_bytes=_database_bytes(session, self._url),
         )
-
-
-def _sizes(folder: Path) -> Iterator[int]:
-    for place, _folders, names in os.walk(folder):
-        for name in names:
-            try:
-                yield os.lstat(os.path.join(place, name)).st_size
-            except OSError:
-                continue
 
 
 def _database_bytes(session: Session, url: str) -> int | None:

@@ -58,10 +58,8 @@ def read_events(session: Session, evaluation_id: int, after: int) -> Page | None
 
 def newest_events(session: Session, evaluation_ids: Iterable[int]) -> dict[int, int]:
     """Return the number of the newest event of each existing evaluation."""
-    rows = session.execute(
-        select(Evaluation.id, Evaluation.event_count).where(Evaluation.id.in_(sorted(evaluation_ids)))
-    )
-    return {row.id: row.event_count for row in rows}
+    counts = select(Evaluation.id, Evaluation.event_count).where(Evaluation.id.in_(sorted(evaluation_ids)))
+    return {row.id: row.event_count for row in session.execute(counts)}
 
 
 @dataclass(frozen=True)
@@ -79,16 +77,13 @@ class TaskProgress:
 def read_progress(session: Session, task_ids: Iterable[int], evaluation_ids: Iterable[int]) -> list[TaskProgress]:
     """Return the progress of the tasks that are running, among the given tasks of the given evaluations."""
     rows = session.execute(
-        select(Task.id, Task.evaluation_id, Task.name, Task.total, Task.unit, func.sum(Shard.units))
+        select(Task.id, Task.evaluation_id, Task.name, Task.total, Task.unit, func.coalesce(func.sum(Shard.units), 0))
         .join(Shard, Shard.task_id == Task.id)
         .where(Task.id.in_(sorted(task_ids)), Task.evaluation_id.in_(sorted(evaluation_ids)), Task.state == "running")
         .group_by(Task.id)
         .order_by(Task.evaluation_id, Task.index)
     )
-    return [
-        TaskProgress(task, evaluation, name, total, unit, finished or 0)
-        for task, evaluation, name, total, unit, finished in rows
-    ]
+    return [TaskProgress(*row) for row in rows]
 
 
 @dataclass(frozen=True)
@@ -104,7 +99,6 @@ class _Change:
     """The position of the task in its evaluation."""
 
     def place(self) -> tuple[int, int, int, str]:
-        """Return the sort key: the evaluation, then the order of `note_events`, interim results before task states."""
         if self.kind == "state":
             return self.evaluation_id, 2 if self.state in OVER else 0, 0, ""
         return self.evaluation_id, 1, self.index, self.kind
@@ -113,7 +107,8 @@ class _Change:
 def note_events(session: Session, _context: object) -> None:
     """Write the events of a flush: changed states, and interim results of looks.
 
-    The final state of an evaluation comes after the states of its tasks, any other state before them.
+    The final state of an evaluation comes after the states of its tasks, any other state before them, and interim
+    results before task states.
     """
     connection = session.connection()
     changes = [change for item in (*session.new, *session.dirty) for change in _changes_of(connection, item)]
@@ -128,25 +123,21 @@ def _changes_of(connection: Connection, item: object) -> list[_Change]:
     is_new = not row.persistent
     if not row.attrs.state.history.has_changes() and not (is_new and isinstance(item, Evaluation)):
         return []
+    data: dict[str, object] | None = None
+    if isinstance(item, (Evaluation, Task)) and item.error is not None:
+        data = {"error": item.error}
     if isinstance(item, Evaluation):
-        return [_Change(item.id, "state", state=item.state, data=_error(item))]
+        return [_Change(item.id, "state", state=item.state, data=data)]
     if isinstance(item, Task):
-        change = _Change(item.evaluation_id, "task", item.name, item.state, _findings(item), item.index)
-        return [] if is_new else [change]
+        if data is None and item.state == "succeeded" and item.warnings:
+            data = {"warnings": item.warnings}
+        return [] if is_new else [_Change(item.evaluation_id, "task", item.name, item.state, data, item.index)]
     if item.stage != "look" or item.state != "succeeded" or item.output is None:
         return []
     query = select(Task.evaluation_id, Task.name, Task.index).where(Task.id == item.task_id)
     evaluation, name, index = connection.execute(query).one()
     result = {"done": (item.payload or {})["done"], **asdict(from_row(LOOK, item.output))}
     return [_Change(evaluation, "interim", name, data=result, index=index)]
-
-
-def _error(item: Evaluation | Task) -> dict[str, object] | None:
-    return None if item.error is None else {"error": item.error}
-
-
-def _findings(task: Task) -> dict[str, object] | None:
-    return _error(task) or ({"warnings": task.warnings} if task.state == "succeeded" and task.warnings else None)
 
 
 def _write(connection: Connection, evaluation: int, changes: list[_Change]) -> None:
@@ -157,15 +148,8 @@ def _write(connection: Connection, evaluation: int, changes: list[_Change]) -> N
         .returning(Evaluation.event_count)
     ).scalar_one()
     rows = [
-        {
-            "evaluation_id": evaluation,
-            "number": number,
-            "kind": change.kind,
-            "task": change.task,
-            "state": change.state,
-            "data": None if change.data is None else dict(change.data),
-            "created_at": now(),
-        }
+        {"evaluation_id": evaluation, "number": number, "created_at": now()}
+        | {name: getattr(change, name) for name in ("kind", "task", "state", "data")}
         for number, change in enumerate(changes, newest - len(changes) + 1)
     ]
     connection.execute(insert(EvaluationEvent.__table__), rows)  # type: ignore[arg-type]

@@ -27,7 +27,7 @@ from sqlalchemy.pool import NullPool
 from evalsvc.config import shown_url
 from evalsvc.errors import DatabaseInUse
 from evalsvc.store.data_folder import unwritable
-from evalsvc.store.session import Store, connect_arguments, database_unusable, parse_url
+from evalsvc.store.session import KEEPALIVES, Store, connect_arguments, database_unusable, parse_url
 from evalsvc.store.tables import Term, now
 
 log = logging.getLogger(__name__)
@@ -45,11 +45,9 @@ class CoordinatorLock:
     def __init__(self, url: str) -> None:
         self._url = url
         parsed = parse_url(url)
+        file = Path(parsed.database).resolve() if parsed.database else None
         self._lock: _SessionLock | _FileLock
-        if parsed.get_backend_name() != "sqlite":
-            self._lock = _SessionLock(url)
-        else:
-            self._lock = _FileLock(Path(parsed.database).resolve() if parsed.database else None)
+        self._lock = _FileLock(file) if parsed.get_backend_name() == "sqlite" else _SessionLock(url)
         self._term: int | None = None
 
     def acquire(self, patience: float = 0.0) -> None:
@@ -65,10 +63,9 @@ class CoordinatorLock:
 
     def is_held(self) -> bool:
         """Tell whether this process still has the lock. After a loss, call `acquire` again."""
-        if not self._lock.is_held():
-            self._term = None
-            return False
-        return True
+        is_held = self._lock.is_held()
+        self._term = self._term if is_held else None
+        return is_held
 
     def has_term(self) -> bool:
         return self._term is not None
@@ -77,8 +74,8 @@ class CoordinatorLock:
         """Begin a term while the lock is held. The process with the previous term can store nothing from now on."""
         with store.transaction() as session:
             row = _row(session)
-            row.number, row.holder, row.since = row.number + 1, _who(), now()
-            number = row.number
+            number = row.number + 1
+            row.number, row.holder, row.since = number, _who(), now()
         self._term = number
 
     def fence(self, store: Store) -> Store:
@@ -116,8 +113,7 @@ class CoordinatorLock:
 class _FileLock:
     """A lock on a file next to the database. Closing the database file itself would drop SQLite's own locks."""
 
-    def __init__(self, database: Path | None) -> None:
-        """Take the path of the database; None for a database in memory, which no other process can open."""
+    def __init__(self, database: Path | None) -> None:  # None: in memory, which no other process can open
         self._path = None if database is None else database.with_name(database.name + ".lock")
         self._file: int | None = None
 
@@ -138,12 +134,9 @@ class _FileLock:
         return self.is_held()
 
     def is_held(self) -> bool:
-        """Tell whether the lock is held. If the lock file was removed, another process may lock a new file."""
-        if self._path is None:
-            return True
-        if self._file is None:
-            return False
-        try:
+        if self._path is None or self._file is None:
+            return self._path is None
+        try:  # if the lock file was removed, another process may lock a new file
             return os.path.samestat(os.fstat(self._file), os.stat(self._path))
         except OSError:
             return False
@@ -176,8 +169,8 @@ class _SessionLock:
             with ExitStack() as stack:
                 connection = stack.enter_context(self._engine.connect())
                 # Without keepalives, the server would keep the lock of an unreachable machine for hours.
-                for setting, value in (("idle", 10), ("interval", 5), ("count", 3)):
-                    connection.exec_driver_sql(f"SET tcp_keepalives_{setting} = {value}")
+                for setting, value in KEEPALIVES.items():
+                    connection.exec_driver_sql(f"SET tcp_{setting} = {value}")
                 if connection.exec_driver_sql(f"SELECT pg_try_advisory_lock({KEY})").scalar():
                     self._connection = connection
                     stack.pop_all()  # the connection stays open
@@ -186,10 +179,9 @@ class _SessionLock:
         return self._connection is not None
 
     def is_held(self) -> bool:
-        """Tell whether the lock is held: PostgreSQL releases the lock when the connection ends."""
         if self._connection is None:
             return False
-        try:
+        try:  # PostgreSQL releases the lock when the connection ends
             self._connection.exec_driver_sql("SELECT 1")
         except SQLAlchemyError as error:
             log.warning("the coordinator lost its lock: %s", database_unusable(self._url, error))

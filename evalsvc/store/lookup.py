@@ -29,12 +29,10 @@ def get_or_create_run(session: Session, name: str) -> Run:
 
 
 def find_run(session: Session, name: str) -> Run:
-    """Return a run by name; raise UnknownName with near names."""
     run = session.scalar(select(Run).where(Run.name == name))
     if run is None:
-        raise UnknownName.among(
-            "run", name, session.scalars(select(Run.name)), "the first checkpoint that is posted creates a run"
-        )
+        hint = "the first checkpoint that is posted creates a run"
+        raise UnknownName.among("run", name, session.scalars(select(Run.name)), hint)
     return run
 
 
@@ -46,25 +44,15 @@ def find_checkpoint(session: Session, checkpoint_id: int) -> Checkpoint:
 
 
 def current_checkpoint(session: Session, run_id: int, step: int, variant: str) -> Checkpoint | None:
-    return session.scalar(
-        select(Checkpoint).where(
-            Checkpoint.run_id == run_id,
-            Checkpoint.step == step,
-            Checkpoint.variant == variant,
-            Checkpoint.replaced_at.is_(None),
-        )
-    )
+    return session.scalar(select(Checkpoint).filter_by(run_id=run_id, step=step, variant=variant, replaced_at=None))
 
 
 def find_step(session: Session, run: Run, step: int, variant: str) -> Checkpoint:
-    """Return a run's current checkpoint at a step; raise UnknownName with the variants at the step, or the nearest
-    steps."""
+    """Return a run's current checkpoint at a step; UnknownName lists the variants at the step, or the nearest steps."""
     checkpoint = current_checkpoint(session, run.id, step, variant)
     if checkpoint is not None:
         return checkpoint
-    current = select(Checkpoint.step, Checkpoint.variant).where(
-        Checkpoint.run_id == run.id, Checkpoint.replaced_at.is_(None)
-    )
+    current = select(Checkpoint.step, Checkpoint.variant).filter_by(run_id=run.id, replaced_at=None)
     posted = session.execute(current).all()
     if variants := [row.variant for row in posted if row.step == step]:
         raise UnknownName.among(f"variant of run {run.name!r} at step {step}", variant, variants)
@@ -92,13 +80,8 @@ def hold_all(session: Session, which: ColumnElement[bool]) -> None:
 
 
 def newest_evaluation(session: Session, checkpoint_id: int, suite_digest: str) -> Evaluation | None:
-    """Return the newest evaluation of a checkpoint by a suite with this digest."""
-    return session.scalar(
-        select(Evaluation)
-        .where(Evaluation.checkpoint_id == checkpoint_id, Evaluation.suite_digest == suite_digest)
-        .order_by(Evaluation.id.desc())
-        .limit(1)
-    )
+    evaluations = select(Evaluation).filter_by(checkpoint_id=checkpoint_id, suite_digest=suite_digest)
+    return session.scalar(evaluations.order_by(Evaluation.id.desc()).limit(1))
 
 
 def step_of(checkpoint: Checkpoint) -> Step:
@@ -118,7 +101,6 @@ def checkpoint_label(checkpoint: Checkpoint) -> str:
 
 
 def require_current_parents(checkpoint: Checkpoint) -> None:
-    """Raise WrongState if a parent of a virtual checkpoint was replaced."""
     replaced = [str(step_of(parent)) for parent in checkpoint.parents if parent.replaced_at is not None]
     if replaced:
         raise WrongState(

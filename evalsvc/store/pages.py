@@ -1,9 +1,7 @@
 """Pages of lists, and filters of lists of checkpoints and evaluations.
 
-Pagination is by keyset: a page begins after the key of the last row of the page before.
-
-The cursor of a page contains this key. Rows that are inserted or deleted between two requests move no other row to
-another page, and the database skips the earlier rows by an index.
+Pagination is by keyset: a page begins after the key of the last row of the page before, which is in the cursor. Rows
+that are inserted or deleted between two requests move no other row, and the database skips earlier rows by an index.
 """
 
 from __future__ import annotations
@@ -42,8 +40,6 @@ Key = int | str
 
 @dataclass(frozen=True)
 class PageRequest:
-    """The requested page of a list."""
-
     limit: int = DEFAULT_LIMIT
     cursor: str | None = None
     """The cursor of the page; None for the first page."""
@@ -62,10 +58,7 @@ def read_page(
 ) -> tuple[Sequence[Row[*tuple[Any, ...]]], str | None]:
     """Return the rows of a page of `query`, and the cursor of the next page; None for the last page.
 
-    Each row ends with the values of the order's columns.
-
-    Args:
-        question: JSON that names the list and its filters. A cursor is only valid for the same question.
+    A cursor is only valid for the same `question`: JSON that names the list and its filters.
     """
     columns = order.columns
     query = query.add_columns(*columns)
@@ -82,10 +75,7 @@ def read_page(
 
 
 def page_of_names(names: Iterable[str], question: object, page: PageRequest) -> tuple[list[str], str | None]:
-    """Return a page of `names`, sorted, and the cursor of the next page; None for the last page.
-
-    Use this function for names from several sources. `read_page` reads pages of one query.
-    """
+    """Return a page of sorted names from several sources, and the cursor of the next page; see `read_page`."""
     after = "" if page.cursor is None else read_cursor(page.cursor, question, [str])[0]
     rest = sorted(name for name in names if name > str(after))
     listed = rest[: page.limit]
@@ -104,7 +94,12 @@ def read_cursor(cursor: str, question: object, kinds: Sequence[type]) -> list[Ke
     A client that knows the format can forge a cursor. Every value is therefore checked before a query contains it.
     """
     checksum, *key = _content(cursor) or [None]
-    is_key = len(key) == len(kinds) and all(map(_is_value, key, kinds))
+    is_key = len(key) == len(kinds) and all(
+        type(value) is int and 0 <= value < INT64
+        if kind is int
+        else isinstance(value, str) and CONTROL.search(value) is None
+        for value, kind in zip(key, kinds, strict=True)
+    )
     if is_key and checksum == _checksum(question, key):
         return key
     raise InvalidRequest(
@@ -123,12 +118,6 @@ def _content(cursor: str) -> list[Any] | None:
     return content if isinstance(content, list) else None
 
 
-def _is_value(value: object, kind: type) -> bool:
-    if kind is int:
-        return type(value) is int and 0 <= value < INT64
-    return isinstance(value, str) and CONTROL.search(value) is None
-
-
 def _checksum(question: object, key: Sequence[Key]) -> str:
     return digest([question, list(key)])[:12]
 
@@ -140,16 +129,14 @@ class Filters:
     run: str | None = None
     variant: str | None = None
     suite: str | None = None
-    """The suite of the evaluations; for lists of evaluations only."""
+    """For lists of evaluations only."""
     state: State | None = None
     """The state of the evaluations; for a list of checkpoints, the state of at least one evaluation of each."""
     first: int | None = None
-    """The lowest step."""
     last: int | None = None
-    """The highest step."""
+    """The lowest and the highest step."""
 
     def __post_init__(self) -> None:
-        """Raise InvalidRequest if the range of steps is empty."""
         if self.first is not None and self.last is not None and self.first > self.last:
             raise InvalidRequest(f"from={self.first} is greater than to={self.last}; swap the two")
 
@@ -158,21 +145,17 @@ class Filters:
         if self.run is not None:
             yield Checkpoint.run_id == find_run(session, self.run).id
         if self.variant is not None:
-            _require_variant(session, self.run, self.variant)
+            posted = select(Checkpoint.variant)
+            if self.run is not None:
+                posted = posted.where(Checkpoint.run_id == find_run(session, self.run).id)
+            if session.scalar(posted.where(Checkpoint.variant == self.variant).limit(1)) is None:
+                kind = "variant" if self.run is None else f"variant of run {self.run!r}"
+                raise UnknownName.among(kind, self.variant, session.scalars(posted.distinct()))
             yield Checkpoint.variant == self.variant
         if self.first is not None:
             yield Checkpoint.step >= self.first
         if self.last is not None:
             yield Checkpoint.step <= self.last
-
-
-def _require_variant(session: Session, run: str | None, variant: str) -> None:
-    posted = select(Checkpoint.variant)
-    if run is not None:
-        posted = posted.where(Checkpoint.run_id == find_run(session, run).id)
-    if session.scalar(posted.where(Checkpoint.variant == variant).limit(1)) is None:
-        kind = "variant" if run is None else f"variant of run {run!r}"
-        raise UnknownName.among(kind, variant, session.scalars(posted.distinct()))
 
 
 def require_suite(session: Session, suite: str, named: Iterable[str]) -> None:

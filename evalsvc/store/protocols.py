@@ -20,7 +20,6 @@ MAX_METRICS = 100
 
 
 def read_protocol(session: Session, protocol_id: str) -> Mapping[str, object]:
-    """Return the content of a protocol; raise UnknownName for an unknown id."""
     row = session.get(Protocol, protocol_id)
     if row is None:
         raise UnknownName.among("protocol", protocol_id, session.scalars(select(Protocol.id)))
@@ -30,12 +29,7 @@ def read_protocol(session: Session, protocol_id: str) -> Mapping[str, object]:
 def listed_protocols(
     session: Session, run: str | None, metrics: Sequence[str], page: PageRequest
 ) -> documents.Protocols:
-    """Return a page of the protocols, ordered by id.
-
-    Args:
-        run: list only protocols by which this run has values.
-        metrics: list only protocols of these metrics, or of metrics that match these patterns.
-    """
+    """Return a page of the protocols by which a run has values of metrics, or patterns, ordered by id."""
     question = ["protocols", run, list(metrics)]
     if run is None and not metrics:
         rows, next_cursor = read_page(session, select(Protocol.id), Order([Protocol.id]), question, page)
@@ -64,10 +58,7 @@ def listed_protocols(
 
 
 def _measured_by(session: Session, run: str | None, metrics: Sequence[str]) -> set[str]:
-    """Return the ids of the protocols of the given metrics, of a run or of all runs.
-
-    Patterns are matched in Python, since a query with thousands of matching names as parameters would be slower.
-    """
+    # Patterns are matched in Python: a query with thousands of matching names as parameters would be slower.
     series = select(Series.metric, Series.protocol_id).distinct()
     if run is not None:
         series = series.where(Series.run_id == find_run(session, run).id)

@@ -79,10 +79,7 @@ def _values(
 def _document(
     session: Session, checkpoint: Checkpoint, evaluations: Sequence[Evaluation], protocols: dict[str, dict[str, object]]
 ) -> documents.CheckpointResult:
-    """Return the result of a checkpoint without results per item and artifacts.
-
-    `protocols` caches the contents of protocols by id: contents that are missing are read and added.
-    """
+    """`protocols` caches the contents of protocols by id: contents that are missing are read and added."""
     tasks = _tasks_by_name(evaluations)
     metrics = _metrics(tasks)
     used = {metric.protocol for metric in metrics}
@@ -93,7 +90,15 @@ def _document(
         checkpoint=document_of(
             documents.StoredCheckpoint, checkpoint, label=checkpoint_label(checkpoint), **place_of(checkpoint)
         ),
-        suite=_suite(evaluations),
+        suite=documents.ResultSuite(
+            name=", ".join(evaluation.suite for evaluation in evaluations),
+            digest=evaluations[0].suite_digest if len(evaluations) == 1 else None,
+            tasks=[
+                {"kind": task.kind, "name": task.name, **task.parameters}
+                for evaluation in evaluations
+                for task in evaluation.tasks
+            ],
+        ),
         state=next(state for state in WORST_FIRST if state in states),
         evaluations=[document_of(documents.EvaluationSummary, evaluation) for evaluation in evaluations],
         metrics=metrics,
@@ -163,25 +168,14 @@ def _tables(folder: Path, tasks: Mapping[str, Task]) -> dict[str, Callable[[], I
 
 
 def read_table(folder: Path, task: Task) -> ItemTable:
-    """Read the results per item of a task."""
     content = task.items if task.items_sha256 is None else task.items_sha256
     if content is None:
         return ItemTable.of(())
     return read_items(folder, content, f"task {task.name!r} of evaluation {task.evaluation_id}")
 
 
-def _suite(evaluations: Sequence[Evaluation]) -> documents.ResultSuite:
-    tasks = [task for evaluation in evaluations for task in evaluation.tasks]
-    return documents.ResultSuite(
-        name=", ".join(evaluation.suite for evaluation in evaluations),
-        digest=evaluations[0].suite_digest if len(evaluations) == 1 else None,
-        tasks=[{"kind": task.kind, "name": task.name, **task.parameters} for task in tasks],
-    )
-
-
 def _metrics(tasks: Mapping[str, Task]) -> list[documents.TaskMetric]:
-    """Return every metric with its task. If two tasks measured a metric by one protocol, return the newer value."""
-    newest = {}
+    newest = {}  # of two tasks that measured a metric by one protocol
     for name, task in tasks.items():
         for metric in task.metrics or []:
             newest[metric["name"], metric["protocol"]] = documents.TaskMetric.model_validate({**metric, "task": name})
@@ -199,21 +193,16 @@ def _artifacts(session: Session, tasks: Mapping[str, Task]) -> dict[str, list[do
 
 
 def _error(task: Task) -> dict[str, Any] | None:
-    """Return the error of a task without metrics: for a cancelled task, the error of its evaluation."""
     return task.error or (task.evaluation.error if task.state == "cancelled" else None)
 
 
 def read_completions(
     session: Session, folder: Path, run: Run, variant: str | None = None, prompt: str | None = None
 ) -> Completions:
-    """Read the completions of fixed prompts by the run's current checkpoints, in the order of steps.
+    """Read the completions of prompts that contain `prompt`, by the run's current checkpoints in the order of steps.
 
     The newest evaluation with a task of this name gives the completions of the task at a step. The previous completion
-    has the same variant, task, prompt, way and protocol.
-
-    Args:
-        folder: the folder with the files of results per item.
-        prompt: keep only prompts that contain this text.
+    has the same variant, task, prompt, way and protocol. `folder` has the files of results per item.
     """
     tasks = session.execute(
         select(Checkpoint.step, Checkpoint.variant, Task)
@@ -264,8 +253,6 @@ def edit_distance(before: Sequence[int], after: Sequence[int]) -> int:
     """Return the Levenshtein distance: the fewest ids to insert, delete or replace to turn `before` into `after`.
 
     Two integers encode a column of the table of distances: their bits say where the column rises and where it falls.
-    Each id of `after` takes a dozen operations on these integers, however long `before` is.
-
     Source: Hyyrö, "Explaining and Extending the Bit-parallel Approximate String Matching Algorithm of Myers" (2001),
     figure 3.
     """

@@ -41,32 +41,16 @@ POOL = {"pool_size": 20, "max_overflow": 40}
 """Connections in the pool, and further connections under load. The 40 threads of the web server, the coordinator and
 the spooler need a connection each, so that no thread waits. PostgreSQL allows 100 connections by default."""
 
-SILENCE = {
-    "connect_timeout": 10,
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 25_000,
-}
+KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+SILENCE = {"connect_timeout": 10, **KEEPALIVES, "tcp_user_timeout": 25_000}
 """Parameters of libpq in seconds; `tcp_user_timeout` is in milliseconds. By libpq's defaults, requests would wait
 minutes for a dead server."""
 
 DATA_CORRUPTED = ("XX001", "XX002")
 """SQLSTATE codes of damaged tables and indexes."""
 
-NETWORK_FILE_SYSTEMS = (
-    "nfs",
-    "nfs4",
-    "cifs",
-    "smb3",
-    "smbfs",
-    "fuse.sshfs",
-    "lustre",
-    "ceph",
-    "glusterfs",
-    "9p",
-    "beegfs",
-)
+NETWORKED = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "lustre", "ceph", "glusterfs", "9p", "beegfs")
+"""File systems of other machines."""
 
 
 class _WritingSession(Session):
@@ -86,7 +70,7 @@ class Store:
         """Connect to `url` (an SQLAlchemy URL). Call `migrate` or `check_schema` before anything else."""
         self.url = url
         self.engine = _create_engine(url)
-        self.writes = Writes(url, self.engine, lambda error: database_unusable(url, error).message)
+        self.writes = Writes(url, self.engine)
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
@@ -126,7 +110,7 @@ class Store:
 
     def check_schema(self) -> None:
         """Raise SchemaVersionMismatch unless the database has this program's schema version."""
-        revision, expected = self.schema_version(), _head()
+        revision, expected = self.schema_version(), _scripts().get_current_head()
         if revision == expected:
             return
         if revision is not None and revision < FIRST_REVISION:
@@ -162,11 +146,7 @@ class Store:
 
 
 def open_store(url: str, migrate: bool, *, read_only: bool = False) -> Store:
-    """Open the store at `url` and check its schema version.
-
-    An empty database gets its tables, and a database of an older version is migrated if `migrate` is set. With
-    `read_only`, the database is not changed.
-    """
+    """Open a store of this program's schema version. An empty database gets its tables, unless `read_only` is set."""
     store = Store(url)
     try:
         if not read_only and (migrate or store.schema_version() is None):
@@ -180,7 +160,7 @@ def open_store(url: str, migrate: bool, *, read_only: bool = False) -> Store:
 
 @contextmanager
 def translated(url: str) -> Iterator[None]:
-    """Translate errors of SQLAlchemy that mean an unreachable, full or damaged database to DatabaseUnusable."""
+    """Translate errors that mean an unreachable, full or damaged database to DatabaseUnusable."""
     try:
         yield
     except SQLAlchemyError as error:
@@ -210,14 +190,7 @@ def _scripts() -> ScriptDirectory:
 
 
 def is_known_revision(revision: str) -> bool:
-    """Tell whether this program has the migration with this revision, of its own or of an older version."""
     return revision in {item.revision for item in _scripts().walk_revisions()}
-
-
-def _head() -> str:
-    head = _scripts().get_current_head()
-    assert head is not None
-    return head
 
 
 def _create_engine(url: str) -> Engine:
@@ -296,7 +269,7 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 def _require_local(folder: Path) -> None:
-    if (kind := _file_system(folder)) in NETWORK_FILE_SYSTEMS:
+    if (kind := _file_system(folder)) in NETWORKED:
         raise DatabaseUnusable(
             f"the folder {folder} is on a network file system ({kind}), where SQLite loses data; "
             "choose a local folder with --data-dir, or use PostgreSQL with --database-url (EVALSVC_DATABASE_URL)"
@@ -304,9 +277,7 @@ def _require_local(folder: Path) -> None:
 
 
 def _make_private(file: Path) -> None:
-    """Create the file of a new database, accessible to its owner only. SQLite gives its other files the same
-    permissions."""
-    try:
+    try:  # SQLite gives its other files the same permissions
         os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     except FileExistsError:
         pass
@@ -316,14 +287,12 @@ def _make_private(file: Path) -> None:
 
 def _file_system(folder: Path) -> str:
     mounts = Path("/proc/mounts")
-    if not mounts.exists():
-        return "unknown"
-    best = ("", "unknown")
-    for line in mounts.read_text().splitlines():
+    kinds = {}
+    for line in mounts.read_text().splitlines() if mounts.exists() else ():
         _device, point, kind = line.split()[:3]
-        if folder.resolve().is_relative_to(point) and len(point) >= len(best[0]):
-            best = (point, kind)
-    return best[1]
+        if folder.resolve().is_relative_to(point):
+            kinds[point] = kind
+    return kinds[max(kinds, key=len)] if kinds else "unknown"
 
 
 def is_outage(error: Exception) -> bool:
@@ -362,12 +331,12 @@ def _secrets_in(url: str) -> set[str]:
     parsed = parse_url(url)
     passwords = [parsed.password, parsed.query.get("password"), parsed.query.get("sslpassword")]
     secrets = {str(secret) for secret in passwords if secret}
-    return secrets | {quote_plus(secret) for secret in secrets} | {quote(secret, safe="") for secret in secrets}
+    return {form for secret in secrets for form in (secret, quote_plus(secret), quote(secret, safe=""))}
 
 
 ROOM = 4 << 20
-"""Bytes of free space below which the disk of an SQLite database counts as full. Since SQLite's log reuses its space,
-small writes still succeed for a while on a disk where large writes fail."""
+"""Bytes of free space below which the disk of an SQLite database counts as full: small writes would succeed for a
+while, since SQLite's log reuses its space."""
 
 PROBE_EVERY, PROBE_AGAIN = 10.0, 1.0
 """Seconds between two probes: after a successful write, and after a failed write."""
@@ -379,11 +348,9 @@ LOCK_PATIENCE = 0.25
 class Writes:
     """The last failed write of a store, and a probe that tells whether a write would fail now."""
 
-    def __init__(self, url: str, engine: Engine, explain: Callable[[Exception], str]) -> None:
-        """Take the engine to probe. `explain` returns the message for an error of the database or its driver."""
+    def __init__(self, url: str, engine: Engine) -> None:
         self._url = url
         self._engine = engine
-        self._explain = explain
         self._lock = threading.Lock()
         self._problem: str | None = None
         self._probe_at = 0.0
@@ -391,7 +358,7 @@ class Writes:
     def note_failure(self, error: Exception) -> None:
         """Record a failed write. The next probe replaces the record."""
         with self._lock:
-            self._problem, self._probe_at = self._explain(error), time.monotonic() + PROBE_AGAIN
+            self._problem, self._probe_at = database_unusable(self._url, error).message, time.monotonic() + PROBE_AGAIN
 
     def problem(self) -> str | None:
         """Return why writes fail; None if writes succeed. A probe, which changes nothing, renews the answer."""
@@ -409,7 +376,7 @@ class Writes:
             with self._engine.begin() as connection:
                 connection.execute(text("SELECT txid_current()"))  # makes the commit write to the log
         except (SQLAlchemyError, sqlite3.Error) as error:
-            return self._explain(error)
+            return database_unusable(self._url, error).message
         return None
 
     def _probe_sqlite(self, file: Path) -> str | None:

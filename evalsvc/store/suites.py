@@ -28,7 +28,6 @@ def put_suite(session: Session, suite: Suite) -> bool:
 
 
 def kept_suites(session: Session) -> Sequence[str]:
-    """Return the names of the stored suites."""
     return session.scalars(select(SuiteRow.name)).all()
 
 
@@ -51,8 +50,7 @@ def delete_suite(session: Session, name: str) -> str:
             f"suite {name!r} is in the plans of {first_few(runs, NAMED)}; remove the suite from each plan first: "
             f"PUT /v1/runs/{runs[0]}/plan"
         )
-    row = session.get_one(SuiteRow, name)
-    session.delete(row)
+    session.delete(row := session.get_one(SuiteRow, name))
     return row.digest
 
 

@@ -107,8 +107,6 @@ def _partial_index(name: str, *columns: str, where: str, unique: bool = False) -
 
 
 class Run(Base):
-    """A training run."""
-
     __tablename__ = "runs"
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -193,8 +191,6 @@ class Suite(Base):
 
 
 class Evaluation(Base):
-    """An evaluation of one checkpoint by one suite."""
-
     __tablename__ = "evaluations"
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -228,10 +224,9 @@ class EvaluationEvent(Base):
     number: Mapped[int] = mapped_column(primary_key=True)
     kind: Mapped[EventKind] = mapped_column(String(8))
     task: Mapped[str | None] = mapped_column(String(128))
-    """The name of the task; None for an event of the evaluation itself."""
     state: Mapped[State | None] = mapped_column(String(16))
     data: Mapped[dict[str, Any] | None]
-    """The error, the warnings, or the interim result of a look; None for an event without data."""
+    """The error, the warnings, or the interim result of a look."""
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
@@ -303,8 +298,6 @@ class Shard(Base):
 
 
 class Attempt(Base):
-    """An attempt to run a shard."""
-
     __tablename__ = "attempts"
 
     shard_id: Mapped[int] = mapped_column(ForeignKey("shards.id", ondelete="CASCADE"), primary_key=True)
@@ -339,7 +332,6 @@ class AttemptTotal(Base):
     __tablename__ = "attempt_totals"
 
     kind: Mapped[str] = mapped_column(String(128), primary_key=True)
-    """The kind of the task."""
     stage: Mapped[str] = mapped_column(String(8), primary_key=True)
     outcome: Mapped[str] = mapped_column(String(32), primary_key=True)
     code: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -349,7 +341,6 @@ class AttemptTotal(Base):
     attempts: Mapped[int] = mapped_column(BigInteger)
     seconds: Mapped[float] = mapped_column(Float(53))
     units: Mapped[int] = mapped_column(BigInteger)
-    """Units of work done by the attempts."""
 
 
 class Artifact(Base):
@@ -367,14 +358,11 @@ class Artifact(Base):
     size: Mapped[int] = mapped_column(BigInteger)
     details: Mapped[dict[str, Any]]
     pruned_at: Mapped[datetime | None]
-    """The time at which the retention rule pruned the artifact; None for an artifact that was not pruned."""
 
     task: Mapped[Task] = relationship()
 
 
 class Protocol(Base):
-    """A protocol: its id and its content."""
-
     __tablename__ = "protocols"
 
     id: Mapped[str] = mapped_column(String(16), primary_key=True)
@@ -398,14 +386,11 @@ class Series(Base):
 
 
 class Import(Base):
-    """An import of values that other programs measured."""
-
     __tablename__ = "imports"
 
     id: Mapped[int] = mapped_column(primary_key=True)
     run_id: Mapped[int] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), index=True)
     source: Mapped[str] = mapped_column(String(256))
-    """A description of the source of the values, from the client."""
     values: Mapped[int]
     """The number of imported values. Some of the values may have been replaced since."""
     created_at: Mapped[datetime] = mapped_column(default=now)

@@ -55,7 +55,6 @@ def has_tokens(session: Session) -> bool:
 
 
 def note_use(session: Session, token: int, when: datetime) -> None:
-    """Record the time of a token's last use."""
     session.execute(update(Token).where(Token.id == token).values(last_used_at=when))
 
 

@@ -82,16 +82,13 @@ def checkpoint_view(session: Session, checkpoint: Checkpoint) -> documents.Check
             document_of(documents.Parent, parent, name=str(step_of(parent)), checkpoint=parent.id)
             for parent in checkpoint.parents
         ],
-        evaluations=[evaluation_summary(evaluation) for evaluation in checkpoint.evaluations],
+        evaluations=[document_of(documents.EvaluationSummary, evaluation) for evaluation in checkpoint.evaluations],
     )
 
 
 def in_use(session: Session, checkpoint: Checkpoint) -> bool:
-    """Tell whether the service still needs the posted file.
-
-    The service needs the file while an evaluation of the checkpoint, or of a virtual checkpoint computed from the
-    checkpoint, is unfinished, while the file is being copied, and while a run names the checkpoint as its base.
-    """
+    """Tell whether the service still needs the posted file: for an unfinished evaluation of the checkpoint or of a
+    virtual checkpoint computed from it, for a copy, or as a base that a run names."""
     if checkpoint.spool_state == "ready" or checkpoint.parents:
         return False
     users = (checkpoint, *checkpoint.children)
@@ -105,10 +102,6 @@ def protocols_view(session: Session, ids: Collection[str]) -> dict[str, dict[str
     return {row.id: row.content for row in rows}
 
 
-def evaluation_summary(evaluation: Evaluation) -> documents.EvaluationSummary:
-    return document_of(documents.EvaluationSummary, evaluation)
-
-
 def artifact_view(artifact: Artifact) -> documents.Artifact:
     evaluation = artifact.task.evaluation
     place = place_of(evaluation.checkpoint)
@@ -116,16 +109,15 @@ def artifact_view(artifact: Artifact) -> documents.Artifact:
 
 
 def plan_view(run: Run) -> documents.Plan:
-    """Return a run's plan. For a run without a plan, the plan has no suites."""
     return documents.Plan.model_validate(run.plan or {"suites": [], "when_behind": "all"})
 
 
 def _progress(task: Task, finished: int, live: LiveTask | None) -> documents.Progress:
-    running = live if task.state == "running" else None
-    done = finished + (running.done if running else 0)
     if task.state == "succeeded" and task.total is not None:
-        done = task.total
-    return progress_view(done, task.total, task.unit, running.per_second if running else None)
+        finished = task.total
+    if live is None or task.state != "running":
+        return progress_view(finished, task.total, task.unit, None)
+    return progress_view(finished + live.done, task.total, task.unit, live.per_second)
 
 
 def progress_view(done: int, total: int | None, unit: str | None, speed: float | None) -> documents.Progress:
@@ -140,10 +132,12 @@ def _interim(session: Session, task_ids: Iterable[int]) -> dict[int, documents.I
         .where(Shard.task_id.in_(task_ids), Shard.stage == "look", Shard.state == "succeeded")
         .order_by(Shard.index)
     )
-    looks = {task: (payload["done"], from_row(LOOK, output)) for task, payload, output in rows if output is not None}
-    return {
-        task: documents.Interim.model_validate({"done": done, **asdict(look)}) for task, (done, look) in looks.items()
+    looks = {
+        task: {"done": payload["done"], **asdict(from_row(LOOK, output))}
+        for task, payload, output in rows
+        if output is not None
     }
+    return {task: documents.Interim.model_validate(look) for task, look in looks.items()}
 
 
 def _retries(session: Session, task_ids: Iterable[int]) -> dict[int, documents.Retry]:
@@ -154,12 +148,8 @@ def _retries(session: Session, task_ids: Iterable[int]) -> dict[int, documents.R
     ).all()
     waiting = Counter(row.task_id for row in rows)
     # In reverse order, the next retry of a task overwrites later ones.
-    return {
-        row.task_id: documents.Retry.model_validate(
-            {"shards": waiting[row.task_id], "at": row.not_before, "error": row.error}
-        )
-        for row in reversed(rows)
-    }
+    retries = {row.task_id: {"at": row.not_before, "error": row.error} for row in reversed(rows)}
+    return {task: documents.Retry.model_validate({"shards": waiting[task], **retry}) for task, retry in retries.items()}
 
 
 def _count_shards(session: Session, task_ids: Iterable[int]) -> dict[int, dict[str, int]]:
@@ -189,18 +179,11 @@ def checkpoints_view(session: Session, filters: Filters, page: PageRequest) -> d
     order = Order([Checkpoint.run_id, *IN_RUN])
     rows, next_cursor = read_page(session, query, order, ["checkpoints", asdict(filters)], page)
     evaluations = newest_evaluations(session, [row.Checkpoint.id for row in rows])
-    return documents.Checkpoints(
-        checkpoints=[
-            document_of(
-                documents.ListedCheckpoint,
-                row.Checkpoint,
-                run=row.name,
-                evaluations=evaluations.get(row.Checkpoint.id, []),
-            )
-            for row in rows
-        ],
-        next_cursor=next_cursor,
-    )
+    listed = []
+    for row in rows:
+        of_row = {"run": row.name, "evaluations": evaluations.get(row.Checkpoint.id, [])}
+        listed.append(document_of(documents.ListedCheckpoint, row.Checkpoint, **of_row))
+    return documents.Checkpoints(checkpoints=listed, next_cursor=next_cursor)
 
 
 def evaluations_view(session: Session, filters: Filters, page: PageRequest) -> documents.Evaluations:
@@ -214,21 +197,12 @@ def evaluations_view(session: Session, filters: Filters, page: PageRequest) -> d
         query = query.where(Evaluation.state == filters.state)
     order = Order([Evaluation.id], descending=True)
     rows, next_cursor = read_page(session, query, order, ["evaluations", asdict(filters)], page)
-    return documents.Evaluations(
-        evaluations=[
-            document_of(
-                documents.ListedEvaluation,
-                row.Evaluation,
-                checkpoint=row.Evaluation.checkpoint_id,
-                run=row.run,
-                step=row.step,
-                variant=row.variant,
-                suite=documents.SuiteVersion(name=row.Evaluation.suite, digest=row.Evaluation.suite_digest),
-            )
-            for row in rows
-        ],
-        next_cursor=next_cursor,
-    )
+    listed = []
+    for row in rows:
+        suite = documents.SuiteVersion(name=row.Evaluation.suite, digest=row.Evaluation.suite_digest)
+        place = {"checkpoint": row.Evaluation.checkpoint_id, "run": row.run, "step": row.step, "variant": row.variant}
+        listed.append(document_of(documents.ListedEvaluation, row.Evaluation, suite=suite, **place))
+    return documents.Evaluations(evaluations=listed, next_cursor=next_cursor)
 
 
 def newest_evaluations(

@@ -23,9 +23,8 @@ from evalsvc import __version__
 from evalsvc.checkpoints.remote.fetch import fetched
 from evalsvc.config import Settings
 from evalsvc.errors import ArtifactNotWritten, EvalsvcError, InternalError, OutOfMemory
-from evalsvc.files.kept import CarriedFiles, KeptFolder
+from evalsvc.files.kept import CarriedFiles, KeptFolder, require_shared
 from evalsvc.files.outputs import OutputsLost, read_output
-from evalsvc.files.shared import require_shared
 from evalsvc.messages import ShardError, ShardRequest, ShardResult, pack_result
 from evalsvc.sampling.memory import is_out_of_memory
 from evalsvc.spec.engines import chosen_engines

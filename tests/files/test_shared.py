@@ -9,9 +9,8 @@ import pytest
 from evalsvc.errors import DataDirectoryUnusable, SourceUnreachable
 from evalsvc.files import kept
 from evalsvc.files.atomic import FileLost, open_regular
-from evalsvc.files.kept import CarriedFiles, KeptFolder
+from evalsvc.files.kept import MARKER, CarriedFiles, KeptFolder, claim_shared, require_shared, shared_owner
 from evalsvc.files.outputs import keep_output
-from evalsvc.files.shared import MARKER, claim_shared, require_shared, shared_owner
 
 KEY = "ab" * 32
 

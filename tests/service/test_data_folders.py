@@ -15,7 +15,7 @@ from sqlalchemy import select
 from tiny_vision import write_clip
 
 from evalsvc.checkpoints.reference import identify
-from evalsvc.files.shared import claim_shared
+from evalsvc.files.kept import claim_shared
 from evalsvc.miniature import ROOT
 from evalsvc.spec.suite import parse_suite
 from evalsvc.store.queue import transitions

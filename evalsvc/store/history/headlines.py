@@ -35,10 +35,7 @@ HeadlineOf = Callable[[str], Sequence[str]]
 
 
 def read_headline(session: Session, run: str, headline_of: HeadlineOf) -> Headline:
-    """Return the metrics of a run to show first: the headlines of the suites that evaluated the run's checkpoints.
-
-    Metrics without a value are left out. If no headline has a metric with a value, `default_headline` chooses.
-    """
+    """Return the metrics to show first: those of the headlines of the run's suites that have a value, or a default."""
     row = find_run(session, run)
     known = select(Series.metric, Series.unit, Series.direction).where(Series.run_id == row.id).order_by(Series.metric)
     rows = session.execute(known)

@@ -42,10 +42,7 @@ class Page:
 
 
 def find_series(session: Session, runs: Sequence[str], metrics: Sequence[str], variant: str | None) -> list[TableRun]:
-    """Return runs, sorted by name, with the series of metrics and a variant.
-
-    Metrics may be patterns such as `arc_*/acc`. Without runs, metrics or a variant, all are returned.
-    """
+    """Return runs, sorted by name, with the series of metrics, or patterns, and a variant; all without them."""
     query = select(Run.name, Series).join(Run, Run.id == Series.run_id)
     if runs:
         query = query.where(Series.run_id.in_([find_run(session, run).id for run in runs]))
@@ -68,11 +65,7 @@ def count_rows(session: Session, runs: Sequence[TableRun]) -> int:
 
 
 def cut_pages(session: Session, run: TableRun) -> list[Page]:
-    """Return the pages of a run in the order of steps.
-
-    The pages cover all steps up to the last one without gaps. Values that are written later move no value to another
-    page.
-    """
+    """Return the pages of a run, without gaps between. Values that are written later move no value to another page."""
     sizes: Counter[int] = Counter()
     for ids in _parts([series.id for series in run.series]):
         query = select(MetricValue.step, func.count()).where(MetricValue.series_id.in_(ids))

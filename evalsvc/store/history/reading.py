@@ -38,15 +38,11 @@ def read_history(
     limit: int | None = None,
     cursor: str | None = None,
 ) -> History:
-    """Read a run's series in columns ordered by x.
+    """Read a run's series in columns ordered by x; `names` may be patterns, and by default all are read.
 
-    Args:
-        names: metrics, or patterns of metrics; empty for all metrics.
-        window: the axis and its range. Along tokens, values of checkpoints without `tokens_seen` have no x; `omitted`
-            of a series counts such values.
-        limit: the most values on a page, over all series; series without a value on the page are left out. Pages are
-            ordered by series, the oldest first, and by x, so that new values move no value to another page.
-        cursor: `next_cursor` of the page before; None for the first page.
+    Along tokens, `omitted` counts values of checkpoints without `tokens_seen`. `limit` is the most values on a page,
+    over all series; pages are ordered by series, the oldest first, and by x, so that new values move no value to
+    another page. `cursor` is `next_cursor` of the page before.
     """
     chosen = choose_series(session, run, names, variant)
     window.require_tokens(session, chosen)
@@ -84,10 +80,9 @@ def read_history(
 
 
 def read_summary(session: Session, run: str, names: Sequence[str] = (), variant: str | None = None) -> Summary:
-    """Return the number of values, the newest value and the best value of each series; `names` may be patterns.
+    """Return the number of values, the newest and the best value of each series; `names` may be patterns.
 
     The best value is the lowest or the highest finite value, by the metric's direction, and the first of equal values.
-    A metric without a direction or without finite values has no best value.
     """
     chosen = choose_series(session, run, names, variant)
     columns = (MetricValue.series_id, func.count().label("size"), func.max(MetricValue.step).label("step"))
@@ -109,10 +104,7 @@ def read_summary(session: Session, run: str, names: Sequence[str] = (), variant:
 
 
 def best_points(session: Session, directions: Mapping[int, Direction], last: int | None = None) -> dict[int, BestPoint]:
-    """Return the best value of each series, up to the step `last`, by the ids of the series with their directions.
-
-    Series without a direction or a finite value are left out.
-    """
+    """Return the best finite value of each series that has one, up to the step `last`, by the directions of series."""
     best: dict[int, BestPoint] = {}
     for direction, extreme in (("lower", func.min), ("higher", func.max)):
         ids = [series for series, wanted in directions.items() if wanted == direction]

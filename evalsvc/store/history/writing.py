@@ -133,8 +133,7 @@ def lock_history(session: Session, run_id: int) -> None:
 def history_tag(run: Run, program: str, question: object) -> str:
     """Return a tag that changes whenever this program's answer to a question about a run's history may change.
 
-    Compute the tag before you read the history. Without a common snapshot, the tag may then be older than the history,
-    so that a client asks once more than necessary, but never keeps an old answer.
+    Compute the tag before you read the history: a client may then ask once too often, but never keeps an old answer.
     """
     # SQLite may reuse the id of a deleted run, but the time of creation differs.
     begun = run.created_at.isoformat()

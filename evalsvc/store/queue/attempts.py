@@ -48,10 +48,7 @@ class Assignment:
 
 
 def take(session: Session, data_path: Path, worker_state: WorkerState | None = None) -> Assignment | None:
-    """Dispatch the next shard of the queue; return None if no shard waits, or its evaluation was just cancelled.
-
-    `data_path` is the data folder, which holds spooled checkpoints.
-    """
+    """Dispatch the next shard of the queue; return None if no shard waits, or its evaluation was just cancelled."""
     shard = next_shard(session, worker_state or WorkerState())
     if shard is None:
         return None
@@ -84,8 +81,7 @@ def take(session: Session, data_path: Path, worker_state: WorkerState | None = N
 def finish(session: Session, assignment: Assignment, result: ShardResult, max_attempts: int = 1) -> bool:
     """Store the result of an attempt, and advance its task; return False, and store nothing, for a late result.
 
-    Return True without storing if an earlier transaction already stored the same result. A shard that failed with a
-    transient error backs off and is retried, up to `max_attempts` attempts.
+    Return True without storing if an earlier transaction already stored the same result.
     """
     error = result.error
     if error is not None:
@@ -108,9 +104,7 @@ def give_up(
 ) -> bool:
     """Requeue a shard whose attempt ended without a result; return False for an attempt that is not current.
 
-    Args:
-        outcome: `lost` (the service or the scheduler stopped), `cancelled`, `worker_died` or `deadline_exceeded`.
-        error: the error of the task once the shard has failed `max_attempts` times; None does not count as a failure.
+    `error` is the task's once the shard has failed `max_attempts` times; None does not count as a failure.
     """
     return _end(session, assignment, Cause(outcome, error), max_attempts)
 
@@ -142,11 +136,10 @@ def _end(session: Session, assignment: Assignment, cause: Cause, max_attempts: i
 def run_again(
     session: Session, assignment: Assignment, lost: Sequence[OutputFile], error: ShardError, max_attempts: int
 ) -> bool:
-    """Requeue shards whose outputs are lost; return False for an attempt that is not current.
+    """Requeue shards whose outputs the shard of an attempt could not read; return False for a late attempt.
 
-    The attempt is of a shard that reads the outputs. A merge is deleted, and is inserted again after the shards have
-    run. A look fails, and no shard is requeued: the later merge finds the lost outputs itself. The task fails with
-    `error` if an output is lost `max_attempts` times.
+    A merge is deleted, and is inserted again after the shards have run. A look fails, and no shard is requeued: the
+    later merge finds the lost outputs itself. The task fails if an output is lost `max_attempts` times.
     """
     reader = _fenced(session, assignment)
     if reader is None:
@@ -170,10 +163,7 @@ def run_again(
 
 
 def requeue_running(session: Session, held: Mapping[int, int]) -> int:
-    """Requeue running shards that no worker runs, without counting a failure; return their number.
-
-    `held` has the attempts on workers by shard id.
-    """
+    """Requeue uncounted the running shards that no worker runs, by the attempts `held`; return their number."""
     hold_all(session, Evaluation.id.in_(select(Task.evaluation_id).join(Shard).where(Shard.state == "running")))
     running = session.scalars(select(Shard).where(Shard.state == "running"))
     lost = [shard for shard in running if held.get(shard.id) != shard.attempt]
@@ -183,37 +173,29 @@ def requeue_running(session: Session, held: Mapping[int, int]) -> int:
 
 
 def is_queued(session: Session) -> bool:
-    """Tell whether an evaluation is queued or running, so that there are or will be shards to dispatch."""
     return session.scalar(select(Evaluation.id).where(Evaluation.state.in_(("queued", "running"))).limit(1)) is not None
 
 
 def unwanted(session: Session, shard_ids: Iterable[int]) -> set[int]:
     """Return the ids of shards to stop: shards of cancelled evaluations, skipped shards, and deleted shards."""
     ids = set(shard_ids)
-    wanted = (
-        select(Shard.id)
-        .join(Task)
-        .join(Evaluation)
-        .where(Shard.id.in_(ids), Evaluation.state != "cancelled", Shard.state != "skipped")
-    )
-    return ids - set(session.scalars(wanted))
+    known = select(Shard.id).join(Task).join(Evaluation).where(Shard.id.in_(ids))
+    return ids - set(session.scalars(known.where(Evaluation.state != "cancelled", Shard.state != "skipped")))
 
 
 def _record_digests(session: Session, checkpoint: Checkpoint, result: ShardResult) -> None:
-    """Store the digests from the first worker that read the files. Later workers compare their digests with them."""
     digests = {checkpoint.id: result.provenance.get("checkpoint_sha256")}
     if parents := result.provenance.get("parents_sha256"):
         # A digest under the old name of a renamed run is ignored. The next worker sends the digest again.
         digests |= {parent.id: parents.get(str(step_of(parent))) for parent in checkpoint.parents}
     for checkpoint_id, sha256 in digests.items():
-        if sha256:
+        if sha256:  # of the first worker that read the files; later workers compare theirs with it
             unknown = (Checkpoint.id == checkpoint_id, Checkpoint.sha256.is_(None))
             session.execute(update(Checkpoint).where(*unknown).values(sha256=sha256))
 
 
 def _fenced(session: Session, assignment: Assignment) -> Shard | None:
-    """Lock the shard of an attempt until the transaction ends, and return the shard; None unless the attempt is current
-    and running."""
+    """Lock and return the shard of an attempt; None unless the attempt is current and running."""
     hold(session, assignment.evaluation_id)
     return session.scalar(
         select(Shard)
@@ -224,27 +206,20 @@ def _fenced(session: Session, assignment: Assignment) -> Shard | None:
 
 
 def checkpoint_reference(checkpoint: Checkpoint, data_path: Path) -> CheckpointRef:
-    """Return the reference by which a worker opens a checkpoint, or all parents of a virtual checkpoint.
-
-    `data_path` is the data folder, which holds spooled copies.
-    """
-    if checkpoint.parents:
-        return CheckpointRef(
-            path=checkpoint.uri,
-            sha256=checkpoint.sha256,
-            layout=checkpoint.layout,
-            label=checkpoint_label(checkpoint),
-            virtual=Virtual(
-                parse_expression(checkpoint.uri),
-                {str(step_of(parent)): checkpoint_reference(parent, data_path) for parent in checkpoint.parents},
-            ),
-        )
-    is_spooled = checkpoint.spool_state == "ready"
-    return CheckpointRef(
-        path=str(spool_path(data_path, checkpoint.id, checkpoint.path)) if is_spooled else checkpoint.path,
-        identity=Identity(checkpoint.size, checkpoint.mtime_ns, None if is_spooled else checkpoint.etag),
+    """Return the reference by which a worker opens a checkpoint, or all parents of a virtual checkpoint."""
+    reference = CheckpointRef(
+        path=checkpoint.path,
         sha256=checkpoint.sha256,
-        model=checkpoint.model,
         layout=checkpoint.layout,
         label=checkpoint_label(checkpoint),
     )
+    if checkpoint.parents:
+        parents = {str(step_of(parent)): checkpoint_reference(parent, data_path) for parent in checkpoint.parents}
+        virtual = Virtual(parse_expression(checkpoint.uri), parents)
+        return replace(reference, path=checkpoint.uri, virtual=virtual)
+    identity = Identity(checkpoint.size, checkpoint.mtime_ns, checkpoint.etag)
+    reference = replace(reference, identity=identity, model=checkpoint.model)
+    if checkpoint.spool_state != "ready":
+        return reference
+    copy = str(spool_path(data_path, checkpoint.id, checkpoint.path))
+    return replace(reference, path=copy, identity=replace(identity, etag=None))

@@ -107,5 +107,4 @@ def _first_shard(session: Session, evaluation_id: int) -> Shard | None:
 
 
 def _is_waiting() -> ColumnElement[bool]:
-    """Return the condition that a shard waits for dispatch: queued, not backing off, and of an unfinished task."""
     return and_(Shard.state == "queued", is_due(), Task.state.in_(("queued", "running")))

@@ -1,4 +1,7 @@
-"""The stages of a task: plan, run, looks on the way, and merge. A stage is queued once the stage before has ended."""
+"""The stages of a task: plan, run, looks on the way, and merge; and cancelling and retrying of whole evaluations.
+
+A stage is queued once the stage before has ended.
+"""
 
 from __future__ import annotations
 
@@ -58,8 +61,7 @@ def advance(session: Session, task: Task) -> None:
 
 
 def _look(session: Session, task: Task, plan: PlanResult, runs: Sequence[Shard], looks: Sequence[Shard]) -> bool:
-    """Insert the looks that are due, and skip the remaining run shards if a look ends the task. Return whether the
-    merge must wait.
+    """Insert due looks, and skip the remaining run shards if a look ends the task; return whether the merge must wait.
 
     Looks decide in the order of the plan, whichever finishes first, so that the number of samples is reproducible.
     """
@@ -126,7 +128,6 @@ def close_evaluation(evaluation: Evaluation) -> None:
 
 
 def cancel_evaluation(session: Session, evaluation_id: int) -> Evaluation:
-    """Cancel an evaluation; raise WrongState if the evaluation has ended."""
     hold(session, evaluation_id)
     evaluation = find_evaluation(session, evaluation_id)
     if evaluation.state in OVER:
@@ -149,10 +150,7 @@ def cancel(session: Session, evaluation: Evaluation, reason: str) -> None:
 
 
 def retry_evaluation(session: Session, evaluation_id: int) -> Evaluation:
-    """Requeue failed and cancelled shards of an evaluation. Succeeded shards keep their results.
-
-    Raise WrongState if no shard failed or was cancelled, or if the checkpoint or a parent of it was replaced.
-    """
+    """Requeue failed and cancelled shards of an evaluation. Succeeded shards keep their results."""
     hold(session, evaluation_id)
     evaluation = find_evaluation(session, evaluation_id)
     if evaluation.state not in ("failed", "partly_failed", "cancelled"):
@@ -179,8 +177,9 @@ def retry_evaluation(session: Session, evaluation_id: int) -> Evaluation:
 
 def fail_checkpoint(session: Session, checkpoint_id: int, error: ShardError) -> None:
     """Fail the evaluations of a checkpoint that could not be spooled."""
-    hold_all(session, Evaluation.checkpoint_id == checkpoint_id)
-    for evaluation in session.scalars(select(Evaluation).where(Evaluation.checkpoint_id == checkpoint_id)):
+    of_checkpoint = Evaluation.checkpoint_id == checkpoint_id
+    hold_all(session, of_checkpoint)
+    for evaluation in session.scalars(select(Evaluation).where(of_checkpoint)):
         for task in evaluation.tasks:
             fail_task(task, error)
         close_evaluation(evaluation)

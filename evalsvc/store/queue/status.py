@@ -37,9 +37,8 @@ class AtWork:
 def queue_view(session: Session) -> documents.Queue:
     """Return the numbers of unfinished evaluations, in total and by run, and an estimate of the remaining time."""
     rows = session.execute(
-        select(
-            Run.name, Evaluation.state, func.count().label("number"), func.min(Evaluation.created_at).label("oldest")
-        )
+        select(Run.name, Evaluation.state, func.count().label("number"))
+        .add_columns(func.min(Evaluation.created_at).label("oldest"))
         .join(Checkpoint, Checkpoint.run_id == Run.id)
         .join(Evaluation, Evaluation.checkpoint_id == Checkpoint.id)
         .where(Evaluation.state.in_(OPEN))
@@ -50,8 +49,7 @@ def queue_view(session: Session) -> documents.Queue:
     counts = {(row.name, row.state): row.number for row in rows}
     ages = {row.name: _seconds(row.oldest, moment) for row in rows if row.state == "queued"}
     queued, running = (sum(row.number for row in rows if row.state == state) for state in OPEN)
-    finished = finished_lately(session, moment)
-    unfinished = queued + running
+    finished, unfinished = finished_lately(session, moment), queued + running
     return documents.Queue(
         queued=queued,
         running=running,
@@ -61,10 +59,7 @@ def queue_view(session: Session) -> documents.Queue:
         seconds_left=unfinished * _busy_seconds(session, moment) / finished if unfinished and finished else None,
         runs=[
             documents.RunQueue(
-                run=name,
-                queued=counts.get((name, "queued"), 0),
-                running=counts.get((name, "running"), 0),
-                oldest_seconds=ages.get(name),
+                run=name, **{state: counts.get((name, state), 0) for state in OPEN}, oldest_seconds=ages.get(name)
             )
             for name in dict.fromkeys(row.name for row in rows)
         ],
@@ -80,19 +75,17 @@ def seconds_per_evaluation(session: Session) -> float | None:
 
 def finished_lately(session: Session, moment: datetime) -> int:
     """Return the number of evaluations that ended in the hour before `moment` and were not cancelled."""
-    ended = (Evaluation.state.in_([state for state in OVER if state != "cancelled"]),)
-    query = select(func.count()).select_from(Evaluation).where(*ended, Evaluation.finished_at >= moment - WINDOW)
+    ended = Evaluation.state.in_([state for state in OVER if state != "cancelled"])
+    query = select(func.count()).select_from(Evaluation).where(ended, Evaluation.finished_at >= moment - WINDOW)
     return session.scalar(query) or 0
 
 
 def _busy_seconds(session: Session, moment: datetime) -> float:
     since = moment - WINDOW
-    begun = (Evaluation.started_at.is_not(None), Evaluation.started_at < moment)
+    begun = select(Evaluation.started_at, Evaluation.finished_at).where(Evaluation.started_at < moment)
     unfinished = and_(Evaluation.finished_at.is_(None), Evaluation.state == "running")
     rows = session.execute(
-        select(Evaluation.started_at, Evaluation.finished_at)
-        .where(*begun, or_(unfinished, Evaluation.finished_at >= since))
-        .order_by(Evaluation.started_at)
+        begun.where(or_(unfinished, Evaluation.finished_at >= since)).order_by(Evaluation.started_at)
     )
     busy, counted_until = timedelta(), since
     for started, finished in rows:
@@ -107,28 +100,20 @@ def running_view(session: Session, live: Mapping[int, LiveTask]) -> list[documen
     """Return the running evaluations, the oldest first, with the progress of their running tasks."""
     query = select(Evaluation).where(Evaluation.state == "running").order_by(Evaluation.started_at, Evaluation.id)
     views = [evaluation_view(session, evaluation, live) for evaluation in session.scalars(query.limit(SHOWN_RUNNING))]
-    return [
-        document_of(
-            documents.RunningEvaluation,
-            view,
-            suite=view.suite.name,
-            tasks=[document_of(documents.RunningTask, task) for task in view.tasks if task.state == "running"],
-        )
-        for view in views
-    ]
+    running = []
+    for view in views:
+        tasks = [document_of(documents.RunningTask, task) for task in view.tasks if task.state == "running"]
+        running.append(document_of(documents.RunningEvaluation, view, suite=view.suite.name, tasks=tasks))
+    return running
 
 
 def failed_view(session: Session) -> list[documents.FailedEvaluation]:
     """Return the newest failed evaluations, the last one first, with their errors."""
-    query = (
-        select(Evaluation)
-        .where(Evaluation.state.in_(("failed", "partly_failed")))
-        .order_by(Evaluation.finished_at.desc(), Evaluation.id.desc())
-        .limit(SHOWN_FAILED)
-    )
+    failed = select(Evaluation).where(Evaluation.state.in_(("failed", "partly_failed")))
+    newest = failed.order_by(Evaluation.finished_at.desc(), Evaluation.id.desc()).limit(SHOWN_FAILED)
     return [
         document_of(documents.FailedEvaluation, evaluation, **place_of(evaluation.checkpoint))
-        for evaluation in session.scalars(query)
+        for evaluation in session.scalars(newest)
     ]
 
 
@@ -178,14 +163,9 @@ def work_view(session: Session, at_work: Mapping[str, AtWork]) -> dict[str, docu
 
 
 def _shards(session: Session) -> documents.OpenShards:
-    rows = session.execute(
-        select(Shard.state, func.count().label("number"))
-        .join(Task)
-        .join(Evaluation)
-        .where(Evaluation.state.in_(OPEN), Shard.state.in_(OPEN))
-        .group_by(Shard.state)
-    )
-    return documents.OpenShards(**dict.fromkeys(OPEN, 0) | {row.state: row.number for row in rows})
+    is_open = Evaluation.state.in_(OPEN), Shard.state.in_(OPEN)
+    query = select(Shard.state, func.count()).join(Task).join(Evaluation).where(*is_open).group_by(Shard.state)
+    return documents.OpenShards(**dict.fromkeys(OPEN, 0) | dict(session.execute(query).all()))
 
 
 def _seconds(since: datetime, moment: datetime) -> float:
@@ -197,25 +177,23 @@ class Depths:
     """The numbers of evaluations and shards in the queue."""
 
     evaluations: dict[str, int]
-    """The number of evaluations by state."""
     shards: dict[str, int]
-    """The number of queued and running shards by state."""
+    """By state: all evaluations, and queued and running shards."""
     oldest_seconds: float
     """The age of the oldest evaluation with a queued shard, in seconds; 0 without such an evaluation."""
 
 
 def read_depths(session: Session) -> Depths:
     evaluations = select(Evaluation.state, func.count()).group_by(Evaluation.state)
-    states = ("queued", "running")
-    shards = select(Shard.state, func.count()).where(Shard.state.in_(states)).group_by(Shard.state)
+    shards = select(Shard.state, func.count()).where(Shard.state.in_(OPEN)).group_by(Shard.state)
     waits = select(Shard.id).join(Task).where(Task.evaluation_id == Evaluation.id, Shard.state == "queued").exists()
     # Ids grow with time, so the query stops at the first row in the order of ids, which is the oldest.
     oldest = session.scalar(
-        select(Evaluation.created_at).where(Evaluation.state.in_(states), waits).order_by(Evaluation.id).limit(1)
+        select(Evaluation.created_at).where(Evaluation.state.in_(OPEN), waits).order_by(Evaluation.id).limit(1)
     )
     return Depths(
-        evaluations={state: number for state, number in session.execute(evaluations)},  # noqa: C416
-        shards=dict.fromkeys(states, 0) | {state: number for state, number in session.execute(shards)},  # noqa: C416
+        evaluations=dict(session.execute(evaluations).all()),
+        shards=dict.fromkeys(OPEN, 0) | dict(session.execute(shards).all()),
         oldest_seconds=0.0 if oldest is None else max(0.0, (now() - oldest).total_seconds()),
     )
 
@@ -225,5 +203,4 @@ def read_totals(session: Session) -> list[AttemptTotal]:
 
 
 def kinds_of(session: Session, task_ids: Iterable[int]) -> dict[int, str]:
-    rows = session.execute(select(Task.id, Task.kind).where(Task.id.in_(sorted(task_ids))))
-    return {task: kind for task, kind in rows}  # noqa: C416
+    return dict(session.execute(select(Task.id, Task.kind).where(Task.id.in_(sorted(task_ids)))).all())

@@ -1,4 +1,8 @@
-"""The state machine of a shard: what an event does to a shard in each state, as one table."""
+"""The state machine of a shard, as one table, and what its effects write: outputs, back-offs, and counts of attempts.
+
+The transaction that ends an attempt updates the counts for the service's Prometheus metrics. Counting rows would become
+slower with each evaluation, and the counts would decrease with each deleted run.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +73,6 @@ SECONDS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.
 def count_attempt(
     session: Session, *, kind: str, stage: str, outcome: str, code: str, seconds: float, units: int
 ) -> None:
-    """Count an ended attempt. The parameters are columns of `AttemptTotal`."""
     # The duration is negative if the clock was set back.
     seconds = max(0.0, seconds)
     key = {"kind": kind, "stage": stage, "outcome": outcome, "code": code, "bucket": bisect_left(SECONDS, seconds)}

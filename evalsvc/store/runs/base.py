@@ -27,15 +27,11 @@ def name_base(session: Session, run: Run, of: str, step: int, variant: str) -> C
 
 
 def find_base(session: Session, checkpoint: Checkpoint) -> Checkpoint | None:
-    """Return the base of a checkpoint: the checkpoint to compare it with. See `base_of`."""
     return base_of(session, checkpoint.run, checkpoint.variant)
 
 
 def base_of(session: Session, run: Run, variant: str) -> Checkpoint | None:
-    """Return the base of a run's checkpoints of a variant; None if the base was not posted.
-
-    For a run without a named base, the base is step 0 of the variant, or else step 0 of the variant `raw`.
-    """
+    """Return the base of a run's checkpoints of a variant: the named one, or step 0 of the variant or of `raw`."""
     if run.base is not None:
         return _current(session, Step(**run.base))
     bases = (current_checkpoint(session, run.id, FIRST_STEP, name) for name in dict.fromkeys((variant, "raw")))
@@ -46,19 +42,17 @@ def is_first(session: Session, checkpoint: Checkpoint, base: Checkpoint | None) 
     """Tell whether a checkpoint is its own `base`, a base that a run names, or at the lowest step of its run."""
     if base is not None and base.id == checkpoint.id:
         return True
-    earlier = select(Checkpoint.id).where(
-        Checkpoint.run_id == checkpoint.run_id, Checkpoint.step < checkpoint.step, Checkpoint.replaced_at.is_(None)
-    )
-    return session.scalar(earlier.limit(1)) is None or is_named_base(session, checkpoint)
+    current = select(Checkpoint.id).filter_by(run_id=checkpoint.run_id, replaced_at=None)
+    earlier = session.scalar(current.where(Checkpoint.step < checkpoint.step).limit(1))
+    return earlier is None or is_named_base(session, checkpoint)
 
 
 def base_view(session: Session, run: Run) -> documents.Base:
-    """Return the document of a run's base, with the id of the current checkpoint if the base was posted."""
     return base_views(session, [run])[run.id]
 
 
 def base_views(session: Session, runs: Sequence[Run]) -> dict[int, documents.Base]:
-    """Return the bases of several runs, by the run's id; see `base_view`."""
+    """Return the documents of bases by the run's id, with the id of the current checkpoint if the base was posted."""
     bases = {run.id: base_step(run) for run in runs}
     wanted = sorted({(base.run, base.step, base.variant) for base in bases.values()})
     query = (
@@ -67,16 +61,15 @@ def base_views(session: Session, runs: Sequence[Run]) -> dict[int, documents.Bas
         .where(tuple_(Run.name, Checkpoint.step, Checkpoint.variant).in_(wanted), Checkpoint.replaced_at.is_(None))
     )
     checkpoints = {Step(row.name, row.step, row.variant): row.id for row in session.execute(query)}
+    named = {run.id for run in runs if run.base is not None}
     return {
-        run.id: documents.Base(
-            **vars(bases[run.id]), named=run.base is not None, checkpoint=checkpoints.get(bases[run.id])
-        )
-        for run in runs
+        run: documents.Base(**vars(base), named=run in named, checkpoint=checkpoints.get(base))
+        for run, base in bases.items()
     }
 
 
 def base_step(run: Run) -> Step:
-    """Return the place of a run's base, whether or not a checkpoint is there: the named one, or the run's step 0."""
+    """Return the place of a run's base, whether or not a checkpoint is there."""
     return Step(run.name, FIRST_STEP) if run.base is None else Step(**run.base)
 
 
@@ -87,20 +80,15 @@ def is_named_base(session: Session, checkpoint: Checkpoint) -> bool:
 
 
 def runs_based_on(session: Session, checkpoint: Checkpoint) -> list[str]:
-    """Return the names of the runs whose base is this checkpoint.
-
-    A checkpoint at step 0 is the default base of its run if other checkpoints of the run are compared with it.
-    """
+    """Return the runs that name the checkpoint as their base, or whose other checkpoints are compared with it."""
     if checkpoint.replaced_at is not None:
         return []
     rows = session.execute(select(Run.name, Run.base).where(Run.base.is_not(None)).order_by(Run.name))
     runs = [row.name for row in rows if Step(**row.base) == step_of(checkpoint)]
     run = checkpoint.run
     if run.base is None and checkpoint.step == FIRST_STEP:
-        others = select(Checkpoint.variant).where(
-            Checkpoint.run_id == run.id, Checkpoint.id != checkpoint.id, Checkpoint.replaced_at.is_(None)
-        )
-        variants = session.scalars(others.distinct()).all()
+        current = select(Checkpoint.variant).filter_by(run_id=run.id, replaced_at=None)
+        variants = session.scalars(current.where(Checkpoint.id != checkpoint.id).distinct()).all()
         runs += [run.name] if any(base_of(session, run, variant) is checkpoint for variant in variants) else []
     return runs
 
@@ -108,18 +96,14 @@ def runs_based_on(session: Session, checkpoint: Checkpoint) -> list[str]:
 def base_ids(session: Session) -> set[int]:
     """Return the ids of the bases of all runs and of their parents, whose spooled copies must be kept."""
     named = [_current(session, base) for base in _named(session).values()]
-    default = (
-        select(Checkpoint.id)
-        .join(Run)
-        .where(Checkpoint.step == FIRST_STEP, Checkpoint.replaced_at.is_(None), Run.base.is_(None))
-    )
+    default = select(Checkpoint.id).filter_by(step=FIRST_STEP, replaced_at=None).join(Run).where(Run.base.is_(None))
     bases = {base.id for base in named if base is not None} | set(session.scalars(default))
     parents = select(checkpoint_parents.c.parent_id).where(checkpoint_parents.c.checkpoint_id.in_(bases))
     return bases | set(session.scalars(parents))
 
 
 def awaiting_parents() -> Select[tuple[int]]:
-    """Return the query of the ids of virtual checkpoints with a parent that is being copied to the spool."""
+    """Select the ids of virtual checkpoints with a parent that is being copied to the spool."""
     return (
         select(checkpoint_parents.c.checkpoint_id)
         .join(Checkpoint, Checkpoint.id == checkpoint_parents.c.parent_id)
@@ -128,14 +112,9 @@ def awaiting_parents() -> Select[tuple[int]]:
 
 
 def runs_awaiting_base(session: Session) -> set[int]:
-    """Return the ids of runs whose base is being copied to the spool. Their shards wait for the copy, since the client
-    may delete the original file once the copy is ready."""
-    copying = session.scalars(
-        select(Checkpoint).where(
-            or_(Checkpoint.spool_state == "copying", Checkpoint.id.in_(awaiting_parents())),
-            Checkpoint.replaced_at.is_(None),
-        )
-    ).all()
+    """Return the ids of runs whose base is being copied. Their shards wait: the client may delete the original then."""
+    is_copied = or_(Checkpoint.spool_state == "copying", Checkpoint.id.in_(awaiting_parents()))
+    copying = session.scalars(select(Checkpoint).where(is_copied, Checkpoint.replaced_at.is_(None))).all()
     if not copying:
         return set()
     default = {item.run_id for item in copying if item.step == FIRST_STEP and item.run.base is None}

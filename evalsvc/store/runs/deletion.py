@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from sqlalchemy import ColumnElement, Select, delete, func, select
+from sqlalchemy import ColumnElement, Delete, Select, delete, func, select
 from sqlalchemy.orm import Session, aliased
 
 from evalsvc.checkpoints.expression import Expression, Leaf, Step, Steps, canonical, parse_expression, replaced
@@ -43,9 +43,8 @@ class Deleted:
     tasks: Sequence[int]
     """Ids of tasks that may have output files of shards."""
     artifact_contents: Sequence[str]
-    """Digests of artifacts, which other rows may name too."""
     item_contents: Sequence[str]
-    """Digests of files with results per item, which other rows may name too."""
+    """Digests of artifacts, and of files with results per item, which other rows may name too."""
 
 
 def delete_run(session: Session, name: str, cancel: bool) -> Deleted:
@@ -57,9 +56,8 @@ def delete_run(session: Session, name: str, cancel: bool) -> Deleted:
     run = find_run(session, name)
     checkpoints = select(Checkpoint.id).where(Checkpoint.run_id == run.id)
     _hold(session, checkpoints, f"run {name!r}", cancel)
-    named = session.execute(
-        select(Run.name, Run.base).where(Run.base.is_not(None), Run.id != run.id).order_by(Run.name)
-    )
+    has_base = select(Run.name, Run.base).where(Run.base.is_not(None), Run.id != run.id)
+    named = session.execute(has_base.order_by(Run.name))
     if based := [other for other, base in named if base is not None and base["run"] == name]:
         raise Conflict(
             f"a checkpoint of run {name!r} is the base of {first_few(based, NAMED)}; name another base first "
@@ -67,20 +65,15 @@ def delete_run(session: Session, name: str, cancel: bool) -> Deleted:
         )
     _require_no_children(session, checkpoints, f"run {name!r}")
     history = MetricValue.series_id.in_(select(Series.id).where(Series.run_id == run.id))
-    deleted = _counted(session, name, checkpoints, history)
     # A statement for all values is faster than a cascade for each series and evaluation.
-    session.execute(delete(MetricValue).where(history), execution_options={"synchronize_session": False})
-    session.execute(delete(Run).where(Run.id == run.id), execution_options={"synchronize_session": False})
-    session.expunge_all()
-    return deleted
+    statements = delete(MetricValue).where(history), delete(Run).where(Run.id == run.id)
+    return _delete(session, name, checkpoints, history, statements)
 
 
 def delete_checkpoint(session: Session, checkpoint_id: int, cancel: bool) -> Deleted:
-    """Delete a checkpoint with its evaluations, their results, and their values in the history.
+    """Delete a checkpoint with its evaluations, their results, and their values in the history; see `delete_run`.
 
-    Imported values at the checkpoint's step stay, and the run stays. The coordinator stops running attempts, whose
-    results are discarded. The deletion is refused while the checkpoint has unfinished evaluations, unless `cancel` is
-    set, and while it is a base or virtual checkpoints are computed from it.
+    Imported values at the step stay. A base, or a parent of virtual checkpoints, is not deleted.
     """
     checkpoint = find_checkpoint(session, checkpoint_id)
     name = f"checkpoint {checkpoint_id} ({step_of(checkpoint)})"
@@ -95,15 +88,10 @@ def delete_checkpoint(session: Session, checkpoint_id: int, cancel: bool) -> Del
     touch_history(session, checkpoint.run_id)
     measured = MetricValue.evaluation_id.in_(select(Evaluation.id).where(Evaluation.checkpoint_id == checkpoint_id))
     series = session.scalars(select(MetricValue.series_id).where(measured).distinct()).all()
-    deleted = _counted(session, checkpoint.run.name, checkpoints, measured)
     has_values = select(MetricValue.step).where(MetricValue.series_id == Series.id).exists()
-    for statement in (
-        delete(Checkpoint).where(Checkpoint.id == checkpoint_id),
-        delete(Series).where(Series.id.in_(series), ~has_values),
-    ):
-        session.execute(statement, execution_options={"synchronize_session": False})
-    session.expunge_all()
-    return deleted
+    unused = delete(Series).where(Series.id.in_(series), ~has_values)
+    statements = delete(Checkpoint).where(Checkpoint.id == checkpoint_id), unused
+    return _delete(session, checkpoint.run.name, checkpoints, measured, statements)
 
 
 def _hold(session: Session, checkpoints: Select[int], name: str, cancel: bool) -> None:
@@ -119,45 +107,38 @@ def _hold(session: Session, checkpoints: Select[int], name: str, cancel: bool) -
 
 def _require_no_children(session: Session, checkpoints: Select[int], name: str) -> None:
     links = checkpoint_parents.c
-    query = (
-        select(Checkpoint)
-        .where(
-            Checkpoint.id.in_(select(links.checkpoint_id).where(links.parent_id.in_(checkpoints))),
-            Checkpoint.id.not_in(checkpoints),
-            Checkpoint.replaced_at.is_(None),
-        )
-        .order_by(Checkpoint.id)
-    )
+    of_parents = Checkpoint.id.in_(select(links.checkpoint_id).where(links.parent_id.in_(checkpoints)))
+    others = Checkpoint.id.not_in(checkpoints), Checkpoint.replaced_at.is_(None)
+    query = select(Checkpoint).where(of_parents, *others).order_by(Checkpoint.id)
     children = [str(step_of(checkpoint)) for checkpoint in session.scalars(query)]
     if children:
         raise Conflict(f"virtual checkpoints are computed from {name}; delete them first: {first_few(children, NAMED)}")
 
 
-def _counted(session: Session, run: str, checkpoints: Select[int], values: ColumnElement[bool]) -> Deleted:
+def _delete(
+    session: Session, run: str, checkpoints: Select[int], values: ColumnElement[bool], statements: Iterable[Delete]
+) -> Deleted:
     evaluations = select(Evaluation.id).where(Evaluation.checkpoint_id.in_(checkpoints))
     tasks = session.execute(select(Task.id, Task.items_sha256).where(Task.evaluation_id.in_(evaluations))).all()
     of_tasks = Artifact.task_id.in_(select(Task.id).where(Task.evaluation_id.in_(evaluations)))
     artifacts = session.scalars(select(Artifact.sha256).where(of_tasks)).all()
-    spooled = select(Checkpoint.id, Checkpoint.path).where(
-        Checkpoint.id.in_(checkpoints), Checkpoint.spool_state.is_not(None)
-    )
-    number = {
-        name: session.scalar(select(func.count()).select_from(query.subquery())) or 0
-        for name, query in (
-            ("checkpoints", checkpoints),
-            ("evaluations", evaluations),
-            ("values", select(MetricValue.step).where(values)),
-        )
-    }
-    return Deleted(
+    has_copy = Checkpoint.id.in_(checkpoints), Checkpoint.spool_state.is_not(None)
+    spooled = session.execute(select(Checkpoint.id, Checkpoint.path).where(*has_copy))
+    queries = {"checkpoints": checkpoints, "evaluations": evaluations, "values": select(MetricValue.step).where(values)}
+    counts = {name: select(func.count()).select_from(rows.subquery()) for name, rows in queries.items()}
+    deleted = Deleted(
         run=run,
-        **number,
+        **{name: session.scalar(count) or 0 for name, count in counts.items()},
         artifacts=len(artifacts),
-        spooled=[(row.id, row.path) for row in session.execute(spooled)],
+        spooled=[(row.id, row.path) for row in spooled],
         tasks=[task.id for task in tasks],
         artifact_contents=sorted(set(artifacts)),
         item_contents=sorted({task.items_sha256 for task in tasks if task.items_sha256 is not None}),
     )
+    for statement in statements:
+        session.execute(statement, execution_options={"synchronize_session": False})
+    session.expunge_all()
+    return deleted
 
 
 def rename_run(session: Session, name: str, new: str) -> Run:

@@ -30,32 +30,30 @@ MAX_CHECKPOINTS = 500
 def runs_view(
     session: Session, page: PageRequest, remember: Remember = lambda run, tag, make: make()
 ) -> documents.Runs:
-    """Return a page of the runs, ordered by name.
-
-    Counting the values of a run takes longer than all else, so the count is asked of `remember`.
-    """
+    """Return a page of the runs, ordered by name. The slow count of a run's values is asked of `remember`."""
     rows, next_cursor = read_page(session, select(Run), Order([Run.name]), ["runs"], page)
     runs = [row.Run for row in rows]
     ids = [run.id for run in runs]
     posted = session.execute(
-        select(Checkpoint.run_id, func.count().label("number"), func.max(Checkpoint.step).label("last_step"))
+        select(Checkpoint.run_id, func.count(), func.max(Checkpoint.step))
         .where(Checkpoint.run_id.in_(ids), Checkpoint.replaced_at.is_(None))
         .group_by(Checkpoint.run_id)
     )
-    checkpoints = {row.run_id: row for row in posted}
-    tags = _newest_tags(session, {run_id: row.last_step for run_id, row in checkpoints.items()})
+    checkpoints = {run_id: (number, last_step) for run_id, number, last_step in posted}
+    tags = _newest_tags(session, {run_id: last_step for run_id, (_, last_step) in checkpoints.items()})
     waiting = _checkpoints_with(session, ids, Evaluation.state.in_(OPEN))
     failed = _checkpoints_with(session, ids, Evaluation.state.in_(FAILED), ~is_mended())
     bases = base_views(session, runs)
     summaries = []
     for run in runs:
         values, last_value_step = _measured(session, run, remember)
+        number, last_step = checkpoints.get(run.id, (0, None))
         summaries.append(
             document_of(
                 documents.RunSummary,
                 run,
-                checkpoints=checkpoints[run.id].number if run.id in checkpoints else 0,
-                last_step=checkpoints[run.id].last_step if run.id in checkpoints else None,
+                checkpoints=number,
+                last_step=last_step,
                 values=values,
                 last_value_step=last_value_step,
                 waiting=waiting.get(run.id, 0),
@@ -95,9 +93,7 @@ def _measured(session: Session, run: Run, remember: Remember) -> tuple[int, int 
 def _newest_tags(session: Session, last_steps: dict[int, int]) -> dict[int, dict[str, str]]:
     newest = {}
     for run_id, step in last_steps.items():
-        query = select(Checkpoint.tags).where(
-            Checkpoint.run_id == run_id, Checkpoint.step == step, Checkpoint.replaced_at.is_(None)
-        )
+        query = select(Checkpoint.tags).filter_by(run_id=run_id, step=step, replaced_at=None)
         tags = session.scalars(query.order_by((Checkpoint.variant == "raw").desc()).limit(1)).one()
         newest[run_id] = {key: str(value) for key, value in tags.items()}
     return newest

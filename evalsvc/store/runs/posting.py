@@ -22,6 +22,15 @@ from evalsvc.store.views import plan_view
 
 _SKIPPED = "skipped, since step"
 
+NAMED = 5
+"""The most steps that a message about a run that is behind names."""
+
+UNKNOWN_PACE = 30
+"""Seconds to wait if no evaluation finished in the last hour."""
+
+SHORTEST, LONGEST = 1, 600
+"""Bounds of the seconds in `Retry-After`, since the estimate may rest on evaluations by other suites."""
+
 
 @dataclass(frozen=True)
 class Submission:
@@ -60,11 +69,7 @@ class Submitted:
 def submit(session: Session, submission: Submission, suites: Sequence[Suite], plan: Plan | None = None) -> Submitted:
     """Store a checkpoint with an evaluation for each suite. A repeated post returns the existing rows.
 
-    Raise Conflict if the run has another file at this step and variant, and `replace` is not set. Raise RunBehind if
-    the plan refuses the checkpoint until evaluations of other steps have ended.
-
-    Args:
-        plan: the run's plan, if its due suites are `suites`; None for suites that the client chose.
+    `plan` is the run's plan, if its due suites are `suites`; None for suites that the client chose.
     """
     run = get_or_create_run(session, submission.run)
     existing = current_checkpoint(session, run.id, submission.step, submission.variant)
@@ -81,7 +86,8 @@ def submit(session: Session, submission: Submission, suites: Sequence[Suite], pl
     skips = plan is not None and plan.when_behind == "newest"
     older = _older(run.id, submission, [suite.name for suite in suites]) if skips else false()
     # Lock in the same order as the transaction that stores a result: all evaluations first, then the run's row.
-    hold_all(session, or_(false() if replaced is None else _needs(replaced), older))
+    users = [] if replaced is None else [user.id for user in (replaced, *replaced.children)]
+    hold_all(session, or_(Evaluation.checkpoint_id.in_(users), older))
     if replaced is not None:
         replace_checkpoint(session, replaced)
     checkpoint = unchanged or _insert(session, run, submission)
@@ -97,12 +103,10 @@ def submit(session: Session, submission: Submission, suites: Sequence[Suite], pl
 
 
 def plan_of(session: Session, run: str) -> Plan:
-    """Return the plan of a run, which is created if there is none of this name."""
     return plan_view(get_or_create_run(session, run))
 
 
 def _nothing_due(run: str, step: int, plan: Plan | None) -> str:
-    """Return the reason why a post evaluates nothing; `plan` is None for a post with an empty list of suites."""
     if plan is None:
         return "suites is empty, so nothing is evaluated"
     if plan.suites:
@@ -131,25 +135,12 @@ def evaluate(session: Session, checkpoint: Checkpoint, suite: Suite, priority: i
 def insert_evaluation(
     session: Session, checkpoint: Checkpoint, suite: Suite, priority: int, planned: bool
 ) -> Evaluation:
-    evaluation = Evaluation(
-        checkpoint_id=checkpoint.id,
-        suite=suite.name,
-        suite_digest=suite.digest,
-        priority=priority,
-        planned=planned,
-        state="queued",
-        tasks=[
-            Task(
-                index=index,
-                kind=spec.kind,
-                name=spec.name,
-                parameters=dict(spec.parameters),
-                state="queued",
-                shards=[Shard(stage="plan", index=0)],
-            )
-            for index, spec in enumerate(suite.tasks)
-        ],
-    )
+    tasks = []
+    for index, spec in enumerate(suite.tasks):
+        fields = {**vars(spec), "parameters": dict(spec.parameters)}
+        tasks.append(Task(index=index, **fields, state="queued", shards=[Shard(stage="plan", index=0)]))
+    asked = {"priority": priority, "planned": planned, "state": "queued", "tasks": tasks}
+    evaluation = Evaluation(checkpoint_id=checkpoint.id, suite=suite.name, suite_digest=suite.digest, **asked)
     session.add(evaluation)
     session.flush()
     return evaluation
@@ -177,12 +168,10 @@ def replace_checkpoint(session: Session, checkpoint: Checkpoint) -> None:
 
 
 def is_skipped(reason: str) -> bool:
-    """Tell from the reason of a cancelled evaluation whether the run's plan skipped the evaluation."""
     return reason.startswith(_SKIPPED)
 
 
 def uploaded_bytes(session: Session) -> int:
-    """Return the total bytes of uploaded checkpoints in the spool."""
     query = select(func.sum(Checkpoint.size)).where(
         Checkpoint.spool_state == "ready", Checkpoint.uri.startswith(UPLOAD, autoescape=True)
     )
@@ -197,22 +186,15 @@ def needs_file(submitted: Submitted) -> bool:
 
 def _insert(session: Session, run: Run, submission: Submission) -> Checkpoint:
     touch_history(session, run.id)  # a history along tokens reads `tokens_seen` of the checkpoint
+    same = ("step", "variant", "uri", "path", "sha256", "tokens_seen", "spool")
     checkpoint = Checkpoint(
         run_id=run.id,
         run=run,
-        step=submission.step,
-        variant=submission.variant,
-        uri=submission.uri,
-        path=submission.path,
-        size=submission.identity.size,
-        mtime_ns=submission.identity.mtime_ns,
-        etag=submission.identity.etag,
-        sha256=submission.sha256,
+        **{name: getattr(submission, name) for name in same},
+        **vars(submission.identity),
         model=None if submission.model is None else dict(submission.model),
         layout=None if submission.layout is None else dict(submission.layout),
-        tokens_seen=submission.tokens_seen,
         tags=dict(submission.tags),
-        spool=submission.spool,
         spool_state=None if submission.spool == "none" else "copying",
         parents=[session.get_one(Checkpoint, parent) for parent in sorted(submission.parents)],
     )
@@ -230,7 +212,8 @@ def _difference(checkpoint: Checkpoint, submission: Submission) -> str | None:
     if None not in (checkpoint.sha256, submission.sha256) and checkpoint.sha256 != submission.sha256:
         return f"the sha256 {checkpoint.sha256}"
     if {parent.id for parent in checkpoint.parents} != set(submission.parents):
-        return f"another file for {', '.join(_moved(checkpoint, submission))} under the same uri"
+        moved = [str(step_of(parent)) for parent in checkpoint.parents if parent.id not in submission.parents]
+        return f"another file for {', '.join(moved)} under the same uri"
     for name in ("model", "layout"):
         posted = getattr(submission, name)
         if posted is not None and dict(posted) != getattr(checkpoint, name):
@@ -238,41 +221,14 @@ def _difference(checkpoint: Checkpoint, submission: Submission) -> str | None:
     return None
 
 
-def _moved(checkpoint: Checkpoint, submission: Submission) -> list[str]:
-    return [str(step_of(parent)) for parent in checkpoint.parents if parent.id not in submission.parents]
-
-
-def _needs(checkpoint: Checkpoint) -> ColumnElement[bool]:
-    return Evaluation.checkpoint_id.in_([user.id for user in (checkpoint, *checkpoint.children)])
-
-
 def _older(run_id: int, submission: Submission, suites: Sequence[str]) -> ColumnElement[bool]:
-    older = select(Checkpoint.id).where(
-        Checkpoint.run_id == run_id, Checkpoint.variant == submission.variant, Checkpoint.step < submission.step
-    )
-    return and_(
-        Evaluation.checkpoint_id.in_(older),
-        Evaluation.suite.in_(suites),
-        Evaluation.planned,
-        Evaluation.state == "queued",
-    )
-
-
-NAMED = 5
-"""The most steps that a message names."""
-
-UNKNOWN_PACE = 30
-"""Seconds to wait if no evaluation finished in the last hour."""
-
-SHORTEST, LONGEST = 1, 600
-"""Bounds of the seconds in `Retry-After`, since the estimate may rest on evaluations by other suites."""
+    of_variant = select(Checkpoint.id).filter_by(run_id=run_id, variant=submission.variant)
+    older = Evaluation.checkpoint_id.in_(of_variant.where(Checkpoint.step < submission.step))
+    return and_(older, Evaluation.suite.in_(suites), Evaluation.planned, Evaluation.state == "queued")
 
 
 def require_room(session: Session, run: Run, plan: Plan, step: int) -> None:
-    """Raise RunBehind if `at_most` other steps of the run, or more, have unfinished evaluations.
-
-    Several checkpoints at a step, such as averaged weights, count as one step.
-    """
+    """Raise RunBehind if `at_most` other steps of the run, or more, have unfinished evaluations."""
     open_steps = (
         select(Checkpoint.step, func.count().label("evaluations"))
         .join(Evaluation, Evaluation.checkpoint_id == Checkpoint.id)

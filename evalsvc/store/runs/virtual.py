@@ -36,17 +36,13 @@ NAMED = 8
 
 @dataclass(frozen=True)
 class Resolved:
-    """An expression with the current checkpoints that it names."""
+    """An expression over steps only, and the distinct current checkpoints that it names, in canonical order."""
 
     expression: Expression
-    """The expression over steps only: ranges, `base` and virtual checkpoints are replaced by the steps that they stand
-    for."""
     parents: Sequence[Checkpoint]
-    """The distinct checkpoints, in the order of the canonical form."""
 
 
 def resolve_expression(session: Session, text: str) -> Resolved:
-    """Resolve an expression to the current checkpoints of the service."""
     # The canonical form decides which run `base` refers to, so that the typed order of an average has no effect.
     expression = parse_expression(canonical(parse_expression(text)))
     if isinstance(expression, Leaf):
@@ -97,9 +93,10 @@ def virtual_variant(session: Session, run: str, variant: str | None, resolved: R
 def require_combinable(resolved: Resolved) -> None:
     """Check an expression as far as possible without the files: the parents have one model, which has the parts that
     the expression names. A worker checks the rest."""
-    models = {str(step_of(parent)): {**(parent.model or {})} for parent in resolved.parents}
-    for model in models.values():
-        model.pop("precision", None)
+    models = {
+        str(step_of(parent)): {key: value for key, value in (parent.model or {}).items() if key != "precision"}
+        for parent in resolved.parents
+    }
     require_one_model(models)
     fields = next(iter(models.values()))
     if {"n_layers", "weight_tying"} <= fields.keys():
@@ -143,25 +140,18 @@ def _find_leaf(session: Session, leaf: Leaf, first: Step | Steps | None) -> Chec
 
 
 def _find_steps(session: Session, steps: Steps) -> Sequence[Checkpoint]:
-    """Return the checkpoints in a range, ordered by step."""
     run = find_run(session, steps.run)
-    current = select(Checkpoint).where(
-        Checkpoint.run_id == run.id, Checkpoint.variant == steps.variant, Checkpoint.replaced_at.is_(None)
-    )
+    current = select(Checkpoint).filter_by(run_id=run.id, variant=steps.variant, replaced_at=None)
     inside = current.where(Checkpoint.step >= steps.first, Checkpoint.step <= steps.last).order_by(Checkpoint.step)
     if steps.stride is not None:
         inside = inside.where((Checkpoint.step - steps.first) % steps.stride == 0)
     by_step = {checkpoint.step: checkpoint for checkpoint in session.scalars(inside.limit(MAX_CHECKPOINTS + 1))}
     if not by_step:
         posted = session.scalars(current.with_only_columns(Checkpoint.step).order_by(Checkpoint.step)).all()
-        raise UnknownName(
-            f"run {run.name!r} has no checkpoint in {steps}; "
-            + (
-                f"name steps of variant {steps.variant!r}: {first_few(posted, NAMED)}"
-                if posted
-                else f"variant {steps.variant!r} has no checkpoint"
-            )
-        )
+        hint = f"variant {steps.variant!r} has no checkpoint"
+        if posted:
+            hint = f"name steps of variant {steps.variant!r}: {first_few(posted, NAMED)}"
+        raise UnknownName(f"run {run.name!r} has no checkpoint in {steps}; {hint}")
     count = len(by_step) if steps.stride is None else (steps.last - steps.first) // steps.stride + 1
     if count > MAX_CHECKPOINTS:
         raise InvalidRequest(f"{steps} has more than {MAX_CHECKPOINTS} checkpoints; give a larger stride")
