@@ -5,6 +5,7 @@ import gc
 import os
 import pickle
 import signal
+import ssl
 import stat
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from typing import Any
 
 import distributed.dashboard
 import pytest
+from cryptography import x509
 from distributed import Client, Future
 from machines import Machines, wait_for
 from watched_cluster import Watched
@@ -238,7 +240,6 @@ def test_a_connection_that_breaks_for_a_moment_is_not_taken_for_the_old_one() ->
         cluster.submit("broken-off", "cluster_jobs:count", {"steps": 1000})
         cluster.wait_for_progress("broken-off")
         client = cluster._client
-        assert client is not None
         client.loop.add_callback(client.scheduler_comm.abort)
         assert cluster.outcome() == Outcome("broken-off", "lost")
         wait_for(lambda: client.status == "running", "Dask's client has come back")
@@ -265,7 +266,6 @@ def test_a_call_is_killed_before_it_has_reported(cluster: Watched) -> None:
 
 def test_nobody_without_the_certificate_is_let_in(cluster: Watched) -> None:
     """The port takes pickles: whoever may connect may run code as the service."""
-    assert cluster._cluster is not None
     address = cluster._cluster.scheduler_address
     assert address.startswith("tls://127.0.0.1:")
     with pytest.raises((OSError, ValueError, RuntimeError)):
@@ -342,3 +342,33 @@ def test_a_link_in_the_place_of_the_folder_of_dask_is_refused(tmp_path: Path) ->
     (tmp_path / "dask").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(DataDirectoryUnusable, match=r"dask cannot be used: it is a link.*; remove it, or choose"):
         Watched(Settings(data_dir=str(tmp_path), devices="cpu")).start()
+
+
+def test_the_pair_is_the_authority_s_and_its_owner_s_only(tmp_path: Path) -> None:
+    paths = write_certificates(tmp_path / "new" / "tls")
+    assert [path.name for path in paths.values()] == ["ca.pem", "cert.pem", "key.pem"]
+    assert {path.stat().st_mode & 0o777 for path in paths.values()} == {0o600}
+    authority, certificate = (
+        x509.load_pem_x509_certificate(paths[name].read_bytes()) for name in ("ca.pem", "cert.pem")
+    )
+    certificate.verify_directly_issued_by(authority)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(paths["cert.pem"], paths["key.pem"])
+
+
+def test_what_workers_may_use_is_not_overwritten(tmp_path: Path) -> None:
+    before = {name: path.read_bytes() for name, path in write_certificates(tmp_path).items()}
+    with pytest.raises(InvalidRequest, match="exists already and workers may use it; choose another folder"):
+        write_certificates(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    (tmp_path / "key.pem").unlink()
+    (tmp_path / "cert.pem").unlink()
+    with pytest.raises(InvalidRequest, match=r"ca\.pem: exists already"):
+        write_certificates(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["ca.pem"]
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InvalidRequest, match="cannot be written"):
+        write_certificates(tmp_path / "file" / "tls")

@@ -1,5 +1,6 @@
 """`evalsvc worker` and `evalsvc scheduler` as processes: what ends them, and what starts them again."""
 
+import multiprocessing
 import signal
 import time
 from collections.abc import Iterator
@@ -8,12 +9,14 @@ from pathlib import Path
 
 import psutil
 import pytest
-from machines import BUSY, GIVEN_UP_WITHIN, Machines, term, wait_for
+from laboratory import Laboratory, begun_on_two, just_begun
+from machines import BUSY, GIVEN_UP_WITHIN, TTL, Machines, term, wait_for
+from slow_nanny import serve_slowly
 from watched_cluster import Watched
 
 from evalsvc.cluster.cluster import Outcome
 from evalsvc.cluster.nanny import cause_of_death
-from evalsvc.cluster.supervisor import run_scheduler, run_workers
+from evalsvc.cluster.supervisor import LONGEST_WAIT, STEADY, Backoff, run_scheduler, run_workers
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest, PortInUse
 
@@ -186,3 +189,65 @@ def test_the_cause_of_death_is_in_words() -> None:
     assert "SIGABRT), as a library ends it that gets no more memory" in cause_of_death(-6)
     assert cause_of_death(-1000) == "it was killed by signal 1000"
     assert cause_of_death(3) == "it exited with code 3"
+
+
+def test_what_keeps_ending_is_started_less_often_and_what_was_steady_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("evalsvc.cluster.supervisor.time.monotonic", lambda: now)
+    backoff = Backoff()
+    waits = []
+    for _ in range(7):
+        backoff.started()
+        now += 1
+        waits.append(backoff.wait())
+    assert waits == [0.5, 1, 2, 4, 8, LONGEST_WAIT, LONGEST_WAIT]
+    backoff.started()
+    now += STEADY + 1
+    assert backoff.wait() == 0.5
+
+
+def test_a_worker_that_is_just_being_started_is_ended(tmp_path: Path, machines: Machines) -> None:
+    """It ignores SIGTERM until it has started: the command waited for it for ever."""
+    context = multiprocessing.get_context("spawn")
+    settings = Settings(devices="cpu", threads=1, **machines.settings())
+    command = context.Process(target=serve_slowly, args=(settings, machines.address, tmp_path / "started"))
+    command.start()
+    try:
+        wait_for((tmp_path / "started").exists, "a worker process")
+        below = psutil.Process(command.pid).children(recursive=True)
+        command.terminate()
+        command.join(30)
+        assert command.exitcode == 0
+        assert psutil.wait_procs(below, timeout=20)[1] == []
+    finally:
+        command.kill()
+        command.join()
+
+
+def test_a_stopped_worker_is_given_up_and_what_it_sends_late_is_not_stored(
+    laboratory: Laboratory, machines: Machines
+) -> None:
+    """Stopped with its command, as a machine that hangs: nobody can kill it, and it goes on later."""
+    coordinator = laboratory.start(worker_ttl=TTL, **machines.settings())
+    workers = [machines.start_worker(), machines.start_worker()]
+    [worker], command = workers[0].workers(), psutil.Process(workers[0].process.pid)
+    evaluation = laboratory.post(shards=8, steps=8, seconds=0.25)
+    begun_on_two(laboratory, shards=3)
+    shard = just_begun(laboratory, worker.pid)
+    stopped = time.monotonic()
+    for process in (command, worker):
+        process.suspend()
+    try:
+        laboratory.wait_until(lambda _: [index for index, *_ in laboratory.attempts()].count(shard) == 2)
+        seconds = time.monotonic() - stopped
+        print(f"a stopped worker was given up after {seconds:.1f} s")
+        assert seconds < GIVEN_UP_WITHIN + BUSY
+        assert coordinator.workers() == 1, "its slot does not count"
+    finally:
+        for process in (command, worker):
+            if process.is_running():
+                process.resume()
+    assert laboratory.succeeds(evaluation)
+    assert laboratory.outcomes() == {"succeeded": 8, "worker_died": 1}
+    assert laboratory.history()[0].value == [64]
+    laboratory.wait_until(lambda _: coordinator.workers() == 2)

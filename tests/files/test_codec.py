@@ -10,7 +10,7 @@ import msgpack
 import numpy as np
 import pytest
 
-from evalsvc.files.arrays import Array
+from evalsvc.files.arrays import Array, pack_array, unpack_array
 from evalsvc.files.codec import Codec, Unreadable, generic_arguments
 
 
@@ -153,3 +153,21 @@ def test_the_arguments_of_a_generic_class_are_found_through_its_subclasses() -> 
     assert generic_arguments(Last, Base) == generic_arguments(Named, Base) == (str, int)
     assert generic_arguments(Turned, Base) == (Other, One)
     assert generic_arguments(Bare, Base) == ()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "uint8", ">f4"])
+@pytest.mark.parametrize("shape", [(3, 4), (0, 64), (5,), ()])
+def test_an_array_comes_out_as_it_went_in(dtype: str, shape: tuple[int, ...]) -> None:
+    values: Any = np.random.default_rng(0).uniform(0, 200, shape)
+    values = np.asarray(values).astype(dtype)
+    found = unpack_array(msgpack.unpackb(msgpack.packb(pack_array(values))))
+    assert found.dtype == values.dtype.newbyteorder("=")
+    assert found.shape == shape
+    assert np.array_equal(found, values)
+
+
+def test_views_are_packed_row_by_row() -> None:
+    """The bytes of a transposed or sliced array lie in another order than its numbers."""
+    values = np.arange(12, dtype=np.float32).reshape(3, 4)
+    for view in (values.T, values[:, ::2], values[::-1]):
+        assert np.array_equal(unpack_array(pack_array(view)), view)

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 import pytest
 from in_process_cluster import Call, InProcessCluster, run_steps, with_run
 from laboratory import Laboratory
+from queue_steps import act, ask
 from sqlalchemy import select, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
@@ -153,8 +154,7 @@ def test_an_evaluation_runs_on_all_workers_with_progress(laboratory: Laboratory)
     assert set(laboratory.steps().values()) == {1}
     assert {worker for *_, worker in laboratory.log()} == {"inproc://0", "inproc://1"}
     assert laboratory.history()[0].value == [1, 32]
-    with laboratory.store.reading() as session:
-        found = read_results(session, laboratory.data / "items", "run-a", 1, "raw")
+    found = ask(laboratory.store, read_results, laboratory.data / "items", "run-a", 1, "raw")
     assert found.provenance["steps"]["notes"]["base"] == {"label": "run 'run-a' step 0", "layout": None}
 
 
@@ -190,8 +190,7 @@ def test_a_run_that_is_deleted_while_it_runs_stops_and_leaves_nothing(laboratory
     laboratory.start(devices="cpu", grace=60.0)
     laboratory.post("slow", shards=3, steps=10_000, seconds=0.02, size=200_000)
     laboratory.wait_for_steps("slow")
-    with laboratory.store.transaction() as session:
-        assert delete_run(session, "run-a", cancel=True).evaluations == 1
+    assert act(laboratory.store, delete_run, "run-a", cancel=True).evaluations == 1
     # The one worker takes this up only once it was told to stop: the shard would take 200 s.
     fast = laboratory.post("fast", shards=3, steps=2)
     assert laboratory.succeeds(fast)
@@ -378,8 +377,7 @@ def test_large_outputs_are_files_until_they_are_merged(laboratory: Laboratory) -
         session.execute(update(Shard).where(Shard.state == "running").values(attempt=Shard.attempt + 1))
     laboratory.wait_until(lambda _: coordinator.live() == {})
     assert output_files(laboratory) == [], "of an attempt that was not the current one any more"
-    with laboratory.store.reading() as session:
-        assert find_evaluation(session, late).state == "running"
+    assert ask(laboratory.store, find_evaluation, late).state == "running"
 
 
 def test_a_restart_sweeps_orphans_and_makes_again_only_what_was_lost(laboratory: Laboratory) -> None:
@@ -401,17 +399,6 @@ def test_a_restart_sweeps_orphans_and_makes_again_only_what_was_lost(laboratory:
     assert [laboratory.steps()[index, 1] for index in range(2)] == [2, 1]
     # They go once the result is stored.
     laboratory.wait_until(lambda _: not any(names for _, _, names in os.walk(outputs)))
-
-
-@pytest.mark.usefixtures("many_cases")
-def test_what_outlasts_the_grace_is_queued_again_uncharged(laboratory: Laboratory) -> None:
-    first = laboratory.start(devices="cpu", grace=0.0, max_attempts=1)
-    evaluation = laboratory.post(shards=1, steps=20, seconds=0.1)
-    laboratory.wait_for_steps()
-    first.stop()
-    laboratory.start(max_attempts=1)
-    assert laboratory.succeeds(evaluation)
-    assert laboratory.outcomes() == {"lost": 1, "succeeded": 1}
 
 
 def test_a_task_that_has_seen_enough_stops_and_an_idle_service_asks_for_no_copies(

@@ -1,19 +1,29 @@
 """Pruning beside a service that stores results."""
 
+import logging
 import threading
+from asyncio import CancelledError
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from app_in_process import App, app_in_process, refused
 from sqlalchemy.orm import Session
 
+from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.client import Client
-from evalsvc.errors import ArtifactPruned, InvalidRequest
+from evalsvc.errors import ArtifactPruned, DatabaseUnusable, InvalidRequest
 from evalsvc.files.artifacts import artifact_path, drop_contents, keep_content, naming
+from evalsvc.messages import ShardRequest, Stage
+from evalsvc.service import coordinator
+from evalsvc.service.coordinator import RetriedCall
 from evalsvc.service.shard_files import prune
+from evalsvc.service.shard_queue import Placement
 from evalsvc.spec.documents import Pruned, Retention
+from evalsvc.spec.suite import TaskSpec
+from evalsvc.store.queue.attempts import Assignment
 from evalsvc.store.tables import Artifact
 
 
@@ -129,3 +139,91 @@ def test_contents_go_in_pieces_and_what_is_gone_is_no_error(tmp_path: Path, monk
     assert drop_contents(tmp_path, digests, named) == 3
     assert asked == [2, 2, 1]
     assert [artifact_path(tmp_path, digest).exists() for digest in digests] == [False, True, False, False, False]
+
+
+def shard(checkpoint: int, run: int = 1, stage: Stage = "run", begins: bool = False) -> Assignment:
+    request = ShardRequest(TaskSpec("loss", "loss", {}), stage, CheckpointRef("/checkpoint"))
+    return Assignment(1, 1, 1, 1, request, checkpoint, run, begins)
+
+
+def test_a_shard_goes_to_the_worker_that_has_its_checkpoint() -> None:
+    placement = Placement()
+    assert placement.choose(["w1", "w2"], shard(7)) == "w1"
+    assert placement.choose(["w2"], shard(8)) == "w2"
+    assert placement.choose(["w1", "w2"], shard(8)) == "w2"
+    assert placement.choose(["w1", "w2", "w3"], shard(7)) == "w1"
+    assert placement.choose(["w1", "w2", "w3"], shard(9)) == "w3", "which has nothing to lose"
+    assert placement.choose(["w2"], shard(9)) == "w2", "it waits for nobody"
+    assert placement.worker_state(["w2", "w4"], []).loaded == {9}
+
+
+def test_planning_and_merging_leave_what_is_loaded() -> None:
+    placement = Placement()
+    placement.choose(["w1"], shard(7))
+    placement.choose(["w1"], shard(8, stage="plan"))
+    placement.choose(["w1"], shard(9, stage="merge"))
+    assert placement.worker_state(["w1"], []).loaded == {7}
+
+
+def test_runs_are_counted_and_their_turns_noted() -> None:
+    placement = Placement()
+    placement.choose(["w1"], shard(7, run=2, stage="plan", begins=True))
+    placement.choose(["w1"], shard(7, run=1, stage="plan", begins=True))
+    placement.choose(["w1"], shard(7, run=3))
+    worker_state = placement.worker_state([], [shard(7, run=1), shard(8, run=1), shard(9, run=2)])
+    assert dict(worker_state.busy) == {1: 2, 2: 1}
+    assert worker_state.turns[2] < worker_state.turns[1]
+    assert 3 not in worker_state.turns
+
+
+class Clock:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        monkeypatch.setattr(coordinator.time, "monotonic", lambda: self.now)
+
+
+def test_what_fails_is_tried_again_later_each_time_and_at_once_when_it_worked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database that was away for a second must not cost half a minute, nor one that is away a thousand tries."""
+    clock, tries, broken = Clock(monkeypatch), [], True
+
+    def do() -> None:
+        tries.append(clock.now)
+        if broken:
+            raise RuntimeError
+
+    call = RetriedCall("test", do, longest_wait=5)
+    for _ in range(200):
+        call.attempt()
+        clock.now += 0.25
+    assert [later - sooner for sooner, later in pairwise(tries)][:5] == [0.5, 1, 2, 4, 5]
+    assert len(tries) < 15
+    clock.now, broken = clock.now + 5, False
+    assert call.attempt()
+    assert call.attempt()
+    broken = True
+    assert not call.attempt()
+    clock.now += 0.5
+    assert not call.attempt()
+    assert tries[-1] == clock.now
+
+
+def test_a_cancelled_wait_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """It is no Exception, and a client whose loop ends raises it in the thread that waits for an answer."""
+
+    def fail() -> None:
+        raise CancelledError
+
+    assert not RetriedCall("reach the cluster", fail, 5).attempt()
+    assert "could not reach the cluster" in caplog.text
+
+
+def test_what_is_expected_has_no_trace_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> None:
+        raise OSError("gone")
+
+    RetriedCall("store", fail, 5, lambda error: DatabaseUnusable(f"the database is {error}")).attempt()
+    RetriedCall("store", fail, 5).attempt()
+    expected, surprise = caplog.records
+    assert expected.getMessage() == "could not store: the database is gone; retrying in 0.5 s"
+    assert (expected.levelno, expected.exc_info) == (logging.WARNING, None)
+    assert surprise.exc_info is not None

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from queue_steps import enter, evaluate_whole, metric, submission, suite
+from posts_and_results import metric, submission, suite
+from queue_steps import enter, evaluate_whole
 from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
@@ -37,7 +38,6 @@ def spool(
     enter(store, submission(step, run=run, variant=variant, spool="copy", **fields), suite())
     with store.transaction() as session:
         checkpoint = session.scalars(select(Checkpoint).order_by(Checkpoint.id.desc())).first()
-        assert checkpoint is not None
         checkpoint.spool_state = "ready"
     copy = spool_path(spooler._data_path, checkpoint.id, checkpoint.path)
     copy.parent.mkdir(parents=True)
@@ -80,7 +80,6 @@ def test_a_parent_is_kept_as_long_as_a_virtual_checkpoint_waits(store: Store, sp
     enter(store, virtual, suite())
     with store.transaction() as session:
         evaluation = session.scalars(select(Evaluation).order_by(Evaluation.id.desc())).first()
-        assert evaluation is not None
         evaluation.state = "failed"
     spooler.poll()
     assert first.exists()

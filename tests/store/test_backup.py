@@ -2,12 +2,8 @@
 
 import errno
 import os
-import random
-import shutil
 import tarfile
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +12,8 @@ import sqlalchemy as sa
 from backup_files import read_members
 from filled_store import files_of, rows_of, settings_of
 from migrated import add_migration, migrated_store
-from queue_steps import enter, evaluate_whole, kept_artifact, metric, submission, suite
+from posts_and_results import kept_artifact, metric, submission, suite
+from queue_steps import ask, enter, evaluate_whole
 
 from evalsvc.checkpoints.copies import spooled
 from evalsvc.config import Settings
@@ -25,11 +22,10 @@ from evalsvc.files.artifacts import artifact_path, drop_contents, keep_content, 
 from evalsvc.files.items import pack_items
 from evalsvc.store import backup
 from evalsvc.store.backup import restore_backup, write_backup
-from evalsvc.store.data_folder import OWNER, RESTORING, asked_anew, claim_data_folder, named_artifacts, named_items
+from evalsvc.store.data_folder import OWNER, RESTORING, asked_anew, claim_data_folder, named_artifacts
 from evalsvc.store.lock import database_id
-from evalsvc.store.runs.deletion import delete_run
 from evalsvc.store.session import Store
-from evalsvc.store.tables import Artifact, Checkpoint, MetricValue, Task, now
+from evalsvc.store.tables import Artifact, Checkpoint, now
 
 pytestmark = pytest.mark.usefixtures("whole_databases")
 
@@ -178,8 +174,7 @@ def test_what_is_pruned_in_between_is_not_named_by_the_backup(store: Store, tmp_
     assert artifacts_in(tmp_path / "backup.tar") == {kept}
     target = migrated_store(tmp_path / "restored.db")
     restore_backup(settings_of(target, tmp_path / "restored"), tmp_path / "backup.tar")
-    with target.reading() as session:
-        assert named_artifacts(session) == {kept}
+    assert ask(target, named_artifacts) == {kept}
     target.close()
 
 
@@ -249,84 +244,3 @@ def test_the_tar_is_a_data_folder(tmp_path: Path) -> None:
     assert files_of(tmp_path / "unpacked") == files_of(tmp_path)
     unpacked.close()
     store.close()
-
-
-@contextmanager
-def at_work(store: Store, settings: Settings) -> Iterator[Callable[[], int]]:
-    """Threads that evaluate, prune and delete runs as a service does; yields how often they did."""
-    stop, counts, problems = threading.Event(), [0, 0], []
-
-    def evaluate() -> None:
-        dice = random.Random(1)
-        while not stop.is_set():
-            measure(store, settings, f"run-{counts[0] // 3}", counts[0], dice.randbytes(3000), items=800)
-            counts[0] += 1
-
-    def remove() -> None:
-        dice = random.Random(2)
-        while not stop.is_set():
-            with store.reading() as session:
-                digests = sorted(named_artifacts(session))
-            if digests and dice.random() < 0.7:
-                prune(store, settings, dice.choice(digests))
-            if counts[1] + 1 >= counts[0] // 3:  # the run that is evaluated is not deleted
-                stop.wait(0.01)
-                continue
-            with store.transaction() as session:
-                gone = delete_run(session, f"run-{counts[1]}", cancel=False)
-            drop_contents(settings.artifacts_path, gone.artifact_contents, asked_anew(store.reading, named_artifacts))
-            drop_contents(settings.items_path, gone.item_contents, asked_anew(store.reading, named_items))
-            counts[1] += 1
-
-    def run(act: Callable[[], None]) -> None:
-        try:
-            act()
-        except Exception as error:
-            problems.append(error)
-
-    threads = [threading.Thread(target=run, args=[act]) for act in (evaluate, remove)]
-    for thread in threads:
-        thread.start()
-
-    def done() -> int:
-        assert problems == []
-        return min(counts)
-
-    try:
-        yield done
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-    assert problems == []
-
-
-@pytest.mark.timeout(240)
-def test_backups_under_load_are_of_one_moment(store: Store, tmp_path: Path) -> None:
-    """Each backup, restored, has a value, an artifact and results per item of every evaluation that it says is over."""
-    settings = settings_with_folder(store, tmp_path / "data")
-    with at_work(store, settings) as done:
-        for number in range(5):
-            before = done()
-            while done() < before + 1:
-                threading.Event().wait(0.01)
-            assert write_backup(settings, tmp_path / f"{number}.tar") == []
-    for number in range(5):
-        restored = tmp_path / f"restored-{number}"
-        restored.mkdir()
-        target = migrated_store(restored / "evalsvc.db")
-        assert restore_backup(settings_of(target, restored), tmp_path / f"{number}.tar") == []
-        _require_whole(target, restored)
-        target.close()
-        shutil.rmtree(restored)
-
-
-def _require_whole(store: Store, folder: Path) -> None:
-    files = {name.rpartition("/")[2] for name in files_of(folder)}
-    with store.reading() as session:
-        over = session.scalars(sa.select(Task).where(Task.state == "succeeded")).all()
-        values = session.scalar(sa.select(sa.func.count()).select_from(MetricValue))
-        kept = session.scalars(sa.select(Artifact.sha256).where(Artifact.pruned_at.is_(None))).all()
-        artifacts = session.scalar(sa.select(sa.func.count()).select_from(Artifact))
-    assert values == artifacts == len(over)
-    assert files >= set(kept) | {task.items_sha256 for task in over}

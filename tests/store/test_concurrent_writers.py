@@ -15,7 +15,8 @@ from random import SystemRandom
 import pytest
 import sqlalchemy as sa
 from history_reference import Point, imported
-from queue_steps import metric, next_shard, plan, ran, result, submission, submit_planned, suite
+from posts_and_results import metric, plan, ran, result, submission, suite
+from queue_steps import ask, next_shard, submit_planned
 from sqlalchemy import event, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
@@ -164,8 +165,7 @@ class Hands:
             requeue_running(session, {item.shard_id: item.attempt for item in self.held})
 
     def end(self, assignment: Assignment) -> None:
-        with self.store.reading() as session:
-            stopped = bool(unwanted(session, [assignment.shard_id])) and self.dice.random() < 0.7
+        stopped = bool(ask(self.store, unwanted, [assignment.shard_id])) and self.dice.random() < 0.7
         kind = "cancelled" if stopped else "succeeded"
         if not stopped and not self.calm:
             [kind] = self.dice.choices(["succeeded", "failed", "worker_died", "lost"], [20, 1, 1, 1])

@@ -1,18 +1,29 @@
 """Every list in pages, on each database: the pages are the whole, and what is entered meanwhile moves nothing."""
 
+import base64
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from long_lists import fill_lists
-from queue_steps import cancel, enter, evaluate_whole, kept_artifact, measure, metric, submission, suite
+from posts_and_results import kept_artifact, metric, submission, suite
+from queue_steps import act, ask, cancel, enter, evaluate_whole, measure
 from sqlalchemy.orm import Session
 
 from evalsvc.errors import InvalidRequest, UnknownName
 from evalsvc.store import views
 from evalsvc.store.artifacts import evaluation_artifacts, run_artifacts
 from evalsvc.store.lookup import find_run
-from evalsvc.store.pages import Filters, PageRequest, require_suite
+from evalsvc.store.pages import (
+    MAX_CURSOR,
+    Filters,
+    PageRequest,
+    page_of_names,
+    read_cursor,
+    require_suite,
+    write_cursor,
+)
 from evalsvc.store.protocols import listed_protocols
 from evalsvc.store.runs import listing
 from evalsvc.store.runs.listing import run_view, runs_view
@@ -48,8 +59,7 @@ def pages(store: Store, read: Read, limit: int) -> Iterator[list[Any]]:
     """Each page in a session of its own, as requests read them."""
     cursor: str | None = None
     while True:
-        with store.reading() as session:
-            page = read(session, PageRequest(limit, cursor)).model_dump()
+        page = ask(store, read, PageRequest(limit, cursor)).model_dump()
         [rows] = [value for key, value in page.items() if key != "next_cursor"]
         assert isinstance(rows, list)
         yield rows
@@ -59,8 +69,7 @@ def pages(store: Store, read: Read, limit: int) -> Iterator[list[Any]]:
 
 
 def test_the_pages_are_the_whole(store: Store) -> None:
-    with store.transaction() as session:
-        fill_lists(session, ROWS)
+    act(store, fill_lists, ROWS)
     for name, read in LISTS.items():
         [whole] = pages(store, read, 1000)
         assert whole, name
@@ -145,8 +154,7 @@ def test_a_filter_by_what_is_not_there_says_what_is_near(store: Store) -> None:
     for words, read in wrong.items():
         with store.reading() as session, pytest.raises(UnknownName, match=words):
             read(session)
-    with store.reading() as session:
-        require_suite(session, "quick", [])
+    ask(store, require_suite, "quick", [])
     with pytest.raises(InvalidRequest, match="from=3 is greater than to=2; swap the two"):
         Filters(first=3, last=2)
 
@@ -184,5 +192,69 @@ def test_a_suite_is_kept_as_it_was_given(store: Store) -> None:
     with store.transaction() as session:
         assert put_suite(session, suite("mine")) is True
         assert put_suite(session, suite("mine", limit=3)) is False
-    with store.reading() as session:
-        assert kept_suite(session, "mine")["tasks"][0]["limit"] == 3
+    assert ask(store, kept_suite, "mine")["tasks"][0]["limit"] == 3
+
+
+QUESTION = ["checkpoints", {"run": "run-a"}]
+KINDS = [int, str]
+GIVEN = write_cursor(QUESTION, [25, "raw"])
+
+
+def packed(content: object) -> str:
+    return base64.urlsafe_b64encode(json.dumps(content).encode()).decode().rstrip("=")
+
+
+def test_a_cursor_is_read_back() -> None:
+    for key in ([0, "raw"], [2**63 - 1, "ema_0.9999"], [7, "größe % _ ' \""], [7, "n" * 255]):
+        cursor = write_cursor(QUESTION, key)
+        assert read_cursor(cursor, QUESTION, KINDS) == key
+        assert len(cursor) <= MAX_CURSOR
+        assert set(cursor) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
+
+
+CHECKSUM = json.loads(base64.urlsafe_b64decode(GIVEN + "=="))[0]
+
+FORGED = {
+    "empty": "",
+    "no base64": "é%_'; DROP TABLE runs",
+    "unicode digits": "１２３",
+    "no JSON": packed("x")[:-2],
+    "a text": packed("run-a"),
+    "an object": packed({"0": CHECKSUM}),
+    "an empty list": packed([]),
+    "truncated": GIVEN[:-3],
+    "a letter changed": GIVEN[:20] + ("A" if GIVEN[20] != "A" else "B") + GIVEN[21:],
+    "another key with its checksum": packed([CHECKSUM, 26, "raw"]),
+    "more parts": packed([CHECKSUM, 25, "raw", 1]),
+    "of another list": write_cursor(["evaluations", {"run": "run-a"}], [25, "raw"]),
+    "of another run": write_cursor(["checkpoints", {"run": "run-b"}], [25, "raw"]),
+    "a true number": write_cursor(QUESTION, [True, "raw"]),
+    "a negative number": write_cursor(QUESTION, [-1, "raw"]),
+    "65 bits": write_cursor(QUESTION, [2**64, "raw"]),
+    "a text for a number": write_cursor(QUESTION, ["25", "raw"]),
+    "a number for a text": write_cursor(QUESTION, [25, 0]),
+    "NUL": write_cursor(QUESTION, [25, "ra\0w"]),
+    "half a character": packed([CHECKSUM, 25, "\ud800"]),
+    "nested": base64.urlsafe_b64encode(b"[" * 300).decode(),
+    "digits": base64.urlsafe_b64encode(b"[" + b"9" * 300 + b"]").decode(),
+    "long": "A" * 1_000_000,
+}
+"""Cursors that no list gave. The format has no secret, so some are what a client that knows the code could make."""
+
+
+@pytest.mark.parametrize("cursor", FORGED.values(), ids=FORGED)
+def test_a_forged_cursor_is_refused_and_says_what_to_do(cursor: str) -> None:
+    with pytest.raises(InvalidRequest, match="start again without `cursor`") as refusal:
+        read_cursor(cursor, QUESTION, KINDS)
+    assert len(refusal.value.message) < 400
+
+
+def test_names_of_several_places_have_pages_too() -> None:
+    names = {f"suite {number:02} größe" for number in range(25)}
+    listed: list[str] = []
+    cursor: str | None = None
+    for _ in range(3):
+        page, cursor = page_of_names(names, ["suites"], PageRequest(10, cursor))
+        listed += page
+    assert listed == sorted(names)
+    assert cursor is None

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from queue_steps import enter, evaluate_whole, kept_artifact, metric, submission, suite
+from posts_and_results import kept_artifact, metric, submission, suite
+from queue_steps import act, enter, evaluate_whole
 
 from evalsvc.checkpoints.reference import Identity
 from evalsvc.errors import InvalidRequest, UnknownName
@@ -75,8 +76,7 @@ def test_where_no_value_is_the_best_all_is_kept(store: Store, value: float, dire
 
 
 def test_a_metric_that_nobody_has_is_not_kept_by(store: Store) -> None:
-    with store.transaction() as session:
-        require_metric(session, "coco/fid")
+    act(store, require_metric, "coco/fid")
     evaluate(store, 50)
     with store.transaction() as session:
         for name in ("loss/text", "loss/*"):

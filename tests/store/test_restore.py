@@ -19,7 +19,8 @@ import sqlalchemy as sa
 from backup_files import DATABASE, Member, changed_database, read_members, write_members, write_signed
 from filled_store import files_of, fill, rows_of, settings_of
 from migrated import migrated_store
-from queue_steps import dispatched, enter, submission, suite
+from posts_and_results import submission, suite
+from queue_steps import act, dispatched, enter
 
 from evalsvc.config import Settings
 from evalsvc.errors import (
@@ -102,8 +103,7 @@ def test_the_restored_database_goes_on(store: Store, target: Store, tmp_path: Pa
     claim_data_folder(tmp_path, database_id(store), store.url)
     enter(store, submission(1, run="kept"), suite())
     [deleted] = enter(store, submission(1, run="deleted"), suite())
-    with store.transaction() as session:
-        delete_run(session, "deleted", cancel=True)
+    act(store, delete_run, "deleted", cancel=True)
     folder = tmp_path / "restored"
     write_backup(settings_of(store, tmp_path), tmp_path / "backup.tar")
     restore_backup(settings_of(target, folder), tmp_path / "backup.tar")

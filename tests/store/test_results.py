@@ -1,19 +1,33 @@
 """A checkpoint's result as one document, items and completions, on each database."""
 
 import json
+import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from queue_steps import cancel, dispatched, enter, evaluate_whole, metric, plan, store_result, submission, suite
+from posts_and_results import metric, plan, submission, suite
+from queue_steps import ask, cancel, dispatched, enter, evaluate_whole, measure, store_result
 
+from evalsvc.checkpoints.reference import Identity
 from evalsvc.errors import UnknownName
 from evalsvc.messages import ShardError, ShardResult
+from evalsvc.spec.documents.items import Change, Completion, StepCompletions
 from evalsvc.spec.protocol import Protocol
 from evalsvc.store.events import read_events
-from evalsvc.store.lookup import find_checkpoint, find_evaluation
-from evalsvc.store.results import evaluated_steps, read_results, read_task_items, read_values, read_values_along
+from evalsvc.store.lookup import find_checkpoint, find_evaluation, find_run
+from evalsvc.store.results import (
+    common_prefix,
+    edit_distance,
+    evaluated_steps,
+    read_completions,
+    read_results,
+    read_task_items,
+    read_values,
+    read_values_along,
+)
 from evalsvc.store.runs.posting import evaluate
 from evalsvc.store.session import Store
 from evalsvc.store.views import evaluation_view
@@ -25,8 +39,7 @@ ITEMS = [{"index": 0, "nll_text": 1.5}, {"index": 1, "nll_text": "NaN"}]
 
 
 def results(store: Store, step: int = 25, variant: str = "raw", suite: str | None = None) -> dict[str, Any]:
-    with store.reading() as session:
-        document = read_results(session, NOWHERE, "run-a", step, variant, suite)
+    document = ask(store, read_results, NOWHERE, "run-a", step, variant, suite)
     content = document.model_dump()
     assert json.loads(json.dumps(content, allow_nan=False)) == content
     return content
@@ -66,7 +79,6 @@ def test_what_is_suspicious_is_stored_and_told_wherever_the_result_is(store: Sto
         [task] = evaluation_view(session, find_evaluation(session, number), {}).tasks
         page = read_events(session, number, 0)
     assert [warning.model_dump() for warning in task.warnings] == [WARNING]
-    assert page is not None
     assert [event.data for event in page.events if event.state == "succeeded"] == [{"warnings": [WARNING]}, None]
     with store.transaction() as session:
         evaluate(session, find_checkpoint(session, 1), suite(), priority=0)
@@ -187,3 +199,111 @@ def test_many_steps_are_read_as_each_alone(store: Store, tmp_path: Path, monkeyp
         ]
     assert rows[0] == rows[1] == [{"loss-0": [{"index": step}]} for step in range(1, 10)]
     assert asked <= 1 + 3 * 3 + 2 + 1, "the run; checkpoints, evaluations and tasks of three pieces; two protocols"
+
+
+def slow(one: Sequence[int], other: Sequence[int]) -> int:
+    """The definition: the whole table of distances between prefixes."""
+    row = list(range(len(other) + 1))
+    for place, token in enumerate(one, start=1):
+        before, row = row, [place]
+        for column, wanted in enumerate(other, start=1):
+            row.append(min(before[column] + 1, row[-1] + 1, before[column - 1] + (token != wanted)))
+    return row[-1]
+
+
+@pytest.mark.parametrize("ids", [2, 3, 60_000])
+def test_equals_the_table(ids: int) -> None:
+    """Lengths about those of a machine word and far above it, where the bits of several words must carry."""
+    draw = random.Random(ids)
+    for length in (0, 1, 2, 3, 31, 63, 64, 65, 130):
+        for other_length in (0, 1, length, length + 3, 70):
+            one, other = ([draw.randrange(ids) for _ in range(some)] for some in (length, other_length))
+            assert edit_distance(one, other) == edit_distance(other, one) == slow(one, other)
+
+
+def test_by_hand() -> None:
+    kitten, sitting = ([ord(letter) for letter in word] for word in ("kitten", "sitting"))
+    assert edit_distance(kitten, sitting) == 3
+    assert edit_distance(kitten, kitten) == 0
+    assert edit_distance([], kitten) == 6
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [([], [], 0), ([1], [], 0), ([1, 2], [1, 2], 2), ([1, 2, 3], [1, 2], 2), ([1, 5, 3], [1, 2, 3], 1), ([4], [5], 0)],
+)
+def test_common_prefix(one: list[int], other: list[int], expected: int) -> None:
+    assert common_prefix(one, other) == common_prefix(other, one) == expected
+
+
+def completed(text: str) -> list[dict[str, Any]]:
+    prompts = ("cheese =>", "relativity states that")
+    return [{"prompt": prompt, "way": "greedy", "text": text, "base": " fromage"} for prompt in prompts]
+
+
+def completions(store: Store, **arguments: str) -> list[StepCompletions]:
+    with store.reading() as session:
+        return read_completions(session, NOWHERE, find_run(session, "run-a"), **arguments).steps
+
+
+def test_completions_by_step(store: Store) -> None:
+    words = suite("words", kind="completions")
+    for step in (50, 0):
+        enter(store, submission(step), words, suite())
+        evaluate_whole(store, items=completed(f" {step}"))
+    assert [(row.step, row.task) for row in completions(store)] == [(0, "completions-0"), (50, "completions-0")]
+    [item] = completions(store, prompt="cheese")[1].completions
+    assert item == Completion(**completed(" 50")[0]), "without ids nothing can be compared"
+    with store.transaction() as session:
+        evaluate(session, find_checkpoint(session, 1), words, priority=0)
+    assert completions(store)[1].completions[0].text == " 50", "the old one stands until the new one is there"
+    evaluate_whole(store, items=completed(" again"))
+    assert completions(store)[1].completions[0].text == " again"
+    enter(store, submission(50, identity=Identity(7, 7), replace=True), words)
+    assert [row.step for row in completions(store)] == [0], "a replaced checkpoint's are not this run's any more"
+    with pytest.raises(UnknownName, match="no variant with completions is named 'row'; did you mean 'raw'"):
+        completions(store, variant="row")
+    with pytest.raises(UnknownName, match="no prompt is named 'cheese=>'; did you mean 'cheese =>'"):
+        completions(store, prompt="cheese=>")
+
+
+def drawn(*ids: int, way: str = "greedy", protocol: str = "a") -> dict[str, Any]:
+    return {"prompt": "cheese =>", "way": way, "protocol": protocol, "ids": list(ids), "text": "", "base": None}
+
+
+def test_completions_are_compared_with_the_step_before(store: Store) -> None:
+    """In the order of the steps, whatever the order in which they came, and the variants apart."""
+    words = suite("words", kind="completions")
+    rows = {
+        (50, "raw"): [drawn(1, 2, 9, 4), drawn(5, 5, way="seed 0")],
+        (0, "raw"): [drawn(1, 2, 3, 4), drawn(5, 5, way="seed 0")],
+        (20, "ema"): [drawn(7), drawn(8, way="seed 0")],
+        (70, "raw"): [drawn(2, 9, 4, protocol="b"), drawn(5, way="seed 0")],
+        (90, "raw"): [drawn(1, 9), drawn(way="seed 0")],
+    }
+    for (step, variant), items in rows.items():
+        enter(store, submission(step, variant=variant), words)
+        evaluate_whole(store, items=items)
+    found = {(row.step, row.variant, item.way): item.previous for row in completions(store) for item in row.completions}
+
+    def change(step: int, common_prefix: int, edits: int) -> Change:
+        return Change(step=step, same=edits == 0, common_prefix=common_prefix, edit_distance=edits)
+
+    assert found == {
+        (0, "raw", "greedy"): None,
+        (0, "raw", "seed 0"): None,
+        (20, "ema", "greedy"): None,
+        (20, "ema", "seed 0"): None,
+        (50, "raw", "greedy"): change(0, 2, 1),
+        (50, "raw", "seed 0"): change(0, 2, 0),
+        (70, "raw", "greedy"): None,  # drawn in another way, e.g. at another temperature
+        (70, "raw", "seed 0"): change(50, 1, 1),
+        (90, "raw", "greedy"): change(50, 1, 2),  # over the one of another protocol
+        (90, "raw", "seed 0"): change(70, 0, 1),
+    }
+    assert completions(store, variant="raw", prompt="cheese")[1].completions[0].previous == change(0, 2, 1)
+
+
+def test_a_run_without_completions(store: Store) -> None:
+    measure(store, 25, 1.0)
+    assert completions(store) == []

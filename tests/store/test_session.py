@@ -1,21 +1,28 @@
 """Opening the database: schema version, settings of the connection, and the errors a person meets."""
 
+import asyncio
+import os
+import pwd
 import re
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
+import anyio.to_thread
+import httpx
 import pytest
 import sqlalchemy as sa
 from alembic import command
+from app_in_process import app_on_port
 from migrated import add_migration
 
 from evalsvc.errors import DatabaseUnusable, DataDirectoryUnusable, MissingPackage, SchemaVersionMismatch
 from evalsvc.installation import pip_install
 from evalsvc.store import session as session_module
 from evalsvc.store.lock import CoordinatorLock
-from evalsvc.store.session import Store, alembic_config, open_store, require_database
+from evalsvc.store.session import POOL, Store, alembic_config, open_store, require_database
 from evalsvc.store.tables import Run
 
 
@@ -192,3 +199,52 @@ def test_a_new_database_is_its_owners_only(tmp_path: Path) -> None:
 def test_what_is_no_url_is_refused() -> None:
     with pytest.raises(DatabaseUnusable, match=r"no database URL; use sqlite:////"):
         Store("evalsvc.db")
+
+
+SCRIPT = """
+import os
+import psycopg
+import pytest
+from postgresql_server import PostgresqlServer
+with PostgresqlServer() as server:
+    [version] = psycopg.connect(server.url.replace("+psycopg", "")).execute("SHOW server_version_num").fetchone()
+    print(os.geteuid() != 0, int(version) >= 150000)
+"""
+
+
+@pytest.mark.usefixtures("child_process")
+def test_it_starts_without_root() -> None:
+    """Where root runs the tests, as a user of a namespace of its own, who is not root there."""
+    become = []
+    if os.geteuid() == 0:  # PostgreSQL looks the user up by name, so the machine must have the user
+        user = next(entry for entry in pwd.getpwall() if entry.pw_uid != 0)
+        become = ["unshare", "--user", f"--map-user={user.pw_uid}", f"--map-group={user.pw_gid}"]
+    support = str(Path(__file__).parents[1] / "support")
+    environment = {name: value for name, value in os.environ.items() if name != "XDG_RUNTIME_DIR"}
+    done = subprocess.run(
+        [*become, sys.executable, "-c", SCRIPT],
+        env=environment | {"PYTHONPATH": os.pathsep.join([support, *sys.path])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "True True\n", done.stderr
+
+
+def test_a_request_never_waits_for_a_connection() -> None:
+    """Each of the web server's threads reads by a connection of its own; coordinator and spooler have theirs."""
+
+    async def threads() -> float:
+        return anyio.to_thread.current_default_thread_limiter().total_tokens
+
+    assert sum(POOL.values()) >= asyncio.run(threads()) + 4
+
+
+def test_no_connection_is_an_error_that_can_be_tried_again(tmp_path: Path) -> None:
+    """It was a 500 that named a bug."""
+    with app_on_port(tmp_path / "data") as (url, state), ExitStack() as stack:
+        for _ in range(sum(POOL.values())):
+            stack.enter_context(state.store.engine.connect())
+        state.store.engine.pool._timeout = 0.1
+        response = httpx.get(f"{url}/v1/runs", trust_env=False)
+        assert (response.status_code, response.json()["code"]) == (503, "database_unusable")

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
+from queue_steps import ask
 
 from evalsvc.access_tokens import hash_token
 from evalsvc.errors import Conflict, InvalidRequest, UnknownName
@@ -21,8 +22,7 @@ def test_only_the_hash_is_kept(store: Store) -> None:
         (row,) = connection.execute(sa.text("SELECT * FROM tokens")).mappings().all()
     assert row["sha256"] == hash_token(token)
     assert token not in str(dict(row))
-    with store.reading() as session:
-        (kept,) = all_tokens(session)
+    (kept,) = ask(store, all_tokens)
     assert (kept.name, kept.scope, kept.last_used_at, kept.revoked_at) == ("trainer", "submit", None, None)
     assert kept.expires_at is not None
     assert abs(kept.expires_at - kept.created_at - timedelta(days=30)) < timedelta(seconds=5)

@@ -5,18 +5,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from queue_steps import (
-    dispatched,
-    enter,
-    evaluate_whole,
-    metric,
-    next_shard,
-    plan,
-    ran,
-    store_result,
-    submission,
-    suite,
-)
+from posts_and_results import metric, plan, ran, submission, suite
+from queue_steps import act, dispatched, enter, evaluate_whole, next_shard, store_result
 
 from evalsvc.messages import ShardError, ShardResult
 from evalsvc.spec.documents import Checkpoint, Evaluation
@@ -68,14 +58,6 @@ def test_progress_is_what_is_finished_and_what_runs(store: Store) -> None:
     assert task["shards"] == counts | {"skipped": 0}
 
 
-def test_speed_that_is_not_known_yet(store: Store) -> None:
-    (number,) = enter(store, submission(), suite())
-    assert store_result(store, dispatched(store), plan(shards=1))
-    next_shard(store)
-    progress = view(store, number, task1=Speed(0, None))["tasks"][0]["progress"]
-    assert (progress["per_second"], progress["seconds_left"]) == (None, None)
-
-
 def test_what_waits_to_be_tried_again_says_why_and_until_when(store: Store) -> None:
     """A task stood at 2 of 4 for minutes, and nothing said that its disk was full."""
     (number,) = enter(store, submission(), suite())
@@ -83,8 +65,7 @@ def test_what_waits_to_be_tried_again_says_why_and_until_when(store: Store) -> N
     before, full = now(), ShardError("artifact_not_written", "no space left on device; make room")
     for _ in range(2):
         assignment = dispatched(store)
-        with store.transaction() as session:
-            assert finish(session, assignment, ShardResult(error=full), max_attempts=3)
+        assert act(store, finish, assignment, ShardResult(error=full), max_attempts=3)
     (task,) = view(store, number)["tasks"]
     retry = task["retry"]
     assert (retry["shards"], retry["error"]) == (2, full.to_json())

@@ -1,27 +1,11 @@
 """Why a step has no values: each reason, where there are other values, and no reason where nothing is missing."""
 
-import time
 from collections.abc import Sequence
 
-import pytest
 import sqlalchemy as sa
 from history_reference import Point, history_of, imported
-from queue_steps import (
-    cancel,
-    dispatched,
-    enter,
-    measure,
-    metric,
-    next_shard,
-    plan,
-    ran,
-    result,
-    retry,
-    store_result,
-    submission,
-    submit_planned,
-    suite,
-)
+from posts_and_results import metric, plan, ran, result, submission, suite
+from queue_steps import cancel, dispatched, enter, measure, next_shard, retry, store_result, submit_planned
 
 from evalsvc.messages import ShardError, ShardResult
 from evalsvc.spec.documents.history import Gap
@@ -246,19 +230,3 @@ def test_the_mark_changes_with_every_gap(store: Store) -> None:
     measure(store, 10, 1.0, run="run-b")
     note()
     assert marks[-1] == marks[-2]
-
-
-@pytest.mark.usefixtures("many_cases")
-def test_many_steps_are_read_fast(store: Store) -> None:
-    """At 10,000 steps of which all but one were skipped; the least of three, on any machine."""
-    measure(store, 1, 1.0)
-    fill(store, 2, 10_001, message="skipped, since step 9 was posted")
-    seconds = []
-    for _ in range(3):
-        begun = time.perf_counter()
-        with store.reading() as session:
-            gaps_mark(session, find_run(session, "run-a"))
-            assert len(read_history(session, "run-a").gaps) == MOST
-        seconds.append(time.perf_counter() - begun)
-    print(f"{min(seconds) * 1000:.0f} ms")
-    assert min(seconds) < 0.5

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from history_reference import MOST, Point, along, best, buckets, post_tokens, random_history, within, write
 from history_reference import History as Values
-from queue_steps import enter, enter_virtual, evaluate_whole, submission, suite
-from queue_steps import metric as measured
+from posts_and_results import metric as measured
+from posts_and_results import submission, suite
+from queue_steps import ask, enter, enter_virtual, evaluate_whole
 
 from evalsvc.errors import InvalidRequest
 from evalsvc.spec.documents.history import BucketSeries, History, SeriesHead
@@ -165,8 +166,7 @@ def test_what_is_written_between_two_pages_moves_nothing(store: Store) -> None:
     seen: list[tuple[str, int]] = []
     cursor: str | None = None
     for new in range(1, 100, 2):
-        with store.reading() as session:
-            page = read_history(session, "run-a", limit=3, cursor=cursor)
+        page = ask(store, read_history, "run-a", limit=3, cursor=cursor)
         seen += [(item.metric, x) for item in page.series for x in item.x]
         cursor = page.next_cursor
         if cursor is None:

@@ -1,10 +1,14 @@
 """The queue by hand: order, the fence, failed attempts. A lost or doubled shard begins here."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from posts_and_results import metric, plan, ran, result, submission, suite
 from queue_steps import (
+    act,
+    ask,
     at_once,
     begin,
     cancel,
@@ -13,28 +17,24 @@ from queue_steps import (
     evaluate_whole,
     lose,
     measure,
-    metric,
     next_shard,
-    plan,
-    ran,
-    result,
     retry,
     state,
     store_result,
-    submission,
-    suite,
 )
 from sqlalchemy import event, select
 from sqlalchemy.orm import Session
 
 from evalsvc.checkpoints.reference import Identity
+from evalsvc.errors import UnknownName, WrongState
 from evalsvc.files.outputs import OutputFile
 from evalsvc.messages import ShardError, ShardResult
 from evalsvc.store.data_folder import named_outputs
 from evalsvc.store.history.reading import read_history
 from evalsvc.store.lookup import find_evaluation
 from evalsvc.store.queue import transitions
-from evalsvc.store.queue.attempts import Assignment, run_again
+from evalsvc.store.queue.attempts import Assignment, requeue_running, run_again
+from evalsvc.store.queue.stages import cancel_evaluation, fail_checkpoint, retry_evaluation
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Attempt, Checkpoint, Evaluation, Shard
 
@@ -55,8 +55,7 @@ def test_an_evaluation_goes_from_plan_over_run_to_merge(store: Store) -> None:
     assert state(store, evaluation) == "running"
     store_result(store, merge, result(metric(1.5)))
     assert state(store, evaluation) == "succeeded"
-    with store.reading() as session:
-        assert read_history(session, "run-a").series[0].value == [1.5]
+    assert ask(store, read_history, "run-a").series[0].value == [1.5]
     assert next_shard(store) is None
 
 
@@ -107,7 +106,6 @@ def test_the_base_goes_along_with_every_shard(store: Store) -> None:
     _, runs = begin(store)
     evaluate_whole(store, metric(1.0))
     for base in (runs[0].request.base, runs[1].request.base):
-        assert base is not None
         assert (base.path, base.layout, base.label) == (
             "/checkpoints/epoch_0.pt",
             {"text": {"size": 3}},
@@ -129,7 +127,6 @@ def test_a_shard_waits_while_its_base_is_being_spooled(store: Store) -> None:
     with store.transaction() as session:
         session.get_one(Checkpoint, 1).spool_state = "ready"
     assignment = dispatched(store)
-    assert assignment.request.base is not None
     assert assignment.request.base.path == "/data/spool/1/epoch_0.pt"
 
 
@@ -168,20 +165,17 @@ def outputs_in_files(store: Store) -> tuple[int, list[OutputFile], Assignment]:
 def test_a_row_may_name_the_file_of_its_output(store: Store) -> None:
     evaluation, files, merge = outputs_in_files(store)
     assert merge.request.outputs == files
-    with store.reading() as session:
-        assert named_outputs(session) == set(files)
+    assert ask(store, named_outputs) == set(files)
     store_result(store, merge, result(metric(1.0)))
     assert state(store, evaluation) == "succeeded"
-    with store.reading() as session:
-        assert named_outputs(session) == set()
+    assert ask(store, named_outputs) == set()
 
 
 def test_files_of_a_replaced_checkpoint_are_orphans(store: Store) -> None:
     """Its evaluation can not be retried, so nobody would ever remove them."""
     outputs_in_files(store)
     enter(store, submission(identity=Identity(7, 7), replace=True))
-    with store.reading() as session:
-        assert named_outputs(session) == set()
+    assert ask(store, named_outputs) == set()
 
 
 def test_a_lost_output_is_made_again_before_the_merge(store: Store) -> None:
@@ -207,8 +201,7 @@ def test_a_look_that_cannot_read_leaves_the_merge_to_find_out(store: Store) -> N
         session.add(Shard(task_id=merge.task_id, stage="look", index=0, payload=payload))
     look = dispatched(store)
     assert (look.request.stage, look.request.outputs) == ("look", [file])
-    with store.transaction() as session:
-        assert run_again(session, look, [file], LOST, max_attempts=1)
+    assert act(store, run_again, look, [file], LOST, max_attempts=1)
     assert next_shard(store) is None
     store_result(store, merge, result(metric(1.0)))
     assert state(store, evaluation) == "succeeded"
@@ -229,8 +222,7 @@ def test_a_worker_loses_outputs_of_its_own_task_only(store: Store) -> None:
 def test_an_output_that_is_lost_every_time_fails_its_task(store: Store) -> None:
     """A disk that loses what was written must not keep a worker busy for ever."""
     evaluation, files, merge = outputs_in_files(store)
-    with store.transaction() as session:
-        run_again(session, merge, files, LOST, max_attempts=1)
+    act(store, run_again, merge, files, LOST, max_attempts=1)
     assert state(store, evaluation) == "failed"
     assert next_shard(store) is None
     retry(store, evaluation)
@@ -257,3 +249,68 @@ def test_a_finished_shard_costs_no_more_among_many(store: Store) -> None:
         counts.append(len(loaded))
         cancel(store, assignment.evaluation_id)
     assert counts[0] == counts[1] <= 3
+
+
+def queue_again(store: Store) -> int:
+    return act(store, requeue_running, {})
+
+
+def retrying(evaluation: int) -> Callable[[Session], None]:
+    return lambda session: retry_evaluation(session, evaluation)
+
+
+def cancelling(evaluation: int) -> Callable[[Session], None]:
+    return lambda session: cancel_evaluation(session, evaluation)
+
+
+def shard_states(store: Store, *assignments: Assignment) -> list[str]:
+    with store.reading() as session:
+        return [session.get_one(Shard, assignment.shard_id).state for assignment in assignments]
+
+
+def test_a_retry_and_the_end_of_what_was_cancelled_may_come_at_once(store: Store) -> None:
+    """On PostgreSQL the end read `cancelled` before the retry was committed, and left its shard so: it never ended."""
+    evaluation, [run, _] = begin(store)
+    cancel(store, evaluation)
+    stopped = ShardResult(error=ShardError("cancelled", "stopped"))
+    assert at_once(store, retrying(evaluation), lambda: store_result(store, run, stopped)) is True
+    assert shard_states(store, run) == ["queued"]
+
+
+def test_a_retry_and_a_start_of_the_service_may_come_at_once(store: Store) -> None:
+    """On PostgreSQL the start read `cancelled` before the retry was committed, and left so what had run: as above."""
+    evaluation, runs = begin(store)
+    cancel(store, evaluation)
+    assert at_once(store, retrying(evaluation), lambda: queue_again(store)) == 2
+    assert shard_states(store, *runs) == ["queued"] * 2
+
+
+def test_what_is_cancelled_while_its_copy_fails_stays_so(store: Store) -> None:
+    """On PostgreSQL the failure of the copy read `queued`, waited for the cancellation, and wrote over it."""
+    [evaluation] = enter(store, submission(), suite())
+
+    def fail() -> None:
+        act(store, fail_checkpoint, 1, ShardError("checkpoint_gone", "it could not be copied"))
+
+    at_once(store, cancelling(evaluation), fail)
+    assert state(store, evaluation) == "cancelled"
+
+
+def test_what_is_cancelled_while_it_is_dispatched_does_not_run(store: Store) -> None:
+    """On PostgreSQL it was taken from before the cancellation, which its state then overwrote."""
+    [evaluation] = enter(store, submission(), suite())
+    assert at_once(store, cancelling(evaluation), lambda: next_shard(store)) is None
+    assert state(store, evaluation) == "cancelled"
+
+
+def test_what_is_over_cannot_be_cancelled_and_what_succeeded_cannot_be_retried(store: Store) -> None:
+    [evaluation] = enter(store, submission(), suite())
+    with store.transaction() as session, pytest.raises(WrongState, match="is queued; only failed"):
+        retry_evaluation(session, evaluation)
+    evaluate_whole(store, metric(1.0))
+    with store.transaction() as session, pytest.raises(WrongState, match="is succeeded; only queued and running"):
+        cancel_evaluation(session, evaluation)
+    with store.transaction() as session, pytest.raises(WrongState, match="is succeeded; only failed"):
+        retry_evaluation(session, evaluation)
+    with store.transaction() as session, pytest.raises(UnknownName, match="there is no evaluation 77"):
+        cancel_evaluation(session, 77)

@@ -5,20 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from queue_steps import (
-    cancel,
-    dispatched,
-    enter,
-    looked,
-    metric,
-    next_shard,
-    plan,
-    ran,
-    result,
-    store_result,
-    submission,
-    suite,
-)
+from posts_and_results import looked, metric, plan, ran, result, submission, suite
+from queue_steps import act, cancel, dispatched, enter, next_shard, store_result
 from sqlalchemy import select
 
 from evalsvc.messages import ShardError, ShardResult
@@ -107,8 +95,7 @@ def test_a_look_that_fails_is_one_look_less(store: Store, failure: str) -> None:
     if failure == "error":
         store_result(store, look, ShardResult(error=error))
     else:
-        with store.transaction() as session:
-            give_up(session, look, "worker_died", error, max_attempts=1)
+        act(store, give_up, look, "worker_died", error, max_attempts=1)
     run(store, 1)
     store_result(store, dispatched(store, "look"), seen(math.nan))
     run(store, 2)
@@ -123,7 +110,6 @@ def test_enough_ends_the_task_and_stops_what_runs(store: Store) -> None:
     for item in (third, first, second):
         store_result(store, item, ran(sum=item.request.shards[0]["index"]))
     one, two = dispatched(store, "look"), next_shard(store)
-    assert two is not None
     assert (two.request.stage, two.request.shards) == ("run", [{"index": 4, "units": 10}]), "the looks go in order"
     store_result(store, one, seen(0.06))
     enough = dispatched(store, "look")
@@ -158,8 +144,7 @@ def test_a_merge_waits_for_a_look_that_may_be_enough(store: Store) -> None:
         store_result(store, item, ran())
     look = dispatched(store, "look")
     assert next_shard(store) is None
-    with store.transaction() as session:
-        assert requeue_running(session, {}) == 1
+    assert act(store, requeue_running, {}) == 1
     again = dispatched(store, "look")
     assert not store_result(store, look, seen(0.01)), "an attempt that was lost"
     store_result(store, again, seen(0.01))

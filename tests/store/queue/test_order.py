@@ -4,7 +4,8 @@ import statistics
 import time
 
 import pytest
-from queue_steps import dispatched, enter, lose, next_shard, plan, ran, store_result, submission, suite
+from posts_and_results import plan, ran, submission, suite
+from queue_steps import dispatched, enter, lose, next_shard, store_result
 from sqlalchemy import insert, select
 
 from evalsvc.store.queue.attempts import Assignment
@@ -21,7 +22,6 @@ def post(store: Store, run: str, *steps: int, **fields: int) -> None:
 
 def place(assignment: Assignment | None) -> str:
     """Such as `a 3`."""
-    assert assignment is not None
     _, run, _, step = assignment.request.checkpoint.label.split()
     return f"{run.strip(chr(39))} {step}"
 

@@ -4,18 +4,8 @@ from datetime import timedelta
 
 import pytest
 import sqlalchemy as sa
-from queue_steps import (
-    dispatched,
-    enter,
-    evaluate_whole,
-    measure,
-    metric,
-    next_shard,
-    plan,
-    store_result,
-    submission,
-    suite,
-)
+from posts_and_results import metric, plan, submission, suite
+from queue_steps import ask, dispatched, enter, evaluate_whole, measure, next_shard, store_result
 
 from evalsvc.messages import ShardError, ShardResult
 from evalsvc.spec.documents import Error, OpenShards, Progress, RunningTask
@@ -34,8 +24,7 @@ def test_the_queue_by_run_and_its_pace(store: Store) -> None:
         before = now() - timedelta(minutes=10)
         session.execute(sa.update(Evaluation).where(Evaluation.id == old).values(created_at=before))
     dispatched(store)
-    with store.reading() as session:
-        found = queue_view(session)
+    found = ask(store, queue_view)
     assert (found.queued, found.running, found.finished_last_hour) == (2, 1, 1)
     assert found.seconds_left is not None
     assert found.seconds_left < 60, "the evaluation took a moment; that there was none before it is no pace"
@@ -60,8 +49,7 @@ def test_the_time_left_leaves_idle_time_out(store: Store) -> None:
             if evaluation.started_at is not None:
                 evaluation.started_at = moment + timedelta(minutes=begun)
                 evaluation.finished_at = None if ended is None else moment + timedelta(minutes=ended)
-    with store.reading() as session:
-        found = queue_view(session)
+    found = ask(store, queue_view)
     assert (found.queued, found.running, found.finished_last_hour) == (2, 1, 3)
     busy = 2 + 6 + 2
     assert found.seconds_left == pytest.approx(3 * 60 * busy / 3, abs=10)
@@ -72,8 +60,7 @@ def test_nothing_is_younger_than_now(store: Store) -> None:
     enter(store, submission(25), suite())
     with store.transaction() as session:
         session.execute(sa.update(Evaluation).values(created_at=now() + timedelta(hours=3)))
-    with store.reading() as session:
-        assert queue_view(session).oldest_seconds == 0.0
+    assert ask(store, queue_view).oldest_seconds == 0.0
 
 
 def test_what_runs_with_its_progress(store: Store) -> None:
@@ -81,8 +68,7 @@ def test_what_runs_with_its_progress(store: Store) -> None:
     planning = dispatched(store)
     assert store_result(store, planning, plan(4))
     next_shard(store)
-    with store.reading() as session:
-        (found,) = running_view(session, {planning.task_id: LiveTask(5, 2.0)})
+    (found,) = ask(store, running_view, {planning.task_id: LiveTask(5, 2.0)})
     assert (found.run, found.step, found.suite) == ("run-a", 25, "quick")
     progress = Progress(done=5, total=40, unit="sequences", per_second=2.0, seconds_left=17.5)
     assert found.tasks == [RunningTask(name="loss-0", progress=progress)]
@@ -94,8 +80,7 @@ def test_what_failed_last_comes_first_with_its_reason(store: Store) -> None:
         assignment = dispatched(store)
         error = ShardError("non_finite", f"NaN at step {step}")
         assert store_result(store, assignment, ShardResult(error=error))
-    with store.reading() as session:
-        found = failed_view(session)
+    found = ask(store, failed_view)
     assert [item.step for item in found] == [6, 5, 4, 3, 2]
     assert found[0].error == Error(code="non_finite", message="NaN at step 6")
 
@@ -105,8 +90,7 @@ def test_what_is_suspicious_comes_newest_first_and_not_without_end(store: Store)
         enter(store, submission(step), suite())
         warning = {"code": "inputs_cut", "metric": "loss-0/total", "message": f"cut at step {step}"}
         evaluate_whole(store, metric(1.0), warnings=[warning] if step != 5 else [])
-    with store.reading() as session:
-        found = warned_view(session)
+    found = ask(store, warned_view)
     assert [task.step for task in found] == [6, 4, 3, 2, 1]
     assert found[0].model_dump() == {
         "id": 7,

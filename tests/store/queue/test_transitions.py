@@ -1,19 +1,28 @@
 """The state machine of a shard: the whole table, and events at random against a small model of a queue."""
 
 import random
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from itertools import chain, product
+from typing import Any
 
+import msgpack
 import pytest
-from queue_steps import enter, next_shard, plan, ran, result, submission, suite
+from posts_and_results import plan, ran, result, submission, suite
+from queue_steps import act, ask, begin, dispatched, enter, lose, next_shard, retry, state, store_result
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from evalsvc.files.artifacts import Artifact, KeptArtifact
+from evalsvc.files.codec import Codec, Unreadable
 from evalsvc.files.outputs import OutputFile
-from evalsvc.messages import ShardError, ShardResult
+from evalsvc.messages import KeptResult, LookResult, MergeResult, PlanResult, ShardError, ShardResult
+from evalsvc.spec.looks import Until
+from evalsvc.store.lookup import find_evaluation
 from evalsvc.store.queue import transitions
 from evalsvc.store.queue.attempts import Assignment, finish, give_up, requeue_running, run_again
 from evalsvc.store.queue.stages import cancel_evaluation, retry_evaluation
-from evalsvc.store.queue.transitions import TABLE, Event, State, apply
+from evalsvc.store.queue.transitions import LOOK, MERGE, PLAN, TABLE, Event, State, apply, from_row, to_row
 from evalsvc.store.session import Store
 from evalsvc.store.tables import OVER, Attempt, Evaluation, Shard
 
@@ -150,7 +159,142 @@ def test_events_at_random_keep_the_queue_sound_and_end_it(
         if (assignment := next_shard(store)) is None:
             break
         output = {"plan": plan(3), "run": ran(sum=1), "merge": result()}[assignment.request.stage]
-        with store.transaction() as session:
-            assert finish(session, assignment, output, ATTEMPTS)
+        assert act(store, finish, assignment, output, ATTEMPTS)
     with store.reading() as session:
         assert session.get_one(Evaluation, walk.evaluation).state == "succeeded"
+
+
+FULL = ShardError("artifact_not_written", "no space left on device; make room")
+BROKEN = ShardError("non_finite", "NaN in layer 3")
+
+SetClock = Callable[[float], None]
+
+
+@pytest.fixture
+def set_clock(monkeypatch: pytest.MonkeyPatch) -> SetClock:
+    """Sets the clock of back-off to so many seconds after the test's beginning."""
+    begun, seconds = datetime(2026, 5, 4, tzinfo=UTC), 0.0
+
+    def set_clock(value: float) -> None:
+        nonlocal seconds
+        seconds = value
+
+    monkeypatch.setattr(transitions, "now", lambda: begun + timedelta(seconds=seconds))
+    return set_clock
+
+
+def fail(store: Store, assignment: Assignment, error: ShardError) -> None:
+    assert act(store, finish, assignment, ShardResult(error=error), max_attempts=3)
+
+
+def test_what_may_pass_waits_longer_each_time_and_fails_in_the_end(store: Store, set_clock: SetClock) -> None:
+    """A disk that was full for a second failed an evaluation of hours."""
+    _, [shard] = begin(store, shards=1)
+    for now, early, due in ((0.0, 1.9, 2.6), (100.0, 107.9, 110.1)):
+        set_clock(now)
+        fail(store, shard, FULL)
+        set_clock(early)
+        assert next_shard(store) is None
+        assert state(store, 1) == "running"
+        set_clock(due)
+        again = dispatched(store)
+        assert (again.shard_id, again.attempt) == (shard.shard_id, shard.attempt + 1)
+        shard = again
+    fail(store, shard, FULL)
+    assert next_shard(store) is None
+    assert state(store, 1) == "failed"
+    error = ask(store, find_evaluation, 1).error
+    assert error == {"code": FULL.code, "message": f"{FULL.message} (tried 3 times)"}
+    retry(store, 1)
+    assert next_shard(store) is not None, "whoever asks for a retry need not wait"
+
+
+def test_what_cannot_pass_fails_at_once(store: Store) -> None:
+    fail(store, begin(store, shards=1)[1][0], BROKEN)
+    assert state(store, 1) == "failed"
+    assert next_shard(store) is None
+    assert ask(store, find_evaluation, 1).error == BROKEN.to_json()
+
+
+def test_a_lost_worker_is_replaced_at_once_and_then_waited_for(store: Store, set_clock: SetClock) -> None:
+    set_clock(0)
+    _, [shard] = begin(store, shards=1)
+    for expected_wait in (0.0, 2.0):
+        lose(store, shard, max_attempts=5)
+        if expected_wait:
+            assert next_shard(store) is None
+            set_clock(expected_wait * 1.3)
+        shard = dispatched(store)
+
+
+@pytest.mark.parametrize("jump", [-3_600.0, -86_400.0 * 400, 3_600.0])
+def test_a_clock_that_jumps_delays_no_shard(store: Store, set_clock: SetClock, jump: float) -> None:
+    """Set back by an hour, it would have waited for an hour."""
+    set_clock(0)
+    fail(store, begin(store, shards=1)[1][0], FULL)
+    assert next_shard(store) is None
+    set_clock(jump)
+    assert next_shard(store) is not None
+
+
+def test_a_wait_is_bounded(set_clock: SetClock) -> None:
+    set_clock(0)
+    begun = transitions.now()
+    waits = [(transitions.wait_until(failures) - begun).total_seconds() for failures in (1, 2, 3, 4, 5, 1_000_000)]
+    for wait, nominal in zip(waits, (2, 8, 32, 128, 300, 300), strict=True):
+        assert nominal <= wait <= 1.25 * nominal
+
+
+def test_what_succeeds_after_a_failure_leaves_no_trace_of_it(store: Store, set_clock: SetClock) -> None:
+    set_clock(0)
+    fail(store, begin(store, shards=1)[1][0], FULL)
+    set_clock(10)
+    again = dispatched(store)
+    assert store_result(store, again, ran(sum=1))
+    with store.reading() as session:
+        shard = session.get_one(Shard, again.shard_id)
+        assert (shard.state, shard.error, shard.not_before) == ("succeeded", None, None)
+
+
+METRICS = {"metrics": [{"name": "coco/fid", "value": "NaN"}], "protocols": {"ab": {"limit": None}}}
+ARTIFACT = {"kind": "grid", "name": "g.png", "media_type": "image/png", "details": {}, "sha256": "ab", "size": 3}
+
+STORED: list[tuple[Codec[Any], Any, dict[str, Any]]] = [
+    (
+        PLAN,
+        PlanResult([{"index": 0, "units": 10}], 10, "images", [(1, 10)], Until(stderr=0.1, metric="kid")),
+        {
+            "shards": [{"index": 0, "units": 10}],
+            "total": 10,
+            "unit": "images",
+            "looks": [[1, 10]],
+            "until": {"stderr": 0.1, "metric": "kid"},
+        },
+    ),
+    (LOOK, LookResult(METRICS["metrics"], METRICS["protocols"]), METRICS),
+    (
+        MERGE,
+        KeptResult(METRICS["metrics"], METRICS["protocols"], b"\0", {"n": 1}, [KeptArtifact(**ARTIFACT)], []),
+        {**METRICS, "items": b"\0", "notes": {"n": 1}, "artifacts": [ARTIFACT], "warnings": []},
+    ),
+]
+
+
+@pytest.mark.parametrize(("codec", "result", "document"), STORED, ids=["plan", "look", "merge"])
+def test_a_result_is_stored_as_its_fields(codec: Codec[Any], result: Any, document: dict[str, Any]) -> None:
+    assert to_row(result) == msgpack.packb(document)
+    assert from_row(codec, msgpack.packb(document)) == result
+
+
+def test_a_plan_of_a_version_without_looks_is_read() -> None:
+    old = {"shards": [{"units": 4}], "total": 4, "unit": "sequences"}
+    assert from_row(PLAN, msgpack.packb(old)) == PlanResult([{"units": 4}], 4, "sequences")
+
+
+def test_what_is_no_result_is_refused() -> None:
+    """A file's name in the place of a plan, or artifacts that lie nowhere yet, would be found out by the merge."""
+    for stored in (None, OutputFile(1, 2, 3, "ab", 4), b"\x80"):
+        with pytest.raises(Unreadable, match="no PlanResult"):
+            from_row(PLAN, stored)
+    with pytest.raises(TypeError, match="the value is a MergeResult, not a LookResult"):
+        to_row(MergeResult([], {}, [], {}, [Artifact("grid", "g.png", "image/png", b"png")], []))

@@ -1,7 +1,8 @@
 """What a run is compared with: named, by default, replaced, and kept."""
 
 import pytest
-from queue_steps import enter, measure, metric, next_shard, plan, ran, result, store_result, submission, suite
+from posts_and_results import metric, plan, ran, result, submission, suite
+from queue_steps import ask, enter, measure, next_shard, store_result
 
 from evalsvc.checkpoints.reference import Identity
 from evalsvc.errors import UnknownName
@@ -53,8 +54,7 @@ def test_of_a_base_that_was_replaced_the_newest_counts(store: Store) -> None:
     name(store, "run-b", "run-a", 0)
     enter(store, submission(0, identity=Identity(7, 7), replace=True))
     assert base_of(store, 2) == 3
-    with store.reading() as session:
-        assert base_ids(session) == {3}
+    assert ask(store, base_ids) == {3}
 
 
 @pytest.mark.parametrize(

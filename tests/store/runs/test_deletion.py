@@ -6,29 +6,20 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import sqlalchemy as sa
 from history_reference import Point, history_of, imported
-from queue_steps import (
-    dispatched,
-    enter,
-    enter_virtual,
-    evaluate_whole,
-    kept_artifact,
-    measure,
-    metric,
-    next_shard,
-    plan,
-    store_result,
-    submission,
-    suite,
-)
+from posts_and_results import kept_artifact, metric, plan, submission, suite
+from queue_steps import act, ask, dispatched, enter, enter_virtual, evaluate_whole, measure, next_shard, store_result
 
-from evalsvc.errors import Conflict, WrongState
+from evalsvc.errors import Conflict, UnknownName, WrongState
+from evalsvc.messages import ShardResult
 from evalsvc.store.data_folder import named_artifacts, named_items
 from evalsvc.store.history.imports import import_values
 from evalsvc.store.history.reading import read_history
-from evalsvc.store.lookup import find_run, get_or_create_run, hold
+from evalsvc.store.history.writing import history_tag
+from evalsvc.store.lookup import find_checkpoint, find_run, get_or_create_run, hold
 from evalsvc.store.queue.attempts import finish, unwanted
-from evalsvc.store.runs.base import name_base
-from evalsvc.store.runs.deletion import Deleted, delete_checkpoint, delete_run
+from evalsvc.store.runs.base import base_view, name_base
+from evalsvc.store.runs.deletion import Deleted, delete_checkpoint, delete_run, rename_run
+from evalsvc.store.runs.listing import run_view
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Base, Checkpoint, Protocol
 
@@ -37,8 +28,7 @@ NO_RUNS = ("attempt_totals", "protocols", "suites", "tokens")
 
 
 def delete(store: Store, run: str = "run-a", cancel: bool = False) -> Deleted:
-    with store.transaction() as session:
-        return delete_run(session, run, cancel)
+    return act(store, delete_run, run, cancel)
 
 
 def rows(store: Store) -> dict[str, int]:
@@ -113,8 +103,7 @@ def test_a_late_result_is_not_stored(store: Store, posted_again: bool) -> None:
         again = dispatched(store)
         assert again.key != running.key
         assert again.shard_id > running.shard_id
-    with store.reading() as session:
-        assert unwanted(session, [running.shard_id]) == {running.shard_id}
+    assert ask(store, unwanted, [running.shard_id]) == {running.shard_id}
     assert store_result(store, running, plan(2)) is False
     assert rows(store).get("shards", 0) == posted_again
 
@@ -210,8 +199,7 @@ def test_a_checkpoint_that_waits_is_deleted_only_if_that_is_meant(store: Store) 
         delete_step(store, 25)
     running = dispatched(store)
     delete_step(store, 25, cancel=True)
-    with store.reading() as session:
-        assert unwanted(session, [running.shard_id]) == {running.shard_id}
+    assert ask(store, unwanted, [running.shard_id]) == {running.shard_id}
     enter(store, submission(), suite())
     assert store_result(store, running, plan(2)) is False
     assert dispatched(store).shard_id > running.shard_id
@@ -261,6 +249,67 @@ def test_a_parent_stays_until_its_children_are_gone(store: Store) -> None:
 def test_a_replaced_checkpoint_is_deleted_with_its_record_alone(store: Store) -> None:
     measure(store, 25, 1.0)
     measure(store, 25, 2.0, uri="/other.pt", replace=True)
-    with store.transaction() as session:
-        assert delete_checkpoint(session, 1, cancel=False).values == 0
+    assert act(store, delete_checkpoint, 1, cancel=False).values == 0
     assert history_of(store).series[0].value == [2.0]
+
+
+def rename(store: Store, name: str = "run-a", new: str = "run-z") -> None:
+    act(store, rename_run, name, new)
+
+
+def test_its_history_goes_with_it(store: Store) -> None:
+    measure(store, 25, 1.0)
+    before = history_tag(ask(store, find_run, "run-a"), "1", "question")
+    rename(store)
+    with store.reading() as session:
+        assert read_history(session, "run-z").series[0].value == [1.0]
+        assert history_tag(find_run(session, "run-z"), "1", "question") != before
+        with pytest.raises(UnknownName):
+            find_run(session, "run-a")
+    assert enter(store, submission(25, run="run-z"), suite()) == [1]  # the same post under the new name
+
+
+def test_bases_and_expressions_name_it_anew(store: Store) -> None:
+    enter(store, submission(25), suite())
+    enter(store, submission(25, run="run-b"), suite())
+    with store.transaction() as session:
+        for run in ("run-a", "run-b"):
+            name_base(session, find_run(session, run), "run-a", 25, "raw")
+    enter_virtual(store, "mix", "lerp(run-b@25, run-a@25, 0.25)", suite())
+    rename(store)
+    with store.reading() as session:
+        for run in ("run-z", "run-b"):
+            view = base_view(session, find_run(session, run))
+            assert (view.run, view.checkpoint) == ("run-z", 1)
+        (checkpoint,) = run_view(session, find_run(session, "mix")).checkpoints
+        assert checkpoint.uri == "lerp(run-b@25, run-z@25, 0.25)"
+    while assignment := next_shard(store):
+        virtual = assignment.request.checkpoint.virtual
+        if virtual is not None:
+            assert set(virtual.parents) == {"run-b@25", "run-z@25"}
+            break
+        assert store_result(store, assignment, ShardResult(output=plan(0).output))
+    else:
+        pytest.fail("the virtual checkpoint was not dispatched")
+
+
+def test_a_worker_that_knows_the_old_name_does_no_harm(store: Store) -> None:
+    """Its provenance has the parents' digests by their old names."""
+    enter(store, submission(25))
+    enter(store, submission(50))
+    enter_virtual(store, "mix", "lerp(run-a@25, run-a@50, 0.5)", suite())
+    assignment = dispatched(store)
+    rename(store)
+    provenance = {"checkpoint_sha256": "a" * 64, "parents_sha256": {"run-a@25": "b" * 64, "run-a@50": "c" * 64}}
+    assert store_result(store, assignment, ShardResult(output=plan(1).output, provenance=provenance))
+    with store.reading() as session:
+        assert find_checkpoint(session, 3).sha256 == "a" * 64
+        assert find_checkpoint(session, 1).sha256 is None
+
+
+def test_a_name_that_is_taken(store: Store) -> None:
+    enter(store, submission(25))
+    enter(store, submission(25, run="run-z"))
+    with pytest.raises(Conflict, match="a run 'run-z' exists"):
+        rename(store)
+    rename(store, "run-a", "run-a")

@@ -4,19 +4,8 @@ from collections.abc import Callable
 
 import pytest
 from history_reference import Point, write
-from queue_steps import (
-    cancel,
-    dispatched,
-    enter,
-    evaluate_whole,
-    measure,
-    metric,
-    plan,
-    retry,
-    store_result,
-    submission,
-    suite,
-)
+from posts_and_results import metric, plan, submission, suite
+from queue_steps import ask, cancel, dispatched, enter, evaluate_whole, measure, retry, store_result
 
 from evalsvc.messages import ShardError, ShardResult
 from evalsvc.spec.documents import RunSummary
@@ -33,8 +22,7 @@ def summary(store: Store, run: str = "run-a") -> RunSummary:
 
 
 def tag(store: Store) -> str:
-    with store.reading() as session:
-        return runs_tag(session, PageRequest())
+    return ask(store, runs_tag, PageRequest())
 
 
 def fail(store: Store, step: int) -> None:
@@ -86,19 +74,6 @@ def test_tags_are_those_of_the_newest_checkpoint(store: Store) -> None:
     assert summary(store, "imported").tags == {}
 
 
-def test_bases(store: Store) -> None:
-    enter(store, submission(10))
-    base = summary(store).base
-    assert base is not None
-    assert (base.run, base.step, base.named, base.checkpoint) == ("run-a", 0, False, None)
-    enter(store, submission(7, run="text"))
-    with store.transaction() as session:
-        identity = name_base(session, find_run(session, "run-a"), "text", 7, "raw").id
-    base = summary(store).base
-    assert base is not None
-    assert (base.run, base.step, base.named, base.checkpoint) == ("text", 7, True, identity)
-
-
 @pytest.mark.parametrize(
     "change",
     [
@@ -119,8 +94,7 @@ def test_whatever_changes_a_row_changes_the_tag(store: Store, change: Callable[[
     assert tag(store) == before
     change(store)
     assert tag(store) != before
-    with store.reading() as session:
-        assert runs_view(session, PageRequest()).runs != [rows]
+    assert ask(store, runs_view, PageRequest()).runs != [rows]
 
 
 def name_it(store: Store) -> None:
@@ -141,9 +115,7 @@ def test_values_are_counted_once(store: Store) -> None:
         return asked[tag]
 
     for _ in range(3):
-        with store.reading() as session:
-            assert runs_view(session, PageRequest(), remember).runs[0].values == 1
+        assert ask(store, runs_view, PageRequest(), remember).runs[0].values == 1
     assert counted == ["run-a"]
     measure(store, 20, 1.0)
-    with store.reading() as session:
-        assert runs_view(session, PageRequest(), remember).runs[0].values == 2
+    assert ask(store, runs_view, PageRequest(), remember).runs[0].values == 2
