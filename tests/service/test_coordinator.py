@@ -5,7 +5,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from inspect import signature
@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
-from in_process_cluster import Call, InProcessCluster, run_steps, with_run
+from in_process_cluster import Call, InProcessCluster, Run, with_run
 from laboratory import Laboratory
 from queue_steps import act, ask
 from sqlalchemy import select, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
+from steps_in_process import run_steps
 
 from evalsvc.cluster.cluster import Cluster
 from evalsvc.config import Settings
@@ -51,11 +52,19 @@ def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def laboratory(tmp_path: Path, weights: Path) -> Iterator[Laboratory]:
-    """Coordinators with workers in this process, and a posted file of the test's own, into which no worker looks."""
-    laboratory = Laboratory(tmp_path, with_run(run_steps), weights)
-    yield laboratory
-    laboratory.close()
+def make_laboratory(tmp_path: Path, weights: Path) -> Iterator[Callable[..., Laboratory]]:
+    """Makes coordinators with workers in this process, and a posted file, into which no worker looks."""
+    with ExitStack() as stack:
+
+        def make(run: Run = run_steps) -> Laboratory:
+            return stack.enter_context(closing(Laboratory(tmp_path, with_run(run), weights)))
+
+        yield make
+
+
+@pytest.fixture
+def laboratory(make_laboratory: Callable[..., Laboratory]) -> Laboratory:
+    return make_laboratory()
 
 
 def cluster_of(coordinator: Coordinator) -> InProcessCluster:
@@ -248,7 +257,9 @@ def test_a_shard_that_overruns_its_deadline_is_killed_until_it_is_gone_and_tried
 
 
 @pytest.mark.parametrize("reports", [True, False])
-def test_planning_without_progress_is_stopped_and_not_tried_again(tmp_path: Path, weights: Path, reports: bool) -> None:
+def test_planning_without_progress_is_stopped_and_not_tried_again(
+    make_laboratory: Callable[..., Laboratory], reports: bool
+) -> None:
     """A template without end held a worker for two hours, three times. A download tells its progress while it lasts."""
     plans: list[str] = []
 
@@ -261,31 +272,25 @@ def test_planning_without_progress_is_stopped_and_not_tried_again(tmp_path: Path
                     call.report(0)
         return run_steps(request, call)
 
-    laboratory = Laboratory(tmp_path, with_run(run), weights)
-    try:
-        laboratory.start(devices="cpu", shard_deadline=4.8)
-        evaluation = laboratory.post(shards=1)
-        if reports:
-            assert laboratory.succeeds(evaluation)
-        else:
-            code, message = laboratory.failure(evaluation)
-            assert code == "deadline_exceeded"
-            assert "after 0.4 s without progress; look for a template" in message
-        assert len(plans) == 1
-    finally:
-        laboratory.close()
+    laboratory = make_laboratory(run)
+    laboratory.start(devices="cpu", shard_deadline=4.8)
+    evaluation = laboratory.post(shards=1)
+    if reports:
+        assert laboratory.succeeds(evaluation)
+    else:
+        code, message = laboratory.failure(evaluation)
+        assert code == "deadline_exceeded"
+        assert "after 0.4 s without progress; look for a template" in message
+    assert len(plans) == 1
 
 
-def test_a_result_that_cannot_be_read_fails_its_shard(tmp_path: Path, weights: Path) -> None:
+def test_a_result_that_cannot_be_read_fails_its_shard(make_laboratory: Callable[..., Laboratory]) -> None:
     """A worker that was taken over may return anything."""
-    laboratory = Laboratory(tmp_path, with_run(lambda request, call: b"\xc1"), weights)
-    try:
-        laboratory.start(devices="cpu")
-        code, message = laboratory.failure(laboratory.post(shards=1, steps=1))
-        assert code == "internal_error"
-        assert message.startswith("its result cannot be read (Unreadable: ")
-    finally:
-        laboratory.close()
+    laboratory = make_laboratory(lambda request, call: b"\xc1")
+    laboratory.start(devices="cpu")
+    code, message = laboratory.failure(laboratory.post(shards=1, steps=1))
+    assert code == "internal_error"
+    assert message.startswith("its result cannot be read (Unreadable: ")
 
 
 def test_shards_of_a_scheduler_that_went_away_run_again_uncharged(laboratory: Laboratory) -> None:
@@ -517,7 +522,9 @@ def test_a_coordinator_that_hangs_is_not_alive(laboratory: Laboratory, monkeypat
     laboratory.wait_until(lambda _: coordinator.alive())
 
 
-def test_new_files_of_a_remote_worker_are_there_before_its_result_is_stored(tmp_path: Path, weights: Path) -> None:
+def test_new_files_of_a_remote_worker_are_there_before_its_result_is_stored(
+    make_laboratory: Callable[..., Laboratory],
+) -> None:
     """Whoever is evaluated next must find them; one that cannot be written costs the task nothing."""
     key = "ab" * 32
     name, bad = f"{key}.moments.npz", "../evalsvc.db"
@@ -526,16 +533,13 @@ def test_new_files_of_a_remote_worker_are_there_before_its_result_is_stored(tmp_
         result = run_steps(request, call)
         return replace(result, kept={name: b"numbers", bad: b"bad"}) if request.stage == "merge" else result
 
-    laboratory = Laboratory(tmp_path, with_run(run_with_files), weights)
-    try:
-        laboratory.start()
-        evaluation = laboratory.post(shards=2)
-        laboratory.wait_until(lambda _: laboratory.is_over(evaluation))
-        assert (laboratory.data / "shared" / "statistics" / name).read_bytes() == b"numbers"
-        assert laboratory.succeeds(evaluation)
-        assert not (laboratory.data / "evalsvc.db").exists()
-    finally:
-        laboratory.close()
+    laboratory = make_laboratory(run_with_files)
+    laboratory.start()
+    evaluation = laboratory.post(shards=2)
+    laboratory.wait_until(lambda _: laboratory.is_over(evaluation))
+    assert (laboratory.data / "shared" / "statistics" / name).read_bytes() == b"numbers"
+    assert laboratory.succeeds(evaluation)
+    assert not (laboratory.data / "evalsvc.db").exists()
 
 
 def test_the_coordinator_reads_no_output(laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from posts_and_results import metric, submission, suite
-from queue_steps import enter, evaluate_whole
+from queue_steps import enter, evaluate_whole, set_base
 from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
@@ -18,8 +18,6 @@ from evalsvc.checkpoints.reference import Identity, identify
 from evalsvc.config import Settings
 from evalsvc.service import spooler as spooler_module
 from evalsvc.service.spooler import Spooler
-from evalsvc.store.lookup import find_run, get_or_create_run
-from evalsvc.store.runs.base import name_base
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Checkpoint, Evaluation
 
@@ -52,12 +50,10 @@ def test_a_base_is_kept_as_long_as_it_is_one(store: Store, spooler: Spooler) -> 
         spool(store, spooler, step, variant=variant) for step, variant in ((0, "raw"), (0, "ema"), (25, "raw"))
     )
     named = spool(store, spooler, 9, "text")
-    with store.transaction() as session:
-        name_base(session, get_or_create_run(session, "run-b"), "text", 9, "raw")
+    set_base(store, "run-b", "text", 9)
     spooler.poll()
     assert [copy.exists() for copy in (first, averaged, later, named)] == [True, True, False, True]
-    with store.transaction() as session:
-        name_base(session, find_run(session, "run-a"), "text", 9, "raw")
+    set_base(store, "run-a", "text", 9)
     spooler.poll()
     assert [copy.exists() for copy in (first, averaged, named)] == [False, False, True]
 

@@ -3,7 +3,8 @@
 import errno
 import os
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,23 @@ def prune(store: Store, settings: Settings, sha256: str) -> None:
     with store.transaction() as session:
         session.execute(sa.update(Artifact).where(Artifact.sha256 == sha256).values(pruned_at=now()))
     drop_contents(settings.artifacts_path, [sha256], asked_anew(store.reading, named_artifacts))
+
+
+@pytest.fixture
+def lite(tmp_path: Path) -> Iterator[tuple[Store, Settings]]:
+    """A SQLite database in a data folder of its own, and its settings."""
+    store = migrated_store(tmp_path / "evalsvc.db")
+    yield store, settings_with_folder(store, tmp_path)
+    store.close()
+
+
+@contextmanager
+def restored(path: Path, lost: Sequence[str] = ()) -> Iterator[Store]:
+    """The database of a backup, restored into the folder `restored` beside it."""
+    target = migrated_store(path.parent / "restored.db")
+    assert restore_backup(settings_of(target, path.parent / "restored"), path) == list(lost)
+    yield target
+    target.close()
 
 
 def before_each_file(monkeypatch: pytest.MonkeyPatch, act: Callable[[str], None]) -> None:
@@ -115,11 +133,9 @@ def test_a_database_of_an_older_evalsvc(store: Store, tmp_path: Path, monkeypatc
             write_backup(settings, tmp_path / "backup.tar")
     else:
         write_backup(settings, tmp_path / "backup.tar")
-        target = Store(f"sqlite:///{tmp_path / 'restored' / 'evalsvc.db'}")
-        restore_backup(settings_of(target, tmp_path / "restored"), tmp_path / "backup.tar")
-        target.check_schema()
-        assert rows_of(target) == rows_of(store)
-        target.close()
+        with restored(tmp_path / "backup.tar") as target:
+            target.check_schema()
+            assert rows_of(target) == rows_of(store)
     assert store.schema_version() == "0100"
 
 
@@ -140,10 +156,9 @@ def test_the_folder_of_another_database(tmp_path: Path) -> None:
     store.close()
 
 
-def test_what_was_lost_before_is_named(tmp_path: Path) -> None:
+def test_what_was_lost_before_is_named(lite: tuple[Store, Settings], tmp_path: Path) -> None:
     """A disk that has lost a file must not keep the rest from being saved."""
-    store = migrated_store(tmp_path / "evalsvc.db")
-    settings = settings_with_folder(store, tmp_path)
+    store, settings = lite
     gone, damaged, kept = (measure(store, settings, "run-a", step, b"grid %d" % step) for step in range(3))
     paths = {sha256: artifact_path(settings.artifacts_path, sha256) for sha256 in (gone, damaged, kept)}
     paths[gone].unlink()
@@ -151,12 +166,9 @@ def test_what_was_lost_before_is_named(tmp_path: Path) -> None:
     lost = sorted(str(paths[sha256].relative_to(tmp_path)) for sha256 in (gone, damaged))
     assert write_backup(settings, tmp_path / "backup.tar") == lost
     assert artifacts_in(tmp_path / "backup.tar") == {kept}
-    target = migrated_store(tmp_path / "restored.db")
-    assert restore_backup(settings_of(target, tmp_path / "restored"), tmp_path / "backup.tar") == lost
+    with restored(tmp_path / "backup.tar", lost) as target:
+        assert rows_of(target) == rows_of(store)
     assert artifact_path(tmp_path / "restored" / "artifacts", kept).is_file()
-    assert rows_of(target) == rows_of(store)
-    target.close()
-    store.close()
 
 
 def test_what_is_pruned_in_between_is_not_named_by_the_backup(store: Store, tmp_path: Path, monkeypatch: Any) -> None:
@@ -172,16 +184,15 @@ def test_what_is_pruned_in_between_is_not_named_by_the_backup(store: Store, tmp_
     assert write_backup(settings, tmp_path / "backup.tar") == []
     monkeypatch.undo()
     assert artifacts_in(tmp_path / "backup.tar") == {kept}
-    target = migrated_store(tmp_path / "restored.db")
-    restore_backup(settings_of(target, tmp_path / "restored"), tmp_path / "backup.tar")
-    assert ask(target, named_artifacts) == {kept}
-    target.close()
+    with restored(tmp_path / "backup.tar") as target:
+        assert ask(target, named_artifacts) == {kept}
 
 
-def test_a_checkpoint_that_is_released_in_between(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_that_is_released_in_between(
+    lite: tuple[Store, Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Half of its files must not be taken for the whole: the backup says that it was released."""
-    store = migrated_store(tmp_path / "evalsvc.db")
-    settings = settings_with_folder(store, tmp_path)
+    store, settings = lite
     enter(store, submission(1), suite())
     with store.transaction() as session:
         checkpoint = session.scalars(sa.select(Checkpoint)).one()
@@ -199,42 +210,36 @@ def test_a_checkpoint_that_is_released_in_between(tmp_path: Path, monkeypatch: p
 
     before_each_file(monkeypatch, release)
     assert write_backup(settings, tmp_path / "backup.tar") == []
-    target = migrated_store(tmp_path / "restored.db")
-    restore_backup(settings_of(target, tmp_path / "restored"), tmp_path / "backup.tar")
-    with target.reading() as session:
+    with restored(tmp_path / "backup.tar") as target, target.reading() as session:
         assert session.scalars(sa.select(Checkpoint.spool_state)).all() == ["released"]
-    target.close()
-    store.close()
 
 
-def test_outputs_that_go_away_in_between_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outputs_that_go_away_in_between_are_left_out(
+    lite: tuple[Store, Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A busy service would hold up the backup for ever; the shards of missing outputs run again."""
-    store = migrated_store(tmp_path / "evalsvc.db")
-    settings = settings_with_folder(store, tmp_path)
     named = backup.named_files
     monkeypatch.setattr(backup, "named_files", lambda *_, **options: named(*_, **options) | {"outputs/1/2-3": "0" * 64})
-    assert write_backup(settings, tmp_path / "backup.tar") == []
-    store.close()
+    assert write_backup(lite[1], tmp_path / "backup.tar") == []
 
 
-def test_no_space_leaves_no_part_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = migrated_store(tmp_path / "evalsvc.db")
-    settings = settings_with_folder(store, tmp_path / "data")
+def test_no_space_leaves_no_part_of_a_file(
+    lite: tuple[Store, Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = sorted(tmp_path.iterdir())
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(tarfile.TarFile, "addfile", full)
     with pytest.raises(InvalidRequest, match=r"backup.tar cannot be written: .*no space left on device; free some"):
-        write_backup(settings, tmp_path / "backup.tar")
-    assert sorted(path.name for path in tmp_path.iterdir() if "evalsvc.db" not in path.name) == ["data"]
-    store.close()
+        write_backup(lite[1], tmp_path / "backup.tar")
+    assert sorted(tmp_path.iterdir()) == before
 
 
-def test_the_tar_is_a_data_folder(tmp_path: Path) -> None:
+def test_the_tar_is_a_data_folder(lite: tuple[Store, Settings], tmp_path: Path) -> None:
     """Whoever has a backup and no evalsvc unpacks it with tar."""
-    store = migrated_store(tmp_path / "evalsvc.db")
-    settings = settings_with_folder(store, tmp_path)
+    store, settings = lite
     measure(store, settings, "run-a", 1, b"grid")
     write_backup(settings, tmp_path / "backup.tar")
     with tarfile.open(tmp_path / "backup.tar") as tar:
@@ -243,4 +248,3 @@ def test_the_tar_is_a_data_folder(tmp_path: Path) -> None:
     assert rows_of(unpacked) == rows_of(store)
     assert files_of(tmp_path / "unpacked") == files_of(tmp_path)
     unpacked.close()
-    store.close()

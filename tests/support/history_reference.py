@@ -63,7 +63,12 @@ def imported(metric: str, points: Sequence[Point], **fields: Any) -> Imported:
     """A series as it is imported; a metric such as `higher/x` has the direction in its name."""
     word = metric.partition("/")[0]
     direction = word if word in ("higher", "none") else "lower"
-    rest = {"unit": "", "direction": direction, "protocol": Protocol({"limit": 1}), **fields}
+    rest = {
+        "unit": "nats/token" if word == "loss" else "",
+        "direction": direction,
+        "protocol": Protocol({"limit": 1}),
+        **fields,
+    }
     return Imported(
         metric,
         step=[point.step for point in points],

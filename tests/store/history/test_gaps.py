@@ -3,16 +3,25 @@
 from collections.abc import Sequence
 
 import sqlalchemy as sa
-from history_reference import Point, history_of, imported
+from history_reference import Point, history_of, write
 from posts_and_results import metric, plan, ran, result, submission, suite
-from queue_steps import cancel, dispatched, enter, measure, next_shard, retry, store_result, submit_planned
+from queue_steps import (
+    ask,
+    cancel,
+    dispatched,
+    enter,
+    evaluate_whole,
+    measure,
+    next_shard,
+    retry,
+    store_result,
+    submit_planned,
+)
 
 from evalsvc.messages import ShardError, ShardResult
 from evalsvc.spec.documents.history import Gap
-from evalsvc.spec.suite import Suite
 from evalsvc.store.history.buckets import read_buckets
 from evalsvc.store.history.gaps import LONGEST, MOST, gaps_mark
-from evalsvc.store.history.imports import import_values
 from evalsvc.store.history.reading import read_history, read_summary
 from evalsvc.store.history.series import WHOLE, Window
 from evalsvc.store.lookup import find_run, get_or_create_run
@@ -92,41 +101,22 @@ def test_a_value_from_elsewhere_closes_the_gap(store: Store) -> None:
     assert why(store) == [(20, "failed"), (30, "failed")]
     retry(store, 2)
     assert why(store) == [(20, "pending"), (30, "failed")]
-    run_all(store, metric(2.0))
+    evaluate_whole(store, metric(2.0))
     assert why(store) == [(30, "failed")]
-    with store.transaction() as session:
-        point = imported("loss/text", [Point(30, 3.0, None, None)], unit="nats/token", direction="lower")
-        import_values(session, "run-a", "by hand", [point], replace=False)
+    write(store, {"loss/text": [Point(30, 3.0, None, None)]})
     assert why(store) == []
 
 
-def run_all(store: Store, *metrics: object, names: Sequence[str] = ()) -> None:
-    """Run what waits; tasks of these names fail while they run."""
-    while assignment := next_shard(store):
-        request = assignment.request
-        failed = ShardResult(None, ShardError("out_of_memory_for_good", "too large"))
-        stages = {
-            "plan": plan(1),
-            "run": failed if request.task.name in names else ran(sum=1),
-            "merge": result(*metrics),
-        }
-        store_result(store, assignment, stages[request.stage])
-
-
-def two_metrics(store: Store) -> Suite:
-    """A suite of two tasks, measured whole at step 10: `loss-0` gives loss/text, `loss-1` gives loss/image."""
-    both = suite(tasks=2)
-    enter(store, submission(10), both)
-    while assignment := next_shard(store):
-        name = "loss/text" if assignment.request.task.name == "loss-0" else "loss/image"
-        stages = {"plan": plan(1), "run": ran(sum=1), "merge": result(metric(1.0, name))}
-        store_result(store, assignment, stages[assignment.request.stage])
-    return both
-
-
 def test_of_a_partly_failed_evaluation_only_what_is_missing(store: Store) -> None:
-    enter(store, submission(20), two_metrics(store))
-    run_all(store, metric(1.0), names=["loss-1"])
+    """Of two tasks, `loss-0` gives loss/text, and `loss-1` gives loss/image, and fails at step 20."""
+    failed = ShardResult(None, ShardError("out_of_memory_for_good", "too large"))
+    for step in (10, 20):
+        enter(store, submission(step), suite(tasks=2))
+        while assignment := next_shard(store):
+            is_image = assignment.request.task.name == "loss-1"
+            merged = result(metric(1.0, "loss/image" if is_image else "loss/text"))
+            stages = {"plan": plan(1), "run": failed if is_image and step == 20 else ran(sum=1), "merge": merged}
+            store_result(store, assignment, stages[assignment.request.stage])
     assert why(store) == [(20, "failed")]
     assert gaps(store)[0].message == "too large"
     assert why(store, ["loss/image"]) == [(20, "failed")]
@@ -201,32 +191,22 @@ def test_gaps_behind_many_that_are_closed_are_found(store: Store) -> None:
     """Evaluations that were cancelled and repeated are more than are read together."""
     measure(store, 1, 1.0)
     fill(store, 2, 3 * MOST)
-    with store.transaction() as session:
-        points = [Point(step, 3.0, None, None) for step in range(5, 3 * MOST)]
-        series = imported("loss/text", points, unit="nats/token", direction="lower")
-        import_values(session, "run-a", "by hand", [series], replace=False)
+    write(store, {"loss/text": [Point(step, 3.0, None, None) for step in range(5, 3 * MOST)]})
     assert [gap.step for gap in gaps(store)] == [2, 3, 4]
 
 
 def test_the_mark_changes_with_every_gap(store: Store) -> None:
     """The history's own version does not: an answer with `pending` would be kept for ever."""
     marks = []
-
-    def note() -> None:
-        with store.reading() as session:
-            marks.append(gaps_mark(session, find_run(session, "run-a")))
-
-    measure(store, 10, 1.0)
-    note()
-    [evaluation] = enter(store, submission(20), suite())
-    note()
-    dispatched(store)
-    note()
-    cancel(store, evaluation)
-    note()
-    retry(store, evaluation)
-    note()
-    assert len({tuple(mark) for mark in marks}) == len(marks)
-    measure(store, 10, 1.0, run="run-b")
-    note()
-    assert marks[-1] == marks[-2]
+    for change in (
+        lambda: measure(store, 10, 1.0),
+        lambda: enter(store, submission(20), suite()),
+        lambda: dispatched(store),
+        lambda: cancel(store, 2),
+        lambda: retry(store, 2),
+        lambda: measure(store, 10, 1.0, run="run-b"),
+    ):
+        change()
+        marks.append(tuple(ask(store, gaps_mark, ask(store, find_run, "run-a"))))
+    assert len(set(marks)) == len(marks) - 1
+    assert marks[-1] == marks[-2], "another run"

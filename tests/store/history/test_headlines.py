@@ -5,14 +5,13 @@ import math
 import pytest
 from history_reference import Point, write
 from posts_and_results import metric, submission, suite
-from queue_steps import ask, enter, evaluate_whole, measure
+from queue_steps import ask, enter, evaluate_whole, measure, set_base
 
 from evalsvc.errors import UnknownName
 from evalsvc.metrics.shown_metrics import default_headline
 from evalsvc.spec.documents import HeadlineSeries
 from evalsvc.store.history.headlines import Question, headline_of_run, marked_runs, read_run_headlines
 from evalsvc.store.lookup import find_run
-from evalsvc.store.runs.base import name_base
 from evalsvc.store.session import Store
 
 
@@ -30,10 +29,9 @@ def test_newest_best_and_base_by_the_metrics_own_direction(store: Store) -> None
     write(store, series, "run-a")
     x, y, z = read(store, "higher/x", "lower/y", "none/z", "unknown/x")
     assert [item.metric for item in (x, y, z)] == ["higher/x", "lower/y", "none/z"]
-    assert (x.latest.step, x.latest.value, x.best.step, x.best.value) == (20, 2.0, 10, 3.0)
-    assert (y.latest.value, y.best.step, y.best.value) == ("NaN", 10, 1.0)
+    assert (x.latest.step, x.latest.value, x.best.step, x.best.value, x.best.of) == (20, 2.0, 10, 3.0, 3)
+    assert (y.latest.value, y.best.step, y.best.value, y.best.of) == ("NaN", 10, 1.0, 2), "of the finite values"
     assert (z.latest.step, z.best) == (10, None)
-    assert (x.best.of, y.best.of) == (3, 2), "chosen from the finite values"
     assert (x.base_name, x.base.value) == ("run-a@0", 1.0), "without a named base, the run's own step 0"
 
 
@@ -78,8 +76,7 @@ def test_the_base_of_another_run_by_the_same_protocol(store: Store) -> None:
     measure(store, 7, 1.5, run="text")
     measure(store, 7, 0.5, run="text", limit=2)
     measure(store, 10, 1.0)
-    with store.transaction() as session:
-        name_base(session, find_run(session, "run-a"), "text", 7, "raw")
+    set_base(store, "run-a", "text", 7)
     [found] = read(store, "loss/text")
     assert (found.base_name, found.base.value) == ("text@7", 1.5)
 
@@ -93,8 +90,7 @@ def test_the_mark_changes_with_the_run_and_with_its_base(store: Store) -> None:
 
     tags = [mark(), mark()]
     assert tags[0] == tags[1]
-    with store.transaction() as session:
-        name_base(session, find_run(session, "run-a"), "text", 7, "raw")
+    set_base(store, "run-a", "text", 7)
     tags.append(mark())
     measure(store, 8, 1.0, run="text")
     tags.append(mark())

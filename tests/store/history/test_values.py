@@ -42,11 +42,15 @@ def test_another_protocol_or_variant_is_another_series(store: Store) -> None:
         assert [item.differs for item in read_history(session, "run-a", variant="ema").series] == [{}]
 
 
+def again(store: Store) -> None:
+    with store.transaction() as session:
+        evaluate(session, session.get_one(Checkpoint, 1), suite(limit=1), priority=0)
+
+
 def test_measuring_again_replaces_only_its_own_values_and_leaves_the_record(store: Store) -> None:
     measure(store, 1, 1.0)
     measure(store, 1, 2.0, limit=2)
-    with store.transaction() as session:
-        evaluate(session, session.get_one(Checkpoint, 1), suite(limit=1), priority=0)
+    again(store)
     evaluate_whole(store, metric(1.5, limit=1))
     with store.reading() as session:
         series = read_history(session, "run-a").series
@@ -57,8 +61,7 @@ def test_measuring_again_replaces_only_its_own_values_and_leaves_the_record(stor
 
 def test_an_older_evaluation_that_ends_later_does_not_overwrite_a_newer_one(store: Store) -> None:
     measure(store, 1, 1.0)
-    with store.transaction() as session:
-        evaluate(session, session.get_one(Checkpoint, 1), suite(limit=1), priority=0)
+    again(store)
     evaluate_whole(store, metric(2.0))
     with store.transaction() as session:
         late = metric(9.0)
@@ -101,20 +104,14 @@ def test_an_imported_value_has_no_groups_of_the_one_it_replaces(store: Store) ->
 
 def test_tokens_are_refused_where_nothing_says_them(store: Store) -> None:
     measure(store, 1, 1.0)
-    with (
-        store.reading() as session,
-        pytest.raises(InvalidRequest, match="posted with tokens_seen; read the history with x=step"),
-    ):
-        read_history(session, "run-a", window=Window("tokens"))
+    with pytest.raises(InvalidRequest, match="posted with tokens_seen; read the history with x=step"):
+        history_of(store, window=Window("tokens"))
 
 
-def test_unknown_metrics_and_variants_are_named_with_near_misses(store: Store) -> None:
+def test_an_unknown_variant_is_named_with_near_misses(store: Store) -> None:
     measure(store, 1, 1.0)
-    with store.reading() as session:
-        with pytest.raises(UnknownName, match="no metric is named 'loss/txt'; did you mean 'loss/text'"):
-            read_history(session, "run-a", names=["loss/txt"])
-        with pytest.raises(UnknownName, match="no variant is named 'rew'; did you mean 'raw'"):
-            read_history(session, "run-a", variant="rew")
+    with pytest.raises(UnknownName, match="no variant is named 'rew'; did you mean 'raw'"):
+        history_of(store, variant="rew")
 
 
 def test_a_run_without_values_has_an_empty_history(store: Store) -> None:
@@ -145,8 +142,6 @@ def test_every_value_in_order(store: Store, monkeypatch: pytest.MonkeyPatch) -> 
     ]
     assert [row["tokens"] for row in rows(store, "run-a", metrics=("arc_*/acc",))] == [0, 0, 350]
     assert [row["value"] for row in rows(store, metrics=("loss/text",), variant="raw")] == [0.0, 50.0, 5.0]
-    with pytest.raises(UnknownName, match="no metric is named 'loss/txt'; did you mean 'loss/text'"):
-        rows(store, metrics=("loss/txt",))
 
 
 def test_each_value_has_its_own_task(store: Store) -> None:
@@ -274,16 +269,15 @@ def test_a_replaced_checkpoint_takes_its_own_values_along_only(store: Store) -> 
 def test_the_version_grows_with_all_that_moves_the_history(store: Store) -> None:
     """An answer kept under its ETag was shown for ever after a checkpoint had been replaced."""
     seen = []
-    enter(store, submission(10, tokens_seen=5), suite())
-    seen.append(version(store))
-    evaluate_whole(store, metric(1.5))
-    seen.append(version(store))
-    enter_values(store, (20, 1.0))
-    seen.append(version(store))
-    enter_values(store, (20, 2.0), replace=True)
-    seen.append(version(store))
-    enter(store, submission(10, uri="/other.pt", replace=True), suite())
-    seen.append(version(store))
+    for change in (
+        lambda: enter(store, submission(10, tokens_seen=5), suite()),
+        lambda: evaluate_whole(store, metric(1.5)),
+        lambda: enter_values(store, (20, 1.0)),
+        lambda: enter_values(store, (20, 2.0), replace=True),
+        lambda: enter(store, submission(10, uri="/other.pt", replace=True), suite()),
+    ):
+        change()
+        seen.append(version(store))
     enter(store, submission(10, uri="/other.pt"), suite())
     assert seen == sorted(set(seen))
     assert version(store) == seen[-1], "the same post again changes nothing"

@@ -19,6 +19,7 @@ from queue_steps import (
     measure,
     next_shard,
     retry,
+    set_spool_state,
     state,
     store_result,
 )
@@ -36,7 +37,7 @@ from evalsvc.store.queue import transitions
 from evalsvc.store.queue.attempts import Assignment, requeue_running, run_again
 from evalsvc.store.queue.stages import cancel_evaluation, fail_checkpoint, retry_evaluation
 from evalsvc.store.session import Store
-from evalsvc.store.tables import Attempt, Checkpoint, Evaluation, Shard
+from evalsvc.store.tables import Attempt, Evaluation, Shard
 
 DONE = ran(sum=1)
 
@@ -95,8 +96,7 @@ def test_what_ends_while_its_checkpoint_is_replaced_is_not_cancelled(store: Stor
 def test_what_is_still_being_spooled_is_not_dispatched(store: Store) -> None:
     enter(store, submission(spool="copy"), suite())
     assert next_shard(store) is None
-    with store.transaction() as session:
-        session.get_one(Checkpoint, 1).spool_state = "ready"
+    set_spool_state(store, 1, "ready")
     assignment = dispatched(store)
     assert Path(assignment.request.checkpoint.path) == Path("/data/spool/1/epoch_25.pt")
 
@@ -124,8 +124,7 @@ def test_a_shard_waits_while_its_base_is_being_spooled(store: Store) -> None:
     assignment = dispatched(store)
     assert assignment.evaluation_id == other, "what has another base does not wait"
     assert next_shard(store) is None
-    with store.transaction() as session:
-        session.get_one(Checkpoint, 1).spool_state = "ready"
+    set_spool_state(store, 1, "ready")
     assignment = dispatched(store)
     assert assignment.request.base.path == "/data/spool/1/epoch_0.pt"
 

@@ -2,14 +2,14 @@
 
 import pytest
 from posts_and_results import metric, plan, ran, result, submission, suite
-from queue_steps import ask, enter, measure, next_shard, store_result
+from queue_steps import ask, enter, measure, next_shard, set_base, store_result
 
 from evalsvc.checkpoints.reference import Identity
 from evalsvc.errors import UnknownName
 from evalsvc.spec.documents import Base
-from evalsvc.store.lookup import find_checkpoint, find_run, get_or_create_run
+from evalsvc.store.lookup import find_checkpoint, find_run
 from evalsvc.store.runs import base as bases
-from evalsvc.store.runs.base import base_ids, base_view, find_base, name_base, runs_awaiting_base
+from evalsvc.store.runs.base import base_ids, base_view, find_base, runs_awaiting_base
 from evalsvc.store.runs.listing import run_view
 from evalsvc.store.session import Store
 from evalsvc.store.views import in_use
@@ -19,11 +19,6 @@ def base_of(store: Store, checkpoint: int) -> int | None:
     with store.reading() as session:
         found = find_base(session, find_checkpoint(session, checkpoint))
         return None if found is None else found.id
-
-
-def name(store: Store, run: str, of: str, step: int, variant: str = "raw") -> None:
-    with store.transaction() as session:
-        name_base(session, get_or_create_run(session, run), of, step, variant)
 
 
 def test_a_run_is_compared_with_its_own_step_0(store: Store) -> None:
@@ -41,7 +36,7 @@ def test_the_default_is_of_the_same_variant_where_that_was_posted(store: Store) 
 
 def test_a_named_base_is_of_any_run_and_holds_for_every_variant(store: Store) -> None:
     enter(store, submission(240_000, run="text"))
-    name(store, "run-a", "text", 240_000)
+    set_base(store, "run-a", "text", 240_000)
     enter(store, submission(0))
     enter(store, submission(25, variant="ema"))
     assert (base_of(store, 2), base_of(store, 3)) == (1, 1)
@@ -51,7 +46,7 @@ def test_a_named_base_is_of_any_run_and_holds_for_every_variant(store: Store) ->
 def test_of_a_base_that_was_replaced_the_newest_counts(store: Store) -> None:
     enter(store, submission(0))
     enter(store, submission(5, run="run-b"))
-    name(store, "run-b", "run-a", 0)
+    set_base(store, "run-b", "run-a", 0)
     enter(store, submission(0, identity=Identity(7, 7), replace=True))
     assert base_of(store, 2) == 3
     assert ask(store, base_ids) == {3}
@@ -75,7 +70,7 @@ def test_a_base_that_does_not_exist(store: Store, of: str, step: int, variant: s
     for posted in (10, 20, 40, 50, 900):
         enter(store, submission(posted))
     with pytest.raises(UnknownName) as caught:
-        name(store, "run-b", of, step, variant)
+        set_base(store, "run-b", of, step, variant)
     assert words in caught.value.message
     with store.reading() as session, pytest.raises(UnknownName):
         find_run(session, "run-b")
@@ -87,7 +82,7 @@ def test_a_run_shows_its_base(store: Store) -> None:
     with store.reading() as session:
         assert run_view(session, find_run(session, "run-a")).base == expected
     enter(store, submission(0))
-    name(store, "run-a", "run-a", 25)
+    set_base(store, "run-a", "run-a", 25)
     with store.reading() as session:
         view = base_view(session, find_run(session, "run-a"))
     assert view == Base(run="run-a", step=25, variant="raw", named=True, checkpoint=1)
@@ -97,7 +92,7 @@ def test_the_file_of_a_named_base_stays_in_use(store: Store) -> None:
     measure(store, 25, 1.0)
     for named in (False, True):
         if named:
-            name(store, "run-b", "run-a", 25)
+            set_base(store, "run-b", "run-a", 25)
         with store.reading() as session:
             checkpoint = find_checkpoint(session, 1)
             assert in_use(session, checkpoint) is named
@@ -109,7 +104,7 @@ def test_the_file_of_a_named_base_stays_in_use(store: Store) -> None:
 def test_who_waits_for_a_base_that_is_being_copied(store: Store) -> None:
     enter(store, submission(0, spool="copy"))
     enter(store, submission(3, run="text", spool="copy"))
-    name(store, "run-b", "text", 3)
+    set_base(store, "run-b", "text", 3)
     with store.transaction() as session:
         waiting = {find_run(session, run).id for run in ("run-a", "run-b")}
         assert runs_awaiting_base(session) == waiting
@@ -133,7 +128,7 @@ def test_the_first_is_the_base_or_the_smallest_step(store: Store) -> None:
     enter(store, submission(100, run="text"))
     enter(store, submission(300, run="text"))
     assert [is_first(store, number) for number in (4, 5)] == [True, False]
-    name(store, "run-a", "text", 300)
+    set_base(store, "run-a", "text", 300)
     assert [is_first(store, number) for number in (1, 5)] == [False, True]
     enter(store, submission(25, identity=Identity(7, 7), replace=True))
     enter(store, submission(30, identity=Identity(8, 8)))

@@ -5,13 +5,11 @@ from collections.abc import Callable
 import pytest
 from history_reference import Point, write
 from posts_and_results import metric, plan, submission, suite
-from queue_steps import ask, cancel, dispatched, enter, evaluate_whole, measure, retry, store_result
+from queue_steps import ask, cancel, dispatched, enter, evaluate_whole, measure, retry, set_base, store_result
 
 from evalsvc.messages import ShardError, ShardResult
 from evalsvc.spec.documents import RunSummary
-from evalsvc.store.lookup import find_run
 from evalsvc.store.pages import PageRequest
-from evalsvc.store.runs.base import name_base
 from evalsvc.store.runs.listing import runs_tag, runs_view
 from evalsvc.store.session import Store
 
@@ -98,8 +96,7 @@ def test_whatever_changes_a_row_changes_the_tag(store: Store, change: Callable[[
 
 
 def name_it(store: Store) -> None:
-    with store.transaction() as session:
-        name_base(session, find_run(session, "run-a"), "run-a", 10, "raw")
+    set_base(store, "run-a", "run-a", 10)
 
 
 def test_values_are_counted_once(store: Store) -> None:

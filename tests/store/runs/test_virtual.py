@@ -4,7 +4,18 @@ from typing import Any
 
 import pytest
 from posts_and_results import metric, plan, submission, suite
-from queue_steps import dispatched, enter, enter_virtual, evaluate_whole, next_shard, resolve, store_result
+from queue_steps import (
+    ask,
+    dispatched,
+    enter,
+    enter_virtual,
+    evaluate_whole,
+    next_shard,
+    resolve,
+    set_base,
+    set_spool_state,
+    store_result,
+)
 
 from evalsvc.checkpoints.expression import MAX_CHECKPOINTS, parse_expression
 from evalsvc.checkpoints.reference import Identity
@@ -12,10 +23,10 @@ from evalsvc.errors import Conflict, EvalsvcError, InvalidRequest, UnknownName, 
 from evalsvc.messages import ShardResult
 from evalsvc.spec.documents import Parent
 from evalsvc.store.history.reading import read_history
-from evalsvc.store.lookup import find_checkpoint, find_evaluation, find_run, get_or_create_run
+from evalsvc.store.lookup import find_checkpoint, find_evaluation, find_run
 from evalsvc.store.queue.stages import cancel_evaluation, retry_evaluation
 from evalsvc.store.runs import virtual
-from evalsvc.store.runs.base import base_ids, name_base, runs_awaiting_base
+from evalsvc.store.runs.base import base_ids, runs_awaiting_base
 from evalsvc.store.runs.virtual import has_files
 from evalsvc.store.session import Store
 from evalsvc.store.views import checkpoint_view, in_use
@@ -34,8 +45,7 @@ def test_ranges_base_and_virtual_checkpoints_are_resolved_when_they_are_posted(s
     assert resolve(store, "avg(run-a@1000..1100)") == ("avg(run-a@1000, run-a@1050, run-a@1100)", [2, 3, 4])
     assert resolve(store, "avg(run-a@0..9999:ema)") == ("avg(run-a@1100:ema)", [7])
     assert resolve(store, "graft(run-a@9000, base, layers=0)") == ("graft(run-a@9000, run-a@0, layers=0)", [6, 1])
-    with store.transaction() as session:
-        name_base(session, find_run(session, "run-a"), "text", 7, "raw")
+    set_base(store, "run-a", "text", 7)
     assert resolve(store, "lerp(base, run-a@9000, 0.5)") == ("lerp(text@7, run-a@9000, 0.5)", [8, 6])
     enter_virtual(store, "v", "avg(run-a@0, text@7)", step=1)
     expected = ("lerp(run-a@0, avg(run-a@0, text@7), 0.5)", [1, 8])
@@ -79,8 +89,7 @@ def test_a_worker_gets_every_parent_as_it_lies_now(store: Store) -> None:
     post(store, 0)
     post(store, 5, spool="link")
     [evaluation] = enter_virtual(store, "v", "lerp(run-a@0, run-a@5, 0.3)", suite())
-    with store.transaction() as session:
-        find_checkpoint(session, 2).spool_state = "ready"
+    set_spool_state(store, 2, "ready")
     assignment = dispatched(store)
     found = assignment.request.checkpoint
     assert (found.path, found.label, found.identity) == ("lerp(run-a@0, run-a@5, 0.3)", "run 'v' step 30", None)
@@ -175,10 +184,10 @@ def test_parents_are_in_use_until_it_is_evaluated(store: Store) -> None:
 def test_as_a_base_it_keeps_its_parents(store: Store) -> None:
     post(store, 3, 5)
     enter_virtual(store, "v", "avg(run-a@3, run-a@5)")
-    with store.transaction() as session:
-        assert base_ids(session) == set()
-        name_base(session, get_or_create_run(session, "run-b"), "v", 30, "raw")
-        assert base_ids(session) == {1, 2, 3}
+    assert ask(store, base_ids) == set()
+    set_base(store, "run-b", "v", 30)
+    assert ask(store, base_ids) == {1, 2, 3}
+    with store.reading() as session:
         assert in_use(session, find_checkpoint(session, 1))
     enter(store, submission(9, run="run-b"), suite())
     assignment = dispatched(store)
