@@ -57,9 +57,7 @@ def test_a_worker_has_the_settings_of_the_service_and_none_of_its_secrets(cluste
     assert THREAD_WAITS.items() <= environment.items()
 
 
-def test_the_scheduler_is_not_asked_who_is_free_for_every_call(
-    cluster: Watched, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_scheduler_is_not_asked_for_every_call(cluster: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a thousand workers it has a long answer."""
     asked: list[float] = []
     known = cluster._known_workers
@@ -116,9 +114,7 @@ def outside(child_process: None, tmp_path_factory: pytest.TempPathFactory) -> It
         ("repickled event", "result"),
     ],
 )
-def test_a_worker_that_was_taken_over_runs_no_code_in_the_service(
-    outside: Watched, tmp_path: Path, way: str, kind: str
-) -> None:
+def test_a_hostile_worker_runs_no_code_in_the_service(outside: Watched, tmp_path: Path, way: str, kind: str) -> None:
     """It may spoil its own calls, and the connection for the calls of others goes on."""
     ran = tmp_path / "ran"
     connection = outside._connection

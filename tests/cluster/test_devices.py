@@ -66,19 +66,13 @@ def test_torch_is_not_asked_for_cards_where_there_is_no_driver(monkeypatch: pyte
         ("cuda:0", "", r"there is no device 'cuda:0'; this machine has 0 CUDA cards; use all, cpu, or cards such"),
         ("cuda", "", "there is no device 'cuda'"),
         ("cpu,cuda:2", "3,5", "there is no device 'cuda:2'; this machine has 2 CUDA cards"),
-        (
-            "gpu",
-            "3",
-            r"--devices \(EVALSVC_DEVICES\) names 'gpu', which is not a device; use all, cpu, or cards such as",
-        ),
+        ("gpu", "3", r"--devices \(EVALSVC_DEVICES\) names 'gpu', which is not a device; use all, cpu, or cards such"),
         ("cpu:0", "", "names 'cpu:0', which is not a device"),
         ("cuda:-1", "3", "names 'cuda:-1', which is not a device"),
         (",", "", r"--devices \(EVALSVC_DEVICES\) names no device; use all"),
     ],
 )
-def test_devices_that_are_not_there_are_named_at_the_start(
-    monkeypatch: pytest.MonkeyPatch, names: str, cards: str, words: str
-) -> None:
+def test_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch, names: str, cards: str, words: str) -> None:
     """`cuda:0` without a card never ended, and `gpu` was ready and failed every evaluation by an internal error."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", cards)
     with pytest.raises(InvalidRequest, match=words):

@@ -46,9 +46,7 @@ def test_a_worker_finishes_its_call_before_it_goes_and_gets_no_other(machines: M
     assert leaving.workers() == [] if psutil.pid_exists(leaving.process.pid) else True
 
 
-def test_a_worker_without_work_goes_at_once_and_a_second_signal_ends_one_with_work(
-    machines: Machines, cluster: Watched
-) -> None:
+def test_a_second_signal_ends_a_worker_with_work(machines: Machines, cluster: Watched) -> None:
     idle, busy = machines.start_worker(), machines.start_worker()
     address = busy.wait_for_text(r"worker (tls://\S+) on")
     wait_for(lambda: cluster.slots() == 2, "two workers")
@@ -155,9 +153,7 @@ def test_a_call_for_a_worker_that_is_gone_is_lost(machines: Machines, cluster: W
     assert cluster.outcome() == Outcome("nowhere", "lost")
 
 
-def test_a_worker_without_the_scheduler_s_certificates_is_not_let_in_and_ends_when_told(
-    machines: Machines, cluster: Watched, tmp_path: Path
-) -> None:
+def test_a_worker_without_certificates_is_not_let_in(machines: Machines, cluster: Watched, tmp_path: Path) -> None:
     other = Machines(tmp_path / "other")
     try:
         other.address = machines.address
@@ -224,9 +220,7 @@ def test_a_worker_that_is_just_being_started_is_ended(tmp_path: Path, machines: 
         command.join()
 
 
-def test_a_stopped_worker_is_given_up_and_what_it_sends_late_is_not_stored(
-    laboratory: Laboratory, machines: Machines
-) -> None:
+def test_a_stopped_worker_is_given_up(laboratory: Laboratory, machines: Machines) -> None:
     """Stopped with its command, as a machine that hangs: nobody can kill it, and it goes on later."""
     coordinator = laboratory.start(worker_ttl=TTL, **machines.settings())
     workers = [machines.start_worker(), machines.start_worker()]

@@ -91,9 +91,7 @@ def start(laboratory: Laboratory, machines: Machines) -> Coordinator:
     return laboratory.start(worker_ttl=TTL, **machines.settings() | {"scheduler": f"tls://127.0.0.1:{machines.port}"})
 
 
-def test_a_machine_that_is_cut_off_is_given_up_and_serves_again(
-    laboratory: Laboratory, machines: Machines, machine: Callable[[], Machine]
-) -> None:
+def test_a_machine_that_is_cut_off(laboratory: Laboratory, machines: Machines, machine: Callable[[], Machine]) -> None:
     """No connection is closed by a cut: the shard would be waited for, and its late result would be a second one."""
     near, far = machine(), machine()
     coordinator = start(laboratory, machines)

@@ -14,9 +14,7 @@ from evalsvc.files.atomic import replacing, write_whole
 
 
 @pytest.mark.parametrize("broken", ["fsync", "replace"])
-def test_what_cannot_be_finished_leaves_all_as_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
-) -> None:
+def test_what_cannot_be_finished_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
     def no_space(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

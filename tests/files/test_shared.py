@@ -48,9 +48,7 @@ def test_two_services_have_no_folder_in_common(shared: Path) -> None:
         (lambda folder: replace(folder / MARKER, lambda path: os.symlink("/etc/passwd", path)), "symbolic link"),
     ],
 )
-def test_a_worker_with_another_folder_says_what_to_do(
-    shared: Path, spoil: Callable[[Path], object], problem: str
-) -> None:
+def test_a_worker_with_another_folder(shared: Path, spoil: Callable[[Path], object], problem: str) -> None:
     """It computed statistics anew for every shard, or read the other service's."""
     spoil(shared)
     with pytest.raises(SourceUnreachable) as refused:
@@ -104,7 +102,7 @@ def test_what_a_worker_keeps_travels_with_its_result_and_the_folder_stays(tmp_pa
         tmp_path.chmod(0o700)
 
 
-def test_what_is_too_large_for_a_message_is_not_carried(
+def test_what_is_too_large_is_not_carried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Features of a million images have no room in MessagePack, and the shard that computed them failed."""

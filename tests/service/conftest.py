@@ -1,9 +1,9 @@
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from migrated import migrated_store
-from service_process import ServiceProcess
+from service_process import Serve, ServiceProcess
 
 from evalsvc.store.session import Store
 
@@ -16,7 +16,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[..., ServiceProcess]]:
+def serve(tmp_path: Path) -> Iterator[Serve]:
     """Starts services with one worker unless told otherwise; the test's end stops them."""
     started: list[ServiceProcess] = []
 

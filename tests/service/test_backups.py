@@ -5,7 +5,6 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 from filled_store import files_of, rows_of
 from machines import wait_for
-from service_process import CHECKPOINT, ServiceProcess
+from service_process import CHECKPOINT, Serve, ServiceProcess
 
 from evalsvc.config import Settings
 from evalsvc.errors import BackupUnusable
@@ -47,9 +46,7 @@ def documents(service: ServiceProcess) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("source", ["sqlite", "postgresql"])
-def test_a_backup_of_a_busy_service(
-    source: str, serve: Callable[..., ServiceProcess], empty_postgresql: str, tmp_path: Path
-) -> None:
+def test_a_backup_of_a_busy_service(source: str, serve: Serve, empty_postgresql: str, tmp_path: Path) -> None:
     """Of the moment: what was unfinished is finished where it is restored. Of the end: every answer is the same."""
     lite = f"sqlite:///{tmp_path / 'lite' / 'evalsvc.db'}"
     urls = [lite, empty_postgresql] if source == "sqlite" else [empty_postgresql, lite]
@@ -86,7 +83,7 @@ def test_a_backup_of_a_busy_service(
     assert early.history("run") == {("steps/total", step): 8 for step in STEPS}
 
 
-def test_backups_that_are_killed(serve: Callable[..., ServiceProcess], tmp_path: Path) -> None:
+def test_backups_that_are_killed(serve: Serve, tmp_path: Path) -> None:
     """kill -9, ten times, of a backup of a service at work: no file is left that a restore takes for a backup."""
     service = serve()
     large = service.data_dir / "shared" / "statistics" / "large.npz"
@@ -127,9 +124,7 @@ def test_backups_that_are_killed(serve: Callable[..., ServiceProcess], tmp_path:
     assert restored.history("run") == {("steps/total", step): 4 for step in range(1, steps + 1)}
 
 
-def test_a_restored_database_needs_its_data_folder(
-    serve: Callable[..., ServiceProcess], tmp_path: Path, empty_postgresql: str
-) -> None:
+def test_a_restored_database_needs_its_data_folder(serve: Serve, tmp_path: Path, empty_postgresql: str) -> None:
     """Neither an empty folder nor another one is taken, until somebody says that its own is lost."""
     service = serve("--database-url", empty_postgresql)
     service.wait(service.begin_steps(tmp_path / "steps.log", shards=1, steps=1))

@@ -111,9 +111,7 @@ def images(tmp_path: Path) -> dict[str, Any]:
     }
 
 
-def test_features_of_real_images_are_computed_once_and_answers_are_asked_once(
-    site: Site, images: dict[str, Any], tmp_path: Path
-) -> None:
+def test_features_are_computed_once_and_answers_asked_once(site: Site, images: dict[str, Any], tmp_path: Path) -> None:
     """The second worker has seen neither the real images' features nor the base's answers."""
     questions = {"kind": "language", "benchmarks": ["cloze"], "include_path": [str(ROOT)], "limit": 12}
     first = site.start_worker()
@@ -136,7 +134,7 @@ def test_features_of_real_images_are_computed_once_and_answers_are_asked_once(
     assert again.metrics == asked.metrics
 
 
-def test_a_worker_without_the_folder_fails_the_task_with_what_to_do(
+def test_a_worker_without_the_folder_fails_the_task(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its shards are tried again, on other workers where there are any; the results of a merge would be lost."""

@@ -18,9 +18,11 @@ import pytest
 import sqlalchemy as sa
 from machines import wait_for
 from postgresql_server import PostgresqlServer
-from service_process import CHECKPOINT, ServiceProcess, steps_begun
+from service_process import CHECKPOINT, Serve, ServiceProcess, steps_begun
 
 pytestmark = pytest.mark.usefixtures("child_process")
+
+SmallDisk = Callable[[Path, str], Path]
 
 OUTAGE = 30.0 if os.environ.get("TESTS_LONG") else 6.0
 """Seconds that PostgreSQL is away."""
@@ -47,9 +49,7 @@ def is_unusable(response: httpx.Response, *words: str) -> None:
 
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("end", [pytest.param("stop", marks=pytest.mark.long), "kill"])
-def test_postgresql_goes_away_and_comes_back(
-    serve: Callable[..., ServiceProcess], server: PostgresqlServer, tmp_path: Path, end: str
-) -> None:
+def test_postgresql_goes_away_and_comes_back(serve: Serve, server: PostgresqlServer, tmp_path: Path, end: str) -> None:
     """The results of the workers wait for it, and none of them works for nothing."""
     engine = sa.create_engine(server.url)
     with engine.begin() as connection:
@@ -83,9 +83,7 @@ def test_postgresql_goes_away_and_comes_back(
 
 
 @pytest.mark.timeout(400)
-def test_another_writer_holds_sqlite_for_longer_than_a_request_waits(
-    serve: Callable[..., ServiceProcess], tmp_path: Path
-) -> None:
+def test_another_writer_holds_sqlite_for_long(serve: Serve, tmp_path: Path) -> None:
     """Requests that write wait, and say so in the end; those that read go on, and so does the coordinator."""
     service, log = serve(), tmp_path / "steps.log"
     evaluation = service.begin_steps(log, shards=3, steps=4, seconds=0.5)
@@ -160,9 +158,7 @@ def start_once(folder: Path, *options: str) -> str:
     return done.stderr
 
 
-def test_a_full_disk_at_the_first_start_is_named(
-    small_disk: Callable[[Path, str], Path], serve: Callable[..., ServiceProcess], tmp_path: Path
-) -> None:
+def test_a_full_disk_at_the_first_start(small_disk: SmallDisk, serve: Serve, tmp_path: Path) -> None:
     """With no room for a file, for the tables, and for some of them."""
     folder = small_disk(tmp_path / "data", "16m")
     filler = fill(folder)
@@ -177,9 +173,7 @@ def test_a_full_disk_at_the_first_start_is_named(
 
 
 @pytest.mark.timeout(400)
-def test_sqlite_on_a_full_disk_refuses_clearly_and_stays_sound(
-    small_disk: Callable[[Path, str], Path], serve: Callable[..., ServiceProcess], tmp_path: Path
-) -> None:
+def test_sqlite_on_a_full_disk_stays_sound(small_disk: SmallDisk, serve: Serve, tmp_path: Path) -> None:
     folder, log = small_disk(tmp_path / "data", "16m"), tmp_path / "steps.log"
     service = serve("--data-dir", str(folder))
     evaluation = service.begin_steps(log, shards=3, steps=8, size=60_000)

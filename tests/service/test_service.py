@@ -5,7 +5,6 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -13,7 +12,7 @@ import pytest
 from laboratory import Laboratory
 from machines import Command, wait_for
 from ports import free_port
-from service_process import CHECKPOINT, ServiceProcess, steps_begun
+from service_process import CHECKPOINT, Serve, steps_begun
 
 from evalsvc.cluster.certificates import write_certificates
 from evalsvc.miniature import ROOT
@@ -22,9 +21,7 @@ pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("child_process")
 
 
 @pytest.mark.long
-def test_a_killed_worker_costs_an_attempt_and_moves_no_number_and_no_image(
-    serve: Callable[..., ServiceProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_worker_moves_no_number(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The service finds what `evalsvc run` finds in one process, to the last pixel."""
     monkeypatch.setenv("EVALSVC_THREADS", "1")
     last, layout = ROOT / "runs" / "pretrained" / "checkpoints" / "epoch_5.pt", ROOT / "runs" / "layout.yaml"
@@ -64,7 +61,7 @@ def test_a_killed_worker_costs_an_attempt_and_moves_no_number_and_no_image(
         assert history[metric["name"], 3000] == pytest.approx(metric["value"], rel=1e-9)
 
 
-def test_an_existing_scheduler_is_used_over_tls(serve: Callable[..., ServiceProcess], tmp_path: Path) -> None:
+def test_an_existing_scheduler_is_used_over_tls(serve: Serve, tmp_path: Path) -> None:
     """One of Dask's own, that was there before."""
     tls = {name.removesuffix(".pem"): str(file) for name, file in write_certificates(tmp_path / "tls").items()}
     options = ["--tls", str(tmp_path / "tls")]
@@ -116,9 +113,7 @@ def test_evaluations_on_workers_of_its_own(tmp_path: Path) -> None:
         laboratory.close()
 
 
-def test_a_second_service_is_refused_and_a_reader_beside_it_only_reads(
-    serve: Callable[..., ServiceProcess], tmp_path: Path
-) -> None:
+def test_a_second_service_is_refused_and_a_reader_only_reads(serve: Serve, tmp_path: Path) -> None:
     first = serve()
     evaluation = first.begin_steps(tmp_path / "steps.log", shards=1, steps=1)
     first.wait(evaluation)
@@ -148,9 +143,7 @@ def test_a_second_service_is_refused_and_a_reader_beside_it_only_reads(
     assert first.history("run") == reader.history("run")
 
 
-def test_a_draining_service_stores_what_runs_answers_and_keeps_what_is_posted(
-    serve: Callable[..., ServiceProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_draining_service_stores_what_runs(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At SIGTERM the door was closed first, and a training job that posted in the last seconds was told nothing."""
     monkeypatch.setenv("EVALSVC_GRACE", "60")
     service, log = serve(), tmp_path / "steps.log"
@@ -174,9 +167,7 @@ def test_a_draining_service_stores_what_runs_answers_and_keeps_what_is_posted(
     assert task["shards"]["attempts"] == 2, "of the shards; what was running was not run again"
 
 
-def test_a_second_signal_ends_it_at_once(
-    serve: Callable[..., ServiceProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_second_signal_ends_it_at_once(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVALSVC_GRACE", "600")
     monkeypatch.setenv("EVALSVC_LOG_LEVEL", "info")
     service, log = serve(), tmp_path / "steps.log"

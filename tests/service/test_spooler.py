@@ -106,7 +106,7 @@ def test_what_was_cancelled_is_kept_until_its_shard_has_stopped(store: Store, sp
     assert not first.exists()
 
 
-def test_what_is_retried_while_its_copy_is_about_to_be_dropped_keeps_it(
+def test_what_is_retried_meanwhile_keeps_its_copy(
     store: Store, spooler: Spooler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = spool(store, spooler, 3)
@@ -142,7 +142,7 @@ def test_a_release_waits_for_a_post_that_sends_the_file_again(store: Store, spoo
     assert not copy.exists()
 
 
-def test_a_copy_is_known_although_the_database_was_away_when_it_was_made(
+def test_a_copy_is_known_although_the_database_was_away(
     store: Store,
     spooler: Spooler,
     tmp_path: Path,
@@ -202,7 +202,7 @@ def test_a_link_that_leads_out_of_the_roots_is_not_copied(store: Store, tmp_path
     assert list((tmp_path / "data" / "spool").rglob("*.pt")) == []
 
 
-def test_copies_that_no_checkpoint_has_are_removed(
+def test_copies_of_no_checkpoint_are_removed(
     store: Store, spooler: Spooler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A post that is rolled back has linked its copy already, and PostgreSQL never gives its id again."""

@@ -28,6 +28,8 @@ from evalsvc.store.lock import database_id
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Artifact, Checkpoint, now
 
+Lite = tuple[Store, Settings]
+
 pytestmark = pytest.mark.usefixtures("whole_databases")
 
 
@@ -156,7 +158,7 @@ def test_the_folder_of_another_database(tmp_path: Path) -> None:
     store.close()
 
 
-def test_what_was_lost_before_is_named(lite: tuple[Store, Settings], tmp_path: Path) -> None:
+def test_what_was_lost_before_is_named(lite: Lite, tmp_path: Path) -> None:
     """A disk that has lost a file must not keep the rest from being saved."""
     store, settings = lite
     gone, damaged, kept = (measure(store, settings, "run-a", step, b"grid %d" % step) for step in range(3))
@@ -188,9 +190,7 @@ def test_what_is_pruned_in_between_is_not_named_by_the_backup(store: Store, tmp_
         assert ask(target, named_artifacts) == {kept}
 
 
-def test_a_checkpoint_that_is_released_in_between(
-    lite: tuple[Store, Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_release_in_between(lite: Lite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of its files must not be taken for the whole: the backup says that it was released."""
     store, settings = lite
     enter(store, submission(1), suite())
@@ -214,18 +214,14 @@ def test_a_checkpoint_that_is_released_in_between(
         assert session.scalars(sa.select(Checkpoint.spool_state)).all() == ["released"]
 
 
-def test_outputs_that_go_away_in_between_are_left_out(
-    lite: tuple[Store, Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_outputs_that_go_away_in_between(lite: Lite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy service would hold up the backup for ever; the shards of missing outputs run again."""
     named = backup.named_files
     monkeypatch.setattr(backup, "named_files", lambda *_, **options: named(*_, **options) | {"outputs/1/2-3": "0" * 64})
     assert write_backup(lite[1], tmp_path / "backup.tar") == []
 
 
-def test_no_space_leaves_no_part_of_a_file(
-    lite: tuple[Store, Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_space_leaves_no_part_of_a_file(lite: Lite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = sorted(tmp_path.iterdir())
 
     def full(*_: object) -> None:
@@ -237,7 +233,7 @@ def test_no_space_leaves_no_part_of_a_file(
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_the_tar_is_a_data_folder(lite: tuple[Store, Settings], tmp_path: Path) -> None:
+def test_the_tar_is_a_data_folder(lite: Lite, tmp_path: Path) -> None:
     """Whoever has a backup and no evalsvc unpacks it with tar."""
     store, settings = lite
     measure(store, settings, "run-a", 1, b"grid")

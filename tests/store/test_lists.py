@@ -92,9 +92,7 @@ def test_what_is_posted_between_two_pages_moves_nothing(store: Store) -> None:
     assert seen == {"checkpoints": [0, 2, 4, 6, 8, 9], "evaluations": [10, 8, 6, 4, 2, 0]}
 
 
-def test_a_run_shows_its_last_checkpoints_and_their_newest_evaluations(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_shows_its_last_checkpoints(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run of 10,000 checkpoints answered with megabytes."""
     monkeypatch.setattr(listing, "MAX_CHECKPOINTS", 3)
     monkeypatch.setattr(views, "MAX_EVALUATIONS", 2)

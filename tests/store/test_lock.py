@@ -12,6 +12,8 @@ from evalsvc.store.lock import CoordinatorLock
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Run
 
+MakeLock = Callable[[], CoordinatorLock]
+
 
 @pytest.fixture
 def make_lock(store: Store) -> Iterator[Callable[[], CoordinatorLock]]:
@@ -26,9 +28,7 @@ def make_lock(store: Store) -> Iterator[Callable[[], CoordinatorLock]]:
         lock.release()
 
 
-def test_a_second_one_is_refused_until_the_first_has_gone(
-    store: Store, make_lock: Callable[..., CoordinatorLock]
-) -> None:
+def test_a_second_one_is_refused_until_the_first_has_gone(store: Store, make_lock: MakeLock) -> None:
     """Two coordinators on one database ran every shard twice, each queueing again what the other one had begun."""
     first, second = make_lock(), make_lock()
     first.acquire()
@@ -44,9 +44,7 @@ def test_a_second_one_is_refused_until_the_first_has_gone(
     assert second.is_held()
 
 
-def test_who_lost_the_lock_stores_nothing_once_another_has_it(
-    store: Store, make_lock: Callable[..., CoordinatorLock]
-) -> None:
+def test_who_lost_the_lock_stores_nothing(store: Store, make_lock: MakeLock) -> None:
     """It may find out only after the fact: its connection was cut, or the file of the lock was removed."""
     first, second = make_lock(), make_lock()
     first.acquire()
@@ -84,7 +82,7 @@ def cut_off(store: Store) -> None:
         assert found.all() == [(True,)]
 
 
-def test_a_lock_is_had_again_where_nobody_took_it(store: Store, make_lock: Callable[..., CoordinatorLock]) -> None:
+def test_a_lock_is_had_again_where_nobody_took_it(store: Store, make_lock: MakeLock) -> None:
     """After a restart of PostgreSQL the service must go on by itself."""
     lock = make_lock()
     lock.acquire()

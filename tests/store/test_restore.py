@@ -44,6 +44,7 @@ pytestmark = pytest.mark.usefixtures("whole_databases")
 
 Members = dict[str, Member]
 Change = Callable[[Members], None]
+Refuse = Callable[..., None]
 
 
 @pytest.fixture(scope="session")
@@ -134,9 +135,7 @@ def test_the_target_must_be_empty(good_backup: Path, empty_target: Store, settin
         restore_backup(settings, good_backup)
 
 
-def test_into_a_database_on_which_a_service_has_started(
-    good_backup: Path, empty_target: Store, settings: Settings
-) -> None:
+def test_a_database_on_which_a_service_has_started(good_backup: Path, empty_target: Store, settings: Settings) -> None:
     """A new deployment starts its service before somebody can restore; that one must not run any more."""
     lock = CoordinatorLock(empty_target.url)
     lock.acquire()
@@ -191,9 +190,7 @@ def kill_restore(settings: Settings, path: Path, name: str, place: str = "backup
 
 
 @pytest.mark.usefixtures("child_process")
-def test_a_restore_that_was_killed_is_marked_and_begins_anew(
-    good_backup: Path, empty_target: Store, settings: Settings
-) -> None:
+def test_a_restore_that_was_killed_begins_anew(good_backup: Path, empty_target: Store, settings: Settings) -> None:
     kill_restore(settings, good_backup, "_keep_ids")
     assert len(files_of(settings.data_path)) >= 9
     require_unfinished(empty_target, settings)
@@ -202,9 +199,7 @@ def test_a_restore_that_was_killed_is_marked_and_begins_anew(
 
 
 @pytest.mark.usefixtures("child_process")
-def test_killed_when_the_rows_are_there_it_stays_marked(
-    good_backup: Path, empty_target: Store, settings: Settings
-) -> None:
+def test_killed_with_all_rows_it_stays_marked(good_backup: Path, empty_target: Store, settings: Settings) -> None:
     kill_restore(settings, good_backup, "write_owner", place="backup.data_folder")
     assert any(rows_of(empty_target).values())
     with pytest.raises(DataDirectoryUnusable, match="an unfinished restore"):
@@ -231,13 +226,21 @@ def test_a_backup_of_a_newer_evalsvc(good_backup: Path, empty_target: Store, set
 # backups that were changed, with the right SHA-256 at their end
 
 
-def require_refused(settings: Settings, store: Store, path: Path, message: str = "") -> None:
+@pytest.fixture
+def refuse(settings: Settings, empty_target: Store) -> Callable[..., None]:
     """Restoring fails with a message, restores no row, and writes nothing outside of the data folder."""
-    before = {file for file in settings.data_path.parent.rglob("*") if settings.data_path not in file.parents}
-    with pytest.raises(BackupUnusable, match=f"is not a whole backup: .*{message}.*; use another backup"):
-        restore_backup(settings, path)
-    assert not any(rows_of(store).values())
-    assert {file for file in settings.data_path.parent.rglob("*") if settings.data_path not in file.parents} == before
+
+    def outside() -> set[Path]:
+        return {file for file in settings.data_path.parent.rglob("*") if settings.data_path not in file.parents}
+
+    def require(path: Path, message: str = "") -> None:
+        before = outside()
+        with pytest.raises(BackupUnusable, match=f"is not a whole backup: .*{message}.*; use another backup"):
+            restore_backup(settings, path)
+        assert not any(rows_of(empty_target).values())
+        assert outside() == before
+
+    return require
 
 
 def test_what_is_written_again_by_hand_is_restored(good_backup: Path, settings: Settings, tmp_path: Path) -> None:
@@ -271,57 +274,32 @@ KINDS = {
 
 
 @pytest.mark.parametrize("info", KINDS.values(), ids=KINDS)
-def test_a_file_that_is_no_plain_file(
-    info: dict[str, Any], good_backup: Path, empty_target: Store, settings: Settings, tmp_path: Path
-) -> None:
+def test_a_file_that_is_no_plain_file(info: dict[str, Any], good_backup: Path, refuse: Refuse, tmp_path: Path) -> None:
     evil = Member(f"artifacts/aa/{'a' * 64}", b"evil", dict(info))
     path = write_members(tmp_path / "bad.tar", [evil, *read_members(good_backup).values()])
-    require_refused(settings, empty_target, path)
+    refuse(path)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "../evil",
-        "artifacts/../../evil",
-        f"artifacts/aa/../{'a' * 64}",
-        "/etc/cron.d/evil",
-        f"/artifacts/aa/{'a' * 64}",
-        f"artifacts/AA/{'A' * 64}",
-        f"artifacts/aa/{'a' * 64}/x",
-        f"artifacts//{'a' * 64}",
-        "outputs/1/-1-2",
-        "outputs/../2-3",
-        "spool/1/../../../evil",
-        "spool/1/epoch.pt/..",
-        "spool/1//evil",
-        "spool/1",
-        "statistics/../../evil.npz",
-        "statistics/evil.py",
-        "evalsvc.db-wal",
-        "database.json",
-        "restore.unfinished",
-        "artifacts",
-        "",
-    ],
-)
-def test_a_file_with_another_name(
-    name: str, good_backup: Path, empty_target: Store, settings: Settings, tmp_path: Path
-) -> None:
+OTHER_NAMES = f"""
+../evil artifacts/../../evil artifacts/aa/../{"a" * 64} /etc/cron.d/evil /artifacts/aa/{"a" * 64}
+artifacts/AA/{"A" * 64} artifacts/aa/{"a" * 64}/x artifacts//{"a" * 64} outputs/1/-1-2 outputs/../2-3
+spool/1/../../../evil spool/1/epoch.pt/.. spool/1//evil spool/1 statistics/../../evil.npz statistics/evil.py
+evalsvc.db-wal database.json restore.unfinished artifacts
+"""
+
+
+@pytest.mark.parametrize("name", [*OTHER_NAMES.split(), ""])
+def test_a_file_with_another_name(name: str, good_backup: Path, refuse: Refuse, tmp_path: Path) -> None:
     path = write_members(tmp_path / "bad.tar", [Member(name, b"evil"), *read_members(good_backup).values()])
-    require_refused(settings, empty_target, path, "a backup has no file")
+    refuse(path, "a backup has no file")
 
 
-def test_a_file_twice_or_no_database(
-    good_backup: Path, empty_target: Store, settings: Settings, tmp_path: Path
-) -> None:
+def test_a_file_twice_or_no_database(good_backup: Path, refuse: Refuse, tmp_path: Path) -> None:
     members = read_members(good_backup)
     twice = write_members(tmp_path / "twice.tar", [*members.values(), next(iter(members.values()))])
-    require_refused(settings, empty_target, twice, "a backup has no file")
+    refuse(twice, "a backup has no file")
     del members[DATABASE]
-    require_refused(
-        settings, empty_target, write_members(tmp_path / "less.tar", members.values()), "it has no evalsvc.db"
-    )
+    refuse(write_members(tmp_path / "less.tar", members.values()), "it has no evalsvc.db")
 
 
 def statement(*sql: str) -> Change:
@@ -383,15 +361,13 @@ CHANGES: dict[str, tuple[Change, str]] = {
 
 
 @pytest.mark.parametrize(("change", "message"), CHANGES.values(), ids=CHANGES)
-def test_a_database_that_was_changed(
-    change: Change, message: str, good_backup: Path, empty_target: Store, settings: Settings, tmp_path: Path
-) -> None:
+def test_a_changed_database(change: Change, message: str, good_backup: Path, refuse: Refuse, tmp_path: Path) -> None:
     members = read_members(good_backup)
     change(members)
-    require_refused(settings, empty_target, write_members(tmp_path / "bad.tar", members.values()), message)
+    refuse(write_members(tmp_path / "bad.tar", members.values()), message)
 
 
-def test_what_is_no_backup(good_backup: Path, empty_target: Store, settings: Settings, tmp_path: Path) -> None:
+def test_what_is_no_backup(good_backup: Path, refuse: Refuse, settings: Settings, tmp_path: Path) -> None:
     path, good = tmp_path / "bad.tar", good_backup.read_bytes()
     contents = {
         "empty": b"",
@@ -403,9 +379,9 @@ def test_what_is_no_backup(good_backup: Path, empty_target: Store, settings: Set
     }
     for content in contents.values():
         path.write_bytes(content)
-        require_refused(settings, empty_target, path, "it was cut off or changed, or is no backup")
+        refuse(path, "it was cut off or changed, or is no backup")
         if not content.startswith(good):
-            require_refused(settings, empty_target, write_signed(path, content))
+            refuse(write_signed(path, content))
     assert names_in(settings.data_path) == set(), "the data folder stays as it was"
 
 
@@ -417,16 +393,14 @@ def test_what_is_no_file(settings: Settings, tmp_path: Path) -> None:
         restore_backup(settings, Path("/dev/zero"))
 
 
-def test_a_backup_that_was_cut_off_or_changed_anywhere(
-    good_backup: Path, empty_target: Store, settings: Settings, tmp_path: Path
-) -> None:
+def test_what_was_cut_off_or_changed(good_backup: Path, refuse: Refuse, settings: Settings, tmp_path: Path) -> None:
     path, content, dice = tmp_path / "bad.tar", bytearray(good_backup.read_bytes()), Random(22)
     for size in [*(dice.randrange(len(content)) for _ in range(20)), len(content) - 1, len(content) - 64]:
         path.write_bytes(content[:size])
-        require_refused(settings, empty_target, path, "it was cut off or changed")
+        refuse(path, "it was cut off or changed")
     for place in [*(dice.randrange(len(content)) for _ in range(50)), len(content) - 1]:
         content[place] ^= 1
         path.write_bytes(content)
-        require_refused(settings, empty_target, path, "it was cut off or changed")
+        refuse(path, "it was cut off or changed")
         content[place] ^= 1
     assert names_in(settings.data_path) == set(), "the data folder stays as it was"

@@ -64,9 +64,7 @@ def test_two_at_once_do_not_get_one_name(store: Store) -> None:
         (lambda session: revoke_token(session, "trainr"), UnknownName, "did you mean 'trainer'"),
     ],
 )
-def test_what_cannot_be_done(
-    store: Store, act: Callable[[sa.orm.Session], object], error: type[Exception], words: str
-) -> None:
+def test_refused(store: Store, act: Callable[[sa.orm.Session], object], error: type[Exception], words: str) -> None:
     with store.transaction() as session:
         create_token(session, "trainer", "read")
         with pytest.raises(error, match=words):

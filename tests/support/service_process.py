@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -115,3 +116,7 @@ class ServiceProcess:
 def steps_begun(log: Path) -> Counter[str]:
     """How often each `shard step` of a log of the task `steps` was begun."""
     return Counter(" ".join(line.split()[:2]) for line in log.read_text().splitlines())
+
+
+Serve = Callable[..., ServiceProcess]
+"""Starts a service with these options."""

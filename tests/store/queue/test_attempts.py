@@ -60,9 +60,7 @@ def test_an_evaluation_goes_from_plan_over_run_to_merge(store: Store) -> None:
     assert next_shard(store) is None
 
 
-def test_a_shard_that_kills_its_worker_is_tried_three_times_and_fails_alone(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_shard_that_kills_its_worker_fails_alone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transitions, "FIRST_BACK_OFF", 0.0)
     poisoned, [poison, innocent] = begin(store)
     [other] = enter(store, submission(50), suite())

@@ -146,9 +146,7 @@ STAGES = ("plan", "run", "merge")
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_events_at_random_keep_the_queue_sound_and_end_it(
-    store: Store, monkeypatch: pytest.MonkeyPatch, seed: int
-) -> None:
+def test_events_at_random_keep_the_queue_sound(store: Store, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     monkeypatch.setattr(transitions, "FIRST_BACK_OFF", 0.0)
     walk = Walk(store, seed)
     for _ in range(120):

@@ -56,12 +56,7 @@ def test_of_a_base_that_was_replaced_the_newest_counts(store: Store) -> None:
     ("of", "step", "variant", "words"),
     [
         ("run-c", 0, "raw", "no run is named 'run-c'; did you mean 'run-"),
-        (
-            "run-a",
-            30,
-            "raw",
-            "run 'run-a' has no checkpoint at step 30, variant 'raw'; the nearest steps are 10, 20, 40, 50",
-        ),
+        ("run-a", 30, "raw", "has no checkpoint at step 30, variant 'raw'; the nearest steps are 10, 20, 40, 50"),
         ("run-a", 40, "row", "no variant of run 'run-a' at step 40 is named 'row'; did you mean 'raw'?"),
         ("run-b", 0, "raw", "run 'run-b' has no checkpoint at step 0, variant 'raw'; the run has no checkpoint yet"),
     ],

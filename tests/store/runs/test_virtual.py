@@ -62,14 +62,10 @@ def test_ranges_base_and_virtual_checkpoints_are_resolved_when_they_are_posted(s
         (
             "avg(run-a@10..60/10)",
             UnknownName,
-            "has no checkpoint at 40, 50, 60 of run-a@10..60/10, but at 10, 20, 30; leave the stride out",
+            "at 40, 50, 60 of run-a@10..60/10, but at 10, 20, 30; leave the stride out",
         ),
         (f"avg(run-a@0..{2**53 - 1}/1)", InvalidRequest, f"has more than {MAX_CHECKPOINTS} checkpoints"),
-        (
-            "avg(base, run-a@10)",
-            UnknownName,
-            "no base; post step 0 of the run, or name a base: PUT /v1/runs/run-a/base",
-        ),
+        ("avg(base, run-a@10)", UnknownName, "post step 0 of the run, or name a base: PUT /v1/runs/run-a/base"),
         ("avg(base)", InvalidRequest, "has base and names no run; name a checkpoint of the run in the expression too"),
         ("avg(/runs/a.pt)", InvalidRequest, "/runs/a.pt is no checkpoint of the service; write RUN@STEP"),
         ("run-a@10", InvalidRequest, "run-a@10 is a checkpoint and no expression"),
