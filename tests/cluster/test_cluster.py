@@ -11,9 +11,9 @@ import sys
 import tempfile
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import distributed.dashboard
 import pytest
@@ -59,14 +59,9 @@ def test_a_worker_has_the_settings_of_the_service_and_none_of_its_secrets(cluste
 
 def test_the_scheduler_is_not_asked_for_every_call(cluster: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a thousand workers it has a long answer."""
-    asked: list[float] = []
+    asked: list[object] = []
     known = cluster._known_workers
-
-    def ask() -> Any:
-        asked.append(time.monotonic())
-        return known()
-
-    monkeypatch.setattr(cluster, "_known_workers", ask)
+    monkeypatch.setattr(cluster, "_known_workers", lambda: (asked.append(None), known())[1])
     begun = time.monotonic()
     for number in range(30):
         free = cluster.free()
@@ -129,14 +124,16 @@ def test_a_hostile_worker_runs_no_code_in_the_service(outside: Watched, tmp_path
 
 
 def test_an_exception_is_an_outcome(cluster: Watched) -> None:
-    cluster.submit("fail", "cluster_jobs:fail", {})
-    assert cluster.outcome() == Outcome("fail", "error", "ValueError: broken")
-    cluster.submit("missing", "no_such_module:run", {})
-    assert cluster.outcome() == Outcome("missing", "error", "ModuleNotFoundError: No module named 'no_such_module'")
-    cluster.submit("no bytes", "cluster_jobs:no_bytes", {})
-    assert cluster.outcome().value.startswith("TypeError: ")
-    cluster.submit("no text", "cluster_jobs:fail_badly", {})
-    assert cluster.outcome() == Outcome("no text", "error", r"ValueError: no text: \udcff")
+    for target, message in (
+        ("cluster_jobs:fail", "ValueError: broken"),
+        ("no_such_module:run", "ModuleNotFoundError: No module named 'no_such_module'"),
+        ("cluster_jobs:no_bytes", "TypeError: "),
+        ("cluster_jobs:fail_badly", r"ValueError: no text: \udcff"),
+    ):
+        cluster.submit(target, target, {})
+        outcome = cluster.outcome()
+        assert (outcome.key, outcome.kind) == (target, "error")
+        assert outcome.value.startswith(message)
 
 
 def test_a_result_that_cannot_be_read_counts_against_its_call(cluster: Watched, tmp_path: Path) -> None:
@@ -198,22 +195,16 @@ def test_a_call_goes_on_when_it_cannot_ask_whether_it_is_cancelled(cluster: Watc
     assert cluster.outcome().kind == "result"
 
 
-@pytest.mark.usefixtures("child_process")
-def test_two_services_on_one_scheduler_have_calls_of_the_same_name(tmp_path: Path) -> None:
+def test_two_services_on_one_scheduler_have_calls_of_the_same_name(machines: Machines) -> None:
     """The second had the result of the first, and one that the first had cancelled was cancelled in the second too."""
-    machines = Machines(tmp_path / "machines")
     machines.start_worker()
     first, second = (Watched(Settings(**machines.settings())) for _ in range(2))
-    try:
-        for cluster in (first, second):
+    with closing(first), closing(second):
+        for size, cluster in enumerate((first, second)):
             cluster.start()
-        services = {"the first": first, "the second": second}
-        for text, cluster in services.items():
-            cluster.submit("same", "cluster_jobs:echo", len(text))
-        for text, cluster in services.items():
-            assert cluster.outcomes.get(timeout=60) == Outcome("same", "result", b"x" * len(text))
-            cluster.release("same")
-            cluster.release_futures()
+            cluster.submit("same", "cluster_jobs:echo", size)
+        for size, cluster in enumerate((first, second)):
+            assert cluster.outcome() == Outcome("same", "result", b"x" * size)
         first.submit("again", "cluster_jobs:count", {"steps": 1000})
         first.wait_for_progress("again")
         assert not any(key.startswith("again") for key, _ in second.progress)
@@ -221,18 +212,13 @@ def test_two_services_on_one_scheduler_have_calls_of_the_same_name(tmp_path: Pat
         assert first.outcome() == Outcome("again", "cancelled")
         second.submit("again", "cluster_jobs:count", {"steps": 12})
         assert second.outcome().kind == "result"
-    finally:
-        first.close()
-        second.close()
-        machines.stop()
 
 
 @pytest.mark.usefixtures("child_process")
 def test_a_connection_that_breaks_for_a_moment_is_not_taken_for_the_old_one() -> None:
     """Dask's client comes back by itself, without its calls and deaf to progress: their process could not be killed."""
-    cluster = Watched(Settings(devices="cpu", threads=1))
-    cluster.start()
-    try:
+    with closing(Watched(Settings(devices="cpu", threads=1))) as cluster:
+        cluster.start()
         cluster.submit("broken-off", "cluster_jobs:count", {"steps": 1000})
         cluster.wait_for_progress("broken-off")
         client = cluster._client
@@ -248,8 +234,6 @@ def test_a_connection_that_breaks_for_a_moment_is_not_taken_for_the_old_one() ->
         cluster.wait_for_progress("hang-again")
         cluster.kill("hang-again")
         assert cluster.outcome() == Outcome("hang-again", "worker_died")
-    finally:
-        cluster.close()
 
 
 def test_a_call_is_killed_before_it_has_reported(cluster: Watched) -> None:
@@ -286,16 +270,13 @@ def test_no_other_user_can_keep_workers_from_starting(tmp_path: Path, monkeypatc
     monkeypatch.setattr(tempfile, "tempdir", str(shared.parent))
     monkeypatch.setenv("TMPDIR", str(shared.parent))
     cluster = Watched(Settings(data_dir=str(tmp_path / "data"), devices="cpu", threads=1))
-    with (shared / "global.lock").open("w") as lock:
+    with (shared / "global.lock").open("w") as lock, closing(cluster):
         fcntl.flock(lock, fcntl.LOCK_EX)
         cluster.start()
-        try:
-            assert cluster.slots() == 1
-            assert str(shared) not in sys.path
-            assert stat.S_IMODE((tmp_path / "data" / "dask").stat().st_mode) == 0o700
-            assert list((tmp_path / "data" / "dask").rglob("worker-*.dirlock"))
-        finally:
-            cluster.close()
+        assert cluster.slots() == 1
+        assert str(shared) not in sys.path
+        assert stat.S_IMODE((tmp_path / "data" / "dask").stat().st_mode) == 0o700
+        assert list((tmp_path / "data" / "dask").rglob("worker-*.dirlock"))
     assert [path.name for path in shared.iterdir()] == ["global.lock"]
 
 
@@ -310,25 +291,15 @@ def with_bokeh(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     return shown
 
 
-def own_cluster(tmp_path: Path, _settings: Settings) -> None:
+@pytest.mark.usefixtures("child_process")
+def test_no_scheduler_shows_a_dashboard(tmp_path: Path, with_bokeh: list[object]) -> None:
+    """It needs no certificate, and tells every user of the machine what runs."""
     cluster = Watched(Settings(data_dir=str(tmp_path), devices="cpu", threads=1))
     cluster.start()
     cluster.close()
-
-
-def scheduler_of_its_own(_tmp_path: Path, settings: Settings) -> None:
-    run_scheduler(settings, "127.0.0.1", 0, lambda _: os.kill(os.getpid(), signal.SIGTERM))
-
-
-@pytest.mark.usefixtures("child_process")
-@pytest.mark.parametrize("start", [own_cluster, scheduler_of_its_own])
-def test_no_scheduler_shows_a_dashboard(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_bokeh: list[object], start: Callable[[Path, Settings], None]
-) -> None:
-    """It needs no certificate, and tells every user of the machine what runs."""
     write_certificates(tmp_path / "tls")
-    monkeypatch.setenv("EVALSVC_TLS", str(tmp_path / "tls"))
-    start(tmp_path, Settings.load())
+    settings = Settings(tls=str(tmp_path / "tls"))
+    run_scheduler(settings, "127.0.0.1", 0, lambda _: os.kill(os.getpid(), signal.SIGTERM))
     assert with_bokeh == []
 
 

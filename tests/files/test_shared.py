@@ -70,16 +70,6 @@ def test_what_lies_in_the_place_of_a_kept_file_is_lost(tmp_path: Path, make: Cal
         KeptFolder(tmp_path).open("coco.npz")
 
 
-def test_a_file_that_is_replaced_or_deleted_while_it_is_read_is_read_to_its_end(tmp_path: Path) -> None:
-    files = KeptFolder(tmp_path)
-    for change in (lambda: files.keep_bytes(f"{KEY}.npz", b"new"), (tmp_path / f"{KEY}.npz").unlink):
-        files.keep_bytes(f"{KEY}.npz", b"old" * 10_000)
-        with files.open(f"{KEY}.npz") as stream:
-            start = stream.read(3)
-            change()
-            assert start + stream.read() == b"old" * 10_000
-
-
 def test_what_a_worker_keeps_travels_with_its_result_and_the_folder_stays(tmp_path: Path) -> None:
     """The folder may be mounted for reading alone."""
     KeptFolder(tmp_path).keep_bytes(f"{KEY}.npz", b"old")
@@ -171,17 +161,6 @@ def test_a_file_that_cannot_be_read_or_written_says_where(files: KeptFolder) -> 
     files.folder.write_bytes(b"in the way")
     with pytest.raises(DataDirectoryUnusable, match="make room or change permissions"):
         files.keep_bytes(f"{KEY}.npz", b"")
-
-
-def test_a_write_that_fails_leaves_the_old_file(files: KeptFolder) -> None:
-    files.keep_bytes(f"{KEY}.npz", b"old")
-
-    def fail(stream: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(DataDirectoryUnusable, match="no space left on device"):
-        files.keep(f"{KEY}.npz", fail)
-    assert [path.name for path in files.folder.iterdir()] == [f"{KEY}.npz"]
 
 
 def test_answers_are_bounded_and_statistics_are_not(files: KeptFolder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,21 +41,15 @@ def evaluate(app: App, step: int, *contents: bytes) -> list[int]:
     app.coordinator.work()
     with app.store.transaction() as session:
         task = session.execute(Artifact.metadata.tables["tasks"].select()).all()[-1].id
-        artifacts = [
-            Artifact(
-                task_id=task,
-                kind="grid",
-                name=f"{index}.txt",
-                media_type="text/plain",
-                sha256=keep_content(app.settings.artifacts_path, content),
-                size=len(content),
-                details={},
-            )
-            for index, content in enumerate(contents)
-        ]
+        artifacts = [artifact(app, task, f"{index}.txt", content) for index, content in enumerate(contents)]
         session.add_all(artifacts)
         session.flush()
-        return [artifact.id for artifact in artifacts]
+        return [item.id for item in artifacts]
+
+
+def artifact(app: App, task: int, name: str, content: bytes) -> Artifact:
+    kept = {"sha256": keep_content(app.settings.artifacts_path, content), "size": len(content), "details": {}}
+    return Artifact(task_id=task, kind="grid", name=name, media_type="text/plain", **kept)
 
 
 def test_pruned_artifacts_say_what_became_of_them(app: App) -> None:
@@ -74,23 +68,18 @@ def test_pruned_artifacts_say_what_became_of_them(app: App) -> None:
         rows = {row.id: row.pruned_at for row in client.artifacts("run-a")}
     assert rows[new] is None
     assert rows[old] is not None
-    for artifact in (old, shared):
-        answer = app.http.get(f"/v1/artifacts/{artifact}")
-        detail = refused(answer, 410, ArtifactPruned.code, "by the retention rule of its run")
-        assert "evaluate the checkpoint again" in detail
+    for pruned_one in (old, shared):
+        answer = app.http.get(f"/v1/artifacts/{pruned_one}")
+        assert "evaluate the checkpoint again" in refused(answer, 410, ArtifactPruned.code, "by the retention rule of")
     assert app.http.get(f"/v1/artifacts/{new}").content == b"shared"
     assert app.http.get("/v1/runs/run-a/metrics").json()["series"][0]["x"] == [50, 100]
 
 
-def test_a_rule_that_keeps_nothing_is_refused(app: App) -> None:
-    refused(app.http.put("/v1/runs/run-a/retention", json={"keep": {}}), 422, "invalid_request", "rule keeps nothing")
-    body = {"keep": {"lest": 3}}
-    refused(app.http.put("/v1/runs/run-a/retention", json=body), 422, "invalid_request", "did you mean 'last'")
-    refused(app.http.put("/v1/runs/run-a/retention", json={}), 422, "invalid_request", "keep")
-    with (
-        pytest.raises(InvalidRequest, match="EVALSVC_RETENTION"),
-        app_in_process(app.settings.data_path / "other", retention="{"),
-    ):
+def test_a_rule_that_keeps_nothing_is_refused(app: App, tmp_path: Path) -> None:
+    nothing = {"rule keeps nothing": {"keep": {}}, "did you mean 'last'": {"keep": {"lest": 3}}, "keep": {}}
+    for words, body in nothing.items():
+        refused(app.http.put("/v1/runs/run-a/retention", json=body), 422, "invalid_request", words)
+    with pytest.raises(InvalidRequest, match="RETENTION"), app_in_process(tmp_path / "other", retention="{"):
         pass
 
 
@@ -102,7 +91,6 @@ def test_a_content_that_is_about_to_be_named_again_stays(app: App) -> None:
     evaluate(app, 50, b"shared")
     evaluate(app, 100, b"other")
     app.http.put("/v1/runs/run-a/retention", json={"keep": {"last": 1}}).raise_for_status()
-    folder = app.settings.artifacts_path
     looked_up = threading.Event()
 
     @contextmanager
@@ -113,16 +101,14 @@ def test_a_content_that_is_about_to_be_named_again_stays(app: App) -> None:
 
     pruning = threading.Thread(target=prune, args=(app.settings, app.store.transaction, reading))
     with naming:
-        sha256 = keep_content(folder, b"shared")
+        again = artifact(app, 3, "again", b"shared")
         pruning.start()
         assert not looked_up.wait(0.5), "it asks who names a content while one is being named"
         with app.store.transaction() as session:
-            session.add(
-                Artifact(task_id=3, kind="g", name="n", media_type="text/plain", sha256=sha256, size=6, details={})
-            )
+            session.add(again)
     pruning.join(30)
     assert looked_up.is_set()
-    assert artifact_path(folder, sha256).read_bytes() == b"shared"
+    assert artifact_path(app.settings.artifacts_path, again.sha256).read_bytes() == b"shared"
 
 
 def test_contents_go_in_pieces_and_what_is_gone_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,35 +162,30 @@ def test_runs_are_counted_and_their_turns_noted() -> None:
     assert 3 not in worker_state.turns
 
 
-class Clock:
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 100.0
-        monkeypatch.setattr(coordinator.time, "monotonic", lambda: self.now)
-
-
 def test_what_fails_is_tried_again_later_each_time_and_at_once_when_it_worked(monkeypatch: pytest.MonkeyPatch) -> None:
     """A database that was away for a second must not cost half a minute, nor one that is away a thousand tries."""
-    clock, tries, broken = Clock(monkeypatch), [], True
+    clock, tries, broken = 100.0, [], True
+    monkeypatch.setattr(coordinator.time, "monotonic", lambda: clock)
 
     def do() -> None:
-        tries.append(clock.now)
+        tries.append(clock)
         if broken:
             raise RuntimeError
 
     call = RetriedCall("test", do, longest_wait=5)
     for _ in range(200):
         call.attempt()
-        clock.now += 0.25
+        clock += 0.25
     assert [later - sooner for sooner, later in pairwise(tries)][:5] == [0.5, 1, 2, 4, 5]
     assert len(tries) < 15
-    clock.now, broken = clock.now + 5, False
+    clock, broken = clock + 5, False
     assert call.attempt()
     assert call.attempt()
     broken = True
     assert not call.attempt()
-    clock.now += 0.5
+    clock += 0.5
     assert not call.attempt()
-    assert tries[-1] == clock.now
+    assert tries[-1] == clock
 
 
 def test_a_cancelled_wait_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from machines import wait_for
 from posts_and_results import metric, submission, suite
-from queue_steps import enter, evaluate_whole, set_base
+from queue_steps import ask, enter, evaluate_whole, set_base
 from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
@@ -18,6 +19,7 @@ from evalsvc.checkpoints.reference import Identity, identify
 from evalsvc.config import Settings
 from evalsvc.service import spooler as spooler_module
 from evalsvc.service.spooler import Spooler
+from evalsvc.store.lookup import find_checkpoint
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Checkpoint, Evaluation
 
@@ -51,18 +53,15 @@ def test_a_base_is_kept_as_long_as_it_is_one(store: Store, spooler: Spooler) -> 
     )
     named = spool(store, spooler, 9, "text")
     set_base(store, "run-b", "text", 9)
-    spooler.poll()
-    assert [copy.exists() for copy in (first, averaged, later, named)] == [True, True, False, True]
+    assert left(spooler, first, averaged, later, named) == [True, True, False, True]
     set_base(store, "run-a", "text", 9)
-    spooler.poll()
-    assert [copy.exists() for copy in (first, averaged, named)] == [False, False, True]
+    assert left(spooler, first, averaged, named) == [False, False, True]
 
 
 def test_a_base_that_was_replaced_is_dropped(store: Store, spooler: Spooler) -> None:
     old = spool(store, spooler, 0)
     new = spool(store, spooler, 0, identity=Identity(7, 7), replace=True)
-    spooler.poll()
-    assert [copy.exists() for copy in (old, new)] == [False, True]
+    assert left(spooler, old, new) == [False, True]
 
 
 def test_a_parent_is_kept_as_long_as_a_virtual_checkpoint_waits(store: Store, spooler: Spooler) -> None:
@@ -71,19 +70,19 @@ def test_a_parent_is_kept_as_long_as_a_virtual_checkpoint_waits(store: Store, sp
     uri = "avg(run-a@3, run-a@5)"
     virtual = submission(30, run="v", uri=uri, path=uri, identity=Identity(0, 0), parents=[1, 2])
     enter(store, virtual)
-    spooler.poll()
-    assert [copy.exists() for copy in (first, second, other)] == [True, True, False]
-    enter(store, virtual, suite())
-    with store.transaction() as session:
-        evaluation = session.scalars(select(Evaluation).order_by(Evaluation.id.desc())).first()
-        evaluation.state = "failed"
-    spooler.poll()
-    assert first.exists()
-    with store.transaction() as session:
-        session.get_one(Evaluation, evaluation.id).state = "queued"
+    assert left(spooler, first, second, other) == [True, True, False]
+    [evaluation] = enter(store, virtual, suite())
+    state(store, evaluation, "failed")
+    assert left(spooler, first) == [True]
+    state(store, evaluation, "queued")
     evaluate_whole(store, metric(1.0))
+    assert left(spooler, first, second) == [False, False]
+
+
+def left(spooler: Spooler, *copies: Path) -> list[bool]:
+    """Which copies are left after a poll."""
     spooler.poll()
-    assert [copy.exists() for copy in (first, second)] == [False, False]
+    return [copy.exists() for copy in copies]
 
 
 def state(store: Store, evaluation: int, value: str) -> None:
@@ -124,8 +123,7 @@ def test_what_is_retried_meanwhile_keeps_its_copy(
     spooler.poll()
     assert copy.exists()
     monkeypatch.undo()
-    with store.reading() as session:
-        assert session.get_one(Checkpoint, 1).spool_state == "ready"
+    assert ask(store, find_checkpoint, 1).spool_state == "ready"
 
 
 def test_a_release_waits_for_a_post_that_sends_the_file_again(store: Store, spooler: Spooler) -> None:
@@ -135,8 +133,7 @@ def test_a_release_waits_for_a_post_that_sends_the_file_again(store: Store, spoo
     with releasing:
         release.start()
         time.sleep(0.1)
-        with store.reading() as session:
-            assert session.get_one(Checkpoint, 1).spool_state == "ready"
+        assert ask(store, find_checkpoint, 1).spool_state == "ready"
         assert copy.exists()
     release.join()
     assert not copy.exists()
@@ -156,9 +153,9 @@ def test_a_copy_is_known_although_the_database_was_away(
     source.write_bytes(b"weights")
     enter(store, submission(path=str(source), identity=identify(source), spool="copy"), suite())
     away = [True, True]
-    left = tmp_path / "spool" / "1" / "epoch_1.pt.partial"  # by a service that ended while it copied
-    left.parent.mkdir(parents=True)
-    left.write_bytes(b"half")
+    half = tmp_path / "spool" / "1" / "epoch_1.pt.partial"  # by a service that ended while it copied
+    half.parent.mkdir(parents=True)
+    half.write_bytes(b"half")
 
     class Away(Store):
         @contextmanager
@@ -171,18 +168,10 @@ def test_a_copy_is_known_although_the_database_was_away(
 
     spooler._store = Away(store.url)
     spooler.poll()
-    deadline = time.monotonic() + 60
-    while True:
-        with store.reading() as session:
-            if session.scalars(select(Checkpoint.spool_state)).all() == ["ready"]:
-                break
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for(lambda: ask(store, find_checkpoint, 1).spool_state == "ready", "the copy is known")
     spooler._store.close()
     assert away == []
-    assert [path.relative_to(tmp_path / "spool") for path in (tmp_path / "spool").rglob("*.pt*")] == [
-        Path("1/epoch_1.pt")
-    ]
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.pt*")] == ["spool/1/epoch_1.pt"]
     assert "the state of the copy of checkpoint 1 could not be stored, retrying" in caplog.text
 
 
@@ -195,10 +184,8 @@ def test_a_link_that_leads_out_of_the_roots_is_not_copied(store: Store, tmp_path
     posted = submission(path=str(root / "epoch_1.pt"), identity=identify(secret), spool="copy")
     enter(store, posted, suite())
     spooler = Spooler(store, Settings(data_dir=str(tmp_path / "data"), roots=str(root)), lambda: None)
-    with store.reading() as session:
-        spooler._copy(session.get_one(Checkpoint, 1))
-    with store.reading() as session:
-        assert session.get_one(Checkpoint, 1).spool_state == "failed"
+    spooler._copy(ask(store, find_checkpoint, 1))
+    assert ask(store, find_checkpoint, 1).spool_state == "failed"
     assert list((tmp_path / "data" / "spool").rglob("*.pt")) == []
 
 
@@ -210,13 +197,12 @@ def test_copies_of_no_checkpoint_are_removed(
     kept = spool(store, spooler, 0)
     for step in (1, 2, 3):
         enter(store, submission(step, run="run-a"), suite())
-    left, given_next = ([tmp_path / "spool" / name for name in names] for names in (("2", "3.partial"), ("5", "notes")))
-    for folder in (*left, *given_next):
+    orphans, given_next = (
+        [tmp_path / "spool" / name for name in names] for names in (("2", "3.partial"), ("5", "notes"))
+    )
+    for folder in (*orphans, *given_next):
         folder.mkdir(parents=True)
         (folder / "epoch_1.pt").touch()
-    spooler.poll()
-    assert all(folder.exists() for folder in left), "they may be of posts that have not committed yet"
-    spooler.poll()
-    assert not any(folder.exists() for folder in left)
-    assert all(folder.exists() for folder in given_next), "a post may get the id while its copy is removed"
-    assert kept.exists()
+    assert all(left(spooler, *orphans)), "they may be of posts that have not committed yet"
+    assert not any(left(spooler, *orphans))
+    assert all(left(spooler, kept, *given_next)), "a post may get the id while its copy is removed"

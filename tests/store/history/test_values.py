@@ -13,7 +13,7 @@ from evalsvc.errors import Conflict, InvalidRequest, UnknownName
 from evalsvc.spec.documents.history import History, ImportOutcome, ValueSeries
 from evalsvc.spec.protocol import Protocol
 from evalsvc.store.history import long_table
-from evalsvc.store.history.imports import Imported, import_values
+from evalsvc.store.history.imports import import_values
 from evalsvc.store.history.long_table import COLUMNS, cut_pages, find_series, read_page
 from evalsvc.store.history.reading import read_history, read_summary
 from evalsvc.store.history.series import Window
@@ -91,15 +91,6 @@ def test_the_groups_behind_a_value_are_kept_with_it_everywhere(store: Store) -> 
     assert history == {"loss/text": [60, None], "loss/image": None}
     assert [item.latest and item.latest.groups for item in newest] == [None, None]
     assert table == [(300, 60), (300, None)]
-
-
-def test_an_imported_value_has_no_groups_of_the_one_it_replaces(store: Store) -> None:
-    enter(store, submission(1), suite())
-    evaluate_whole(store, metric(1.0, n=300, groups=60))
-    series = Imported("loss/text", "nats/token", "lower", Protocol({"limit": 1}), [1], [9.0], [None], [7])
-    act(store, import_values, "run-a", "elsewhere", [series], replace=True)
-    [found] = history_of(store).series
-    assert (found.value, found.n, found.groups) == ([9.0], [7], None)
 
 
 def test_tokens_are_refused_where_nothing_says_them(store: Store) -> None:
@@ -226,9 +217,11 @@ def test_a_measured_value_that_is_the_same_stays_measured(store: Store) -> None:
 
 
 def test_replacing_is_asked_for_and_leaves_the_record(store: Store) -> None:
-    measure(store, 10, 1.5)
+    enter(store, submission(10), suite())
+    evaluate_whole(store, metric(1.5, n=300, groups=60))
     assert enter_values(store, (10, 1.0), (20, 2.0), replace=True) == outcome(1, new=1, replaced=1)
-    assert (history(store).value, history(store).import_) == ([1.0, 2.0], [1, 1])
+    found = history(store)
+    assert (found.value, found.import_, found.n, found.groups) == ([1.0, 2.0], [1, 1], [8, 8], None)
     with store.reading() as session:
         assert session.get_one(Evaluation, 1).tasks[0].metrics[0]["value"] == 1.5
 
