@@ -17,9 +17,7 @@ from evalsvc.errors import ItemsLost
 from evalsvc.files.atomic import FileLost
 from evalsvc.files.csv_cells import csv_text, plain_cell
 from evalsvc.files.items import LARGE, ItemTable, keep_items, pack_items, read_items, sweep_items
-from evalsvc.files.outputs import (
-    LARGE as LARGE_OUTPUT,
-)
+from evalsvc.files.outputs import LARGE as LARGE_OUTPUT
 from evalsvc.files.outputs import (
     OutputFile,
     drop_output,

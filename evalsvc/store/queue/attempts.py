@@ -208,10 +208,7 @@ def _fenced(session: Session, assignment: Assignment) -> Shard | None:
 def checkpoint_reference(checkpoint: Checkpoint, data_path: Path) -> CheckpointRef:
     """Return the reference by which a worker opens a checkpoint, or all parents of a virtual checkpoint."""
     reference = CheckpointRef(
-        path=checkpoint.path,
-        sha256=checkpoint.sha256,
-        layout=checkpoint.layout,
-        label=checkpoint_label(checkpoint),
+        path=checkpoint.path, sha256=checkpoint.sha256, layout=checkpoint.layout, label=checkpoint_label(checkpoint)
     )
     if checkpoint.parents:
         parents = {str(step_of(parent)): checkpoint_reference(parent, data_path) for parent in checkpoint.parents}
