@@ -7,28 +7,11 @@ run ─< series (run, variant, metric, protocol) ─< metric_value (key: series 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import (
-    JSON,
-    BigInteger,
-    CheckConstraint,
-    Column,
-    DateTime,
-    Dialect,
-    Float,
-    ForeignKey,
-    Index,
-    LargeBinary,
-    MetaData,
-    String,
-    Table,
-    Text,
-    TypeDecorator,
-    UniqueConstraint,
-    text,
-)
+import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
@@ -36,36 +19,39 @@ from evalsvc.access_tokens import TokenScope
 from evalsvc.files.outputs import KeptOutput, from_column, to_column
 from evalsvc.spec.documents.evaluations import EventKind
 from evalsvc.spec.documents.fields import OVER as OVER
-from evalsvc.spec.documents.fields import Direction, State
+from evalsvc.spec.documents.fields import Direction, State, Word
 
 FINITE, NAN, POSITIVE_INFINITY, NEGATIVE_INFINITY = range(4)
 """Values of `metric_values.kind`, which stores NaN and infinities in place of `value`: databases disagree on them."""
 
-Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+WORDS: Mapping[int, Word] = {NAN: "NaN", POSITIVE_INFINITY: "Infinity", NEGATIVE_INFINITY: "-Infinity"}
+"""The words in JSON for the kinds of values that are not finite."""
+
+Json = sa.JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 
 
-class UtcDateTime(TypeDecorator[datetime]):
+class UtcDateTime(sa.TypeDecorator[datetime]):
     """A time in UTC with a time zone, also from SQLite, which stores no zone."""
 
-    impl = DateTime(timezone=True)
+    impl = sa.DateTime(timezone=True)
     cache_ok = True
 
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-class Packed(TypeDecorator[KeptOutput]):
+class Packed(sa.TypeDecorator[KeptOutput]):
     """The output of a shard as MessagePack, or the `OutputFile` that holds the output."""
 
-    impl = LargeBinary
+    impl = sa.LargeBinary
     cache_ok = True
 
-    def process_bind_param(self, value: KeptOutput | None, dialect: Dialect) -> bytes | None:
+    def process_bind_param(self, value: KeptOutput | None, dialect: sa.Dialect) -> bytes | None:
         return None if value is None else to_column(value)
 
-    def process_result_value(self, value: bytes | None, dialect: Dialect) -> KeptOutput | None:
+    def process_result_value(self, value: bytes | None, dialect: sa.Dialect) -> KeptOutput | None:
         return None if value is None else from_column(value)
 
 
@@ -74,7 +60,7 @@ def now() -> datetime:
 
 
 class Base(DeclarativeBase):
-    metadata = MetaData(
+    metadata = sa.MetaData(
         naming_convention={
             "ix": "ix_%(column_0_label)s",
             "uq": "uq_%(table_name)s_%(column_0_N_name)s",
@@ -86,11 +72,11 @@ class Base(DeclarativeBase):
     type_annotation_map = {datetime: UtcDateTime, dict[str, Any]: Json, dict[str, str]: Json, list[Any]: Json}  # noqa: RUF012
 
 
-checkpoint_parents = Table(
+checkpoint_parents = sa.Table(
     "checkpoint_parents",
     Base.metadata,
-    Column("checkpoint_id", ForeignKey("checkpoints.id", ondelete="CASCADE"), primary_key=True),
-    Column("parent_id", ForeignKey("checkpoints.id", ondelete="CASCADE"), primary_key=True, index=True),
+    sa.Column("checkpoint_id", sa.ForeignKey("checkpoints.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("parent_id", sa.ForeignKey("checkpoints.id", ondelete="CASCADE"), primary_key=True, index=True),
 )
 """The parents of virtual checkpoints: the checkpoints that the expression named when it was posted."""
 
@@ -102,22 +88,22 @@ Without the option, SQLite would give the id of a deleted newest row to the next
 another shard, and a client would get another evaluation. PostgreSQL's sequences only grow."""
 
 
-def _partial_index(name: str, *columns: str, where: str, unique: bool = False) -> Index:
-    return Index(name, *columns, unique=unique, sqlite_where=text(where), postgresql_where=text(where))
+def _partial_index(name: str, *columns: str, where: str, unique: bool = False) -> sa.Index:
+    return sa.Index(name, *columns, unique=unique, sqlite_where=sa.text(where), postgresql_where=sa.text(where))
 
 
 class Run(Base):
     __tablename__ = "runs"
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    name: Mapped[str] = mapped_column(String(128), unique=True)
+    name: Mapped[str] = mapped_column(sa.String(128), unique=True)
     plan: Mapped[dict[str, Any] | None]
     """The plan, `{"suites": [{"suite", "every", "first", "last"}], "when_behind", "at_most"}`."""
     base: Mapped[dict[str, Any] | None]
     """The base of the run's checkpoints, `{"run", "step", "variant"}`; None for the run's own step 0."""
     retention: Mapped[dict[str, Any] | None]
     """The retention rule of the run's artifacts, a `spec.artifact_policy.Retention`; None for the service's rule."""
-    history_version: Mapped[int] = mapped_column(BigInteger, default=0)
+    history_version: Mapped[int] = mapped_column(sa.BigInteger, default=0)
     """A number that grows with every transaction that changes the run's history; see `history.writing.touch_history`.
     """
     created_at: Mapped[datetime] = mapped_column(default=now)
@@ -135,26 +121,26 @@ class Checkpoint(Base):
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    run_id: Mapped[int] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), index=True)
-    step: Mapped[int] = mapped_column(BigInteger)
-    variant: Mapped[str] = mapped_column(String(128))
-    uri: Mapped[str] = mapped_column(Text)
+    run_id: Mapped[int] = mapped_column(sa.ForeignKey("runs.id", ondelete="CASCADE"), index=True)
+    step: Mapped[int] = mapped_column(sa.BigInteger)
+    variant: Mapped[str] = mapped_column(sa.String(128))
+    uri: Mapped[str] = mapped_column(sa.Text)
     """The posted uri; for a virtual checkpoint, its expression over the parents in canonical form."""
-    path: Mapped[str] = mapped_column(Text)
+    path: Mapped[str] = mapped_column(sa.Text)
     """The path of the file with links resolved when the checkpoint was posted; for a virtual checkpoint, its uri."""
-    size: Mapped[int] = mapped_column(BigInteger)
-    mtime_ns: Mapped[int] = mapped_column(BigInteger)
+    size: Mapped[int] = mapped_column(sa.BigInteger)
+    mtime_ns: Mapped[int] = mapped_column(sa.BigInteger)
     """Modification time of the file; 0 if `etag` identifies the content."""
-    etag: Mapped[str | None] = mapped_column(String(128))
+    etag: Mapped[str | None] = mapped_column(sa.String(128))
     """The ETag of the posted content in a remote store; None for a local file."""
-    sha256: Mapped[str | None] = mapped_column(String(64))
+    sha256: Mapped[str | None] = mapped_column(sa.String(64))
     """The SHA-256 of the file, from the client or from the first worker that read the file."""
     model: Mapped[dict[str, Any] | None]
     layout: Mapped[dict[str, Any] | None]
-    tokens_seen: Mapped[int | None] = mapped_column(BigInteger)
+    tokens_seen: Mapped[int | None] = mapped_column(sa.BigInteger)
     tags: Mapped[dict[str, str]] = mapped_column(default=dict)
-    spool: Mapped[str] = mapped_column(String(8), default="none")
-    spool_state: Mapped[str | None] = mapped_column(String(8), index=True)
+    spool: Mapped[str] = mapped_column(sa.String(8), default="none")
+    spool_state: Mapped[str | None] = mapped_column(sa.String(8), index=True)
     """State of the spooled copy: None | copying | ready | failed | released."""
     created_at: Mapped[datetime] = mapped_column(default=now)
     replaced_at: Mapped[datetime | None]
@@ -184,9 +170,9 @@ class Suite(Base):
 
     __tablename__ = "suites"
 
-    name: Mapped[str] = mapped_column(String(128), primary_key=True)
+    name: Mapped[str] = mapped_column(sa.String(128), primary_key=True)
     content: Mapped[dict[str, Any]]
-    digest: Mapped[str] = mapped_column(String(64))
+    digest: Mapped[str] = mapped_column(sa.String(64))
     updated_at: Mapped[datetime] = mapped_column(default=now, onupdate=now)
 
 
@@ -194,13 +180,13 @@ class Evaluation(Base):
     __tablename__ = "evaluations"
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    checkpoint_id: Mapped[int] = mapped_column(ForeignKey("checkpoints.id", ondelete="CASCADE"))
-    suite: Mapped[str] = mapped_column(String(128))
-    suite_digest: Mapped[str] = mapped_column(String(64))
+    checkpoint_id: Mapped[int] = mapped_column(sa.ForeignKey("checkpoints.id", ondelete="CASCADE"))
+    suite: Mapped[str] = mapped_column(sa.String(128))
+    suite_digest: Mapped[str] = mapped_column(sa.String(64))
     planned: Mapped[bool] = mapped_column(default=False)
     """Whether the run's plan asked for the evaluation. `when_behind: newest` drops planned evaluations only."""
     priority: Mapped[int] = mapped_column(default=0)
-    state: Mapped[State] = mapped_column(String(16), default="queued", index=True)
+    state: Mapped[State] = mapped_column(sa.String(16), default="queued", index=True)
     error: Mapped[dict[str, str] | None]
     created_at: Mapped[datetime] = mapped_column(default=now)
     started_at: Mapped[datetime | None]
@@ -212,7 +198,7 @@ class Evaluation(Base):
     tasks: Mapped[list[Task]] = relationship(back_populates="evaluation", order_by="Task.index")
 
     # With an index of the checkpoint alone, PostgreSQL reads the index of states once for each checkpoint of a run.
-    __table_args__ = (Index("ix_evaluations_checkpoint_id_state", "checkpoint_id", "state"), NEVER_REUSE_IDS)
+    __table_args__ = (sa.Index("ix_evaluations_checkpoint_id_state", "checkpoint_id", "state"), NEVER_REUSE_IDS)
 
 
 class EvaluationEvent(Base):
@@ -220,11 +206,11 @@ class EvaluationEvent(Base):
 
     __tablename__ = "evaluation_events"
 
-    evaluation_id: Mapped[int] = mapped_column(ForeignKey("evaluations.id", ondelete="CASCADE"), primary_key=True)
+    evaluation_id: Mapped[int] = mapped_column(sa.ForeignKey("evaluations.id", ondelete="CASCADE"), primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True)
-    kind: Mapped[EventKind] = mapped_column(String(8))
-    task: Mapped[str | None] = mapped_column(String(128))
-    state: Mapped[State | None] = mapped_column(String(16))
+    kind: Mapped[EventKind] = mapped_column(sa.String(8))
+    task: Mapped[str | None] = mapped_column(sa.String(128))
+    state: Mapped[State | None] = mapped_column(sa.String(16))
     data: Mapped[dict[str, Any] | None]
     """The error, the warnings, or the interim result of a look."""
     created_at: Mapped[datetime] = mapped_column(default=now)
@@ -235,27 +221,27 @@ class Task(Base):
 
     __tablename__ = "tasks"
     __table_args__ = (
-        UniqueConstraint("evaluation_id", "index"),
+        sa.UniqueConstraint("evaluation_id", "index"),
         _partial_index("ix_tasks_warned", "id", where="warnings IS NOT NULL"),
         NEVER_REUSE_IDS,
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    evaluation_id: Mapped[int] = mapped_column(ForeignKey("evaluations.id", ondelete="CASCADE"))
+    evaluation_id: Mapped[int] = mapped_column(sa.ForeignKey("evaluations.id", ondelete="CASCADE"))
     index: Mapped[int]
-    kind: Mapped[str] = mapped_column(String(128))
-    name: Mapped[str] = mapped_column(String(128))
+    kind: Mapped[str] = mapped_column(sa.String(128))
+    name: Mapped[str] = mapped_column(sa.String(128))
     parameters: Mapped[dict[str, Any]]
-    state: Mapped[State] = mapped_column(String(16), default="queued")
+    state: Mapped[State] = mapped_column(sa.String(16), default="queued")
     total: Mapped[int | None]
-    unit: Mapped[str | None] = mapped_column(String(64))
+    unit: Mapped[str | None] = mapped_column(sa.String(64))
     looks: Mapped[bool | None]
     """Whether the task's plan has looks, so that a query need not load a long plan. None before the task is planned,
     and in rows of old versions."""
     metrics: Mapped[list[Any] | None]
-    items: Mapped[bytes | None] = mapped_column(LargeBinary, deferred=True)
+    items: Mapped[bytes | None] = mapped_column(sa.LargeBinary, deferred=True)
     """Packed results per item (`items.ItemTable`), if small enough for a row. Loaded on access only."""
-    items_sha256: Mapped[str | None] = mapped_column(String(64))
+    items_sha256: Mapped[str | None] = mapped_column(sa.String(64))
     """Digest of the file with the results per item, if too large for a row. A task without `items` and `items_sha256`
     has no results per item."""
     warnings: Mapped[list[Any] | None]
@@ -271,13 +257,13 @@ class Shard(Base):
     """A restartable part of a task. `stage` is plan, run (a piece of the work), look or merge."""
 
     __tablename__ = "shards"
-    __table_args__ = (UniqueConstraint("task_id", "stage", "index"), Index("ix_shards_state", "state"), NEVER_REUSE_IDS)
+    __table_args__ = (sa.UniqueConstraint("task_id", "stage", "index"), NEVER_REUSE_IDS)
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    task_id: Mapped[int] = mapped_column(ForeignKey("tasks.id", ondelete="CASCADE"))
-    stage: Mapped[str] = mapped_column(String(8))
+    task_id: Mapped[int] = mapped_column(sa.ForeignKey("tasks.id", ondelete="CASCADE"))
+    stage: Mapped[str] = mapped_column(sa.String(8))
     index: Mapped[int]
-    state: Mapped[str] = mapped_column(String(16), default="queued")
+    state: Mapped[str] = mapped_column(sa.String(16), default="queued", index=True)
     attempt: Mapped[int] = mapped_column(default=0)
     """The number of the newest attempt. Results of older attempts are rejected."""
     failed_attempts: Mapped[int] = mapped_column(default=0)
@@ -300,11 +286,11 @@ class Shard(Base):
 class Attempt(Base):
     __tablename__ = "attempts"
 
-    shard_id: Mapped[int] = mapped_column(ForeignKey("shards.id", ondelete="CASCADE"), primary_key=True)
+    shard_id: Mapped[int] = mapped_column(sa.ForeignKey("shards.id", ondelete="CASCADE"), primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True)
     started_at: Mapped[datetime] = mapped_column(default=now)
     finished_at: Mapped[datetime | None]
-    outcome: Mapped[str | None] = mapped_column(String(32))
+    outcome: Mapped[str | None] = mapped_column(sa.String(32))
     """How the attempt ended: succeeded | failed | cancelled | worker_died | deadline_exceeded | lost (the service or
     the scheduler stopped)."""
 
@@ -317,12 +303,12 @@ class Term(Base):
     __tablename__ = "terms"
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    number: Mapped[int] = mapped_column(BigInteger)
+    number: Mapped[int] = mapped_column(sa.BigInteger)
     """A number that grows with every new coordinator. A coordinator with a lower number can store nothing."""
-    holder: Mapped[str] = mapped_column(String(256))
+    holder: Mapped[str] = mapped_column(sa.String(256))
     """The coordinator's process and host, for messages."""
     since: Mapped[datetime]
-    database_id: Mapped[str | None] = mapped_column(String(32))
+    database_id: Mapped[str | None] = mapped_column(sa.String(32))
     """A random id of the database, which its data folder also has; None before the first start of a service."""
 
 
@@ -331,31 +317,31 @@ class AttemptTotal(Base):
 
     __tablename__ = "attempt_totals"
 
-    kind: Mapped[str] = mapped_column(String(128), primary_key=True)
-    stage: Mapped[str] = mapped_column(String(8), primary_key=True)
-    outcome: Mapped[str] = mapped_column(String(32), primary_key=True)
-    code: Mapped[str] = mapped_column(String(64), primary_key=True)
+    kind: Mapped[str] = mapped_column(sa.String(128), primary_key=True)
+    stage: Mapped[str] = mapped_column(sa.String(8), primary_key=True)
+    outcome: Mapped[str] = mapped_column(sa.String(32), primary_key=True)
+    code: Mapped[str] = mapped_column(sa.String(64), primary_key=True)
     """The code of the error; empty for an attempt without an error."""
     bucket: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     """The index of the attempt's duration in `totals.SECONDS`."""
-    attempts: Mapped[int] = mapped_column(BigInteger)
-    seconds: Mapped[float] = mapped_column(Float(53))
-    units: Mapped[int] = mapped_column(BigInteger)
+    attempts: Mapped[int] = mapped_column(sa.BigInteger)
+    seconds: Mapped[float] = mapped_column(sa.Float(53))
+    units: Mapped[int] = mapped_column(sa.BigInteger)
 
 
 class Artifact(Base):
     """An artifact. The file of its content in the data folder is named by the content's digest."""
 
     __tablename__ = "artifacts"
-    __table_args__ = (UniqueConstraint("task_id", "name"), NEVER_REUSE_IDS)
+    __table_args__ = (sa.UniqueConstraint("task_id", "name"), NEVER_REUSE_IDS)
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    task_id: Mapped[int] = mapped_column(ForeignKey("tasks.id", ondelete="CASCADE"))
-    kind: Mapped[str] = mapped_column(String(64))
-    name: Mapped[str] = mapped_column(String(256))
-    media_type: Mapped[str] = mapped_column(String(128))
-    sha256: Mapped[str] = mapped_column(String(64))
-    size: Mapped[int] = mapped_column(BigInteger)
+    task_id: Mapped[int] = mapped_column(sa.ForeignKey("tasks.id", ondelete="CASCADE"))
+    kind: Mapped[str] = mapped_column(sa.String(64))
+    name: Mapped[str] = mapped_column(sa.String(256))
+    media_type: Mapped[str] = mapped_column(sa.String(128))
+    sha256: Mapped[str] = mapped_column(sa.String(64))
+    size: Mapped[int] = mapped_column(sa.BigInteger)
     details: Mapped[dict[str, Any]]
     pruned_at: Mapped[datetime | None]
 
@@ -365,7 +351,7 @@ class Artifact(Base):
 class Protocol(Base):
     __tablename__ = "protocols"
 
-    id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    id: Mapped[str] = mapped_column(sa.String(16), primary_key=True)
     content: Mapped[dict[str, Any]]
 
 
@@ -373,15 +359,15 @@ class Series(Base):
     """A series of comparable values: one metric of one run and variant under one protocol."""
 
     __tablename__ = "series"
-    __table_args__ = (UniqueConstraint("run_id", "metric", "variant", "protocol_id"),)
+    __table_args__ = (sa.UniqueConstraint("run_id", "metric", "variant", "protocol_id"),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    run_id: Mapped[int] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"))
-    metric: Mapped[str] = mapped_column(String(256))
-    variant: Mapped[str] = mapped_column(String(128))
-    protocol_id: Mapped[str] = mapped_column(ForeignKey("protocols.id"))
-    unit: Mapped[str] = mapped_column(String(64))
-    direction: Mapped[Direction] = mapped_column(String(8))
+    run_id: Mapped[int] = mapped_column(sa.ForeignKey("runs.id", ondelete="CASCADE"))
+    metric: Mapped[str] = mapped_column(sa.String(256))
+    variant: Mapped[str] = mapped_column(sa.String(128))
+    protocol_id: Mapped[str] = mapped_column(sa.ForeignKey("protocols.id"))
+    unit: Mapped[str] = mapped_column(sa.String(64))
+    direction: Mapped[Direction] = mapped_column(sa.String(8))
     baseline: Mapped[float | None]
 
 
@@ -389,8 +375,8 @@ class Import(Base):
     __tablename__ = "imports"
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    run_id: Mapped[int] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), index=True)
-    source: Mapped[str] = mapped_column(String(256))
+    run_id: Mapped[int] = mapped_column(sa.ForeignKey("runs.id", ondelete="CASCADE"), index=True)
+    source: Mapped[str] = mapped_column(sa.String(256))
     values: Mapped[int]
     """The number of imported values. Some of the values may have been replaced since."""
     created_at: Mapped[datetime] = mapped_column(default=now)
@@ -404,25 +390,25 @@ class MetricValue(Base):
 
     __tablename__ = "metric_values"
     __table_args__ = (
-        CheckConstraint("(evaluation_id IS NULL) <> (import_id IS NULL)", name="one_origin"),
+        sa.CheckConstraint("(evaluation_id IS NULL) <> (import_id IS NULL)", name="one_origin"),
         _partial_index("ix_metric_values_import_id", "import_id", where="import_id IS NOT NULL"),
         {"sqlite_with_rowid": False},
     )
 
-    series_id: Mapped[int] = mapped_column(ForeignKey("series.id", ondelete="CASCADE"), primary_key=True)
-    step: Mapped[int] = mapped_column(BigInteger, primary_key=True)
-    value: Mapped[float | None] = mapped_column(Float(53))
+    series_id: Mapped[int] = mapped_column(sa.ForeignKey("series.id", ondelete="CASCADE"), primary_key=True)
+    step: Mapped[int] = mapped_column(sa.BigInteger, primary_key=True)
+    value: Mapped[float | None] = mapped_column(sa.Float(53))
     kind: Mapped[int] = mapped_column(default=FINITE)
-    stderr: Mapped[float | None] = mapped_column(Float(53))
-    low: Mapped[float | None] = mapped_column(Float(53))
+    stderr: Mapped[float | None] = mapped_column(sa.Float(53))
+    low: Mapped[float | None] = mapped_column(sa.Float(53))
     """The lower end of the interval of 95 %; None for a value without an interval, or of a version that stored none."""
-    high: Mapped[float | None] = mapped_column(Float(53))
+    high: Mapped[float | None] = mapped_column(sa.Float(53))
     n: Mapped[int | None]
     """The number of items behind the value; None for a value that was imported without the number."""
     groups: Mapped[int | None]
     """The number of independent groups of items; None if every item is independent, or the groups are unknown."""
-    evaluation_id: Mapped[int | None] = mapped_column(ForeignKey("evaluations.id", ondelete="CASCADE"), index=True)
-    import_id: Mapped[int | None] = mapped_column(ForeignKey("imports.id", ondelete="CASCADE"))
+    evaluation_id: Mapped[int | None] = mapped_column(sa.ForeignKey("evaluations.id", ondelete="CASCADE"), index=True)
+    import_id: Mapped[int | None] = mapped_column(sa.ForeignKey("imports.id", ondelete="CASCADE"))
 
 
 class Token(Base):
@@ -433,9 +419,9 @@ class Token(Base):
     __table_args__ = (_partial_index("uq_tokens_current", "name", where="revoked_at IS NULL", unique=True),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    name: Mapped[str] = mapped_column(String(128))
-    scope: Mapped[TokenScope] = mapped_column(String(8))
-    sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    name: Mapped[str] = mapped_column(sa.String(128))
+    scope: Mapped[TokenScope] = mapped_column(sa.String(8))
+    sha256: Mapped[str] = mapped_column(sa.String(64), unique=True)
     """The SHA-256 of the token. The token itself is not stored."""
     created_at: Mapped[datetime] = mapped_column(default=now)
     expires_at: Mapped[datetime | None]

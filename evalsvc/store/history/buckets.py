@@ -18,22 +18,13 @@ from evalsvc.store.history.gaps import read_gaps
 from evalsvc.store.history.reading import VALUES, Table, part_of, read_table
 from evalsvc.store.history.series import WHOLE, Window, choose_series
 from evalsvc.store.pages import INT64
-from evalsvc.store.tables import (
-    FINITE,
-    NAN,
-    NEGATIVE_INFINITY,
-    POSITIVE_INFINITY,
-    Checkpoint,
-    MetricValue,
-    Run,
-    checkpoint_parents,
-)
+from evalsvc.store.tables import FINITE, WORDS, Checkpoint, MetricValue, Run, checkpoint_parents
 
 LARGE = 1e290
 """A bucket with a finite value of at least this magnitude has no mean. The sum of such values may overflow: PostgreSQL
 raises an error, and SQLite returns infinity."""
 
-KINDS = {"nan": NAN, "positive_infinity": POSITIVE_INFINITY, "negative_infinity": NEGATIVE_INFINITY}
+KINDS = dict(zip(("nan", "positive_infinity", "negative_infinity"), WORDS, strict=True))
 """The kinds of values that are not finite, by the field of their counts."""
 
 LAST = ("step", *(column.key for column in VALUES))

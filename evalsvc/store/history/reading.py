@@ -13,9 +13,8 @@ from evalsvc.spec.documents.fields import Direction, Word
 from evalsvc.spec.documents.history import BestPoint, History, ImportSource, Point, Summary, SummarySeries, ValueSeries
 from evalsvc.store.history.gaps import Gaps, read_gaps
 from evalsvc.store.history.series import WHOLE, Window, choose_series
-from evalsvc.store.history.writing import WORDS
 from evalsvc.store.pages import read_cursor, write_cursor
-from evalsvc.store.tables import FINITE, Import, MetricValue, Run
+from evalsvc.store.tables import FINITE, WORDS, Import, MetricValue, Run
 from evalsvc.store.views import document_of
 
 VALUES = tuple(getattr(MetricValue, name) for name in ("value", "kind", "stderr", "low", "high", "n", "groups"))

@@ -15,21 +15,7 @@ from sqlalchemy.orm import Session
 from evalsvc.spec.documents import Metric
 from evalsvc.spec.documents.fields import Word
 from evalsvc.spec.protocol import digest
-from evalsvc.store.tables import (
-    FINITE,
-    NAN,
-    NEGATIVE_INFINITY,
-    POSITIVE_INFINITY,
-    Base,
-    Evaluation,
-    MetricValue,
-    Protocol,
-    Run,
-    Series,
-)
-
-WORDS: Mapping[int, Word] = {NAN: "NaN", POSITIVE_INFINITY: "Infinity", NEGATIVE_INFINITY: "-Infinity"}
-"""The words in JSON for the kinds of values that are not finite."""
+from evalsvc.store.tables import FINITE, WORDS, Base, Evaluation, MetricValue, Protocol, Run, Series
 
 _KINDS = {word: kind for kind, word in WORDS.items()}
 
