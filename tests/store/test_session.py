@@ -1,8 +1,6 @@
 """Opening the database: schema version, settings of the connection, and the errors a person meets."""
 
 import asyncio
-import os
-import pwd
 import re
 import subprocess
 import sys
@@ -189,36 +187,6 @@ def test_a_new_database_is_its_owners_only(tmp_path: Path) -> None:
 def test_what_is_no_url_is_refused() -> None:
     with pytest.raises(DatabaseUnusable, match=r"no database URL; use sqlite:////"):
         Store("evalsvc.db")
-
-
-SCRIPT = """
-import os
-import psycopg
-import pytest
-from postgresql_server import PostgresqlServer
-with PostgresqlServer() as server:
-    [version] = psycopg.connect(server.url.replace("+psycopg", "")).execute("SHOW server_version_num").fetchone()
-    print(os.geteuid() != 0, int(version) >= 150000)
-"""
-
-
-@pytest.mark.usefixtures("child_process")
-def test_it_starts_without_root() -> None:
-    """Where root runs the tests, as a user of a namespace of its own, who is not root there."""
-    become = []
-    if os.geteuid() == 0:  # PostgreSQL looks the user up by name, so the machine must have the user
-        user = next(entry for entry in pwd.getpwall() if entry.pw_uid != 0)
-        become = ["unshare", "--user", f"--map-user={user.pw_uid}", f"--map-group={user.pw_gid}"]
-    support = str(Path(__file__).parents[1] / "support")
-    environment = {name: value for name, value in os.environ.items() if name != "XDG_RUNTIME_DIR"}
-    done = subprocess.run(
-        [*become, sys.executable, "-c", SCRIPT],
-        env=environment | {"PYTHONPATH": os.pathsep.join([support, *sys.path])},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.stdout == "True True\n", done.stderr
 
 
 def test_a_request_never_waits_for_a_connection() -> None:
