@@ -328,7 +328,7 @@ def test_tags_are_those_of_the_newest_checkpoint(store: Store) -> None:
         lambda store: cancel(store, 2),
         lambda store: evaluate_whole(store, metric(1.0)),
         lambda store: write(store, {"lower/x": [Point(30, 1.0, None, None)]}, "imported"),
-        lambda store: name_it(store),
+        lambda store: set_base(store, "run-a", "run-a", 10),
     ],
     ids=["checkpoint", "run", "evaluation", "cancelled", "value", "imported", "base"],
 )
@@ -340,10 +340,6 @@ def test_whatever_changes_a_row_changes_the_tag(store: Store, change: Callable[[
     change(store)
     assert tag(store) != before
     assert ask(store, runs_view, PageRequest()).runs != [rows]
-
-
-def name_it(store: Store) -> None:
-    set_base(store, "run-a", "run-a", 10)
 
 
 def test_values_are_counted_once(store: Store) -> None:

@@ -22,16 +22,10 @@ from evalsvc.store.queue.stages import cancel_evaluation
 from evalsvc.store.runs.listing import run_view, runs_view
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Evaluation, EvaluationEvent, now
-from evalsvc.store.views import checkpoint_view, evaluation_view, in_use
+from evalsvc.store.views import LiveTask, checkpoint_view, evaluation_view, in_use
 
 
-class Speed:
-    def __init__(self, done: int, per_second: float | None) -> None:
-        self.done = done
-        self.per_second = per_second
-
-
-def view(store: Store, evaluation: int, **live: Speed) -> dict[str, Any]:
+def view(store: Store, evaluation: int, **live: LiveTask) -> dict[str, Any]:
     """Return the evaluation's document as JSON that the client reads."""
     with store.reading() as session:
         by_id = {int(name.removeprefix("task")): speed for name, speed in live.items()}
@@ -58,7 +52,7 @@ def test_progress_is_what_is_finished_and_what_runs(store: Store) -> None:
     assert store_result(store, dispatched(store), plan(shards=4))
     assert store_result(store, dispatched(store), ran())
     next_shard(store)
-    (task,) = view(store, number, task1=Speed(5, 2.5))["tasks"]
+    (task,) = view(store, number, task1=LiveTask(5, 2.5))["tasks"]
     assert task["progress"] == {"done": 15, "total": 40, "unit": "sequences", "per_second": 2.5, "seconds_left": 10.0}
     counts = {"total": 4, "succeeded": 1, "running": 1, "queued": 2, "failed": 0, "cancelled": 0, "attempts": 2}
     assert task["shards"] == counts | {"skipped": 0}
