@@ -165,11 +165,9 @@ class Uploads:
 
     def finished(self, owner: str | None, sha256: str) -> Upload | None:
         """Return an owner's verified upload of a file; None if the owner has none, or not all of its bytes."""
-        try:
-            upload = self.find(owner, sha256)
-            return None if upload.remaining else self.verify(owner, sha256)
-        except UploadNotFound:
-            return None
+        with suppress(UploadNotFound):
+            return None if self.find(owner, sha256).remaining else self.verify(owner, sha256)
+        return None
 
     def delete(self, owner: str | None, sha256: str) -> None:
         with self.locked(self.find(owner, sha256)) as (upload, _file):

@@ -94,8 +94,7 @@ def rule_of(run: Run, default: Retention | None) -> Retention | None:
 
 
 def retention_view(run: Run, default: Retention | None) -> documents.Retention:
-    rule = rule_of(run, default)
-    if rule is None:
+    if (rule := rule_of(run, default)) is None:
         return documents.Retention(run=run.name, keep=None, from_=None)
     return documents.Retention(run=run.name, keep=rule.to_json(), from_="service" if run.retention is None else "run")
 
@@ -105,8 +104,7 @@ def find_prunable(session: Session, default: Retention | None, run: str | None =
     runs = [find_run(session, run)] if run is not None else session.scalars(select(Run).order_by(Run.name)).all()
     prunable = Pruned()
     for row in runs:
-        rule = rule_of(row, default)
-        if rule is not None:
+        if (rule := rule_of(row, default)) is not None:
             _add_prunable(session, row, rule, prunable)
     return prunable
 

@@ -39,12 +39,10 @@ def read_results(
     `<suite>/<task>`; `task` of each metric names its task. `folder` has the files of results per item.
     """
     checkpoint = find_step(session, find_run(session, run), step, variant)
-    evaluations = _newest_by_suite(checkpoint, suite)
-    tasks = _tasks_by_name(evaluations)
-    items = {name: list(read().rows()) for name, read in _tables(folder, tasks).items()}
-    return _document(session, checkpoint, evaluations, {}).model_copy(
-        update={"items": items, "artifacts": _artifacts(session, tasks)}
-    )
+    document, tables = _values(session, folder, checkpoint, suite, {})
+    items = {name: list(read().rows()) for name, read in tables.items()}
+    artifacts = _artifacts(session, _tasks_by_name(_newest_by_suite(checkpoint, suite)))
+    return document.model_copy(update={"items": items, "artifacts": artifacts})
 
 
 def read_values(session: Session, folder: Path, run: str, step: int, variant: str, suite: str | None = None) -> Values:

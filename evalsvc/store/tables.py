@@ -275,7 +275,7 @@ class Shard(Base):
     units: Mapped[int | None]
     """Units of work of a succeeded shard."""
     output: Mapped[KeptOutput | None] = mapped_column(Packed)
-    """The output, packed by the task for a run shard, and by `queue.stage_results` for other stages."""
+    """The output, packed by the task for a run shard, and by `queue.transitions` for other stages."""
     provenance: Mapped[dict[str, Any] | None]
     error: Mapped[dict[str, Any] | None]
 
@@ -323,7 +323,7 @@ class AttemptTotal(Base):
     code: Mapped[str] = mapped_column(sa.String(64), primary_key=True)
     """The code of the error; empty for an attempt without an error."""
     bucket: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    """The index of the attempt's duration in `totals.SECONDS`."""
+    """The index of the attempt's duration in `queue.transitions.SECONDS`."""
     attempts: Mapped[int] = mapped_column(sa.BigInteger)
     seconds: Mapped[float] = mapped_column(sa.Float(53))
     units: Mapped[int] = mapped_column(sa.BigInteger)

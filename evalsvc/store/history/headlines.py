@@ -52,9 +52,8 @@ def read_headline(session: Session, run: str, headline_of: HeadlineOf) -> Headli
 
 
 def named_metrics(known: Collection[str], suites: Sequence[str], headline_of: HeadlineOf) -> list[str]:
-    """Return the metrics that the headlines of suites name, as far as they are known."""
-    named = dict.fromkeys(metric for suite in suites for metric in headline_of(suite))
-    return [metric for metric in named if metric in known]
+    """Return the known metrics that the headlines of suites name."""
+    return list(dict.fromkeys(metric for suite in suites for metric in headline_of(suite) if metric in known))
 
 
 def evaluated_by(session: Session, run: Run) -> Sequence[str]:

@@ -95,8 +95,6 @@ def import_values(session: Session, run: str, source: str, given: Sequence[Impor
 def _compare(session: Session, series: int, item: Imported) -> _Changes:
     entries: dict[int, Entry] = dict(zip(item.step, zip(item.value, item.stderr, item.n, strict=True), strict=True))
     stored_entries = _entries(session, series, min(item.step), max(item.step))
-    if not stored_entries:
-        return _Changes(series, item, new=entries)
     changes = _Changes(series, item)
     for step, entry in entries.items():
         if step not in stored_entries:
