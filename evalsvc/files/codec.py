@@ -30,7 +30,7 @@ class Codec(Generic[Value]):
     def __init__(self, kind: Any) -> None:
         self.members: Sequence[type] = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
         for member in self.members:
-            if not (is_dataclass(member) and member.__dataclass_params__.frozen):  # type: ignore[attr-defined]
+            if not (is_dataclass(member) and member.__dataclass_params__.frozen):  # type: ignore[union-attr]
                 raise TypeError(f"{member!r} is no frozen dataclass; decorate it with `@dataclass(frozen=True)`")
         has_part = [PART in {field.name for field in fields(member)} for member in self.members]
         is_told_apart = len(self.members) > 1 and all(has_part)

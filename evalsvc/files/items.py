@@ -26,7 +26,9 @@ LARGE = 64 * 1024
 
 FORMAT = "evalsvc-items/1"
 
-Item, Shape = Mapping[str, object], tuple[str, ...]
+Item = Mapping[str, object]
+
+Shape = tuple[str, ...]
 
 
 class ItemTable:

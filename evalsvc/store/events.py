@@ -83,7 +83,7 @@ def read_progress(session: Session, task_ids: Iterable[int], evaluation_ids: Ite
         .group_by(Task.id)
         .order_by(Task.evaluation_id, Task.index)
     )
-    return [TaskProgress(*row) for row in rows]
+    return [TaskProgress(*row) for row in rows]  # type: ignore[arg-type] # the sum is not None
 
 
 @dataclass(frozen=True)

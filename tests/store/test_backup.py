@@ -69,7 +69,7 @@ def lite(tmp_path: Path) -> Iterator[tuple[Store, Settings]]:
 @contextmanager
 def restored(path: Path, lost: Sequence[str] = ()) -> Iterator[Store]:
     """The database of a backup, restored into the folder `restored` beside it."""
-    target = migrated_store(path.parent / "restored.db")
+    target = Store(f"sqlite:///{path.parent / 'restored' / 'evalsvc.db'}")
     assert restore_backup(settings_of(target, path.parent / "restored"), path) == list(lost)
     yield target
     target.close()

@@ -88,7 +88,7 @@ def _ranges(session: Session, window: Window, ids: Sequence[int], points: int) -
             [session.scalar(window.narrow(select(extreme(window.column)), [identity])) for identity in ids]
             for extreme in (func.min, func.max)
         )
-        firsts, lasts = ([x for x in found if x is not None] for found in ends)
+        firsts, lasts = ([x for x in values if x is not None] for values in ends)
         start = min(firsts, default=0) if start is None else start
         end = max(lasts, default=start) if end is None else end
     return start, max(1, -(-(end - start + 1) // points))
