@@ -15,7 +15,7 @@ from evalsvc.errors import UnknownName
 from evalsvc.files.items import ItemTable, read_items
 from evalsvc.spec import documents
 from evalsvc.spec.documents.fields import State
-from evalsvc.spec.documents.items import Change, Completion, Completions, StepCompletions
+from evalsvc.spec.documents.results import Change, Completion, Completions, StepCompletions
 from evalsvc.store.lookup import checkpoint_label, find_run, find_step, place_of
 from evalsvc.store.tables import Artifact, Checkpoint, Evaluation, Run, Task
 from evalsvc.store.views import artifact_view, document_of, protocols_view

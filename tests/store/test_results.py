@@ -14,7 +14,7 @@ from queue_steps import ask, cancel, dispatched, enter, evaluate_whole, measure,
 from evalsvc.checkpoints.reference import Identity
 from evalsvc.errors import UnknownName
 from evalsvc.messages import ShardError, ShardResult
-from evalsvc.spec.documents.items import Change, Completion, StepCompletions
+from evalsvc.spec.documents.results import Change, Completion, StepCompletions
 from evalsvc.spec.protocol import Protocol
 from evalsvc.store.events import read_events
 from evalsvc.store.lookup import find_checkpoint, find_evaluation, find_run

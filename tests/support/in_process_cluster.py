@@ -16,8 +16,7 @@ from typing import Any
 
 from steps_task import Steps, StepsOutput, StepsShard, StepsWork
 
-from evalsvc.cluster.cluster import Cluster, Member
-from evalsvc.cluster.outcomes import Outcome, OutcomeKind
+from evalsvc.cluster.cluster import Cluster, Member, Outcome, OutcomeKind
 from evalsvc.config import Settings
 from evalsvc.errors import Cancelled
 from evalsvc.files.outputs import OutputsLost, read_output

@@ -1,44 +1,31 @@
 """The steps of an evaluation done by hand, for tests of the store without workers."""
 
-import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-import msgpack
+from posts_and_results import kept_artifact as kept_artifact
+from posts_and_results import metric, plan, ran, result, submission, suite
 from sqlalchemy.orm import Session
 
 from evalsvc.checkpoints.expression import canonical
 from evalsvc.checkpoints.reference import Identity
-from evalsvc.files.artifacts import KeptArtifact
-from evalsvc.files.items import pack_items
-from evalsvc.messages import KeptResult, LookResult, PlanResult, ShardDocument, ShardError, ShardResult
-from evalsvc.spec.looks import Until
-from evalsvc.spec.protocol import MetricValue, Protocol
-from evalsvc.spec.suite import Suite, TaskSpec
-from evalsvc.store.lookup import find_evaluation
+from evalsvc.messages import ShardError, ShardResult
+from evalsvc.spec.protocol import MetricValue
+from evalsvc.spec.suite import Suite
+from evalsvc.store.lookup import find_evaluation, get_or_create_run
 from evalsvc.store.queue.attempts import Assignment, finish, give_up, take
 from evalsvc.store.queue.order import WorkerState
 from evalsvc.store.queue.stages import cancel_evaluation, retry_evaluation
+from evalsvc.store.runs.base import name_base
 from evalsvc.store.runs.posting import Submission, Submitted, due_suites, plan_of, submit
 from evalsvc.store.runs.virtual import resolve_expression
 from evalsvc.store.session import Store
+from evalsvc.store.tables import Checkpoint
 
 Returned = TypeVar("Returned")
-
-
-def suite(name: str = "quick", limit: int = 1, tasks: int = 1, kind: str = "loss") -> Suite:
-    """A suite whose identity depends on `limit`."""
-    specs = (TaskSpec(kind, f"{kind}-{index}", {"data": "/data.jsonl", "limit": limit}) for index in range(tasks))
-    return Suite(name, "", tuple(specs))
-
-
-def submission(step: int = 25, **fields: Any) -> Submission:
-    path = f"/checkpoints/epoch_{step}.pt"
-    defaults: dict[str, Any] = {"run": "run-a", "step": step, "uri": path, "path": path, "identity": Identity(100, 1)}
-    return Submission(**(defaults | fields))
 
 
 def enter(store: Store, posted: Submission, *suites: Suite) -> list[int]:
@@ -65,41 +52,6 @@ def enter_virtual(store: Store, run: str, text: str, *suites: Suite, step: int =
     uri, parents = resolve(store, text)
     file = {"uri": uri, "path": uri, "identity": Identity(0, 0)}
     return enter(store, submission(step, run=run, parents=parents, **file, **fields), *suites)
-
-
-def metric(value: float, name: str = "loss/text", limit: int = 1, **fields: Any) -> MetricValue:
-    defaults: dict[str, Any] = {"stderr": 0.1, "n": 8, "unit": "nats/token", "direction": "lower"}
-    given = {**defaults, "protocol": Protocol({"limit": limit}), **fields}
-    has_interval = given["stderr"] is not None and math.isfinite(value)
-    return MetricValue(name, value, **{"ends": (value - 0.25, value + 0.25) if has_interval else None} | given)
-
-
-def ran(**output: Any) -> ShardResult:
-    """What a run shard brings back: an output with these fields."""
-    return ShardResult(msgpack.packb(output))
-
-
-def looked(*metrics: MetricValue) -> LookResult:
-    protocols = {item.protocol.id: dict(item.protocol.content) for item in metrics}
-    return LookResult([item.to_json() for item in metrics], protocols)
-
-
-def result(*metrics: MetricValue, items: Sequence[Mapping[str, Any]] | bytes | str = (), **found: Any) -> ShardResult:
-    """What is kept of a merge: metrics, and `items`, `notes`, `warnings` or `artifacts`."""
-    packed = items if isinstance(items, (bytes, str)) else pack_items(items)
-    return ShardResult(KeptResult(**vars(looked(*metrics)), items=packed, **found), provenance={"device": "cpu"})
-
-
-def kept_artifact(sha256: str, name: str = "grid.png") -> KeptArtifact:
-    """An artifact of a merge whose content is kept already."""
-    return KeptArtifact("grid", name, "image/png", {}, sha256, 3)
-
-
-def plan(shards: int, looks: Sequence[int] = (), until: Mapping[str, Any] | None = None) -> ShardResult:
-    """What the planning of a task brings back: so many shards of 10 units, looked at after so many of them."""
-    payloads: list[ShardDocument] = [{"index": index, "units": 10} for index in range(shards)]
-    stop = None if until is None else Until(**until)
-    return ShardResult(PlanResult(payloads, 10 * shards, "sequences", [(look, 10 * look) for look in looks], stop))
 
 
 def next_shard(store: Store, worker_state: WorkerState | None = None) -> Assignment | None:
@@ -169,3 +121,25 @@ def begin(store: Store, shards: int = 2, tasks: int = 1) -> tuple[int, list[Assi
     [evaluation] = enter(store, submission(), suite(tasks=tasks))
     store_result(store, dispatched(store), plan(shards))
     return evaluation, [assignment for _ in range(shards) if (assignment := next_shard(store))]
+
+
+def ask(store: Store, question: Callable[..., Returned], *arguments: Any, **options: Any) -> Returned:
+    """What a function answers that reads the store."""
+    with store.reading() as session:
+        return question(session, *arguments, **options)
+
+
+def act(store: Store, change: Callable[..., Returned], *arguments: Any, **options: Any) -> Returned:
+    """What a function returns that changes the store, in a transaction of its own."""
+    with store.transaction() as session:
+        return change(session, *arguments, **options)
+
+
+def set_base(store: Store, run: str, of: str, step: int, variant: str = "raw") -> None:
+    with store.transaction() as session:
+        name_base(session, get_or_create_run(session, run), of, step, variant)
+
+
+def set_spool_state(store: Store, checkpoint: int, state: str | None) -> None:
+    with store.transaction() as session:
+        session.get_one(Checkpoint, checkpoint).spool_state = state

@@ -29,13 +29,13 @@ from evalsvc.files.artifacts import drop_contents
 from evalsvc.files.outputs import drop_outputs
 from evalsvc.files.uploads import Upload
 from evalsvc.spec import documents
+from evalsvc.store.data_folder import asked_anew, named_artifacts, named_items
 from evalsvc.store.lookup import current_checkpoint, find_checkpoint, get_or_create_run, place_of, step_of
-from evalsvc.store.named_files import asked_anew, named_artifacts, named_items
 from evalsvc.store.queue.attempts import checkpoint_reference
 from evalsvc.store.runs import deletion
 from evalsvc.store.runs.posting import Submission, due_suites, needs_file, plan_of, submit
 from evalsvc.store.runs.virtual import common_layout, require_combinable, resolve_expression, virtual_variant
-from evalsvc.store.views import checkpoint_view, checkpoints_view, document_of, evaluation_summary
+from evalsvc.store.views import checkpoint_view, checkpoints_view, document_of
 
 UNREACHABLE: dict[int | str, dict[str, Any]] = {
     503: {
@@ -100,7 +100,7 @@ def post_checkpoint(body: CheckpointInput, state: CurrentState, owner: TokenName
             checkpoint.spool_state = "ready"
         content = documents.Posted(
             checkpoint=checkpoint_view(session, checkpoint),
-            evaluations=[evaluation_summary(evaluation) for evaluation in submitted.evaluations],
+            evaluations=[document_of(documents.EvaluationSummary, evaluation) for evaluation in submitted.evaluations],
             note=submitted.note,
         )
     if sha256 is not None and upload is not None:

@@ -30,7 +30,7 @@ from evalsvc.api.routes.evaluations import begin_evaluation, change_evaluation
 from evalsvc.api.schemas import EvaluationInput
 from evalsvc.api.state import State
 from evalsvc.errors import EvalsvcError, Forbidden, InvalidRequest, Unauthorized, UnknownName
-from evalsvc.store.queue.evaluations import cancel_evaluation, retry_evaluation
+from evalsvc.store.queue.stages import cancel_evaluation, retry_evaluation
 from evalsvc.web import vega
 from evalsvc.web.charts import Spec
 from evalsvc.web.page import PAGES, STATIC, Content, Surroundings, Visitor, html_of, page_class

@@ -27,11 +27,10 @@ from evalsvc.api.state import CurrentState
 from evalsvc.checkpoints.reference import verify
 from evalsvc.spec import documents
 from evalsvc.spec.documents.results import Completions
-from evalsvc.store.completions import read_completions
 from evalsvc.store.lookup import find_run, get_or_create_run
 from evalsvc.store.protocols import listed_protocols, read_protocol
 from evalsvc.store.queue.attempts import checkpoint_reference
-from evalsvc.store.results import read_results
+from evalsvc.store.results import read_completions, read_results
 from evalsvc.store.runs import deletion
 from evalsvc.store.runs.base import base_view, name_base
 from evalsvc.store.runs.listing import run_view, runs_tag, runs_view

@@ -12,7 +12,7 @@ from sqlalchemy import event
 from evalsvc import __version__
 from evalsvc.client import Client
 from evalsvc.spec.documents import Worker
-from evalsvc.store import write_probe
+from evalsvc.store import session
 from evalsvc.store.queue.status import AtWork
 
 
@@ -62,14 +62,14 @@ def test_not_ready_while_nothing_can_be_written(app: App, weights: Path, monkeyp
     refused(app.post(weights, tags={str(number): "y" * 500 for number in range(100)}), 503, "database_unusable", words)
     refused(app.http.get("/readyz"), 503, "not_ready", words)
     event.remove(app.store.engine, "checkout", fill_up)
-    monkeypatch.setattr(write_probe, "PROBE_AGAIN", 0.0)
+    monkeypatch.setattr(session, "PROBE_AGAIN", 0.0)
     app.store.writes.note_failure(OSError("as before"))
     assert app.http.get("/readyz").status_code == 200, "a write that is taken ends it"
 
 
 def test_not_ready_on_a_full_disk(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether or not somebody has tried to write."""
-    monkeypatch.setattr(write_probe, "ROOM", 2**62)
+    monkeypatch.setattr(session, "ROOM", 2**62)
     refused(app.http.get("/readyz"), 503, "not_ready", "bytes are free, fewer than", "free some space")
 
 
@@ -78,7 +78,7 @@ def test_not_ready_while_another_writer_keeps_all_out(app: App, monkeypatch: pyt
     other = sqlite3.connect(app.settings.data_path / "evalsvc.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     assert app.http.get("/readyz").status_code == 200
-    monkeypatch.setattr(write_probe, "PROBE_AGAIN", 0.0)
+    monkeypatch.setattr(session, "PROBE_AGAIN", 0.0)
     app.store.writes.note_failure(sqlite3.OperationalError("database is locked"))
     refused(app.http.get("/readyz"), 503, "not_ready", "database is locked")
     other.close()

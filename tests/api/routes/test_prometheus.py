@@ -16,7 +16,8 @@ from evalsvc.api.routes import runs
 from evalsvc.api.routes.prometheus import FAMILIES
 from evalsvc.messages import ShardError, ShardResult
 from evalsvc.store.queue.attempts import give_up
-from evalsvc.store.queue.totals import SECONDS, count_attempt, read_totals
+from evalsvc.store.queue.status import read_totals
+from evalsvc.store.queue.transitions import SECONDS, count_attempt
 from evalsvc.store.session import Store
 from evalsvc.store.tables import AttemptTotal
 from evalsvc.store.views import LiveTask
