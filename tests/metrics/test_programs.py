@@ -135,13 +135,18 @@ def test_a_scipy_that_clean_fid_does_not_work_with_is_told_early(monkeypatch: py
         catalog.load("programs", "clean-fid")
 
 
-@pytest.mark.parametrize(("name", "module"), [("clean-fid", "cleanfid"), ("torch-fidelity", "torch_fidelity")])
+@pytest.mark.parametrize(
+    ("name", "module", "extra"),
+    [("clean-fid", "cleanfid", "clean-fid"), ("torch-fidelity", "torch_fidelity", "reference")],
+)
 @pytest.mark.parametrize(("group", "room"), [("features", "features"), ("programs", "metrics")])
-def test_without_the_package(group: str, room: str, name: str, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package(
+    group: str, room: str, name: str, module: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for loaded in [key for key in sys.modules if key.partition(".")[0] == module]:
         monkeypatch.delitem(sys.modules, loaded)
     for own in ("clean_fid", "torch_fidelity"):
         monkeypatch.delitem(sys.modules, f"evalsvc.{room}.{own}", raising=False)
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(MissingPackage, match=re.escape(pip_install("reference"))):
+    with pytest.raises(MissingPackage, match=re.escape(pip_install(extra))):
         catalog.load(group, name)

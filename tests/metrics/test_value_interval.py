@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from paired_items import numbers
+from metric_items import numbers
 from scipy import stats
 
 from evalsvc.errors import InvalidRequest

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
-from in_process_cluster import Call, InProcessCluster, Run, with_run
+from in_process_cluster import Call, InProcessCluster, Run, run_steps, with_run
 from laboratory import Laboratory
 from queue_steps import act, ask
 from sqlalchemy import select, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
-from steps_in_process import run_steps
 
 from evalsvc.cluster.cluster import Cluster
 from evalsvc.config import Settings

@@ -283,7 +283,7 @@ def test_a_wrong_interval_and_a_wrong_tail_are_found(copied: Golden, monkeypatch
     assert wrong(list(verify_statistics(Golden("cpu")))) == []
 
     def change(content: dict[str, Any]) -> None:
-        content["intervals"]["interval"][0] *= 1.001
+        content["student"]["interval"][0] *= 1.001
 
     assert wrong(list(verify_statistics(changed(copied, change)))) == ["interval of a mean of 12"]
     right = intervals.upper_tail
