@@ -225,6 +225,7 @@ def test_the_expressions_of_the_dashboard_are_expressions(promtool: str, tmp_pat
     file = tmp_path / "panels.yaml"
     file.write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))
     output_of(promtool, "check", "rules", file)
+    output_of(promtool, "check", "rules", "--lint-fatal", ALERTS)
     assert "$" not in file.read_text()
 
 
