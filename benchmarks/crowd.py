@@ -32,7 +32,7 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 from compare import postgresql, service
 from side_by_side import machine, print_last_line
 
@@ -205,7 +205,7 @@ def probe(url: str, measured: Measured, ended: threading.Event) -> None:
 
 
 def post(url: str, token: str, weights: Sequence[Path], measured: Measured) -> None:
-    with httpx.Client(base_url=url, headers=_shows(token), timeout=60, trust_env=False) as client:
+    with httpx2.Client(base_url=url, headers=_shows(token), timeout=60, trust_env=False) as client:
         for step, path in enumerate(weights):
             begun = time.monotonic()
             body = {"run": "posted", "step": step, "uri": str(path), "suites": ["loss"]}
@@ -217,7 +217,7 @@ def post(url: str, token: str, weights: Sequence[Path], measured: Measured) -> N
 
 def revoke(url: str, settings: Settings, name: str, token: str, measured: Measured) -> None:
     store = open_store(settings.database, migrate=False)
-    with httpx.Client(base_url=url, headers=_shows(token), timeout=60, trust_env=False) as client:
+    with httpx2.Client(base_url=url, headers=_shows(token), timeout=60, trust_env=False) as client:
         with store.transaction() as session:
             revoke_token(session, name)
         begun = time.monotonic()
@@ -242,7 +242,7 @@ def fill(url: str, token: str, sizes: Sizes) -> None:
             for metric in range(METRICS)
         ]
         body = {"source": "made up", "series": series}
-        answer = httpx.post(f"{url}/v1/runs/{run}/metrics", json=body, headers=_shows(token), timeout=600)
+        answer = httpx2.post(f"{url}/v1/runs/{run}/metrics", json=body, headers=_shows(token), timeout=600)
         answer.raise_for_status()
 
 

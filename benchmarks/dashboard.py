@@ -30,7 +30,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx
+import httpx2
 import psutil
 from compare import service
 from long_history import STEP, History, fill
@@ -114,14 +114,14 @@ def visit(browser: Browser, url: str, visits: Visits) -> None:
     context.close()
 
 
-def ask(http: httpx.Client, path: str, visits: Visits) -> None:
+def ask(http: httpx2.Client, path: str, visits: Visits) -> None:
     """Ask for a page without a browser, and again with the tag of the answer."""
     begun = time.perf_counter()
     answer = http.get(path).raise_for_status()
     visits.served.append(time.perf_counter() - begun)
     visits.bytes = len(answer.content)
     again = http.get(path, headers={"If-None-Match": answer.headers["etag"]})
-    visits.not_modified &= again.status_code == httpx.codes.NOT_MODIFIED
+    visits.not_modified &= again.status_code == httpx2.codes.NOT_MODIFIED
 
 
 def service_process(settings: Settings) -> psutil.Process:
@@ -175,7 +175,7 @@ class Measured:
     idle: Mapping[str, float]
 
 
-def until_ready(http: httpx.Client, patience: float = 60.0) -> None:
+def until_ready(http: httpx2.Client, patience: float = 60.0) -> None:
     """Return when the service is ready and has been so for three seconds: its workers start meanwhile."""
     latest = time.monotonic() + patience
     while (answer := http.get("/readyz")).is_error:
@@ -188,7 +188,7 @@ def until_ready(http: httpx.Client, patience: float = 60.0) -> None:
 def measure(settings: Settings, chromium: str, sizes: Sizes) -> Measured:
     pages = {name: Visits() for name in addresses(sizes.history)}
     first: dict[str, float] = {}
-    with service(settings) as url, httpx.Client(base_url=url, timeout=600, trust_env=False) as http:
+    with service(settings) as url, httpx2.Client(base_url=url, timeout=600, trust_env=False) as http:
         own = service_process(settings)
         until_ready(http)
         idle, _ = megabytes(own)

@@ -40,7 +40,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 from compare import service
 from side_by_side import interleaved, machine, medians, print_last_line, ratios
 
@@ -81,7 +81,7 @@ class Evalsvc:
     """Our side."""
 
     def __init__(self, url: str) -> None:
-        self.http = httpx.Client(base_url=url, timeout=600, trust_env=False)
+        self.http = httpx2.Client(base_url=url, timeout=600, trust_env=False)
 
     def write(self, run: str, curves: Curves) -> None:
         series = [
@@ -108,7 +108,7 @@ class Mlflow:
     """The other side. A run of it has an id that it gives itself."""
 
     def __init__(self, url: str) -> None:
-        self.http = httpx.Client(base_url=url, timeout=600, trust_env=False)
+        self.http = httpx2.Client(base_url=url, timeout=600, trust_env=False)
         made = self._post("experiments/create", {"name": "history"})
         self.experiment = made["experiment_id"]
         self.run = self.new_run()
@@ -149,7 +149,7 @@ class Mlflow:
         return _read(self.http.post(f"/api/2.0/mlflow/{path}", json=body))
 
 
-def _read(response: httpx.Response) -> Any:
+def _read(response: httpx2.Response) -> Any:
     if not response.is_success:
         raise RuntimeError(f"{response.request.url} answered {response.status_code}: {response.text[:500]}")
     return response.json()
@@ -187,9 +187,9 @@ def _await(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            if httpx.get(url, trust_env=False).is_success:
+            if httpx2.get(url, trust_env=False).is_success:
                 return
-        except httpx.TransportError:
+        except httpx2.TransportError:
             pass
         time.sleep(0.2)
     raise RuntimeError(log.read_text()[-2000:])
@@ -281,20 +281,20 @@ async def _read_and_evaluate(url: str, client: Client, seconds: float) -> Readin
         "summary?metric=m*",
     ]
 
-    async def read(http: httpx.AsyncClient, number: int) -> None:
+    async def read(http: httpx2.AsyncClient, number: int) -> None:
         while time.monotonic() < until:
             begun = time.perf_counter()
             try:
                 response = await http.get(f"/v1/runs/r/{questions[number % len(questions)]}")
                 if not response.is_success:
                     found.errors[response.text] += 1
-            except httpx.HTTPError as error:
+            except httpx2.HTTPError as error:
                 found.errors[repr(error)] += 1
             found.latencies.append(time.perf_counter() - begun)
             number += 1
 
-    async with httpx.AsyncClient(
-        base_url=url, timeout=120, trust_env=False, limits=httpx.Limits(max_connections=READERS)
+    async with httpx2.AsyncClient(
+        base_url=url, timeout=120, trust_env=False, limits=httpx2.Limits(max_connections=READERS)
     ) as http:
         evaluations = asyncio.create_task(asyncio.to_thread(_evaluate, client, until))
         await asyncio.gather(*(read(http, number) for number in range(READERS)))

@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 from compare import service
 from history import Mlflow
 from playwright.sync_api import sync_playwright
@@ -228,7 +228,7 @@ def _wait_for_scalars(url: str, curves: Curves) -> None:
 
 def _last_step(url: str, run: str, tag: str) -> int | None:
     query = {"run": run, "tag": tag}
-    answer = httpx.get(f"{url}/data/plugin/scalars/scalars", params=query, trust_env=False, timeout=60)
+    answer = httpx2.get(f"{url}/data/plugin/scalars/scalars", params=query, trust_env=False, timeout=60)
     return int(answer.json()[-1][1]) if answer.is_success and answer.json() else None
 
 
@@ -302,8 +302,8 @@ def _server(command: Sequence[str], folder: Path, health: str, **variables: str)
 
 def _answers(url: str) -> bool:
     try:
-        return httpx.get(url, trust_env=False).is_success
-    except httpx.TransportError:
+        return httpx2.get(url, trust_env=False).is_success
+    except httpx2.TransportError:
         return False
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 
 from evalsvc.errors import ServiceUnreachable
 
@@ -110,13 +110,15 @@ def service_unreachable(error: Exception, url: str, ca: str | None, timeout: flo
     """
     shown = without_password(url)
     place = shown.partition("://")[2]
-    if isinstance(error, httpx.UnsupportedProtocol | httpx.InvalidURL) or not (host := httpx.URL(url).host.strip("[]")):
+    if isinstance(error, httpx2.UnsupportedProtocol | httpx2.InvalidURL) or not (
+        host := httpx2.URL(url).host.strip("[]")
+    ):
         return ServiceUnreachable(
             f"--url (EVALSVC_URL) is {shown!r}, which is no address of a service; give http://HOST:PORT or "
             "https://HOST:PORT"
         )
     cause = find_cause(error, host)
-    if isinstance(error, httpx.TimeoutException):
+    if isinstance(error, httpx2.TimeoutException):
         text = "no answer in time" if timeout is None else f"no answer within {timeout:g} s"
         cure = "check the address and firewalls; if the service is busy, try again"
     elif cause is None or cause.kind == "refused":

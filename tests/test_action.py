@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 import yaml
 from app_in_process import app_on_port
@@ -319,7 +319,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Any
 def test_a_service_is_asked(tmp_path: Path, programs: Path, service: tuple[str, Any], child_process: None) -> None:
     url, state = service
     state.coordinator.working = True
-    httpx.put(f"{url}/v1/suites/captions", json=yaml.safe_load(SUITE)).raise_for_status()
+    httpx2.put(f"{url}/v1/suites/captions", json=yaml.safe_load(SUITE)).raise_for_status()
     (tmp_path / "a.pt").write_bytes(b"weights")
     run = act(tmp_path, programs)
     for step in (3, 4):

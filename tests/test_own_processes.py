@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from machines import wait_for
 from service_process import ServiceProcess
@@ -140,7 +140,7 @@ def test_a_service_imports_nothing_from_its_folder(tmp_path: Path, monkeypatch: 
         wait_for(lambda: service.ask("GET", "/readyz").status_code == 200, "a worker has started")
         series = [{"metric": "a/b", "step": [1, 2], "value": [1, 2]}]
         service.request("POST", "/v1/runs/run-a/metrics", json={"source": "x", "series": series})
-        chart = httpx.get(f"{service.url}/panels/curve.svg?run=run-a&metric=a/b", timeout=60)
+        chart = httpx2.get(f"{service.url}/panels/curve.svg?run=run-a&metric=a/b", timeout=60)
         assert chart.content.startswith(b"<svg")
     finally:
         service.stop()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from machines import wait_for
 from programs import lacking
@@ -201,9 +201,9 @@ def served(environment: Environment, folder: Path) -> Iterator[str]:
 def test_the_service_runs_from_the_wheel_without_torch(base: Environment, tmp_path: Path) -> None:
     """Its migrations make the database, its suites are listed, and its pages are shown."""
     with served(base, tmp_path) as url:
-        ready = wait_for(lambda: (answer := httpx.get(f"{url}/readyz")).is_success and answer, "the service is ready")
+        ready = wait_for(lambda: (answer := httpx2.get(f"{url}/readyz")).is_success and answer, "the service is ready")
         assert ready.json() | {"workers": 1} == {"status": "ok", "database": "ok", "schema": "ok", "workers": 1}
-        suites = {suite["name"] for suite in httpx.get(f"{url}/v1/suites").raise_for_status().json()["suites"]}
+        suites = {suite["name"] for suite in httpx2.get(f"{url}/v1/suites").raise_for_status().json()["suites"]}
         assert suites == {path.stem for path in (ROOT / "evalsvc" / "suites").glob("*.yaml")}
 
 

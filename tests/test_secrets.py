@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import psutil
 import pytest
 from machines import wait_for
@@ -42,7 +42,7 @@ class Planted:
     tokens: dict[str, str]
     said: list[str] = field(default_factory=list)
 
-    def ask(self, method: str, path: str, token: str | None = None, **options: Any) -> httpx.Response:
+    def ask(self, method: str, path: str, token: str | None = None, **options: Any) -> httpx2.Response:
         headers = options.pop("headers", {}) | ({"Authorization": f"Bearer {token}"} if token else {})
         response = self.service.ask(method, path, headers=headers, **options)
         self.said.append(f"{response.headers}\n{response.text}")

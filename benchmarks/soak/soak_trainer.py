@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 PATIENCE = 240
 """Seconds after which a request that is never answered is a failure."""
@@ -59,7 +59,7 @@ class Trainer:
         backlog: int,
     ) -> None:
         self.ledger = Ledger()
-        self._client = httpx.Client(base_url=url, timeout=30)
+        self._client = httpx2.Client(base_url=url, timeout=30)
         self._suite = suite
         self._tasks = list(tasks)
         self._files = files
@@ -187,7 +187,7 @@ class Trainer:
         for post in waiting:
             try:
                 response = self._client.get(f"/v1/evaluations/{post.evaluation}")
-            except httpx.HTTPError:
+            except httpx2.HTTPError:
                 continue
             if response.is_success:
                 state = response.json()["state"]
@@ -213,7 +213,7 @@ class Trainer:
         try:
             response = self._client.request(method, path, json=body)
             answer = response.json()
-        except (httpx.HTTPError, ValueError) as error:
+        except (httpx2.HTTPError, ValueError) as error:
             with self._lock:
                 self.ledger.statuses["no answer"] += 1
             return None, repr(error)

@@ -19,7 +19,7 @@ WIDTH = 100
 INTRODUCTION = """\
 # Python client
 
-`evalsvc.client.Client` needs `httpx` and `pydantic`. A training job or a notebook uses it as a context manager."""
+`evalsvc.client.Client` needs `httpx2` and `pydantic`. A training job or a notebook uses it as a context manager."""
 
 
 def page() -> str:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from pkgutil import resolve_name
 
-import httpx
+import httpx2
 
 from evalsvc.assets.catalog import Asset, Record, Source, find_asset, read_record, write_record
 from evalsvc.checkpoints.reference import hash_files, identify
@@ -254,7 +254,7 @@ def download(source: Source, partial: Path, recorded: str | None, progress: Prog
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     try:
         with (
-            httpx.Client(follow_redirects=True, timeout=TIMEOUT_S) as client,
+            httpx2.Client(follow_redirects=True, timeout=TIMEOUT_S) as client,
             client.stream("GET", source.url, headers=headers) as response,
         ):
             expected = source.sha256 or _announced(response) or recorded
@@ -262,7 +262,7 @@ def download(source: Source, partial: Path, recorded: str | None, progress: Prog
             if start is not None and response.status_code != 416:
                 response.raise_for_status()
                 _receive(response, partial, start, progress)
-    except httpx.HTTPError as error:
+    except httpx2.HTTPError as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise AssetMissing(f"{source.url} could not be downloaded ({reason})") from error
     if start is None:
@@ -275,7 +275,7 @@ def download(source: Source, partial: Path, recorded: str | None, progress: Prog
     return digest
 
 
-def _announced(response: httpx.Response) -> str | None:
+def _announced(response: httpx2.Response) -> str | None:
     """Return the digest that Hugging Face's servers announce before they redirect to the file."""
     for answer in (*response.history, response):
         tag = str(answer.headers.get("x-linked-etag", "")).strip('"')
@@ -284,7 +284,7 @@ def _announced(response: httpx.Response) -> str | None:
     return None
 
 
-def _start(response: httpx.Response, have: int, expected: str | None) -> int | None:
+def _start(response: httpx2.Response, have: int, expected: str | None) -> int | None:
     """Return the offset at which the response continues the file; None if the partial file must be deleted.
 
     Without an expected digest, halves of two different files would not be noticed, so the download is not resumed.
@@ -298,7 +298,7 @@ def _start(response: httpx.Response, have: int, expected: str | None) -> int | N
     return 0
 
 
-def _receive(response: httpx.Response, partial: Path, start: int, progress: Progress) -> None:
+def _receive(response: httpx2.Response, partial: Path, start: int, progress: Progress) -> None:
     length = response.headers.get("content-length")
     total = None if length is None else start + int(length)
     done = start

@@ -1,8 +1,8 @@
-"""The Python client of the service, for training jobs, notebooks and evalsvc's commands. Needs httpx and pydantic."""
+"""The Python client of the service, for training jobs, notebooks and evalsvc's commands. Needs httpx2 and pydantic."""
 
 from __future__ import annotations
 
-import httpx
+import httpx2
 
 from evalsvc.client.artifacts import ArtifactContent as ArtifactContent
 from evalsvc.client.artifacts import ArtifactMethods
@@ -40,7 +40,7 @@ class Client(
         token: str | None = None,
         ca: str | None = None,
         timeout: float = 30.0,
-        transport: httpx.BaseTransport | None = None,
+        transport: httpx2.BaseTransport | None = None,
     ) -> None:
         """Prepare a connection; the first request opens it. Use the client as a context manager, or call `close`.
 

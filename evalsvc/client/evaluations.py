@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-import httpx
+import httpx2
 
 from evalsvc.client.transport import MAX_PAGE, MethodGroup, query_of
 from evalsvc.errors import DatabaseUnusable, DeadlineExceeded, RateLimited, ServiceUnreachable
@@ -116,7 +116,7 @@ class EvaluationMethods(MethodGroup):
             try:
                 query = query_of(last_event_id=after or None)
                 with self._transport.stream(path, query, SILENCE) as response:
-                    if response.status_code == httpx.codes.NO_CONTENT:
+                    if response.status_code == httpx2.codes.NO_CONTENT:
                         return  # the service has no more events
                     if not response.is_success:
                         response.read()

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import quote
 
-import httpx
+import httpx2
 from pydantic import ValidationError
 
 from evalsvc.connection_errors import service_unreachable, speaks_tls, without_password
@@ -46,7 +46,7 @@ class Transport:
     """The connection to a service, shared by all methods of a client."""
 
     def __init__(
-        self, url: str, token: str | None, ca: str | None, timeout: float, transport: httpx.BaseTransport | None
+        self, url: str, token: str | None, ca: str | None, timeout: float, transport: httpx2.BaseTransport | None
     ) -> None:
         self.url = url.rstrip("/")
         self.shown_url = without_password(self.url)
@@ -54,7 +54,7 @@ class Transport:
         self._is_direct = transport is None
         # A proxy for the internet would look for 127.0.0.1 on its own machine, so no proxy is used. Redirects are not
         # followed: the token must reach no other address.
-        self._http = httpx.Client(
+        self._http = httpx2.Client(
             timeout=timeout,
             transport=transport,
             trust_env=False,
@@ -65,7 +65,7 @@ class Transport:
         )
 
     @property
-    def timeout(self) -> httpx.Timeout:
+    def timeout(self) -> httpx2.Timeout:
         """The time limits of a request, in seconds."""
         return self._http.timeout
 
@@ -105,24 +105,24 @@ class Transport:
             if (cursor := page.next_cursor) is None:
                 return
 
-    def request(self, method: str, path: str, query: Query = (), **arguments: Any) -> httpx.Response:
-        """Send a request, with `arguments` of `httpx.Client.request`, and return the answer, an error included."""
+    def request(self, method: str, path: str, query: Query = (), **arguments: Any) -> httpx2.Response:
+        """Send a request, with `arguments` of `httpx2.Client.request`, and return the answer, an error included."""
         try:
             return self._http.request(method, self.url + path, params=list(query) or None, **arguments)
-        except (httpx.TransportError, httpx.InvalidURL) as error:
+        except (httpx2.TransportError, httpx2.InvalidURL) as error:
             raise self._unreachable(error) from None
 
     @contextmanager
-    def stream(self, path: str, query: Query, silence: float) -> Iterator[httpx.Response]:
+    def stream(self, path: str, query: Query, silence: float) -> Iterator[httpx2.Response]:
         """Open an answer that arrives over time; more than `silence` seconds without a byte are an error."""
-        timeout = httpx.Timeout(self.timeout.connect, read=silence)
+        timeout = httpx2.Timeout(self.timeout.connect, read=silence)
         try:
             with self._http.stream("GET", self.url + path, params=list(query) or None, timeout=timeout) as response:
                 yield response
-        except (httpx.TransportError, httpx.InvalidURL) as error:
+        except (httpx2.TransportError, httpx2.InvalidURL) as error:
             raise self._unreachable(error) from None
 
-    def read(self, response: httpx.Response) -> dict[str, object]:
+    def read(self, response: httpx2.Response) -> dict[str, object]:
         """Return the JSON object of an answer."""
         try:
             content = response.json()
@@ -151,7 +151,7 @@ class Transport:
                 "check --url (EVALSVC_URL), or install the version of the service"
             ) from None
 
-    def refuse(self, response: httpx.Response) -> NoReturn:
+    def refuse(self, response: httpx2.Response) -> NoReturn:
         """Raise ServiceUnreachable for an answer that no evaluation service of this version gives."""
         raise ServiceUnreachable(
             f"what answers at {self.shown_url} is no evalsvc of this version "
@@ -159,7 +159,7 @@ class Transport:
         )
 
     def _unreachable(self, error: Exception) -> ServiceUnreachable:
-        is_cut_off = isinstance(error, httpx.RemoteProtocolError | httpx.ReadError)
+        is_cut_off = isinstance(error, httpx2.RemoteProtocolError | httpx2.ReadError)
         if is_cut_off and self._is_direct and self.url.lower().startswith("http://") and speaks_tls(self.url):
             return ServiceUnreachable(
                 f"no evaluation service answers at {self.shown_url} (it speaks https, not http); "
@@ -192,8 +192,8 @@ def segment(name: str) -> str:
 
 def _tls_context(ca: str | None) -> ssl.SSLContext:
     try:
-        # Without `ca`, the certificates in SSL_CERT_FILE or SSL_CERT_DIR, else those of the package certifi.
-        return ssl.create_default_context(cafile=ca) if ca else httpx.create_ssl_context()
+        # Without `ca`, the certificates in SSL_CERT_FILE or SSL_CERT_DIR, else those of the system.
+        return ssl.create_default_context(cafile=ca) if ca else httpx2.create_ssl_context()
     except OSError as error:  # `ssl.SSLError`, for a file without certificates, is an OSError too
         reason = os_reason(error)
         raise InvalidRequest(

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-import httpx
+import httpx2
 
 from evalsvc.client.transport import Transport
 from evalsvc.errors import (
@@ -127,17 +127,17 @@ class Upload:
         }
         timeout = self._transport.timeout
         if offset + len(part) >= self.size and timeout.read is not None:
-            timeout = httpx.Timeout(**timeout.as_dict() | {"read": timeout.read + self.size / DIGEST_SPEED})
+            timeout = httpx2.Timeout(**timeout.as_dict() | {"read": timeout.read + self.size / DIGEST_SPEED})
         path = f"/v1/uploads/{sha256}"
         return self._offset(
             self._transport.request("PATCH", path, headers=_TUS | headers, content=part, timeout=timeout)
         )
 
-    def _offset(self, response: httpx.Response) -> int:
-        if response.status_code == httpx.codes.REQUEST_TIMEOUT:
+    def _offset(self, response: httpx2.Response) -> int:
+        if response.status_code == httpx2.codes.REQUEST_TIMEOUT:
             raise ServiceUnreachable(f"the connection to {self._transport.shown_url} stalled while a part was sent")
         is_from_service = response.headers.get("content-type", "").startswith("application/problem+json")
-        if response.status_code == httpx.codes.REQUEST_ENTITY_TOO_LARGE and not is_from_service:
+        if response.status_code == httpx2.codes.CONTENT_TOO_LARGE and not is_from_service:
             raise InvalidRequest(
                 f"a proxy in front of {self._transport.shown_url} refuses requests of {PART_BYTES:,} bytes (413); have "
                 "its limit raised, e.g. `client_max_body_size 16m` of nginx"

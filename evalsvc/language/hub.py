@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 
 import datasets
-import httpx
+import httpx2
 import huggingface_hub.constants
 from datasets.exceptions import DatasetsError
 
@@ -128,8 +128,8 @@ def fetch(source: Source) -> Rows:
 def _require_hub() -> None:
     endpoint = huggingface_hub.constants.ENDPOINT
     try:
-        httpx.head(endpoint, timeout=REACH_SECONDS)
-    except httpx.HTTPError as error:
+        httpx2.head(endpoint, timeout=REACH_SECONDS)
+    except httpx2.HTTPError as error:
         raise AssetMissing(
             f"the Hugging Face hub {endpoint} cannot be reached ({one_line(error)}); try again on a machine with a "
             "network and copy its cache (HF_HOME) to this machine, or set HF_ENDPOINT to a mirror"

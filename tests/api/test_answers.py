@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import anyio
-import httpx
+import httpx2
 import pytest
 from app_in_process import App, app_on_port, refused
 from queue_steps import enter, submission, suite
@@ -112,7 +112,7 @@ def paths(app: App, weights: Path) -> list[str]:
     return [path for path in found if path not in ("/metrics", "/v1/status", "/readyz")] + queries
 
 
-def headers_of(answer: httpx.Response) -> dict[str, str]:
+def headers_of(answer: httpx2.Response) -> dict[str, str]:
     return {name: value for name, value in answer.headers.items() if name not in OWN}
 
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 import sqlalchemy as sa
 from app_in_process import app_on_port
@@ -34,8 +34,8 @@ def test_twenty_clients_that_post_the_same_have_one_checkpoint_evaluated_once(
     url, state = service
     body = {"run": "run-a", "step": 25, "uri": str(weights), "suites": ["loss"], "spool": "copy"}
 
-    def post(_: int) -> httpx.Response:
-        return httpx.post(f"{url}/v1/checkpoints", json=body, timeout=60)
+    def post(_: int) -> httpx2.Response:
+        return httpx2.post(f"{url}/v1/checkpoints", json=body, timeout=60)
 
     with ThreadPoolExecutor(20) as pool:
         answers = list(pool.map(post, range(20)))
@@ -71,7 +71,7 @@ def test_ten_thousand_evaluations_may_wait(
             assert take(session, Path("/data")) is not None
 
     body = {"run": "run-new", "step": 1, "uri": str(weights), "suites": ["loss"]}
-    with httpx.Client(base_url=url, timeout=60) as client:
+    with httpx2.Client(base_url=url, timeout=60) as client:
         took = {
             "take": median_ms(dispatch, 15),
             "GET evaluation": median_ms(lambda: client.get("/v1/evaluations/5000").raise_for_status(), 15),
@@ -109,7 +109,7 @@ PAGES = (
 )
 
 
-def best_seconds(client: httpx.Client, path: str) -> tuple[float, httpx.Response]:
+def best_seconds(client: httpx2.Client, path: str) -> tuple[float, httpx2.Response]:
     """The shortest time of some turns, which end with the first one that is quick; and the answer."""
     best = float("inf")
     for _ in range(TURNS):
@@ -130,7 +130,7 @@ def test_a_page_of_ten_thousand_rows_is_small_and_quick(service: tuple[str, Any]
         fill_lists(session, ROWS)
     slow: list[str] = []
     headers = {"Accept-Encoding": "identity"}
-    with httpx.Client(base_url=url, headers=headers, timeout=60, trust_env=False) as client:
+    with httpx2.Client(base_url=url, headers=headers, timeout=60, trust_env=False) as client:
         for path in PAGES:
             measured = {path: best_seconds(client, path)}
             if cursor := measured[path][1].json().get("next_cursor"):

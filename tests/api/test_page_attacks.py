@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import httpx
+import httpx2
 import pytest
 from app_in_process import App, refused
 from signed_in import SAME_ORIGIN, Browser, get_exactly, new_token, signed_in
@@ -58,7 +58,7 @@ def state(app: App, browser: Browser) -> str:
     return found
 
 
-def told(response: httpx.Response, status: int, *words: str) -> None:
+def told(response: httpx2.Response, status: int, *words: str) -> None:
     """Check a refusal in HTML."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"].startswith("text/html")

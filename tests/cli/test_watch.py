@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from console import Command
 
@@ -36,7 +36,7 @@ def url(service: Any) -> str:
     """The address of a service by whose plan every step of the run is evaluated."""
     url = os.environ["EVALSVC_URL"]
     plan = {"suites": [{"suite": "loss", "every": 1}]}
-    httpx.put(f"{url}/v1/runs/run-a/plan", json=plan).raise_for_status()
+    httpx2.put(f"{url}/v1/runs/run-a/plan", json=plan).raise_for_status()
     return url
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 from app_in_process import App, app_in_process
@@ -110,12 +110,12 @@ def test_a_run_that_is_behind_is_waited_for_within_patience(
     ("header", "seconds"), [("7", 7), ("9" * 400, 3600), ("-5", None), ("soon", None), ("²", None), ("", None)]
 )
 def test_what_another_service_says_of_the_wait_is_bounded(header: str, seconds: int | None) -> None:
-    def answer(_request: httpx.Request) -> httpx.Response:
+    def answer(_request: httpx2.Request) -> httpx2.Response:
         content = {"code": "run_behind", "detail": "behind"}
-        return httpx.Response(429, json=content, headers=[(b"retry-after", header.encode("latin-1"))])
+        return httpx2.Response(429, json=content, headers=[(b"retry-after", header.encode("latin-1"))])
 
     with (
-        Client("http://evalsvc", transport=httpx.MockTransport(answer)) as client,
+        Client("http://evalsvc", transport=httpx2.MockTransport(answer)) as client,
         pytest.raises(RunBehind) as caught,
     ):
         client.submit("run-a", 1, "/a.pt")
@@ -181,14 +181,14 @@ def test_nobody_answers(url: str) -> None:
 @pytest.mark.parametrize(
     "response",
     [
-        httpx.Response(200, text="<html>"),
-        httpx.Response(502, text="bad gateway"),
-        httpx.Response(404, json={"detail": "Not Found"}),
-        httpx.Response(200, json=[]),
+        httpx2.Response(200, text="<html>"),
+        httpx2.Response(502, text="bad gateway"),
+        httpx2.Response(404, json={"detail": "Not Found"}),
+        httpx2.Response(200, json=[]),
     ],
 )
-def test_a_stranger_answers(response: httpx.Response) -> None:
-    transport = httpx.MockTransport(lambda request: response)
+def test_a_stranger_answers(response: httpx2.Response) -> None:
+    transport = httpx2.MockTransport(lambda request: response)
     with Client(transport=transport) as client, pytest.raises(ServiceUnreachable, match="is no evalsvc"):
         client.runs()
 
@@ -197,7 +197,7 @@ def test_a_stranger_answers(response: httpx.Response) -> None:
 def test_the_content_of_an_artifact_is_checked(etag: str, is_whole: bool) -> None:
     """A proxy that cuts an answer short must not leave half an image behind as if it were whole."""
     headers = {"ETag": f'"{etag}"', "Content-Type": "image/png"}
-    transport = httpx.MockTransport(lambda request: httpx.Response(200, content=b"png", headers=headers))
+    transport = httpx2.MockTransport(lambda request: httpx2.Response(200, content=b"png", headers=headers))
     with Client("http://evalsvc", transport=transport) as client:
         if is_whole:
             assert client.artifact_content(7) == ArtifactContent(b"png", "image/png", etag)
@@ -209,7 +209,7 @@ def test_the_content_of_an_artifact_is_checked(etag: str, is_whole: bool) -> Non
 def test_an_answer_of_another_version() -> None:
     """Fields that this version does not know do no harm; one that it needs and lacks is named."""
     run = {"name": "run-a", "checkpoints": 1, "last_step": 5, "values": 0, "created_at": "2026", "colour": "red"}
-    transport = httpx.MockTransport(lambda request: httpx.Response(200, json={"runs": [run], "pages": 1}))
+    transport = httpx2.MockTransport(lambda request: httpx2.Response(200, json={"runs": [run], "pages": 1}))
     with Client(transport=transport) as client:
         assert client.runs()[0].last_step == 5
         del run["values"]
@@ -223,11 +223,11 @@ def test_the_token_is_shown_to_the_service_and_to_nobody_else() -> None:
     """A service, or who answers in its place, must not be able to have it sent on. The line break is of its file."""
     asked = []
 
-    def answer(request: httpx.Request) -> httpx.Response:
+    def answer(request: httpx2.Request) -> httpx2.Response:
         asked.append((request.url.host, request.headers.get("authorization")))
-        return httpx.Response(307, headers={"Location": "http://evil.example/v1/runs"}, json={})
+        return httpx2.Response(307, headers={"Location": "http://evil.example/v1/runs"}, json={})
 
-    with Client("http://evalsvc", token="evalsvc_t\n", transport=httpx.MockTransport(answer)) as client:
+    with Client("http://evalsvc", token="evalsvc_t\n", transport=httpx2.MockTransport(answer)) as client:
         with pytest.raises(ServiceUnreachable, match="no evalsvc of this version"):
             client.runs()
         assert "evalsvc_t" not in repr(client)
@@ -252,7 +252,7 @@ def test_certificates_are_verified_wherever_there_are_some(
     url: str, verifies: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: dict[str, Any] = {}
-    monkeypatch.setattr(httpx, "Client", lambda **options: given.update(options))
+    monkeypatch.setattr(httpx2, "Client", lambda **options: given.update(options))
     Client(url)
     assert (given["verify"] and given["verify"].verify_mode == ssl.CERT_REQUIRED) is verifies
 
@@ -317,7 +317,7 @@ def test_the_authority_is_that_of_other_programs(tmp_path: Path, monkeypatch: py
     given: dict[str, Any] = {}
     pem = tmp_path / "ca.pem"
     with monkeypatch.context() as patch:
-        patch.setattr(httpx, "Client", lambda **options: given.update(options))
+        patch.setattr(httpx2, "Client", lambda **options: given.update(options))
         patch.setenv("SSL_CERT_FILE", str(write_certificates(tmp_path)["ca.pem"]))
         Client("https://evalsvc")
         [found] = given["verify"].get_ca_certs()

@@ -6,15 +6,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from app_in_process import App, app_in_process
 
 from evalsvc.client import Client
 from evalsvc.errors import CheckpointChanged, InvalidRequest, ServiceUnreachable
 
-Handle = Callable[[httpx.Request], httpx.Response]
-Between = Callable[[Callable[[httpx.Request, Handle], httpx.Response]], None]
+Handle = Callable[[httpx2.Request], httpx2.Response]
+Between = Callable[[Callable[[httpx2.Request, Handle], httpx2.Response]], None]
 
 
 @pytest.fixture
@@ -73,18 +73,18 @@ def test_an_upload_goes_on_after_every_failure(taking: tuple[App, Client], file:
     app, client = taking
     count = 0
 
-    def unreliable(request: httpx.Request, handle: Handle) -> httpx.Response:
+    def unreliable(request: httpx2.Request, handle: Handle) -> httpx2.Response:
         nonlocal count
         count += 1
         if count % 5 == 0:
-            raise httpx.ConnectError("connection refused")
+            raise httpx2.ConnectError("connection refused")
         if count % 7 == 0:
             handle(request)
-            raise httpx.ReadError("connection reset")
+            raise httpx2.ReadError("connection reset")
         if count % 11 == 0:
-            return httpx.Response(502, text="<html>Bad Gateway</html>")
+            return httpx2.Response(502, text="<html>Bad Gateway</html>")
         if count % 13 == 0 and request.method == "PATCH":
-            damaged = httpx.Request("PATCH", request.url, headers=request.headers, content=request.content[::-1])
+            damaged = httpx2.Request("PATCH", request.url, headers=request.headers, content=request.content[::-1])
             return handle(damaged)
         return handle(request)
 
@@ -102,10 +102,10 @@ def test_a_connection_that_breaks_within_every_part_makes_progress(
     """A part with a checksum counts as a whole, so a connection that carries 300 bytes needs smaller parts."""
     sent = []
 
-    def narrow(request: httpx.Request, handle: Handle) -> httpx.Response:
+    def narrow(request: httpx2.Request, handle: Handle) -> httpx2.Response:
         sent.append(len(request.content))
         if len(request.content) > 300:
-            raise httpx.WriteError("broken pipe")
+            raise httpx2.WriteError("broken pipe")
         return handle(request)
 
     between(narrow)
@@ -132,9 +132,9 @@ def test_another_process_finds_the_upload_and_goes_on(taking: tuple[App, Client]
 
 
 def test_an_upload_is_given_up_in_time(taking: tuple[App, Client], file: Path, between: Between) -> None:
-    def refuse(request: httpx.Request, handle: Handle) -> httpx.Response:
+    def refuse(request: httpx2.Request, handle: Handle) -> httpx2.Response:
         if request.method == "PATCH":
-            raise httpx.ConnectError("connection refused")
+            raise httpx2.ConnectError("connection refused")
         return handle(request)
 
     between(refuse)
@@ -190,7 +190,7 @@ def test_a_file_that_is_written_to_is_noticed(
 
 
 def test_a_proxy_that_refuses_parts_is_named(taking: tuple[App, Client], file: Path, between: Between) -> None:
-    too_large = httpx.Response(413, text="<html>Request Entity Too Large</html>")
+    too_large = httpx2.Response(413, text="<html>Request Entity Too Large</html>")
     between(lambda request, handle: too_large if request.method == "PATCH" else handle(request))
     with pytest.raises(InvalidRequest, match="client_max_body_size"):
         taking[1].upload(str(file))

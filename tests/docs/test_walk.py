@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from doc_blocks import README, ROOT, find_block, pages, read_blocks
 from doc_commands import commands
@@ -119,7 +119,7 @@ STEPS = ["0", "10", "20", "80", "300", "3000"]
 
 
 def states(address: str) -> list[str]:
-    return [evaluation["state"] for evaluation in httpx.get(address).json()["evaluations"]]
+    return [evaluation["state"] for evaluation in httpx2.get(address).json()["evaluations"]]
 
 
 def typed(words: list[str]) -> str:

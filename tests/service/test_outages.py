@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 import sqlalchemy as sa
 from machines import wait_for
@@ -38,7 +38,7 @@ def is_ready(service: ServiceProcess) -> bool:
     return service.ask("GET", "/readyz").status_code == 200
 
 
-def is_unusable(response: httpx.Response, *words: str) -> None:
+def is_unusable(response: httpx2.Response, *words: str) -> None:
     assert response.headers["content-type"] == "application/problem+json", response.text
     document = response.json()
     assert (response.status_code, document["code"]) == (503, "database_unusable"), document
@@ -91,7 +91,7 @@ def test_another_writer_holds_sqlite_for_long(serve: Serve, tmp_path: Path) -> N
     other.execute("BEGIN IMMEDIATE")
     url, body = f"{service.url}/v1/checkpoints", {"run": "run", "step": 2, "uri": str(CHECKPOINT), "suites": ["steps"]}
     with ThreadPoolExecutor(50) as pool:
-        posts = [pool.submit(httpx.post, url, json=body, timeout=90) for _ in range(50)]
+        posts = [pool.submit(httpx2.post, url, json=body, timeout=90) for _ in range(50)]
         begun = time.monotonic()
         while time.monotonic() < begun + 13:
             assert service.evaluation(evaluation)["state"] == "running"

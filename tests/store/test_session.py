@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import anyio.to_thread
-import httpx
+import httpx2
 import pytest
 import sqlalchemy as sa
 from alembic import command
@@ -204,5 +204,5 @@ def test_no_connection_is_an_error_that_can_be_tried_again(tmp_path: Path) -> No
         for _ in range(sum(POOL.values())):
             stack.enter_context(state.store.engine.connect())
         state.store.engine.pool._timeout = 0.1
-        response = httpx.get(f"{url}/v1/runs", trust_env=False)
+        response = httpx2.get(f"{url}/v1/runs", trust_env=False)
         assert (response.status_code, response.json()["code"]) == (503, "database_unusable")

@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import uvicorn
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from fastapi import FastAPI
@@ -110,7 +110,7 @@ class App:
         self.portal = portal
         self.app = create_app(settings, InlineCoordinator, insecure=insecure)
         self.transport = AppTransport(self.app, portal)
-        self.http = httpx.Client(transport=self.transport, base_url="http://evalsvc")
+        self.http = httpx2.Client(transport=self.transport, base_url="http://evalsvc")
 
     @property
     def store(self) -> Store:
@@ -120,22 +120,22 @@ class App:
     def coordinator(self) -> InlineCoordinator:
         return self.app.state.state.coordinator
 
-    def post(self, uri: Path | str, run: str = "run-a", step: int = 25, **fields: Any) -> httpx.Response:
+    def post(self, uri: Path | str, run: str = "run-a", step: int = 25, **fields: Any) -> httpx2.Response:
         return self.http.post("/v1/checkpoints", json={"run": run, "step": step, "uri": str(uri), **fields})
 
 
-class AppTransport(httpx.BaseTransport):
+class AppTransport(httpx2.BaseTransport):
     def __init__(self, app: Any, portal: BlockingPortal) -> None:
-        self._transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        self._transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
         self._portal = portal
 
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         return self._portal.call(self._answer, request)
 
-    async def _answer(self, request: httpx.Request) -> httpx.Response:
+    async def _answer(self, request: httpx2.Request) -> httpx2.Response:
         response = await self._transport.handle_async_request(request)
-        sent = b"".join([piece async for piece in response.aiter_raw()])  # httpx decompresses what it is given
-        return httpx.Response(response.status_code, headers=response.headers, content=sent)
+        sent = b"".join([piece async for piece in response.aiter_raw()])  # httpx2 decompresses what it is given
+        return httpx2.Response(response.status_code, headers=response.headers, content=sent)
 
 
 @contextmanager
@@ -168,7 +168,7 @@ def app_on_port(data_dir: Path, database_url: str = "", **settings: Any) -> Iter
             thread.join()
 
 
-def refused(response: httpx.Response, status: int, code: str, *words: str) -> str:
+def refused(response: httpx2.Response, status: int, code: str, *words: str) -> str:
     """The detail of a problem, after checking its shape, its status, its code, and that its detail has the words."""
     assert response.headers["content-type"] == "application/problem+json", response.text
     document = response.json()

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import schemathesis
 from schemathesis.config import SchemathesisConfig
 from schemathesis.engine import from_schema
@@ -68,7 +68,7 @@ def generate(
     url: str, examples: int, weights: Path, *, seed: int = 1, headers: Mapping[str, str] | None = None, **phases: bool
 ) -> Found:
     """Ask everything of the service at `url`, `examples` times each beside what is systematic."""
-    document = httpx.get(f"{url}/openapi.json", headers=headers, trust_env=False).json()
+    document = httpx2.get(f"{url}/openapi.json", headers=headers, trust_env=False).json()
     _make_realistic(document, weights)
     schema = schemathesis.openapi.from_dict(document, config=_config(url, examples, seed, headers, phases))
     schema.hook(map_body)

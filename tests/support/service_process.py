@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import psutil
 from machines import SUPPORT, wait_for, worker_processes
 
@@ -73,9 +73,9 @@ class ServiceProcess:
         assert response.is_success, response.text
         return response.json()
 
-    def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
+    def ask(self, method: str, path: str, **options: Any) -> httpx2.Response:
         # By http, and without reading the certificates of the world's authorities each time, which takes 15 ms.
-        return httpx.request(method, self.url + path, **{"timeout": 60, "verify": False, **options})
+        return httpx2.request(method, self.url + path, **{"timeout": 60, "verify": False, **options})
 
     def post(self, run: str, step: int, uri: Path, suites: list[str], **fields: Any) -> list[int]:
         body = {"run": run, "step": step, "uri": str(uri), "suites": suites, **fields}

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
-import httpx
+import httpx2
 
 from evalsvc.client import Client
 from evalsvc.metrics.definitions import main_metric
@@ -34,7 +34,7 @@ def shown_intervals(client: Client, url: str, checkpoint: str, run_command: Run)
     """Return the intervals of a run with one checkpoint, by the place that shows them."""
     run, step, _ = parse_checkpoint(checkpoint)
     metrics = client.results(run, step).metrics
-    page = httpx.get(f"{url}/compare", params={"a": checkpoint, "b": checkpoint}).text
+    page = httpx2.get(f"{url}/compare", params={"a": checkpoint, "b": checkpoint}).text
     table = client.table([run])
     columns = zip(table["metric"], table["protocol"], table["low"], table["high"], strict=True)
     history_of = ("history", run, "--all", "--format")
@@ -42,7 +42,7 @@ def shown_intervals(client: Client, url: str, checkpoint: str, run_command: Run)
     command = json.loads(run_command("compare", checkpoint, checkpoint, "--format", "json"))["contrasts"]
     return {
         "history": _of_series(client.history(run).series),
-        "REST": _of_json(httpx.get(f"{url}/v1/runs/{run}/metrics").json()["series"]),
+        "REST": _of_json(httpx2.get(f"{url}/v1/runs/{run}/metrics").json()["series"]),
         "buckets": _of_series(client.buckets(run, points=5).series),
         "summary": {
             (each.metric, each.protocol): (each.latest.low, each.latest.high)
@@ -90,9 +90,9 @@ def _number(cell: str) -> float | None:
     return float(cell) if cell else None
 
 
-def _panel(url: str, kind: str, run: str, metric: Any) -> httpx.Response:
+def _panel(url: str, kind: str, run: str, metric: Any) -> httpx2.Response:
     query = urlencode({"run": run, "metric": metric.name, "protocol": metric.protocol})
-    return httpx.get(f"{url}/panels/curve.{kind}?{query}").raise_for_status()
+    return httpx2.get(f"{url}/panels/curve.{kind}?{query}").raise_for_status()
 
 
 def _of_panels(url: str, run: str, metrics: Iterable[Any]) -> Shown:

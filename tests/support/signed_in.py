@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
-import httpx
+import httpx2
 from app_in_process import App
 
 from evalsvc.access_tokens import TokenScope
@@ -23,15 +23,15 @@ class Browser:
     app: App
     cookie: str = ""
 
-    def get(self, path: str, **headers: str) -> httpx.Response:
+    def get(self, path: str, **headers: str) -> httpx2.Response:
         return self.app.http.get(path, headers={"Cookie": self.cookie, "Sec-Fetch-Site": "same-origin"} | headers)
 
-    def post(self, path: str, fields: dict[str, str], **headers: str) -> httpx.Response:
+    def post(self, path: str, fields: dict[str, str], **headers: str) -> httpx2.Response:
         response = self.app.http.post(path, data=fields, headers={"Cookie": self.cookie} | SAME_ORIGIN | headers)
         self.app.http.cookies.clear()  # they are those of one browser
         return response
 
-    def sign_in(self, token: str, target: str = "/") -> httpx.Response:
+    def sign_in(self, token: str, target: str = "/") -> httpx2.Response:
         response = self.post("/sign-in", {"token": token, "next": target})
         if "set-cookie" in response.headers:
             self.cookie = response.headers["set-cookie"].partition(";")[0]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from example_documents import example
 
@@ -39,7 +39,7 @@ def answered(weights: Path, result: Mapping[str, Any] = RESULT, **posted: Any) -
     """A client of a service that answers like this."""
     checkpoint = example(Checkpoint, uri=str(weights), layout={"rows": 4}, **posted)
     answers = {"/v1/runs/run/results/3": result, "/v1/checkpoints/7": checkpoint.model_dump()}
-    return Client(transport=httpx.MockTransport(lambda request: httpx.Response(200, json=answers[request.url.path])))
+    return Client(transport=httpx2.MockTransport(lambda request: httpx2.Response(200, json=answers[request.url.path])))
 
 
 def test_a_service_says_what_was_measured(weights: Path) -> None:

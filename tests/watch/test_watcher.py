@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-import httpx
+import httpx2
 import pytest
 from app_in_process import App, app_in_process
 from torch_files import save_filled
@@ -41,7 +41,7 @@ class Scene:
         self.noted: list[str] = []
         app.http.put("/v1/runs/run-a/plan", json={"suites": [{"suite": "loss", "every": 1}]}).raise_for_status()
 
-    def watcher(self, transport: httpx.BaseTransport | None = None, settle: float = 10, **posting: Any) -> Watcher:
+    def watcher(self, transport: httpx2.BaseTransport | None = None, settle: float = 10, **posting: Any) -> Watcher:
         client = Client("http://evalsvc", transport=transport or self.app.transport)
         # By its date everything is new here, so only the clock settles it.
         classifier = Classifier(Memory(self.memory), settle=settle, clock=lambda: self.now, wall=lambda: 0.0)
@@ -160,20 +160,20 @@ def test_another_file_in_the_place_is_said_once(scene: Scene) -> None:
     assert (scene.rows(), len(scene.posted())) == (2, 1)
 
 
-class Unsteady(httpx.BaseTransport):
+class Unsteady(httpx2.BaseTransport):
     """A service that goes away: before it takes a request, or before its answer arrives."""
 
-    def __init__(self, inner: httpx.BaseTransport) -> None:
+    def __init__(self, inner: httpx2.BaseTransport) -> None:
         self.inner = inner
         self.down = False
         self.lose_answers = False
 
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         if self.down:
-            raise httpx.ConnectError("connection refused")
+            raise httpx2.ConnectError("connection refused")
         response = self.inner.handle_request(request)
         if self.lose_answers and request.method == "POST":
-            raise httpx.ReadError("connection reset")
+            raise httpx2.ReadError("connection reset")
         return response
 
 
@@ -263,7 +263,7 @@ def test_an_instruction_is_said_once_and_others_go_on(tmp_path: Path) -> None:
 def test_without_a_token_it_ends(scene: Scene) -> None:
     """Every post would be refused: whoever started it has to know."""
     scene.write("epoch_1.pt", step=5)
-    closed = httpx.MockTransport(lambda _: httpx.Response(401, json={"code": "unauthorized", "detail": "no token"}))
+    closed = httpx2.MockTransport(lambda _: httpx2.Response(401, json={"code": "unauthorized", "detail": "no token"}))
     with pytest.raises(Unauthorized):
         scene.look(scene.watcher(closed))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import httpx
+import httpx2
 import pytest
 from chromium import Visit
 from dashboard_history import HOSTILE, LONG, MARKUP, OTHER, RUN, VIRTUAL, Dashboard
@@ -239,7 +239,7 @@ def test_a_page_says_as_much_without_the_package_of_charts(
     dashboard: Dashboard, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vega, "PACKAGE", "no_such_package")
-    page = html.fromstring(httpx.get(dashboard.url + address).raise_for_status().text)
+    page = html.fromstring(httpx2.get(dashboard.url + address).raise_for_status().text)
     assert not page.xpath("//script[contains(@src, 'vega')] | //*[contains(@class, 'chart')]")
     assert not page.xpath("//a[contains(@href, '.svg?') or contains(@href, '.png?')]")
     assert page.xpath("//footer//code")[0].text == pip_install("dashboard")
@@ -249,18 +249,18 @@ def test_a_page_says_as_much_without_the_package_of_charts(
 def test_a_picture_says_which_package_it_needs(dashboard: Dashboard, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vega, "PACKAGE", "no_such_package")
     for address in (*panel_addresses("svg"), *panel_addresses("png"), "/vega/vega-0.js"):
-        answer = httpx.get(dashboard.url + address)
+        answer = httpx2.get(dashboard.url + address)
         assert answer.status_code == 503, answer.text
         assert str(escape(pip_install("dashboard"))) in answer.text
 
 
 def test_every_chart_has_its_numbers(dashboard: Dashboard) -> None:
     for address in panel_addresses("json"):
-        spec = httpx.get(dashboard.url + address).raise_for_status().json()
+        spec = httpx2.get(dashboard.url + address).raise_for_status().json()
         assert spec["datasets"]["points"], address
         assert spec["description"], address
     for address in panel_addresses("csv"):
-        answer = httpx.get(dashboard.url + address).raise_for_status()
+        answer = httpx2.get(dashboard.url + address).raise_for_status()
         assert len(answer.text.splitlines()) > 2, address
 
 
@@ -269,5 +269,5 @@ def test_every_chart_has_its_numbers(dashboard: Dashboard) -> None:
     [(f"/runs/{RUN}", f"loss/{MARKUP}"), (f"/runs/{RUN}/text?prompt=1", HOSTILE), (f"/evaluations/{FAILED}", HOSTILE)],
 )
 def test_texts_of_a_submitter_are_shown_as_they_are(dashboard: Dashboard, address: str, text: str) -> None:
-    page = html.fromstring(httpx.get(dashboard.url + address).raise_for_status().text)
+    page = html.fromstring(httpx2.get(dashboard.url + address).raise_for_status().text)
     assert text in page.find(".//main").text_content()

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Never
 
-import httpx
+import httpx2
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 BENCHMARKS = Path(__file__).parents[2]
@@ -52,7 +52,7 @@ def install(benchmark: Path) -> None:
     ending_after(side_by_side, "seconds", "a timed call")
     ending_after(multiprocessing.pool.IMapIterator, "__next__", "a result of the pool")
     ending_after(
-        httpx.Client, "send", "a POST", lambda answer, _, request: answer.is_success and request.method == "POST"
+        httpx2.Client, "send", "a POST", lambda answer, _, request: answer.is_success and request.method == "POST"
     )
     ending_after(urllib.request, "urlopen", "a POST", lambda _, request: getattr(request, "data", None) is not None)
     ending_after(

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from app_in_process import App
 
@@ -23,7 +23,7 @@ CROWD = 60
 
 
 @contextmanager
-def crowd(ask: Callable[[int], httpx.Response]) -> Iterator[list[Future[httpx.Response]]]:
+def crowd(ask: Callable[[int], httpx2.Response]) -> Iterator[list[Future[httpx2.Response]]]:
     with ThreadPoolExecutor(CROWD) as pool:
         yield [pool.submit(ask, number) for number in range(CROWD)]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import psutil
 import pytest
 from app_in_process import App, app_on_port, refused
@@ -79,7 +79,7 @@ def frames(text: str) -> list[dict[str, str]]:
 def following(url: str, evaluation: int) -> Iterator[Iterator[str]]:
     """The lines of a stream of a client of its own."""
     address = f"{url}/v1/evaluations/{evaluation}/events"
-    with httpx.stream("GET", address, timeout=TIMEOUT, trust_env=False) as response:
+    with httpx2.stream("GET", address, timeout=TIMEOUT, trust_env=False) as response:
         assert response.status_code == 200
         yield response.iter_lines()
 
@@ -243,7 +243,7 @@ def test_clients_that_come_and_go_leave_nothing_behind(service: Service) -> None
             held = []
             for _ in range(20):
                 held.append(service.connections_in_use())
-                assert httpx.get(f"{service.url}/v1/runs", trust_env=False, timeout=TIMEOUT).status_code == 200
+                assert httpx2.get(f"{service.url}/v1/runs", trust_env=False, timeout=TIMEOUT).status_code == 200
             assert min(held) == 0, "a stream that waits holds no connection to the database"
         wait_for(lambda: len(service.streams) == 0 and service.streams._looking is None, "the streams")
 
@@ -261,7 +261,7 @@ def test_too_many_streams_are_refused(service: Service, monkeypatch: pytest.Monk
     path = f"{service.url}/v1/evaluations/{service.evaluation}/events"
     with following(service.url, service.evaluation) as one, following(service.url, service.evaluation) as two:
         next(one), next(two)
-        response = httpx.get(path, trust_env=False)
+        response = httpx2.get(path, trust_env=False)
         refused(response, 429, "rate_limited", "2 event streams are open, which is the limit; try again in 30 s")
         assert response.headers["retry-after"] == "30"
     wait_for(lambda: len(service.streams) == 0, "the streams")

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from app_in_process import App
 from dashboard_history import LONG, OTHER, RUN, Dashboard, dashboard_on_port
@@ -68,7 +68,7 @@ def put(app: App, steps: Sequence[int], run: str = "run-a", metric: str = "highe
     write(app.store, {metric: [Point(step, 1.0, None, None) for step in steps]}, run)
 
 
-def told(response: httpx.Response, status: int) -> str:
+def told(response: httpx2.Response, status: int) -> str:
     assert response.status_code == status, response.text
     return " ".join(html.fromstring(response.text).find(".//main").text_content().split())
 

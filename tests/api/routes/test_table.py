@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import anyio
-import httpx
+import httpx2
 import pandas as pd
 import pytest
 from app_in_process import App, refused
@@ -108,8 +108,8 @@ def test_tables_of_a_caller_take_turns_and_those_of_others_do_not_wait(app: App,
     threads, answered = app.app.state.state.threads, []
 
     async def ask(host: str, done: anyio.Event) -> None:
-        transport = httpx.ASGITransport(app.app, client=(host, 1))
-        async with httpx.AsyncClient(transport=transport) as client:
+        transport = httpx2.ASGITransport(app.app, client=(host, 1))
+        async with httpx2.AsyncClient(transport=transport) as client:
             assert (await client.get("http://evalsvc/v1/table")).status_code == 200
         answered.append(host)
         done.set()

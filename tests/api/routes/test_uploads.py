@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from app_in_process import App, app_in_process, refused
 from migrated import empty
@@ -57,7 +57,7 @@ def create(app: App, content: bytes = CONTENT, **options: Any) -> str:
     return response.headers["location"]
 
 
-def send(app: App, address: str, part: bytes, offset: int = 0, **headers: str) -> httpx.Response:
+def send(app: App, address: str, part: bytes, offset: int = 0, **headers: str) -> httpx2.Response:
     return app.http.patch(address, content=part, headers=PART | {"Upload-Offset": str(offset)} | headers)
 
 
@@ -67,7 +67,7 @@ def upload(app: App, content: bytes = CONTENT) -> str:
     return f"upload:{hashlib.sha256(content).hexdigest()}"
 
 
-def post(app: App, uri: str = f"upload:{SHA256}", **fields: Any) -> httpx.Response:
+def post(app: App, uri: str = f"upload:{SHA256}", **fields: Any) -> httpx2.Response:
     return app.post(uri, **{"model": "open_lm_160m", **fields})
 
 

@@ -4,7 +4,7 @@ import re
 from html import unescape
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from app_in_process import App
 from dashboard_history import Dashboard
@@ -93,7 +93,7 @@ def test_the_checkpoints_are_listed_newest_first_with_a_link_to_each_evaluation(
 ) -> None:
     with Client(dashboard.url) as client:
         checkpoints = client.run(RUN).checkpoints
-        text = httpx.get(f"{dashboard.url}/runs/{RUN}/checkpoints").text
+        text = httpx2.get(f"{dashboard.url}/runs/{RUN}/checkpoints").text
         monkeypatch.setattr(pages, "CHECKPOINTS", 2)
         values: list[Any] = [CheckpointsPage(run=RUN, page=number).content(client).values for number in (1, 2, 99)]
     wanted = {evaluation.id for checkpoint in checkpoints for evaluation in checkpoint.evaluations}
