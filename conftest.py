@@ -21,16 +21,19 @@ if TYPE_CHECKING:
 TESTS = Path(__file__).parent / "tests"
 
 FULL = {
-    *(
-        "chromium",
-        "compiler",
-        "child_process",
-        "postgresql_server",
-        "empty_postgresql",
-        "migrated_postgresql",
-        "shared",
-    ),
-    *("inception_path", "smollm2", "reference_models", "real_open_lm", "many_cases", "whole_databases"),
+    "chromium",
+    "compiler",
+    "child_process",
+    "postgresql_server",
+    "empty_postgresql",
+    "migrated_postgresql",
+    "shared",
+    "inception_path",
+    "smollm2",
+    "reference_models",
+    "real_open_lm",
+    "many_cases",
+    "whole_databases",
 }
 """Fixtures of what is slow to start or may be missing: a test that uses one runs under `make test-all` only."""
 

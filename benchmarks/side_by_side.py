@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from evalsvc.config import THREAD_WAITS
+from evalsvc.config import thread_waits
 from evalsvc.models.packing import product
 
 TABLE_BYTES = 512 << 20
@@ -145,7 +145,7 @@ def wait_as_workers() -> None:
 
     libgomp reads the settings when torch is imported.
     """
-    if os.environ != (waits := {**THREAD_WAITS, **os.environ}):
+    if os.environ != (waits := os.environ | thread_waits()):
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], waits)
 
 

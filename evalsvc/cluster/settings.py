@@ -51,7 +51,7 @@ DASK_SETTINGS = {
 
 
 def configure(settings: Settings, scratch: Path, processes: int = 1) -> None:
-    """Configure Dask for this process, one of `processes`, overriding the user's own Dask configuration.
+    """Configure Dask here, overriding the user's own Dask configuration. `processes` workers share the cores.
 
     No other user may write `scratch`. Dask's default is shared by all users of the machine: a lock there stops every
     worker from starting, and Dask puts the folder first among those that Python imports from.
