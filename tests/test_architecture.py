@@ -199,7 +199,6 @@ def test_the_client_needs_none_of_the_services_packages() -> None:
 TESTS_WITHOUT_TORCH = ("api", "client", "cluster", "compare", "files", "service", "spec", "store", "watch")
 TESTS_WITH_TORCH = (
     "compare/test_damaged_checkpoint.py",
-    "compare/test_one_comparison.py",
     "compare/test_text_pages.py",
     "service/test_data_folders.py",
     "service/test_service.py",

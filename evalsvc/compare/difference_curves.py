@@ -1,42 +1,44 @@
 """Differences between two runs, step by step, and the steps at which a difference enters or leaves the noise.
 
 At each step the two checkpoints are compared as by `evalsvc compare`, paired over their items. The curve answers from
-which step on the difference is indistinguishable from zero: the first such step is where a gap in the text loss closes,
-and the gap stays closed from the step on after which all differences are indistinguishable. An indistinguishable
-difference is not shown to be zero: the curve also has the largest difference that the intervals from this step on do
-not exclude. The noise covers the sampling of items, not a repetition of the training.
+which step on the difference is indistinguishable from zero, and has the largest difference that the intervals from this
+step on do not exclude. The noise covers the sampling of items, not a repetition of the training.
 
 With many steps, some differences exceed the noise by chance. A *pointwise* interval holds the true difference at its
 step with probability `level`. A *simultaneous* band holds all true differences together with at least this probability:
 each of its k intervals has the level 1 − (1 − level) / k, by Bonferroni, however the steps depend on each other.
 That a difference changes its sign, or stays apart up to the last step, always rests on the simultaneous band. That it
 stays closed rests on pointwise intervals: the band grows with the number of steps, and would close every gap.
+
+The newest values of a run get verdicts against the run's best values so far, and against the values of the base:
+measured values as by `evalsvc compare`, and imported values by their own standard errors, if both are known. The best
+of K values is partly luck: at `LEVEL`, the newest of 20 equal checkpoints would be worse than the best in a fifth of
+runs. So its verdict has the level 1 − (1 − LEVEL) / (K − 1), by Bonferroni.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
 from evalsvc.compare.comparison import Options, other_protocols, require_known
-from evalsvc.compare.contrast import APART, Contrast, contrast_results
+from evalsvc.compare.contrast import APART, Contrast, apart, contrast_results
 from evalsvc.compare.result import Result, task_of
-from evalsvc.spec.documents.comparisons import (
-    Band,
-    CrossingBands,
-    Crossings,
-    DifferenceCurve,
-    RunComparison,
-    Verdict,
-)
+from evalsvc.errors import ItemsLost
+from evalsvc.metrics.distance import Distance
+from evalsvc.metrics.intervals import LEVEL
+from evalsvc.metrics.ratio import Ratio
+from evalsvc.spec.documents.comparisons import Band, CrossingBands, Crossings, DifferenceCurve, RunComparison, Verdict
+from evalsvc.spec.documents.history import BestPoint, HeadlineSeries, NewestVerdict, OtherSide, Point
 from evalsvc.spec.documents.results import TaskMetric
+from evalsvc.spec.names import checkpoint_name
 from evalsvc.spec.protocol import describe_differences, number_to_json, plain_json, tell_apart
 
 COUNTED = ("basis", "n", "groups", "n_only_a", "n_only_b")
-"""Fields of a difference that a curve has for every step."""
 
 Place = tuple[str, str]
 """Key of a curve: a metric, and the id of its protocol, or both ids where the sides differ."""
@@ -45,9 +47,7 @@ Place = tuple[str, str]
 @dataclass
 class _Steps:
     curves: dict[Place, list[tuple[int, Contrast]]] = field(default_factory=dict)
-    """Steps with their contrasts, by curve."""
     metrics: dict[tuple[str, str], TaskMetric] = field(default_factory=dict)
-    """Metrics of either side, by name and task."""
     contents: dict[str, Mapping[str, object]] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     """Reason why a metric is left out at some step, by metric."""
@@ -149,9 +149,8 @@ def crossings(
     differences: Sequence[float],
     farthest: Sequence[float],
 ) -> Crossings:
-    """Return the steps at which the verdicts change, in the order of `steps`.
+    """Return the steps at which the verdicts change; `shown` are those in the displayed band.
 
-    `shown` are the verdicts in the displayed band, and `pointwise` and `simultaneous` those in the two bands.
     `farthest` are the ends of the pointwise intervals that are farther from zero. A step without a verdict counts
     neither as apart nor as indistinguishable.
     """
@@ -184,3 +183,54 @@ def _from(steps: Sequence[int], holds: Sequence[bool]) -> int | None:
             break
         first = step
     return first if steps and first != steps[-1] else None
+
+
+Read = Callable[[str], Result | None]
+"""A function that returns the result of a checkpoint by its name, RUN@STEP or RUN@STEP:VARIANT; None without one."""
+
+
+def with_verdicts(run: str, series: Sequence[HeadlineSeries], read: Read) -> list[HeadlineSeries]:
+    """Return the headline series of a run with verdicts on their newest values, but not against themselves."""
+    return [item.model_copy(update={"verdicts": list(_verdicts(run, item, read))}) for item in series]
+
+
+def _verdicts(run: str, series: HeadlineSeries, read: Read) -> Iterator[NewestVerdict]:
+    newest = checkpoint_name(run, series.latest.step, series.variant)
+    for side, name, other in _others(run, series):
+        if name == newest:
+            continue
+        distance = _distance(series, other, name, newest, read)
+        finite, best_of = math.isfinite(distance.value), other.of if isinstance(other, BestPoint) else 1
+        level = level_of_looks(LEVEL, best_of - 1)
+        yield NewestVerdict(
+            side=side,
+            checkpoint=name,
+            difference=number_to_json(distance.value),
+            stderr=None if distance.stderr is None else number_to_json(distance.stderr),
+            verdict=(distance.verdict(level, series.direction) if finite else None) or "no_error_known",
+            basis=distance.basis,
+            best_of=best_of,
+            level=level,
+        )
+
+
+def _others(run: str, series: HeadlineSeries) -> Iterator[tuple[OtherSide, str, Point]]:
+    if series.best is not None:
+        yield "best", checkpoint_name(run, series.best.step, series.variant), series.best
+    if series.base is not None and series.base_name is not None:
+        yield "base", series.base_name, series.base
+
+
+def _distance(series: HeadlineSeries, other: Point, name: str, newest: str, read: Read) -> Distance:
+    if series.latest.import_ is None and other.import_ is None:
+        a, b = read(name), read(newest)
+        if a is not None and b is not None:
+            with suppress(ItemsLost):
+                for contrast in contrast_results(a, b, lambda metric: metric == series.metric):
+                    if contrast.metric.protocol == series.protocol and contrast.distance is not None:
+                        return contrast.distance
+    return apart(_ratio(other), _ratio(series.latest), unit=series.unit)
+
+
+def _ratio(point: Point) -> Ratio:
+    return Ratio(float(point.value), point.stderr, point.n or 0, point.groups)

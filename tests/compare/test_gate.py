@@ -57,10 +57,9 @@ def test_a_pattern_for_perplexities_only_is_a_problem(missing: str) -> None:
     """Such a rule judges nothing, and must not guard nothing in silence."""
     side = result(value("pairs/text", 1.0), value("pairs/text_perplexity", 2.0))
     found = compare(side, side, (Rule(metric="*_perplexity", missing=missing), Rule(metric="*")))
-    assert found.outcome == Outcome.NOT_JUDGED
     said = "such as pairs/text_perplexity; write the whole name of one, or a rule for pairs/text"
-    [problem] = found.problems
-    assert problem == f"the rule for *_perplexity matches only metrics that repeat the verdict of another, {said}"
+    problem = f"the rule for *_perplexity matches only metrics that repeat the verdict of another, {said}"
+    assert (found.outcome, found.problems) == (Outcome.NOT_JUDGED, (problem,))
 
 
 class TestVerdict:
@@ -78,37 +77,21 @@ class TestVerdict:
     def test_the_larger_tolerance_counts(self, absolute: float, relative: float, verdict: str) -> None:
         assert judge(value("a/b", 2.0), value("a/b", 2.3), absolute=absolute, relative=relative).verdict == verdict
 
-    @pytest.mark.parametrize(
-        ("before", "after", "verdict"),
-        [
-            (1.0, math.nan, "worse"),
-            (1.0, -math.inf, "better"),
-            (math.inf, 1.0, "better"),
-            (math.nan, math.nan, "within_tolerance"),
-            (-math.inf, 1.0, "worse"),
-        ],
-    )
-    def test_not_finite(self, before: float, after: float, verdict: str) -> None:
+    @pytest.mark.parametrize("stderr", [0.1, None])
+    def test_not_finite(self, stderr: float | None) -> None:
         """A diverged checkpoint must not pass because NaN compares with nothing."""
-        for stderr in (0.1, None):
-            assert judge(value("a/b", before, stderr), value("a/b", after, stderr)).verdict == verdict
+        sides = ((1.0, math.nan), (1.0, -math.inf), (math.inf, 1.0), (math.nan, math.nan), (-math.inf, 1.0))
+        found = [judge(*(value("a/b", number, stderr) for number in side)).verdict for side in sides]
+        assert found == ["worse", "better", "better", "within_tolerance", "worse"]
 
     @pytest.mark.parametrize("errors", [(None, None), (None, 0.001), (math.inf, 0.001)])
     def test_without_error_and_tolerance_nothing_is_judged(self, errors: tuple[float | None, float | None]) -> None:
         """The error of one side is narrower than that of the difference: as noise it failed builds."""
-        before, after = value("a/b", 1.0, errors[0]), value("a/b", 9.0, errors[1])
-        found = compare(result(after), result(before))
+        found = report(*([value("a/b", number, error)] for number, error in zip((9.0, 1.0), errors, strict=True)))
         assert (found.outcome, verdicts(found)) == (Outcome.NOT_JUDGED, {"a/b": "not_judged"})
         (one,) = found.comparisons
         assert one.basis == "none"
         assert one.reason.endswith("(--rules) a tolerance, `absolute` or `relative`, which then decides alone")
-
-    @pytest.mark.parametrize("tolerance", ["absolute", "relative"])
-    def test_a_tolerance_that_the_rule_states_decides_alone(self, tolerance: str) -> None:
-        for stated, verdict in ((0.0, "worse"), (0.4, "worse"), (0.6, "within_tolerance")):
-            found = judge(value("a/b", 1.0, 0.2), value("a/b", 1.5, None), **{tolerance: stated})
-            assert found.verdict == verdict
-            assert "which alone decides: only the baseline has a standard error" in found.reason
 
 
 class TestRules:
@@ -140,39 +123,36 @@ class TestRules:
         assert ignored.outcome == Outcome.PASSED
 
 
-class TestNoNumbers:
-    """Weights that compute no number are a regression, and a measurement that could not be made is none."""
+def test_a_task_that_met_nan_is_worse_in_every_metric() -> None:
+    """The exit code was 2, as for a metric that is missing."""
+    baseline = result(value("arc/acc", 0.5), value("pairs/image", 1.0), value("pairs/text", 1.0), name="baseline")
+    candidate = result(value("arc/acc", 0.5), errors={"pairs": "layer 3 has NaN"}, code="non_finite")
+    for rules in (EVERYTHING, (Rule(metric="*", missing="ignore", absolute=100),)):
+        found = compare(candidate, baseline, rules)
+        assert found.outcome == Outcome.REGRESSION
+        assert verdicts(found) == {"arc/acc": "within_tolerance", "pairs/image": "worse", "pairs/text": "worse"}
+        worse = found.comparisons[1]
+        assert (worse.reason, worse.baseline) == ("the candidate's task pairs failed: layer 3 has NaN", 1.0)
+        assert math.isnan(worse.candidate)
 
-    def test_a_task_that_met_nan_is_worse_in_every_metric(self) -> None:
-        """The exit code was 2, as for a metric that is missing."""
-        baseline = result(value("arc/acc", 0.5), value("pairs/image", 1.0), value("pairs/text", 1.0), name="baseline")
-        candidate = result(value("arc/acc", 0.5), errors={"pairs": "layer 3 has NaN"}, code="non_finite")
-        for rules in (EVERYTHING, (Rule(metric="*", missing="ignore", absolute=100),)):
-            found = compare(candidate, baseline, rules)
-            assert found.outcome == Outcome.REGRESSION
-            assert verdicts(found) == {"arc/acc": "within_tolerance", "pairs/image": "worse", "pairs/text": "worse"}
-            worse = found.comparisons[1]
-            assert (worse.reason, worse.baseline) == ("the candidate's task pairs failed: layer 3 has NaN", 1.0)
-            assert math.isnan(worse.candidate)
 
-    def test_a_baseline_without_values(self) -> None:
-        """A wrong suite gave `no baseline`, which a CI takes for its first build."""
-        untried = "invalid_data", "invalid_suite", "invalid_layout", "asset_missing"
-        for code in (*untried, "non_finite", "not_a_checkpoint", "out_of_memory"):
-            found = without_baseline("candidate", result(name="baseline", errors={"pairs": "why"}, code=code))
-            outcome = Outcome.NOT_JUDGED if code in untried else Outcome.NO_BASELINE
-            assert (found.outcome, found.problems) == (outcome, ("baseline has no values; pairs: why",))
+def test_a_baseline_without_values() -> None:
+    """A wrong suite gave `no baseline`, which a CI takes for its first build."""
+    untried = "invalid_data", "invalid_suite", "invalid_layout", "asset_missing"
+    for code in (*untried, "non_finite", "not_a_checkpoint", "out_of_memory"):
+        found = without_baseline("candidate", result(name="baseline", errors={"pairs": "why"}, code=code))
+        outcome = Outcome.NOT_JUDGED if code in untried else Outcome.NO_BASELINE
+        assert (found.outcome, found.problems) == (outcome, ("baseline has no values; pairs: why",))
 
 
 class TestNotJudged:
     @pytest.mark.parametrize("task", ["pairs", "quick/pairs"])
     def test_missing_is_named_with_the_tasks_error(self, task: str) -> None:
         """Also that of a task whose name two suites share."""
-        baseline = result(value("arc/acc", 0.5), value("pairs/image", 1.0), name="baseline")
-        found = compare(result(value("arc/acc", 0.5), errors={task: "out of memory"}), baseline)
-        missing = found.comparisons[1]
-        assert (found.outcome, missing.metric, missing.verdict) == (Outcome.NOT_JUDGED, "pairs/image", "missing")
-        assert missing.reason == "the candidate's task pairs failed: out of memory"
+        candidate = result(value("arc/acc", 0.5), errors={task: "out of memory"})
+        found = compare(candidate, result(value("arc/acc", 0.5), value("pairs/image", 1.0)))
+        assert (found.outcome, verdicts(found)["pairs/image"]) == (Outcome.NOT_JUDGED, "missing")
+        assert found.comparisons[1].reason == "the candidate's task pairs failed: out of memory"
 
     @pytest.mark.parametrize(
         ("candidate", "baseline", "missing", "outcome", "expected"),
@@ -229,63 +209,44 @@ class TestProtocol:
         assert judged.reason.endswith("; measured under two seeds: sampling.seed 1 → 2")
 
     def test_across_seeds_nothing_else_may_differ(self) -> None:
-        others = [{"scale": 3.0}, {"limit": 8}]
-        found = [compare(result(self.seeded(1, **more)), result(self.seeded(0)), across=SEED) for more in others]
+        """Another guidance scale is as near as another seed, and was taken first."""
+        found = [
+            compare(result(self.seeded(1, **more)), result(self.seeded(0)), across=SEED)
+            for more in ({"scale": 3.0}, {"limit": 8})
+        ]
         assert [verdicts(one)["digits/agreement"] for one in found] == ["other_protocol"] * 2
         assert not any("--across-seeds" in one.comparisons[0].reason for one in found)
         unknown = [read_document("x", document(self.seeded(seed)) | {"protocols": {}}) for seed in (1, 2)]
         assert verdicts(compare(*unknown, across=SEED)) == {"digits/agreement": "other_protocol"}
-
-    def test_across_seeds_a_value_stands_against_that_of_the_other_seed(self) -> None:
-        """Another guidance scale is as near, and was taken first."""
         candidate = result(self.seeded(0, 3.0), self.seeded(1, 1.0))
         (judged, new) = compare(candidate, result(self.seeded(0, 1.0)), across=SEED).comparisons
         assert (judged.verdict, new.verdict) == ("within_tolerance", "new")
         assert "sampling.seed 0 → 1" in judged.reason
 
-    def test_one_of_several_is_missing(self) -> None:
-        found = report([self.guided(1.0)], [self.guided(1.0), self.guided(3.0)])
-        assert [one.verdict for one in found.comparisons] == ["within_tolerance", "missing"]
-        more = report([self.guided(1.0), self.guided(3.0)], [self.guided(1.0)])
-        assert [one.verdict for one in more.comparisons] == ["within_tolerance", "new"]
-
     @pytest.mark.parametrize("missing", ["fail", "ignore"])
-    def test_a_stranger_stands_against_one_value_of_the_baseline(self, missing: str) -> None:
-        """The other one is missing; whatever that means by the rule, a value of another protocol does not pass."""
-        rule = Rule(metric="digits/*", missing=missing)
-        found = report([self.guided(5.0)], [self.guided(1.0), self.guided(3.0)], rule)
+    def test_each_value_stands_against_one_value_of_the_baseline(self, missing: str) -> None:
+        """The other is missing; whatever that means by the rule, a value of another protocol does not pass."""
         other = "missing" if missing == "fail" else "ignored"
-        assert [one.verdict for one in found.comparisons] == ["other_protocol", other]
+        for candidate, baseline, expected in (
+            ((1.0,), (1.0, 3.0), ["within_tolerance", other]),
+            ((1.0, 3.0), (1.0,), ["within_tolerance", "new"]),
+            ((5.0,), (1.0, 3.0), ["other_protocol", other]),
+        ):
+            sides = ([self.guided(scale) for scale in scales] for scales in (candidate, baseline))
+            found = report(*sides, Rule(metric="digits/*", missing=missing))
+            assert [one.verdict for one in found.comparisons] == expected
         assert found.outcome == Outcome.NOT_JUDGED
 
 
-class TestFiles:
-    @pytest.fixture
-    def service(self) -> Iterator[Service]:
-        """Nothing answers there: files need no service."""
-        with Client("http://127.0.0.1:9") as client:
-            yield Service(client)
-
-    def write(self, folder: Path, name: str, content: Any) -> str:
-        path = folder / name
-        path.write_text(json.dumps(content))
-        return str(path)
-
-    def test_no_baseline(self, tmp_path: Path, service: Service) -> None:
-        candidate = self.write(tmp_path, "after.json", document(value("a/b", 1.0)))
-        empty = self.write(tmp_path, "empty.json", document(errors={"a": "no such file"}))
-        missing = run_gate(candidate, str(tmp_path / "nowhere.json"), EVERYTHING, service)
-        assert missing.outcome == Outcome.NO_BASELINE
-        assert f"there is no file {tmp_path}/nowhere.json; write one with `evalsvc run" in missing.problems[0]
-        failed = run_gate(candidate, empty, EVERYTHING, service)
-        assert (failed.outcome, failed.problems) == (Outcome.NO_BASELINE, (f"{empty} has no values; a: no such file",))
-
-    def test_no_candidate(self, tmp_path: Path, service: Service) -> None:
-        """A wrong name for both must not look like a first run, which CI may let pass."""
-        there = self.write(tmp_path, "before.json", document(value("a/b", 1.0)))
-        for baseline in (there, str(tmp_path / "nothing.json")):
+def test_no_candidate(tmp_path: Path) -> None:
+    """A wrong name for both must not look like a first run, which CI may let pass. Files need no service."""
+    there, nowhere = tmp_path / "before.json", str(tmp_path / "nowhere.json")
+    there.write_text(json.dumps(document(value("a/b", 1.0))))
+    with Client("http://127.0.0.1:9") as client:
+        for baseline in (str(there), str(tmp_path / "nothing.json")):
             with pytest.raises(UnknownName, match=r"there is no file .*nowhere\.json"):
-                run_gate(str(tmp_path / "nowhere.json"), baseline, EVERYTHING, service)
+                run_gate(nowhere, baseline, EVERYTHING, Service(client))
+        assert run_gate(str(there), nowhere, EVERYTHING, Service(client)).outcome == Outcome.NO_BASELINE
 
 
 class TestService:
@@ -312,7 +273,7 @@ class TestService:
             app.coordinator.step()
 
         found = run_gate("run-a@100:ema", "run-a@0", EVERYTHING, Service(client, report=look, every=0.01))
-        expected = {"loss/text": "within_tolerance", "loss/image": "within_tolerance"}
+        expected = dict.fromkeys(("loss/text", "loss/image"), "within_tolerance")
         assert (found.outcome, verdicts(found)) == (Outcome.PASSED, expected)
         assert {"queued", "running"} <= set(seen)
 
@@ -344,29 +305,28 @@ class TestService:
         assert found.problems == ("run-a@0 has no values; text: layer 3 has NaN; pairs: layer 3 has NaN",)
 
 
-class TestPage:
-    PAGE = DOCS / "how-to" / "gate-in-ci.md"
+PAGE = DOCS / "how-to" / "gate-in-ci.md"
 
-    def test_the_rules_are_rules(self, tmp_path: Path) -> None:
-        example = find_block(self.PAGE, "yaml", "rules:  ")
-        (tmp_path / "rules.yaml").write_text(example)
-        keys = {key for rule in read_rules(tmp_path / "rules.yaml").rules for key in rule.model_fields_set}
-        assert keys == set(Rule.model_fields)
-        defaults = dict(re.findall(r"(\w+): .*\[([\w.]+)\]", example))
-        assert defaults == {
-            key: f"{default:g}" if isinstance(default, float) else default or "any"
-            for key in Rule.model_fields
-            if key not in ("metric", "direction")
-            for default in [Rule.model_fields[key].default]
-        }
 
-    def test_the_commands_of_the_workflow_are_ours(self) -> None:
-        example = find_block(self.PAGE, "yaml", "cache/restore")
-        steps = yaml.safe_load(example)["jobs"]["gate"]["steps"]
-        commands = [shlex.split(step["run"])[1:] for step in steps if step.get("run", "").startswith("evalsvc ")]
-        assert [command[0] for command in commands] == ["assets", "run", "run", "gate"]
-        for name, *arguments in commands[1:]:
-            typer.main.get_command(app).commands[name].make_context(name, arguments)  # type: ignore[attr-defined]
+def test_the_rules_of_the_page_are_rules(tmp_path: Path) -> None:
+    example = find_block(PAGE, "yaml", "rules:  ")
+    (tmp_path / "rules.yaml").write_text(example)
+    keys = {key for rule in read_rules(tmp_path / "rules.yaml").rules for key in rule.model_fields_set}
+    assert keys == set(Rule.model_fields)
+    defaults = dict(re.findall(r"(\w+): .*\[([\w.]+)\]", example))
+    assert defaults == {
+        key: f"{field.default:g}" if isinstance(field.default, float) else field.default or "any"
+        for key, field in Rule.model_fields.items()
+        if key not in ("metric", "direction")
+    }
+
+
+def test_the_commands_of_the_workflow_are_ours() -> None:
+    steps = yaml.safe_load(find_block(PAGE, "yaml", "cache/restore"))["jobs"]["gate"]["steps"]
+    commands = [shlex.split(step["run"])[1:] for step in steps if step.get("run", "").startswith("evalsvc ")]
+    assert [command[0] for command in commands] == ["assets", "run", "run", "gate"]
+    for name, *arguments in commands[1:]:
+        typer.main.get_command(app).commands[name].make_context(name, arguments)  # type: ignore[attr-defined]
 
 
 def read(folder: Path, text: str) -> Rules:
@@ -379,12 +339,10 @@ def test_every_key_and_none(tmp_path: Path) -> None:
     """`1e-2` is a string in YAML 1.1."""
     assert read(tmp_path, "rules: [{metric: arc_*/acc}]") == Rules((Rule(metric="arc_*/acc"),), "none")
     assert read_rules(None) == Rules(EVERYTHING, "none")
-    numbers = "absolute: 1e-2, relative: 0, standard_errors: 2, max_noise: 0.5, left_out: 0.1"
-    words = "direction: higher, missing: ignore, inconclusive: fail"
-    found = read(tmp_path, f"{{rules: [{{metric: a/b, {numbers}, {words}}}], family: holm}}")
-    fields = {"absolute": 0.01, "relative": 0, "standard_errors": 2, "max_noise": 0.5, "left_out": 0.1}
-    rule = Rule(metric="a/b", direction="higher", missing="ignore", inconclusive="fail", **fields)
-    assert found == Rules((rule,), "holm")
+    keys = {"absolute": 0.01, "relative": 0, "standard_errors": 2, "max_noise": 0.5, "left_out": 0.1}
+    keys |= {"direction": "higher", "missing": "ignore", "inconclusive": "fail"}
+    text = json.dumps({"rules": [{"metric": "a/b", **keys}], "family": "holm"}).replace("0.01", "1e-2")
+    assert read(tmp_path, text) == Rules((Rule(metric="a/b", **keys),), "holm")
 
 
 @pytest.mark.parametrize(

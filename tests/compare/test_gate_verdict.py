@@ -17,11 +17,8 @@ from evalsvc.metrics.intervals import critical_value
 from evalsvc.metrics.ratio import Ratio
 from evalsvc.spec.protocol import Protocol
 
-NORMAL = Rule(metric="t/x", relative=0.0)
-"""No tolerance."""
-
-PLAIN = Rule(metric="t/x")
-"""No tolerance of its own."""
+NORMAL, PLAIN = Rule(metric="t/x", relative=0.0), Rule(metric="t/x")
+"""Without tolerance, and with none of its own."""
 
 
 def of_sides(
@@ -83,24 +80,36 @@ NOISE = 0.01 * critical_value(Rule(metric="x").level, 198)
 class TestFourVerdicts:
     @pytest.mark.parametrize("higher", [False, True])
     @pytest.mark.parametrize(
-        ("worse", "tolerance", "verdict", "reason"),
+        ("worse", "tolerance", "verdict", "early", "reason"),
         [
-            (0.10, 0.0, "worse", "worse by 0.1, beyond the tolerance 0 and the noise 0.03"),
-            (0.02, 0.0, "within_noise", "worse by 0.02, within the noise 0.03; worse by up to 0.0504 is not ruled out"),
-            (0.10, 0.2, "within_tolerance", "worse by 0.1; worse by 0.13 at most, within the tolerance 0.2"),
-            (0.10, 0.12, "within_noise", "worse by 0.1, within the tolerance 0.12; worse by up to 0.13 is not"),
-            (0.02, 0.06, "within_tolerance", "worse by 0.02; worse by 0.0504 at most, within the tolerance 0.06"),
-            (-0.02, 0.0, "within_noise", "better by 0.02, within the noise 0.03; worse by up to 0.0104 is not ruled"),
-            (-0.10, 0.0, "better", "better by 0.1, beyond the tolerance 0 and the noise 0.03"),
-            (-0.10, 0.2, "within_tolerance", "better by 0.1; better by 0.0696 at least, within the tolerance 0.2"),
+            (0.10, 0.0, "worse", "worse", "worse by 0.1, beyond the tolerance 0 and the noise 0.03"),
+            (
+                0.02,
+                0.0,
+                "within_noise",
+                "within_noise",
+                "worse by 0.02, within the noise 0.03; worse by up to 0.0504 i",
+            ),
+            (0.10, 0.2, "within_tolerance", "within_tolerance", "worse by 0.1; worse by 0.13 at most, within the tol"),
+            (0.10, 0.12, "within_noise", "within_noise", "worse by 0.1, within the tolerance 0.12; worse by up to 0."),
+            (0.02, 0.06, "within_tolerance", "within_tolerance", "worse by 0.02; worse by 0.0504 at most, within the"),
+            (-0.02, 0.0, "within_noise", "within_noise", "better by 0.02, within the noise 0.03; worse by up to 0.01"),
+            (-0.10, 0.0, "better", "better", "better by 0.1, beyond the tolerance 0 and the noise 0.03"),
+            (-0.10, 0.2, "within_tolerance", "within_tolerance", "better by 0.1; better by 0.0696 at least, within"),
+            (0.10, 0.08, "worse", "within_noise", "worse by 0.1, beyond the tolerance 0.08"),
+            (0.12, 0.08, "worse", "worse", "worse by 0.12, beyond"),
+            (-0.10, 0.08, "better", "within_tolerance", "better by 0.1, beyond"),
+            (-0.12, 0.08, "better", "better", "better by 0.12, beyond"),
         ],
     )
-    def test_by_tolerance_and_noise(
-        self, worse: float, tolerance: float, verdict: str, reason: str, higher: bool
+    def test_by_tolerance_and_noise_and_before_the_last_look_by_the_whole_interval(
+        self, worse: float, tolerance: float, verdict: str, early: str, reason: str, higher: bool
     ) -> None:
+        """Many looks give an estimate many chances to be beyond the tolerance."""
         rule = Rule(metric="x", absolute=tolerance, relative=0)
-        found = said(apart(-worse if higher else worse, rule, higher=higher))
-        assert found[0] == verdict
+        metric = apart(-worse if higher else worse, rule, higher=higher)
+        found = said(metric)
+        assert (found[0], said(metric, last=False)[0]) == (verdict, early)
         assert found[1].startswith(reason)
 
     @pytest.mark.parametrize("higher", [False, True])
@@ -147,145 +156,100 @@ class TestFourVerdicts:
             assert (verdict, difference.level) == ("worse", None)
 
 
-class TestBeforeTheLastLook:
-    """Many looks give an estimate many chances to be beyond the tolerance: the whole interval must be."""
-
-    @pytest.mark.parametrize("higher", [False, True])
-    @pytest.mark.parametrize(
-        ("worse", "tolerance", "verdict", "at_the_end"),
-        [
-            (0.10, 0.08, "within_noise", "worse"),
-            (0.12, 0.08, "worse", "worse"),
-            (-0.10, 0.08, "within_tolerance", "better"),
-            (-0.12, 0.08, "better", "better"),
-            (0.10, 0.14, "within_tolerance", "within_tolerance"),
-            (0.02, 0.0, "within_noise", "within_noise"),
-        ],
-    )
-    def test_the_interval_decides(
-        self, worse: float, tolerance: float, verdict: str, at_the_end: str, higher: bool
-    ) -> None:
-        rule = Rule(metric="x", absolute=tolerance, relative=0)
-        metric = apart(-worse if higher else worse, rule, higher=higher)
-        assert said(metric, last=False)[0] == verdict
-        assert said(metric)[0] == at_the_end
-
-
 class TestFewItems:
-    def test_below_eight_items_no_noise_is_known(self) -> None:
-        found = said(gap([1.0, 1.1, 1.2, 1.3, 1.1, 1.0, 1.2], PLAIN))
-        assert found[0] == "not_judged"
-        assert "7 items are too few, an interval needs 8" in found[1]
-        assert (found[2].noise, found[2].low, found[2].level, found[2].fails_at) == (None, None, None, None)
-
     @pytest.mark.parametrize("n", [1, 2, 7])
-    def test_below_eight_items_a_tolerance_decides_nothing(self, n: int) -> None:
+    def test_below_eight_items_no_noise_is_known_and_a_tolerance_decides_nothing(self, n: int) -> None:
         """An unchanged metric of 7 answers failed in 27 of 100 builds, without a word on false alarms."""
-        rule = Rule(metric="x", absolute=0.01)
-        found = [gap([1.0 + 0.1 * index for index in range(n)], rule), answers(n, 0, 0, rule), answers(0, n, 0, rule)]
-        for verdict, reason, difference in map(said, found):
-            assert (verdict, difference.fails_at, difference.level) == ("not_judged", None, None)
+        rule, shifts = Rule(metric="x", absolute=0.01), [1.0 + 0.1 * index for index in range(n)]
+        for few in (gap(shifts, PLAIN), gap(shifts, rule), answers(n, 0, 0, rule), answers(0, n, 0, rule)):
+            verdict, reason, found = said(few)
+            assert (verdict, found.noise, found.low, found.level, found.fails_at) == ("not_judged", *[None] * 4)
             assert reason.endswith("; measure more items")
 
     def test_one_item_with_nearly_all_of_the_weight_is_as_few(self) -> None:
         """It counted as ten items, whose noise is not known, so that the tolerance decided alone."""
-        weights = [1e6] + [1.0] * 9
-        items = [{"index": index, "x": weight, "w": weight} for index, weight in enumerate(weights)]
+        items = [{"index": index, "x": weight, "w": weight} for index, weight in enumerate([1e6] + [1.0] * 9)]
         more = [{**item, "x": 1.1 * item["x"] + item["index"]} for item in items]
         sides = [
             result(value("t/x", number, n=10, items=("x", "w")), items={"t": rows})
             for number, rows in ((1.0, items), (1.1, more))
         ]
         found = said(gap_between(Rule(metric="x", absolute=0.01), *sides))
-        assert found[0] == "not_judged"
-        assert "one item has nearly all of the weight" in found[1]
+        assert (found[0], "one item has nearly all of the weight" in found[1]) == ("not_judged", True)
 
-    def test_a_value_that_is_not_made_of_items_is_decided_by_its_tolerance(self) -> None:
-        """Such as the use of a codebook by three images, or an imported value whose items nobody counted."""
-        rule = Rule(metric="x", absolute=0.4)
-        for metric in (apart(0.5, rule, None, n=3), apart(0.5, rule, n=0)):
-            verdict, reason, difference = said(metric)
-            assert (verdict, difference.fails_at) == ("worse", 0.4)
-            assert "which alone decides" in reason
+    @pytest.mark.parametrize("tolerance", ["absolute", "relative"])
+    def test_where_no_noise_is_known_the_tolerance_that_the_rule_states_decides_alone(self, tolerance: str) -> None:
+        """The use of a codebook by three images, or an imported value whose items nobody counted."""
+        for stated, verdict in ((0.0, "worse"), (0.4, "worse"), (0.6, "within_tolerance")):
+            rule = Rule.model_validate({"metric": "x", tolerance: stated})
+            for metric in (apart(0.5, rule, None, n=3), apart(0.5, rule, n=0)):
+                found, reason, difference = said(metric)
+                assert (found, difference.fails_at) == (verdict, max(rule.absolute, rule.relative))
+                assert "which alone decides: " in reason
 
     @pytest.mark.parametrize(
         ("n", "verdict"), [(7, "not_judged"), (8, "within_noise"), (9, "within_noise"), (10, "worse")]
     )
-    def test_the_same_difference_in_every_item_is_judged_by_the_sign_test(self, n: int, verdict: str) -> None:
-        """An error of zero made it certain: 2 of 2 items were proof."""
-        found = said(gap([0.5] * n, PLAIN))
+    def test_items_that_are_all_worse_are_judged_by_the_sign_test(self, n: int, verdict: str) -> None:
+        """An error of zero made it certain: 2 of 2 items were proof. 3 standard errors are 0.0027 on two sides."""
+        found, p = said(gap([0.5] * n, PLAIN)), 2.0 ** (1 - n)
         assert found[0] == verdict
         if n >= 8:
-            assert "worse by 0.5 in every item alike" in found[1]
-            assert f"(exact p {2 ** (1 - n):.2g})" in found[1]
+            assert ("worse by 0.5 in every item alike" in found[1], f"(exact p {p:.2g})" in found[1]) == (True, True)
+            lost = said(answers(190, n, 0, NORMAL))
+            assert (lost[0], lost[2].p) == (verdict, pytest.approx(p))
+            assert (lost[2].noise <= n / (190 + n)) == (verdict == "worse")
         rounded = said(gap([1e-3] * 20, Rule(metric="x")))
         assert rounded[:2] == ("within_tolerance", "worse by 0.001 in every item alike, within the tolerance 0.01")
 
-    @pytest.mark.parametrize(("lost", "verdict"), [(9, "within_noise"), (10, "worse")])
-    def test_right_and_wrong_are_judged_by_the_exact_test(self, lost: int, verdict: str) -> None:
-        """9 answers lost and none gained have p 0.0039, 10 have 0.0020; 3 standard errors are 0.0027 on two sides."""
-        found = said(answers(190, lost, 0, NORMAL))
-        assert found[0] == verdict
-        assert found[2].p == pytest.approx(2.0 ** (1 - lost))
-        assert (found[2].noise <= lost / (190 + lost)) == (verdict == "worse")
+
+BASE = [float(index % 7) for index in range(200)]
 
 
 class TestLeftOut:
     """Items that only one side has are in no pair, and which items these are is no chance."""
 
-    RIGHT = [1.0] * 43 + [0.0] * 5
-    LOST = [1.0] * 5 + [None] * 43
-    """Of an agreement of .104, the items that are right: those that are wrong are not in the file."""
-
-    def agreement(self, rule: Rule = PLAIN, protocol: Protocol = PROTOCOL, turned: bool = False) -> Gap:
-        sides = [(Ratio(43 / 48, 0.04, 48), self.RIGHT), (Ratio(5 / 48, 0.04, 48), self.LOST)]
-        before, after = reversed(sides) if turned else sides
-        return of_sides(rule, True, before[0], after[0], [before[1], after[1]], protocol)
+    def compared(self, rule: Rule, *sides: Sequence[float | None], higher: bool = False, until: bool = False) -> Gap:
+        content = {**PROTOCOL.content, **({"until": {"metric": "x", "stderr": 0.1}} if until else {})}
+        means = [Ratio(3.0 + 0.08 * place, 0.1, len(items)) for place, items in enumerate(sides)]
+        return of_sides(rule, higher, means[0], means[1], sides, Protocol(content))
 
     def test_a_side_without_its_wrong_answers_is_not_judged(self) -> None:
-        """.896 against .104 was `equal`, and the gate passed."""
-        verdict, reason, difference = said(self.agreement())
-        assert (verdict, difference.level, difference.fails_at) == ("not_judged", None, None)
-        assert (difference.n_only_baseline, difference.n_only_candidate) == (43, 0)
-        assert reason == (
-            "equal in the 5 items that both sides have, but the candidate lacks 43 of 48 items, and `left_out` of the "
-            "rule allows a share of 0; measure what lacks items again"
-        )
-        verdict, reason, difference = said(self.agreement(turned=True))
-        assert (verdict, difference.n_only_baseline, difference.n_only_candidate) == ("not_judged", 0, 43)
-        assert "but the baseline lacks 43 of 48 items" in reason
-        gaps = [self.agreement(), gap([0.1, -0.1] * 10, PLAIN)]
+        """.896 against .104 was `equal`, and the gate passed: answers that are wrong were not in the file."""
+        right, lost = [1.0] * 43 + [0.0] * 5, [1.0] * 5 + [None] * 43
+        gaps = [of_sides(PLAIN, True, Ratio(43 / 48, 0.04, 48), Ratio(5 / 48, 0.04, 48), [right, lost])]
+        gaps.append(of_sides(PLAIN, True, Ratio(5 / 48, 0.04, 48), Ratio(43 / 48, 0.04, 48), [lost, right]))
+        for metric, lacks, counts in zip(gaps, ("candidate", "baseline"), ((43, 0), (0, 43)), strict=True):
+            verdict, reason, difference = said(metric)
+            assert (verdict, difference.level, difference.fails_at) == ("not_judged", None, None)
+            assert (difference.n_only_baseline, difference.n_only_candidate) == counts
+            assert reason == (
+                f"equal in the 5 items that both sides have, but the {lacks} lacks 43 of 48 items, and `left_out` of "
+                "the rule allows a share of 0; measure what lacks items again"
+            )
+        gaps = [gaps[0], gap([0.1, -0.1] * 10, PLAIN)]
         assert tails(gaps, [PLAIN.level] * 2, "holm")[1] == pytest.approx(PLAIN.level), "chance does not decide it"
 
     @pytest.mark.parametrize("higher", [False, True])
-    def test_a_loss_without_its_hardest_items_is_not_judged(self, higher: bool) -> None:
+    def test_a_loss_without_its_hardest_items_is_not_judged_unless_the_rule_allows_it(self, higher: bool) -> None:
         """Worse by 1 on a tenth of the items, which the candidate lacked, was `better`; and so is the reverse."""
-        base = [float(index % 7) for index in range(200)]
-        other = [None if index < 20 else number - 0.02 - 0.01 * (index % 3) for index, number in enumerate(base)]
-        verdict, reason, _ = said(of_sides(PLAIN, higher, Ratio(3.0, 0.1, 200), Ratio(3.08, 0.1, 200), [base, other]))
+        other = [None if at < 20 else number - 0.02 - 0.01 * (at % 3) for at, number in enumerate(BASE)]
+        verdict, reason, _ = said(self.compared(PLAIN, BASE, other, higher=higher))
         assert verdict == "not_judged"
         assert "by 0.03 in the 180 items that both sides have, but the candidate lacks 20 of 200 items" in reason
-
-    def test_a_rule_may_allow_a_share(self) -> None:
-        base = [float(index % 7) for index in range(200)]
-        other = [None if index < 20 else number for index, number in enumerate(base)]
-        for share, verdict in ((0.09, "not_judged"), (0.1, "within_tolerance")):
-            rule = Rule(metric="x", left_out=share)
-            metric = of_sides(rule, False, Ratio(3.0, 0.1, 200), Ratio(3.1, 0.1, 180), [base, other])
-            found = said(metric)
-            assert found[0] == verdict
+        alike = [*[None] * 20, *BASE[20:]]
+        for share, expected in ((0.09, "not_judged"), (0.1, "within_tolerance")):
+            found = said(self.compared(Rule(metric="x", left_out=share), BASE, alike, higher=higher))
+            assert found[0] == expected
         assert found[1] == "equal in the 180 items that both sides have; the candidate lacks 20 of 200 items"
 
     def test_a_task_that_may_stop_early_has_no_number_of_items(self) -> None:
         """Both sides of a suite with `until` stop at a number of their own, as their protocol says."""
-        until = Protocol({**PROTOCOL.content, "until": {"metric": "x", "stderr": 0.1}})
-        base = [float(index % 7) for index in range(200)]
-        sides = [[None if index >= end else number for index, number in enumerate(base)] for end in (200, 150)]
-        found = said(of_sides(PLAIN, False, Ratio(3.0, 0.1, 200), Ratio(3.0, 0.1, 150), sides, until))
+        shorter = [*BASE[:150], *[None] * 50]
+        found = said(self.compared(PLAIN, BASE, shorter, until=True))
         words = "equal in the 150 items that both sides have; the candidate lacks 50 of 200 items"
         assert found[:2] == ("within_tolerance", words)
-        sides[0][0] = None
-        assert said(of_sides(PLAIN, False, Ratio(3.0, 0.1, 199), Ratio(3.0, 0.1, 150), sides, until))[0] == "not_judged"
+        assert said(self.compared(PLAIN, [None, *BASE[1:]], shorter, until=True))[0] == "not_judged"
 
 
 class TestCertainty:
@@ -301,13 +265,11 @@ class TestCertainty:
         assert "measure more items, or give its rule a larger tolerance" in beyond[1]
 
     def test_too_much_noise_is_not_judged_and_the_items_that_it_takes_are_enough(self) -> None:
-        rule = Rule(metric="x", max_noise=0.02, relative=0)
-        verdict, reason, _ = said(apart(0.01, rule))
-        assert verdict == "not_judged"
-        wanted = math.ceil(100 * (NOISE / 0.02) ** 2)
-        assert reason == f"worse by 0.01, but the noise 0.03 is above max_noise 0.02; measure about {wanted} items"
-        assert said(apart(0.01, rule, 0.01 * math.sqrt(100 / wanted), wanted))[0] == "within_noise"
-        assert said(apart(0.01, rule, 0.01 * math.sqrt(100 / (0.9 * wanted)), wanted))[0] == "not_judged"
+        rule, wanted = Rule(metric="x", max_noise=0.02, relative=0), math.ceil(100 * (NOISE / 0.02) ** 2)
+        reason = f"worse by 0.01, but the noise 0.03 is above max_noise 0.02; measure about {wanted} items"
+        assert said(apart(0.01, rule))[:2] == ("not_judged", reason)
+        for share, verdict in ((1.0, "within_noise"), (0.9, "not_judged")):
+            assert said(apart(0.01, rule, 0.01 * math.sqrt(100 / (share * wanted)), wanted))[0] == verdict
         assert said(apart(0.1, rule))[0] == "worse"
         verdict, reason, _ = said(apart(0.01, Rule(metric="x", max_noise=0.02, absolute=0.5), None))
         assert verdict == "not_judged", "noise that is not known is not small"
@@ -322,32 +284,19 @@ class TestHolm:
         gaps = [apart(0.01 * shift, rule) for shift in random.normal(1, 2, size=12).tolist()]
         chosen = tails(gaps, [rule.level] * len(gaps), "holm")
         corrected = mcnemar.holm([metric.chance() for metric in gaps])
-        for metric, tail, p in zip(gaps, chosen, corrected, strict=True):
-            assert (said_worse(metric, tail)) == (p <= rule.level)
+        worse = [judge(metric, tail, tail)[0] == "worse" for metric, tail in zip(gaps, chosen, strict=True)]
+        assert worse == [p <= rule.level for p in corrected]
 
-    def test_a_metric_of_a_larger_level_keeps_its_share(self) -> None:
-        """Nothing is worse: each has its level over the number of metrics."""
+    def test_each_metric_has_its_share_and_what_chance_does_not_decide_has_none(self) -> None:
         rules = [Rule(metric="x", standard_errors=number) for number in (2, 2, 3)]
-        gaps = [apart(-0.01, rule) for rule in rules]
-        levels = [rule.level for rule in rules]
-        assert tails(gaps, levels, "holm") == pytest.approx([level / 3 for level in levels])
+        gaps, levels = [apart(-0.01, rule) for rule in rules], [rule.level for rule in rules]
+        assert tails(gaps, levels, "holm") == pytest.approx([level / 3 for level in levels]), "nothing is worse"
         assert tails(gaps, levels, "none") == levels
-
-    def test_what_chance_does_not_decide_takes_no_share(self) -> None:
+        far = [apart(worse, Rule(metric="x", standard_errors=2, relative=0)) for worse in (0.022, 0.1)]
+        assert tails(far, levels[:2], "holm") == pytest.approx([levels[0], levels[0] / 2]), "makes room for the next"
         rule = Rule(metric="x", absolute=0.5)
         gaps = [apart(0.01, rule), apart(0.01, rule, None), apart(math.inf, rule)]
         assert tails(gaps, [rule.level] * 3, "holm")[0] == pytest.approx(rule.level)
-
-    def test_a_metric_that_is_far_worse_makes_room_for_the_next(self) -> None:
-        rule = Rule(metric="x", standard_errors=2, relative=0)
-        gaps = [apart(worse, rule) for worse in (0.022, 0.1)]
-        chosen = tails(gaps, [rule.level] * 2, "holm")
-        assert chosen == pytest.approx([rule.level, rule.level / 2])
-        assert [said_worse(*pair) for pair in zip(gaps, chosen, strict=True)] == [True, True]
-
-
-def said_worse(metric: Gap, tail: float) -> bool:
-    return judge(metric, tail, tail)[0] == "worse"
 
 
 class TestFalseAlarms:

@@ -20,6 +20,7 @@ from evalsvc.compare.reports import (
     to_junit,
     to_markdown,
 )
+from evalsvc.compare.result import Result
 from evalsvc.spec.protocol import MetricValue, Protocol
 
 
@@ -41,25 +42,24 @@ def failed(outcome: Outcome) -> Report:
     return Report("run-a@100", "run-a@0", problems=("nothing is there",), failed=outcome)
 
 
-class TestText:
-    def test_headline(self, report: Report) -> None:
-        assert headline(report) == (
-            "regression: 2 worse, 1 missing, 1 other protocol, 1 not judged, 1 within noise, 1 better, "
-            "1 within tolerance, 1 new, 1 ignored"
-        )
-        assert headline(failed(Outcome.TIME_OUT)) == "time out: nothing is there"
-
-    def test_the_gravest_come_first(self, report: Report) -> None:
-        rows = table(report.comparisons)
-        unusual = ["WORSE", "WORSE", "MISSING", "OTHER PROTOCOL", "NOT JUDGED"]
-        harmless = ["within noise", "better", "within tolerance", "new", "ignored"]
-        assert [row[0] for row in rows] == unusual + harmless
-        assert {len(row) for row in rows} == {len(COLUMNS)}
-        assert rows[0][:8] == ["WORSE", "b/worse", "1", "1.5", "+0.5", "± 0.0014", "unpaired", "100"]
-        assert rows[0][COLUMNS.index("fails at")] == "0.0043"
-        assert rows[2][COLUMNS.index("fails at")] == rows[4][COLUMNS.index("fails at")] == ""
-        assert rows[1][2:8] == ["1", "nan", "+nan", "", "none", "100"]
-        assert rows[2][2:8] == ["1", "", "", "", "none", ""]
+def test_the_gravest_come_first(report: Report) -> None:
+    """Of annotations GitHub shows ten of a kind in a step."""
+    assert headline(report) == (
+        "regression: 2 worse, 1 missing, 1 other protocol, 1 not judged, 1 within noise, 1 better, "
+        "1 within tolerance, 1 new, 1 ignored"
+    )
+    rows = table(report.comparisons)
+    unusual = ["WORSE", "WORSE", "MISSING", "OTHER PROTOCOL", "NOT JUDGED"]
+    harmless = ["within noise", "better", "within tolerance", "new", "ignored"]
+    assert [row[0] for row in rows] == unusual + harmless
+    assert {len(row) for row in rows} == {len(COLUMNS)}
+    assert rows[0][:9] == ["WORSE", "b/worse", "1", "1.5", "+0.5", "± 0.0014", "unpaired", "100", "0.0043"]
+    assert rows[1][2:8] == ["1", "nan", "+nan", "", "none", "100"]
+    assert rows[2][2:9] == ["1", "", "", "", "none", "", ""]
+    assert rows[4][COLUMNS.index("fails at")] == ""
+    shown = [line.split("::")[1].split(" title=") for line in to_annotations(report)]
+    errors = ["b/worse", "b/lost", "a/gone", "b/limited", "b/unsure"]
+    assert shown == [*(["error", name] for name in errors), ["notice", "b/better"], ["warning", "a/unasked"]]
 
 
 def test_protocol_and_basis_stand_in_every_row_of_every_form() -> None:
@@ -82,24 +82,6 @@ def test_protocol_and_basis_stand_in_every_row_of_every_form() -> None:
     outputs = {case.get("name"): case.find("system-out").text for case in read_junit(to_junit(found))[0]}
     assert {name: text.partition("basis: ")[2].split("\n")[0] for name, text in outputs.items()} == expected
     assert {line.split("::")[1].removeprefix("error title=") for line in to_annotations(found)} == set(expected)
-
-
-def test_left_out_items_stand_in_every_form() -> None:
-    """Of 48 items 43 were in no pair, and no report said so."""
-    items = [{"index": index, "x": 1.0} for index in range(48)]
-    sides = [
-        result(value("t/x", 1.0, items=("x",), n=48), items={"t": rows}, name=name)
-        for name, rows in (("after", items[:5]), ("before", items))
-    ]
-    found = compare(*sides)
-    assert found.outcome == Outcome.NOT_JUDGED
-    said = "the candidate lacks 43 of 48 items"
-    [difference] = [one["difference"] for one in json.loads(to_json(found))["comparisons"]]
-    assert (difference["n_only_baseline"], difference["n_only_candidate"]) == (43, 0)
-    [case] = read_junit(to_junit(found))[0]
-    texts = [case.find("error").get("message"), case.find("system-out").text]
-    for text in (*texts, to_json(found), to_markdown(found), *to_annotations(found), table(found.comparisons)[0][-1]):
-        assert said in text
 
 
 def test_one_cause_is_one_row_and_one_annotation() -> None:
@@ -137,8 +119,9 @@ def test_json(report: Report) -> None:
     assert (failed_document["problems"], failed_document["alarms"]) == (["nothing is there"], None)
 
 
-def metrics(count: int) -> list[MetricValue]:
-    return [value(f"t/{index}", 1.0) for index in range(count)]
+def many(count: int, *more: MetricValue) -> list[Result]:
+    metrics = [value(f"t/{index}", 1.0) for index in range(count)]
+    return [result(*metrics, *more, name=name) for name in ("after", "before")]
 
 
 @pytest.mark.parametrize(
@@ -157,8 +140,7 @@ def test_the_level_of_the_gate_is_said(
     said = f"false alarms: {words}{chance.format(*chances) if chances else ''}"
     rules = [Rule(metric=f"t/{at}", standard_errors=number) for at, number in enumerate(standard_errors[:-1])]
     rules.append(Rule(metric="*", standard_errors=standard_errors[-1]))
-    sides = [result(*metrics(count), name=name) for name in ("after", "before")]
-    found = compare(*sides, rules, family)
+    found = compare(*many(count), rules, family)
     assert levels(found) == said
     assert said in to_markdown(found)
 
@@ -166,8 +148,7 @@ def test_the_level_of_the_gate_is_said(
 def test_metrics_that_a_tolerance_alone_decides_are_not_in_the_chance() -> None:
     """The chance was said to be that of the gate, which fails by such metrics too, nobody knows how often."""
     alone = value("t/alone", 1.0, None)
-    sides = [result(*metrics(2), alone, name=name) for name in ("after", "before")]
-    found = compare(*sides, [Rule(metric="*", absolute=0.1)])
+    found = compare(*many(2, alone), [Rule(metric="*", absolute=0.1)])
     assert levels(found).endswith("0.0027 at most; by tolerance alone, with an unknown chance: t/alone")
     assert levels(compare(result(alone), result(alone))) == "", "chance decides nothing"
 
@@ -220,9 +201,8 @@ class TestMarkdown:
         rows = [line for line in loud.splitlines() if line.startswith("|")]
         assert {row.count("|") for row in rows} == {len(COLUMNS) + 1}
 
-    def test_sections_follow_each_other(self, report: Report) -> None:
-        """The file is appended to: what comes next must not stick to a table."""
-        assert to_markdown(report).endswith("</details>\n\n")
+        # The file is appended to: what comes next must not stick to a table.
+        assert quiet.endswith("</details>\n\n")
         assert to_markdown(failed(Outcome.TIME_OUT)) == (
             "### Gate: time out: nothing is there\n\n`run-a@100` against `run-a@0`\n\n"
         )
@@ -234,22 +214,9 @@ class TestMarkdown:
         assert "\\<img src=x\\> a\\|b \\*c\\* \\`d\\`" in row
 
 
-class TestAnnotations:
-    def test_the_gravest_come_first(self, report: Report) -> None:
-        """GitHub shows ten of a kind in a step."""
-        lines = to_annotations(report)
-        shown = [line.split("::")[1].split(" title=") for line in lines]
-        errors = ["b/worse", "b/lost", "a/gone", "b/limited", "b/unsure"]
-        assert shown == [*(["error", name] for name in errors), ["notice", "b/better"], ["warning", "a/unasked"]]
-
-    def test_escapes(self) -> None:
-        """As GitHub's own toolkit does; a metric such as `exact_match,strict-match` has a comma in its name."""
-        baseline = result(value("gsm8k/exact_match,strict-match", 1.0))
-        (line,) = to_annotations(compare(result(errors={"gsm8k": "50 %\r\n::set-output: 1"}), baseline))
-        assert line == (
-            "::error title=gsm8k/exact_match%2Cstrict-match::"
-            "the candidate's task gsm8k failed: 50 %25%0D%0A::set-output: 1"
-        )
-
-    def test_problems(self) -> None:
-        assert to_annotations(failed(Outcome.NO_BASELINE)) == ["::error title=gate::nothing is there"]
+def test_annotations_are_escaped() -> None:
+    """As GitHub's own toolkit does; a metric such as `exact_match,strict-match` has a comma in its name."""
+    baseline = result(value("gsm8k/exact_match,strict-match", 1.0))
+    (line,) = to_annotations(compare(result(errors={"gsm8k": "50 %\r\n::set-output: 1"}), baseline))
+    title, message = "gsm8k/exact_match%2Cstrict-match", "50 %25%0D%0A::set-output: 1"
+    assert line == f"::error title={title}::the candidate's task gsm8k failed: {message}"

@@ -1,9 +1,10 @@
-"""The pages that a reader gets of reports that are written out."""
+"""The pages that a reader gets of reports, and that forgetting, compare and the gate ask one comparison."""
 
 import csv
 import io
 import json
 import math
+import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,9 +12,13 @@ import forgetting_reports
 import pytest
 from benchmark_results import results, with_bits
 from forgetting_reports import FLIP, flipped
+from gate_documents import result
 
+from evalsvc.compare import gate
+from evalsvc.compare.comparison import compare_results
 from evalsvc.compare.text_pages import SHOWN, WIDTH, forgetting_csv, forgetting_page, rendered
 from evalsvc.errors import InvalidData, InvalidRequest
+from evalsvc.language.results import Results
 from evalsvc.spec.documents.text_reports import Flip, ForgettingReport, ForgettingRow
 from evalsvc.tasks.forgetting.retention import text_retained
 from evalsvc.tasks.forgetting.rows import Pairs, benchmark_parts, benchmark_rows, corrected, recovered, row_of
@@ -143,3 +148,55 @@ def test_what_cannot_be_rendered_is_named() -> None:
         rendered("completions", b"{}", "csv")
     with pytest.raises(InvalidData, match="the artifact is no report of forgetting: "):
         rendered("forgetting", b"[" * 100_000, "text")
+
+
+def answers(seed: int, right: float, n: int = 60) -> list[float]:
+    """Right or wrong, on questions that are hard or easy alike for all seeds."""
+    shared, own = random.Random(7), random.Random(seed)
+    return [float(0.6 * shared.random() + 0.4 * own.random() < right) for _ in range(n)]
+
+
+def bits(seed: int, mean: float, n: int = 60) -> list[float]:
+    shared, own = random.Random(8), random.Random(seed)
+    return [mean + shared.gauss(0, 1) + 0.1 * own.gauss(0, 1) for _ in range(n)]
+
+
+def measured(seed: int, right: float = 0.5, mean: float = 8.0, n: int = 60) -> Results:
+    """Accuracies and bits per byte, over all ids and within text."""
+    found = results(arc=answers(seed, right, n))
+    return with_bits(found, "arc", bits(seed, mean, n), bits(seed + 100, mean - 1, n))
+
+
+PAIRS: dict[str, tuple[Results, Results]] = {
+    "a little worse": (measured(1), measured(2, 0.45, 8.05)),
+    "the same": (measured(1), measured(1)),
+    "all right, all wrong": (results(arc=[1.0] * 30), results(arc=[0.0] * 30)),
+    "items in another order": (measured(1), Results(measured(2).metrics, measured(2).items[::-1], {})),
+    "one document": (measured(1, n=1), measured(2, 0.2, n=1)),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_compare_the_gate_and_forgetting_say_the_same(name: str) -> None:
+    """Three answers to one question: how far apart, with which error, and where that comes from."""
+    base, own = PAIRS[name]
+    before, after = (result(*side.metrics, items={"text": side.items}, task="text") for side in (base, own))
+    compared = {
+        one.metric: (float(one.difference), one.stderr, one.basis, one.n)
+        for one in compare_results(before, after).contrasts
+        if one.difference is not None
+    }
+    judged = {
+        one.metric: (one.difference.value, one.difference.stderr, one.difference.basis, one.difference.n)
+        for one in gate.compare(after, before).comparisons
+        if one.difference
+    }
+    rows = benchmark_rows(own, base)
+    assert len(rows) == (2 if len(base.metrics) == 2 else 4)
+    for row in rows:
+        metric = f"{row.what}/{row.metric}{'_within' if row.scope == 'text' else ''}"
+        assert compared[metric] == judged[metric]
+        difference, stderr, basis, n = compared[metric]
+        assert (row.change_basis, row.n) == (basis, n)
+        assert row.change == pytest.approx(difference, rel=1e-9, abs=1e-12)
+        assert row.change_stderr == (None if stderr is None else pytest.approx(stderr, rel=1e-9, abs=1e-12))

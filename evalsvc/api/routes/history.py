@@ -30,7 +30,7 @@ from evalsvc.api.routes.suites import find_suite
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import HeadlinesQuery, HistoryQuery, RunPath, SummaryQuery
 from evalsvc.api.state import CurrentState, State
-from evalsvc.compare.newest import with_verdicts
+from evalsvc.compare.difference_curves import with_verdicts
 from evalsvc.compare.result import Result
 from evalsvc.config import Settings
 from evalsvc.errors import EvalsvcError, UnknownName
