@@ -1,22 +1,27 @@
-"""What the doctor finds, and what it says to do."""
+"""What the doctor finds and says to do, and what `evalsvc --version --verbose` says."""
 
 import json
+import os
 import shutil
+import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from evalsvc.config import Settings
-from evalsvc.doctor import verification
-from evalsvc.doctor.checks import Check, check_verification, files_of, missing_inputs, run_checks
+from evalsvc import __version__
+from evalsvc.config import SECRETS, Settings
+from evalsvc.doctor import bug_report
+from evalsvc.doctor.bug_report import report_lines
+from evalsvc.doctor.checks import Check, check_verification, files_of, run_checks
 from evalsvc.doctor.verification import FILE, keep_verification, present_versions
 from evalsvc.errors import InvalidSuite, UnknownName
-from evalsvc.installation import pip_install
+from evalsvc.installation import PACKAGE, Origin, find_origin, pip_install
 from evalsvc.spec.suite import TaskSpec
-from evalsvc.store.session import open_store
+from evalsvc.store.session import Store, open_store
 from evalsvc.store.tokens import create_token
 
 
@@ -77,24 +82,6 @@ def test_an_asset_is_needed_by_suites_or_where_it_is_damaged(tmp_path: Path, inc
     assert "has 7 bytes instead of" in found.found
 
 
-def test_assets_that_a_suite_names(tmp_path: Path) -> None:
-    """Whatever the task: a parameter of that name is enough. A file of one's own is no asset."""
-    tasks = [
-        {"decoder": "movqgan-67M", "extractor": "inception", "name": "inception"},
-        {"decoder": "/my/decoder.ckpt", "extractor": "inception"},
-        {"data": "movqgan-270M"},
-        {"extractor": "clean-fid"},
-    ]
-    settings = Settings(data_dir=str(tmp_path / "data"))
-    missing = [
-        [problem for problem in missing_inputs(TaskSpec("any", str(index), task), settings) if "assets pull" in problem]
-        for index, task in enumerate(tasks)
-    ]
-    assert [len(problems) for problems in missing] == [2, 1, 0, 1]
-    assert missing[0][0].startswith("decoder: the asset movqgan-67M ")
-    assert missing[3][0].startswith("extractor: the asset inception ")
-
-
 def needed(tmp_path: Path, *benchmarks: dict[str, Any], **parameters: Any) -> list[str]:
     """The data files of a suite with these benchmarks, below `tmp_path`."""
     chosen = [{"data": None} | benchmark for benchmark in benchmarks]
@@ -133,35 +120,36 @@ def test_unknown_suite_and_folder(tmp_path: Path) -> None:
         check("", tmp_path, suites=str(tmp_path / "nowhere"))
 
 
-def test_database_of_another_version(tmp_path: Path) -> None:
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """The migrated database of the data folder."""
     store = open_store(f"sqlite:///{tmp_path}/evalsvc.db", migrate=False)
+    yield store
+    store.close()
+
+
+def test_a_database_that_cannot_be_used(tmp_path: Path, store: Store) -> None:
+    for url, words in (
+        ("postgresql://user:secret@127.0.0.1:9/evalsvc", "cannot be used"),
+        ("nonsense", "which is no database URL"),
+    ):
+        found = check("database", tmp_path, database_url=url)
+        assert (found.ok, words in found.found, bool(found.do)) == (False, True, True)
+        assert "secret" not in found.found + found.do
+    assert check("database", tmp_path).found.startswith("answers; schema 0")
     with store.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
-    store.close()
     found = check("database", tmp_path)
     assert (found.ok, "schema version 9999" in found.found) == (False, True)
     assert "a newer evalsvc made the database" in found.do
 
 
-@pytest.mark.parametrize(
-    ("url", "words"),
-    [("postgresql://user:secret@127.0.0.1:9/evalsvc", "cannot be used"), ("nonsense", "which is no database URL")],
-)
-def test_database_that_does_not_answer(tmp_path: Path, url: str, words: str) -> None:
-    found = check("database", tmp_path, database_url=url)
-    assert (found.ok, words in found.found, bool(found.do)) == (False, True, True)
-    assert "secret" not in found.found + found.do
-
-
-def test_roots_that_are_open_to_every_token(tmp_path: Path) -> None:
-    """By default all files of the machine lie under the roots."""
+def test_roots_that_are_open_to_every_token(tmp_path: Path, store: Store) -> None:
+    """By default all files of the machine lie under the roots; without tokens nobody comes in from elsewhere."""
+    assert check("roots", tmp_path / "new").ok
     assert check("roots", tmp_path).ok
-    store = open_store(f"sqlite:///{tmp_path}/evalsvc.db", migrate=False)
-    assert check("roots", tmp_path).ok, "without tokens nobody comes in from elsewhere"
-    assert check("database", tmp_path).found.startswith("answers; schema 0")
     with store.transaction() as session:
         create_token(session, "trainer", "submit")
-    store.close()
     found = check("roots", tmp_path)
     assert (found.ok, found.needed, found.found) == (False, True, "/ though there are tokens")
     assert "EVALSVC_ROOTS IS NOT SET: anyone with the submit scope" in found.do
@@ -170,10 +158,9 @@ def test_roots_that_are_open_to_every_token(tmp_path: Path) -> None:
 
 
 def test_a_database_that_is_empty_or_damaged_has_no_tokens(tmp_path: Path) -> None:
-    (tmp_path / "evalsvc.db").touch()
-    assert check("roots", tmp_path).ok
-    (tmp_path / "evalsvc.db").write_bytes(b"no database" * 1000)
-    assert check("roots", tmp_path).ok
+    for content in (b"", b"no database" * 1000):
+        (tmp_path / "evalsvc.db").write_bytes(content)
+        assert check("roots", tmp_path).ok
     found = check("database", tmp_path)
     assert (found.ok, "is damaged: file is not a database" in found.found) == (False, True)
 
@@ -198,6 +185,10 @@ def test_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not check("torch", tmp_path, scheduler="tls://10.0.0.1:8786").needed
 
 
+def absent(name: str) -> str:
+    raise metadata.PackageNotFoundError(name)
+
+
 def test_lm_eval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its prompts change between versions; a scheduler's workers are on other machines."""
     assert check("lm-eval", tmp_path).ok
@@ -206,10 +197,6 @@ def test_lm_eval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         found = check("lm-eval", tmp_path)
         assert (found.ok, found.found, found.needed) == (False, version, True)
         assert "pip install 'lm-eval>=0.4.13,<0.5'" in found.do
-
-    def absent(name: str) -> str:
-        raise metadata.PackageNotFoundError(name)
-
     monkeypatch.setattr(metadata, "version", absent)
     assert pip_install("worker") in check("lm-eval", tmp_path).do
     assert not check("lm-eval", tmp_path, scheduler="tls://10.0.0.1:8786").needed
@@ -231,47 +218,119 @@ RESULT: dict[str, Any] = {
 }
 
 
-def line(folder: Path, **settings: str) -> Check:
+def verified(folder: Path, content: str | None = None, **settings: str) -> Check:
+    if content is not None:
+        (folder / FILE).write_text(content)
     return check_verification(Settings(data_dir=str(folder), **settings))
 
 
-def test_not_run_and_agreed(tmp_path: Path) -> None:
-    assert line(tmp_path / "nowhere") == Check("verify", False, "not run", "run: evalsvc verify machine", False)
+def test_a_machine_that_was_verified(tmp_path: Path) -> None:
+    assert verified(tmp_path) == Check("verify", False, "not run", "run: evalsvc verify machine", False)
     keep_verification(tmp_path, RESULT)
-    found = line(tmp_path)
-    assert (found.ok, found.do) == (True, "")
-    assert found.found == "1 rows agree on cuda (NVIDIA H100), 2026-01-01T00:00:00+00:00"
+    found = "1 rows agree on cuda (NVIDIA H100), 2026-01-01T00:00:00+00:00"
+    assert verified(tmp_path) == Check("verify", True, found)
     untried = {"quantity": "features of Inception", "verdict": "not tried"}
     keep_verification(tmp_path, RESULT | {"findings": [*RESULT["findings"], untried]})
-    assert line(tmp_path).found.startswith("1 rows agree, 1 not tried, on cuda")
+    assert verified(tmp_path).found.startswith("1 rows agree, 1 not tried, on cuda")
 
 
-def test_differed(tmp_path: Path) -> None:
+def test_a_machine_that_differed(tmp_path: Path) -> None:
     """Workers of this machine would store wrong numbers; a service whose workers are on other machines would not."""
     keep_verification(tmp_path, RESULT | {"agrees": False, "findings": [{"quantity": "fid", "verdict": "WRONG"}]})
-    found = line(tmp_path)
+    found = verified(tmp_path)
     assert (state(found), found.found.startswith("fid on cuda")) == ((False, True), True)
-    assert not line(tmp_path, scheduler="tcp://127.0.0.1:9").needed
+    assert not verified(tmp_path, scheduler="tcp://127.0.0.1:9").needed
 
 
-def test_of_other_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    keep_verification(tmp_path, RESULT | {"versions": {"evalsvc": "0.0.1", "torch": "2.10.0"}})
-    found = line(tmp_path)
-    assert state(found) == (False, False)
-    assert found.found.startswith("of evalsvc 0.0.1, torch 2.10.0 on cuda")
+def test_a_verification_of_other_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = verified(tmp_path, json.dumps(RESULT | {"versions": {"evalsvc": "0.0.1", "torch": "2.10.0"}}))
+    assert (state(found), found.found.partition(" (")[0]) == ((False, False), "of evalsvc 0.0.1, torch 2.10.0 on cuda")
     assert found.do == "the versions have changed; run: evalsvc verify machine"
-
-    def missing(name: str) -> str:
-        raise verification.metadata.PackageNotFoundError(name)
-
-    keep_verification(tmp_path, RESULT)
-    monkeypatch.setattr(verification.metadata, "version", missing)
-    assert not line(tmp_path).ok, "torch is no longer installed"
+    monkeypatch.setattr(metadata, "version", absent)
+    assert not verified(tmp_path, json.dumps(RESULT)).ok, "torch is no longer installed"
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"agrees": true}', json.dumps(RESULT | {"findings": 3}), "{" * 100_000])
-def test_a_damaged_file_is_told(tmp_path: Path, content: str) -> None:
-    (tmp_path / FILE).write_text(content)
-    found = line(tmp_path)
+def test_a_damaged_verification_is_told(tmp_path: Path, content: str) -> None:
+    found = verified(tmp_path, content)
     assert (found.ok, found.needed, found.do) == (False, False, "run: evalsvc verify machine")
     assert str(tmp_path / FILE) in found.found
+
+
+SECRET = "s3cret"
+
+
+@pytest.fixture
+def no_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty folder that is all of PATH, so that git is not found."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+
+
+def report(name: str = "") -> list[str]:
+    """The values of the lines that begin with `name: `, or all lines."""
+    lines = list(report_lines())
+    return [line.removeprefix(f"{name}: ") for line in lines if line.startswith(f"{name}: ")] if name else lines
+
+
+@pytest.mark.usefixtures("short_process")
+def test_it_names_the_commit_of_the_checkout() -> None:
+    lines = report()
+    assert lines[0] == f"evalsvc {__version__}"
+    assert lines[1] == f"installed from: checkout {PACKAGE.parent}"
+    [commit] = report("commit")
+    git = ["git", "-C", str(PACKAGE.parent), "rev-parse", "HEAD"]
+    head = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    assert commit.removesuffix("-dirty") == (head or "not known")
+
+
+def test_the_commit_of_an_address_is_known_and_that_of_a_copy_is_not(
+    no_programs: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder of a copy may have moved on since it was copied."""
+    assert find_origin().folder is not None
+    assert report("commit") == ["not known"], "without git"
+    origins = [Origin(url="git+https://git.example/evalsvc@0123abc", commit="0123abc"), Origin(PACKAGE.parent)]
+    monkeypatch.setattr(bug_report, "find_origin", lambda: origins[0])
+    assert report("commit") == ["0123abc"]
+    assert report("installed from") == ["git+https://git.example/evalsvc@0123abc"]
+    monkeypatch.undo()
+    monkeypatch.setattr(bug_report, "find_origin", lambda: origins[1])
+    assert report("commit") == ["not known"]
+
+
+@pytest.mark.usefixtures("no_programs")
+def test_settings_are_shown_and_secrets_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in SECRETS:
+        monkeypatch.setenv(f"EVALSVC_{name.upper()}", SECRET)
+    monkeypatch.setenv("EVALSVC_DATABASE_URL", f"postgresql://evalsvc:{SECRET}@127.0.0.1:9/evalsvc?password={SECRET}")
+    monkeypatch.setenv("EVALSVC_SCHEDULER", f"tls://me:{SECRET}@host:8786")
+    monkeypatch.setenv("EVALSVC_DATA_DIR", str(tmp_path))
+    lines = report()
+    settings = {line.partition("=")[0] for line in lines if line.startswith("setting: ")}
+    given = {*SECRETS, "scheduler", "data_dir"}
+    assert settings == {f"setting: EVALSVC_{name.upper()}" for name in given}
+    shown = {"SCHEDULER=tls://host:8786", "TOKEN=set", "DATABASE_URL=set"}
+    assert {f"setting: EVALSVC_{line}" for line in shown} <= set(lines)
+    assert SECRET not in "\n".join(lines)
+
+
+@pytest.mark.usefixtures("no_programs")
+def test_packages_are_those_that_evalsvc_computes_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVALSVC_GRACE", "soon")
+    assert report("settings") == ["cannot be read: EVALSVC_GRACE is 'soon'; it must be a number"]
+    packages = dict(line.split(" ", 1) for line in report("package"))
+    assert packages["sqlalchemy"] == metadata.version("sqlalchemy")
+    assert packages["torch"] == metadata.version("torch")
+    assert not {"evalsvc", "pytest", "ruff", "zensical"} & set(packages)
+
+
+@pytest.mark.usefixtures("short_process")
+def test_it_imports_neither_torch_nor_the_service() -> None:
+    code = (
+        "import sys\nfrom evalsvc.doctor.bug_report import report_lines\nprint(*report_lines(), sep='\\n')\n"
+        "print('heavy:', sorted({'torch', 'numpy', 'fastapi', 'sqlalchemy', 'distributed'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
+    assert "heavy: []" in done.stdout

@@ -146,15 +146,6 @@ def test_few_pairs_need_a_wider_margin() -> None:
     assert many["decided"]
 
 
-def test_each_way_to_write_the_data_is_scored_once() -> None:
-    """A layout that came twice would be its own rival, and could never win."""
-    search = Search(BigramWitness.trained(hidden("image-then-special"), TRAINING, ROWS), PAIRS)
-    search.run(CANDIDATES[:4])
-    search.score(search.best.candidate)
-    keys = [tuple(map(tuple, scored.candidate.sequences(PAIRS))) for scored in search.scores.values()]
-    assert len(keys) == len(set(keys))
-
-
 def test_marker_that_no_template_has_is_named() -> None:
     """After the images of this run comes a token of which no template knows."""
     fields = hidden("image-then-special").to_json()
@@ -165,10 +156,13 @@ def test_marker_that_no_template_has_is_named() -> None:
     assert "which never occurs, has a probability of 0.99" in verdict["conditions"][-1]["found"]
 
 
-def test_every_exchange_of_special_tokens_is_a_rival() -> None:
-    """A layout is not decided before it is known which special token is which; and any row may be the first one's."""
+def test_every_exchange_of_special_tokens_is_a_rival_and_none_is_scored_twice() -> None:
+    """A layout that came twice would be its own rival, and could never win. Any row may be the first token's."""
     search = Search(BigramWitness.trained(hidden("image-then-special"), TRAINING, ROWS), PAIRS)
     search.run(CANDIDATES[:4])
+    search.score(search.best.candidate)
+    keys = [tuple(map(tuple, scored.candidate.sequences(PAIRS))) for scored in search.scores.values()]
+    assert len(keys) == len(set(keys))
     special = search.best.candidate.layout.special
     exchanges = [special | {one: special[other], other: special[one]} for one, other in combinations(special, 2)]
     first = [special | {"doc": row} for row in range(583, ROWS)]
@@ -197,53 +191,40 @@ def candidate(template: str) -> Proposal:
     return next(item for item in found if item.label == f"image-then-special 10 ({template})")
 
 
-def few_witness() -> BigramWitness:
-    return BigramWitness.trained(candidate("text, image").layout, FEW, FEW_ROWS)
+FULL, NO_DOC, BARE = (candidate(f"text, image{end}") for end in ("", "; no doc", "; bare"))
+WITNESS = BigramWitness.trained(FULL.layout, FEW, FEW_ROWS)
 
 
-def test_total_is_the_sum_of_all_parts() -> None:
-    full = candidate("text, image")
-    (sequence, *_) = sequences = full.sequences(FEW)
-    scored = score(few_witness(), full, sequences)
-    losses = -math.fsum(math.log(few_witness().probability(before, [after])) for before, after in pairwise(sequence))
-    end = few_witness().probability(sequence[-1], [])
-    assert end == 0  # every row has a meaning, so nothing is charged for the end
-    assert scored.totals[0] == pytest.approx(losses)
-
-
-def test_first_token_that_is_no_marker_costs_its_block() -> None:
+def test_total_is_the_sum_of_all_parts_and_a_first_token_that_is_no_marker_costs_its_block() -> None:
     """Else a template without a marker in front had one token less to pay for."""
-    bare = candidate("text, image; bare")
-    scored = score(few_witness(), bare, bare.sequences(FEW), enough=-math.inf)
-    assert list(scored.ends) == [math.log(10)] * 3
+    (sequence, *_) = sequences = FULL.sequences(FEW)
+    losses = -math.fsum(math.log(WITNESS.probability(before, [after])) for before, after in pairwise(sequence))
+    # Every row has a meaning, so nothing is charged for the end.
+    assert score(WITNESS, FULL, sequences).totals[0] == pytest.approx(losses)
+    assert list(score(WITNESS, BARE, BARE.sequences(FEW), enough=-math.inf).ends) == [math.log(10)] * 3
 
 
 def test_expecting_more_behind_the_end_is_charged_and_not_infinitely() -> None:
     """Else `no doc` could not be told from a run that has it: it only leaves out what costs nothing. A probability of
     1, to the last bit, would make a candidate infinitely bad, and its margin NaN."""
-    short = candidate("text, image; no doc")
-    sequences = short.sequences(FEW)
-    expected = few_witness().probability(sequences[0][-1], [14, 15])  # doc and /doc
+    sequences = NO_DOC.sequences(FEW)
+    expected = WITNESS.probability(sequences[0][-1], [14, 15])  # doc and /doc
     assert expected > 0.9
-    assert score(few_witness(), short, sequences).ends[0] == pytest.approx(-math.log(1 - expected))
+    assert score(WITNESS, NO_DOC, sequences).ends[0] == pytest.approx(-math.log(1 - expected))
     sure = BigramWitness({sequences[0][-1]: Counter({15: 1})}, FEW_ROWS, smoothing=1e-30)
-    assert score(sure, short, sequences[:1]).ends == [pytest.approx(12 * math.log(10))]
+    assert score(sure, NO_DOC, sequences[:1]).ends == [pytest.approx(12 * math.log(10))]
 
 
 def test_behind_is_paired() -> None:
     """Sequences differ by more than candidates do."""
-    full, short = (
-        score(few_witness(), item, item.sequences(FEW))
-        for item in (candidate("text, image"), candidate("text, image; no doc"))
-    )
+    full, short = (score(WITNESS, item, item.sequences(FEW)) for item in (FULL, NO_DOC))
     found = margin(full, short)
     differences = [theirs - ours for theirs, ours in zip(short.totals, full.totals, strict=True)]
     assert found.behind == pytest.approx(sum(differences) / 3)
     assert found.behind_nats_per_token == pytest.approx(found.behind / 5), "text and image tokens count"
     # The same marker is left out of every sequence, however hard the sequence is: nearly no error is left.
-    assert found.behind_standard_errors > 1_000 * abs(
-        in_errors(statistics.fmean(full.totals), standard_error(full.totals))
-    )
+    apart = in_errors(statistics.fmean(full.totals), standard_error(full.totals))
+    assert found.behind_standard_errors > 1_000 * abs(apart)
 
 
 @pytest.mark.parametrize(
@@ -262,20 +243,14 @@ SIZES = Sizes((10,), 4, ())
 OWN = {"preset": "image-then-special", "text_size": 10, "codebook_size": 4}
 
 
-def test_every_preset_is_tried_or_dropped_with_its_reason() -> None:
-    """A preset that is forgotten here would never be found."""
+def test_every_preset_is_tried_or_dropped_and_same_ids_are_one_candidate() -> None:
+    """Two candidates with equal losses would each keep the other from being decided, for ever."""
     candidates, dropped = propose(21, [pair()], SIZES, {})
     labels = {label for candidate in candidates for label in (candidate.label, *candidate.same)}
     tried = {label.partition(" (")[0] for label in labels}
-    assert tried | set(dropped) == {f"{preset} 10" for preset in presets()}
-    assert list(dropped) == ["split-tables 10"]
+    assert (tried | set(dropped), list(dropped)) == ({f"{preset} 10" for preset in presets()}, ["split-tables 10"])
     widened, bare = ["liquid", "widened"], ["text, image; bare", "image, text; bare"]
     assert len(labels) == len(TEMPLATES) * (len(presets()) - 1 - len(widened)) + len(widened) * len(bare)
-
-
-def test_same_ids_are_one_candidate() -> None:
-    """Two candidates with equal losses would each keep the other from being decided, for ever."""
-    candidates, _ = propose(21, [pair()], SIZES, {})
     written = [tuple(map(tuple, candidate.sequences([pair()]))) for candidate in candidates]
     assert len(written) == len(set(written))
     first = candidates[0]
@@ -289,24 +264,18 @@ def test_same_ids_are_one_candidate() -> None:
         assert (end not in special_first.same) == apart
 
 
-def test_table_without_special_tokens_keeps_the_bare_templates() -> None:
+def test_a_layout_that_does_not_fit_is_dropped_with_its_reason_and_an_own_one_comes_first() -> None:
     candidates, dropped = propose(14, [pair()], SIZES, {})
-    assert {item.template for item in candidates} == {"text, image; bare", "image, text; bare"}
+    assert {item.template for item in candidates} == {"text, image; bare", "image, text; bare"}, "without special"
     assert "exceeds the table of 14 rows" in dropped["image-then-special 10"]
-
-
-def test_own_layout_comes_first_and_says_which_presets_are_the_same() -> None:
-    mine, other = parse_layout(OWN), parse_layout(OWN | {"rows": 99})
-    candidates, dropped = propose(21, [pair()], SIZES, {"mine.yaml": mine, "other.yaml": other})
-    assert candidates[0].label == "mine.yaml (its own)"
-    assert "image-then-special 10 (text, image)" in candidates[0].same
-    assert dropped["other.yaml"].startswith("the layout is for a table of 99 rows, the model has 21")
-
-
-def test_data_rule_out_sizes() -> None:
     candidates, dropped = propose(21, [pair(text=[9])], Sizes((9, 10), 4, ()), {})
     assert not any(candidate.name.endswith(" 9") for candidate in candidates)
     assert any("has the text id 9; the text block has 0…8" in reason for reason in dropped.values())
+    own = {"mine.yaml": parse_layout(OWN), "other.yaml": parse_layout(OWN | {"rows": 99})}
+    candidates, dropped = propose(21, [pair()], SIZES, own)
+    assert candidates[0].label == "mine.yaml (its own)"
+    assert "image-then-special 10 (text, image)" in candidates[0].same
+    assert dropped["other.yaml"].startswith("the layout is for a table of 99 rows, the model has 21")
 
 
 def test_sizes_are_inferred_from_table_and_data_or_taken_as_they_are() -> None:
