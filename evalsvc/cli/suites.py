@@ -15,7 +15,7 @@ from evalsvc.cli.printer import print_rows, print_suite_tasks, printed_to, show
 from evalsvc.cli.terminal import confirm, say
 from evalsvc.cli.wording import counted
 from evalsvc.config import Settings
-from evalsvc.doctor.suite_checks import check_suite_file
+from evalsvc.doctor.suite_checks import check_rules_file, check_suite_file, has_rules
 from evalsvc.errors import EvalsvcError, InvalidRequest, UnknownName
 from evalsvc.files.atomic import write_whole
 from evalsvc.spec.documents import BrokenSuite, Suite
@@ -30,7 +30,6 @@ SuiteArgument = Annotated[str, Argument(metavar="NAME", help="Name of the suite.
 
 SUITE_ENDINGS = (".yaml", ".yml", ".json")
 MAX_SUITE = 1_000_000
-"""Most bytes of a suite's file."""
 
 
 @suites_app.command(name="new")
@@ -81,29 +80,34 @@ def _parameter_value(assignment: str, paths: Container[str]) -> tuple[str, objec
 
 @suites_app.command(name="check")
 def check_suite(
-    file: Annotated[str, Argument(metavar="FILE", help="File of the suite, or its name.")], suites: Suites = None
+    files: Annotated[
+        list[str], Argument(metavar="FILE", help="File of a suite, or its name, or file of rules of evalsvc gate.")
+    ],
+    suites: Suites = None,
 ) -> None:
-    """Report everything that is wrong with a suite or missing for its tasks.
+    """Report everything that is wrong with suites or missing for their tasks, or wrong with rules of evalsvc gate.
 
     The check covers keys, values, assets, packages and benchmarks, and reads the data files as an evaluation does. A
     note names a file of which only a part was read. The exit code is 1 if something is wrong or missing.
     """
-    settings = Settings.load(suites=suites)
-    path = Path(file)
-    if not file.endswith(SUITE_ENDINGS):
-        files = suite_files(settings.suites_path)
-        if file not in files:
-            raise UnknownName.among("suite", file, files, "a path that ends in .yaml or .json works too")
-        path = files[file]
-    report = check_suite_file(path, settings)
-    for note in report.notes:
-        say(note)
-    for problem in report.problems:
-        say(f"- {problem}")
-    if report.problems:
-        say(f"suite {path.stem}: {counted(len(report.problems), 'problem')}")
+    settings, failed = Settings.load(suites=suites), False
+    for file in files:
+        path = Path(file)
+        if not file.endswith(SUITE_ENDINGS):
+            known = suite_files(settings.suites_path)
+            if file not in known:
+                raise UnknownName.among("suite", file, known, "a path that ends in .yaml or .json works too")
+            path = known[file]
+        is_suite = not has_rules(path)
+        report = check_suite_file(path, settings) if is_suite else check_rules_file(path)
+        for line in (*report.notes, *(f"- {problem}" for problem in report.problems)):
+            say(line)
+        result = f"nothing is wrong or missing in its {counted(report.entries, 'task' if is_suite else 'rule')}"
+        if report.problems:
+            result, failed = counted(len(report.problems), "problem"), True
+        say(f"{'suite' if is_suite else 'rules'} {path.stem}: {result}")
+    if failed:
         raise typer.Exit(FAILED)
-    say(f"suite {path.stem}: nothing is wrong or missing in its {counted(len(report.tasks), 'task')}")
 
 
 @suites_app.command(name="list")

@@ -78,6 +78,8 @@ class Rule(BaseModel):
         return self.matches(name) and (name == self.metric or main_metric(name, known) is None)
 
 
+KEYS = ("rules", "family")
+
 EVERYTHING = (Rule(metric="*"),)
 """Rules of a gate without a file of rules: every metric that has a better side is judged, except companions."""
 
@@ -96,7 +98,7 @@ def read_rules(path: Path | None) -> Rules:
     if path is None:
         return Rules()
     content = read_yaml_mapping(path, "file of --rules", "rules: [{metric: pairs/*}]", InvalidRequest)
-    check_keys(f"the rules {path}", content, ("rules", "family"), InvalidRequest)
+    check_keys(f"the rules {path}", content, KEYS, InvalidRequest)
     rules, family = content.get("rules"), content.get("family", "none")
     if not isinstance(rules, list) or not rules:
         raise InvalidRequest(f"{path} has no list `rules`; give at least one, e.g. `- metric: pairs/*`")

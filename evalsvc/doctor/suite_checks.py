@@ -1,4 +1,4 @@
-"""The checks of `evalsvc suites check`: everything that is wrong with a suite, or missing, before it runs."""
+"""The checks of `evalsvc suites check`: everything that is wrong with a suite or with rules of the gate, or missing."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ from itertools import chain, islice
 from pathlib import Path
 from pkgutil import resolve_name
 
+from evalsvc.compare.gate_rules import KEYS, read_rules
 from evalsvc.config import Settings
 from evalsvc.data.captions import chosen_captions
 from evalsvc.data.tokenizer import read_tokenizer
 from evalsvc.data.tokens import read_records, require_text
 from evalsvc.doctor.checks import check_lm_eval, files_of, missing_inputs, path_problem, paths_of
-from evalsvc.errors import EvalsvcError, InvalidSuite, os_reason
+from evalsvc.errors import EvalsvcError, InvalidRequest, InvalidSuite, UnknownName, near_misses, os_reason
 from evalsvc.installation import missing_package
+from evalsvc.metrics.definitions import find_definitions, plain_names
 from evalsvc.spec import catalog
 from evalsvc.spec.benchmark import BenchmarkSpec
 from evalsvc.spec.images import PROGRAMS
 from evalsvc.spec.paths import Readable, local_data
 from evalsvc.spec.suite import TaskSpec, examine_suite
+from evalsvc.spec.yaml_text import read_yaml_mapping
 from evalsvc.tasks.language.spec import BenchmarkTask
 from evalsvc.tasks.text_to_image.prompts import require_labels
 
@@ -34,14 +37,13 @@ OPEN_BY_TORCH = "evalsvc.worker.suite_files:open_by_torch"
 
 @dataclass
 class SuiteReport:
-    """The result of checking a suite file."""
+    """The result of checking the file of a suite, or of rules."""
 
-    tasks: Sequence[TaskSpec]
-    """Tasks of the suite that could be read."""
+    entries: int
+    """Number of tasks of the suite, or of rules, that could be read."""
     problems: list[str]
     """Problems with place and remedy; empty if the suite can run."""
     notes: list[str] = field(default_factory=list)
-    """Notes about the data, such as the format of a benchmark's file."""
 
 
 def check_suite_file(path: Path, settings: Settings) -> SuiteReport:
@@ -51,7 +53,7 @@ def check_suite_file(path: Path, settings: Settings) -> SuiteReport:
     except OSError as error:
         raise InvalidSuite(f"the suite file {path} cannot be read: {os_reason(error)}; check the path") from None
     tasks, errors = examine_suite(content, path.stem, path.parent)
-    report = SuiteReport(tasks, [error.message for error in errors])
+    report = SuiteReport(len(tasks), [error.message for error in errors])
     for task in tasks:
         notes: list[str] = []
         unreadable = chain(_check_data(task, settings, notes), _check_benchmarks(task, settings, notes))
@@ -59,6 +61,35 @@ def check_suite_file(path: Path, settings: Settings) -> SuiteReport:
         report.problems += (f"task {task.name!r}: {problem}" for problem in problems)
         report.notes += (f"task {task.name!r}: {note}" for note in notes)
     report.problems = list(dict.fromkeys([*report.problems, *_missing_packages(tasks, settings)]))
+    return report
+
+
+def has_rules(path: Path) -> bool:
+    """Return whether a file has rules of the gate and no suite, by its keys."""
+    try:
+        keys = read_yaml_mapping(path, "file", "tasks: []", InvalidSuite).keys()
+    except InvalidSuite:
+        return False
+    return "tasks" not in keys and not keys.isdisjoint(KEYS)
+
+
+def check_rules_file(path: Path) -> SuiteReport:
+    """Search for keys, values and names of metrics that are wrong in a file of rules, without results."""
+    try:
+        rules = read_rules(path).rules
+    except InvalidRequest as error:
+        return SuiteReport(0, [error.message])
+    report = SuiteReport(len(rules), [])
+    for number, rule in enumerate(rules, 1):
+        # The first half is the name of a task or benchmark.
+        name, where = rule.metric.rpartition("/")[2], f"rule {number} ({rule.metric})"
+        definitions = find_definitions(name)
+        if not definitions and near_misses(name, plain_names()):
+            report.problems.append(f"{where}: {UnknownName.among('metric', name, plain_names()).message}")
+        elif not definitions:
+            report.notes.append(f"{where}: the metric is one of lm-eval or of a plug-in, or the name is wrong")
+        elif rule.direction is None and all(definition.direction == "none" for definition in definitions):
+            report.problems.append(f"{where}: no side of the metric is better; give the rule a `direction`")
     return report
 
 
