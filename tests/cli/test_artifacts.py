@@ -44,42 +44,43 @@ def test_a_result_on_disk_has_the_forms_of_its_reports(tmp_path: Path) -> None:
     assert names == {"forgetting.json", "forgetting.txt", "forgetting.csv"}
 
 
-class TestContent:
-    @pytest.fixture(autouse=True)
-    def grids(self, service: Any) -> None:
-        """Artifact 1 is the grid of run-a@5; 2 and 3, of run-a@10, have a name that leads out of the folder."""
-        for step, (grid, name) in {5: (b"one", "grid.png"), 10: (b"two", "../../.bashrc")}.items():
-            enter(service.store, submission(step), suite(tasks=step // 5))
-            kept = kept_artifact(keep_content(service.settings.artifacts_path, grid), name)
-            evaluate_whole(service.store, artifacts=[kept])
+@pytest.fixture
+def grids(service: Any) -> None:
+    """Artifact 1 is the grid of run-a@5; 2 and 3, of run-a@10, have a name that leads out of the folder."""
+    for step, (grid, name) in {5: (b"one", "grid.png"), 10: (b"two", "../../.bashrc")}.items():
+        enter(service.store, submission(step), suite(tasks=step // 5))
+        evaluate_whole(
+            service.store, artifacts=[kept_artifact(keep_content(service.settings.artifacts_path, grid), name)]
+        )
 
-    def test_artifacts_are_listed(self, evalsvc: Shell) -> None:
-        assert [row[:4] for row in evalsvc("artifacts list run-a").cells if row and row[0].isdigit()] == [
-            ["1", "run-a@5", "loss-0", "grid"],
-            ["2", "run-a@10", "loss-0", "grid"],
-            ["3", "run-a@10", "loss-1", "grid"],
-        ]
-        listed = evalsvc("artifacts list run-a --step 5 --format json").json["artifacts"]
-        assert [artifact["id"] for artifact in listed] == [1]
 
-    def test_a_grid_is_fetched_by_its_checkpoint(self, evalsvc: Shell, tmp_path: Path) -> None:
-        assert evalsvc("artifacts get run-a@5").out == "run-a-5.png: image/png, 3 bytes\n"
-        assert (tmp_path / "run-a-5.png").read_bytes() == b"one"
-        refused = evalsvc("artifacts get run-a@5")
-        assert (refused.code, "the file run-a-5.png exists; name another file by --output" in refused.err) == (2, True)
-        assert evalsvc("artifacts get run-a@10 --task loss-1 --output two.png").code == 0
-        assert (tmp_path / "two.png").read_bytes() == b"two"
+def test_artifacts_are_listed(evalsvc: Shell, grids: None) -> None:
+    listed = [row[:4] for row in evalsvc("artifacts list run-a").cells if row and row[0].isdigit()]
+    at = {"1": ("run-a@5", "loss-0"), "2": ("run-a@10", "loss-0"), "3": ("run-a@10", "loss-1")}
+    assert listed == [[number, *where, "grid"] for number, where in at.items()]
+    listed = evalsvc("artifacts list run-a --step 5 --format json").json["artifacts"]
+    assert [artifact["id"] for artifact in listed] == [1]
 
-    def test_the_name_that_others_gave_names_no_file(self, evalsvc: Shell, tmp_path: Path) -> None:
-        assert evalsvc("artifacts get 2").out == "artifact-2.png: image/png, 3 bytes\n"
-        assert [path.name for path in tmp_path.iterdir() if path.suffix] == ["artifact-2.png"]
 
-    def test_a_lost_content_is_not_half_a_file(self, evalsvc: Shell, service: Any, tmp_path: Path) -> None:
-        path = artifact_path(service.settings.artifacts_path, keep_content(tmp_path, b"one"))
-        path.chmod(0o600)
-        path.write_bytes(b"ONE")
-        assert evalsvc("artifacts get run-a@5").code == 2
-        assert not (tmp_path / "run-a-5.png").exists()
+def test_a_grid_is_fetched_whole_by_its_checkpoint_or_id(
+    evalsvc: Shell, service: Any, grids: None, tmp_path: Path
+) -> None:
+    """The name that others gave names no file."""
+    for line, name, grid in (
+        ("run-a@5", "run-a-5.png", b"one"),
+        ("2", "artifact-2.png", b"two"),
+        ("run-a@10 --task loss-1 --output two.png", "two.png", b"two"),
+    ):
+        assert evalsvc(f"artifacts get {line}").out == f"{name}: image/png, 3 bytes\n"
+        assert (tmp_path / name).read_bytes() == grid
+    assert {path.name for path in tmp_path.iterdir() if path.suffix} == {"run-a-5.png", "artifact-2.png", "two.png"}
+    refused = evalsvc("artifacts get run-a@5")
+    assert (refused.code, "the file run-a-5.png exists; name another file by --output" in refused.err) == (2, True)
+    path = artifact_path(service.settings.artifacts_path, keep_content(tmp_path / "kept", b"one"))
+    path.chmod(0o600)
+    path.write_bytes(b"ONE")
+    assert evalsvc("artifacts get run-a@5 --output lost.png").code == 2
+    assert not (tmp_path / "lost.png").exists()
 
 
 def test_pages_are_exported_once_with_their_size(evalsvc: Shell, service: Any, monkeypatch: pytest.MonkeyPatch) -> None:

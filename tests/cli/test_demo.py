@@ -93,8 +93,8 @@ def test_a_checkpoint_goes_from_post_to_table(
     assert numbers["agreement"] > 0.8
     assert numbers["cloze (chance .25)"] < 0.35
     kept = {path.name: path.stat().st_size for path in files}
-    assert kept.keys() == {f"pretrained-0-{name}" for name in ("grid.png", "forgetting.txt", "completions.txt")}
     assert all(kept.values())
+    assert kept.keys() == {f"pretrained-0-{name}" for name in ("grid.png", "forgetting.txt", "completions.txt")}
     assert [prompt.split()[0] for prompt in answers] == ["Simply", "Translate"]
     assert all("‹image" in texts["pretrained", 0] for texts in answers.values())
 
@@ -116,28 +116,21 @@ def test_lines_fit_a_narrow_terminal(capsys: pytest.CaptureFixture[str], monkeyp
     assert [line.split() for line in lines if line.startswith("3000")] == [["3000", *cells]] * 2
 
 
-def test_without_the_other_programs_the_demo_says_how_to_get_them(
+def test_what_is_not_installed_is_said_before_the_address_of_a_page(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(demo, "find_spec", lambda module: None)
+    monkeypatch.setattr(vega, "is_installed", lambda: False)
     assert demo.verify_last("http://127.0.0.1:1", "cpu,cpu") == []
-    printed = capsys.readouterr().out
-    assert pip_install("reference") in printed
-    assert "evalsvc verify pretrained@3000 --suite miniature --engine extractor=clean-fid" in printed
-
-
-def test_the_last_line_is_the_address_of_a_page(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
     demo._say_dashboard("http://127.0.0.1:8321")
-    address = urlsplit(capsys.readouterr().out.splitlines()[-1])
+    printed = capsys.readouterr().out
+    assert (pip_install("reference") in printed, pip_install("dashboard") in printed) == (True, True)
+    assert "evalsvc verify pretrained@3000 --suite miniature --engine extractor=clean-fid" in printed
+    address = urlsplit(printed.splitlines()[-1])
     assert (address.scheme, address.netloc) == ("http", "127.0.0.1:8321")
     _, runs, run = address.path.split("/")
     page = RunPage.parse([("run", run), *parse_qsl(address.query)])
     assert (runs, page.run, page.also) == ("runs", *demo.RUNS[:1], demo.RUNS[1:])
-    monkeypatch.setattr(vega, "is_installed", lambda: False)
-    demo._say_dashboard("http://127.0.0.1:8321")
-    assert pip_install("dashboard") in capsys.readouterr().out
 
 
 def test_missing_weights_are_said_before_anything_starts(tmp_path: Path) -> None:

@@ -1,13 +1,18 @@
-"""`evalsvc doctor` and `evalsvc layout`."""
+"""`evalsvc doctor`, `layout` and `verify`: outputs and exit codes; tests of these packages have what they find."""
 
 import json
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from console import Shell
 
+from evalsvc.cli.verify import exit_code, headline
 from evalsvc.miniature import ROOT
 from evalsvc.spec.layout import parse_layout
+from evalsvc.verify import checkpoint, golden_checks, machine
+from evalsvc.verify.agreement import Agreement, Untried
+from evalsvc.verify.golden_files import Golden
 
 
 def test_the_doctor_shows_settings_with_their_source_and_what_is_missing(
@@ -28,28 +33,101 @@ def test_the_doctor_shows_settings_with_their_source_and_what_is_missing(
     assert result.code == 1  # no database answers there
 
 
-class TestDoctorLayout:
-    """What it finds is tested in tests/doctor/layout; here is what the command does with it."""
+LAYOUT = f"layout {ROOT}/runs/random-init/checkpoints/epoch_5.pt --pairs {ROOT}/heldout_pairs.jsonl --text-size 512"
+LAYOUT += " --codebook-size 64 --device cpu --threads 1 --output layout.yaml --findings all.json"
 
-    LAYOUT = f"layout {ROOT}/runs/random-init/checkpoints/epoch_5.pt --pairs {ROOT}/heldout_pairs.jsonl --text-size 512"
-    LAYOUT += " --codebook-size 64 --device cpu --threads 1 --output layout.yaml --findings all.json"
 
-    @pytest.mark.usefixtures("many_cases")
-    def test_decided(self, evalsvc: Shell, tmp_path: Path) -> None:
-        """The file that it writes is the layout for `run --layout`, and its own for the next question."""
-        result = evalsvc(self.LAYOUT)
-        assert result.code == 0, result.err
-        assert "the layout is image-then-special 512 (text, image)" in result.out
-        assert "special tokens: doc 576, /doc 577, text 578, /text 579, image 580, /image 581, pad 582" in result.out
-        assert "split-tables 512" in result.out
-        layout = parse_layout(str(tmp_path / "layout.yaml"))
-        assert (layout.image_ids, layout.special["/image"]) == (range(512, 576), 581)
-        assert json.loads((tmp_path / "all.json").read_text())["decided"] is True
+@pytest.mark.usefixtures("many_cases")
+def test_a_layout_that_is_decided_is_written(evalsvc: Shell) -> None:
+    """The file is the layout for `run --layout`, and its own for the next question."""
+    result = evalsvc(LAYOUT)
+    assert result.code == 0, result.err
+    special = "special tokens: doc 576, /doc 577, text 578, /text 579, image 580, /image 581, pad 582"
+    for words in ("the layout is image-then-special 512 (text, image)", special, "split-tables 512"):
+        assert words in result.out
+    layout = parse_layout("layout.yaml")
+    assert (layout.image_ids, layout.special["/image"]) == (range(512, 576), 581)
+    assert json.loads(Path("all.json").read_text())["decided"] is True
 
-    def test_refused(self, evalsvc: Shell, tmp_path: Path) -> None:
-        """Two pairs are not enough for anything: no file, exit code 1, and what to do."""
-        result = evalsvc(f"{self.LAYOUT} --limit 2")
-        assert (result.code, "not decided" in result.out) == (1, True)
-        assert "use more pairs (--limit)" in result.out
-        assert not (tmp_path / "layout.yaml").exists()
-        assert json.loads((tmp_path / "all.json").read_text())["decided"] is False
+
+def test_a_layout_that_is_not_decided_is_no_file(evalsvc: Shell) -> None:
+    """Two pairs are not enough for anything: exit code 1, and what to do."""
+    result = evalsvc(f"{LAYOUT} --limit 2")
+    assert (result.code, "not decided" in result.out, "use more pairs (--limit)" in result.out) == (1, True, True)
+    assert not Path("layout.yaml").exists()
+    assert json.loads(Path("all.json").read_text())["decided"] is False
+
+
+RIGHT = Agreement.of_numbers("fid", "a program", 1.0, 1.0, 0.0)
+WRONG = Agreement.of_numbers("kid", "a program", 1.0, 2.0, 0.0)
+UNTRIED = Untried("loss", "a program", "not installed")
+MACHINE = "verify machine --device cpu"
+
+
+def test_exit_code_and_last_line() -> None:
+    findings: list[Agreement | Untried]
+    for findings, code, line in (
+        ([], 2, "nothing was computed a second time"),
+        ([UNTRIED], 2, "nothing was computed a second time; 1 could not be tried"),
+        ([RIGHT, RIGHT], 0, "all 2 agree"),
+        ([RIGHT, UNTRIED], 0, "all 1 agree; 1 could not be tried"),
+        ([RIGHT, WRONG, UNTRIED], 1, "1 of 2 differ: kid; 1 could not be tried"),
+    ):
+        assert (exit_code(findings), headline(findings)) == (code, line)
+
+
+@pytest.mark.usefixtures("one_thread")
+class TestMachine:
+    @pytest.fixture(autouse=True)
+    def _short(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """One check of a dozen: tests/verify runs all of them in a process."""
+        monkeypatch.setattr(machine, "checks", lambda golden: [("noise", golden_checks.verify_noise)])
+
+    def test_agrees(self, evalsvc: Shell) -> None:
+        result = evalsvc(f"{MACHINE} --output all.json")
+        assert (result.code, "noise of 128 codes" in result.out) == (0, True), result.err
+        assert result.out.splitlines()[-1] == "all 1 agree"
+        document = json.loads(Path("all.json").read_text())
+        assert (document["agrees"], document["findings"][0]["verdict"]) == (True, "ok")
+        assert document["versions"].keys() == {"evalsvc", "torch"}
+        [line] = [row for row in evalsvc("doctor").cells if row[:1] == ["verify"]]
+        assert line[1:5] == ["ok", "1", "rows", "agree"]
+
+    def test_differs(self, evalsvc: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+        """JSON on stdout has nothing beside it; afterwards the doctor's exit code is 1."""
+        monkeypatch.setattr(golden_checks, "stream_keys", lambda *_: golden_checks.torch.tensor([3]))
+        result = evalsvc(f"{MACHINE} --output -")
+        assert (result.code, [finding["verdict"] for finding in result.json["findings"]]) == (1, ["WRONG"])
+        monkeypatch.setenv("EVALSVC_DEVICES", "cpu")
+        doctor = evalsvc("doctor")
+        assert (doctor.code, "noise of 128 codes" in doctor.out) == (1, True)
+
+    def test_settings_of_the_service_say_nothing_of_the_machine(
+        self, evalsvc: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """A service that reads below its roots alone does not read what comes with evalsvc."""
+        monkeypatch.setenv("EVALSVC_ROOTS", str(tmp_path))
+        (tmp_path / "home").write_text("a file where the folder should be")
+        seen: list[str] = []
+
+        def look(golden: Golden) -> list[Agreement]:
+            seen.append(golden.settings.roots)
+            return [RIGHT]
+
+        monkeypatch.setattr(machine, "checks", lambda golden: [("roots", look)])
+        result = evalsvc(MACHINE)
+        assert (result.code, seen) == (0, ["/"])
+        assert "warning: the result is not kept for `evalsvc doctor`" in result.err
+
+
+def test_weights_are_verified_without_a_service(evalsvc: Shell) -> None:
+    weights = str(ROOT / "runs" / "pretrained" / "checkpoints" / "epoch_5.pt")
+    options = "--engine model=open_lm --engine scoring=hflm --n 12 --device cpu --output -"
+    with mock.patch.object(checkpoint, "verify_tasks", return_value=[WRONG]) as verify_tasks:
+        result = evalsvc(f"verify --checkpoint {weights} --suite miniature {options}")
+    assert (result.code, result.json["agrees"]) == (1, False)
+    [(tasks, request)] = [call.args for call in verify_tasks.call_args_list]
+    assert all(task.checkpoint.path == weights and not task.items for task in tasks)
+    assert "digits" in [task.spec.name for task in tasks]
+    assert (list(request.engines), request.n) == ([("model", "open_lm"), ("scoring", "hflm")], 12)
+    assert request.settings.device == "cpu"

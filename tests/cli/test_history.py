@@ -1,5 +1,7 @@
-"""`evalsvc history` and `import`: what they print."""
+"""`evalsvc history` and `import`: what they print, and what files of other tools mean."""
 
+import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -9,10 +11,13 @@ from console import Shell
 from example_documents import example
 from queue_steps import enter, evaluate_whole, metric, submission, suite
 
+from evalsvc.cli import imports
 from evalsvc.cli.history import Shown, print_curves, print_history
+from evalsvc.cli.imports import Defaults, FileSeries, Head, read_series, requests
 from evalsvc.cli.terminal import SCREEN
 from evalsvc.client import Client
 from evalsvc.compare.curves import join_histories
+from evalsvc.errors import InvalidData, UnknownName
 from evalsvc.spec.documents.history import Gap, History, ValueSeries
 
 
@@ -39,25 +44,20 @@ def test_table_csv_and_json(evalsvc: Shell, measured: None) -> None:
     assert [series["metric"] for series in found["series"]] == ["loss/image", "loss/text"]
 
 
-def test_a_file_gets_the_table_or_the_rows(evalsvc: Shell, measured: None) -> None:
-    table = evalsvc("history run-a").out
-    written = evalsvc("history run-a --output table.txt")
-    assert (written.code, written.out, written.err) == (0, "", "wrote table.txt\n")
-    assert Path("table.txt").read_text() == table
-    assert evalsvc("history run-a run-a --points 1 --format csv --output points.csv").code == 0
-    assert Path("points.csv").read_text().startswith("metric,variant,protocol,")
-
-
 def test_import_of_a_file(evalsvc: Shell, service: Any) -> None:
     """An import that was cut off is begun again from the start; what was entered before stays as it is."""
-    Path("old.csv").write_text("step,metric,value\n10,coco/fid,31.5\n0,coco/fid,NaN\n")
     line = "import run-a old.csv --direction lower --protocol '30,000 captions'"
-    assert evalsvc(line).out == "2 values of 1 metric: 2 new, 0 replaced, 0 unchanged\n"
-    assert evalsvc(line).out == "2 values of 1 metric: 0 new, 0 replaced, 2 unchanged\n"
-    Path("old.csv").write_text("step,metric,value\n10,coco/fid,30\n")
-    refused = evalsvc(line)
-    assert (refused.code, "coco/fid at step 10 is 31.5, imported, and not 30.0" in refused.err) == (2, True)
-    assert "0 new, 1 replaced" in evalsvc(f"{line} --replace --source jane").out
+    for value, options, end in (
+        ("31.5", "", "1 new, 0 replaced, 0 unchanged\n"),
+        ("31.5", "", "0 new, 0 replaced, 1 unchanged\n"),
+        ("30", "", ""),
+        ("30", " --replace --source jane", "0 new, 1 replaced, 0 unchanged\n"),
+    ):
+        Path("old.csv").write_text(f"step,metric,value\n10,coco/fid,{value}\n")
+        done = evalsvc(line + options)
+        assert done.out == (f"1 value of 1 metric: {end}" if end else ""), done.err
+        refused = (done.code, "coco/fid at step 10 is 31.5, imported, and not 30.0" in done.err)
+        assert refused == ((0, False) if end else (2, True))
     found = evalsvc("history run-a --format json").json
     assert [item["source"] for item in found["imports"].values()] == ["old.csv", "jane"]
 
@@ -73,7 +73,7 @@ def test_imported_values_are_marked_wherever_they_are_shown(evalsvc: Shell, serv
 
     shown = evalsvc("history run-a")
     assert "imported from" in shown.out
-    assert {row[-1] for row in shown.cells if "coco/fid" in row} == {"wandb"}
+    assert {row[-1] == "wandb" for row in shown.cells if "coco/fid" in row} == {True}
     assert "wandb" not in "".join(line for line in shown.out.splitlines() if "loss/" in line)
     assert sources("run-a", "metric") == {("coco/fid", "wandb"), ("loss/image", ""), ("loss/text", "")}
     both = evalsvc("history run-a run-b --metric coco/fid").out
@@ -83,9 +83,6 @@ def test_imported_values_are_marked_wherever_they_are_shown(evalsvc: Shell, serv
     assert "31.5 (imported)" in evalsvc(along).out
     [point] = [row for row in evalsvc(f"{along} --format csv").rows if row["step"] == "0"]
     assert (point["coco/fid source"], point["loss/text source"]) == ("wandb", "")
-    found = evalsvc(f"{along} --format json").json
-    assert [row["coco/fid"] and row["coco/fid"]["import"] for row in found["rows"]] == [1, None]
-    assert found["imports"]["run-a"]["1"]["source"] == "wandb"
 
 
 def test_run_without_values(evalsvc: Shell, service: Any) -> None:
@@ -99,9 +96,8 @@ def test_run_without_values(evalsvc: Shell, service: Any) -> None:
 def test_protocols_are_told_apart_by_their_fields_and_share_no_curve(
     evalsvc: Shell, service: Any, measured: None
 ) -> None:
-    assert "differs" not in evalsvc("history run-a").out
-    for step in (25, 50):
-        enter(service.store, submission(step, run="run-b"), suite("loss"))
+    for run, step in (("run-a", 50), ("run-b", 25), ("run-b", 50)):
+        enter(service.store, submission(step, run=run), suite("loss"))
         evaluate_whole(service.store, metric(3.5, limit=2), metric(1.5, "loss/image"))
     both = evalsvc("history run-a run-b --metric loss/image")
     assert (both.code, both.err) == (0, "")
@@ -109,28 +105,24 @@ def test_protocols_are_told_apart_by_their_fields_and_share_no_curve(
         ["step", "run-a", "run-b"],
         ["0", "1.25"],
         ["25", "1.25", "1.5", "±", "0.1"],
-        ["50", "1.5", "±", "0.1"],
+        ["50", "1.5", "±", "0.1", "1.5", "±", "0.1"],
     ]
-    refused = evalsvc("history run-a run-b")
-    assert refused.code == 2
-    assert "loss/text: run-a and run-b differ in limit 1 → 2; evaluate one of them again" in refused.err
-    assert ("[not_comparable]" in refused.err, "loss/image" in refused.out, "3.5" in refused.out) == (True, True, False)
-    forced = evalsvc("history run-a run-b --metric loss/text --force")
-    assert (forced.code, forced.err) == (0, "")
-    assert "of several protocols, forced" in forced.out
-    assert "run-b limit=2" in forced.out
-    rows = evalsvc("history run-a run-b --format csv --force").rows
-    texts = {(row["run"], row["differs"]) for row in rows if row["metric"] == "loss/text"}
-    assert texts == {("run-a", "limit=1"), ("run-b", "limit=2")}
-    enter(service.store, submission(50), suite("loss"))
-    evaluate_whole(service.store, metric(7.5, limit=2))
-    rows = evalsvc("history run-a --format csv").rows
-    assert [(row["metric"], row["differs"], row["step"], row["value"]) for row in rows[2:]] == [
-        ("loss/text", "limit=1", "0", "2.5"),
-        ("loss/text", "limit=1", "25", "NaN"),
-        ("loss/text", "limit=2", "50", "7.5"),
-    ]
+    alone = evalsvc("history run-a --format csv --metric loss/text").rows
+    assert [(row["differs"], row["step"]) for row in alone] == [("limit=1", "0"), ("limit=1", "25"), ("limit=2", "50")]
     assert "limit=2" in evalsvc("history run-a").out
+    for step in (0, 25, 50):
+        enter(service.store, submission(step, run="run-c"), suite("loss"))
+        evaluate_whole(service.store, metric(4.5, limit=3))
+    refused = evalsvc("history run-b run-c")
+    assert refused.code == 2
+    assert "loss/text: run-b and run-c differ in limit 2 → 3; evaluate one of them again" in refused.err
+    assert ("[not_comparable]" in refused.err, "loss/image" in refused.out, "3.5" in refused.out) == (True, True, False)
+    forced = evalsvc("history run-b run-c --metric loss/text --force")
+    assert (forced.code, forced.err) == (0, "")
+    assert ("of several protocols, forced" in forced.out, "run-c limit=3" in forced.out) == (True, True)
+    rows = evalsvc("history run-b run-c --format csv --force").rows
+    texts = {(row["run"], row["differs"]) for row in rows if row["metric"] == "loss/text"}
+    assert texts == {("run-b", "limit=2"), ("run-c", "limit=3")}
 
 
 PAIRS = "headline: [pairs/image, digits/fid64]\ntasks:\n"
@@ -209,19 +201,30 @@ def long_history(steps: int, run: str = "long", **fields: Any) -> History:
     return History(run=run, x="step", series=series, names=[], imports={}, next_cursor=None, **fields)
 
 
+@pytest.mark.parametrize("several", [False, True])
 @pytest.mark.parametrize("width", [80, 120, None])
 def test_a_history_is_a_screen_with_the_newest_steps(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int | None
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int | None, several: bool
 ) -> None:
     monkeypatch.setattr("evalsvc.cli.terminal.terminal_width", lambda: width)
-    print_history(long_history(200), shown=Shown(fits_screen=True))
-    shown = capsys.readouterr()
-    kept = sum(line.startswith("loss/a") for line in shown.out.splitlines())
-    assert 10 <= len(shown.out.splitlines()) <= SCREEN
-    assert shown.err == f"the last {kept} of 200 steps are shown; --all and --metric NAME show all\n"
-    assert " 199 " in shown.out
-    print_history(long_history(200), shown=Shown())
-    assert sum(line.startswith("loss/") for line in capsys.readouterr().out.splitlines()) == 400
+    runs = [long_history(200, run) for run in ("run-a", "run-b")]
+
+    def shown(how: Shown) -> tuple[list[str], str]:
+        if several:
+            print_curves(join_histories(runs, lambda _: {}), shown=how)
+        else:
+            print_history(runs[0], shown=how)
+        printed = capsys.readouterr()
+        return printed.out.splitlines(), printed.err
+
+    lines, said = shown(Shown(fits_screen=True))
+    kept = sum(line.startswith("loss/a") for line in lines)
+    assert (10 <= len(lines) <= SCREEN, kept > 5) == (True, True)
+    assert said == f"the last {kept} of 200 steps are shown; --all and --metric NAME show all\n"
+    assert any(" 199 " in line for line in lines)
+    assert (["metric", "step", "run-a", "run-b"] in [line.split() for line in lines]) == several
+    lines, _ = shown(Shown())
+    assert sum(line.startswith("loss/") or line[:1].isdigit() for line in lines) >= 400
 
 
 def test_steps_without_values_are_shown_with_the_reason(capsys: pytest.CaptureFixture[str]) -> None:
@@ -234,12 +237,118 @@ def test_steps_without_values_are_shown_with_the_reason(capsys: pytest.CaptureFi
     assert shown.err.startswith("more steps have no values; select steps by --from and --to")
 
 
-def test_several_runs_share_a_screen(capsys: pytest.CaptureFixture[str]) -> None:
-    histories = [long_history(200, run) for run in ("run-a", "run-b")]
-    print_curves(join_histories(histories, lambda _: {}), shown=Shown(fits_screen=True))
-    shown = capsys.readouterr()
-    lines = shown.out.splitlines()
-    kept = sum(line.startswith("loss/a") for line in lines)
-    assert ["metric", "step", "run-a", "run-b"] in [line.split() for line in lines]
-    assert (len(lines) <= SCREEN, kept > 5) == (True, True)
-    assert f"the last {kept} of 200 steps are shown" in shown.err
+WANDB = """\
+"Step","sun-1 - loss","sun-1 - loss__MIN","sun-1 - loss__MAX","sun-1 - _step","sun-1 - acc"
+"0","2.5","2.5","2.5","0",""
+"100","NaN","1.5","1.5","100","0.25"
+"""
+
+TENSORBOARD = "Wall time,Step,Value\n1700000000.25,10,1.5\n1700000001.5,20,-inf\n"
+
+LONG = """\
+step,metric,value,stderr,n,unit,direction,variant,protocol
+30,coco/fid,31.5,0.25,30000,,lower,ema,cfg 3
+10,coco/fid,nan,,,,lower,ema,cfg 3
+30,arc/acc,0.5,,,fraction,,,
+"""
+
+
+def read(path: Path, text: str, *metrics: str, **defaults: str) -> dict[str, FileSeries]:
+    path.write_text(text)
+    return {series.head.metric: series for series in read_series(path, metrics, Defaults(**defaults))}
+
+
+def test_long(tmp_path: Path) -> None:
+    found = read(tmp_path / "a.csv", LONG, unit="points", protocol="by hand")
+    fid, acc = found["coco/fid"], found["arc/acc"]
+    assert (fid.step, fid.value, fid.stderr, fid.n) == ([30, 10], [31.5, "NaN"], [0.25, None], [30000, None])
+    assert fid.head == Head("points", "lower", "ema", "cfg 3", "coco/fid")
+    assert acc.head == Head("fraction", "none", "raw", "by hand", "arc/acc")
+
+
+def test_json_lines_are_the_same(tmp_path: Path) -> None:
+    keys = LONG.splitlines()[0].split(",")
+    lines = [dict(zip(keys, line.split(","), strict=True)) for line in LONG.splitlines()[1:]]
+    lines[0] |= {"step": 30, "value": 31.5, "n": 30000}  # type: ignore[dict-item]
+    text = "\n".join(json.dumps(line) for line in lines)
+    for name, series in read(tmp_path / "a.jsonl", text).items():
+        other = read(tmp_path / "a.csv", LONG)[name]
+        assert (series.head, series.step, series.value, series.n) == (other.head, other.step, other.value, other.n)
+
+
+def test_weights_and_biases(tmp_path: Path) -> None:
+    """An empty cell is no value, NaN is one; the ends of its smoothing are no metrics."""
+    found = read(tmp_path / "a.csv", WANDB)
+    assert {name: (series.step, series.value) for name, series in found.items()} == {
+        "loss": ([0, 100], [2.5, "NaN"]),
+        "acc": ([100], [0.25]),
+    }
+    lines = '{"_step": 5, "loss": 2.5, "_runtime": 3.5}\n\n{"_step": 6, "loss": null, "acc": 1, "_runtime": 4}\n'
+    found = read(tmp_path / "a.jsonl", lines)
+    assert {name: (series.step, series.value) for name, series in found.items()} == {
+        "loss": ([5], [2.5]),
+        "acc": ([6], [1.0]),
+    }
+    assert list(read(tmp_path / "a.csv", WANDB, "acc")) == ["acc"]
+
+
+def test_tensorboard_and_large_steps(tmp_path: Path) -> None:
+    """By way of a float, 2**53 + 1 tokens would become 2**53."""
+    found = read(tmp_path / "a.csv", TENSORBOARD, "train/loss")
+    assert (found["train/loss"].step, found["train/loss"].value) == ([10, 20], [1.5, "-Infinity"])
+    found = read(tmp_path / "a.csv", f"step,metric,value\n{2**53 + 1},a,1\n1e3,a,1\n")
+    assert found["a"].step == [2**53 + 1, 1000]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("a.csv", "", "a.csv has no values; give a CSV file with a header line and values, or JSON lines"),
+        ("a.csv", "step,metric,value\n", "has no values"),
+        ("a.csv", "step,metric,value\n1,a,x\n", "line 2, a: value is 'x'; write a number, NaN, Inf"),
+        ("a.csv", "step,metric,value\n1.5,a,1\n", "line 2, a: step is '1.5'; write a whole number of at"),
+        ("a.csv", "step,metric,value\n-1,a,1\n", "step is '-1'; write a whole number"),
+        ("a.csv", "step,metric,value\n1,a\n", "line 2, a: value is 'None'"),
+        ("a.csv", "step,metric,value\n1,a,1,2\n", "line 2 has more cells than the header has columns"),
+        ("a.csv", "step,metric,value\n1,,1\n", "line 2 names no metric; write the name of the metric, or remove"),
+        ("a.csv", "step,metric,value\n1,a,1\n2,a,1\n1,a,2\n", "line 4, a: step 1 is also in line 2; remove one"),
+        (
+            "a.csv",
+            "epoch,loss\n1,2\n",
+            "has the columns epoch, loss; none of them is a step; name the column of steps st",
+        ),
+        ("a.csv", TENSORBOARD, "which does not name its metric; name the metric by --metric"),
+        ("a.csv", "Step,a - loss,b - loss\n1,2,3\n", "has columns of several runs: a, b; export a file for each run"),
+        ("a.jsonl", "{", "line 1 is not JSON"),
+        ("a.jsonl", "[1]", "line 1 is [1]; write one JSON object per line"),
+        ("a.jsonl", '{"step": true, "metric": "a", "value": 1}', "step is 'True'; write a number"),
+        ("a.jsonl", '{"step": 1, "loss": [1]}', "line 1, loss: value is '[1]'"),
+        ("a.csv", "\x00\xff", ""),
+        ("a.csv", b"step,metric,value\n1,\xff,2\n", "a.csv is neither CSV nor JSON lines in UTF-8"),
+        ("b.csv", None, "b.csv cannot be read: no such file or directory"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, name: str, text: str | bytes | None, words: str) -> None:
+    if text is not None:
+        (tmp_path / name).write_bytes(text.encode() if isinstance(text, str) else text)
+    with pytest.raises(InvalidData) as error:
+        read_series(tmp_path / name, (), Defaults())
+    assert words in error.value.message
+
+
+def test_a_metric_that_the_file_has_not_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UnknownName, match=r"no metric of .*a.csv is named 'coco/fd'; did you mean 'coco/fid'"):
+        read(tmp_path / "a.csv", LONG, "coco/fd")
+
+
+def test_requests_have_every_value_once_and_never_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(imports, "VALUES_AT_ONCE", 4)
+    text = "step,a,b,c\n" + "".join(f"{step},{step}.5,{step},\n" for step in range(7))
+    series = list(read(tmp_path / "a.csv", text).values())
+    parts = list(requests(series))
+    assert [sum(len(item["step"]) for item in part) for part in parts] == [4, 4, 4, 2]
+    values = {(item["metric"], step) for part in parts for item in part for step in item["step"]}
+    assert values == {(name, step) for name in "ab" for step in range(7)}
+    assert all(math.isfinite(value) for part in parts for item in part for value in item["value"])
+    monkeypatch.setattr(imports, "SERIES_AT_ONCE", 1)
+    assert [len(part) for part in requests(series)] == [1] * 4

@@ -53,13 +53,8 @@ def test_a_device_that_is_not_there_is_wrong_use_of_every_command(
 
 def complete(words: str, shell: str = "bash") -> str:
     """Return what a shell gets that completes the last word."""
-    environment = {
-        "_EVALSVC_COMPLETE": f"complete_{shell}",
-        "COMP_WORDS": words,
-        "COMP_CWORD": str(words.count(" ")),
-        "_TYPER_COMPLETE_ARGS": words,
-        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
-    }
+    environment = {"_EVALSVC_COMPLETE": f"complete_{shell}", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    environment |= {"_TYPER_COMPLETE_ARGS": words, "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
     return CliRunner().invoke(app, prog_name="evalsvc", env=environment).output
 
 

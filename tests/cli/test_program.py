@@ -6,12 +6,12 @@ import re
 import resource
 import subprocess
 import sys
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from functools import cache
 from importlib import import_module
 from typing import Any
+from unittest import mock
 
 import pytest
 from console import Shell
@@ -88,12 +88,9 @@ def test_version_in_short_and_in_full(evalsvc: Shell) -> None:
         assert {"commit", "python", "platform", "package"} <= {line.partition(":")[0] for line in lines}
 
 
-def test_interrupt(evalsvc: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("evalsvc.client.Client.headline", interrupted)
-    result = evalsvc("history run-a")
+def test_interrupt(evalsvc: Shell) -> None:
+    with mock.patch("evalsvc.client.Client.headline", side_effect=KeyboardInterrupt):
+        result = evalsvc("history run-a")
     assert (result.code, "Traceback" in result.err) == (130, False)
 
 
@@ -179,16 +176,12 @@ def test_help_is_whole_and_options_are_spelled_alike(words: tuple[str, ...], nar
 
 
 def test_an_option_of_several_commands_has_one_type() -> None:
-    kinds: dict[str, set[str]] = defaultdict(set)
-    shared = {"--url", "--output", "--data-dir", "--database-url", "--suites", "--device", "--threads", "--yes"}
-    for words in WORDS:
-        for name, item in options(words).items():
-            if name in shared:
-                kinds[name].add(str(item.type_descriptor.annotation))
-    assert {name: found for name, found in kinds.items() if len(found) > 1} == {}
-    assert kinds.keys() == shared
+    every = [entry for words in WORDS for entry in options(words).items()]
+    for shared in ("--url", "--output", "--data-dir", "--database-url", "--suites", "--device", "--threads", "--yes"):
+        assert len({str(item.type_descriptor.annotation) for name, item in every if name == shared}) == 1, shared
 
 
 def test_h_is_help(evalsvc: Shell) -> None:
-    assert evalsvc("history -h").out == evalsvc("history --help").out
-    assert evalsvc("verify -h").out.startswith("Usage: evalsvc verify [OPTIONS] [machine|RUN@STEP]")
+    shown = evalsvc("verify -h").out
+    assert shown == evalsvc("verify --help").out
+    assert shown.startswith("Usage: evalsvc verify [OPTIONS] [machine|RUN@STEP]")

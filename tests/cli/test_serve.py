@@ -1,5 +1,6 @@
-"""`evalsvc serve`: what a started service says of itself."""
+"""`evalsvc serve` and `status`: what a service says of itself."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ from console import Shell
 
 from evalsvc.api.server import Started, listen
 from evalsvc.cli.service_banner import WIDTH, describe_service
+from evalsvc.cli.status import status_screen
 from evalsvc.config import Settings
+from evalsvc.spec.documents import Status
 
 URL, HERE = "http://127.0.0.1:8321", "anyone on this machine"
 
@@ -18,9 +21,8 @@ def test_port_in_use(evalsvc: Shell) -> None:
     with listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
         result = evalsvc(f"serve --port {port}")
-    assert result.code == 2
+    assert (result.code, "--port (EVALSVC_PORT)" in result.err) == (2, True)
     assert result.err.startswith(f"error: port {port} of 127.0.0.1 is in use")
-    assert "--port (EVALSVC_PORT)" in result.err
 
 
 def facts(has_tokens: bool = False, **settings: Any) -> dict[str, str]:
@@ -54,18 +56,10 @@ def test_it_says_where_it_is_what_it_uses_and_how_to_stop_it(tmp_path: Path) -> 
         ({}, "roots", "/ (every file that this process can read)"),
         ({"host": "0.0.0.0"}, "tokens", "none: anyone who reaches 0.0.0.0 can use the service"),
         ({"has_tokens": True}, "tokens", "needed"),
-        (
-            {"has_tokens": True, "open_reads": 1},
-            "tokens",
-            "needed, except for reading: anyone on this machine can read",
-        ),
+        ({"has_tokens": True, "open_reads": 1}, "tokens", f"needed, except for reading: {HERE} can read"),
         ({"scheduler": "tls://10.0.0.1:8786"}, "scheduler", "tls://10.0.0.1:8786"),
         ({"read_only": 1}, "devices", "none: the service only answers reads"),
-        (
-            {"database_url": "postgresql://me:hunter2@db:5432/evalsvc"},
-            "database",
-            "postgresql+psycopg://me:***@db:5432/evalsvc",
-        ),
+        ({"database_url": "postgresql://me:hunter2@db/e"}, "database", "postgresql+psycopg://me:***@db/e"),
     ],
 )
 def test_it_says_who_can_use_it_and_what_it_may_read(settings: dict[str, Any], name: str, fact: str) -> None:
@@ -77,3 +71,111 @@ def test_lines_fit_a_terminal_and_no_path_is_cut(roots: str) -> None:
     lines = describe_service(Settings(devices="cpu", roots=roots, data_dir="/data"), Started(URL, True))
     assert all(len(line) <= WIDTH or len(line.split()) <= 2 for line in lines)
     assert roots in "\n".join(lines)
+
+
+QUEUE: dict[str, Any] = {
+    "queued": 3,
+    "running": 1,
+    "oldest_seconds": 4000.0,
+    "shards": {"queued": 9, "running": 1},
+    "finished_last_hour": 12,
+    "seconds_left": 1200.0,
+    "runs": [
+        {"run": "few", "queued": 1, "running": 1, "oldest_seconds": 20.0},
+        {"run": "many", "queued": 2, "running": 0, "oldest_seconds": 4000.0},
+    ],
+}
+AT_WORK = {"evaluation": 7, "run": "few", "step": 50, "task": "loss", "stage": "run", "seconds": 100.0}
+PROGRESS = {"done": 10, "total": 4000, "unit": "sequences", "per_second": 12.345, "seconds_left": 90}
+WARNING = {"code": "inputs_cut", "metric": "loss/total", "message": "9 sequences\x1b[31m were cut"}
+ERROR = {"code": "checkpoint_gone", "message": "it was\ndeleted \x1b[31mbefore"}
+
+
+def evaluation(number: int, step: int, variant: str = "raw", **fields: Any) -> dict[str, Any]:
+    return {"id": number, "run": "few", "step": step, "variant": variant, "suite": "quick", **fields}
+
+
+STATUS: dict[str, Any] = {
+    "status": "ready",
+    "missing": [],
+    "version": "1.0",
+    "database": "sqlite",
+    "workers": [
+        {"name": "cpu#0", "host": "127.0.0.1", "takes_shards": False, "runs": None},
+        {"name": "cpu#1", "host": "127.0.0.1", "takes_shards": True, "runs": AT_WORK},
+    ],
+    "queue": QUEUE,
+    "running": [evaluation(7, 50, "ema_0.99", started_at=None, tasks=[{"name": "loss", "progress": PROGRESS}])],
+    "failed": [evaluation(6, 40, state="failed", finished_at="2026-01-02T03:04:05.678+00:00", error=ERROR)],
+    "warned": [evaluation(5, 30, task="loss", warnings=[WARNING] * 3)],
+    "disk": {
+        "free_bytes": 812_000_000_000,
+        "total_bytes": 1_920_000_000_000,
+        "data_bytes": 48_100_000_000,
+        "data_complete": False,
+        "database_bytes": 212_000_000,
+    },
+}
+
+
+def screen(status: dict[str, Any], url: str, width: int | None = None) -> list[str]:
+    return status_screen(Status.model_validate(status), url, width)
+
+
+def test_everything_is_on_one_screen() -> None:
+    assert screen(STATUS, "http://127.0.0.1:8321") == [
+        "evalsvc 1.0 at http://127.0.0.1:8321: ready, database sqlite",
+        "disk: 812 GB of 1.92 TB free; the data folder has more than 48.1 GB, the database 212 MB",
+        "workers: 2, 1 at work",
+        "  cpu#0 on 127.0.0.1: idle; drains, or sends no heartbeat",
+        "  cpu#1 on 127.0.0.1: few@50, loss (run) for 2 min",
+        "queue: 3 evaluations wait, the oldest for 67 min; 1 run; 12 in the last hour, about 20 min left",
+        "  many: 2 wait (the oldest for 67 min), 0 run",
+        "  few: 1 wait (the oldest for 20 s), 1 run",
+        "running:",
+        "  evaluation 7: few@50:ema_0.99, quick: loss 10/4,000 sequences, 12.3/s, 2 min left",
+        "failed last:",
+        "  2026-01-02 03:04 evaluation 6: few@40, quick: [checkpoint_gone] it was deleted [31mbefore",
+        "suspicious:",
+        "  evaluation 5: few@30, quick (and 2 more): loss/total: 9 sequences [31m were cut",
+    ]
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_lines_go_on_where_the_terminal_ends(width: int) -> None:
+    """The message of a failure was cut, in the only place where a user could read it."""
+    message = "the file /checkpoints/few/epoch_40.pt was deleted; " * 3 + "keep checkpoints until they are evaluated"
+    failed = [{**STATUS["failed"][0], "error": {"code": "checkpoint_gone", "message": message}}]
+    lines = screen({**STATUS, "failed": failed}, "http://127.0.0.1:8321", width)
+    assert max(map(len, lines)) <= width
+    assert "…" not in "".join(lines)
+    assert message in " ".join(" ".join(lines).split())
+    assert all(line.startswith("    ") for line in lines[lines.index("failed last:") + 2 : lines.index("suspicious:")])
+
+
+def test_an_idle_service_that_cannot_work_and_one_with_many_runs() -> None:
+    empty = {**QUEUE, "queued": 0, "running": 0, "runs": [], "seconds_left": None}
+    status = {**STATUS, "status": "not_ready", "missing": ["no live worker"], "workers": [], "queue": empty}
+    lines = screen({**status, "running": [], "failed": [], "warned": [], "disk": None}, "http://x")
+    assert lines == [
+        "evalsvc 1.0 at http://x: NOT READY, database sqlite",
+        "  ! no live worker",
+        "workers: 0, 0 at work",
+        "queue: empty; 12 evaluations in the last hour",
+    ]
+
+    runs = [{"run": f"r{index}", "queued": index, "running": 0, "oldest_seconds": 1.0} for index in range(1, 21)]
+    lines = screen({**STATUS, "queue": {**QUEUE, "runs": runs}}, "http://x")
+    assert ("  … and 12 more runs" in lines, len(lines) < 24) == (True, True)
+
+
+def test_ready_and_not(evalsvc: Shell, service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = evalsvc("status")
+    assert shown.code == 0, shown.err
+    assert shown.out.splitlines()[0].endswith(": ready, database sqlite")
+    assert evalsvc("status --format json").json["queue"]["queued"] == 0
+    [row] = evalsvc("status --format csv").rows
+    assert (row["status"], json.loads(row["queue"])["queued"]) == ("ready", 0)
+    monkeypatch.setattr(service.coordinator, "processes", 0)
+    shown = evalsvc("status")
+    assert (shown.code, "NOT READY" in shown.out) == (1, True)

@@ -1,10 +1,11 @@
-"""What the command line prints, whoever wrote it."""
+"""What the command line prints, whoever wrote it, and what it says while it waits."""
 
 import io
+import re
 import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 
 import pytest
 import typer
@@ -12,10 +13,23 @@ from example_documents import example
 from rich.cells import cell_len
 
 from evalsvc.cli import history, items, printer, progress, submit, terminal
+from evalsvc.cli.progress import print_news, show_bars, show_transfer
 from evalsvc.cli.terminal import confirm, style_of, table_lines, wrapped
 from evalsvc.compare.curves import Curve, JoinedHistories, RunSeries, Tradeoff
 from evalsvc.errors import InvalidRequest
-from evalsvc.spec.documents import Checkpoint, EvaluationSummary, Metric, Parent, Posted
+from evalsvc.spec.documents import (
+    Checkpoint,
+    Error,
+    Evaluation,
+    EvaluationSummary,
+    Interim,
+    Metric,
+    Parent,
+    Posted,
+    Progress,
+    Retry,
+    Task,
+)
 from evalsvc.spec.documents.history import Buckets, BucketSeries, History, ImportSource, LeftOutMetric, ValueSeries
 from evalsvc.spec.documents.results import Completion, Items, StepCompletions
 
@@ -46,10 +60,9 @@ COMPLETIONS = StepCompletions(
 WHOLE = history.Shown(whole=True)
 
 
-def show_bars() -> None:
-    with progress.ProgressLines(0.01) as lines:
-        lines.show(EVIL, 1, 2, EVIL)
-        time.sleep(0.05)
+def print_bars() -> None:
+    with show_bars() as bars:
+        bars.show(EVIL, 1, 2, EVIL)
 
 
 SHOWN: dict[str, Callable[[], None]] = {
@@ -70,7 +83,7 @@ SHOWN: dict[str, Callable[[], None]] = {
     "rows": lambda: printer.print_rows([{EVIL: EVIL}], "table", "rows", ""),
     "tasks of a suite": lambda: printer.print_suite_tasks([{"name": EVIL, "kind": EVIL, EVIL: EVIL}]),
     "items": lambda: items.print_items(ITEMS, limit=1),
-    "bars": show_bars,
+    "bars": print_bars,
 }
 
 
@@ -85,28 +98,22 @@ def test_a_terminal_obeys_nothing_that_others_wrote(name: str, capsys: pytest.Ca
     assert "[b]" in "".join(text.split()), "brackets are no markup"
 
 
-@pytest.mark.parametrize(
-    ("variables", "colour"),
-    [
-        ({}, False),
-        ({"FORCE_COLOR": "1", "TERM": "xterm"}, True),
-        ({"FORCE_COLOR": "1", "TERM": "xterm", "NO_COLOR": "1"}, False),
-        ({"TERM": "xterm"}, False),
-    ],
-)
 def test_colour_is_for_terminals_and_for_whoever_asks(
-    variables: dict[str, str], colour: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("FORCE_COLOR", "NO_COLOR", "TERM", "CLICOLOR_FORCE"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    terminal.print_table(["", "metric"], [["WORSE", "pairs/text"], ["better", "pairs/image"]])
-    terminal.complain("it failed")
-    shown = capsys.readouterr()
-    assert ("\x1b[31mWORSE" in shown.out, "\x1b[32mbetter" in shown.out) == (colour, colour)
-    assert ("31m" in shown.err) == colour
-    assert ("\x1b" in shown.out) <= ("FORCE_COLOR" in variables)
+    names = ("FORCE_COLOR", "NO_COLOR", "TERM", "CLICOLOR_FORCE")
+    for values in ((), ("1", None, "xterm"), ("1", "1", "xterm"), (None, None, "xterm")):
+        for name in names:
+            monkeypatch.delenv(name, raising=False)
+        for name, value in zip(names, values, strict=False):
+            if value:
+                monkeypatch.setenv(name, value)
+        terminal.print_table(["", "metric"], [["WORSE", "pairs/text"], ["better", "pairs/image"]])
+        terminal.complain("it failed")
+        shown, colour = capsys.readouterr(), values == ("1", None, "xterm")
+        assert ("\x1b[31mWORSE" in shown.out, "\x1b[32mbetter" in shown.out) == (colour, colour)
+        assert ("31m" in shown.err) == colour
+        assert ("\x1b" in shown.out) <= ("1" in values)
 
 
 def test_a_table_in_a_pipe_has_120_columns_and_loses_nothing(capsys: pytest.CaptureFixture[str]) -> None:
@@ -181,21 +188,110 @@ class Terminal(io.StringIO):
 def test_without_a_terminal_nobody_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """A job that waits for an answer for ever is worse than one that fails."""
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
-    with pytest.raises(InvalidRequest, match=r"the command would queue 5 evaluations, .* give --yes"):
-        confirm("queue 5 evaluations", yes=False)
-    with pytest.raises(InvalidRequest, match=r"run a would be deleted, and .*; give --yes"):
-        confirm("run a", False, "a")
-    confirm("queue 5 evaluations", yes=True)
-    confirm("run a", True, "a")
+    for what, name, words in (
+        ("queue 5 rows", "", "the command would queue 5 rows,"),
+        ("run a", "a", "run a would be"),
+    ):
+        confirm(what, True, name)
+        with pytest.raises(InvalidRequest, match=rf"{words} .* give --yes"):
+            confirm(what, False, name)
 
 
 def test_only_yes_goes_on_and_a_deletion_wants_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    for typed, goes_on in (("y\n", True), ("n\n", False), ("\n", False)):
-        monkeypatch.setattr(sys, "stdin", Terminal(typed))
-        with nullcontext() if goes_on else pytest.raises(typer.Exit):
-            confirm("queue 5 evaluations", yes=False)
-    monkeypatch.setattr(sys, "stdin", Terminal("run-a\n"))
-    confirm("run run-a", False, "run-a")
-    monkeypatch.setattr(sys, "stdin", Terminal("run-b\n"))
-    with pytest.raises(InvalidRequest, match="'run-b' was typed instead of 'run-a', so nothing was deleted"):
-        confirm("run run-a", False, "run-a")
+    other = pytest.raises(InvalidRequest, match="'run-b' was typed instead of 'run-a', so nothing was deleted")
+    for typed, name, end in (
+        ("y", "", nullcontext()),
+        ("n", "", pytest.raises(typer.Exit)),
+        ("", "", pytest.raises(typer.Exit)),
+        ("run-a", "run-a", nullcontext()),
+        ("run-b", "run-a", other),
+    ):
+        monkeypatch.setattr(sys, "stdin", Terminal(f"{typed}\n"))
+        with end:
+            confirm("run run-a", False, name)
+
+
+def evaluation(retry: Retry | None = None, interim: Interim | None = None) -> Evaluation:
+    progress = example(Progress, unit="sequences")
+    task = example(Task, name="loss", progress=progress, retry=retry, interim=interim)
+    return example(Evaluation, id=7, tasks=[task])
+
+
+def test_news_are_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    report = print_news()
+    error = Error(code="out_of_memory", message="the worker ran out of memory")
+    metric = example(Metric, name="loss/text", value=1.5, stderr=0.25, protocol="p1")
+    for at in ("2026-05-04T10:00:00+00:00", "2026-05-04T10:00:00+00:00", "2026-05-04T10:00:08+00:00"):
+        report(evaluation(Retry(shards=1, at=at, error=error)))
+        report(evaluation(interim=Interim(done=256, metrics=[metric], protocols={})))
+    report(evaluation())
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(" at ")[0] for line in lines if "retried" in line] == ["loss is retried"] * 2
+    assert lines[0].endswith(":00: the worker ran out of memory [out_of_memory]")
+    assert sum("after 256 sequences: text 1.5" in line for line in lines) == 1
+
+
+def test_without_a_terminal_there_is_a_line_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A job in CI printed nothing until its end. The work says nothing while the lines are printed."""
+    monkeypatch.setattr(progress, "EVERY", 0.02)
+    with show_bars() as bars:
+        time.sleep(0.05)
+        bars.show("pairs", 96, None, "sequences")
+        bars.show("pairs", 128, 4000, "sequences")
+        bars.show("evil\x1b[2J", 1, 2, "images")
+        time.sleep(0.1)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].endswith(": nothing has begun yet")
+    assert lines[-1].startswith("after ")
+    assert lines[-1].endswith(" s: pairs 128 of 4,000 sequences; evil\\x1b[2J 1 of 2 images")
+    assert 3 <= len(lines) <= 6
+    time.sleep(0.05)
+    assert capsys.readouterr().err == "", "the lines end with the work"
+
+
+def test_a_line_that_says_nothing_new_comes_less_and_less_often(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """ "After 2 min: nothing has begun yet" was printed five times in a row while a model was loaded."""
+    monkeypatch.setattr(progress, "EVERY", 0.01)
+    with show_bars() as bars:
+        bars.show("mine", 0, None, "is being planned")
+        time.sleep(0.4)
+        bars.show("mine", 0, 165, "images (85 real, 80 sampled)")
+        time.sleep(0.05)
+        bars.show("mine", 32, 165, "images (85 real, 80 sampled)")
+        bars.show("other", 0, None, "")
+        time.sleep(0.05)
+    lines = [line.partition(": ")[2] for line in capsys.readouterr().err.splitlines()]
+    assert 3 <= lines.count("mine is being planned") <= 6, "at 10, 30, 70, 150 and 310 ms"
+    assert "mine 0 of 165 images (85 real, 80 sampled), loading or at work on the first" in lines
+    assert "mine 32 of 165 images (85 real, 80 sampled); other waits, or is being planned" in lines
+    assert lines[-1] == "mine 32 of 165 images (85 real, 80 sampled)", "an error says what became of the other"
+
+
+def test_a_transfer_in_a_pipe_ends_with_all_its_bytes_unless_it_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    """A report comes before the part of the file that it counts; a small file has a whole MB."""
+    with show_bars():
+        pass
+    assert capsys.readouterr().err == "", "no work, no line"
+    whole = "after 0 s: reading 1 of 1 MB; sending 6 of 6 MB\n"
+    for error, end in ((None, whole), (OSError, "; sending 2 of 6 MB\n")):
+        with suppress(OSError), show_transfer() as report:
+            report("reading", 0, 300_000)
+            report("sending", 2_000_000, 5_200_000)
+            if error is not None:
+                raise error
+        assert capsys.readouterr().err.endswith(end)
+
+
+def test_a_terminal_gets_a_bar_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", shown := Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    with show_transfer() as report:
+        report("sending", 500_000_000, 2_000_000_000)
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.getvalue())
+    assert "2000/2000 MB" in text
+    assert max(map(len, re.split("[\r\n]", text))) <= 80
