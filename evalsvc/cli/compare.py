@@ -72,64 +72,57 @@ B = Annotated[
         autocompletion=complete_run,
     ),
 ]
-Metrics = Annotated[
-    list[str] | None,
-    Option(
-        "--metric",
-        help="Compare only this metric, or metrics that match a pattern such as coco/*; repeat for several.",
-        show_default="all",
-        autocompletion=complete_metric,
-    ),
-]
-Tasks = Annotated[
-    list[str] | None,
-    Option(
-        "--task",
-        help="Compare only metrics of this task; repeat for several.",
-        show_default="all",
-        autocompletion=complete_task,
-    ),
-]
-Level = Annotated[
-    float, Option(help="Confidence level of the intervals of differences; that of single values is 0.95.")
-]
-OfFamily = Annotated[
-    Family, Option(help="With two checkpoints: judge metrics one by one (none), or together by Holm's method (holm).")
-]
-OfBand = Annotated[
-    Band,
-    Option(help="With runs: intervals that hold at one step (pointwise), or at all steps together (simultaneous)."),
-]
-Flipped = Annotated[
-    int, Option(min=0, max=10_000, help="Most items to name that only one side answers correctly, with --format json.")
-]
-Force = Annotated[bool, Option("--force", help="Also compare values of different protocols, unpaired.")]
-Everything = Annotated[
-    bool, Option("--all", help="Show every metric, perplexities and other companions too, and every step of runs.")
-]
-OfSuite = Annotated[
-    str | None,
-    Option(
-        help="Compare only values by this suite, for RUN@STEP.",
-        show_default="all suites",
-        autocompletion=complete_suite,
-    ),
-]
 
 
 @commands.command()
 def compare(
     a: A,
     b: B = None,
-    metrics: Metrics = None,
-    tasks: Tasks = None,
-    level: Level = 0.95,
-    family: OfFamily = "none",
-    band: OfBand = "pointwise",
-    flipped: Flipped = 0,
-    force: Force = False,
-    suite: OfSuite = None,
-    everything: Everything = False,
+    metrics: Annotated[
+        list[str] | None,
+        Option(
+            "--metric",
+            help="Compare only this metric, or metrics that match a pattern such as coco/*; repeat for several.",
+            show_default="all",
+            autocompletion=complete_metric,
+        ),
+    ] = None,
+    tasks: Annotated[
+        list[str] | None,
+        Option(
+            "--task",
+            help="Compare only metrics of this task; repeat for several.",
+            show_default="all",
+            autocompletion=complete_task,
+        ),
+    ] = None,
+    level: Annotated[
+        float, Option(help="Confidence level of the intervals of differences; that of single values is 0.95.")
+    ] = 0.95,
+    family: Annotated[
+        Family,
+        Option(help="With two checkpoints: judge metrics one by one (none), or together by Holm's method (holm)."),
+    ] = "none",
+    band: Annotated[
+        Band,
+        Option(help="With runs: intervals that hold at one step (pointwise), or at all steps together (simultaneous)."),
+    ] = "pointwise",
+    flipped: Annotated[
+        int,
+        Option(min=0, max=10_000, help="Most items to name that only one side answers correctly, with --format json."),
+    ] = 0,
+    force: Annotated[bool, Option("--force", help="Also compare values of different protocols, unpaired.")] = False,
+    suite: Annotated[
+        str | None,
+        Option(
+            help="Compare only values by this suite, for RUN@STEP.",
+            show_default="all suites",
+            autocompletion=complete_suite,
+        ),
+    ] = None,
+    everything: Annotated[
+        bool, Option("--all", help="Show every metric, perplexities and other companions too, and every step of runs.")
+    ] = False,
     form: Form = "table",
     output: Output = None,
     url: Url = None,
@@ -205,11 +198,10 @@ def print_contrasts(
     headline: Sequence[str] = (),
     fits_screen: bool = False,
 ) -> None:
-    """Print a comparison of two checkpoints, a row per metric, without the optional columns that are empty.
+    """Print a comparison of two checkpoints, a row per metric.
 
-    Companions such as perplexities, whose verdict is that of their loss, have a row if `named` has them, or with
-    `whole`. With `fits_screen`, rows that one screen has no room for are left out: the headline comes first, then the
-    metrics that differ.
+    Companions have a row if `named` has them, or with `whole`. With `fits_screen`, the rows are those that one screen
+    has room for: the headline first, then the metrics that differ.
     """
     say(f"A: {comparison.a}\nB: {comparison.b}")
     together = comparison.family == "holm"

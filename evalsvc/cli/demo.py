@@ -48,7 +48,6 @@ COLUMNS = {
     "fid64": "digits/fid64",
     "agreement": "digits/agreement",
 }
-"""Columns of the table, and the metric of each column."""
 
 KEPT_KINDS: Mapping[str, str | None] = {"grid": None, "forgetting": "text", "completions": "text"}
 """Kinds of artifacts that the demo writes into files, with their forms: image grids and pages."""

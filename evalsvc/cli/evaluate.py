@@ -32,15 +32,6 @@ from evalsvc.spec.suite import find_suite
 
 commands = typer.Typer()
 
-Base = Annotated[
-    str | None, Option(help="Weights to compare with, such as those before training.", show_default="none")
-]
-BaseModel = Annotated[str | None, Option(help="Model of the base.", show_default="from the folder of the base")]
-BaseLayout = Annotated[str | None, Option(help="Vocabulary layout of the base.", show_default="that of the checkpoint")]
-Output = Annotated[
-    Path | None, Option(help="File to write the result to, as JSON; artifacts go into a folder of the same name.")
-]
-
 
 @commands.command(name="run")
 def run_here(
@@ -48,11 +39,19 @@ def run_here(
     checkpoint: Annotated[str, Option(help="Weights: a path, a URI, or an expression, such as lerp(a.pt, b.pt, 0.3).")],
     model: Model = None,
     layout: Layout = None,
-    base: Base = None,
-    base_model: BaseModel = None,
-    base_layout: BaseLayout = None,
+    base: Annotated[
+        str | None, Option(help="Weights to compare with, such as those before training.", show_default="none")
+    ] = None,
+    base_model: Annotated[
+        str | None, Option(help="Model of the base.", show_default="from the folder of the base")
+    ] = None,
+    base_layout: Annotated[
+        str | None, Option(help="Vocabulary layout of the base.", show_default="that of the checkpoint")
+    ] = None,
     engine: Engine = None,
-    output: Output = None,
+    output: Annotated[
+        Path | None, Option(help="File to write the result to, as JSON; artifacts go into a folder of the same name.")
+    ] = None,
     suites: Suites = None,
     device: Device = None,
     threads: Threads = None,
@@ -96,10 +95,8 @@ def run_here(
 
 
 def _write_artifact(artifact: Mapping[str, object], folder: Path | None) -> dict[str, object]:
-    """Write an artifact's content into a folder, and return the artifact with the path in place of the content.
-
-    A report is also written in its other forms. Without a folder, return the artifact with neither.
-    """
+    """Write an artifact in all its forms, and return it with the path in place of the content; without a folder, only
+    return it."""
     written = {key: value for key, value in artifact.items() if key != "content"}
     content = artifact["content"]
     if folder is None:

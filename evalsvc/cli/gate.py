@@ -43,78 +43,69 @@ from evalsvc.spec.suite import find_suite
 commands = typer.Typer()
 
 
-Candidate = Annotated[
-    str,
-    Argument(
-        metavar="CANDIDATE",
-        help="Result file of `evalsvc run --output`, or RUN@STEP[:VARIANT] of the service; with --until, weights.",
-        autocompletion=complete_run,
-    ),
-]
-RulesFile = Annotated[
-    Path | None,
-    Option(help="YAML file of rules: how much worse each metric may be.", show_default="every metric with a direction"),
-]
-OfSuite = Annotated[
-    str | None,
-    Option(
-        help="Judge only values by this suite, for RUN@STEP; with --until, the suite to evaluate.",
-        show_default="all suites",
-        autocompletion=complete_suite,
-    ),
-]
-UntilDecided = Annotated[
-    Literal["decided"] | None,
-    Option(help="Sample both checkpoints on this machine until every metric is decided.", show_default="no"),
-]
-OfFamily = Annotated[
-    Family | None,
-    Option(
-        help="Whether the level of a rule holds for each metric (none) or for all metrics together (holm).",
-        show_default="that of --rules, else none",
-    ),
-]
-AcrossSeeds = Annotated[
-    bool, Option("--across-seeds", help="Also compare samples that were drawn with another seed, and only that.")
-]
-Timeout = Annotated[float, Option(min=0, help="Seconds to wait for evaluations that have not ended.")]
-ReportFile = Annotated[
-    Path | None, Option("--output", help="File to write the report to, as JSON.", show_default="none")
-]
-JunitFile = Annotated[Path | None, Option(help="File to write the report to, as JUnit XML.")]
-MarkdownFile = Annotated[
-    Path | None, Option(help="File to append the report to, as Markdown, such as $GITHUB_STEP_SUMMARY.")
-]
-Annotations = Annotated[
-    bool,
-    Option("--annotations", help="Print workflow commands by which GitHub marks metrics that are worse or missing."),
-]
-
-
 @commands.command()
 def gate(
-    candidate: Candidate,
+    candidate: Annotated[
+        str,
+        Argument(
+            metavar="CANDIDATE",
+            help="Result file of `evalsvc run --output`, or RUN@STEP[:VARIANT] of the service; with --until, weights.",
+            autocompletion=complete_run,
+        ),
+    ],
     baseline: Annotated[
         str, Option(help="Checkpoint to compare CANDIDATE with, in the same form.", autocompletion=complete_run)
     ],
-    rules: RulesFile = None,
-    suite: OfSuite = None,
-    until: UntilDecided = None,
+    rules: Annotated[
+        Path | None,
+        Option(
+            help="YAML file of rules: how much worse each metric may be.", show_default="every metric with a direction"
+        ),
+    ] = None,
+    suite: Annotated[
+        str | None,
+        Option(
+            help="Judge only values by this suite, for RUN@STEP; with --until, the suite to evaluate.",
+            show_default="all suites",
+            autocompletion=complete_suite,
+        ),
+    ] = None,
+    until: Annotated[
+        Literal["decided"] | None,
+        Option(help="Sample both checkpoints on this machine until every metric is decided.", show_default="no"),
+    ] = None,
     spending: Annotated[
         Spending, Option(help="With --until: function that spends the error probability over the looks.")
     ] = DEFAULT_SPENDING,
-    family: OfFamily = None,
-    across_seeds: AcrossSeeds = False,
+    family: Annotated[
+        Family | None,
+        Option(
+            help="Whether the level of a rule holds for each metric (none) or for all metrics together (holm).",
+            show_default="that of --rules, else none",
+        ),
+    ] = None,
+    across_seeds: Annotated[
+        bool, Option("--across-seeds", help="Also compare samples that were drawn with another seed, and only that.")
+    ] = False,
     model: Model = None,
     layout: Layout = None,
     suites: Suites = None,
     device: Device = None,
     threads: Threads = None,
-    timeout: Timeout = 3600,
-    output: ReportFile = None,
-    junit: JunitFile = None,
-    markdown: MarkdownFile = None,
-    annotations: Annotations = False,
+    timeout: Annotated[float, Option(min=0, help="Seconds to wait for evaluations that have not ended.")] = 3600,
+    output: Annotated[
+        Path | None, Option("--output", help="File to write the report to, as JSON.", show_default="none")
+    ] = None,
+    junit: Annotated[Path | None, Option(help="File to write the report to, as JUnit XML.")] = None,
+    markdown: Annotated[
+        Path | None, Option(help="File to append the report to, as Markdown, such as $GITHUB_STEP_SUMMARY.")
+    ] = None,
+    annotations: Annotated[
+        bool,
+        Option(
+            "--annotations", help="Print workflow commands by which GitHub marks metrics that are worse or missing."
+        ),
+    ] = False,
     url: Url = None,
 ) -> None:
     """Pass or fail a checkpoint by a comparison with a baseline, as in CI.

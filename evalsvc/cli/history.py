@@ -189,7 +189,6 @@ class Choice:
     names: Sequence[str] = ()
     """Names and patterns of the metrics that have rows or columns; empty: all metrics."""
     companions: Sequence[str] = ()
-    """Perplexities and other companions, which are shown next to these metrics."""
     hidden: int = 0
 
 
@@ -205,7 +204,6 @@ def _choose(headlines: Sequence[Headline], metrics: Sequence[str], everything: b
 
 
 def _of_run(run: str, names: Sequence[str], headlines: Sequence[Headline], metrics: Sequence[str]) -> list[str]:
-    """Return the names of a headline that the run has; what the user named stays as it is."""
     known = {item.name for headline in headlines if headline.run == run for item in headline.names}
     return [name for name in names if metrics or not headlines or name in known]
 
@@ -221,9 +219,7 @@ class Shown:
     named: Collection[str] = ()
     """Metrics that have rows even if they are companions of others."""
     whole: bool = False
-    """Whether all companions have rows."""
     fits_screen: bool = False
-    """Whether the table is one screen, with the newest values."""
 
 
 def last_steps(history: History, count: int | None) -> History:

@@ -32,7 +32,6 @@ from evalsvc.spec.protocol import number_to_json
 commands = typer.Typer()
 
 STEPS = ("step", "Step", "_step", "global_step")
-"""Names of the column of steps."""
 
 TENSORBOARD = ("Wall time", "Step", "Value")
 
@@ -73,7 +72,6 @@ class FileSeries:
     stderr: list[float | None] = field(default_factory=list)
     n: list[int | None] = field(default_factory=list)
     lines: dict[int, int] = field(default_factory=dict)
-    """Number of the line by step."""
 
     def part(self, first: int, last: int) -> dict[str, object]:
         """Return a slice of the values in the form of `POST /v1/runs/{run}/metrics`."""

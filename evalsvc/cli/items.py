@@ -101,10 +101,7 @@ def completions(
 
 
 def print_completions(steps: Sequence[StepCompletions], everything: bool) -> None:
-    """Print the completions of each prompt, a line each: numbers, and the text on one line.
-
-    Columns that no line of a prompt has are left out. Without `everything`, print greedy completions only.
-    """
+    """Print the completions of each prompt, a line each; without `everything`, the greedy ones only."""
     lines: dict[tuple[str, str], dict[str, tuple[Mapping[str, str], str]]] = {}
     for step in steps:
         for item in step.completions:

@@ -25,9 +25,7 @@ class Entry:
     module: str
     """Dotted name of a module with a `typer.Typer` named `commands`."""
     section: str
-    """Title above the command in the list."""
     help: str
-    """Purpose of the command, in one line."""
 
 
 class CommandGroup(TyperGroup):
@@ -71,7 +69,6 @@ class LazyGroup(CommandGroup):
     """Group that lists commands, for help and completion, without importing their modules."""
 
     entries: Mapping[str, Entry]
-    """Entries by the name of the command, in the order of the list of commands."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -86,10 +83,7 @@ class LazyGroup(CommandGroup):
             raise
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write the commands by section.
-
-        The options of `evalsvc` itself are named by the usage line and the epilogue, so that the help fits a screen.
-        """
+        # The usage line and the epilogue name the options of `evalsvc` itself, so that the help fits a screen.
         formatter.write_paragraph()
         width = max(map(len, self.entries))
         for title, entries in groupby(self.entries.items(), key=lambda named: named[1].section):
@@ -108,11 +102,7 @@ def _name_arguments(command: Any) -> None:
 
 
 class _Context(typer.Context):
-    """Context whose help is simpler than typer's.
-
-    Arguments are `RUN`, not `{run}`. Types are `<int>`, not `<list[int]>` or `<int range>`. Defaults are
-    `[default: all]`, not `[default: (all)]`.
-    """
+    """Context whose help has `RUN` for `{run}`, `<int>` for `<list[int]>`, and `[default: all]` for `(all)`."""
 
     def make_formatter(self) -> Any:
         formatter: Any = super().make_formatter()

@@ -25,7 +25,6 @@ TIMEOUT, DEADLINE = 1.0, 2.0
 """Seconds until no names are offered: without any byte from the service, and without the whole answer."""
 
 MOST = 500
-"""Most names that are offered."""
 
 
 def complete_run(ctx: typer.Context, incomplete: str) -> list[str]:

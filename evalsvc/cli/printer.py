@@ -73,10 +73,7 @@ def first_rows(rows: Iterable[D], limit: int) -> list[D]:
 
 
 def print_rows(rows: Sequence[Row], form: Format, key: str, nothing: str, drop: Sequence[str] = ()) -> None:
-    """Print rows that all have the same columns, in JSON below `key`; the table says `nothing` if no rows exist.
-
-    A narrow terminal shows the table without the columns in `drop`, which are left out in this order.
-    """
+    """Print rows that all have the same columns, in JSON below `key`; the table says `nothing` if no rows exist."""
     if form == "json":
         say_json({key: list(rows)})
     elif form == "csv":
@@ -196,10 +193,7 @@ RESIZED_AS: Mapping[str, str] = {"pil-bicubic": "clean-fid", "tf1-bilinear": "to
 
 
 def print_metrics(metrics: Sequence[Metric], protocols: Mapping[str, Mapping[str, object]]) -> None:
-    """Print a row per metric, with the fields that distinguish several protocols of a metric.
-
-    `protocols` has the contents of protocols by id.
-    """
+    """Print a row per metric, with the fields that distinguish its `protocols`, whose contents are by id."""
     columns = ["metric", "value", "± stderr", YARDSTICKS, "n", "unit"]
     names = labels(metrics, protocols)
     divided = divide_rows([Place(metric.name, "", metric.protocol) for metric in metrics])

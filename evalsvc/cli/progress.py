@@ -169,7 +169,7 @@ def print_news() -> Callable[[Evaluation], None]:
 
 
 def _say_so_far(when: str, interim: Interim) -> None:
-    """Print the interim metrics that have a standard error; without the error, an interim value says little."""
+    # Without its standard error, an interim value says little.
     values = [
         f"{label.partition('/')[2]} {shown_number(metric.value)} {error_bar(metric.stderr)}"
         for label, metric in zip(labels(interim.metrics, interim.protocols), interim.metrics, strict=True)

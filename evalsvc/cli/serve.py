@@ -14,43 +14,41 @@ from evalsvc.log import configure_logs
 
 commands = typer.Typer()
 
-Host = Annotated[str | None, Option(help="Address to listen on.", show_default="127.0.0.1")]
 Port = Annotated[int | None, Option(help="Port to listen on; 0 takes a free one.", show_default="8321")]
-Scheduler = Annotated[
-    str | None,
-    Option(help="Address of a Dask scheduler, tls://HOST:PORT.", show_default="a new scheduler and its workers"),
-]
-HttpsCert = Annotated[Path | None, Option(help="PEM file with a certificate and its private key, to serve https with.")]
-ReadOnly = Annotated[bool, Option("--read-only", help="Only answer reads, next to the service that owns the database.")]
 Migrate = Annotated[bool, Option("--migrate", help="Migrate an older database to this version before the start.")]
-NewDataFolder = Annotated[
-    bool,
-    Option(
-        "--new-data-folder",
-        help="Start with an empty data folder, although the database has runs whose data folder is lost.",
-    ),
-]
-Insecure = Annotated[
-    bool, Option("--insecure", help="Listen on an address that other machines can reach, although no token exists.")
-]
 
 
 @commands.command()
 def serve(
-    host: Host = None,
+    host: Annotated[str | None, Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
     port: Port = None,
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
     suites: Suites = None,
     devices: Devices = None,
     threads: Threads = None,
-    scheduler: Scheduler = None,
+    scheduler: Annotated[
+        str | None,
+        Option(help="Address of a Dask scheduler, tls://HOST:PORT.", show_default="a new scheduler and its workers"),
+    ] = None,
     tls: Tls = None,
-    https_cert: HttpsCert = None,
-    read_only: ReadOnly = False,
+    https_cert: Annotated[
+        Path | None, Option(help="PEM file with a certificate and its private key, to serve https with.")
+    ] = None,
+    read_only: Annotated[
+        bool, Option("--read-only", help="Only answer reads, next to the service that owns the database.")
+    ] = False,
     migrate: Migrate = False,
-    new_data_folder: NewDataFolder = False,
-    insecure: Insecure = False,
+    new_data_folder: Annotated[
+        bool,
+        Option(
+            "--new-data-folder",
+            help="Start with an empty data folder, although the database has runs whose data folder is lost.",
+        ),
+    ] = False,
+    insecure: Annotated[
+        bool, Option("--insecure", help="Listen on an address that other machines can reach, although no token exists.")
+    ] = False,
 ) -> None:
     """Run the service and its workers on this machine."""
     settings = Settings.load(

@@ -39,7 +39,6 @@ class TaskDescription:
     measures: str
     """First paragraph of the task's docstring."""
     about: str
-    """Other paragraphs of the docstring; empty if there are none."""
     needs: str
     """Inputs that the suite's author provides; empty if the task does not say."""
     parameters: tuple[Parameter, ...]

@@ -28,7 +28,6 @@ WHOLE = 20
 """Widest cell that stays on one line, so that `-0.21 … +0.33` is not broken."""
 
 INDENT = "    "
-"""Spaces before a sentence below its row."""
 
 STYLES: Mapping[str, str] = {
     **dict.fromkeys(("worse", "missing", "other protocol", "not judged", "failed", "wrong", "corrupt"), "red"),
@@ -228,10 +227,7 @@ def one_line(text: str) -> str:
 
 
 def confirm(what: str, yes: bool, name: str = "") -> None:
-    """Ask for confirmation of `what`, such as `queue 5 evaluations`, unless `yes` is set.
-
-    With `name`, `what` would be deleted irrevocably, and the user has to type the name.
-    """
+    """Ask for confirmation of `what`, unless `yes` is set; before a deletion, the user has to type `name`."""
     if yes:
         return
     would = f"{what} would be deleted" if name else f"the command would {what}"

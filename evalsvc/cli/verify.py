@@ -44,11 +44,6 @@ UNTRIED = 2
 
 commands = typer.Typer()
 
-Findings = Annotated[
-    Path | None,
-    Option("--output", help="File .json to write the findings to; - is standard output.", show_default="none"),
-]
-
 
 @commands.command(no_args_is_help=True)
 def verify(
@@ -88,7 +83,10 @@ def verify(
     model: Model = None,
     layout: Layout = None,
     suites: Suites = None,
-    output: Findings = None,
+    output: Annotated[
+        Path | None,
+        Option("--output", help="File .json to write the findings to; - is standard output.", show_default="none"),
+    ] = None,
     device: Device = None,
     threads: Annotated[
         int | None,
@@ -148,11 +146,8 @@ def verify(
 
 
 def _verify_machine(settings: Settings) -> tuple[list[Finding], dict[str, object]]:
-    """Return the findings, and a description of the machine.
-
-    The tasks get an empty data folder, since cached statistics of other evaluations would hide errors. The tasks ignore
-    settings such as EVALSVC_ROOTS and batch sizes, which say nothing about the machine.
-    """
+    # The data folder is empty, since cached statistics of other evaluations would hide errors. Settings such as
+    # EVALSVC_ROOTS and batch sizes say nothing about the machine.
     import evalsvc.worker  # noqa: F401  # first, since its error says how to install PyTorch
     from evalsvc.verify.machine import Golden, describe_machine, prepared_device, verify_machine
 

@@ -24,23 +24,6 @@ from evalsvc.watch.watcher import Posting, Watcher
 
 commands = typer.Typer()
 
-Settle = Annotated[float, Option(min=0, help="Seconds without a change after which a file is complete.")]
-Marker = Annotated[
-    str | None,
-    Option(
-        help="Name of a file that marks a checkpoint as complete, such as '{}.done', instead of --settle.",
-        show_default="none",
-    ),
-]
-StepsPerEpoch = Annotated[
-    int | None, Option(min=1, help="Steps per epoch, for names with an epoch.", show_default="the step in the file")
-]
-Pattern = Annotated[
-    str | None, Option(help="Regular expression with a group for the step; only names that match are checkpoints.")
-]
-TokensPerStep = Annotated[
-    int | None, Option(min=1, help="Tokens per training step, from which tokens_seen is computed.")
-]
 Replace = Annotated[
     bool, Option("--replace", help="Replace another file that was posted for the same step and variant.")
 ]
@@ -52,12 +35,24 @@ def watch(
     run: Annotated[str, Option(help="Name of the training run.", autocompletion=complete_run)],
     suite: Suite = None,
     once: Annotated[bool, Option("--once", help="Post the checkpoints that exist now, and end.")] = False,
-    settle: Settle = 10,
-    marker: Marker = None,
+    settle: Annotated[float, Option(min=0, help="Seconds without a change after which a file is complete.")] = 10,
+    marker: Annotated[
+        str | None,
+        Option(
+            help="Name of a file that marks a checkpoint as complete, such as '{}.done', instead of --settle.",
+            show_default="none",
+        ),
+    ] = None,
     every: Annotated[float, Option(min=0.05, help="Seconds between two looks at the folder.")] = 5,
-    steps_per_epoch: StepsPerEpoch = None,
-    step_pattern: Pattern = None,
-    tokens_per_step: TokensPerStep = None,
+    steps_per_epoch: Annotated[
+        int | None, Option(min=1, help="Steps per epoch, for names with an epoch.", show_default="the step in the file")
+    ] = None,
+    step_pattern: Annotated[
+        str | None, Option(help="Regular expression with a group for the step; only names that match are checkpoints.")
+    ] = None,
+    tokens_per_step: Annotated[
+        int | None, Option(min=1, help="Tokens per training step, from which tokens_seen is computed.")
+    ] = None,
     averaged: Annotated[bool, Option(help="Also post averaged weights, as variants.")] = True,
     spool: Annotated[
         Spool, Option(help="Keep the weights until their evaluation ends, by a hard link or a copy.")

@@ -6,11 +6,8 @@ is set. A metric that is right or wrong on each item also gets the counts of McN
 two sides differ.
 
 Each verdict holds at its own level, so some of many verdicts are wrong by chance. `Comparison` says how many to expect
-if nothing had changed. The family `holm` judges all metrics together: with probability `level`, no metric without a
-difference is called better, worse or different. `indistinguishable` may be wrong at any rate.
-
-Companions, such as a perplexity next to its loss, say nothing that their main metric does not say. They are not counted
-as verdicts and do not enlarge the family, unless the user names them.
+if nothing had changed. The family `holm` judges all metrics together. Companions, such as a perplexity next to its
+loss, are not counted as verdicts and do not enlarge the family, unless the user names them.
 """
 
 from __future__ import annotations
@@ -98,14 +95,10 @@ def compare_results(a: Result, b: Result, options: Options = Options()) -> Compa
 
 
 NAMED = 3
-"""Metrics with one reason that an error names."""
 
 
 def require_comparable(comparison: Comparison, *, all_of_it: bool = True) -> None:
-    """Raise NotComparable where metrics were measured by different protocols; the message names the fields.
-
-    If `all_of_it` is False, raise only where no metric can be compared.
-    """
+    """Raise NotComparable where metrics were measured by different protocols; without `all_of_it`, where all were."""
     refused = [row for row in comparison.contrasts if row.verdict == "other_protocol"]
     compared = any(row.a and row.b and row.verdict != "other_protocol" for row in comparison.contrasts)
     if refused and (all_of_it or not compared):
@@ -114,10 +107,7 @@ def require_comparable(comparison: Comparison, *, all_of_it: bool = True) -> Non
 
 
 def other_protocols(a: str, b: str, reasons: Iterable[tuple[str, str]]) -> NotComparable:
-    """Return the error for two sides that were measured by different protocols; `reasons` are pairs with a metric.
-
-    Metrics with the same reason share the reason.
-    """
+    """Return the error for two sides that were measured by different protocols; `reasons` are pairs with a metric."""
     metrics_of: dict[str, list[str]] = {}
     for metric, reason in reasons:
         metrics_of.setdefault(reason, []).append(metric)
@@ -206,11 +196,8 @@ def _corrected(rows: Sequence[MetricDifference]) -> list[MetricDifference]:
 def _judged_together(
     rows: Sequence[MetricDifference], contrasts: Sequence[Contrast], mains: Sequence[Sequence[int]], options: Options
 ) -> list[MetricDifference]:
-    """Return the rows with `p_holm`, and with the verdicts by `p_holm` for the family `holm`.
-
-    The correction is over the rows that are no companions. A companion has the `p_holm` of its main row, or its own p
-    where that is larger.
-    """
+    # The correction is over the rows that are no companions. A companion has the `p_holm` of its main row, or its own p
+    # where that is larger.
     p_values = [math.nan if row.p is None or main else row.p for row, main in zip(rows, mains, strict=True)]
     corrected = holm(p_values)
     judged = []

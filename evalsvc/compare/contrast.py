@@ -1,8 +1,7 @@
 """The contrast of two values: their difference, its standard error and basis, and the verdict.
 
-Comparisons of checkpoints, the gate, curves of differences and the forgetting task share this module.
-`contrast_results` matches the metrics of two results by protocol. `apart` compares two values, paired over their shared
-items. The arithmetic is in `metrics.distance`.
+Comparisons of checkpoints, the gate, curves of differences and the forgetting task share this module. The arithmetic is
+in `metrics.distance`.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ from evalsvc.spec.protocol import Differences, differences
 _NO_RESULT = Result("", ResultDocument(metrics=[]))
 
 APART = ("better", "worse", "different")
-"""Verdicts on a difference that exceeds the noise."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +54,7 @@ class Contrast:
         return replace(self, a=a, b=b)
 
     def worse(self, higher_is_better: bool) -> float:
-        """Return the worsening from a to b in the metric's unit, 0 if both are equal; a value of NaN is infinitely bad.
-
-        Return NaN if the two sides are not compared.
-        """
+        """Return the worsening from a to b, 0 if both are equal, NaN if not compared; NaN is infinitely bad."""
         if self.a is None or self.b is None or self.distance is None:
             return math.nan
         sign = -1.0 if higher_is_better else 1.0
@@ -87,12 +82,7 @@ class Contrast:
 
 
 def apart(
-    a: Ratio,
-    b: Ratio,
-    pairs: tuple[Numbers, Numbers] | None = None,
-    *,
-    unit: str = "",
-    drawn_from: int | None = None,
+    a: Ratio, b: Ratio, pairs: tuple[Numbers, Numbers] | None = None, *, unit: str = "", drawn_from: int | None = None
 ) -> Distance:
     """Return the difference b − a with its error; `pairs` are both sides' items. See `metrics.distance.distance`."""
     return distance(a, b, pairs, unit=unit, drawn_from=drawn_from)
@@ -165,10 +155,7 @@ def _contrast_protocols(
 
 
 def _nearest(before: Measured, candidates: Sequence[Measured], across: Set[str]) -> tuple[Measured, Differences]:
-    """Return the value whose protocol differs only in `across`, or in the fewest fields, from `before`, and the fields.
-
-    A file may lack the contents of protocols. The only field is then `protocol`, with both ids.
-    """
+    # A file may lack the contents of protocols. The only field is then `protocol`, with both ids.
     content = before.result.protocol(before.metric.protocol)
     pairs = [(value, differences(content, value.result.protocol(value.metric.protocol))) for value in candidates]
     after, differing = min(pairs, key=lambda pair: (not pair[1].keys() <= across, len(pair[1])))

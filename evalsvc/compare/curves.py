@@ -156,7 +156,6 @@ def origins(series: ValueSeries) -> Sequence[int | None]:
 
 
 def _with_differs(all_series: Sequence[RunSeries], content: Content) -> list[RunSeries]:
-    """Return the series of a metric with `differs` over the protocols of all runs, not only of their own run."""
     ids = dict.fromkeys(series.protocol for series in all_series)
     differs = distinguishing({identity: content(identity) if len(ids) > 1 else {} for identity in ids})
     return [series.model_copy(update={"differs": differs[series.protocol]}) for series in all_series]

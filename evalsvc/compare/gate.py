@@ -52,11 +52,8 @@ def run_gate(
 
 
 def without_baseline(candidate: str, baseline: Result) -> Report:
-    """Return the report on a baseline that has no values.
-
-    The outcome is NO_BASELINE, as in a first run, unless wrong suites, data or options kept the baseline from being
-    measured: then the outcome is NOT_JUDGED.
-    """
+    """Return the report on a baseline without values: NO_BASELINE, as in a first run, but NOT_JUDGED where wrong
+    suites, data or options kept the baseline from being measured."""
     errors = baseline.document.errors
     reasons = "".join(f"; {task}: {error.message}" for task, error in errors.items())
     untried = any(is_untried(error.code) for error in errors.values())
@@ -65,7 +62,7 @@ def without_baseline(candidate: str, baseline: Result) -> Report:
 
 
 def _require_suite(candidate: str, service: Service) -> None:
-    """Check that the service has the suite, unless reading the candidate from the service has checked it."""
+    # Reading a candidate of the service has checked it.
     if service.suite is not None and CHECKPOINT.fullmatch(candidate) is None:
         names = [suite.name for suite in service.client.suites()]
         if service.suite not in names:
@@ -103,8 +100,7 @@ def ruled_contrasts(
 ) -> list[tuple[Rule, Contrast]]:
     """Return the contrasts that the rules ask for, each with the first rule that matches the metric.
 
-    A value that only the candidate has is listed, as new, only if no value of the baseline was refused for its
-    protocol: otherwise the value is the other side of the refusal.
+    A value that only the candidate has is new unless a value of the baseline was refused for its protocol.
     """
     for rule in rules:
         _require_sides(rule, baseline)
@@ -134,11 +130,7 @@ def judge_contrasts(
     *,
     last: bool = True,
 ) -> list[Comparison]:
-    """Return all comparisons, in the order of the contrasts.
-
-    `chances` has, for each contrast with a distance, the probability with which each end of the interval may miss, and
-    the level to report; see `gate_verdict.judge`.
-    """
+    """Return all comparisons; `chances` are `tail` and `level` of `gate_verdict.judge` per contrast with a distance."""
     remaining, comparisons = iter(chances), []
     for rule, contrast in ruled:
         if contrast.distance is None:
@@ -154,7 +146,6 @@ def judge_contrasts(
 def tell_comparisons_apart(
     comparisons: Sequence[Comparison], contents: Mapping[str, Mapping[str, object]]
 ) -> tuple[Comparison, ...]:
-    """Return the comparisons with `differs`; `contents` are the protocols by id."""
     differs = tell_apart([(comparison.metric, comparison.protocol) for comparison in comparisons], contents)
     return tuple(
         replace(comparison, differs=differs[comparison.metric, comparison.protocol]) for comparison in comparisons
@@ -162,7 +153,6 @@ def tell_comparisons_apart(
 
 
 def _require_sides(rule: Rule, baseline: Result) -> None:
-    """Raise InvalidRequest for a rule that matches only metrics without a better side: the rule would do nothing."""
     matched = [name for name in baseline.values if rule.judges(name, baseline.values)]
     if matched and not any(_has_side(rule, name, baseline) for name in matched):
         raise InvalidRequest(

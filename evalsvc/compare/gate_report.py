@@ -33,7 +33,6 @@ class Comparison:
     task: str
     verdict: Verdict
     reason: str
-    """Explanation of the verdict, as a sentence."""
     protocol: str
     unit: str
     direction: str
@@ -64,7 +63,6 @@ class Look:
     total: int
     unit: str
     difference: float
-    """Value of the candidate minus value of the baseline."""
     stderr: float | None
     basis: Basis
     low: float | None
@@ -91,7 +89,6 @@ class Samples:
 
     task: str
     units: int
-    """Number of samples of each side that were drawn, of at most `total`."""
     total: int
     unit: str
     looks: int
@@ -134,15 +131,12 @@ class Report:
     candidate: str
     baseline: str
     comparisons: tuple[Comparison, ...] = ()
-    """Comparisons in the order of the baseline's metrics."""
     problems: tuple[str, ...] = ()
     """Reasons why the gate could not judge, in addition to the reasons of single comparisons."""
     failed: Outcome | None = None
     """Outcome of a gate that compared nothing; None if something was compared."""
     looks: tuple[Look, ...] = ()
-    """Looks at every metric until its decision, for a gate that samples until every metric is decided."""
     samples: tuple[Samples, ...] = ()
-    """Samples of each task, for a gate that samples until every metric is decided."""
     alarms: Alarms | None = None
     """False alarms; None where no metric is judged by its noise."""
 

@@ -19,15 +19,7 @@ from evalsvc.metrics.intervals import MIN_ITEMS
 from evalsvc.spec.documents.comparisons import Basis, Family
 
 Verdict = Literal[
-    "worse",
-    "better",
-    "within_noise",
-    "within_tolerance",
-    "missing",
-    "other_protocol",
-    "not_judged",
-    "new",
-    "ignored",
+    "worse", "better", "within_noise", "within_tolerance", "missing", "other_protocol", "not_judged", "new", "ignored"
 ]
 """Verdict on a metric. `worse`, `better`: beyond the tolerance and beyond the noise. `within_tolerance`: the metric is
 worse by more than the tolerance at no point of its interval, or did not change and the rule states no tolerance.
@@ -59,7 +51,6 @@ class Difference:
     p: float | None
     """Exact two-sided p-value of no difference, which then decides whether the difference is noise."""
     tolerance: float
-    """Tolerated worsening, in the metric's unit."""
     noise: float | None
     """Worsening, in the metric's unit, that chance alone may show; None if not known."""
     fails_at: float | None

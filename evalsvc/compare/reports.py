@@ -45,7 +45,6 @@ errors of a normal distribution. `level`: probability that all looks at an uncha
 worse."""
 
 LOOKS_DROP = ("level", "errors", "basis")
-"""Columns of `LOOK_COLUMNS` that a narrow terminal drops, in this order."""
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Pattern of characters that XML 1.0 cannot represent (section 2.2)."""
@@ -58,9 +57,7 @@ class PrintedTable:
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     drop: Sequence[str]
-    """Columns that a narrow terminal drops, in this order."""
     below: Sequence[str] = ()
-    """Columns that a narrow terminal prints below a row."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,6 @@ class Forms:
     headline: str
     tables: Sequence[PrintedTable]
     notes: Sequence[str]
-    """Lines between the tables and the headline."""
     annotations: Sequence[str]
     json: bytes
     junit: bytes
@@ -183,8 +179,7 @@ def to_json(report: Report) -> str:
 def to_junit(report: Report) -> bytes:
     """Return the report as JUnit XML with one test case per metric.
 
-    `worse` is a failure; a metric that could not be judged is an error; `new` and `ignored` are skipped. The document
-    is valid by the schema that Jenkins' xUnit plug-in and pytest share.
+    The document is valid by the schema that Jenkins' xUnit plug-in and pytest share.
     """
     cases = [_case(comparison) for comparison in report.comparisons]
     for number, problem in enumerate(report.problems, 1):
@@ -223,11 +218,7 @@ def to_markdown(report: Report) -> str:
 
 
 def to_annotations(report: Report) -> list[str]:
-    """Return workflow commands that GitHub displays as annotations of a commit.
-
-    The worst verdicts come first, because GitHub displays only ten annotations of a kind. Source of the escaping:
-    `@actions/core`, command.ts.
-    """
+    """Return workflow commands that GitHub displays as annotations, the worst first: it displays ten of a kind."""
     kinds = {"worse": "error", **dict.fromkeys(UNJUDGED, "error"), "ignored": "warning", "better": "notice"}
     lines = [_annotation("error", "gate", problem) for problem in report.problems]
     for verdict in WORDS:
@@ -293,6 +284,7 @@ def _code(text: str) -> str:
 
 
 def _annotation(kind: str, title: str, message: str) -> str:
+    # As `@actions/core`, command.ts, escapes.
     for plain, escaped in (("%", "%25"), ("\r", "%0D"), ("\n", "%0A")):
         title, message = title.replace(plain, escaped), message.replace(plain, escaped)
     title = title.replace(":", "%3A").replace(",", "%2C")

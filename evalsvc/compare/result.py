@@ -64,10 +64,6 @@ class Result:
         return self._read_tables[task]
 
     def _read_numbers(self, task: str, benchmark: str | None, keys: Sequence[str], grouped_by: str | None) -> Numbers:
-        """Return the numbers of the items of a benchmark, or of all benchmarks for None.
-
-        Items without a value in one of the columns are left out.
-        """
         table = self._table(task)
         positions, items = self._items_of(task, benchmark)
         columns = [[column[position] for position in positions] for column in map(table.column, keys)]

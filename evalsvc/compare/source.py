@@ -24,13 +24,11 @@ MAX_BYTES = 1 << 30
 """Largest size of a result file in bytes; a file with 100,000 items and all their scores has a hundredth of this."""
 
 MAX_COUNT = 10**15
-"""Largest number of items of a value."""
 
 MAX_NUMBER = 1e150
 """Largest finite value or standard error: its square is finite too."""
 
 MAX_DEPTH = 32
-"""Largest depth of nested objects and lists in the content of a protocol."""
 
 MAX_KEYS = 2
 """Largest number of columns that a metric is computed from: one for a mean, two for a ratio of sums."""
@@ -51,7 +49,6 @@ class Service:
     report: Callable[[Evaluation], None] | None = None
     """Function to call with an evaluation that has not ended, each time its state is read."""
     every: float = 5.0
-    """Seconds between two requests for the state of an evaluation."""
 
 
 def read_result(name: str, service: Service, deadline: float | None = None) -> Result:

@@ -38,10 +38,8 @@ NAMED = 0.05
 """Smallest share of a change in bits per byte that is named as a cause, because even tiny parts are significant."""
 
 SHOWN = 3
-"""Number of flipped questions of each kind and benchmark that the page shows."""
 
 WIDTH = 96
-"""Number of characters of a question or answer that the page shows."""
 
 COMMON = 30
 """Number of characters shown of the common beginning of a question's answers, if that is longer."""

@@ -38,7 +38,6 @@ class Check:
     ok: bool
     found: str
     do: str = ""
-    """Remedy; emptied if the check passed."""
     needed: bool = True
     """Whether a failure matters; false for optional parts, such as a shipped suite's data."""
 

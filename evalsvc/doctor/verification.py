@@ -28,9 +28,7 @@ class Verification(BaseModel):
 
     agrees: bool
     versions: dict[str, str]
-    """Versions of the packages that the result holds for, see `present_versions`."""
     device: str
-    """Name of the device that was verified."""
     at: str
     """Time of the end, ISO 8601 in UTC."""
     findings: tuple[Verdict, ...]

@@ -32,7 +32,6 @@ SILENT = 0.5
 """Maximum probability of rows that never occur, after each part of the template."""
 
 REORDERINGS = 8
-"""Number of random orders of the codes, each of which must be worse."""
 
 NEAR = 1
 """Number of rows by which a change of the tables may miss a border of the layout."""
@@ -105,7 +104,6 @@ class Margin:
     behind_stderr: float | None
     """Standard error; None for a single sequence."""
     behind_nats_per_token: float
-    """Nats per text and image token."""
     behind_standard_errors: float
 
     def __str__(self) -> str:

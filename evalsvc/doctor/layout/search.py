@@ -53,7 +53,6 @@ class Proposal:
     variant: str = ""
     """Changes since the candidate was proposed."""
     same: tuple[str, ...] = ()
-    """Labels of the candidates that give the data the same ids."""
 
     @property
     def label(self) -> str:
@@ -104,10 +103,8 @@ class Sizes:
     """Sizes of the blocks that presets are built of."""
 
     text: tuple[int, ...]
-    """Numbers of text rows to try."""
     codebook: int
     notes: tuple[str, ...]
-    """Explanations of the inferred sizes."""
 
 
 def find_sizes(
@@ -251,7 +248,6 @@ class Search:
     witness: Witness
     records: Sequence[Record]
     report: Callable[[int], None] = lambda _: None
-    """Callback with the number of layouts scored so far."""
     scores: dict[tuple[tuple[int, ...], ...], Scored] = field(default_factory=dict)
 
     def run(self, candidates: Sequence[Proposal]) -> None:
