@@ -21,7 +21,6 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], 
 
 @pytest.fixture
 def evalsvc(command: Command) -> Shell:
-    """Runs a command line as `command` does."""
     return lambda line: command(*shlex.split(line))
 
 

@@ -37,7 +37,6 @@ def test_a_report_is_fetched_in_its_forms(evalsvc: Shell, service: Any, tmp_path
 
 
 def test_a_result_on_disk_has_the_forms_of_its_reports(tmp_path: Path) -> None:
-    """Without a service nobody renders them later."""
     artifact = {"kind": "forgetting", "name": "forgetting.json", "content": content()}
     assert _write_artifact(artifact, tmp_path / "kept")["path"] == str(tmp_path / "kept" / "forgetting.json")
     names = {path.name for path in (tmp_path / "kept").iterdir()}

@@ -160,7 +160,6 @@ def test_a_comparison_is_a_screen_with_the_headline_and_what_differs(capsys: Cap
 
 
 def test_two_runs_are_a_row_for_each_metric(capsys: Captured) -> None:
-    """They printed 1,064 lines."""
     names = [*"abcdefgh", *range(60)]
     steps = [
         (step, result(*[value(f"t/{name}", 1.0) for name in names]), result(*[value(f"t/{name}", b) for name in names]))

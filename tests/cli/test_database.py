@@ -67,7 +67,6 @@ def test_a_mistyped_data_folder_is_no_service_without_tokens(evalsvc: Shell, tmp
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A data folder with one evaluation and its artifact."""
     folder = tmp_path / "data"
     folder.mkdir()
     copy_migrated(folder / "evalsvc.db")

@@ -39,7 +39,6 @@ LAYOUT += " --codebook-size 64 --device cpu --threads 1 --output layout.yaml --f
 
 @pytest.mark.usefixtures("many_cases")
 def test_a_layout_that_is_decided_is_written(evalsvc: Shell) -> None:
-    """The file is the layout for `run --layout`, and its own for the next question."""
     result = evalsvc(LAYOUT)
     assert result.code == 0, result.err
     special = "special tokens: doc 576, /doc 577, text 578, /text 579, image 580, /image 581, pad 582"
@@ -51,7 +50,6 @@ def test_a_layout_that_is_decided_is_written(evalsvc: Shell) -> None:
 
 
 def test_a_layout_that_is_not_decided_is_no_file(evalsvc: Shell) -> None:
-    """Two pairs are not enough for anything: exit code 1, and what to do."""
     result = evalsvc(f"{LAYOUT} --limit 2")
     assert (result.code, "not decided" in result.out, "use more pairs (--limit)" in result.out) == (1, True, True)
     assert not Path("layout.yaml").exists()

@@ -25,7 +25,6 @@ def document(name: str = "result.json") -> Any:
 
 
 def test_result_and_table_by_the_engine_that_is_chosen_for_a_stage(evalsvc: Shell) -> None:
-    """A series of another engine is apart, and the provenance has its version."""
     result = evalsvc(f"{RUN} --output result.json --engine model=float64")
     assert (result.code, "loss/text" in result.out, "sequences" in result.err) == (0, True, True)
     assert {"checkpoint", "suite", "metrics", "protocols", "provenance", "items"} <= set(document())
@@ -49,7 +48,6 @@ def test_what_is_suspicious_is_told_beside_the_result(evalsvc: Shell, tmp_path: 
 
 
 def test_tasks_that_fail_of_one_cause_have_one_error(evalsvc: Shell, tmp_path: Path) -> None:
-    """Each task had the same one, with the path twice."""
     (tmp_path / "empty.pt").touch()
     Path("two.yaml").write_text("tasks: [{kind: loss, data: ids.jsonl}, {kind: loss, name: again, data: ids.jsonl}]")
     result = evalsvc("run two.yaml --checkpoint empty.pt --device cpu")

@@ -12,7 +12,6 @@ from evalsvc.messages import ShardError
 
 @pytest.fixture
 def failed(evalsvc: Shell, service: Any, weights: Path) -> None:
-    """Evaluation 1 failed, evaluation 2 waits."""
     service.coordinator.working = True
     service.coordinator.error = ShardError("checkpoint_changed", "the file has another size; post it with replace=true")
     assert evalsvc(f"submit run-a 25 {weights} --suite loss").code == 0

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,6 @@ def with_headline(service: Any) -> None:
 
 
 def rows(shown: str) -> list[str]:
-    """The rows of a table, without their protocols."""
     return [" ".join(line.split()[:1] + line.split()[3:]) for line in shown.splitlines() if "/" in line.split(" ")[0]]
 
 
@@ -258,22 +258,22 @@ def read(path: Path, text: str, *metrics: str, **defaults: str) -> dict[str, Fil
     return {series.head.metric: series for series in read_series(path, metrics, Defaults(**defaults))}
 
 
-def test_long(tmp_path: Path) -> None:
+def test_long_as_csv_and_json_lines(tmp_path: Path) -> None:
     found = read(tmp_path / "a.csv", LONG, unit="points", protocol="by hand")
     fid, acc = found["coco/fid"], found["arc/acc"]
     assert (fid.step, fid.value, fid.stderr, fid.n) == ([30, 10], [31.5, "NaN"], [0.25, None], [30000, None])
     assert fid.head == Head("points", "lower", "ema", "cfg 3", "coco/fid")
     assert acc.head == Head("fraction", "none", "raw", "by hand", "arc/acc")
-
-
-def test_json_lines_are_the_same(tmp_path: Path) -> None:
     keys = LONG.splitlines()[0].split(",")
     lines = [dict(zip(keys, line.split(","), strict=True)) for line in LONG.splitlines()[1:]]
     lines[0] |= {"step": 30, "value": 31.5, "n": 30000}  # type: ignore[dict-item]
     text = "\n".join(json.dumps(line) for line in lines)
-    for name, series in read(tmp_path / "a.jsonl", text).items():
-        other = read(tmp_path / "a.csv", LONG)[name]
-        assert (series.head, series.step, series.value, series.n) == (other.head, other.step, other.value, other.n)
+    assert read(tmp_path / "a.jsonl", text, unit="points", protocol="by hand") == {
+        name: replace(series, lines={step: line - 1 for step, line in series.lines.items()})
+        for name, series in found.items()
+    }
+    with pytest.raises(UnknownName, match=r"no metric of .*a.csv is named 'coco/fd'; did you mean 'coco/fid'"):
+        read(tmp_path / "a.csv", LONG, "coco/fd")
 
 
 def test_weights_and_biases(tmp_path: Path) -> None:
@@ -334,11 +334,6 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, name: str, text: s
     with pytest.raises(InvalidData) as error:
         read_series(tmp_path / name, (), Defaults())
     assert words in error.value.message
-
-
-def test_a_metric_that_the_file_has_not_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UnknownName, match=r"no metric of .*a.csv is named 'coco/fd'; did you mean 'coco/fid'"):
-        read(tmp_path / "a.csv", LONG, "coco/fd")
 
 
 def test_requests_have_every_value_once_and_never_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,6 @@ def test_a_device_that_is_not_there_is_wrong_use_of_every_command(
 
 
 def complete(words: str, shell: str = "bash") -> str:
-    """Return what a shell gets that completes the last word."""
     environment = {"_EVALSVC_COMPLETE": f"complete_{shell}", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
     environment |= {"_TYPER_COMPLETE_ARGS": words, "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
     return CliRunner().invoke(app, prog_name="evalsvc", env=environment).output
@@ -91,7 +90,6 @@ def test_a_name_that_a_shell_would_run_is_not_offered(shell: str) -> None:
 
 
 def drip(server: socket.socket, ended: Event) -> None:
-    """Answer one request with a byte every 50 ms."""
     connection, _ = server.accept()
     with connection:
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")

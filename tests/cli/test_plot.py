@@ -82,7 +82,6 @@ def lines(*points: dict[str, Any], **options: Any) -> list[str]:
 
 
 def rows(*points: dict[str, Any], **options: Any) -> list[str]:
-    """Return the rows of the plot itself, without frame and labels."""
     inner = [re.fullmatch(r" *[-0-9.e]*[│┤├](.*)[│┤]", line) for line in lines(*points, **options)]
     return [match[1] for match in inner if match]
 

@@ -96,7 +96,6 @@ def rows(text: str, words: str) -> list[str]:
 
 
 def finished(scales: Sequence[float], *warnings: TaskWarning) -> Evaluation:
-    """An evaluation of a metric under protocols of different guidance scales."""
     metrics = [metric("coco/fid", 64, value=10 * scale, stderr=0.5, protocol=f"p{scale}") for scale in scales]
     protocols: Any = {f"p{scale}": {"data": "ab", "sampling": {"guidance_scale": scale}} for scale in scales}
     task = example(Task, metrics=metrics, protocols=protocols, warnings=list(warnings))

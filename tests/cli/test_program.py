@@ -57,7 +57,6 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("short_process")
 def test_help_is_quick_and_imports_little() -> None:
-    """Whoever asks for help does not wait for torch."""
     heavy = {"torch", "numpy", "fastapi", "starlette", "sqlalchemy", "distributed", "dask", "pydantic", "uvicorn"}
     code = (
         "import sys; sys.argv = ['evalsvc', '--help']\n"

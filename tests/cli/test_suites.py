@@ -165,7 +165,6 @@ def test_one_kind_and_one_metric_are_shown(evalsvc: Shell) -> None:
 def test_a_plug_ins_task_is_described_and_one_that_cannot_be_imported_disturbs_no_other(
     evalsvc: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It says of its needs and metrics what it wants, or nothing."""
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "support" / "plug_ins")
     monkeypatch.setitem(catalog.COMPONENTS["tasks"], "broken", "evalsvc_no_such_package:Task")
     found = {kind: (measures, needs) for kind, measures, needs in task_summaries()}

@@ -24,7 +24,6 @@ OPTIONS = ("--run", "run-a", "--settle", "0.1", "--every", "0.1")
 
 @pytest.fixture(autouse=True)
 def _signals() -> Iterator[None]:
-    """What a watcher in this process does at signals ends with the test."""
     kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
     for number, handler in kept.items():

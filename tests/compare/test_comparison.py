@@ -42,7 +42,6 @@ class TestVerdict:
         assert unpaired.stderr == pytest.approx(0.1 * math.sqrt(2))
 
     def test_level(self) -> None:
-        """2.1 of their common errors."""
         sides = value("a/b", 1.0, 0.03), value("a/b", 1.105, 0.04)
         assert [contrast(*sides, level=level).verdict for level in (0.95, 0.99)] == ["worse", "indistinguishable"]
         with pytest.raises(InvalidRequest, match="the level of an interval is 95; give a number between 0 and 1"):
@@ -160,7 +159,6 @@ def guided(scale: float, number: float = 1.0, **more: Any) -> MetricValue:
 
 class TestProtocol:
     def test_metrics_with_one_reason_share_it(self) -> None:
-        """Seventeen metrics of a task with another base are one line."""
         reasons = [*((f"forgetting/m{number}", "base a → b") for number in range(5)), ("coco/fid", "seed 0 → 1")]
         assert (
             "protocols: forgetting/m0, forgetting/m1, forgetting/m2 and 2 more: base a → b; coco/fid: seed 0 → 1;"
@@ -217,7 +215,6 @@ class TestAnswers:
     """Of metrics that are right or wrong on each item: McNemar's counts, p over several benchmarks, what flipped."""
 
     def asked(self, name: str, rights: dict[str, Sequence[float]]) -> Result:
-        """`rights` by benchmark."""
         metrics = [
             value(f"{benchmark}/acc", sum(answers) / len(answers), n=len(answers), direction="higher", items=("acc",))
             for benchmark, answers in rights.items()

@@ -29,7 +29,6 @@ CONTENTS: dict[str, dict[str, Any]] = {
 
 
 def history(run: str, *series: tuple[str, str], **fields: Any) -> History:
-    """Of (metric, protocol)."""
     said: dict[str, Any] = {"variant": "raw", "unit": "", "direction": "lower", "baseline": None, "differs": {}}
     said |= {"x": [0, 25], "value": [2.0, 1.0], **{key: [None, None] for key in ("stderr", "low", "high", "n")}}
     said |= {"import_": None, "omitted": 0}
@@ -157,7 +156,6 @@ def at(
     ],
 )
 def test_where_it_enters_and_leaves_the_noise(verdicts: list[Verdict], expected: Crossings) -> None:
-    """The last step alone is not for good."""
     assert crossed(verdicts, verdicts) == expected
 
 
@@ -254,7 +252,6 @@ def test_other_protocols_have_no_curve() -> None:
 
 
 def test_two_protocols_are_two_curves() -> None:
-    """Forced ones have names of their own."""
     both = result(measured(0), measured(1, 2.0))
     curves = difference_curves("a", "b", [(0, both, both)], Options()).curves
     assert [(curve.a, curve.differs) for curve in curves] == [([1.0], {"seed": 0}), ([2.0], {"seed": 1})]

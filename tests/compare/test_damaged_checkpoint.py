@@ -47,7 +47,6 @@ def _worker(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def measuring(**parameters: object) -> Measure:
-    """Evaluates weights, each once."""
     task = {"kind": "loss", "name": "pairs", "data": str(ROOT / "heldout_pairs.jsonl"), **parameters}
     model = json.loads((RUN / "open_lm_miniature.json").read_text())
     measured: dict[Path, Result] = {}
@@ -71,7 +70,6 @@ def measure() -> Measure:
 
 @pytest.fixture(scope="module")
 def damaged(tmp_path_factory: pytest.TempPathFactory) -> Mapping[tuple[int, int], Path]:
-    """Files of damaged weights, by step and layer."""
     folder, files = tmp_path_factory.mktemp("damaged"), {}
     for step in (MIDDLE, LAST):
         for layer in range(3):

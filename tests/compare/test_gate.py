@@ -148,7 +148,6 @@ def test_a_baseline_without_values() -> None:
 class TestNotJudged:
     @pytest.mark.parametrize("task", ["pairs", "quick/pairs"])
     def test_missing_is_named_with_the_tasks_error(self, task: str) -> None:
-        """Also that of a task whose name two suites share."""
         candidate = result(value("arc/acc", 0.5), errors={task: "out of memory"})
         found = compare(candidate, result(value("arc/acc", 0.5), value("pairs/image", 1.0)))
         assert (found.outcome, verdicts(found)["pairs/image"]) == (Outcome.NOT_JUDGED, "missing")
@@ -279,7 +278,6 @@ class TestService:
 
     @pytest.mark.parametrize(("candidate", "baseline"), [("run-a@100", "run-a@0"), ("run-a@0", "run-a@100")])
     def test_time_out(self, app: App, client: Client, candidate: str, baseline: str) -> None:
-        """Of either side."""
         while client.results("run-a", 100).state != "succeeded":
             app.coordinator.step()
         found = run_gate(candidate, baseline, EVERYTHING, Service(client, timeout=0, every=0.01))

@@ -59,7 +59,6 @@ def apart(difference: float, rule: Rule, stderr: float | None = 0.01, n: int = 1
 
 
 def answers(both: int, lost: int, gained: int, rule: Rule, neither: int = 0) -> Gap:
-    """A share of questions that are answered right."""
     counts = (both, lost, gained, neither)
     sides = [
         [mark for mark, count in zip(marks, counts, strict=True) for _ in range(count)]

@@ -26,7 +26,6 @@ from evalsvc.spec.protocol import MetricValue, Protocol
 
 @pytest.fixture(scope="module")
 def report() -> Report:
-    """One comparison of every kind."""
     errors = {"a/same": 0.01, "a/gone": 0.01, "a/unasked": 0.01, "b/worse": 0.001, "b/lost": None, "b/better": 0.001}
     errors |= {"b/limited": 0.01, "b/unsure": None, "b/noisy": 0.01}
     own = {"b/worse": (1.5, 0.001), "b/lost": (math.nan, None), "b/better": (0.5, 0.001), "b/unsure": (1.5, 0.01)}

@@ -54,7 +54,6 @@ def page(made: ForgettingReport) -> list[str]:
 
 
 def cells(lines: Sequence[str], name: str) -> str:
-    """The cells of the first line that begins with a name, apart by bars."""
     line = next(line for line in lines if line.startswith(f"{name} "))
     return "|".join(cell.strip() for cell in line.split("  ") if cell.strip())
 
@@ -162,7 +161,6 @@ def bits(seed: int, mean: float, n: int = 60) -> list[float]:
 
 
 def measured(seed: int, right: float = 0.5, mean: float = 8.0, n: int = 60) -> Results:
-    """Accuracies and bits per byte, over all ids and within text."""
     found = results(arc=answers(seed, right, n))
     return with_bits(found, "arc", bits(seed, mean, n), bits(seed + 100, mean - 1, n))
 

@@ -83,7 +83,6 @@ def test_an_asset_is_needed_by_suites_or_where_it_is_damaged(tmp_path: Path, inc
 
 
 def needed(tmp_path: Path, *benchmarks: dict[str, Any], **parameters: Any) -> list[str]:
-    """The data files of a suite with these benchmarks, below `tmp_path`."""
     chosen = [{"data": None} | benchmark for benchmark in benchmarks]
     task = TaskSpec("any", "any", {"benchmarks": chosen, "include_path": [str(tmp_path)], **parameters})
     settings = Settings(datasets=str(tmp_path / "datasets"))
@@ -122,7 +121,6 @@ def test_unknown_suite_and_folder(tmp_path: Path) -> None:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    """The migrated database of the data folder."""
     store = open_store(f"sqlite:///{tmp_path}/evalsvc.db", migrate=False)
     yield store
     store.close()
@@ -269,7 +267,6 @@ def no_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def report(name: str = "") -> list[str]:
-    """The values of the lines that begin with `name: `, or all lines."""
     lines = list(report_lines())
     return [line.removeprefix(f"{name}: ") for line in lines if line.startswith(f"{name}: ")] if name else lines
 

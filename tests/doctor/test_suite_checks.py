@@ -66,7 +66,7 @@ def test_every_task_is_looked_at_whatever_is_wrong_with_another(tmp_path: Path) 
         assert words in problem
 
 
-def test_assets_and_statistics_that_are_not_there(tmp_path: Path) -> None:
+def test_assets_and_statistics_that_are_not_there_and_an_extractor_that_is_not_needed(tmp_path: Path) -> None:
     task = {"kind": "text_to_image", "samples": 4, "decoder": "movqgan-67", "reference": "coco"}
     found = problems(tmp_path, task)
     assert "decoder: no asset is named 'movqgan-67'; did you mean 'movqgan-67M'" in found
@@ -77,13 +77,10 @@ def test_assets_and_statistics_that_are_not_there(tmp_path: Path) -> None:
     (tmp_path / "data" / "shared" / "statistics").mkdir(parents=True)
     (tmp_path / "data" / "shared" / "statistics" / "coco.npz").touch()
     assert "reference" not in problems(tmp_path, task).replace("reference import", "")
-
-
-def test_agreement_alone_needs_no_extractor(tmp_path: Path) -> None:
     captions = str(ROOT / "validation_captions.jsonl")
-    task = {"kind": "text_to_image", "captions": captions, "decoder": DECODER, "classifier": CLASSIFIER}
-    assert problems(tmp_path, task | {"metrics": ["agreement"]}) == ""
-    assert "extractor: " in problems(tmp_path, task)
+    alone = {"kind": "text_to_image", "captions": captions, "decoder": DECODER, "classifier": CLASSIFIER}
+    assert problems(tmp_path, alone | {"metrics": ["agreement"]}) == ""
+    assert "extractor: " in problems(tmp_path, alone)
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
@@ -105,7 +102,6 @@ def test_a_published_program_as_extractor(tmp_path: Path, name: str, monkeypatch
 
 
 def test_packages_that_are_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A scheduler's workers have an installation of their own."""
     monkeypatch.setattr("evalsvc.doctor.suite_checks.find_spec", lambda name: None)
     task = {"kind": "text_to_image", "samples": 4, "decoder": DECODER, "clip": "clip-vit-b-32"}
     found = problems(tmp_path, task)
@@ -121,13 +117,10 @@ def test_benchmarks_that_cannot_be_asked(tmp_path: Path) -> None:
     assert len(found) == 2
     assert "no benchmark is named 'arc_esy'; did you mean 'arc_easy'" in found[0]
     assert "task 'language': benchmarks: benchmark 'piqa'" in found[1]
-
-
-def test_a_misspelt_column_of_a_benchmark(tmp_path: Path) -> None:
     write_benchmark(tmp_path, "sums", questions(3), doc_to_text="quetsion")
-    found = problems(tmp_path, {"kind": "language", "benchmarks": ["sums"], "include_path": [str(tmp_path)]})
-    assert f"{tmp_path}/sums.jsonl, row 1 has no column 'quetsion', which `doc_to_text` names" in found
-    assert "did you mean 'question'" in found
+    misspelt = problems(tmp_path, {"kind": "language", "benchmarks": ["sums"], "include_path": [str(tmp_path)]})
+    assert f"{tmp_path}/sums.jsonl, row 1 has no column 'quetsion', which `doc_to_text` names" in misspelt
+    assert "did you mean 'question'" in misspelt
 
 
 def lines(path: Path, *records: object) -> str:
@@ -185,7 +178,6 @@ def test_more_samples_than_captions_and_images(tmp_path: Path) -> None:
 
 
 def path_fields(model: type[BaseModel], above: str = "") -> Iterator[str]:
-    """Fields that are files, those of inner models included."""
     for name, field in model.model_fields.items():
         inner = [kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)]
         models = [kind for kind in inner if issubclass(kind, BaseModel)]

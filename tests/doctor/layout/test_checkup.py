@@ -55,7 +55,6 @@ def test_true_layout_wins() -> None:
 
 @pytest.fixture
 def repeating_pairs(tmp_path: Path) -> str:
-    """Images of 24 codes of 16, each of which comes four times in a row."""
     path = tmp_path / "pairs.jsonl"
     rng = random.Random(0)
     with path.open("w") as file:

@@ -51,7 +51,6 @@ MODELS = [name for name, preset in presets().items() if name != "split-tables" a
 
 
 def hidden(preset: str, template: str = "text, image", seed: int | None = None) -> VocabularyLayout:
-    """A preset; with a seed, with its special tokens in another order."""
     fields = {"preset": preset, "text_size": 512, "codebook_size": 64, "template": list(TEMPLATES[template])}
     layout = parse_layout({**fields, "unconditional_template": None, "length": None}).resolve(ROWS)
     if seed is None:
@@ -107,7 +106,6 @@ def test_what_the_model_does_not_know_is_not_decided(template: str) -> None:
 
 @pytest.mark.parametrize("preset", ["image-then-special", "special-then-image", "image-first"])
 def test_layout_that_is_not_among_the_candidates_is_not_replaced(preset: str) -> None:
-    """The best of wrong ones is wrong."""
     truth = hidden(preset)
     others = [item for item in CANDIDATES if item.layout.image_range != truth.image_range]
     verdict = verdict_on(BigramWitness.trained(truth, TRAINING, ROWS), others)
@@ -216,7 +214,6 @@ def test_expecting_more_behind_the_end_is_charged_and_not_infinitely() -> None:
 
 
 def test_behind_is_paired() -> None:
-    """Sequences differ by more than candidates do."""
     full, short = (score(WITNESS, item, item.sequences(FEW)) for item in (FULL, NO_DOC))
     found = margin(full, short)
     differences = [theirs - ours for theirs, ours in zip(short.totals, full.totals, strict=True)]
