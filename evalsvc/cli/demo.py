@@ -1,8 +1,4 @@
-"""`evalsvc demo`: evaluate the bundled miniature runs with a service.
-
-The demo starts a service with a new data folder, posts every checkpoint of both runs, waits, and shows the history. At
-the end, items of the last checkpoint are computed again, and features by clean-fid.
-"""
+"""`evalsvc demo`: evaluate the bundled miniature runs with a service of their own."""
 
 from __future__ import annotations
 

@@ -155,7 +155,7 @@ def gate(
             report = sample_until_decided(sides, wanted, chosen, settings, bars.show, _print_look, spending)
     forms = gate_reports.render(report)
     for table in forms.tables:
-        print_table(table.columns, table.rows, drop=table.drop, below=table.below)
+        print_table(*table)
     for line in (*(forms.annotations if annotations else ()), *forms.notes):
         say(line)
     say(forms.headline, style="green" if forms.exit_code == 0 else "red")

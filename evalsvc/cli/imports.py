@@ -1,10 +1,6 @@
 """`evalsvc import`: enter values of other tools, from files with values by training step.
 
-A file is CSV with a header line, or JSON lines. Its columns decide between three forms:
-- *long*: `step`, `metric`, `value`, and optionally `stderr`, `n`, `unit`, `direction`, `variant`, `protocol`;
-- *wide*: a column of steps (`step`, `Step`, `_step`, `global_step`) and a column per metric, as Weights & Biases
-  exports; columns `run - metric` are read, and `…__MIN` and `…__MAX` are skipped;
-- *TensorBoard*: `Wall time`, `Step`, `Value`, for one metric that the file does not name.
+Of wide files, columns `run - metric` are read, and `…__MIN` and `…__MAX` are skipped, as Weights & Biases exports them.
 """
 
 from __future__ import annotations

@@ -28,9 +28,8 @@ class Contrast:
     """A metric of two results, under one protocol or under the two nearest protocols."""
 
     a: Measured | None
-    """Value of a; None if a lacks the metric."""
     b: Measured | None
-    """Value of b; None if b lacks the metric."""
+    """Value of each side; None if the side lacks the metric."""
     distance: Distance | None = None
     """Difference b − a with its error; None if a side lacks the metric, or if other protocols are refused."""
     differing: Differences = field(default_factory=dict)

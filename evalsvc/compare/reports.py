@@ -50,14 +50,8 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Pattern of characters that XML 1.0 cannot represent (section 2.2)."""
 
 
-@dataclass(frozen=True)
-class PrintedTable:
-    """Table for a terminal."""
-
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    drop: Sequence[str]
-    below: Sequence[str] = ()
+PrintedTable = tuple[Sequence[str], Sequence[Sequence[str]], Sequence[str], Sequence[str], Sequence[str]]
+"""Columns and rows, and the columns that are left out if empty, dropped or printed below in a narrow terminal."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +70,11 @@ class Forms:
 
 def render(report: Report) -> Forms:
     """Return a report in all its forms."""
-    tables = []
+    tables: list[PrintedTable] = []
     if report.looks:
-        tables.append(PrintedTable(LOOK_COLUMNS, [*map(look_row, report.looks)], LOOKS_DROP))
+        tables.append((LOOK_COLUMNS, [*map(look_row, report.looks)], (), LOOKS_DROP, ()))
     if report.comparisons:
-        tables.append(PrintedTable(COLUMNS, table(report.comparisons), DROP, below=("why",)))
+        tables.append((COLUMNS, table(report.comparisons), (), DROP, ("why",)))
     return Forms(
         int(report.outcome),
         headline(report),
