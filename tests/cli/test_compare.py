@@ -113,9 +113,9 @@ def test_left_out_items_right_answers_and_verdicts_of_chance_are_said(capsys: Ca
         assert words in shown
 
 
-@pytest.mark.parametrize(
-    ("after", "said"),
-    [
+def test_curves_say_where_they_leave_the_noise(capsys: Captured) -> None:
+    """Two steps apart from each other say nothing of what follows."""
+    for after, said in (
         (
             (2.0, 1.0, 1.0),
             [
@@ -134,13 +134,10 @@ def test_left_out_items_right_answers_and_verdicts_of_chance_are_said(capsys: Ca
                 "simultaneous band: the difference changes its sign between steps 0 and 10",
             ],
         ),
-    ],
-)
-def test_curves_say_where_they_leave_the_noise(after: tuple[float, ...], said: list[str], capsys: Captured) -> None:
-    """Two steps apart from each other say nothing of what follows."""
-    steps = [(10 * at, result(value("t/x", 1.0)), result(value("t/x", number))) for at, number in enumerate(after)]
-    print_difference_curves(difference_curves("a", "b", steps, Options()))
-    assert capsys.readouterr().out.rstrip().splitlines()[-len(said) :] == said
+    ):
+        steps = [(10 * at, result(value("t/x", 1.0)), result(value("t/x", number))) for at, number in enumerate(after)]
+        print_difference_curves(difference_curves("a", "b", steps, Options()))
+        assert capsys.readouterr().out.rstrip().splitlines()[-len(said) :] == said
 
 
 def test_a_comparison_is_a_screen_with_the_headline_and_what_differs(capsys: Captured) -> None:

@@ -56,19 +56,16 @@ def test_tasks_that_fail_of_one_cause_have_one_error(evalsvc: Shell, tmp_path: P
     assert (result.code, result.out, result.err) == (1, "", said)
 
 
-@pytest.mark.parametrize(
-    ("task", "options", "code"),
-    [
+def test_wrong_use_is_no_failure_of_the_weights(evalsvc: Shell) -> None:
+    """A CI takes 1 for a checkpoint that is worse."""
+    for task, options, code in (
         ("data: nowhere.jsonl", "", "invalid_data"),
         ("data: ids.jsonl, general_text: nowhere.jsonl", "", "invalid_data"),
         ("data: ids.jsonl", """--layout '{"text": {"size": 9999}}'""", "invalid_layout"),
-    ],
-)
-def test_wrong_use_is_no_failure_of_the_weights(evalsvc: Shell, task: str, options: str, code: str) -> None:
-    """A CI takes 1 for a checkpoint that is worse."""
-    Path("mine.yaml").write_text(f"tasks: [{{kind: loss, {task}}}]")
-    result = evalsvc(f"{RUN} {options}")
-    assert (result.code, f"[{code}]" in result.err) == (2, True)
+    ):
+        Path("mine.yaml").write_text(f"tasks: [{{kind: loss, {task}}}]")
+        result = evalsvc(f"{RUN} {options}")
+        assert (result.code, f"[{code}]" in result.err) == (2, True)
 
 
 def test_base_beside_the_checkpoint(evalsvc: Shell, tmp_path: Path) -> None:

@@ -27,28 +27,22 @@ def gate(evalsvc: Shell, candidate: Any, baseline: Any, options: str = "") -> Re
     return evalsvc(f"gate candidate.json --baseline baseline.json {options}")
 
 
-@pytest.mark.parametrize(
-    ("candidate", "baseline", "code", "headline", "annotation"),
-    [
-        (measured(0.1, 0.2), measured(0), 1, "regression: 1 worse", "::error title=pairs/image::worse by"),
+def test_a_situation_in_every_form(evalsvc: Shell) -> None:
+    for candidate, baseline, code, headline, annotation in (
         (measured(0), None, 3, "no baseline: there is no file", "::error title=gate::there is no file"),
-    ],
-    ids=["worse", "no-baseline"],
-)
-def test_a_situation_in_every_form(
-    evalsvc: Shell, candidate: Any, baseline: Any, code: int, headline: str, annotation: str
-) -> None:
-    Path("summary.md").write_text("# Build 7\n\n")
-    outputs = "--output report.json --junit report.xml --markdown summary.md --annotations"
-    result = gate(evalsvc, candidate, baseline, outputs)
-    assert (result.code, result.err) == (code, "")
-    lines = result.out.splitlines()
-    assert lines[-1].startswith(headline)
-    assert [line.startswith(annotation) for line in lines if line.startswith("::")] == [True]
-    assert ("pairs/image" in result.out) == ("gate::" not in annotation)
-    assert json.loads(Path("report.json").read_text())["exit_code"] == code
-    assert read_junit(Path("report.xml").read_bytes())[0].get("tests") == "1"
-    assert Path("summary.md").read_text().startswith(f"# Build 7\n\n### Gate: {headline}")
+        (measured(0.1, 0.2), measured(0), 1, "regression: 1 worse", "::error title=pairs/image::worse by"),
+    ):
+        Path("summary.md").write_text("# Build 7\n\n")
+        outputs = "--output report.json --junit report.xml --markdown summary.md --annotations"
+        result = gate(evalsvc, candidate, baseline, outputs)
+        assert (result.code, result.err) == (code, "")
+        lines = result.out.splitlines()
+        assert lines[-1].startswith(headline)
+        assert [line.startswith(annotation) for line in lines if line.startswith("::")] == [True]
+        assert ("pairs/image" in result.out) == ("gate::" not in annotation)
+        assert json.loads(Path("report.json").read_text())["exit_code"] == code
+        assert read_junit(Path("report.xml").read_bytes())[0].get("tests") == "1"
+        assert Path("summary.md").read_text().startswith(f"# Build 7\n\n### Gate: {headline}")
 
 
 def test_rules_and_the_family_of_the_option_before_theirs(evalsvc: Shell) -> None:

@@ -140,9 +140,8 @@ def at(
     )
 
 
-@pytest.mark.parametrize(
-    ("verdicts", "expected"),
-    [
+def test_where_it_enters_and_leaves_the_noise() -> None:
+    for verdicts, expected in (
         ([OUT, OUT, IN, OUT, IN, IN], at(20, 40, 0, None)),
         ([IN, OUT, IN, OUT, OUT], at(0, None, 10, 30)),
         ([OUT, BACK, IN, OUT, OUT], at(20, None, 0, 30, [0, 10], [10, 30])),
@@ -153,10 +152,8 @@ def at(
         ([OUT, IN], at(10, None, 0, None)),
         ([IN], at(0, None, None, None)),
         ([], at(None, None, None, None)),
-    ],
-)
-def test_where_it_enters_and_leaves_the_noise(verdicts: list[Verdict], expected: Crossings) -> None:
-    assert crossed(verdicts, verdicts) == expected
+    ):
+        assert crossed(verdicts, verdicts) == expected
 
 
 def test_a_gap_has_closed_by_pointwise_intervals_and_is_apart_by_the_simultaneous_band() -> None:

@@ -6,7 +6,7 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import typer.main
@@ -70,12 +70,13 @@ class TestVerdict:
         turned = "lower" if direction == "higher" else "higher"
         assert judge(value("a/b", 1.0, direction=turned), value("a/b", 1.1), direction=direction).verdict == verdict
 
-    @pytest.mark.parametrize(
-        ("absolute", "relative", "verdict"),
-        [(0.29, 0.14, "worse"), (0.31, 0.01, "within_noise"), (0.01, 0.16, "within_noise")],
-    )
-    def test_the_larger_tolerance_counts(self, absolute: float, relative: float, verdict: str) -> None:
-        assert judge(value("a/b", 2.0), value("a/b", 2.3), absolute=absolute, relative=relative).verdict == verdict
+    def test_the_larger_tolerance_counts(self) -> None:
+        for absolute, relative, verdict in (
+            (0.29, 0.14, "worse"),
+            (0.31, 0.01, "within_noise"),
+            (0.01, 0.16, "within_noise"),
+        ):
+            assert judge(value("a/b", 2.0), value("a/b", 2.3), absolute=absolute, relative=relative).verdict == verdict
 
     @pytest.mark.parametrize("stderr", [0.1, None])
     def test_not_finite(self, stderr: float | None) -> None:
@@ -153,28 +154,17 @@ class TestNotJudged:
         assert (found.outcome, verdicts(found)["pairs/image"]) == (Outcome.NOT_JUDGED, "missing")
         assert found.comparisons[1].reason == "the candidate's task pairs failed: out of memory"
 
-    @pytest.mark.parametrize(
-        ("candidate", "baseline", "missing", "outcome", "expected"),
-        [
+    def test_values_of_one_side(self) -> None:
+        for candidate, baseline, missing, outcome, expected in (
             ({"a/b": 2}, {"a/b": 1, "a/c": 1}, "fail", Outcome.REGRESSION, {"a/b": "worse", "a/c": "missing"}),
             ({"a/b": 1}, {"a/b": 1, "a/c": 1}, "ignore", Outcome.PASSED, {"a/b": "within_tolerance", "a/c": "ignored"}),
             ({}, {"a/b": 1}, "ignore", Outcome.NOT_JUDGED, {"a/b": "ignored"}),
             ({"a/b": 1, "a/d": 1}, {"a/b": 1}, "fail", Outcome.PASSED, {"a/b": "within_tolerance", "a/d": "new"}),
-        ],
-        ids=["a regression counts first", "missing may be ignored", "nothing is compared", "new values pass"],
-    )
-    def test_values_of_one_side(
-        self,
-        candidate: dict[str, float],
-        baseline: dict[str, float],
-        missing: Literal["fail", "ignore"],
-        outcome: Outcome,
-        expected: dict[str, str],
-    ) -> None:
-        sides = ([value(name, number) for name, number in side.items()] for side in (candidate, baseline))
-        found = report(*sides, Rule(metric="a/*", missing=missing))
-        assert (found.outcome, verdicts(found)) == (outcome, expected)
-        assert all(problem.startswith("nothing was compared") for problem in found.problems)
+        ):
+            sides = ([value(name, number) for name, number in side.items()] for side in (candidate, baseline))
+            found = report(*sides, Rule(metric="a/*", missing=missing))
+            assert (found.outcome, verdicts(found)) == (outcome, expected)
+            assert all(problem.startswith("nothing was compared") for problem in found.problems)
 
 
 class TestProtocol:

@@ -8,7 +8,7 @@ from gate_documents import read_junit, result, value
 
 from evalsvc.compare.gate import compare
 from evalsvc.compare.gate_report import Outcome, Report
-from evalsvc.compare.gate_rules import Family, Rule
+from evalsvc.compare.gate_rules import Rule
 from evalsvc.compare.reports import (
     COLUMNS,
     WORDS,
@@ -123,25 +123,20 @@ def many(count: int, *more: MetricValue) -> list[Result]:
     return [result(*metrics, *more, name=name) for name in ("after", "before")]
 
 
-@pytest.mark.parametrize(
-    ("count", "family", "standard_errors", "words", "chances"),
-    [
+def test_the_level_of_the_gate_is_said() -> None:
+    for count, family, standard_errors, words, chances in (
         (1, "none", [3], "1 metric, at a level of 0.00135", ()),
         (40, "none", [3], "40 metrics, each at a level of 0.00135", (0.053, 0.054)),
         (2, "none", [3, 2], "2 metrics, each at a level of 0.00135 to 0.0228", (0.024, 0.024)),
         (10, "holm", [2], "10 metrics, each at a level of 0.00228 or, by Holm's steps, more", (0.023, 0.023)),
-    ],
-)
-def test_the_level_of_the_gate_is_said(
-    count: int, family: Family, standard_errors: list[int], words: str, chances: tuple[float, ...]
-) -> None:
-    chance = "; an unchanged checkpoint fails with a chance of {} if the metrics are independent, and of {} at most"
-    said = f"false alarms: {words}{chance.format(*chances) if chances else ''}"
-    rules = [Rule(metric=f"t/{at}", standard_errors=number) for at, number in enumerate(standard_errors[:-1])]
-    rules.append(Rule(metric="*", standard_errors=standard_errors[-1]))
-    found = compare(*many(count), rules, family)
-    assert levels(found) == said
-    assert said in to_markdown(found)
+    ):
+        chance = "; an unchanged checkpoint fails with a chance of {} if the metrics are independent, and of {} at most"
+        said = f"false alarms: {words}{chance.format(*chances) if chances else ''}"
+        rules = [Rule(metric=f"t/{at}", standard_errors=number) for at, number in enumerate(standard_errors[:-1])]
+        rules.append(Rule(metric="*", standard_errors=standard_errors[-1]))
+        found = compare(*many(count), rules, family)
+        assert levels(found) == said
+        assert said in to_markdown(found)
 
 
 def test_metrics_that_a_tolerance_alone_decides_are_not_in_the_chance() -> None:
