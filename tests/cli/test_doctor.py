@@ -44,7 +44,7 @@ def test_a_layout_that_is_decided_is_written(evalsvc: Shell) -> None:
     special = "special tokens: doc 576, /doc 577, text 578, /text 579, image 580, /image 581, pad 582"
     for words in ("the layout is image-then-special 512 (text, image)", special, "split-tables 512"):
         assert words in result.out
-    layout = parse_layout("layout.yaml")
+    layout = parse_layout(str(Path("layout.yaml").absolute()))
     assert (layout.image_ids, layout.special["/image"]) == (range(512, 576), 581)
     assert json.loads(Path("all.json").read_text())["decided"] is True
 
