@@ -216,21 +216,16 @@ def test_json_has_no_number_that_is_none() -> None:
 class TestAnswers:
     """Of metrics that are right or wrong on each item: McNemar's counts, p over several benchmarks, what flipped."""
 
-    def asked(self, name: str, rights: dict[str, Sequence[float]]) -> Result:
-        metrics = [
-            value(f"{benchmark}/acc", sum(answers) / len(answers), n=len(answers), direction="higher", items=("acc",))
-            for benchmark, answers in rights.items()
-        ]
-        items = [
-            {"benchmark": benchmark, "index": 10 * index, "acc": right}
-            for benchmark, answers in rights.items()
-            for index, right in enumerate(answers)
-        ]
-        return result(*metrics, name=name, items={"text": items}, task="text")
-
     def both(self, pairs: dict[str, tuple[Sequence[float], Sequence[float]]], **options: Any) -> list[MetricDifference]:
-        a, b = (self.asked(name, {key: pair[place] for key, pair in pairs.items()}) for place, name in enumerate("ab"))
-        return list(compare_results(a, b, Options(**options)).contrasts)
+        sides = []
+        for place, name in enumerate("ab"):
+            metrics, items = [], []
+            for benchmark, answers in ((benchmark, pair[place]) for benchmark, pair in pairs.items()):
+                fields: dict[str, Any] = {"n": len(answers), "direction": "higher", "items": ("acc",)}
+                metrics.append(value(f"{benchmark}/acc", sum(answers) / len(answers), **fields))
+                items += [{"benchmark": benchmark, "index": 10 * at, "acc": x} for at, x in enumerate(answers)]
+            sides.append(result(*metrics, name=name, items={"text": items}, task="text"))
+        return list(compare_results(*sides, Options(**options)).contrasts)
 
     def test_counts_p_and_the_items(self) -> None:
         """Eight of ten questions on which the two differ went to b: p = 2 · (1 + 10 + 45) / 2^10."""
