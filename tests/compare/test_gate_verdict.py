@@ -195,6 +195,8 @@ class TestFewItems:
         assert found[0] == verdict
         if n >= 8:
             assert ("worse by 0.5 in every item alike" in found[1], f"(exact p {p:.2g})" in found[1]) == (True, True)
+            asked = said(gap([0.5] * n, Rule(metric="t/x", inconclusive="fail")))[0]
+            assert asked == {"within_noise": "not_judged"}.get(verdict, verdict)
             lost = said(answers(190, n, 0, NORMAL))
             assert (lost[0], lost[2].p) == (verdict, pytest.approx(p))
             assert (lost[2].noise <= n / (190 + n)) == (verdict == "worse")
