@@ -11,8 +11,7 @@ import httpx2
 import pytest
 import sqlalchemy as sa
 from app_in_process import app_on_port
-from long_lists import fill_lists
-from long_queue import fill_queue
+from long_lists import fill_lists, fill_queue
 
 from evalsvc.store.queue.attempts import take
 from evalsvc.store.tables import Checkpoint, Evaluation, Run

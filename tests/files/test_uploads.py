@@ -3,11 +3,9 @@
 import base64
 import hashlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from shutil import disk_usage
-from types import SimpleNamespace
 
 import pytest
 
@@ -35,19 +33,10 @@ def create(uploads: Uploads, content: bytes = CONTENT, owner: str | None = "trai
     return uploads.create(owner, sha256(content), len(content), kept)
 
 
-@contextmanager
 def part_of(
-    uploads: Uploads,
-    content: bytes = CONTENT,
-    offset: int = 0,
-    owner: str | None = "trainer",
-    checksum: str | None = None,
-) -> Iterator[Part]:
-    part = Part(uploads, owner, sha256(content), offset, checksum, 0)
-    try:
-        yield part
-    finally:
-        part.close()
+    uploads: Uploads, content: bytes = CONTENT, offset: int = 0, owner: str = "trainer", checksum: str | None = None
+) -> AbstractContextManager[Part]:
+    return closing(Part(uploads, owner, sha256(content), offset, checksum, 0))
 
 
 def send(uploads: Uploads, sent: bytes, content: bytes = CONTENT, offset: int = 0, owner: str = "trainer") -> None:
@@ -63,13 +52,8 @@ def offset_of(uploads: Uploads) -> int:
 def test_an_upload_is_its_owners_alone(uploads: Uploads) -> None:
     upload = create(uploads)
     assert uploads.find("trainer", SHA256) == upload
-    for owner, digest in (
-        ("other", SHA256),
-        (None, SHA256),
-        ("None", SHA256),
-        ("trainer", "0" * 64),
-        ("trainer", ".."),
-    ):
+    others = [(owner, SHA256) for owner in ("other", None, "None")]
+    for owner, digest in (*others, ("trainer", "0" * 64), ("trainer", "..")):
         with pytest.raises(UploadNotFound, match="POST /v1/uploads"):
             uploads.find(owner, digest)
     assert (uploads.folder.stat().st_mode & 0o777, upload.path.stat().st_mode & 0o777) == (0o700, 0o600)
@@ -202,10 +186,7 @@ def test_the_disk_keeps_a_reserve(uploads: Uploads, monkeypatch: pytest.MonkeyPa
     """The disk is looked at as bytes arrive, too: others fill it meanwhile."""
     free = RESERVE_BYTES + 10_000
 
-    def usage(path: Path) -> SimpleNamespace:
-        return SimpleNamespace(**disk_usage(path)._asdict() | {"free": free})
-
-    monkeypatch.setattr(module.shutil, "disk_usage", usage)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: disk_usage(path)._replace(free=free))
     create(uploads)
     with pytest.raises(StorageFull, match=r"7,000 bytes do not fit, and 3,000 are free"):
         create(uploads, CONTENT[::-1])
@@ -229,18 +210,10 @@ def test_links_and_other_files_are_no_uploads(uploads: Uploads, tmp_path: Path) 
     secret.write_bytes(b"secret")
     upload.path.unlink()
     upload.path.symlink_to(secret)
-    names = (
-        "..",
-        "a",
-        upload.path.name.replace("7000", "07000"),
-        upload.path.name + "0" * 20,
-        upload.path.name.upper(),
-    )
-    for name in names[1:]:
-        (uploads.folder / name).touch()
-    with pytest.raises(UploadNotFound), part_of(uploads):
-        pass
-    for work in (uploads.verify, uploads.delete):
+    name = upload.path.name
+    for other in ("a", name.replace("7000", "07000"), name + "0" * 20, name.upper()):
+        (uploads.folder / other).touch()
+    for work in (uploads.verify, uploads.delete, lambda *_: part_of(uploads)):
         with pytest.raises(UploadNotFound):
             work("trainer", SHA256)
     assert uploads.sweep() == 0

@@ -9,15 +9,6 @@ from migrated import migrated_store
 from evalsvc.store.session import Store, open_store
 
 
-@pytest.fixture(params=["sqlite", pytest.param("empty_postgresql", id="postgresql")])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty database."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'evalsvc.db'}"
-    url: str = request.getfixturevalue(request.param)
-    return url
-
-
 @pytest.fixture(params=["sqlite", pytest.param("migrated_postgresql", id="postgresql")])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     """A migrated and empty store."""

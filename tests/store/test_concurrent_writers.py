@@ -15,8 +15,8 @@ from random import SystemRandom
 import pytest
 import sqlalchemy as sa
 from history_reference import Point, imported
-from posts_and_results import metric, plan, ran, result, submission, suite
-from queue_steps import ask, next_shard, submit_planned
+from posts_and_results import act, ask, metric, plan, ran, result, submission, submit_due, suite
+from queue_steps import next_shard
 from sqlalchemy import event, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
@@ -88,7 +88,7 @@ class Client:
         step = self.dice.randrange(STEPS)
         posted = submission(step, run=self.dice.choice(RUNS), identity=identity, replace=replace)
         if self.dice.random() < 0.3:
-            submit_planned(session, posted)
+            submit_due(session, posted)
         else:
             submit(session, posted, [suite(name, limit=index) for index, name in enumerate(SUITES)])
 
@@ -161,8 +161,7 @@ class Hands:
             self.end(self.held.pop(self.dice.randrange(len(self.held))))
 
     def requeue(self) -> None:
-        with self.store.transaction() as session:
-            requeue_running(session, {item.shard_id: item.attempt for item in self.held})
+        act(self.store, requeue_running, {item.shard_id: item.attempt for item in self.held})
 
     def end(self, assignment: Assignment) -> None:
         stopped = bool(ask(self.store, unwanted, [assignment.shard_id])) and self.dice.random() < 0.7
@@ -170,10 +169,9 @@ class Hands:
         if not stopped and not self.calm:
             [kind] = self.dice.choices(["succeeded", "failed", "worker_died", "lost"], [20, 1, 1, 1])
         with self.store.transaction() as session:
-            if kind == "worker_died":
-                stored = give_up(session, assignment, kind, ShardError(kind, "it died"), ATTEMPTS)
-            elif kind == "lost":
-                stored = give_up(session, assignment, kind, None, ATTEMPTS)
+            if kind in ("worker_died", "lost"):
+                error = ShardError(kind, "it died") if kind == "worker_died" else None
+                stored = give_up(session, assignment, kind, error, ATTEMPTS)
             else:
                 stored = finish(session, assignment, self.outcome(assignment, kind), ATTEMPTS)
         self.ended[kind if stored else "too late"] += 1
@@ -226,9 +224,8 @@ def finish_all(hands: Hands) -> None:
     hands.requeue()  # a service that was killed last starts once more, also where all that it ran was cancelled
     stuck_at = time.monotonic() + STUCK_AFTER
     while True:
-        with hands.store.reading() as session:
-            if not is_queued(session) and not hands.held:
-                return
+        if not ask(hands.store, is_queued) and not hands.held:
+            return
         assert time.monotonic() < stuck_at, "some evaluation never ends"
         before = hands.ended.total()
         hands.act()
@@ -239,8 +236,7 @@ def finish_all(hands: Hands) -> None:
 def judge(store: Store) -> None:
     with store.reading() as session:
         assert session.scalars(select(Task.id).where(Task.state.not_in(OVER))).all() == []
-        open_shards = select(Shard.id).where(Shard.state == "running")
-        assert session.scalars(open_shards).all() == []
+        assert session.scalars(select(Shard.id).where(Shard.state == "running")).all() == []
         assert session.scalars(select(Attempt.shard_id).where(Attempt.finished_at.is_(None))).all() == []
         twice = select(Attempt.shard_id).where(Attempt.outcome == "succeeded").group_by(Attempt.shard_id)
         assert session.scalars(twice.having(sa.func.count() > 1)).all() == [], "none that is finished runs again"
@@ -250,12 +246,8 @@ def judge(store: Store) -> None:
             assert evaluation.state == expected, f"evaluation {evaluation.id}"
             stages = {shard.state for task in evaluation.tasks for shard in task.shards}
             assert evaluation.state != "succeeded" or stages == {"succeeded"}
-        replaced = (
-            select(MetricValue.evaluation_id)
-            .join(Evaluation, Evaluation.id == MetricValue.evaluation_id)
-            .join(Checkpoint)
-            .where(Checkpoint.replaced_at.is_not(None))
-        )
+        measured = select(MetricValue.evaluation_id).join(Evaluation, Evaluation.id == MetricValue.evaluation_id)
+        replaced = measured.join(Checkpoint).where(Checkpoint.replaced_at.is_not(None))
         assert session.scalars(replaced).all() == [], "no value is of a file that was replaced"
         newest = (
             select(sa.func.max(Evaluation.id))

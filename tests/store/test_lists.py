@@ -3,30 +3,24 @@
 import base64
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 from history_reference import Point, write
 from long_lists import fill_lists
-from posts_and_results import kept_artifact, metric, plan, submission, suite
-from queue_steps import act, ask, cancel, dispatched, enter, evaluate_whole, measure, retry, set_base, store_result
-from sqlalchemy.orm import Session
+from posts_and_results import act, ask, enter, kept_artifact, metric, plan, set_base, submission, suite
+from queue_steps import cancel, dispatched, evaluate_whole, measure, retry, store_result
 
 from evalsvc.errors import InvalidRequest, UnknownName
 from evalsvc.messages import ShardError, ShardResult
 from evalsvc.spec.documents import RunSummary
+from evalsvc.store import pages as paging
 from evalsvc.store import views
 from evalsvc.store.artifacts import evaluation_artifacts, run_artifacts
 from evalsvc.store.lookup import find_run
-from evalsvc.store.pages import (
-    MAX_CURSOR,
-    Filters,
-    PageRequest,
-    page_of_names,
-    read_cursor,
-    require_suite,
-    write_cursor,
-)
+from evalsvc.store.pages import Filters, PageRequest, page_of_names, read_cursor, require_suite, write_cursor
 from evalsvc.store.protocols import listed_protocols
 from evalsvc.store.runs import listing
 from evalsvc.store.runs.listing import run_view, runs_tag, runs_view
@@ -37,37 +31,31 @@ from evalsvc.store.views import checkpoints_view, evaluations_view
 
 ROWS = 25
 
-Read = Callable[[Session, PageRequest], Any]
+Read = Callable[..., Any]
 
+RUN = "run-00001"
+ONE_RUN = Filters(RUN, "raw", None, "failed", 1, 20)
 LISTS: dict[str, Read] = {
     "runs": runs_view,
-    "checkpoints": lambda session, page: checkpoints_view(session, Filters(), page),
-    "checkpoints of a run": lambda session, page: checkpoints_view(
-        session, Filters("run-00001", "raw", None, "failed", 1, 20), page
-    ),
-    "evaluations": lambda session, page: evaluations_view(session, Filters(), page),
-    "evaluations of a suite": lambda session, page: evaluations_view(
-        session, Filters("run-00001", None, "loss", "failed", 1, 20), page
-    ),
-    "artifacts of a run": lambda session, page: run_artifacts(
-        session, find_run(session, "run-00001"), "grid", None, page
-    ),
-    "artifacts of an evaluation": lambda session, page: evaluation_artifacts(session, 1, None, page),
-    "protocols": lambda session, page: listed_protocols(session, None, [], page),
-    "protocols of metrics": lambda session, page: listed_protocols(session, "run-00001", ["loss/1*"], page),
+    "checkpoints": partial(checkpoints_view, filters=Filters()),
+    "checkpoints of a run": partial(checkpoints_view, filters=ONE_RUN),
+    "evaluations": partial(evaluations_view, filters=Filters()),
+    "evaluations of a suite": partial(evaluations_view, filters=replace(ONE_RUN, suite="loss")),
+    "artifacts of a run": lambda session, page: run_artifacts(session, find_run(session, RUN), "grid", None, page),
+    "artifacts of an evaluation": partial(evaluation_artifacts, evaluation_id=1, kind=None),
+    "protocols": partial(listed_protocols, run=None, metrics=[]),
+    "protocols of metrics": partial(listed_protocols, run=RUN, metrics=["loss/1*"]),
 }
 
 
 def pages(store: Store, read: Read, limit: int) -> Iterator[list[Any]]:
     """Each page in a session of its own, as requests read them."""
-    cursor: str | None = None
+    page: dict[str, Any] = {"next_cursor": None}
     while True:
-        page = ask(store, read, PageRequest(limit, cursor)).model_dump()
+        page = ask(store, read, page=PageRequest(limit, page["next_cursor"])).model_dump()
         [rows] = [value for key, value in page.items() if key != "next_cursor"]
-        assert isinstance(rows, list)
         yield rows
-        cursor = page["next_cursor"]  # type: ignore[assignment]
-        if cursor is None:
+        if page["next_cursor"] is None:
             return
 
 
@@ -121,9 +109,8 @@ def test_filters(store: Store) -> None:
 
     def found(**given: Any) -> tuple[list[int], list[int]]:
         filters = Filters(**given)
-        with store.reading() as session:
-            posted = checkpoints_view(session, filters, PageRequest()).checkpoints
-            evaluated = evaluations_view(session, filters, PageRequest()).evaluations
+        posted = ask(store, checkpoints_view, filters, PageRequest()).checkpoints
+        evaluated = ask(store, evaluations_view, filters, PageRequest()).evaluations
         return [item.step for item in posted], [item.step for item in evaluated]
 
     assert found() == ([10, 30, 40, 20], [40, 30, 20, 10])
@@ -133,28 +120,26 @@ def test_filters(store: Store) -> None:
     assert found(state="succeeded", run="run-a") == ([10], [10])
     assert found(first=20, last=30) == ([30, 20], [30, 20])
     assert found(suite="other")[1] == [40, 30]
-    with store.reading() as session:
-        [listed] = evaluations_view(session, Filters(state="queued"), PageRequest()).evaluations
-        assert (listed.id, listed.suite.name, listed.error) == (waiting, "other", None)
-        assert evaluations_view(session, Filters(state="cancelled"), PageRequest()).evaluations[0].error is not None
+    for state, identity in (("queued", waiting), ("cancelled", stopped)):
+        [listed] = ask(store, evaluations_view, Filters(state=state), PageRequest()).evaluations
+        assert (listed.id, listed.suite.name, listed.error is None) == (identity, "other", state == "queued")
 
 
 def test_a_filter_by_what_is_not_there_says_what_is_near(store: Store) -> None:
     measure(store, 10, 1.0, variant="ema")
     measure(store, 10, 1.0, run="run-b")
     page = PageRequest()
-    run, variant, both = Filters("run-c"), Filters(variant="row"), Filters("run-a", "ema2")
-    wrong: dict[str, Callable[[Session], object]] = {
-        "no run is named 'run-c'; did you mean": lambda session: checkpoints_view(session, run, page),
-        "no variant of run 'run-a' is named 'ema2'; did": lambda session: checkpoints_view(session, both, page),
-        "no variant is named 'row'; did you mean 'raw'": lambda session: checkpoints_view(session, variant, page),
-        "no run is named 'run%'": lambda session: evaluations_view(session, Filters("run%"), page),
-        "no metric is named 'loss/txt'; did": lambda session: listed_protocols(session, "run-a", ["loss/txt"], page),
-        "no suite is named 'quik'; did you mean 'quick'": lambda session: require_suite(session, "quik", ["loss"]),
+    wrong: dict[str, tuple[Any, ...]] = {
+        "no run is named 'run-c'; did you mean": (checkpoints_view, Filters("run-c"), page),
+        "no variant of run 'run-a' is named 'ema2'; did": (checkpoints_view, Filters("run-a", "ema2"), page),
+        "no variant is named 'row'; did you mean 'raw'": (checkpoints_view, Filters(variant="row"), page),
+        "no run is named 'run%'": (evaluations_view, Filters("run%"), page),
+        "no metric is named 'loss/txt'; did": (listed_protocols, "run-a", ["loss/txt"], page),
+        "no suite is named 'quik'; did you mean 'quick'": (require_suite, "quik", ["loss"]),
     }
-    for words, read in wrong.items():
-        with store.reading() as session, pytest.raises(UnknownName, match=words):
-            read(session)
+    for words, question in wrong.items():
+        with pytest.raises(UnknownName, match=words):
+            ask(store, *question)
     ask(store, require_suite, "quick", [])
     with pytest.raises(InvalidRequest, match="from=3 is greater than to=2; swap the two"):
         Filters(first=3, last=2)
@@ -164,35 +149,27 @@ def test_protocols_say_what_was_measured_by_them(store: Store) -> None:
     for run in ("run-a", "run-b"):
         enter(store, submission(run=run), suite())
         evaluate_whole(store, metric(1.0), metric(2.0, "loss/image", limit=2 if run == "run-a" else 1))
-    with store.reading() as session:
-        everything = listed_protocols(session, None, [], PageRequest()).protocols
-        of_a = listed_protocols(session, "run-a", ["loss/image"], PageRequest()).protocols
+    everything = ask(store, listed_protocols, None, [], PageRequest()).protocols
+    of_a = ask(store, listed_protocols, "run-a", ["loss/image"], PageRequest()).protocols
     by_limit = {item.content["limit"]: item for item in everything}
-    assert {limit: (item.metrics, item.runs) for limit, item in by_limit.items()} == {
-        1: (["loss/image", "loss/text"], 2),
-        2: (["loss/image"], 1),
-    }
+    measured = {limit: (item.metrics, item.runs) for limit, item in by_limit.items()}
+    assert measured == {1: (["loss/image", "loss/text"], 2), 2: (["loss/image"], 1)}
     assert of_a == [by_limit[2]]
 
 
 def test_artifacts_say_whose_they_are(store: Store) -> None:
     [evaluation] = enter(store, submission(), suite(tasks=2))
     evaluate_whole(store, metric(1.0), artifacts=[kept_artifact("a" * 64)])
-    with store.reading() as session:
-        listed = evaluation_artifacts(session, evaluation, "grid", PageRequest()).artifacts
-        of_run = run_artifacts(session, find_run(session, "run-a"), None, 25, PageRequest()).artifacts
-        assert run_artifacts(session, find_run(session, "run-a"), None, 26, PageRequest()).artifacts == []
-    assert [(item.run, item.step, item.variant, item.task) for item in listed] == [
-        ("run-a", 25, "raw", "loss-0"),
-        ("run-a", 25, "raw", "loss-1"),
-    ]
-    assert listed == of_run
+    listed = ask(store, evaluation_artifacts, evaluation, "grid", PageRequest()).artifacts
+    places = [(item.run, item.step, item.variant, item.task) for item in listed]
+    assert places == [("run-a", 25, "raw", "loss-0"), ("run-a", 25, "raw", "loss-1")]
+    run = ask(store, find_run, "run-a")
+    assert ask(store, run_artifacts, run, None, 25, PageRequest()).artifacts == listed
+    assert ask(store, run_artifacts, run, None, 26, PageRequest()).artifacts == []
 
 
 def test_a_suite_is_kept_as_it_was_given(store: Store) -> None:
-    with store.transaction() as session:
-        assert put_suite(session, suite("mine")) is True
-        assert put_suite(session, suite("mine", limit=3)) is False
+    assert [act(store, put_suite, suite("mine", limit=limit)) for limit in (1, 3)] == [True, False]
     assert ask(store, kept_suite, "mine")["tasks"][0]["limit"] == 3
 
 
@@ -209,7 +186,7 @@ def test_a_cursor_is_read_back() -> None:
     for key in ([0, "raw"], [2**63 - 1, "ema_0.9999"], [7, "größe % _ ' \""], [7, "n" * 255]):
         cursor = write_cursor(QUESTION, key)
         assert read_cursor(cursor, QUESTION, KINDS) == key
-        assert len(cursor) <= MAX_CURSOR
+        assert len(cursor) <= paging.MAX_CURSOR
         assert set(cursor) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
 
 
@@ -257,17 +234,11 @@ def test_names_of_several_places_have_pages_too() -> None:
     for _ in range(3):
         page, cursor = page_of_names(names, ["suites"], PageRequest(10, cursor))
         listed += page
-    assert listed == sorted(names)
-    assert cursor is None
+    assert (listed, cursor) == (sorted(names), None)
 
 
 def summary(store: Store, run: str = "run-a") -> RunSummary:
-    with store.reading() as session:
-        return next(item for item in runs_view(session, PageRequest()).runs if item.name == run)
-
-
-def tag(store: Store) -> str:
-    return ask(store, runs_tag, PageRequest())
+    return next(item for item in ask(store, runs_view, PageRequest()).runs if item.name == run)
 
 
 def fail(store: Store, step: int) -> None:
@@ -287,25 +258,21 @@ def test_steps_posted_and_measured(store: Store) -> None:
     assert (summary(store, "run-b").last_step, summary(store, "run-b").last_value_step) == (None, 90)
 
 
-def test_what_waits_and_what_failed(store: Store) -> None:
+def test_what_waits_and_what_failed_and_no_later_evaluation_mended(store: Store) -> None:
+    def failed_and_waiting() -> tuple[int, int]:
+        return summary(store).failed, summary(store).waiting
+
     fail(store, 10)
     measure(store, 20, 1.0)
     enter(store, submission(20), suite("other", limit=2))
     enter(store, submission(30), suite(), suite("other", limit=2))
-    assert (summary(store).failed, summary(store).waiting) == (1, 2), "checkpoints, not evaluations"
-    evaluate_whole(store, metric(1.0))
-    assert (summary(store).failed, summary(store).waiting) == (1, 0)
-
-
-def test_a_failure_that_a_later_evaluation_mends_is_none(store: Store) -> None:
-    fail(store, 10)
-    assert summary(store).failed == 1
+    assert failed_and_waiting() == (1, 2), "checkpoints, not evaluations"
     enter(store, submission(10), suite("other", limit=2))
     evaluate_whole(store, metric(1.0))
-    assert summary(store).failed == 1, "another suite mends nothing"
+    assert failed_and_waiting() == (1, 0), "another suite mends nothing"
     retry(store, 1)
     evaluate_whole(store, metric(1.0))
-    assert summary(store).failed == 0
+    assert failed_and_waiting() == (0, 0)
 
 
 def test_tags_are_those_of_the_newest_checkpoint(store: Store) -> None:
@@ -335,10 +302,10 @@ def test_tags_are_those_of_the_newest_checkpoint(store: Store) -> None:
 def test_whatever_changes_a_row_changes_the_tag(store: Store, change: Callable[[Store], object]) -> None:
     measure(store, 10, 1.0)
     enter(store, submission(20), suite())
-    before, rows = tag(store), summary(store)
-    assert tag(store) == before
+    before, rows = ask(store, runs_tag, PageRequest()), summary(store)
+    assert ask(store, runs_tag, PageRequest()) == before
     change(store)
-    assert tag(store) != before
+    assert ask(store, runs_tag, PageRequest()) != before
     assert ask(store, runs_view, PageRequest()).runs != [rows]
 
 

@@ -1,7 +1,7 @@
 """One coordinator per database: who gets the lock, and what a process that lost it can still do."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,25 +12,20 @@ from evalsvc.store.lock import CoordinatorLock
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Run
 
-MakeLock = Callable[[], CoordinatorLock]
+Locks = tuple[CoordinatorLock, CoordinatorLock]
 
 
 @pytest.fixture
-def make_lock(store: Store) -> Iterator[Callable[[], CoordinatorLock]]:
-    made: list[CoordinatorLock] = []
-
-    def make() -> CoordinatorLock:
-        made.append(CoordinatorLock(store.url))
-        return made[-1]
-
-    yield make
-    for lock in made:
+def locks(store: Store) -> Iterator[Locks]:
+    locks = CoordinatorLock(store.url), CoordinatorLock(store.url)
+    yield locks
+    for lock in locks:
         lock.release()
 
 
-def test_a_second_one_is_refused_until_the_first_has_gone(store: Store, make_lock: MakeLock) -> None:
+def test_a_second_one_is_refused_until_the_first_has_gone(store: Store, locks: Locks) -> None:
     """Two coordinators on one database ran every shard twice, each queueing again what the other one had begun."""
-    first, second = make_lock(), make_lock()
+    first, second = locks
     first.acquire()
     first.begin_term(store)
     first.acquire()
@@ -44,9 +39,9 @@ def test_a_second_one_is_refused_until_the_first_has_gone(store: Store, make_loc
     assert second.is_held()
 
 
-def test_who_lost_the_lock_stores_nothing(store: Store, make_lock: MakeLock) -> None:
+def test_who_lost_the_lock_stores_nothing(store: Store, locks: Locks) -> None:
     """It may find out only after the fact: its connection was cut, or the file of the lock was removed."""
-    first, second = make_lock(), make_lock()
+    first, second = locks
     first.acquire()
     first.begin_term(store)
     fenced = first.fence(store)
@@ -82,9 +77,9 @@ def cut_off(store: Store) -> None:
         assert found.all() == [(True,)]
 
 
-def test_a_lock_is_had_again_where_nobody_took_it(store: Store, make_lock: MakeLock) -> None:
+def test_a_lock_is_had_again_where_nobody_took_it(store: Store, locks: Locks) -> None:
     """After a restart of PostgreSQL the service must go on by itself."""
-    lock = make_lock()
+    lock, _ = locks
     lock.acquire()
     lock.begin_term(store)
     cut_off(store)

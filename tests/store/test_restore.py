@@ -1,5 +1,6 @@
 """Restoring: everything is back, in whichever database, or nothing is served; and hostile backups are refused."""
 
+import errno
 import gzip
 import json
 import os
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
+from unittest.mock import Mock
 
 import msgpack
 import pytest
@@ -19,8 +21,8 @@ import sqlalchemy as sa
 from backup_files import DATABASE, Member, changed_database, read_members, write_members, write_signed
 from filled_store import files_of, fill, rows_of, settings_of
 from migrated import migrated_store
-from posts_and_results import submission, suite
-from queue_steps import act, dispatched, enter
+from posts_and_results import act, enter, submission, suite
+from queue_steps import dispatched
 
 from evalsvc.config import Settings
 from evalsvc.errors import (
@@ -150,26 +152,11 @@ def test_a_database_on_which_a_service_has_started(good_backup: Path, empty_targ
         assert session.scalar(sa.select(sa.func.count()).select_from(Artifact)) == 3
 
 
-def test_a_restore_that_fails_is_marked_and_begins_anew(
-    good_backup: Path, empty_target: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: Any) -> None:
-        raise OSError(28, "No space left on device", str(settings.data_path / "x"))
-
-    monkeypatch.setattr(backup, "_keep_ids", fail)
+def test_a_full_disk_is_named(good_backup: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", str(settings.data_path / "x"))
+    monkeypatch.setattr(backup, "_keep_ids", Mock(side_effect=full))
     with pytest.raises(DataDirectoryUnusable, match="x cannot be written: no space left"):
         restore_backup(settings, good_backup)
-    monkeypatch.undo()
-    require_unfinished(empty_target, settings)
-    restore_backup(settings, good_backup)
-    assert RESTORING not in names_in(settings.data_path)
-
-
-def require_unfinished(store: Store, settings: Settings) -> None:
-    """No row was restored, and no service starts on the folder."""
-    assert not any(rows_of(store).values())
-    with pytest.raises(DataDirectoryUnusable, match="an unfinished restore; run the same `evalsvc restore` again"):
-        claim_data_folder(settings.data_path, database_id(store), store.url)
 
 
 KILLED = """
@@ -177,42 +164,30 @@ import os, signal, sys
 from pathlib import Path
 from evalsvc.config import Settings
 from evalsvc.store import backup
-setattr({place}, sys.argv[3], lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+setattr({place}, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
 backup.restore_backup(Settings(data_dir=sys.argv[1]), Path(sys.argv[2]))
 """
 
 
-def kill_restore(settings: Settings, path: Path, name: str, place: str = "backup") -> None:
-    """Restore in a process that is killed when it calls a function."""
-    arguments = [sys.executable, "-c", KILLED.format(place=place), str(settings.data_path), str(path), name]
+@pytest.mark.usefixtures("child_process")
+@pytest.mark.parametrize("place", ['backup, "_keep_ids"', 'backup.data_folder, "write_owner"'], ids=["rows", "owner"])
+def test_a_killed_restore_is_marked(good_backup: Path, empty_target: Store, settings: Settings, place: str) -> None:
+    """No service starts on the folder; and a restore begins anew unless all rows are there."""
+    arguments = [sys.executable, "-c", KILLED.format(place=place), str(settings.data_path), str(good_backup)]
     environment = os.environ | {"TMPDIR": str(settings.data_path.parent)}
     assert subprocess.run(arguments, env=environment).returncode == -signal.SIGKILL
-
-
-@pytest.mark.usefixtures("child_process")
-def test_a_restore_that_was_killed_begins_anew(good_backup: Path, empty_target: Store, settings: Settings) -> None:
-    kill_restore(settings, good_backup, "_keep_ids")
     assert len(files_of(settings.data_path)) >= 9
-    require_unfinished(empty_target, settings)
-    restore_backup(settings, good_backup)
-    claim_data_folder(settings.data_path, database_id(empty_target), empty_target.url, may_begin=False)
-
-
-@pytest.mark.usefixtures("child_process")
-def test_killed_with_all_rows_it_stays_marked(good_backup: Path, empty_target: Store, settings: Settings) -> None:
-    kill_restore(settings, good_backup, "write_owner", place="backup.data_folder")
-    assert any(rows_of(empty_target).values())
-    with pytest.raises(DataDirectoryUnusable, match="an unfinished restore"):
+    has_rows = any(rows_of(empty_target).values())
+    assert has_rows is ("write_owner" in place)
+    with pytest.raises(DataDirectoryUnusable, match="an unfinished restore; run the same `evalsvc restore` again"):
         claim_data_folder(settings.data_path, database_id(empty_target), empty_target.url)
-    with pytest.raises(TargetNotEmpty):
+    if has_rows:
+        with pytest.raises(TargetNotEmpty):
+            restore_backup(settings, good_backup)
+    else:
         restore_backup(settings, good_backup)
-
-
-def test_a_database_of_a_newer_evalsvc_is_no_target(good_backup: Path, empty_target: Store, settings: Settings) -> None:
-    with empty_target.transaction() as session:
-        session.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(SchemaVersionMismatch, match="a newer evalsvc made the database"):
-        restore_backup(settings, good_backup)
+        claim_data_folder(settings.data_path, database_id(empty_target), empty_target.url, may_begin=False)
+        assert RESTORING not in names_in(settings.data_path)
 
 
 def test_a_backup_of_a_newer_evalsvc(good_backup: Path, empty_target: Store, settings: Settings) -> None:
@@ -221,9 +196,6 @@ def test_a_backup_of_a_newer_evalsvc(good_backup: Path, empty_target: Store, set
     with pytest.raises(SchemaVersionMismatch, match=r"schema version 9999.* a newer evalsvc made the database"):
         restore_backup(settings, write_members(settings.data_path / "newer.tar", members.values()))
     assert not any(rows_of(empty_target).values())
-
-
-# backups that were changed, with the right SHA-256 at their end
 
 
 @pytest.fixture
@@ -276,8 +248,7 @@ KINDS = {
 @pytest.mark.parametrize("info", KINDS.values(), ids=KINDS)
 def test_a_file_that_is_no_plain_file(info: dict[str, Any], good_backup: Path, refuse: Refuse, tmp_path: Path) -> None:
     evil = Member(f"artifacts/aa/{'a' * 64}", b"evil", dict(info))
-    path = write_members(tmp_path / "bad.tar", [evil, *read_members(good_backup).values()])
-    refuse(path)
+    refuse(write_members(tmp_path / "bad.tar", [evil, *read_members(good_backup).values()]))
 
 
 OTHER_NAMES = f"""
@@ -312,40 +283,31 @@ def statement(*sql: str) -> Change:
 
 
 def output_of(*fields: Any) -> str:
-    return str(msgpack.packb(msgpack.ExtType(EXTENSION, msgpack.packb(fields))).hex())
+    packed = msgpack.packb(msgpack.ExtType(EXTENSION, msgpack.packb(fields))).hex()
+    return f"UPDATE shards SET output = x'{packed}' WHERE stage = 'run'"
 
 
-def damaged(members: Members) -> None:
-    content = members[DATABASE].content
-    members[DATABASE].content = content[:4096] + Random(1).randbytes(len(content) - 4096)
+def overwritten(size: int, noise: bytes) -> Change:
+    """Write noise over the database of a backup, from its byte `size`."""
+
+    def change(members: Members) -> None:
+        content = members[DATABASE].content
+        members[DATABASE].content = content[:size] + noise * ((len(content) - size) // len(noise))
+
+    return change
 
 
-def no_database(members: Members) -> None:
-    members[DATABASE].content = b"evil" * 1000
+def names(sql: str, file: str) -> tuple[Change, str]:
+    return statement(sql), f"a row names the file '{file}'"
 
 
 CHANGES: dict[str, tuple[Change, str]] = {
-    "artifact outside": (
-        statement("UPDATE artifacts SET sha256 = '../../../etc/passwd'"),
-        "a row names the file 'artifacts/../../../../etc/passwd'",
-    ),
-    "pruned artifact outside": (
-        statement("UPDATE artifacts SET sha256 = '/etc/passwd' WHERE pruned_at IS NOT NULL"),
-        "a row names the file '/etc/passwd'",
-    ),
-    "items outside": (statement("UPDATE tasks SET items_sha256 = '../x'"), "a row names the file 'items/../../x'"),
-    "output outside": (
-        statement(f"UPDATE shards SET output = x'{output_of('../../etc', 1, 1, '0' * 64, 1)}' WHERE stage = 'run'"),
-        "a row names the file 'outputs/../../etc/1-1'",
-    ),
-    "output that is none": (
-        statement(f"UPDATE shards SET output = x'{output_of(1, 2)}' WHERE stage = 'run'"),
-        "names no file of an output",
-    ),
-    "spooled copy outside": (
-        statement("UPDATE checkpoints SET path = '/a/..' WHERE spool_state = 'ready'"),
-        r"a row names the file 'spool/\d/..'",
-    ),
+    "artifact outside": names("UPDATE artifacts SET sha256 = '../../../x'", "artifacts/../../../../x"),
+    "pruned artifact outside": names("UPDATE artifacts SET sha256 = '/etc/x' WHERE pruned_at IS NOT NULL", "/etc/x"),
+    "items outside": names("UPDATE tasks SET items_sha256 = '../x'", "items/../../x"),
+    "output outside": names(output_of("../../etc", 1, 1, "0" * 64, 1), "outputs/../../etc/1-1"),
+    "output that is none": (statement(output_of(1, 2)), "names no file of an output"),
+    "spooled copy outside": names("UPDATE checkpoints SET path = '/a/..' WHERE spool_state = 'ready'", r"spool/\d/.."),
     "no table": (statement("DROP TABLE tokens"), "no such table: tokens"),
     "no column": (
         statement("DROP INDEX uq_tokens_current", "ALTER TABLE tokens DROP COLUMN revoked_at"),
@@ -355,8 +317,8 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "text for a time": (statement("UPDATE runs SET created_at = 'yesterday'"), ""),
     "text for a document": (statement("UPDATE suites SET content = '{'"), ""),
     "deep document": (statement(f"UPDATE suites SET content = '{'[' * 200_000}'"), ""),
-    "damaged database": (damaged, ""),
-    "no database": (no_database, "file is not a database"),
+    "damaged database": (overwritten(4096, Random(1).randbytes(4096)), ""),
+    "no database": (overwritten(0, b"evil"), "file is not a database"),
 }
 
 

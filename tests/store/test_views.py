@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
-from posts_and_results import metric, plan, ran, result, submission, suite
-from queue_steps import act, ask, cancel, dispatched, enter, evaluate_whole, next_shard, retry, store_result
+from posts_and_results import act, ask, enter, metric, plan, ran, result, set_spool_state, submission, suite
+from queue_steps import cancel, dispatched, evaluate_whole, next_shard, retry, store_result
+from sqlalchemy.orm import Session
 
 from evalsvc.messages import ShardError, ShardResult
 from evalsvc.spec import documents
@@ -21,38 +21,32 @@ from evalsvc.store.queue.attempts import finish
 from evalsvc.store.queue.stages import cancel_evaluation
 from evalsvc.store.runs.listing import run_view, runs_view
 from evalsvc.store.session import Store
-from evalsvc.store.tables import Evaluation, EvaluationEvent, now
+from evalsvc.store.tables import Evaluation, now
 from evalsvc.store.views import LiveTask, checkpoint_view, evaluation_view, in_use
 
 
-def view(store: Store, evaluation: int, **live: LiveTask) -> dict[str, Any]:
+def view(store: Store, evaluation: int, live: dict[int, LiveTask] | None = None) -> dict[str, Any]:
     """Return the evaluation's document as JSON that the client reads."""
     with store.reading() as session:
-        by_id = {int(name.removeprefix("task")): speed for name, speed in live.items()}
-        found = evaluation_view(session, find_evaluation(session, evaluation), by_id)
+        found = evaluation_view(session, find_evaluation(session, evaluation), live or {})
     document = found.model_dump()
     assert json.loads(json.dumps(document, allow_nan=False)) == document
     assert documents.Evaluation.model_validate(document) == found
     return document
 
 
-def test_evaluation_that_waits(store: Store) -> None:
+def test_an_evaluation_that_waits_and_then_runs(store: Store) -> None:
     (number,) = enter(store, submission(), suite(tasks=2))
     document = view(store, number)
     expected = {"id": number, "run": "run-a", "step": 25, "variant": "raw", "state": "queued", "error": None}
-    assert expected.items() <= document.items()
+    assert (expected | {"started_at": None}).items() <= document.items()
     assert document["suite"] == {"name": "quick", "digest": suite(tasks=2).digest}
     assert [task["name"] for task in document["tasks"]] == ["loss-0", "loss-1"]
     assert document["tasks"][0]["progress"]["total"] is None
-    assert document["started_at"] is None
-
-
-def test_progress_is_what_is_finished_and_what_runs(store: Store) -> None:
-    (number,) = enter(store, submission(), suite())
     assert store_result(store, dispatched(store), plan(shards=4))
-    assert store_result(store, dispatched(store), ran())
+    assert store_result(store, dispatched(store, "run"), ran())
     next_shard(store)
-    (task,) = view(store, number, task1=LiveTask(5, 2.5))["tasks"]
+    task = view(store, number, {1: LiveTask(5, 2.5)})["tasks"][0]
     assert task["progress"] == {"done": 15, "total": 40, "unit": "sequences", "per_second": 2.5, "seconds_left": 10.0}
     counts = {"total": 4, "succeeded": 1, "running": 1, "queued": 2, "failed": 0, "cancelled": 0, "attempts": 2}
     assert task["shards"] == counts | {"skipped": 0}
@@ -64,15 +58,16 @@ def test_what_waits_to_be_tried_again_says_why_and_until_when(store: Store) -> N
     assert store_result(store, dispatched(store), plan(shards=3))
     before, full = now(), ShardError("artifact_not_written", "no space left on device; make room")
     for _ in range(2):
-        assignment = dispatched(store)
-        assert act(store, finish, assignment, ShardResult(error=full), max_attempts=3)
-    (task,) = view(store, number)["tasks"]
-    retry = task["retry"]
+        assert act(store, finish, dispatched(store), ShardResult(error=full), max_attempts=3)
+    retry = view(store, number)["tasks"][0]["retry"]
     assert (retry["shards"], retry["error"]) == (2, full.to_json())
     assert timedelta(seconds=1) < datetime.fromisoformat(retry["at"]) - before < timedelta(seconds=60)
-    assert store_result(store, dispatched(store), ShardResult(error=ShardError("non_finite", "NaN")))
-    (task,) = view(store, number)["tasks"]
-    assert (task["state"], task["retry"]) == ("failed", None)
+    error = ShardError("non_finite", "step 25, layer 3")
+    assert store_result(store, dispatched(store), ShardResult(error=error))
+    document = view(store, number)
+    (task,) = document["tasks"]
+    assert (task["state"], task["retry"], task["shards"]["failed"]) == ("failed", None, 1)
+    assert document["error"] == task["error"] == error.to_json()
 
 
 def test_results_carry_their_protocols(store: Store) -> None:
@@ -86,37 +81,18 @@ def test_results_carry_their_protocols(store: Store) -> None:
     assert document["finished_at"] is not None
 
 
-def test_failed_shards_are_counted(store: Store) -> None:
-    (number,) = enter(store, submission(), suite())
-    assert store_result(store, dispatched(store), plan(shards=2))
-    error = ShardError("non_finite", "step 25, layer 3")
-    assert store_result(store, dispatched(store), ShardResult(error=error))
-    document = view(store, number)
-    assert document["error"] == document["tasks"][0]["error"] == error.to_json()
-    assert document["tasks"][0]["shards"]["failed"] == 1
-
-
-@pytest.mark.parametrize(
-    ("spool_state", "over", "expected"),
-    [
-        (None, False, True),
-        (None, True, False),
-        ("copying", True, True),
-        ("copying", False, True),
-        ("ready", False, False),
-        ("failed", True, False),
-        ("released", False, True),
-    ],
-)
-def test_in_use(store: Store, spool_state: str | None, over: bool, expected: bool) -> None:
+def test_in_use(store: Store) -> None:
     """What a trainer asks before it deletes the file: a copy that is ready is read in its stead."""
     enter(store, submission(), suite())
-    if over:
-        evaluate_whole(store, metric(1.0))
-    with store.transaction() as session:
-        checkpoint = find_checkpoint(session, 1)
-        checkpoint.spool_state = spool_state
-        assert in_use(session, checkpoint) is expected
+
+    def used(spool_state: str | None) -> bool:
+        set_spool_state(store, 1, spool_state)
+        with store.reading() as session:
+            return in_use(session, find_checkpoint(session, 1))
+
+    assert [used(state) for state in (None, "copying", "ready", "released")] == [True, True, False, True]
+    evaluate_whole(store, metric(1.0))
+    assert [used(state) for state in (None, "copying", "failed")] == [False, True, False]
 
 
 def test_checkpoint(store: Store) -> None:
@@ -141,25 +117,23 @@ def test_run_leaves_replaced_checkpoints_out(store: Store) -> None:
     assert (run.checkpoints, run.last_step, run.values) == (2, 25, 4)
 
 
-def page_of(store: Store, evaluation: int, after: int = 0) -> events.Page:
-    page = ask(store, read_events, evaluation, after)
-    assert page is not None
-    return page
-
-
 def told(store: Store, evaluation: int, after: int = 0) -> list[tuple[Any, ...]]:
     """All events after a number, as (number, kind, task, state)."""
     found = []
-    while (page := page_of(store, evaluation, after)).events:
+    while (page := ask(store, read_events, evaluation, after)).events:
         found += [(event.number, event.kind, event.task, event.state) for event in page.events]
         after = page.events[-1].number
     return found
 
 
-def test_a_whole_evaluation_is_told(store: Store) -> None:
+def test_a_whole_evaluation_is_told_in_pages(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A follower that waits for the last task must not be told of the evaluation's end before it."""
+    monkeypatch.setattr(events, "PAGE", 2)
     (evaluation,) = enter(store, submission(), suite(tasks=2))
     evaluate_whole(store, metric(1.5))
+    assert ask(store, read_events, evaluation + 1, 0) is None
+    first = ask(store, read_events, evaluation, 0)
+    assert (len(first.events), first.is_last) == (2, False)
     assert told(store, evaluation) == [
         (1, "state", None, "queued"),
         (2, "state", None, "running"),
@@ -179,7 +153,7 @@ def test_what_happened_between_two_looks_is_told(store: Store) -> None:
     cancel(store, evaluation)
     states = [state for _, kind, _, state in told(store, evaluation, after=2) if kind == "state"]
     assert states == ["failed", "queued", "cancelled"]
-    page = page_of(store, evaluation)
+    page = ask(store, read_events, evaluation, 0)
     assert page.is_last
     failed = next(event for event in page.events if event.state == "failed")
     assert failed.data == {"error": {"code": "invalid_data", "message": "line 3"}}
@@ -191,7 +165,7 @@ def test_an_interim_result_is_told_whole(store: Store) -> None:
     for outcome in (plan(2, looks=[1]), ran(sum=1), result(metric(1.25))):
         assert store_result(store, dispatched(store), outcome)
     evaluate_whole(store, metric(1.5))
-    page = page_of(store, evaluation)
+    page = ask(store, read_events, evaluation, 0)
     (interim,) = [event for event in page.events if event.kind == "interim"]
     assert (interim.task, interim.data["done"], interim.data["metrics"][0]["value"]) == ("loss-0", 10, 1.25)
     assert [event.state for event in page.events[-2:]] == ["succeeded", "succeeded"]
@@ -223,35 +197,16 @@ def test_numbers_have_no_gap_whoever_writes(store: Store) -> None:
 def test_what_is_rolled_back_is_not_told(store: Store) -> None:
     (evaluation,) = enter(store, submission(), suite())
 
-    def fail() -> None:
-        with store.transaction() as session:
-            cancel_evaluation(session, evaluation)
-            session.flush()
-            raise RuntimeError
+    def fail(session: Session) -> None:
+        cancel_evaluation(session, evaluation)
+        session.flush()
+        raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        fail()
+        act(store, fail)
     assert told(store, evaluation) == [(1, "state", None, "queued")]
     cancel(store, evaluation)
     assert [number for number, *_ in told(store, evaluation)] == [1, 2, 3]
-
-
-def test_long_stories_come_in_pages(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "PAGE", 2)
-    (evaluation,) = enter(store, submission(), suite())
-    evaluate_whole(store, metric(1.5))
-    first = page_of(store, evaluation)
-    assert (len(first.events), first.is_last) == (2, False)
-    assert [number for number, *_ in told(store, evaluation)] == [1, 2, 3, 4, 5]
-
-
-def test_a_deleted_evaluation_takes_its_events_along(store: Store) -> None:
-    (evaluation,) = enter(store, submission(), suite())
-    with store.transaction() as session:
-        session.execute(sa.delete(Evaluation))
-    with store.reading() as session:
-        assert read_events(session, evaluation, 0) is None
-        assert session.scalars(sa.select(EvaluationEvent)).all() == []
 
 
 def test_states_are_changed_where_they_are_noted() -> None:

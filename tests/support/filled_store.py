@@ -8,20 +8,9 @@ from typing import Any
 
 import msgpack
 import sqlalchemy as sa
-from history_reference import Point, imported
-from queue_steps import (
-    cancel,
-    dispatched,
-    enter,
-    enter_virtual,
-    evaluate_whole,
-    kept_artifact,
-    metric,
-    plan,
-    store_result,
-    submission,
-    suite,
-)
+from history_reference import Point, write
+from posts_and_results import act, enter, enter_virtual, kept_artifact, metric, plan, submission, suite
+from queue_steps import cancel, dispatched, evaluate_whole, store_result
 
 from evalsvc.config import Settings
 from evalsvc.files.artifacts import keep_content
@@ -30,7 +19,6 @@ from evalsvc.files.outputs import keep_output
 from evalsvc.messages import ShardResult
 from evalsvc.store.backup import FOLDERS
 from evalsvc.store.data_folder import claim_data_folder
-from evalsvc.store.history.imports import import_values
 from evalsvc.store.lock import CoordinatorLock, database_id
 from evalsvc.store.runs.deletion import delete_run
 from evalsvc.store.session import Store
@@ -72,8 +60,7 @@ def _evaluate(store: Store, settings: Settings) -> None:
     enter_virtual(store, "mean", "avg(run-a@0, run-a@1)", suite())
     evaluate_whole(store, metric(5e-324))
     enter(store, submission(1, run="gone"), suite())
-    with store.transaction() as session:
-        delete_run(session, "gone", cancel=True)
+    act(store, delete_run, "gone", cancel=True)
 
 
 def _leave_unfinished(store: Store, settings: Settings) -> None:
@@ -92,19 +79,12 @@ def _leave_unfinished(store: Store, settings: Settings) -> None:
 
 def _enter_the_rest(store: Store) -> None:
     points = [Point(step, value, None, None) for step, value in enumerate((math.nan, math.inf, -math.inf, -0.0, 1e308))]
+    write(store, {"lower/x": [*points, Point(2**63 - 1, 0.1, 0.2, 5)]}, "imported", "elsewhere")
     with store.transaction() as session:
-        import_values(
-            session,
-            "imported",
-            "elsewhere",
-            [imported("lower/x", [*points, Point(2**63 - 1, 0.1, 0.2, 5)])],
-            replace=False,
-        )
         create_token(session, "trainer", "submit", 30.5)
         create_token(session, "old", "admin", None)
         session.add(Suite(name="given", content={"tasks": []}, digest="d" * 64))
-    with store.transaction() as session:
-        revoke_token(session, "old")
+    act(store, revoke_token, "old")
 
 
 def _spool(store: Store, folder: Path) -> None:

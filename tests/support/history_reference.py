@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from queue_steps import enter, submission
+from posts_and_results import act, ask, enter, submission
 
 from evalsvc.metrics.ratio import Ratio
 from evalsvc.metrics.value_interval import ends_of, value_interval
@@ -63,30 +63,23 @@ def imported(metric: str, points: Sequence[Point], **fields: Any) -> Imported:
     """A series as it is imported; a metric such as `higher/x` has the direction in its name."""
     word = metric.partition("/")[0]
     direction = word if word in ("higher", "none") else "lower"
-    rest = {
-        "unit": "nats/token" if word == "loss" else "",
-        "direction": direction,
-        "protocol": Protocol({"limit": 1}),
-        **fields,
-    }
+    rest = {"unit": "nats/token" if word == "loss" else "", "direction": direction, "protocol": Protocol({"limit": 1})}
     return Imported(
         metric,
         step=[point.step for point in points],
         value=[number_to_json(point.value) or 0.0 for point in points],
         stderr=[point.stderr for point in points],
         n=[point.n for point in points],
-        **rest,
+        **(rest | fields),
     )
 
 
 def history_of(store: Store, run: str = "run-a", **options: Any) -> documents.History:
-    with store.reading() as session:
-        return read_history(session, run, **options)
+    return ask(store, read_history, run, **options)
 
 
 def write(store: Store, history: History, run: str = "run-a", source: str = "test", replace: bool = False) -> None:
-    with store.transaction() as session:
-        import_values(session, run, source, [imported(*item) for item in history.items()], replace)
+    act(store, import_values, run, source, [imported(*item) for item in history.items()], replace)
 
 
 def post_tokens(store: Store, tokens: dict[int, int], run: str = "run-a") -> None:

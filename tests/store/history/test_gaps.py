@@ -4,19 +4,8 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 from history_reference import Point, history_of, write
-from posts_and_results import metric, plan, ran, result, submission, suite
-from queue_steps import (
-    ask,
-    cancel,
-    dispatched,
-    enter,
-    evaluate_whole,
-    measure,
-    next_shard,
-    retry,
-    store_result,
-    submit_planned,
-)
+from posts_and_results import act, ask, enter, metric, plan, ran, result, submission, submit_due, suite
+from queue_steps import cancel, dispatched, evaluate_whole, measure, next_shard, retry, store_result
 
 from evalsvc.messages import ShardError, ShardResult
 from evalsvc.spec.documents.history import Gap
@@ -24,7 +13,7 @@ from evalsvc.store.history.buckets import read_buckets
 from evalsvc.store.history.gaps import LONGEST, MOST, gaps_mark
 from evalsvc.store.history.reading import read_history, read_summary
 from evalsvc.store.history.series import WHOLE, Window
-from evalsvc.store.lookup import find_run, get_or_create_run
+from evalsvc.store.lookup import find_run
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Checkpoint, Evaluation, now
 
@@ -44,12 +33,11 @@ def fail(store: Store, message: str = "out of luck") -> None:
 
 def test_each_reason(store: Store) -> None:
     measure(store, 10, 1.0)
-    for step in (20, 30, 40):
-        [evaluation] = enter(store, submission(step), suite())
-        if step == 20:
-            fail(store, "the file is gone")
-        if step == 30:
-            cancel(store, evaluation)
+    enter(store, submission(20), suite())
+    fail(store, "the file is gone")
+    enter(store, submission(30), suite())
+    cancel(store, 3)
+    enter(store, submission(40), suite())
     assert [(gap.step, gap.variant, gap.suite, gap.why, gap.message) for gap in gaps(store)] == [
         (20, "raw", "quick", "failed", "the file is gone"),
         (30, "raw", "quick", "cancelled", "cancelled by request"),
@@ -62,22 +50,24 @@ def test_each_reason(store: Store) -> None:
 def test_what_the_plan_dropped_is_skipped(store: Store) -> None:
     measure(store, 10, 1.0)
     with store.transaction() as session:
-        run = get_or_create_run(session, "run-a")
-        run.plan = {"suites": [{"suite": "quick", "every": 1}], "when_behind": "newest"}
-        for step in (20, 30):
-            submit_planned(session, submission(step))
+        find_run(session, "run-a").plan = {"suites": [{"suite": "quick", "every": 1}], "when_behind": "newest"}
+    for step in (20, 30):
+        act(store, submit_due, submission(step))
     skipped, pending = gaps(store)
     assert (skipped.step, skipped.why, pending.why) == (20, "skipped", "pending")
     assert skipped.message == "skipped, since step 30 was posted and the plan says when_behind: newest"
 
 
-def test_all_three_answers_have_them(store: Store) -> None:
-    measure(store, 10, 1.0)
+def test_all_three_answers_have_them_and_pages_once(store: Store) -> None:
+    for step in (10, 11):
+        measure(store, step, 1.0)
     enter(store, submission(20), suite())
-    with store.reading() as session:
-        answers = [read(session, "run-a") for read in (read_history, read_buckets, read_summary)]
+    answers = [ask(store, read, "run-a") for read in (read_history, read_buckets, read_summary)]
     assert [[gap.step for gap in answer.gaps] for answer in answers] == [[20]] * 3
     assert not any(answer.more_gaps for answer in answers)
+    first = history_of(store, limit=1)
+    second = history_of(store, limit=1, cursor=first.next_cursor)
+    assert (len(first.gaps), len(second.gaps)) == (1, 0)
 
 
 def test_without_values_of_others_nothing_is_missing(store: Store) -> None:
@@ -123,13 +113,15 @@ def test_of_a_partly_failed_evaluation_only_what_is_missing(store: Store) -> Non
     assert why(store, ["loss/text"]) == []
 
 
-def test_the_newest_evaluation_tells(store: Store) -> None:
+def test_the_newest_evaluation_tells_unless_the_checkpoint_was_replaced(store: Store) -> None:
     measure(store, 10, 1.0)
     enter(store, submission(20), suite())
     fail(store)
     with store.transaction() as session:
         session.add(Evaluation(checkpoint_id=2, suite="quick", suite_digest=suite().digest, state="queued"))
     assert [(gap.why, gap.evaluation) for gap in gaps(store)] == [("pending", 3)]
+    enter(store, submission(20, uri="/other.pt", replace=True))
+    assert gaps(store) == []
 
 
 def test_only_in_the_window_along_steps_and_tokens(store: Store) -> None:
@@ -141,37 +133,17 @@ def test_only_in_the_window_along_steps_and_tokens(store: Store) -> None:
     assert [gap.step for gap in gaps(store, window=Window("tokens"))] == [20, 30]
 
 
-def test_a_replaced_checkpoint_leaves_no_gap(store: Store) -> None:
-    measure(store, 10, 1.0)
-    enter(store, submission(20), suite())
-    enter(store, submission(20, uri="/other.pt", replace=True))
-    assert gaps(store) == []
-
-
-def test_pages_have_them_once(store: Store) -> None:
-    for step in (10, 11):
-        measure(store, step, 1.0)
-    enter(store, submission(20), suite())
-    with store.reading() as session:
-        first = read_history(session, "run-a", limit=1)
-        second = read_history(session, "run-a", limit=1, cursor=first.next_cursor)
-    assert (len(first.gaps), len(second.gaps)) == (1, 0)
-
-
-def fill(store: Store, first: int, last: int, state: str = "cancelled", message: str = "cancelled by request") -> None:
-    """Enter evaluations that did not succeed, one a step."""
+def fill(store: Store, first: int, last: int, message: str = "cancelled by request") -> None:
+    """Enter evaluations that were cancelled, one a step."""
     with store.transaction() as session:
         run, steps = find_run(session, "run-a").id, range(first, last)
         common = {"variant": "raw", "path": "", "size": 1, "mtime_ns": 1, "tags": {}, "spool": "none", "run_id": run}
         rows = [{**common, "step": step, "uri": str(step), "created_at": now()} for step in steps]
         session.execute(sa.insert(Checkpoint), rows)
         ids = session.scalars(sa.select(Checkpoint.id).where(Checkpoint.step >= first).order_by(Checkpoint.step)).all()
-        quick = {"suite": "quick", "suite_digest": suite().digest, "state": state, "planned": True, "priority": 0}
-        error = {"code": "cancelled", "message": message}
-        session.execute(
-            sa.insert(Evaluation),
-            [{**quick, "checkpoint_id": found, "error": error, "created_at": now()} for found in ids],
-        )
+        quick = {"suite": "quick", "suite_digest": suite().digest, "state": "cancelled", "created_at": now()}
+        quick |= {"planned": True, "priority": 0, "error": {"code": "cancelled", "message": message}}
+        session.execute(sa.insert(Evaluation), [{**quick, "checkpoint_id": found} for found in ids])
 
 
 def test_the_highest_steps_of_many_and_messages_of_a_length(store: Store) -> None:

@@ -9,17 +9,21 @@ from typing import Any
 import pytest
 from history_reference import MOST, Point, along, best, buckets, post_tokens, random_history, within, write
 from history_reference import History as Values
+from posts_and_results import ask, enter, enter_virtual, set_base, submission, suite
 from posts_and_results import metric as measured
-from posts_and_results import submission, suite
-from queue_steps import ask, enter, enter_virtual, evaluate_whole
+from queue_steps import evaluate_whole, measure
 
-from evalsvc.errors import InvalidRequest
+from evalsvc.errors import InvalidRequest, UnknownName
+from evalsvc.metrics.shown_metrics import default_headline
+from evalsvc.spec.documents import HeadlineSeries
 from evalsvc.spec.documents.history import BucketSeries, History, SeriesHead
 from evalsvc.spec.documents.history import Point as PointDocument
 from evalsvc.spec.protocol import number_to_json
 from evalsvc.store.history.buckets import read_buckets
+from evalsvc.store.history.headlines import Question, headline_of_run, marked_runs, read_run_headlines
 from evalsvc.store.history.reading import read_history, read_summary
 from evalsvc.store.history.series import Window
+from evalsvc.store.lookup import find_run
 from evalsvc.store.session import Store
 
 SEEDS = range(4)
@@ -87,9 +91,7 @@ def same_buckets(found: BucketSeries, expected: list[dict[str, Any]]) -> None:
 
 def test_ranges_are_equal_shares_of_what_all_series_span(store: Store) -> None:
     """Buckets of two series that lie at different places cannot be compared."""
-    write(
-        store, {"lower/a": [Point(step, 1.0, None, 1) for step in (10, 11, 29)], "lower/b": [Point(109, 1.0, None, 1)]}
-    )
+    write(store, ones(a=(10, 11, 29), b=[109]))
     with store.reading() as session:
         found = read_buckets(session, "run-a", points=10)
         assert (found.sampled, found.start, found.width) == (True, 10, 10)
@@ -126,14 +128,10 @@ def test_pages_are_the_whole(store: Store, x: str) -> None:
         post_tokens(store, tokens_of(own, history) if x == "tokens" else {}, run)
         window = window_of(own, x)
         with store.reading() as session:
-            whole = read_history(session, run, window=window).series
+            whole = read_history(session, run, window=window)
             for limit in (1, 7, 1000):
                 read = partial(read_history, session, run, (), None, window, limit)
-                expected = {item.metric: [getattr(item, name) for name in LISTED] for item in whole if item.x}
-                assert joined(pages(read, limit)) == expected
-
-
-LISTED = ("x", "value", "stderr", "n")
+                assert joined(pages(read, limit)) == joined([whole])
 
 
 def pages(read: Callable[[str | None], History], limit: int) -> list[History]:
@@ -147,22 +145,16 @@ def pages(read: Callable[[str | None], History], limit: int) -> list[History]:
     return found
 
 
-def joined(found: list[History]) -> dict[str, list[list[Any]]]:
-    columns: dict[str, list[list[Any]]] = {}
-    for page in found:
-        for item in page.series:
-            whole = columns.setdefault(item.metric, [[] for _ in LISTED])
-            for column, name in zip(whole, LISTED, strict=True):
-                column.extend(getattr(item, name))
-    return columns
+def joined(found: list[History]) -> dict[str, list[tuple[Any, ...]]]:
+    rows: dict[str, list[tuple[Any, ...]]] = {}
+    for item in (item for page in found for item in page.series if item.x):
+        rows.setdefault(item.metric, []).extend(zip(item.x, item.value, item.stderr, item.n, strict=True))
+    return rows
 
 
 def test_what_is_written_between_two_pages_moves_nothing(store: Store) -> None:
     """With an offset instead of a cursor, a value that came in before the page's end was read twice."""
-    write(
-        store,
-        {name: [Point(step, float(step), None, 1) for step in range(0, 20, 2)] for name in ("lower/a", "lower/b")},
-    )
+    write(store, ones(a=range(0, 20, 2), b=range(0, 20, 2)))
     seen: list[tuple[str, int]] = []
     cursor: str | None = None
     for new in range(1, 100, 2):
@@ -224,3 +216,107 @@ def test_patterns_choose_metrics(store: Store) -> None:
         for read in (read_history, read_buckets, read_summary):
             found = read(session, "run-a", ["*/arc", "lower/art"]).series
             assert [item.metric for item in found] == ["higher/arc", "lower/arc", "lower/art"]
+
+
+def headlines(store: Store, *metrics: str, **question: int) -> list[HeadlineSeries]:
+    return ask(store, read_run_headlines, ask(store, find_run, "run-a"), Question(metrics, **question)).series
+
+
+def points(*values: float, first: int = 0) -> list[Point]:
+    return [Point(first + 10 * place, value, 0.1, 400) for place, value in enumerate(values)]
+
+
+def test_newest_best_and_base_by_the_metrics_own_direction(store: Store) -> None:
+    series = {"higher/x": points(1, 3, 2), "lower/y": points(3, 1, math.nan), "none/z": points(1, 2)}
+    write(store, series)
+    x, y, z = headlines(store, "higher/x", "lower/y", "none/z", "unknown/x")
+    assert [item.metric for item in (x, y, z)] == ["higher/x", "lower/y", "none/z"]
+    assert (x.latest.step, x.latest.value, x.best.step, x.best.value, x.best.of) == (20, 2.0, 10, 3.0, 3)
+    assert (y.latest.value, y.best.step, y.best.value, y.best.of) == ("NaN", 10, 1.0, 2), "of the finite values"
+    assert (z.latest.step, z.best) == (10, None)
+    assert (x.base_name, x.base.value) == ("run-a@0", 1.0), "without a named base, the run's own step 0"
+
+
+def test_values_up_to_a_step(store: Store) -> None:
+    write(store, {"higher/x": points(1, 3, 2, 9), "lower/late": points(5, first=100)})
+    [x] = headlines(store, "higher/x", "lower/late", last=25, points=10)
+    assert (x.latest.step, x.best.value, x.best.of, x.x) == (20, 3.0, 3, [0, 10, 20])
+
+
+def test_small_curves_have_every_value_where_there_are_few_and_end_with_the_newest(store: Store) -> None:
+    """Equal ranges of steps merged the first steps of a run whose checkpoints become rarer."""
+    steps = (0, 10, 20, 80, 300, 3000)
+    write(store, {"lower/x": [Point(step, step / 10, 0.1, 400) for step in steps]})
+    [x] = headlines(store, "lower/x", points=6)
+    assert (x.x, x.values) == ([*steps], [0.0, 1.0, 2.0, 8.0, 30.0, 300.0])
+    [x] = headlines(store, "lower/x", points=5)
+    assert x.x == [0, 10, 20, 80, 3000], "evenly by rank, with both ends"
+    assert headlines(store, "lower/x", points=1)[0].x == [3000]
+    write(store, {"lower/long": points(*range(95)), "lower/y": points(math.inf)})
+    x, y = headlines(store, "lower/long", "lower/y", points=10)
+    assert (len(x.x), x.x[0], x.x[-1], x.values[-1]) == (10, 0, 940, 94.0)
+    assert x.x == sorted(x.x)
+    assert (y.x, y.values) == ([0], ["Infinity"])
+    assert headlines(store, "lower/x")[0].values == []
+
+
+def test_the_series_with_the_newest_value_is_shown(store: Store) -> None:
+    measure(store, 10, 1.0)
+    measure(store, 20, 2.0, limit=2)
+    measure(store, 20, 3.0, limit=2, variant="ema")
+    [found] = headlines(store, "loss/text")
+    assert (found.latest.value, found.variant) == (2.0, "raw"), "of equal steps, raw"
+    measure(store, 30, 4.0, variant="ema")
+    [found] = headlines(store, "loss/text")
+    assert (found.latest.value, found.variant, found.base) == (4.0, "ema", None)
+
+
+def test_the_base_of_another_run_by_the_same_protocol(store: Store) -> None:
+    measure(store, 7, 1.5, run="text")
+    measure(store, 7, 0.5, run="text", limit=2)
+    measure(store, 10, 1.0)
+    set_base(store, "run-a", "text", 7)
+    [found] = headlines(store, "loss/text")
+    assert (found.base_name, found.base.value) == ("text@7", 1.5)
+
+
+def test_the_mark_changes_with_the_run_and_with_its_base(store: Store) -> None:
+    measure(store, 7, 1.5, run="text")
+    measure(store, 10, 1.0)
+
+    def mark() -> str:
+        return ask(store, marked_runs, ["run-a"])[0].tag("question")
+
+    tags = [mark()]
+    for change in (
+        lambda: set_base(store, "run-a", "text", 7),
+        lambda: measure(store, 8, 1.0, run="text"),
+        lambda: enter(store, submission(11), suite()),
+        lambda: evaluate_whole(store, measured(1.0)),
+    ):
+        assert mark() == tags[-1]
+        change()
+        tags.append(mark())
+    assert len(set(tags)) == len(tags)
+
+
+def test_runs_in_the_order_of_the_question(store: Store) -> None:
+    for run in ("a", "b", "c"):
+        write(store, {"lower/x": points(1)}, run)
+    with store.reading() as session:
+        assert [marked.run.name for marked in marked_runs(session, ["c", "a", "c"])] == ["c", "a"]
+        with pytest.raises(UnknownName, match="no run is named 'd'"):
+            marked_runs(session, ["a", "d"])
+
+
+def test_the_headline_of_suites_comes_before_the_rule(store: Store) -> None:
+    enter(store, submission(10), suite("quick"))
+    evaluate_whole(store, measured(1.0, "loss/text"), measured(1.0, "loss/special"))
+    with store.reading() as session:
+        [marked] = marked_runs(session, ["run-a"])
+
+        def chosen(*headline: str) -> list[str]:
+            return headline_of_run(session, marked, lambda name: headline, lambda run, tag, make: make())
+
+        assert chosen("loss/special", "loss/unknown") == ["loss/special"]
+        assert chosen() == default_headline({"loss/special": "lower", "loss/text": "lower"})

@@ -1,13 +1,14 @@
 """The history: what is one series and what is two, what replaces what, and numbers that are none."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from history_reference import Point, history_of, imported
-from posts_and_results import metric, plan, result, submission, suite
-from queue_steps import act, enter, evaluate_whole, measure, next_shard, store_result
+from posts_and_results import act, ask, enter, metric, plan, request, result, submission, suite
+from queue_steps import evaluate_whole, measure, next_shard, store_result
 
 from evalsvc.errors import Conflict, InvalidRequest, UnknownName
 from evalsvc.spec.documents.history import History, ImportOutcome, ValueSeries
@@ -18,12 +19,12 @@ from evalsvc.store.history.long_table import COLUMNS, cut_pages, find_series, re
 from evalsvc.store.history.reading import read_history, read_summary
 from evalsvc.store.history.series import Window
 from evalsvc.store.history.writing import write_values
+from evalsvc.store.lookup import find_run
 from evalsvc.store.pages import PageRequest
 from evalsvc.store.protocols import read_protocol
 from evalsvc.store.runs.listing import runs_view
-from evalsvc.store.runs.posting import evaluate
 from evalsvc.store.session import Store
-from evalsvc.store.tables import Checkpoint, Evaluation, Import, MetricValue, Run
+from evalsvc.store.tables import Evaluation, Import, MetricValue
 
 
 def test_another_protocol_or_variant_is_another_series(store: Store) -> None:
@@ -36,21 +37,15 @@ def test_another_protocol_or_variant_is_another_series(store: Store) -> None:
         assert len({item.protocol for item in series}) == 2
         assert [item.variant for item in read_history(session, "run-a", variant="ema").series] == ["ema"]
         assert read_protocol(session, series[0].protocol) in ({"limit": 1}, {"limit": 2})
-        assert {(item.protocol, item.differs["limit"]) for item in series} == {
-            (Protocol({"limit": limit}).id, limit) for limit in (1, 2)
-        }
+        expected = {(Protocol({"limit": limit}).id, limit) for limit in (1, 2)}
+        assert {(item.protocol, item.differs["limit"]) for item in series} == expected
         assert [item.differs for item in read_history(session, "run-a", variant="ema").series] == [{}]
-
-
-def again(store: Store) -> None:
-    with store.transaction() as session:
-        evaluate(session, session.get_one(Checkpoint, 1), suite(limit=1), priority=0)
 
 
 def test_measuring_again_replaces_only_its_own_values_and_leaves_the_record(store: Store) -> None:
     measure(store, 1, 1.0)
     measure(store, 1, 2.0, limit=2)
-    again(store)
+    request(store)
     evaluate_whole(store, metric(1.5, limit=1))
     with store.reading() as session:
         series = read_history(session, "run-a").series
@@ -61,7 +56,7 @@ def test_measuring_again_replaces_only_its_own_values_and_leaves_the_record(stor
 
 def test_an_older_evaluation_that_ends_later_does_not_overwrite_a_newer_one(store: Store) -> None:
     measure(store, 1, 1.0)
-    again(store)
+    request(store)
     evaluate_whole(store, metric(2.0))
     with store.transaction() as session:
         late = metric(9.0)
@@ -69,12 +64,10 @@ def test_an_older_evaluation_that_ends_later_does_not_overwrite_a_newer_one(stor
     assert history_of(store).series[0].value == [2.0]
 
 
-@pytest.mark.parametrize(
-    ("value", "shown"), [(math.nan, "NaN"), (math.inf, "Infinity"), (-math.inf, "-Infinity"), (1e308, 1e308)]
-)
-def test_what_is_not_finite_comes_back_as_what_it_is(store: Store, value: float, shown: object) -> None:
-    measure(store, 1, value)
-    assert history_of(store).series[0].value == [shown]
+def test_what_is_not_finite_comes_back_as_what_it_is(store: Store) -> None:
+    for step, value in enumerate((math.nan, math.inf, -math.inf, 1e308)):
+        measure(store, step, value)
+    assert history_of(store).series[0].value == ["NaN", "Infinity", "-Infinity", 1e308]
 
 
 def test_the_groups_behind_a_value_are_kept_with_it_everywhere(store: Store) -> None:
@@ -82,38 +75,27 @@ def test_the_groups_behind_a_value_are_kept_with_it_everywhere(store: Store) -> 
     for step, fields in ((1, {"groups": 60}), (2, {})):
         enter(store, submission(step), suite())
         evaluate_whole(store, metric(1.0, n=300, **fields), metric(2.0, "loss/image", n=300))
-    with store.reading() as session:
-        history = {item.metric: item.groups for item in read_history(session, "run-a").series}
-        newest = read_summary(session, "run-a").series
-        [run] = find_series(session, [], ["loss/text"], None)
-        [page] = cut_pages(session, run)
-        table = [(row[COLUMNS.index("n")], row[COLUMNS.index("groups")]) for row in read_page(session, page)]
-    assert history == {"loss/text": [60, None], "loss/image": None}
+    newest = ask(store, read_summary, "run-a").series
+    groups = {item.metric: item.groups for item in history_of(store).series}
+    assert groups == {"loss/text": [60, None], "loss/image": None}
     assert [item.latest and item.latest.groups for item in newest] == [None, None]
-    assert table == [(300, 60), (300, None)]
+    assert [(row["n"], row["groups"]) for row in rows(store, metrics=("loss/text",))] == [(300, 60), (300, None)]
 
 
-def test_tokens_are_refused_where_nothing_says_them(store: Store) -> None:
+def test_tokens_that_nothing_says_and_an_unknown_variant_are_refused(store: Store) -> None:
     measure(store, 1, 1.0)
     with pytest.raises(InvalidRequest, match="posted with tokens_seen; read the history with x=step"):
         history_of(store, window=Window("tokens"))
-
-
-def test_an_unknown_variant_is_named_with_near_misses(store: Store) -> None:
-    measure(store, 1, 1.0)
     with pytest.raises(UnknownName, match="no variant is named 'rew'; did you mean 'raw'"):
         history_of(store, variant="rew")
 
 
 def test_a_run_without_values_has_an_empty_history(store: Store) -> None:
     enter(store, submission(), suite())
-    found = history_of(store)
-    assert found == History(run="run-a", x="step", series=[], names=[], imports={}, next_cursor=None)
+    assert history_of(store) == History(run="run-a", x="step", series=[], names=[], imports={}, next_cursor=None)
 
 
-def rows(
-    store: Store, *runs: str, metrics: tuple[str, ...] = (), variant: str | None = None
-) -> list[dict[str, object]]:
+def rows(store: Store, *runs: str, metrics: Sequence[str] = (), variant: str | None = None) -> list[dict[str, Any]]:
     with store.reading() as session:
         pages = [page for run in find_series(session, runs, metrics, variant) for page in cut_pages(session, run)]
         return [dict(zip(COLUMNS, row, strict=True)) for page in pages for row in read_page(session, page)]
@@ -166,21 +148,16 @@ def outcome(identity: int | None, new: int = 0, replaced: int = 0, unchanged: in
 
 
 def version(store: Store) -> int:
-    with store.reading() as session:
-        return session.scalars(sa.select(Run.history_version)).one()
+    return ask(store, find_run, "run-a").history_version
 
 
 def test_values_come_in_any_order_and_are_marked(store: Store) -> None:
     assert enter_values(store, (30, math.nan), (10, 1.5), (20, -math.inf)) == outcome(1, new=3)
     found = history(store)
     assert (found.x, found.value, found.import_) == ([10, 20, 30], [1.5, "-Infinity", "NaN"], [1, 1, 1])
-    with store.reading() as session:
-        assert read_history(session, "run-a").imports["1"].source == "spreadsheet"
-        assert runs_view(session, PageRequest()).runs[0].values == 3
-        [run] = find_series(session, [], [], None)
-        cells = [row for page in cut_pages(session, run) for row in read_page(session, page)]
-    rows = [dict(zip(COLUMNS, row, strict=True)) for row in cells]
-    assert [(row["evaluation"], row["task"], row["tokens"], row["source"]) for row in rows] == [
+    assert history_of(store).imports["1"].source == "spreadsheet"
+    assert ask(store, runs_view, PageRequest()).runs[0].values == 3
+    assert [(row["evaluation"], row["task"], row["tokens"], row["source"]) for row in rows(store)] == [
         (None, None, None, "spreadsheet")
     ] * 3
 
@@ -192,6 +169,9 @@ def test_the_same_again_changes_nothing(store: Store) -> None:
     assert version(store) == before
     assert enter_values(store, (10, 1.5), (30, 2.0)) == outcome(2, new=1, unchanged=1)
     assert history(store).import_ == [1, 1, 2]
+    measure(store, 40, 1.5)
+    assert enter_values(store, (40, 1.5)) == outcome(None, unchanged=1)
+    assert history(store).import_ == [1, 1, 2, None], "a measured value stays measured"
 
 
 def test_other_values_stand_in_the_way(store: Store) -> None:
@@ -208,12 +188,6 @@ def test_other_values_stand_in_the_way(store: Store) -> None:
     assert (history(store).x, history(store).value) == ([10, 20], [1.5, 2.5])
     with store.reading() as session:
         assert session.scalar(sa.select(sa.func.count()).select_from(Import)) == 1
-
-
-def test_a_measured_value_that_is_the_same_stays_measured(store: Store) -> None:
-    measure(store, 10, 1.5)
-    assert enter_values(store, (10, 1.5)) == outcome(None, unchanged=1)
-    assert history(store).import_ is None
 
 
 def test_replacing_is_asked_for_and_leaves_the_record(store: Store) -> None:
@@ -234,11 +208,13 @@ def test_a_measured_value_replaces_an_imported_one_of_its_series_only(store: Sto
     assert found == {(1.5, 2.0): [None, 1], (7.0,): [2]}
 
 
-@pytest.mark.parametrize(("field", "value"), [("unit", "bits"), ("direction", "higher")])
-def test_one_series_has_one_unit(store: Store, field: str, value: str) -> None:
+def test_one_series_has_one_unit_and_each_value_one_origin(store: Store) -> None:
     enter_values(store, (10, 1.0))
-    with pytest.raises(Conflict, match=f"has the {field} '.*' under this protocol, not '{value}'"):
-        enter_values(store, (20, 1.0), **{field: value})
+    for field, value in (("unit", "bits"), ("direction", "higher")):
+        with pytest.raises(Conflict, match=f"has the {field} '.*' under this protocol, not '{value}'"):
+            enter_values(store, (20, 1.0), **{field: value})
+    with pytest.raises(sa.exc.IntegrityError), store.transaction() as session:
+        session.execute(sa.update(MetricValue).values(import_id=None))
 
 
 def test_a_value_that_comes_between_is_not_overwritten(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,9 +250,3 @@ def test_the_version_grows_with_all_that_moves_the_history(store: Store) -> None
     enter(store, submission(10, uri="/other.pt"), suite())
     assert seen == sorted(set(seen))
     assert version(store) == seen[-1], "the same post again changes nothing"
-
-
-def test_a_value_has_one_origin(store: Store) -> None:
-    enter_values(store, (10, 1.0))
-    with pytest.raises(sa.exc.IntegrityError), store.transaction() as session:
-        session.execute(sa.update(MetricValue).values(import_id=None))

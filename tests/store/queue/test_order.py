@@ -1,18 +1,24 @@
-"""The order of the queue. A run that takes all workers, or results that never come, begin here."""
+"""The order of the queue, where a run that takes all workers begins, or results that never come; and looks at it."""
 
 import statistics
 import time
+from datetime import timedelta
 
 import pytest
-from posts_and_results import plan, ran, submission, suite
-from queue_steps import dispatched, enter, lose, next_shard, store_result
-from sqlalchemy import insert, select
+import sqlalchemy as sa
+from long_lists import fill_queue
+from posts_and_results import act, ask, enter, metric, plan, ran, submission, suite
+from queue_steps import dispatched, evaluate_whole, lose, measure, next_shard, store_result
 
+from evalsvc.messages import ShardError, ShardResult
+from evalsvc.spec.documents import Error, OpenShards, Progress, RunningTask
 from evalsvc.store.queue.attempts import Assignment
 from evalsvc.store.queue.order import WorkerState
 from evalsvc.store.queue.stages import cancel_evaluation, retry_evaluation
+from evalsvc.store.queue.status import failed_view, queue_view, running_view, warned_view
 from evalsvc.store.session import Store
-from evalsvc.store.tables import Checkpoint, Evaluation, Run, Shard, Task
+from evalsvc.store.tables import Evaluation, Shard, now
+from evalsvc.store.views import LiveTask
 
 
 def post(store: Store, run: str, *steps: int, **fields: int) -> None:
@@ -40,19 +46,13 @@ def test_higher_priority_comes_first_then_the_newest_checkpoint(store: Store) ->
     assert next_shard(store) is None
 
 
-def test_what_was_begun_is_finished_before_a_newer_checkpoint_is_begun(store: Store) -> None:
+def test_what_was_begun_is_finished_before_a_newer_checkpoint_but_not_before_a_higher_priority(store: Store) -> None:
     """A run that posts faster than it is evaluated would have no result at all."""
     post(store, "a", 1)
     begin(store, shards=2)
     post(store, "a", 2)
-    assert [place(next_shard(store)) for _ in range(3)] == ["a 1", "a 1", "a 2"]
-
-
-def test_higher_priority_comes_before_what_was_begun(store: Store) -> None:
-    post(store, "a", 1)
-    begin(store)
     post(store, "a", 0, priority=1)
-    assert place(next_shard(store)) == "a 0"
+    assert [place(next_shard(store)) for _ in range(4)] == ["a 0", "a 1", "a 1", "a 2"]
 
 
 def test_runs_take_turns_however_much_one_of_them_has_posted(store: Store) -> None:
@@ -117,7 +117,7 @@ def test_an_evaluation_whose_only_shard_is_still_on_a_worker_holds_up_nobody(sto
     with store.transaction() as session:
         cancel_evaluation(session, first.evaluation_id)
         retry_evaluation(session, first.evaluation_id)
-        for shard in session.scalars(select(Shard)):
+        for shard in session.scalars(sa.select(Shard)):
             shard.state = "running"
     assert next_shard(store) is None
     post(store, "a", 0)
@@ -125,8 +125,7 @@ def test_an_evaluation_whose_only_shard_is_still_on_a_worker_holds_up_nobody(sto
 
 
 def test_a_shard_that_is_tried_again_comes_in_its_place(store: Store) -> None:
-    post(store, "a", 1)
-    post(store, "a", 2)
+    post(store, "a", 1, 2)
     begin(store, shards=2)
     first = dispatched(store)
     lose(store, first)
@@ -139,20 +138,7 @@ def test_a_shard_that_is_tried_again_comes_in_its_place(store: Store) -> None:
 @pytest.mark.parametrize("begun", [pytest.param(0, marks=pytest.mark.long), 8])
 def test_ten_thousand_evaluations_in_the_queue_hold_up_no_worker(store: Store, begun: int) -> None:
     """Joined with all shards that wait, one hand-out took 20 s of SQLite and 5 s of PostgreSQL."""
-    runs, steps = 10, 1000
-    with store.transaction() as session:
-        session.execute(insert(Run), [{"name": f"run-{run}", "history_version": 0} for run in range(runs)])
-        rows = [(run, step) for run in range(1, runs + 1) for step in range(steps)]
-        file = {"uri": "/x", "path": "/x", "size": 1, "mtime_ns": 1}
-        checkpoint = {"variant": "raw", "tags": {}, "spool": "none", **file}
-        session.execute(insert(Checkpoint), [{"run_id": run, "step": step, **checkpoint} for run, step in rows])
-        evaluation = {"suite": "s", "suite_digest": "d", "planned": False, "priority": 0, "state": "queued"}
-        ids = range(1, len(rows) + 1)
-        session.execute(insert(Evaluation), [{"checkpoint_id": item, **evaluation} for item in ids])
-        task = {"index": 0, "kind": "loss", "name": "loss", "parameters": {}, "state": "queued"}
-        session.execute(insert(Task), [{"evaluation_id": item, **task} for item in ids])
-        shard = {"stage": "plan", "index": 0, "state": "queued", "attempt": 0, "failed_attempts": 0}
-        session.execute(insert(Shard), [{"task_id": item, **shard} for item in ids])
+    act(store, fill_queue, 10_000)
     for assignment in [dispatched(store) for _ in range(begun)]:
         store_result(store, assignment, plan(100))
     seconds = []
@@ -161,3 +147,92 @@ def test_ten_thousand_evaluations_in_the_queue_hold_up_no_worker(store: Store, b
         dispatched(store)
         seconds.append(time.perf_counter() - started)
     assert statistics.median(seconds) < 1, seconds
+
+
+def test_the_queue_by_run_and_its_pace(store: Store) -> None:
+    measure(store, 25, 1.0)
+    [old] = enter(store, submission(50), suite())
+    post(store, "run-b", 25)
+    post(store, "run-a", 75)
+    with store.transaction() as session:
+        session.get_one(Evaluation, old).created_at = now() - timedelta(minutes=10)
+    dispatched(store)
+    found = ask(store, queue_view)
+    assert (found.queued, found.running, found.finished_last_hour) == (2, 1, 1)
+    assert found.seconds_left < 60, "the evaluation took a moment; that there was none before it is no pace"
+    assert found.shards == OpenShards(queued=2, running=1)
+    by_run = {run.run: (run.queued, run.running) for run in found.runs}
+    assert sum(queued for queued, _ in by_run.values()) == 2
+    assert set(by_run) == {"run-a", "run-b"}
+    with store.transaction() as session:
+        session.execute(sa.update(Evaluation).values(created_at=now() + timedelta(hours=3)))
+    assert ask(store, queue_view).oldest_seconds == 0.0, "the clock was set back"
+
+
+def test_the_time_left_leaves_idle_time_out(store: Store) -> None:
+    """After a quiet night, a queue of minutes was said to take hours."""
+    minutes = {10: (-70, -58), 20: (-50, -46), 30: (-48, -44), 40: (-300, -200)}
+    for step in minutes:
+        measure(store, step, 1.0)
+    post(store, "run-a", 50, 60, 70)
+    dispatched(store)
+    with store.transaction() as session:
+        moment = now()
+        for evaluation in session.scalars(sa.select(Evaluation)):
+            begun, ended = minutes.get(evaluation.checkpoint.step, (-2, None))
+            if evaluation.started_at is not None:
+                evaluation.started_at = moment + timedelta(minutes=begun)
+                evaluation.finished_at = None if ended is None else moment + timedelta(minutes=ended)
+    found = ask(store, queue_view)
+    assert (found.queued, found.running, found.finished_last_hour) == (2, 1, 3)
+    busy = 2 + 6 + 2
+    assert found.seconds_left == pytest.approx(3 * 60 * busy / 3, abs=10)
+
+
+def test_what_runs_with_its_progress(store: Store) -> None:
+    post(store, "run-a", 25)
+    planning = begin(store, shards=4)
+    next_shard(store)
+    (found,) = ask(store, running_view, {planning.task_id: LiveTask(5, 2.0)})
+    assert (found.run, found.step, found.suite) == ("run-a", 25, "quick")
+    progress = Progress(done=5, total=40, unit="sequences", per_second=2.0, seconds_left=17.5)
+    assert found.tasks == [RunningTask(name="loss-0", progress=progress)]
+
+
+def test_what_failed_last_comes_first_with_its_reason(store: Store) -> None:
+    for step in range(7):
+        post(store, "run-a", step)
+        store_result(store, dispatched(store), ShardResult(error=ShardError("non_finite", f"NaN at step {step}")))
+    found = ask(store, failed_view)
+    assert [item.step for item in found] == [6, 5, 4, 3, 2]
+    assert found[0].error == Error(code="non_finite", message="NaN at step 6")
+
+
+def warned(code: str = "inputs_cut", message: str = "cut") -> list[dict[str, str]]:
+    return [{"code": code, "metric": "loss-0/total", "message": message}]
+
+
+def test_what_is_suspicious_comes_newest_first_and_not_without_end(store: Store) -> None:
+    for step in range(7):
+        post(store, "run-a", step)
+        evaluate_whole(store, metric(1.0), warnings=warned(message=f"cut at step {step}") if step != 5 else [])
+    found = ask(store, warned_view)
+    assert [task.step for task in found] == [6, 4, 3, 2, 1]
+    place = {"id": 7, "run": "run-a", "step": 6, "variant": "raw", "suite": "quick", "task": "loss-0"}
+    assert found[0].model_dump() == place | {"warnings": warned(message="cut at step 6")}
+
+
+@pytest.mark.parametrize(("variant", "name"), [("raw", "quick"), ("ema", "quick"), ("raw", "another")])
+def test_step_0_is_suspicious_until_a_later_step_is_not(store: Store, variant: str, name: str) -> None:
+    """Image rows are untrained at step 0, and every run was suspicious for ever. A wrong layout is wrong later too."""
+
+    def steps(step: int, warnings: list[dict[str, str]], variant: str = "raw", name: str = "quick") -> list[int]:
+        enter(store, submission(step, variant=variant), suite(name))
+        evaluate_whole(store, metric(1.0), warnings=warnings)
+        return [task.step for task in ask(store, warned_view)]
+
+    assert steps(0, warned("worse_than_guessing")) == [0]
+    assert steps(10, warned("worse_than_guessing")) == [10, 0]
+    if (variant, name) != ("raw", "quick"):
+        assert steps(20, [], variant, name) == [10, 0], "another suite or variant says nothing"
+    assert steps(30, []) == [10], "a later step that was suspicious stays"

@@ -257,17 +257,14 @@ def test_what_succeeds_after_a_failure_leaves_no_trace_of_it(store: Store, set_c
 METRICS = {"metrics": [{"name": "coco/fid", "value": "NaN"}], "protocols": {"ab": {"limit": None}}}
 ARTIFACT = {"kind": "grid", "name": "g.png", "media_type": "image/png", "details": {}, "sha256": "ab", "size": 3}
 
+PLANNED = {"shards": [{"index": 0, "units": 10}], "total": 10, "unit": "images", "looks": [[1, 10]]}
+UNTIL = {"stderr": 0.1, "metric": "kid"}
+
 STORED: list[tuple[Codec[Any], Any, dict[str, Any]]] = [
     (
         PLAN,
-        PlanResult([{"index": 0, "units": 10}], 10, "images", [(1, 10)], Until(stderr=0.1, metric="kid")),
-        {
-            "shards": [{"index": 0, "units": 10}],
-            "total": 10,
-            "unit": "images",
-            "looks": [[1, 10]],
-            "until": {"stderr": 0.1, "metric": "kid"},
-        },
+        PlanResult([{"index": 0, "units": 10}], 10, "images", [(1, 10)], Until(**UNTIL)),
+        PLANNED | {"until": UNTIL},
     ),
     (LOOK, LookResult(METRICS["metrics"], METRICS["protocols"]), METRICS),
     (
@@ -282,11 +279,8 @@ STORED: list[tuple[Codec[Any], Any, dict[str, Any]]] = [
 def test_a_result_is_stored_as_its_fields(codec: Codec[Any], result: Any, document: dict[str, Any]) -> None:
     assert to_row(result) == msgpack.packb(document)
     assert from_row(codec, msgpack.packb(document)) == result
-
-
-def test_a_plan_of_a_version_without_looks_is_read() -> None:
     old = {"shards": [{"units": 4}], "total": 4, "unit": "sequences"}
-    assert from_row(PLAN, msgpack.packb(old)) == PlanResult([{"units": 4}], 4, "sequences")
+    assert from_row(PLAN, msgpack.packb(old)) == PlanResult([{"units": 4}], 4, "sequences"), "without looks"
 
 
 def test_what_is_no_result_is_refused() -> None:

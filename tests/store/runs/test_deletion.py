@@ -1,29 +1,18 @@
 """Deleting a run or a checkpoint: all of it and nothing else, and nothing that comes late brings it back."""
 
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import sqlalchemy as sa
 from history_reference import Point, history_of, write
-from posts_and_results import kept_artifact, metric, plan, submission, suite
-from queue_steps import (
-    act,
-    ask,
-    dispatched,
-    enter,
-    enter_virtual,
-    evaluate_whole,
-    measure,
-    next_shard,
-    set_base,
-    store_result,
-)
+from posts_and_results import act, ask, enter, enter_virtual, kept_artifact, metric, plan, set_base, submission, suite
+from queue_steps import dispatched, evaluate_whole, measure, next_shard, store_result
 
 from evalsvc.errors import Conflict, UnknownName, WrongState
 from evalsvc.messages import ShardResult
 from evalsvc.store.data_folder import named_artifacts, named_items
-from evalsvc.store.history.reading import read_history
 from evalsvc.store.history.writing import history_tag
 from evalsvc.store.lookup import find_checkpoint, find_run, hold
 from evalsvc.store.queue.attempts import finish, unwanted
@@ -41,13 +30,30 @@ def delete(store: Store, run: str = "run-a", cancel: bool = False) -> Deleted:
     return act(store, delete_run, run, cancel)
 
 
+def delete_step(store: Store, step: int, cancel: bool = False, variant: str = "raw") -> Deleted:
+    """Delete the checkpoints of run-a at a step, replaced ones too; what was deleted with the last one."""
+    query = sa.select(Checkpoint.id).where(Checkpoint.step == step, Checkpoint.variant == variant)
+    with store.transaction() as session:
+        run = find_run(session, "run-a").id
+        deleted = [delete_checkpoint(session, found, cancel) for found in session.scalars(query.filter_by(run_id=run))]
+    return deleted[-1]
+
+
+def delete_25(store: Store, cancel: bool = False) -> Deleted:
+    return delete_step(store, 25, cancel)
+
+
+def name_no_base(store: Store, *runs: str) -> None:
+    with store.transaction() as session:
+        for run in runs:
+            find_run(session, run).base = None
+
+
 def rows(store: Store) -> dict[str, int]:
     """How many rows each table has, of those that have any."""
+    count = {name: sa.select(sa.func.count()).select_from(table) for name, table in Base.metadata.tables.items()}
     with store.reading() as session:
-        counts = {
-            name: session.scalar(sa.select(sa.func.count()).select_from(table))
-            for name, table in Base.metadata.tables.items()
-        }
+        counts = {name: session.scalar(query) for name, query in count.items()}
     return {name: count for name, count in counts.items() if count and name not in NO_RUNS}
 
 
@@ -87,18 +93,9 @@ def test_nothing_else_goes(store: Store) -> None:
     assert (deleted.run, deleted.checkpoints, deleted.evaluations) == ("run-a", 1, 1)
     assert (deleted.values, deleted.artifacts) == (1, 0)
     assert rows(store) == {name: count // 2 for name, count in before.items()}
+    assert history_of(store, "run-b").series[0].value == [1.0]
     with store.reading() as session:
-        assert read_history(session, "run-b").series[0].value == [1.0]
         assert session.scalar(sa.select(sa.func.count()).select_from(Protocol)) == 1
-
-
-def test_what_is_not_over_is_in_the_way_unless_it_is_cancelled(store: Store) -> None:
-    [evaluation] = enter(store, submission(), suite())
-    with pytest.raises(WrongState, match=rf"has unfinished evaluations \({evaluation}\); .*cancel=true"):
-        delete(store)
-    delete(store, cancel=True)
-    assert rows(store) == {}
-    assert next_shard(store) is None
 
 
 @pytest.mark.parametrize("posted_again", [False, True])
@@ -107,6 +104,7 @@ def test_a_late_result_is_not_stored(store: Store, posted_again: bool) -> None:
     enter(store, submission(), suite())
     running = dispatched(store)
     delete(store, cancel=True)
+    assert next_shard(store) is None
     if posted_again:
         enter(store, submission(50), suite())
         again = dispatched(store)
@@ -131,20 +129,32 @@ def test_ids_do_not_come_back(store: Store) -> None:
     assert history_of(store).series[0].value == [1.0]
 
 
-def test_other_runs_that_need_it_are_named(store: Store) -> None:
-    enter(store, submission(25), suite())
+@pytest.mark.parametrize(
+    ("remove", "what", "based"),
+    [(delete, "run 'run-a'", "run-b"), (delete_25, r"checkpoint 1 \(run-a@25\)", "run-a, run-b")],
+    ids=["run", "checkpoint"],
+)
+def test_what_is_in_the_way_is_named(store: Store, remove: Callable[..., Deleted], what: str, based: str) -> None:
+    """Evaluations that are not over, unless it is meant; other runs' base; and what is computed from it."""
+    [evaluation] = enter(store, submission(25), suite())
     enter(store, submission(25, run="run-b"), suite())
-    set_base(store, "run-b", "run-a", 25)
-    with pytest.raises(Conflict, match="is the base of run-b; name another base first"):
-        delete(store, cancel=True)
-    with store.transaction() as session:
-        find_run(session, "run-b").base = None
+    with pytest.raises(WrongState, match=rf"{what} has unfinished evaluations \({evaluation}\); .*cancel=true"):
+        remove(store)
+    for run in ("run-a", "run-b"):
+        set_base(store, run, "run-a", 25)
+    based_on = rf"{what} is the base of {based}; name another base first \(PUT /v1/runs/{based.split(',')[0]}/base\)"
+    with pytest.raises(Conflict, match=based_on):
+        remove(store, cancel=True)
+    name_no_base(store, "run-a", "run-b")
     enter_virtual(store, "mix", "lerp(run-a@25, run-b@25, 0.5)", suite())
-    with pytest.raises(Conflict, match="virtual checkpoints are computed from run 'run-a'; delete them first: mix@30"):
-        delete(store, cancel=True)
+    with pytest.raises(Conflict, match=f"virtual checkpoints are computed from {what}; delete them first: mix@30"):
+        remove(store, cancel=True)
     delete(store, "mix", cancel=True)
-    delete(store, cancel=True)
-    assert rows(store)["runs"] == 1
+    assert rows(store).get("checkpoint_parents") is None
+    running = dispatched(store)
+    remove(store, cancel=True)
+    assert rows(store)["checkpoints"] == 1
+    assert store_result(store, running, plan(2)) is False
 
 
 def test_contents_that_others_name_are_still_named(store: Store) -> None:
@@ -155,19 +165,9 @@ def test_contents_that_others_name_are_still_named(store: Store) -> None:
     deleted = delete(store)
     assert sorted(deleted.artifact_contents) == ["a" * 64, "c" * 64]
     assert deleted.item_contents == ["d" * 64]
-    with store.reading() as session:
-        assert named_artifacts(session, deleted.artifact_contents) == {"c" * 64}
-        assert named_artifacts(session) == {"b" * 64, "c" * 64}
-        assert named_items(session, deleted.item_contents) == {"d" * 64}
-
-
-def delete_step(store: Store, step: int, cancel: bool = False, variant: str = "raw") -> Deleted:
-    """Delete the checkpoints of run-a at a step, replaced ones too; what was deleted with the last one."""
-    query = sa.select(Checkpoint.id).where(Checkpoint.step == step, Checkpoint.variant == variant)
-    with store.transaction() as session:
-        run = find_run(session, "run-a").id
-        deleted = [delete_checkpoint(session, found, cancel) for found in session.scalars(query.filter_by(run_id=run))]
-    return deleted[-1]
+    assert ask(store, named_artifacts, deleted.artifact_contents) == {"c" * 64}
+    assert ask(store, named_artifacts) == {"b" * 64, "c" * 64}
+    assert ask(store, named_items, deleted.item_contents) == {"d" * 64}
 
 
 def test_of_a_checkpoint_nothing_is_left_and_nothing_else_goes(store: Store) -> None:
@@ -181,8 +181,7 @@ def test_of_a_checkpoint_nothing_is_left_and_nothing_else_goes(store: Store) -> 
     assert (deleted.run, deleted.checkpoints, deleted.evaluations) == ("run-a", 1, 2)
     assert (deleted.values, deleted.artifacts, len(deleted.tasks)) == (1, 3, 3)
     assert [path for _, path in deleted.spooled] == ["/checkpoints/epoch_25.pt"]
-    kept = {name: count if name in ("runs", "series") else count // 2 for name, count in before.items()}
-    assert rows(store) == kept
+    assert rows(store) == {name: count if name in ("runs", "series") else count // 2 for name, count in before.items()}
     assert history_of(store).series[0].x == [0]
 
 
@@ -192,62 +191,28 @@ def test_a_series_goes_with_its_last_measured_value_and_imported_values_stay(sto
     write(store, {"fid": [Point(0, 9.0, None, None)]})
     version = ask(store, find_run, "run-a").history_version
     assert delete_step(store, 0).values == 1
-    with store.reading() as session:
-        [series] = read_history(session, "run-a").series
-        assert (series.metric, series.value) == ("fid", [9.0])
-        assert find_run(session, "run-a").history_version > version, "who has kept the history must read it again"
+    [series] = history_of(store).series
+    assert (series.metric, series.value) == ("fid", [9.0])
+    newer = ask(store, find_run, "run-a").history_version
+    assert newer > version, "who has kept the history must read it again"
 
 
-def test_a_checkpoint_that_waits_is_deleted_only_if_that_is_meant(store: Store) -> None:
-    [evaluation] = enter(store, submission(), suite())
-    with pytest.raises(
-        WrongState, match=rf"checkpoint 1 \(run-a@25\) has unfinished evaluations \({evaluation}\); .*cancel=true"
-    ):
-        delete_step(store, 25)
-    running = dispatched(store)
-    delete_step(store, 25, cancel=True)
-    enter(store, submission(), suite())
-    assert store_result(store, running, plan(2)) is False
-
-
-def test_a_base_stays(store: Store) -> None:
-    """Named by its own run, by another one, or by nobody as long as others are compared with it."""
+def test_step_0_stays_as_long_as_others_are_compared_with_it(store: Store) -> None:
     for step in (0, 25):
         enter(store, submission(step), suite())
-    enter(store, submission(25, run="run-b"), suite())
+    enter(store, submission(0, variant="ema"), suite())
     evaluate_whole(store, metric(1.0))
+    assert delete_step(store, 0, variant="ema").checkpoints == 1, "the base of nothing else"
     with pytest.raises(Conflict, match=r"checkpoint 1 \(run-a@0\) is the base of run-a; name another base first"):
         delete_step(store, 0)
-    for run in ("run-a", "run-b"):
-        set_base(store, run, "run-a", 25)
+    set_base(store, "run-a", "run-a", 25)
     assert delete_step(store, 0).checkpoints == 1
-    with pytest.raises(Conflict, match=r"run-a@25\) is the base of run-a, run-b; .* \(PUT /v1/runs/run-a/base\)"):
-        delete_step(store, 25)
-    with store.transaction() as session:
-        find_run(session, "run-a").base = find_run(session, "run-b").base = None
-    assert delete_step(store, 25).checkpoints == 1
 
 
 def test_step_0_is_no_base_of_what_has_a_step_0_of_its_own(store: Store) -> None:
     for variant in ("raw", "ema"):
-        enter(store, submission(0, variant=variant), suite())
-    evaluate_whole(store, metric(1.0))
-    assert delete_step(store, 0, variant="ema").checkpoints == 1
+        enter(store, submission(0, variant=variant))
     assert delete_step(store, 0).checkpoints == 1, "nothing is compared with it"
-
-
-def test_a_parent_stays_until_its_children_are_gone(store: Store) -> None:
-    for step in (25, 50):
-        enter(store, submission(step), suite())
-    enter_virtual(store, "run-a", "lerp(run-a@25, run-a@50, 0.5)", suite(), variant="mix")
-    evaluate_whole(store, metric(1.0))
-    with pytest.raises(
-        Conflict, match=r"virtual checkpoints are computed from checkpoint 1 \(run-a@25\); .*: run-a@30:mix"
-    ):
-        delete_step(store, 25)
-    delete_step(store, 30, variant="mix")
-    assert rows(store).get("checkpoint_parents") is None
-    assert delete_step(store, 25).checkpoints == 1
 
 
 def test_a_replaced_checkpoint_is_deleted_with_its_record_alone(store: Store) -> None:
@@ -265,18 +230,20 @@ def test_its_history_goes_with_it(store: Store) -> None:
     measure(store, 25, 1.0)
     before = history_tag(ask(store, find_run, "run-a"), "1", "question")
     rename(store)
-    with store.reading() as session:
-        assert read_history(session, "run-z").series[0].value == [1.0]
-        assert history_tag(find_run(session, "run-z"), "1", "question") != before
-        with pytest.raises(UnknownName):
-            find_run(session, "run-a")
-    assert enter(store, submission(25, run="run-z"), suite()) == [1]  # the same post under the new name
+    assert history_of(store, "run-z").series[0].value == [1.0]
+    assert history_tag(ask(store, find_run, "run-z"), "1", "question") != before
+    with pytest.raises(UnknownName):
+        ask(store, find_run, "run-a")
+    assert enter(store, submission(25, run="run-z"), suite()) == [1], "the same post under the new name"
+    enter(store, submission(25))
+    with pytest.raises(Conflict, match="a run 'run-z' exists"):
+        rename(store)
+    rename(store, "run-a", "run-a")
 
 
 def test_bases_and_expressions_name_it_anew(store: Store) -> None:
-    enter(store, submission(25), suite())
-    enter(store, submission(25, run="run-b"), suite())
     for run in ("run-a", "run-b"):
+        enter(store, submission(25, run=run))
         set_base(store, run, "run-a", 25)
     enter_virtual(store, "mix", "lerp(run-b@25, run-a@25, 0.25)", suite())
     rename(store)
@@ -286,14 +253,7 @@ def test_bases_and_expressions_name_it_anew(store: Store) -> None:
             assert (view.run, view.checkpoint) == ("run-z", 1)
         (checkpoint,) = run_view(session, find_run(session, "mix")).checkpoints
         assert checkpoint.uri == "lerp(run-b@25, run-z@25, 0.25)"
-    while assignment := next_shard(store):
-        virtual = assignment.request.checkpoint.virtual
-        if virtual is not None:
-            assert set(virtual.parents) == {"run-b@25", "run-z@25"}
-            break
-        assert store_result(store, assignment, ShardResult(output=plan(0).output))
-    else:
-        pytest.fail("the virtual checkpoint was not dispatched")
+    assert set(dispatched(store).request.checkpoint.virtual.parents) == {"run-b@25", "run-z@25"}
 
 
 def test_a_worker_that_knows_the_old_name_does_no_harm(store: Store) -> None:
@@ -305,14 +265,4 @@ def test_a_worker_that_knows_the_old_name_does_no_harm(store: Store) -> None:
     rename(store)
     provenance = {"checkpoint_sha256": "a" * 64, "parents_sha256": {"run-a@25": "b" * 64, "run-a@50": "c" * 64}}
     assert store_result(store, assignment, ShardResult(output=plan(1).output, provenance=provenance))
-    with store.reading() as session:
-        assert find_checkpoint(session, 3).sha256 == "a" * 64
-        assert find_checkpoint(session, 1).sha256 is None
-
-
-def test_a_name_that_is_taken(store: Store) -> None:
-    enter(store, submission(25))
-    enter(store, submission(25, run="run-z"))
-    with pytest.raises(Conflict, match="a run 'run-z' exists"):
-        rename(store)
-    rename(store, "run-a", "run-a")
+    assert [ask(store, find_checkpoint, number).sha256 for number in (3, 1)] == ["a" * 64, None]
