@@ -24,10 +24,9 @@ from evalsvc.store.artifacts import evaluation_artifacts, run_artifacts
 from evalsvc.store.history.buckets import read_buckets
 from evalsvc.store.history.headlines import Question
 from evalsvc.store.history.reading import read_summary
-from evalsvc.store.history.series import Window
+from evalsvc.store.history.series import Window, read_protocol
 from evalsvc.store.lookup import find_checkpoint, find_evaluation, find_run
 from evalsvc.store.pages import MAX_LIMIT, Filters, PageRequest
-from evalsvc.store.protocols import read_protocol
 from evalsvc.store.results import read_completions
 from evalsvc.store.runs.listing import run_view, runs_view
 from evalsvc.store.tables import Run

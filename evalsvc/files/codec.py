@@ -22,10 +22,8 @@ class Unreadable(ValueError):
 
 
 class Codec(Generic[Value]):
-    """Converter for values of one frozen dataclass, or of a union of several, with all their fields.
-
-    Bytes stay bytes, arrays are fields of the type `files.arrays.Array`, and NaN and infinities keep their values.
-    """
+    """Converter for values of one frozen dataclass, or of a union of several, with all their fields. Bytes stay bytes,
+    arrays are fields of the type `files.arrays.Array`, and NaN and infinities keep their values."""
 
     def __init__(self, kind: Any) -> None:
         self.members: Sequence[type] = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)

@@ -139,8 +139,6 @@ def drop_oldest(paths: Iterable[Path], limit: int) -> None:
 MARKER = "service-id"
 """File with the id of the service's database."""
 
-MARKER_BYTES = 128
-
 
 def claim_shared(folder: Path, service: str) -> None:
     """Make the folder, and mark it as that of a service, unless another one has it, which removes foreign files."""
@@ -190,6 +188,6 @@ def require_shared(folder: Path, service: str) -> None:
 def _owner(folder: Path) -> str:
     try:
         with open_regular(folder / MARKER) as stream:
-            return stream.read(MARKER_BYTES).decode(errors="replace").strip()
+            return stream.read(128).decode(errors="replace").strip()
     except FileNotFoundError:
         return ""

@@ -35,10 +35,8 @@ def check_token(text: str, where: str) -> str:
 
 
 def read_database_url(path: Path, variable: str) -> str:
-    """Read a database's URL from the one line of a file; `variable` is the setting that names the file.
-
-    Readers of the file are not checked: in a container, every user can read mounted secrets.
-    """
+    """Read a database's URL from the one line of a file; `variable` is the setting that names the file. Readers of the
+    file are not checked: in a container, every user can read mounted secrets."""
     text = _read_line(path, variable)
     if not re.fullmatch(r"[a-z][a-z0-9+]*://\S+", text):
         raise InvalidRequest(

@@ -45,10 +45,8 @@ def make_data_folder(folder: Path) -> None:
 
 
 def claim_data_folder(folder: Path, database_id: str, url: str, *, may_begin: bool = True) -> None:
-    """Claim the folder for a database. Refuse the folder of another database, whose files the service would remove.
-
-    A folder without an owner is claimed only if `may_begin` is set.
-    """
+    """Claim the folder for a database. Refuse the folder of another database, whose files the service would remove. A
+    folder without an owner is claimed only if `may_begin` is set."""
     if (folder / RESTORING).exists():
         raise DataDirectoryUnusable(
             f"the folder {folder} holds an unfinished restore; run the same `evalsvc restore` again, which starts "
@@ -140,15 +138,11 @@ def named_items(session: Session, digests: Collection[str] | None = None) -> set
     return {sha256 for sha256 in session.scalars(select(Task.items_sha256).where(named)) if sha256 is not None}
 
 
-SAMPLED = 20
-"""The number of newest files that `may_begin_folder` looks for, artifacts and results per item each."""
-
-
 def may_begin_folder(session: Session, artifacts: Path, items: Path) -> bool:
     """Tell whether the database may claim the data folder with these subfolders, which has no owner.
 
     A database with runs that was served before already has a data folder. Such a database may only claim a folder with
-    files that the database names.
+    files that the database names: one of the 20 newest artifacts or results per item.
     """
     identity = session.scalar(select(Term.database_id))
     if identity is None or session.scalar(select(Run.id).limit(1)) is None:
@@ -160,7 +154,7 @@ def may_begin_folder(session: Session, artifacts: Path, items: Path) -> bool:
     return any(
         artifact_path(folder, str(sha256)).is_file()
         for folder, query in named
-        for sha256 in session.scalars(query.limit(SAMPLED))
+        for sha256 in session.scalars(query.limit(20))
     )
 
 
@@ -205,21 +199,16 @@ class DiskUse:
             if time.monotonic() > until:
                 complete = False
                 break
+        size: int | None = None
+        if session.get_bind().dialect.name == "postgresql":
+            size = session.scalar(text("SELECT pg_database_size(current_database())"))
+        elif file := re.fullmatch(r"sqlite(\+\w+)?:///([^?]+).*", self._url):
+            paths = [Path(file[2] + ending) for ending in ("", "-wal")]
+            size = sum(path.stat().st_size for path in paths if path.is_file())
         return documents.Disk(
             free_bytes=usage.free,
             total_bytes=usage.total,
             data_bytes=counted,
             data_complete=complete,
-            database_bytes=_database_bytes(session, self._url),
+            database_bytes=size,
         )
-
-
-def _database_bytes(session: Session, url: str) -> int | None:
-    if session.get_bind().dialect.name == "postgresql":
-        size: int | None = session.scalar(text("SELECT pg_database_size(current_database())"))
-        return size
-    file = re.fullmatch(r"sqlite(\+\w+)?:///([^?]+).*", url)
-    if file is None:
-        return None
-    paths = [Path(file[2] + ending) for ending in ("", "-wal")]
-    return sum(path.stat().st_size for path in paths if path.is_file())

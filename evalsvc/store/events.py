@@ -105,15 +105,21 @@ class _Change:
 
 
 def note_events(session: Session, _context: object) -> None:
-    """Write the events of a flush: changed states, and interim results of looks.
-
-    The final state of an evaluation comes after the states of its tasks, any other state before them, and interim
-    results before task states.
-    """
+    """Write the events of a flush: changed states, and interim results of looks. The final state of an evaluation comes
+    after the states of its tasks, any other state before them, and interim results before task states."""
     connection = session.connection()
     changes = [change for item in (*session.new, *session.dirty) for change in _changes_of(connection, item)]
     for evaluation, group in groupby(sorted(changes, key=_Change.place), lambda change: change.evaluation_id):
-        _write(connection, evaluation, list(group))
+        new = list(group)
+        count = update(Evaluation).where(Evaluation.id == evaluation)
+        count = count.values(event_count=Evaluation.event_count + len(new))
+        newest = connection.execute(count.returning(Evaluation.event_count)).scalar_one()
+        rows = [
+            {"evaluation_id": evaluation, "number": number, "created_at": now()}
+            | {name: getattr(change, name) for name in ("kind", "task", "state", "data")}
+            for number, change in enumerate(new, newest - len(new) + 1)
+        ]
+        connection.execute(insert(EvaluationEvent.__table__), rows)  # type: ignore[arg-type]
 
 
 def _changes_of(connection: Connection, item: object) -> list[_Change]:
@@ -138,18 +144,3 @@ def _changes_of(connection: Connection, item: object) -> list[_Change]:
     evaluation, name, index = connection.execute(query).one()
     result = {"done": (item.payload or {})["done"], **asdict(from_row(LOOK, item.output))}
     return [_Change(evaluation, "interim", name, data=result, index=index)]
-
-
-def _write(connection: Connection, evaluation: int, changes: list[_Change]) -> None:
-    newest = connection.execute(
-        update(Evaluation)
-        .where(Evaluation.id == evaluation)
-        .values(event_count=Evaluation.event_count + len(changes))
-        .returning(Evaluation.event_count)
-    ).scalar_one()
-    rows = [
-        {"evaluation_id": evaluation, "number": number, "created_at": now()}
-        | {name: getattr(change, name) for name in ("kind", "task", "state", "data")}
-        for number, change in enumerate(changes, newest - len(changes) + 1)
-    ]
-    connection.execute(insert(EvaluationEvent.__table__), rows)  # type: ignore[arg-type]

@@ -35,9 +35,6 @@ log = logging.getLogger(__name__)
 KEY = int.from_bytes(b"evalsvc", "big")
 """The key of the advisory lock. PostgreSQL has separate keys for each database."""
 
-POLL = 0.1
-"""Seconds between two attempts to acquire the lock."""
-
 
 class CoordinatorLock:
     """The lock and the term of one process. Only transactions of `fence` may use the object in several threads."""
@@ -59,7 +56,7 @@ class CoordinatorLock:
                     f"the database {shown_url(self._url)} is served by another evalsvc{self._holder()}; stop the other "
                     "service; only `evalsvc serve --read-only` may run next to it"
                 )
-            time.sleep(POLL)
+            time.sleep(0.1)
 
     def is_held(self) -> bool:
         """Tell whether this process still has the lock. After a loss, call `acquire` again."""

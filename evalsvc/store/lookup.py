@@ -15,9 +15,6 @@ from evalsvc.checkpoints.expression import Step
 from evalsvc.errors import UnknownName, WrongState
 from evalsvc.store.tables import Checkpoint, Evaluation, Run
 
-NEAR_STEPS = 4
-"""The number of steps that the message about an unknown step names."""
-
 
 def get_or_create_run(session: Session, name: str) -> Run:
     run = session.scalar(select(Run).where(Run.name == name))
@@ -57,7 +54,7 @@ def find_step(session: Session, run: Run, step: int, variant: str) -> Checkpoint
     if variants := [row.variant for row in posted if row.step == step]:
         raise UnknownName.among(f"variant of run {run.name!r} at step {step}", variant, variants)
     steps = {row.step for row in posted if row.variant == variant} or {row.step for row in posted}
-    nearest = sorted(sorted(steps, key=lambda other: abs(other - step))[:NEAR_STEPS])
+    nearest = sorted(sorted(steps, key=lambda other: abs(other - step))[:4])
     near = f"the nearest steps are {', '.join(map(str, nearest))}" if nearest else "the run has no checkpoint yet"
     raise UnknownName(f"run {run.name!r} has no checkpoint at step {step}, variant {variant!r}; {near}")
 

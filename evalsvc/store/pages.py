@@ -7,9 +7,9 @@ that are inserted or deleted between two requests move no other row, and the dat
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,8 +32,6 @@ MAX_CURSOR = 512
 INT64 = 2**63
 """The exclusive upper bound of ids, steps and numbers of tokens."""
 
-AnySelect = Select[*tuple[Any, ...]]
-
 Key = int | str
 """A value in the key of a row: a number from 0 on, or a name without control characters."""
 
@@ -54,12 +52,10 @@ class Order:
 
 
 def read_page(
-    session: Session, query: AnySelect, order: Order, question: object, page: PageRequest
+    session: Session, query: Select[*tuple[Any, ...]], order: Order, question: object, page: PageRequest
 ) -> tuple[Sequence[Row[*tuple[Any, ...]]], str | None]:
-    """Return the rows of a page of `query`, and the cursor of the next page; None for the last page.
-
-    A cursor is only valid for the same `question`: JSON that names the list and its filters.
-    """
+    """Return the rows of a page of `query`, and the cursor of the next page; None for the last page. A cursor is only
+    valid for the same `question`: JSON that names the list and its filters."""
     columns = order.columns
     query = query.add_columns(*columns)
     if page.cursor is not None:
@@ -89,11 +85,14 @@ def write_cursor(question: object, key: Sequence[Key]) -> str:
 
 
 def read_cursor(cursor: str, question: object, kinds: Sequence[type]) -> list[Key]:
-    """Return the key in a cursor, with values of the types `kinds`, each `int` or `str`.
-
-    A client that knows the format can forge a cursor. Every value is therefore checked before a query contains it.
-    """
-    checksum, *key = _content(cursor) or [None]
+    """Return the key in a cursor, with values of the types `kinds`, each `int` or `str`. A client that knows the format
+    can forge a cursor. Every value is therefore checked before a query contains it."""
+    content: Any = None
+    with suppress(ValueError, RecursionError):  # ValueError: no base64, no UTF-8 or no JSON
+        if len(cursor) <= MAX_CURSOR:
+            content = json.loads(base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True))
+    values: list[Any] = content if isinstance(content, list) and content else [None]
+    checksum, *key = values
     is_key = len(key) == len(kinds) and all(
         type(value) is int and 0 <= value < INT64
         if kind is int
@@ -106,16 +105,6 @@ def read_cursor(cursor: str, question: object, kinds: Sequence[type]) -> list[Ke
         f"the cursor {cursor[:80]!r} does not belong to this list with these filters; start again without `cursor`, "
         "and send `next_cursor` of each answer as `cursor` of the next request, with the same filters"
     )
-
-
-def _content(cursor: str) -> list[Any] | None:
-    if len(cursor) > MAX_CURSOR:
-        return None
-    try:
-        content = json.loads(base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True))
-    except (binascii.Error, ValueError, RecursionError):
-        return None
-    return content if isinstance(content, list) else None
 
 
 def _checksum(question: object, key: Sequence[Key]) -> str:

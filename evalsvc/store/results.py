@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session, selectinload
@@ -41,7 +40,10 @@ def read_results(
     checkpoint = find_step(session, find_run(session, run), step, variant)
     document, tables = _values(session, folder, checkpoint, suite, {})
     items = {name: list(read().rows()) for name, read in tables.items()}
-    artifacts = _artifacts(session, _tasks_by_name(_newest_by_suite(checkpoint, suite)))
+    names = {task.id: name for name, task in _tasks_by_name(_newest_by_suite(checkpoint, suite)).items()}
+    artifacts: dict[str, list[documents.Artifact]] = {name: [] for name in tables}
+    for artifact in session.scalars(select(Artifact).where(Artifact.task_id.in_(names)).order_by(Artifact.id)):
+        artifacts.setdefault(names[artifact.task_id], []).append(artifact_view(artifact))
     return document.model_copy(update={"items": items, "artifacts": artifacts})
 
 
@@ -70,21 +72,18 @@ def read_values_along(
 def _values(
     session: Session, folder: Path, checkpoint: Checkpoint, suite: str | None, protocols: dict[str, dict[str, object]]
 ) -> Values:
-    evaluations = _newest_by_suite(checkpoint, suite)
-    return _document(session, checkpoint, evaluations, protocols), _tables(folder, _tasks_by_name(evaluations))
-
-
-def _document(
-    session: Session, checkpoint: Checkpoint, evaluations: Sequence[Evaluation], protocols: dict[str, dict[str, object]]
-) -> documents.CheckpointResult:
     """`protocols` caches the contents of protocols by id: contents that are missing are read and added."""
+    evaluations = _newest_by_suite(checkpoint, suite)
     tasks = _tasks_by_name(evaluations)
-    metrics = _metrics(tasks)
-    used = {metric.protocol for metric in metrics}
+    newest = {}  # of two tasks that measured a metric by one protocol
+    for name, task in tasks.items():
+        for metric in task.metrics or []:
+            newest[metric["name"], metric["protocol"]] = documents.TaskMetric.model_validate({**metric, "task": name})
+    used = {metric.protocol for metric in newest.values()}
     if not used <= protocols.keys():
         protocols |= protocols_view(session, used)
     states = {evaluation.state for evaluation in evaluations}
-    return documents.CheckpointResult(
+    document = documents.CheckpointResult(
         checkpoint=document_of(
             documents.StoredCheckpoint, checkpoint, label=checkpoint_label(checkpoint), **place_of(checkpoint)
         ),
@@ -99,10 +98,14 @@ def _document(
         ),
         state=next(state for state in WORST_FIRST if state in states),
         evaluations=[document_of(documents.EvaluationSummary, evaluation) for evaluation in evaluations],
-        metrics=metrics,
+        metrics=list(newest.values()),
         protocols={identity: protocols[identity] for identity in used},
         artifacts={},
-        errors={name: documents.Error(**error) for name, task in tasks.items() if (error := _error(task))},
+        errors={
+            name: documents.Error(**error)
+            for name, task in tasks.items()
+            if (error := task.error or (task.evaluation.error if task.state == "cancelled" else None))
+        },
         warnings={
             name: [documents.TaskWarning(**warning) for warning in task.warnings]
             for name, task in tasks.items()
@@ -110,6 +113,7 @@ def _document(
         },
         provenance={name: task.provenance for name, task in tasks.items() if task.provenance is not None},
     )
+    return document, _tables(folder, tasks)
 
 
 def evaluated_steps(session: Session, run: str, variant: str, suite: str | None = None) -> list[int]:
@@ -172,28 +176,6 @@ def read_table(folder: Path, task: Task) -> ItemTable:
     return read_items(folder, content, f"task {task.name!r} of evaluation {task.evaluation_id}")
 
 
-def _metrics(tasks: Mapping[str, Task]) -> list[documents.TaskMetric]:
-    newest = {}  # of two tasks that measured a metric by one protocol
-    for name, task in tasks.items():
-        for metric in task.metrics or []:
-            newest[metric["name"], metric["protocol"]] = documents.TaskMetric.model_validate({**metric, "task": name})
-    return list(newest.values())
-
-
-def _artifacts(session: Session, tasks: Mapping[str, Task]) -> dict[str, list[documents.Artifact]]:
-    names = {task.id: name for name, task in tasks.items()}
-    artifacts: dict[str, list[documents.Artifact]] = {
-        name: [] for name, task in tasks.items() if task.metrics is not None
-    }
-    for artifact in session.scalars(select(Artifact).where(Artifact.task_id.in_(names)).order_by(Artifact.id)):
-        artifacts.setdefault(names[artifact.task_id], []).append(artifact_view(artifact))
-    return artifacts
-
-
-def _error(task: Task) -> dict[str, Any] | None:
-    return task.error or (task.evaluation.error if task.state == "cancelled" else None)
-
-
 def read_completions(
     session: Session, folder: Path, run: Run, variant: str | None = None, prompt: str | None = None
 ) -> Completions:
@@ -225,8 +207,13 @@ def read_completions(
             if prompt is None or prompt in str(row["prompt"]):
                 key = (variant_of_step, name, row["prompt"], row["way"], row.get("protocol"))
                 ids = row.get("ids")
-                change = _change(*last[key], ids) if isinstance(ids, list) and key in last else None
+                change = None
                 if isinstance(ids, list):
+                    if key in last:
+                        before, previous = last[key]
+                        prefix, edits = common_prefix(previous, ids), edit_distance(previous, ids)
+                        same = previous == ids
+                        change = Change(step=before, same=same, common_prefix=prefix, edit_distance=edits)
                     last[key] = step, ids
                 completions.append(Completion.model_validate({**row, "previous": change}))
         if completions or prompt is None:
@@ -234,11 +221,6 @@ def read_completions(
     if prompt is not None and not steps:
         raise UnknownName.among("prompt", prompt, prompts)
     return Completions(run=run.name, steps=steps)
-
-
-def _change(step: int, before: list[int], ids: list[int]) -> Change:
-    prefix, edits = common_prefix(before, ids), edit_distance(before, ids)
-    return Change(step=step, same=before == ids, common_prefix=prefix, edit_distance=edits)
 
 
 def common_prefix(before: Sequence[int], after: Sequence[int]) -> int:

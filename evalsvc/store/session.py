@@ -11,7 +11,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -205,9 +205,17 @@ def _create_engine(url: str) -> Engine:
         raise _no_url(url) from None
     file = Path(parsed.database or "")
     make_data_folder(file.parent)
-    _require_local(file.parent)
+    if (kind := _file_system(file.parent)) in NETWORKED:
+        raise DatabaseUnusable(
+            f"the folder {file.parent} is on a network file system ({kind}), where SQLite loses data; "
+            "choose a local folder with --data-dir, or use PostgreSQL with --database-url (EVALSVC_DATABASE_URL)"
+        )
     if parsed.database:
-        _make_private(file)
+        try:  # SQLite gives its other files the same permissions
+            with suppress(FileExistsError):
+                os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        except OSError as error:
+            raise unwritable(str(file), error) from None
     connect = {"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False}
     engine = create_engine(parsed, connect_args=connect, hide_parameters=True, **POOL)
     event.listen(engine, "connect", _configure_sqlite)
@@ -268,23 +276,6 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-def _require_local(folder: Path) -> None:
-    if (kind := _file_system(folder)) in NETWORKED:
-        raise DatabaseUnusable(
-            f"the folder {folder} is on a network file system ({kind}), where SQLite loses data; "
-            "choose a local folder with --data-dir, or use PostgreSQL with --database-url (EVALSVC_DATABASE_URL)"
-        )
-
-
-def _make_private(file: Path) -> None:
-    try:  # SQLite gives its other files the same permissions
-        os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-    except FileExistsError:
-        pass
-    except OSError as error:
-        raise unwritable(str(file), error) from None
-
-
 def _file_system(folder: Path) -> str:
     mounts = Path("/proc/mounts")
     kinds = {}
@@ -313,8 +304,11 @@ def is_damage(error: Exception) -> bool:
 def database_unusable(url: str, error: Exception) -> DatabaseUnusable:
     """Return the DatabaseUnusable to raise for an error of the database or its driver, without passwords."""
     cause = str(error.orig) if isinstance(error, DBAPIError) else str(error)
-    for secret in _secrets_in(url):
-        cause = cause.replace(secret, "***")
+    parsed = parse_url(url)
+    passwords = [parsed.password, parsed.query.get("password"), parsed.query.get("sslpassword")]
+    secrets = {str(secret) for secret in passwords if secret}
+    for form in {form for secret in secrets for form in (secret, quote_plus(secret), quote(secret, safe=""))}:
+        cause = cause.replace(form, "***")
     cause = " ".join(cause.split()).rstrip(".?")
     if is_damage(error):
         return DatabaseUnusable(
@@ -325,13 +319,6 @@ def database_unusable(url: str, error: Exception) -> DatabaseUnusable:
         f"the database {shown_url(url)} cannot be used: {cause}; fix the cause and try again, "
         "nothing that was stored is lost"
     )
-
-
-def _secrets_in(url: str) -> set[str]:
-    parsed = parse_url(url)
-    passwords = [parsed.password, parsed.query.get("password"), parsed.query.get("sslpassword")]
-    secrets = {str(secret) for secret in passwords if secret}
-    return {form for secret in secrets for form in (secret, quote_plus(secret), quote(secret, safe=""))}
 
 
 ROOM = 4 << 20

@@ -12,9 +12,6 @@ from evalsvc.spec.suite import Suite, TaskSpec
 from evalsvc.store.tables import Evaluation, Run
 from evalsvc.store.tables import Suite as SuiteRow
 
-NAMED = 5
-"""The most runs that an error message names."""
-
 
 def put_suite(session: Session, suite: Suite) -> bool:
     """Store a suite under its name; return whether the name is new. Existing evaluations keep their own suite."""
@@ -47,7 +44,7 @@ def delete_suite(session: Session, name: str) -> str:
     runs = [run for run, plan in plans if plan and any(entry["suite"] == name for entry in plan["suites"])]
     if runs:
         raise Conflict(
-            f"suite {name!r} is in the plans of {first_few(runs, NAMED)}; remove the suite from each plan first: "
+            f"suite {name!r} is in the plans of {first_few(runs, 5)}; remove the suite from each plan first: "
             f"PUT /v1/runs/{runs[0]}/plan"
         )
     session.delete(row := session.get_one(SuiteRow, name))

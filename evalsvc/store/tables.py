@@ -383,10 +383,8 @@ class Import(Base):
 
 
 class MetricValue(Base):
-    """The value of a series at a step. Rows are clustered by series and step, which is the order of reads.
-
-    A value comes from an evaluation or from an import, never from both.
-    """
+    """The value of a series at a step. Rows are clustered by series and step, which is the order of reads. A value
+    comes from an evaluation or from an import, never from both."""
 
     __tablename__ = "metric_values"
     __table_args__ = (

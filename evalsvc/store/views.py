@@ -16,7 +16,7 @@ from evalsvc.store.lookup import place_of, step_of
 from evalsvc.store.pages import Filters, Order, PageRequest, read_page
 from evalsvc.store.queue.transitions import LOOK, from_row
 from evalsvc.store.runs.base import is_named_base
-from evalsvc.store.tables import OVER, Artifact, Checkpoint, Evaluation, Run, Shard, Task, now
+from evalsvc.store.tables import OVER, Artifact, Checkpoint, Evaluation, Run, Shard, now
 from evalsvc.store.tables import Protocol as ProtocolRow
 
 D = TypeVar("D", bound=Document)
@@ -48,11 +48,19 @@ def evaluation_view(session: Session, evaluation: Evaluation, live: Mapping[int,
     ids = [task.id for task in evaluation.tasks]
     unfinished = [task.id for task in evaluation.tasks if task.state not in OVER]
     counts, interim, retries = _count_shards(session, ids), _interim(session, unfinished), _retries(session, unfinished)
+    progress = {}
+    for task in evaluation.tasks:
+        done, speed = counts[task.id].pop("units"), None
+        if task.state == "succeeded" and task.total is not None:
+            done = task.total
+        if task.state == "running" and (work := live.get(task.id)):
+            done, speed = done + work.done, work.per_second
+        progress[task.id] = progress_view(done, task.total, task.unit, speed)
     tasks = [
         document_of(
             documents.Task,
             task,
-            progress=_progress(task, counts[task.id].pop("units"), live.get(task.id)),
+            progress=progress[task.id],
             warnings=[documents.TaskWarning.model_validate(warning) for warning in task.warnings or []],
             protocols=protocols_view(session, {metric["protocol"] for metric in task.metrics or []}),
             shards=documents.ShardCounts(**counts[task.id]),
@@ -112,14 +120,6 @@ def plan_view(run: Run) -> documents.Plan:
     return documents.Plan.model_validate(run.plan or {"suites": [], "when_behind": "all"})
 
 
-def _progress(task: Task, finished: int, live: LiveTask | None) -> documents.Progress:
-    if task.state == "succeeded" and task.total is not None:
-        finished = task.total
-    if live is None or task.state != "running":
-        return progress_view(finished, task.total, task.unit, None)
-    return progress_view(finished + live.done, task.total, task.unit, live.per_second)
-
-
 def progress_view(done: int, total: int | None, unit: str | None, speed: float | None) -> documents.Progress:
     """Return the progress of a task in units of work. `total` is None until the task is planned."""
     seconds_left = (total - done) / speed if speed and total is not None else None
@@ -132,12 +132,11 @@ def _interim(session: Session, task_ids: Iterable[int]) -> dict[int, documents.I
         .where(Shard.task_id.in_(task_ids), Shard.stage == "look", Shard.state == "succeeded")
         .order_by(Shard.index)
     )
-    looks = {
-        task: {"done": payload["done"], **asdict(from_row(LOOK, output))}
+    return {
+        task: documents.Interim.model_validate({"done": payload["done"], **asdict(from_row(LOOK, output))})
         for task, payload, output in rows
         if output is not None
     }
-    return {task: documents.Interim.model_validate(look) for task, look in looks.items()}
 
 
 def _retries(session: Session, task_ids: Iterable[int]) -> dict[int, documents.Retry]:

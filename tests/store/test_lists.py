@@ -19,9 +19,9 @@ from evalsvc.spec.documents import RunSummary
 from evalsvc.store import pages as paging
 from evalsvc.store import views
 from evalsvc.store.artifacts import evaluation_artifacts, run_artifacts
+from evalsvc.store.history.series import listed_protocols
 from evalsvc.store.lookup import find_run
 from evalsvc.store.pages import Filters, PageRequest, page_of_names, read_cursor, require_suite, write_cursor
-from evalsvc.store.protocols import listed_protocols
 from evalsvc.store.runs import listing
 from evalsvc.store.runs.listing import run_view, runs_tag, runs_view
 from evalsvc.store.session import Store

@@ -27,8 +27,8 @@ from evalsvc.api.state import CurrentState
 from evalsvc.checkpoints.reference import verify
 from evalsvc.spec import documents
 from evalsvc.spec.documents.results import Completions
+from evalsvc.store.history.series import listed_protocols, read_protocol
 from evalsvc.store.lookup import find_run, get_or_create_run
-from evalsvc.store.protocols import listed_protocols, read_protocol
 from evalsvc.store.queue.attempts import checkpoint_reference
 from evalsvc.store.results import read_completions, read_results
 from evalsvc.store.runs import deletion

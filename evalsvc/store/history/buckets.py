@@ -18,7 +18,7 @@ from evalsvc.store.history.gaps import read_gaps
 from evalsvc.store.history.reading import VALUES, Table, part_of, read_table
 from evalsvc.store.history.series import WHOLE, Window, choose_series
 from evalsvc.store.pages import INT64
-from evalsvc.store.tables import FINITE, WORDS, Checkpoint, MetricValue, Run, checkpoint_parents
+from evalsvc.store.tables import FINITE, WORDS, Checkpoint, MetricValue, checkpoint_parents
 
 LARGE = 1e290
 """A bucket with a finite value of at least this magnitude has no mean. The sum of such values may overflow: PostgreSQL
@@ -49,7 +49,9 @@ def read_buckets(
     # The width of a single bucket for all possible steps exceeds the largest integer of a database.
     number = (window.column - start) // width if width < INT64 else window.column - window.column
     table = _read(session, window, chosen.ids, number)
-    virtual = _virtual_steps(session, chosen.run)
+    current = select(Checkpoint.variant, Checkpoint.step).filter_by(run_id=chosen.run.id, replaced_at=None)
+    has_parents = Checkpoint.id.in_(select(checkpoint_parents.c.checkpoint_id))
+    virtual = {(variant, step) for variant, step in session.execute(current.where(has_parents))}
     omitted = window.count_omitted(session, chosen.ids)
     series = []
     for identity, head in chosen.heads.items():
@@ -92,15 +94,6 @@ def _ranges(session: Session, window: Window, ids: Sequence[int], points: int) -
         start = min(firsts, default=0) if start is None else start
         end = max(lasts, default=start) if end is None else end
     return start, max(1, -(-(end - start + 1) // points))
-
-
-def _virtual_steps(session: Session, run: Run) -> set[tuple[str, int]]:
-    query = select(Checkpoint.variant, Checkpoint.step).where(
-        Checkpoint.run_id == run.id,
-        Checkpoint.replaced_at.is_(None),
-        Checkpoint.id.in_(select(checkpoint_parents.c.checkpoint_id)),
-    )
-    return {(variant, step) for variant, step in session.execute(query)}
 
 
 def _read(session: Session, window: Window, ids: Sequence[int], number: SQLColumnExpression[int | None]) -> Table:

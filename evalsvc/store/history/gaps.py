@@ -157,20 +157,19 @@ def _gaps(session: Session, rows: Sequence[EvaluationRow], wanted: Mapping[Place
         )
         if row.number == len(series)
     }
-    return [
-        _gap(row)
-        for row in rows
-        if (row.suite_digest, row.variant) in wanted and (row.suite_digest, row.variant, row.step) not in complete
-    ]
-
-
-def _gap(row: EvaluationRow) -> Gap:
-    message = (row.error or {}).get("message", "the service has no record of the reason")
-    why: Why = "failed"
-    if row.state in ("queued", "running"):
-        why = "pending"
-        message = "the evaluation waits in the queue" if row.state == "queued" else "the evaluation runs"
-    elif row.state == "cancelled":
-        why = "skipped" if is_skipped(message) else "cancelled"
-    message = message if len(message) <= LONGEST else f"{message[: LONGEST - 1]}…"
-    return Gap(step=row.step, variant=row.variant, suite=row.suite, evaluation=row.id, why=why, message=message)
+    gaps = []
+    for row in rows:
+        place = row.suite_digest, row.variant
+        if place not in wanted or (*place, row.step) in complete:
+            continue
+        message = (row.error or {}).get("message", "the service has no record of the reason")
+        why: Why = "failed"
+        if row.state in ("queued", "running"):
+            why = "pending"
+            message = "the evaluation waits in the queue" if row.state == "queued" else "the evaluation runs"
+        elif row.state == "cancelled":
+            why = "skipped" if is_skipped(message) else "cancelled"
+        message = message if len(message) <= LONGEST else f"{message[: LONGEST - 1]}…"
+        of_row = {"step": row.step, "variant": row.variant, "suite": row.suite, "evaluation": row.id}
+        gaps.append(Gap(**of_row, why=why, message=message))
+    return gaps

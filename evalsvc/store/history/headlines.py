@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from evalsvc import __version__
 from evalsvc.checkpoints.expression import Step
 from evalsvc.metrics.shown_metrics import MOST, default_headline
-from evalsvc.spec.documents.fields import Direction, Number, State
+from evalsvc.spec.documents.fields import Direction, Number
 from evalsvc.spec.documents.history import Headline, HeadlineSeries, KnownMetric, LeftOutMetric, Point, RunHeadlines
 from evalsvc.store.history.gaps import gaps_marks
 from evalsvc.store.history.reading import best_points, number_or_word, points_at
@@ -26,9 +26,6 @@ from evalsvc.store.lookup import find_run
 from evalsvc.store.runs.base import base_step
 from evalsvc.store.tables import Checkpoint, Evaluation, MetricValue, Run, Series, Task
 from evalsvc.store.views import document_of
-
-MEASURED: tuple[State, ...] = ("succeeded", "partly_failed")
-"""States of evaluations that have results."""
 
 HeadlineOf = Callable[[str], Sequence[str]]
 """A function that returns the headline of a suite by name; empty for a suite without one, broken or deleted."""
@@ -71,7 +68,8 @@ def _left_out(session: Session, run: Run) -> list[LeftOutMetric]:
     newest = (
         select(func.max(Evaluation.id))
         .join(Checkpoint)
-        .where(Checkpoint.run_id == run.id, Checkpoint.replaced_at.is_(None), Evaluation.state.in_(MEASURED))
+        .where(Checkpoint.run_id == run.id, Checkpoint.replaced_at.is_(None))
+        .where(Evaluation.state.in_(("succeeded", "partly_failed")))
         .group_by(Evaluation.suite)
     )
     tasks = session.execute(
@@ -138,7 +136,14 @@ def read_run_headlines(session: Session, run: Run, question: Question) -> RunHea
     """Return the newest series of each metric of a run, with the newest, the best and the base's value."""
     chosen = choose_series(session, run.name, (), None)
     wanted = {identity: head for identity, head in chosen.heads.items() if head.metric in question.metrics}
-    newest = _newest(session, Chosen(run, wanted, []), question)
+    ends: dict[str, tuple[int, bool, int]] = {}
+    for identity, head in wanted.items():
+        # One query for each series: so the database finds the step by the key, and walks no values.
+        query = select(func.max(MetricValue.step)).where(MetricValue.series_id == identity)
+        end = session.scalar(query if question.last is None else query.where(MetricValue.step <= question.last))
+        if end is not None:
+            ends[head.metric] = max(ends.get(head.metric, (-1, False, 0)), (end, head.variant == "raw", identity))
+    newest = {identity: step for step, _, identity in ends.values()}
     directions: dict[int, Direction] = {identity: wanted[identity].direction for identity in newest}
     latest = points_at(session, list(newest.items()))
     best = best_points(session, directions, question.last)
@@ -160,17 +165,6 @@ def read_run_headlines(session: Session, run: Run, question: Question) -> RunHea
         )
     order = {metric: place for place, metric in enumerate(question.metrics)}
     return RunHeadlines(run=run.name, series=sorted(series, key=lambda item: order[item.metric]))
-
-
-def _newest(session: Session, chosen: Chosen, question: Question) -> dict[int, int]:
-    best: dict[str, tuple[int, bool, int]] = {}
-    for identity, head in chosen.heads.items():
-        # One query for each series: so the database finds the step by the key, and walks no values.
-        query = select(func.max(MetricValue.step)).where(MetricValue.series_id == identity)
-        step = session.scalar(query if question.last is None else query.where(MetricValue.step <= question.last))
-        if step is not None:
-            best[head.metric] = max(best.get(head.metric, (-1, False, 0)), (step, head.variant == "raw", identity))
-    return {identity: step for step, _, identity in best.values()}
 
 
 def _base_value(session: Session, run: Run, chosen: Chosen, series: int) -> tuple[str, Point] | None:

@@ -122,7 +122,19 @@ def _write(session: Session, run_id: int, source: str, changes: Sequence[_Change
     changed = [row for item in changes for row in _rows(item, item.changed, record.id)]
     if new:
         # Without ON CONFLICT, so that a value of a concurrent writer is never overwritten.
-        _insert_new(session, new)
+        connection = session.connection()
+        driver: Any = connection.dialect.dbapi
+        try:
+            if connection.dialect.name == "postgresql":
+                # COPY is two to three times as fast as a statement for each row, and blocks other writers for less time
+                names = ", ".join(new[0])
+                with connection.connection.cursor().copy(f"COPY metric_values ({names}) FROM STDIN") as copy:
+                    for row in new:
+                        copy.write_row(tuple(row.values()))
+            else:
+                connection.execute(plain_insert(MetricValue), new)
+        except (IntegrityError, driver.IntegrityError):
+            raise Conflict("another request wrote some of these values concurrently; send the import again") from None
     if changed:
         statement = insert(session, MetricValue)
         update = {name: statement.excluded[name] for name in VALUE_COLUMNS}
@@ -130,21 +142,6 @@ def _write(session: Session, run_id: int, source: str, changes: Sequence[_Change
             statement.on_conflict_do_update(index_elements=["series_id", "step"], set_=update), changed
         )
     return record.id
-
-
-def _insert_new(session: Session, rows: Sequence[dict[str, object]]) -> None:
-    connection = session.connection()
-    driver: Any = connection.dialect.dbapi
-    try:
-        if connection.dialect.name == "postgresql":
-            # COPY is two to three times as fast as a statement for each row, and blocks other writers for less time.
-            with connection.connection.cursor().copy(f"COPY metric_values ({', '.join(rows[0])}) FROM STDIN") as copy:
-                for row in rows:
-                    copy.write_row(tuple(row.values()))
-        else:
-            connection.execute(plain_insert(MetricValue), rows)
-    except (IntegrityError, driver.IntegrityError):
-        raise Conflict("another request wrote some of these values concurrently; send the import again") from None
 
 
 def _rows(changes: _Changes, entries: Mapping[int, Entry], identity: int) -> list[dict[str, object]]:

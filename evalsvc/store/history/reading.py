@@ -79,10 +79,8 @@ def read_history(
 
 
 def read_summary(session: Session, run: str, names: Sequence[str] = (), variant: str | None = None) -> Summary:
-    """Return the number of values, the newest and the best value of each series; `names` may be patterns.
-
-    The best value is the lowest or the highest finite value, by the metric's direction, and the first of equal values.
-    """
+    """Return the number of values, the newest and the best value of each series; `names` may be patterns. The best
+    value is the lowest or the highest finite value, by the metric's direction, and the first of equal values."""
     chosen = choose_series(session, run, names, variant)
     columns = (MetricValue.series_id, func.count().label("size"), func.max(MetricValue.step).label("step"))
     query = select(*columns).where(MetricValue.series_id.in_(chosen.ids)).group_by(MetricValue.series_id)

@@ -1,9 +1,12 @@
-"""Choose series of a run by metric and variant, and a range of the x axis: training steps, or tokens seen."""
+"""Choose series of a run by metric and variant, and a range of the x axis: training steps, or tokens seen.
+
+And the protocols by which series were measured.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TypeVarTuple
@@ -12,13 +15,18 @@ from sqlalchemy import ColumnElement, Select, SQLColumnExpression, and_, func, s
 from sqlalchemy.orm import Session
 
 from evalsvc.errors import InvalidRequest, UnknownName
+from evalsvc.spec import documents
 from evalsvc.spec.documents.history import Axis, KnownMetric, SeriesHead
 from evalsvc.spec.protocol import tell_apart
 from evalsvc.store.lookup import find_run
+from evalsvc.store.pages import Order, PageRequest, page_of_names, read_page
 from evalsvc.store.tables import Checkpoint, MetricValue, Protocol, Run, Series
-from evalsvc.store.views import document_of
+from evalsvc.store.views import document_of, protocols_view
 
 Columns = TypeVarTuple("Columns")
+
+MAX_METRICS = 100
+"""The most metrics in the entry of a protocol."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,11 @@ def choose_series(session: Session, run: str, names: Sequence[str], variant: str
     if variant and variant not in variants:
         raise UnknownName.among("variant", variant, variants)
     chosen = [item for item in everything if item.metric in wanted and (not variant or item.variant == variant)]
-    differs = _differing(session, chosen)
+    places = dict.fromkeys((item.metric, item.protocol_id) for item in chosen)
+    several = Counter(metric for metric, _ in places)
+    ids = {identity for metric, identity in places if several[metric] > 1}
+    protocols = session.scalars(select(Protocol).where(Protocol.id.in_(ids))) if ids else ()
+    differs = tell_apart(places, {protocol.id: protocol.content for protocol in protocols})
     heads = {
         item.id: document_of(
             SeriesHead, item, protocol=item.protocol_id, differs=differs[item.metric, item.protocol_id]
@@ -69,14 +81,6 @@ def wanted_metrics(metrics: Set[str], names: Sequence[str]) -> Set[str]:
 def matches(name: str, pattern: str) -> bool:
     """Tell whether the name of a metric equals or matches a pattern."""
     return name == pattern or fnmatchcase(name, pattern)
-
-
-def _differing(session: Session, series: Iterable[Series]) -> dict[tuple[str, str], dict[str, object]]:
-    places = dict.fromkeys((item.metric, item.protocol_id) for item in series)
-    several = Counter(metric for metric, _ in places)
-    ids = {identity for metric, identity in places if several[metric] > 1}
-    rows = session.scalars(select(Protocol).where(Protocol.id.in_(ids))) if ids else ()
-    return tell_apart(places, {row.id: row.content for row in rows})
 
 
 @dataclass(frozen=True)
@@ -144,3 +148,51 @@ def _is_of_value() -> ColumnElement[bool]:
         Checkpoint.step == MetricValue.step,
         Checkpoint.replaced_at.is_(None),
     )
+
+
+def read_protocol(session: Session, protocol_id: str) -> Mapping[str, object]:
+    row = session.get(Protocol, protocol_id)
+    if row is None:
+        raise UnknownName.among("protocol", protocol_id, session.scalars(select(Protocol.id)))
+    return row.content
+
+
+def listed_protocols(
+    session: Session, run: str | None, metrics: Sequence[str], page: PageRequest
+) -> documents.Protocols:
+    """Return a page of the protocols by which a run has values of metrics, or patterns, ordered by id."""
+    question = ["protocols", run, list(metrics)]
+    if run is None and not metrics:
+        rows, next_cursor = read_page(session, select(Protocol.id), Order([Protocol.id]), question, page)
+        ids = [row[0] for row in rows]
+    else:
+        ids, next_cursor = page_of_names(_measured_by(session, run, metrics), question, page)
+    contents = protocols_view(session, ids)
+    measured = select(Series.protocol_id, Series.metric).where(Series.protocol_id.in_(ids)).distinct()
+    names: dict[str, list[str]] = {}
+    for protocol_id, metric in session.execute(measured.order_by(Series.metric)):
+        names.setdefault(protocol_id, []).append(metric)
+    counted = select(Series.protocol_id, func.count(Series.run_id.distinct())).where(Series.protocol_id.in_(ids))
+    runs = dict(session.execute(counted.group_by(Series.protocol_id)).all())
+    return documents.Protocols(
+        protocols=[
+            documents.ListedProtocol(
+                id=protocol_id,
+                content=contents[protocol_id],
+                metrics=names.get(protocol_id, [])[:MAX_METRICS],
+                runs=runs.get(protocol_id, 0),
+            )
+            for protocol_id in ids
+        ],
+        next_cursor=next_cursor,
+    )
+
+
+def _measured_by(session: Session, run: str | None, metrics: Sequence[str]) -> set[str]:
+    # Patterns are matched in Python: a query with thousands of matching names as parameters would be slower.
+    series = select(Series.metric, Series.protocol_id).distinct()
+    if run is not None:
+        series = series.where(Series.run_id == find_run(session, run).id)
+    pairs = session.execute(series).all()
+    wanted = wanted_metrics({metric for metric, _ in pairs}, metrics)
+    return {protocol_id for metric, protocol_id in pairs if metric in wanted}

@@ -34,14 +34,20 @@ def write_values(
     protocols: Mapping[str, Mapping[str, object]],
 ) -> None:
     """Write an evaluation's metrics, in the form of `MetricValue.to_json`, into their series at the checkpoint's step.
-
-    The values replace imported values, and values of evaluations with a lower id, whichever evaluation ends first.
-    """
+    The values replace imported values, and values of evaluations with a lower id, whichever evaluation ends first."""
     write_protocols(session, protocols)
     if not metrics:
         return
-    touch_history(session, evaluation.checkpoint.run_id)
-    rows = [_row(session, evaluation, Metric.model_validate(metric)) for metric in metrics]
+    checkpoint = evaluation.checkpoint
+    touch_history(session, checkpoint.run_id)
+    rows = []
+    for metric in map(Metric.model_validate, metrics):
+        key = SeriesKey(checkpoint.run_id, metric.name, checkpoint.variant, metric.protocol)
+        series = series_id(session, key, metric.unit, metric.direction, metric.baseline)
+        stderr = None if isinstance(metric.stderr, str) else metric.stderr
+        values = (*stored(metric.value), stderr, metric.low, metric.high, metric.n, metric.groups, evaluation.id, None)
+        place = (series, checkpoint.step)
+        rows.append(dict(zip(("series_id", "step", *VALUE_COLUMNS), (*place, *values), strict=True)))
     statement = insert(session, MetricValue).values(rows)
     new = statement.excluded
     session.execute(
@@ -51,16 +57,6 @@ def write_values(
             where=or_(MetricValue.evaluation_id.is_(None), new.evaluation_id >= MetricValue.evaluation_id),
         )
     )
-
-
-def _row(session: Session, evaluation: Evaluation, metric: Metric) -> dict[str, object]:
-    checkpoint = evaluation.checkpoint
-    key = SeriesKey(checkpoint.run_id, metric.name, checkpoint.variant, metric.protocol)
-    value, kind = stored(metric.value)
-    place = series_id(session, key, metric.unit, metric.direction, metric.baseline), checkpoint.step
-    stderr = None if isinstance(metric.stderr, str) else metric.stderr
-    values = (value, kind, stderr, metric.low, metric.high, metric.n, metric.groups, evaluation.id, None)
-    return dict(zip(("series_id", "step", *VALUE_COLUMNS), (*place, *values), strict=True))
 
 
 @dataclass(frozen=True)
@@ -103,10 +99,8 @@ def insert(session: Session, table: type[Base]) -> postgresql.Insert | sqlite.In
 
 
 def touch_history(session: Session, run_id: int) -> None:
-    """Increment the version of a run's history, before the first row of the history is written.
-
-    The run's row is locked, so that two writers of a run wait for each other here, and cannot deadlock on the values.
-    """
+    """Increment the version of a run's history, before the first row of the history is written. The run's row is
+    locked, so that two writers of a run wait for each other here, and cannot deadlock on the values."""
     newer = update(Run).where(Run.id == run_id).values(history_version=Run.history_version + 1)
     session.execute(newer.execution_options(synchronize_session=False))
 
@@ -117,10 +111,8 @@ def lock_history(session: Session, run_id: int) -> None:
 
 
 def history_tag(run: Run, program: str, question: object) -> str:
-    """Return a tag that changes whenever this program's answer to a question about a run's history may change.
-
-    Compute the tag before you read the history: a client may then ask once too often, but never keeps an old answer.
-    """
+    """Return a tag that changes whenever this program's answer to a question about a run's history may change. Compute
+    the tag before you read the history: a client may then ask once too often, but never keeps an old answer."""
     # SQLite may reuse the id of a deleted run, but the time of creation differs.
     begun = run.created_at.isoformat()
     return digest([program, run.id, begun, run.history_version, question])[:32]

@@ -79,10 +79,8 @@ def take(session: Session, data_path: Path, worker_state: WorkerState | None = N
 
 
 def finish(session: Session, assignment: Assignment, result: ShardResult, max_attempts: int = 1) -> bool:
-    """Store the result of an attempt, and advance its task; return False, and store nothing, for a late result.
-
-    Return True without storing if an earlier transaction already stored the same result.
-    """
+    """Store the result of an attempt, and advance its task; return False, and store nothing, for a late result. Return
+    True without storing if an earlier transaction already stored the same result."""
     error = result.error
     if error is not None:
         outcome = "cancelled" if error.code == "cancelled" else "failed"
@@ -93,7 +91,15 @@ def finish(session: Session, assignment: Assignment, result: ShardResult, max_at
         return attempt is not None and attempt.outcome == "succeeded"
     apply(session, shard, Event.SUCCEED, Cause("succeeded", result=result))
     session.flush()
-    _record_digests(session, shard.task.evaluation.checkpoint, result)
+    checkpoint, provenance = shard.task.evaluation.checkpoint, result.provenance
+    digests = {checkpoint.id: provenance.get("checkpoint_sha256")}
+    if parents := provenance.get("parents_sha256"):
+        # A digest under the old name of a renamed run is ignored. The next worker sends the digest again.
+        digests |= {parent.id: parents.get(str(step_of(parent))) for parent in checkpoint.parents}
+    for checkpoint_id, sha256 in digests.items():
+        if sha256:  # of the first worker that read the files; later workers compare theirs with it
+            unknown = (Checkpoint.id == checkpoint_id, Checkpoint.sha256.is_(None))
+            session.execute(update(Checkpoint).where(*unknown).values(sha256=sha256))
     session.flush()
     advance(session, shard.task)
     return True
@@ -102,10 +108,8 @@ def finish(session: Session, assignment: Assignment, result: ShardResult, max_at
 def give_up(
     session: Session, assignment: Assignment, outcome: str, error: ShardError | None, max_attempts: int
 ) -> bool:
-    """Requeue a shard whose attempt ended without a result; return False for an attempt that is not current.
-
-    `error` is the task's once the shard has failed `max_attempts` times; None does not count as a failure.
-    """
+    """Requeue a shard whose attempt ended without a result; return False for an attempt that is not current. `error` is
+    the task's once the shard has failed `max_attempts` times; None does not count as a failure."""
     return _end(session, assignment, Cause(outcome, error), max_attempts)
 
 
@@ -181,17 +185,6 @@ def unwanted(session: Session, shard_ids: Iterable[int]) -> set[int]:
     ids = set(shard_ids)
     known = select(Shard.id).join(Task).join(Evaluation).where(Shard.id.in_(ids))
     return ids - set(session.scalars(known.where(Evaluation.state != "cancelled", Shard.state != "skipped")))
-
-
-def _record_digests(session: Session, checkpoint: Checkpoint, result: ShardResult) -> None:
-    digests = {checkpoint.id: result.provenance.get("checkpoint_sha256")}
-    if parents := result.provenance.get("parents_sha256"):
-        # A digest under the old name of a renamed run is ignored. The next worker sends the digest again.
-        digests |= {parent.id: parents.get(str(step_of(parent))) for parent in checkpoint.parents}
-    for checkpoint_id, sha256 in digests.items():
-        if sha256:  # of the first worker that read the files; later workers compare theirs with it
-            unknown = (Checkpoint.id == checkpoint_id, Checkpoint.sha256.is_(None))
-            session.execute(update(Checkpoint).where(*unknown).values(sha256=sha256))
 
 
 def _fenced(session: Session, assignment: Assignment) -> Shard | None:

@@ -33,25 +33,21 @@ class WorkerState:
 
 def next_shard(session: Session, worker_state: WorkerState) -> Shard | None:
     """Return the shard to dispatch next; None if no shard waits. The time is milliseconds with 10,000 evaluations."""
+
+    def rank(row: Row[tuple[int, ...]]) -> tuple[float, ...]:
+        turn = worker_state.turns.get(row.run_id, float("-inf"))
+        busy, is_loaded = worker_state.busy.get(row.run_id, 0), row.checkpoint_id in worker_state.loaded
+        return -row.priority, busy, not is_loaded, turn, row.oldest
+
     passed: set[int] = set()
     while rows := _first_of_each_run(session, worker_state.loaded, passed):
-        best = min(rows, key=lambda row: _rank(row, worker_state))
+        best = min(rows, key=rank)
         shard = _first_shard(session, best.evaluation_id)
         if shard is not None:
             return shard
         # All shards of the evaluation back off, or still run on a worker from before a retry.
         passed.add(best.evaluation_id)
     return None
-
-
-def _rank(row: Row[tuple[int, ...]], worker_state: WorkerState) -> tuple[float, ...]:
-    return (
-        -row.priority,
-        worker_state.busy.get(row.run_id, 0),
-        row.checkpoint_id not in worker_state.loaded,
-        worker_state.turns.get(row.run_id, float("-inf")),
-        row.oldest,
-    )
 
 
 def _first_of_each_run(session: Session, loaded: frozenset[int], passed: Collection[int]) -> list[Row[tuple[int, ...]]]:

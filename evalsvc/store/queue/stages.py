@@ -62,9 +62,7 @@ def advance(session: Session, task: Task) -> None:
 
 def _look(session: Session, task: Task, plan: PlanResult, runs: Sequence[Shard], looks: Sequence[Shard]) -> bool:
     """Insert due looks, and skip the remaining run shards if a look ends the task; return whether the merge must wait.
-
-    Looks decide in the order of the plan, whichever finishes first, so that the number of samples is reproducible.
-    """
+    Looks decide in the order of the plan, whichever finishes first, so that the number of samples is reproducible."""
     until = plan.until
     if any(shard.state == "skipped" for shard in runs):
         return False

@@ -45,16 +45,19 @@ def queue_view(session: Session) -> documents.Queue:
         .group_by(Run.name, Evaluation.state)
         .order_by(Run.name)
     ).all()
+    is_open = Evaluation.state.in_(OPEN), Shard.state.in_(OPEN)
+    shards = select(Shard.state, func.count()).join(Task).join(Evaluation).where(*is_open).group_by(Shard.state)
     moment = now()
     counts = {(row.name, row.state): row.number for row in rows}
-    ages = {row.name: _seconds(row.oldest, moment) for row in rows if row.state == "queued"}
+    seconds = {row.name: (moment - row.oldest).total_seconds() for row in rows if row.state == "queued"}
+    ages = {name: max(0.0, round(age, 1)) for name, age in seconds.items()}
     queued, running = (sum(row.number for row in rows if row.state == state) for state in OPEN)
     finished, unfinished = finished_lately(session, moment), queued + running
     return documents.Queue(
         queued=queued,
         running=running,
         oldest_seconds=max(ages.values(), default=None),
-        shards=_shards(session),
+        shards=documents.OpenShards(**dict.fromkeys(OPEN, 0) | dict(session.execute(shards).all())),
         finished_last_hour=finished,
         seconds_left=unfinished * _busy_seconds(session, moment) / finished if unfinished and finished else None,
         runs=[
@@ -118,10 +121,8 @@ def failed_view(session: Session) -> list[documents.FailedEvaluation]:
 
 
 def warned_view(session: Session) -> list[documents.WarnedTask]:
-    """Return the newest tasks with warnings, the last one first.
-
-    Step 0 is left out once a later step has the same task without a warning: its image rows were not trained yet.
-    """
+    """Return the newest tasks with warnings, the last one first. Step 0 is left out once a later step has the same task
+    without a warning: its image rows were not trained yet."""
     later_task, later_evaluation, later = aliased(Task), aliased(Evaluation), aliased(Checkpoint)
     explained = (
         exists()
@@ -160,16 +161,6 @@ def work_view(session: Session, at_work: Mapping[str, AtWork]) -> dict[str, docu
         for address, work in at_work.items()
         if work.task_id in tasks
     }
-
-
-def _shards(session: Session) -> documents.OpenShards:
-    is_open = Evaluation.state.in_(OPEN), Shard.state.in_(OPEN)
-    query = select(Shard.state, func.count()).join(Task).join(Evaluation).where(*is_open).group_by(Shard.state)
-    return documents.OpenShards(**dict.fromkeys(OPEN, 0) | dict(session.execute(query).all()))
-
-
-def _seconds(since: datetime, moment: datetime) -> float:
-    return max(0.0, round((moment - since).total_seconds(), 1))
 
 
 @dataclass(frozen=True)

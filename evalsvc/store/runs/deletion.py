@@ -72,9 +72,7 @@ def delete_run(session: Session, name: str, cancel: bool) -> Deleted:
 
 def delete_checkpoint(session: Session, checkpoint_id: int, cancel: bool) -> Deleted:
     """Delete a checkpoint with its evaluations, their results, and their values in the history; see `delete_run`.
-
-    Imported values at the step stay. A base, or a parent of virtual checkpoints, is not deleted.
-    """
+    Imported values at the step stay. A base, or a parent of virtual checkpoints, is not deleted."""
     checkpoint = find_checkpoint(session, checkpoint_id)
     name = f"checkpoint {checkpoint_id} ({step_of(checkpoint)})"
     checkpoints = select(Checkpoint.id).where(Checkpoint.id == checkpoint_id)

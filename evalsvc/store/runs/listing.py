@@ -10,7 +10,6 @@ from sqlalchemy.orm import Session
 
 from evalsvc import __version__
 from evalsvc.spec import documents
-from evalsvc.spec.documents.fields import State
 from evalsvc.spec.protocol import digest
 from evalsvc.store.history.gaps import UNSUCCEEDED, is_mended
 from evalsvc.store.history.writing import Remember, history_tag
@@ -18,10 +17,6 @@ from evalsvc.store.pages import Order, PageRequest, read_page
 from evalsvc.store.runs.base import base_view, base_views
 from evalsvc.store.tables import Checkpoint, Evaluation, MetricValue, Run, Series
 from evalsvc.store.views import IN_RUN, document_of, newest_evaluations, plan_view
-
-OPEN: tuple[State, ...] = ("queued", "running")
-
-FAILED: tuple[State, ...] = ("failed", "partly_failed")
 
 MAX_CHECKPOINTS = 500
 """The most checkpoints in the document of a run."""
@@ -40,14 +35,15 @@ def runs_view(
         .group_by(Checkpoint.run_id)
     )
     checkpoints = {run_id: (number, last_step) for run_id, number, last_step in posted}
-    tags = _newest_tags(session, {run_id: last_step for run_id, (_, last_step) in checkpoints.items()})
-    waiting = _checkpoints_with(session, ids, Evaluation.state.in_(OPEN))
-    failed = _checkpoints_with(session, ids, Evaluation.state.in_(FAILED), ~is_mended())
+    waiting = _checkpoints_with(session, ids, Evaluation.state.in_(("queued", "running")))
+    failed = _checkpoints_with(session, ids, Evaluation.state.in_(("failed", "partly_failed")), ~is_mended())
     bases = base_views(session, runs)
     summaries = []
     for run in runs:
         values, last_value_step = _measured(session, run, remember)
         number, last_step = checkpoints.get(run.id, (0, None))
+        newest = select(Checkpoint.tags).filter_by(run_id=run.id, step=last_step, replaced_at=None)
+        tags = session.scalar(newest.order_by((Checkpoint.variant == "raw").desc()).limit(1)) if number else None
         summaries.append(
             document_of(
                 documents.RunSummary,
@@ -58,7 +54,7 @@ def runs_view(
                 last_value_step=last_value_step,
                 waiting=waiting.get(run.id, 0),
                 failed=failed.get(run.id, 0),
-                tags=tags.get(run.id, {}),
+                tags={key: str(value) for key, value in (tags or {}).items()},
                 base=bases[run.id],
             )
         )
@@ -88,15 +84,6 @@ def _measured(session: Session, run: Run, remember: Remember) -> tuple[int, int 
 
     count, last = json.loads(remember(run.name, history_tag(run, __version__, ["measured"]), make))
     return count, last
-
-
-def _newest_tags(session: Session, last_steps: dict[int, int]) -> dict[int, dict[str, str]]:
-    newest = {}
-    for run_id, step in last_steps.items():
-        query = select(Checkpoint.tags).filter_by(run_id=run_id, step=step, replaced_at=None)
-        tags = session.scalars(query.order_by((Checkpoint.variant == "raw").desc()).limit(1)).one()
-        newest[run_id] = {key: str(value) for key, value in tags.items()}
-    return newest
 
 
 def _checkpoints_with(session: Session, run_ids: Sequence[int], *conditions: ColumnElement[bool]) -> dict[int, int]:

@@ -22,9 +22,6 @@ from evalsvc.store.views import plan_view
 
 _SKIPPED = "skipped, since step"
 
-NAMED = 5
-"""The most steps that a message about a run that is behind names."""
-
 UNKNOWN_PACE = 30
 """Seconds to wait if no evaluation finished in the last hour."""
 
@@ -67,10 +64,8 @@ class Submitted:
 
 
 def submit(session: Session, submission: Submission, suites: Sequence[Suite], plan: Plan | None = None) -> Submitted:
-    """Store a checkpoint with an evaluation for each suite. A repeated post returns the existing rows.
-
-    `plan` is the run's plan, if its due suites are `suites`; None for suites that the client chose.
-    """
+    """Store a checkpoint with an evaluation for each suite. A repeated post returns the existing rows. `plan` is the
+    run's plan, if its due suites are `suites`; None for suites that the client chose."""
     run = get_or_create_run(session, submission.run)
     existing = current_checkpoint(session, run.id, submission.step, submission.variant)
     difference = None if existing is None else _difference(existing, submission)
@@ -83,8 +78,12 @@ def submit(session: Session, submission: Submission, suites: Sequence[Suite], pl
     is_new = unchanged is None or None in [newest_evaluation(session, unchanged.id, suite.digest) for suite in suites]
     if plan is not None and plan.when_behind == "refuse" and suites and is_new:
         require_room(session, run, plan, submission.step)
-    skips = plan is not None and plan.when_behind == "newest"
-    older = _older(run.id, submission, [suite.name for suite in suites]) if skips else false()
+    older: ColumnElement[bool] = false()
+    if plan is not None and plan.when_behind == "newest":
+        of_variant = select(Checkpoint.id).filter_by(run_id=run.id, variant=submission.variant)
+        older_steps = Evaluation.checkpoint_id.in_(of_variant.where(Checkpoint.step < submission.step))
+        names = [suite.name for suite in suites]
+        older = and_(older_steps, Evaluation.suite.in_(names), Evaluation.planned, Evaluation.state == "queued")
     # Lock in the same order as the transaction that stores a result: all evaluations first, then the run's row.
     users = [] if replaced is None else [user.id for user in (replaced, *replaced.children)]
     hold_all(session, or_(Evaluation.checkpoint_id.in_(users), older))
@@ -148,9 +147,7 @@ def insert_evaluation(
 
 def replace_checkpoint(session: Session, checkpoint: Checkpoint) -> None:
     """Mark a checkpoint as replaced: cancel its unfinished evaluations, and delete its values from the history.
-
-    Unfinished evaluations of virtual checkpoints computed from the checkpoint are cancelled too; their values stay.
-    """
+    Unfinished evaluations of virtual checkpoints computed from the checkpoint are cancelled too; their values stay."""
     checkpoint.replaced_at = now()
     for child in checkpoint.children:
         for evaluation in child.evaluations:
@@ -221,12 +218,6 @@ def _difference(checkpoint: Checkpoint, submission: Submission) -> str | None:
     return None
 
 
-def _older(run_id: int, submission: Submission, suites: Sequence[str]) -> ColumnElement[bool]:
-    of_variant = select(Checkpoint.id).filter_by(run_id=run_id, variant=submission.variant)
-    older = Evaluation.checkpoint_id.in_(of_variant.where(Checkpoint.step < submission.step))
-    return and_(older, Evaluation.suite.in_(suites), Evaluation.planned, Evaluation.state == "queued")
-
-
 def require_room(session: Session, run: Run, plan: Plan, step: int) -> None:
     """Raise RunBehind if `at_most` other steps of the run, or more, have unfinished evaluations."""
     open_steps = (
@@ -243,7 +234,7 @@ def require_room(session: Session, run: Run, plan: Plan, step: int) -> None:
     evaluations = math.ceil(steps_ahead * sum(row.evaluations for row in rows) / len(rows))
     pace = seconds_per_evaluation(session)
     seconds = UNKNOWN_PACE if pace is None else min(max(math.ceil(evaluations * pace), SHORTEST), LONGEST)
-    steps = f"{'step' if len(rows) == 1 else 'steps'} {first_few([row.step for row in rows], NAMED)}"
+    steps = f"{'step' if len(rows) == 1 else 'steps'} {first_few([row.step for row in rows], 5)}"
     error = RunBehind(
         f"run {run.name!r} is behind: evaluations of {steps} are unfinished, and the run's plan says when_behind: "
         f"refuse, at_most: {plan.at_most}; nothing was stored; post step {step} again in {seconds} s"

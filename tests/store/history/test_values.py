@@ -17,11 +17,10 @@ from evalsvc.store.history import long_table
 from evalsvc.store.history.imports import import_values
 from evalsvc.store.history.long_table import COLUMNS, cut_pages, find_series, read_page
 from evalsvc.store.history.reading import read_history, read_summary
-from evalsvc.store.history.series import Window
+from evalsvc.store.history.series import Window, read_protocol
 from evalsvc.store.history.writing import write_values
 from evalsvc.store.lookup import find_run
 from evalsvc.store.pages import PageRequest
-from evalsvc.store.protocols import read_protocol
 from evalsvc.store.runs.listing import runs_view
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Evaluation, Import, MetricValue
