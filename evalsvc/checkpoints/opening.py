@@ -237,6 +237,8 @@ class _OpenFiles:
                 if _is_readable(place / name):
                     with suppress(CheckpointNotAllowed, FileNotFoundError):
                         self.pin(place / name, private_place / name, rule)
+                if len(names) > MAX_JSON_FILES and not (private_place / name).is_symlink():
+                    (private_place / name).symlink_to("unreadable")  # counts, or the search would pass over the limit
 
     def require_unchanged(self, reference: CheckpointRef) -> None:
         for descriptor, (file, before) in self._states.items():
