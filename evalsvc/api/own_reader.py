@@ -16,7 +16,7 @@ from evalsvc.api.routes.history import headline_of, headlines_of
 from evalsvc.api.routes.history import tag_of as history_tag_of
 from evalsvc.api.schemas import CompareQuery, CurvesQuery, HistoryQuery, SummaryQuery, check_name
 from evalsvc.api.state import State
-from evalsvc.client.artifacts import ArtifactContent
+from evalsvc.client.evaluations import ArtifactContent
 from evalsvc.errors import InternalError, InvalidRequest
 from evalsvc.spec import documents
 from evalsvc.spec.documents.document import Document

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import httpx2
 
-from evalsvc.client.artifacts import ArtifactContent as ArtifactContent
-from evalsvc.client.artifacts import ArtifactMethods
 from evalsvc.client.checkpoints import CheckpointMethods
-from evalsvc.client.evaluations import EvaluationMethods
+from evalsvc.client.evaluations import ArtifactContent as ArtifactContent
+from evalsvc.client.evaluations import ArtifactMethods, EvaluationMethods
 from evalsvc.client.history import ComparisonMethods, HistoryMethods
 from evalsvc.client.runs import RunMethods, SuiteMethods
 from evalsvc.client.transport import MAX_PAGE as MAX_PAGE

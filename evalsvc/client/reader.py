@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from evalsvc.client.artifacts import ArtifactContent
+from evalsvc.client.evaluations import ArtifactContent
 from evalsvc.errors import UnknownName
 from evalsvc.spec import documents
 from evalsvc.spec.names import checkpoint_name, parse_checkpoint
