@@ -21,71 +21,43 @@ from evalsvc.api.middleware.request_ids import HEADER, request_id_of
 from evalsvc.errors import EvalsvcError
 
 STATUS: dict[type[EvalsvcError], int] = {
-    errors.InvalidRequest: 422,
-    errors.InvalidSuite: 422,
-    errors.InvalidLayout: 422,
-    errors.InvalidModelConfig: 422,
-    errors.InvalidData: 422,
-    errors.UnknownName: 404,
-    errors.Conflict: 409,
-    errors.WrongState: 409,
-    errors.BackupUnusable: 422,
-    errors.TargetNotEmpty: 409,
-    errors.NotComparable: 409,
-    errors.UploadNotFound: 404,
-    errors.UploadConflict: 409,
-    errors.ChecksumMismatch: 460,
-    errors.Unauthorized: 401,
-    errors.Forbidden: 403,
-    errors.RateLimited: 429,
-    errors.RunBehind: 429,
-    errors.CheckpointNotFound: 422,
-    errors.CheckpointNotAllowed: 403,
-    errors.CheckpointGone: 410,
-    errors.CheckpointChanged: 409,
-    errors.NotACheckpoint: 422,
-    errors.UnsafeCheckpoint: 422,
-    errors.ShardedCheckpoint: 422,
-    errors.CheckpointMismatch: 422,
-    errors.UnsupportedModel: 422,
-    errors.NonFinite: 422,
-    errors.DataChanged: 409,
-    errors.OutOfMemory: 503,
-    errors.ArtifactNotWritten: 507,
-    errors.WorkerDied: 503,
-    errors.DeadlineExceeded: 504,
-    errors.Cancelled: 409,
-    errors.InternalError: 500,
-    errors.PortInUse: 503,
-    errors.DataDirectoryUnusable: 503,
-    errors.DatabaseUnusable: 503,
-    errors.DatabaseInUse: 503,
-    errors.ReadOnly: 503,
-    errors.SchemaVersionMismatch: 503,
-    errors.SourceUnreachable: 503,
-    errors.CacheFull: 507,
-    errors.StorageFull: 507,
-    errors.MissingPackage: 503,
-    errors.AssetMissing: 503,
-    errors.AssetCorrupt: 503,
-    errors.ArtifactPruned: 410,
-    errors.ItemsLost: 410,
-    errors.NotReady: 503,
-    errors.ServiceUnreachable: 503,
+    error: status
+    for status, kinds in {
+        401: (errors.Unauthorized,),
+        403: (errors.Forbidden, errors.CheckpointNotAllowed),
+        404: (errors.UnknownName, errors.UploadNotFound),
+        409: (
+            *(errors.Conflict, errors.WrongState, errors.TargetNotEmpty, errors.NotComparable, errors.UploadConflict),
+            *(errors.CheckpointChanged, errors.DataChanged, errors.Cancelled),
+        ),
+        410: (errors.CheckpointGone, errors.ArtifactPruned, errors.ItemsLost),
+        422: (
+            *(errors.InvalidRequest, errors.InvalidSuite, errors.InvalidLayout, errors.InvalidModelConfig),
+            *(errors.InvalidData, errors.BackupUnusable, errors.CheckpointNotFound, errors.NotACheckpoint),
+            *(errors.UnsafeCheckpoint, errors.ShardedCheckpoint, errors.CheckpointMismatch, errors.UnsupportedModel),
+            errors.NonFinite,
+        ),
+        429: (errors.RateLimited, errors.RunBehind),
+        460: (errors.ChecksumMismatch,),
+        500: (errors.InternalError,),
+        503: (
+            *(errors.OutOfMemory, errors.WorkerDied, errors.PortInUse, errors.DataDirectoryUnusable),
+            *(errors.DatabaseUnusable, errors.DatabaseInUse, errors.ReadOnly, errors.SchemaVersionMismatch),
+            *(errors.SourceUnreachable, errors.MissingPackage, errors.AssetMissing, errors.AssetCorrupt),
+            *(errors.NotReady, errors.ServiceUnreachable),
+        ),
+        504: (errors.DeadlineExceeded,),
+        507: (errors.ArtifactNotWritten, errors.CacheFull, errors.StorageFull),
+    }.items()
+    for error in kinds
 }
 """The HTTP status of every error class. A test checks that no class is missing."""
 
 TITLES = {460: "Checksum Mismatch"}
 """Titles of statuses that HTTP does not define. The tus protocol defines 460."""
 
-NAMED = 10
-"""The most findings that an error message lists. Each entry of a list may have a finding."""
-
-SHOWN = 120
-"""The most characters of a value that an error message shows."""
-
-MAX_DETAIL = 4000
-"""The most characters of a problem's detail."""
+NAMED, SHOWN, MAX_DETAIL = 10, 120, 4000
+"""The most findings that an error message lists, characters of a value that it shows, and characters of a detail."""
 
 PROBLEM_SCHEMA: dict[str, Any] = {
     "title": "Problem",
@@ -117,7 +89,6 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 
 
 def add_handlers(app: FastAPI) -> None:
-    """Answer every error of the application with a problem document."""
     app.add_exception_handler(EvalsvcError, _on_evalsvc_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
     app.add_exception_handler(HTTPException, _on_http_error)
@@ -177,13 +148,11 @@ def _finding(item: ErrorDetails) -> str:
 
 
 def joined(findings: Sequence[str]) -> str:
-    """Return the first findings as one message, with the number of the others."""
     more = len(findings) - NAMED
     return "; ".join(findings[:NAMED]) + (f"; and {more:,} more" if more > 0 else "")
 
 
 def shown(value: object) -> str:
-    """Return the beginning of a value of a request, of any size, for a message."""
     text = repr(value[:SHOWN]) if isinstance(value, str) else _BEGINNINGS.repr(value)
     return text if len(text) <= SHOWN else text[:SHOWN] + "…"
 
@@ -218,7 +187,6 @@ def _allowed(request: Request) -> str:
 
 
 def bug(request: Request, error: Exception) -> errors.InternalError:
-    """Return the error to show for an exception that nothing foresees."""
     return errors.InternalError(
         f"{request.method} {request.url.path} failed by a bug in evalsvc ({type(error).__name__}); "
         "report the bug with the traceback from the service's log"
