@@ -22,7 +22,6 @@ from evalsvc.spec.protocol import number_to_json, plain_json
 NOT_MODIFIED: dict[int | str, dict[str, Any]] = {
     304: {"description": "It is what `If-None-Match` says that you have: the `ETag` of an earlier answer."}
 }
-"""The response of routes that answer conditional requests."""
 
 LINES = 1000
 """Lines in each piece of a streamed answer."""
@@ -111,7 +110,6 @@ class Answers(Generic[T]):
         return answer
 
     def kept(self, run: str, tag: str) -> T | None:
-        """Return the cached answer for a run and a tag; None if there is none."""
         with self._lock:
             if (entry := self._kept.pop((run, tag), None)) is None:
                 return None

@@ -23,14 +23,8 @@ MAX_ENTRIES = 1000
 """The most entries of a list or an object in a field of a request. Each metric or pattern is compared with every metric
 of a run."""
 
-MAX_RUNS = 50
-"""The most runs in a request for headlines."""
-
-MAX_COMPARE_SECONDS = 5
-"""The most seconds that comparisons may take in a request for headlines."""
-
-MAX_HEADLINE = 20
-"""The most metrics in a request for headlines."""
+MAX_RUNS, MAX_HEADLINE, MAX_COMPARE_SECONDS = 50, 20, 5
+"""The most runs, metrics, and seconds for comparisons in a request for headlines."""
 
 
 def check_name(name: str) -> str:
@@ -41,8 +35,7 @@ def check_name(name: str) -> str:
     return name
 
 
-def _plain(pattern: re.Pattern[str]) -> str:
-    """Return a pattern for JSON schema, without the names of groups, which JSON schema does not support."""
+def _plain(pattern: re.Pattern[str]) -> str:  # JSON schema does not support names of groups
     return "^" + re.sub(r"\(\?P<\w+>", "(", pattern.pattern) + "$"
 
 
@@ -69,15 +62,12 @@ RawBody = Annotated[bytes, Depends(_raw_body)]
 """The raw body, for routes that parse the body in a thread instead of on the event loop."""
 
 Priority = Annotated[int, Field(strict=True, ge=-1_000_000, le=1_000_000)]
-
-
 Names = Annotated[list[str], Field(max_length=MAX_ENTRIES)]
-
-TagName = Annotated[str, Field(max_length=128)]
-
-TagText = Annotated[str, Field(max_length=500)]
-
 Fields = Annotated[dict[str, Any], Field(max_length=MAX_ENTRIES)]
+TagName = Annotated[str, Field(max_length=128)]
+TagText = Annotated[str, Field(max_length=500)]
+From = Annotated[int | None, Field(alias="from", ge=0, le=MAX_STEP)]
+To = Annotated[int | None, Field(alias="to", ge=0, le=MAX_STEP)]
 
 
 class Input(BaseModel):
@@ -252,9 +242,9 @@ class SummaryQuery(Input):
 class HistoryQuery(SummaryQuery):
     x: Literal["step", "tokens"] = "step"
     """The axis: training steps, or tokens seen."""
-    first: Annotated[int | None, Field(alias="from", ge=0, le=MAX_STEP)] = None
+    first: From = None
     """The lowest x."""
-    last: Annotated[int | None, Field(alias="to", ge=0, le=MAX_STEP)] = None
+    last: To = None
     """The highest x, included."""
     points: Annotated[int | None, Field(ge=1, le=10_000)] = None
     """The most buckets of each series. With `points`, the answer has buckets instead of values."""
@@ -279,7 +269,7 @@ class HeadlinesQuery(Input):
     """A metric in place of the headline of each run; repeat for several. A run that lacks the metric leaves it out."""
     points: Annotated[int | None, Field(ge=1, le=200)] = None
     """The most values of each series along training, with the first and the last one. By default, none."""
-    last: Annotated[int | None, Field(alias="to", ge=0, le=MAX_STEP)] = None
+    last: To = None
     """The highest step: values of later steps are left out."""
     compare: Annotated[float, Field(ge=0, le=MAX_COMPARE_SECONDS, allow_inf_nan=False)] = 0.0
     """Seconds for comparing the newest values with the best ones and with those of the base. Verdicts that the service
@@ -287,7 +277,6 @@ class HeadlinesQuery(Input):
 
 
 NamedCheckpoint = Annotated[str, WithJsonSchema({"type": "string", "pattern": _plain(CHECKPOINT)})]
-
 NamedRun = Annotated[str, WithJsonSchema({"type": "string", "pattern": _plain(RUN)})]
 
 
@@ -372,9 +361,9 @@ class CheckpointsQuery(PageQuery):
     """Only checkpoints of this variant of the weights."""
     state: State | None = None
     """Only checkpoints with an evaluation in this state."""
-    first: Annotated[int | None, Field(alias="from", ge=0, le=MAX_STEP)] = None
+    first: From = None
     """The lowest step."""
-    last: Annotated[int | None, Field(alias="to", ge=0, le=MAX_STEP)] = None
+    last: To = None
     """The highest step."""
 
     def filters(self) -> Filters:
@@ -388,9 +377,9 @@ class EvaluationsQuery(PageQuery):
     """Only evaluations by this suite."""
     state: State | None = None
     """Only evaluations in this state."""
-    first: Annotated[int | None, Field(alias="from", ge=0, le=MAX_STEP)] = None
+    first: From = None
     """The lowest step of the checkpoints."""
-    last: Annotated[int | None, Field(alias="to", ge=0, le=MAX_STEP)] = None
+    last: To = None
     """The highest step of the checkpoints."""
 
     def filters(self) -> Filters:

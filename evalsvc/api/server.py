@@ -56,8 +56,6 @@ uvicorn's default of 5 s, many clients that poll every few seconds would get suc
 
 @dataclass(frozen=True)
 class Started:
-    """The state of a service that has started."""
-
     url: str
     has_tokens: bool
     """Whether requests need a token."""
@@ -127,7 +125,6 @@ def _check_database(settings: Settings, migrate: bool, insecure: bool, new_data_
 
 
 def server_config(settings: Settings, app: ASGIApp) -> uvicorn.Config:
-    """Return the configuration of the web server."""
     proxies = settings.trusted_networks
     return uvicorn.Config(
         app,

@@ -26,8 +26,6 @@ IN_MEMORY = 6
 
 @dataclass(frozen=True)
 class State:
-    """The objects that routes share."""
-
     settings: Settings
     store: Store
     coordinator: Coordinator
@@ -44,7 +42,6 @@ class State:
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
-        """Yield the session of a request's transaction."""
         self.require_writer()
         if not self.lock.acquire(timeout=BUSY_TIMEOUT_MS / 1000):
             # Without a timeout, requests that wait for a hanging database would occupy all threads for writes.
@@ -58,7 +55,6 @@ class State:
             self.lock.release()
 
     def require_writer(self) -> None:
-        """Raise ReadOnly if this service may not write to the database."""
         if self.settings.read_only:
             raise ReadOnly("this service is read-only (--read-only); send writes to the other service of its database")
         if self.coordinator.displaced():
@@ -68,7 +64,6 @@ class State:
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """Yield a session that only reads; raise DatabaseUnusable if the database does not answer."""
         with translated(self.store.url), self.store.reading() as session:
             yield session
 

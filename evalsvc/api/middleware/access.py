@@ -35,8 +35,6 @@ BURST_SECONDS = 10
 
 @dataclass(frozen=True)
 class Needs:
-    """What a route needs of a request."""
-
     scope: TokenScope | None
     """Scope of the token; None: the route is open to everybody."""
     body: int | None = MAX_BODY

@@ -117,7 +117,6 @@ def _write_use(store: Store, token: Token, when: datetime) -> None:
 
 
 def find_token(tokens: Mapping[str, Token], authorization: str | None, now: datetime) -> Token:
-    """Return the token in an Authorization header."""
     if authorization is None:
         raise Unauthorized(
             "this service needs a token; send `Authorization: Bearer TOKEN`, or set EVALSVC_TOKEN for "
@@ -164,8 +163,6 @@ _BOUNCE_HEADERS = {
 
 @dataclass(frozen=True)
 class Caller:
-    """Who sends a request."""
-
     token: Token | None
     """Token of the request; None: the service is open to the request."""
     session: Session | None = None
@@ -173,8 +170,6 @@ class Caller:
 
 
 class Authentication:
-    """The tokens, sessions and failed attempts of a service."""
-
     def __init__(self, settings: Settings, insecure: bool = False) -> None:
         self.tokens = KnownTokens()
         self.sessions = Sessions()
@@ -183,7 +178,6 @@ class Authentication:
         self._may_be_open = is_loopback(settings.host) or insecure
 
     async def caller(self, scope: Scope) -> Caller:
-        """Return who sends a request."""
         headers = Headers(scope=scope)
         store = scope["app"].state.state.store
         tokens = await self.tokens.read(store)

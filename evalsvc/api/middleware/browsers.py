@@ -30,8 +30,6 @@ SECURITY_HEADERS: Mapping[str, str] = {
 
 
 class SecurityHeaders:
-    """Add `SECURITY_HEADERS` to every answer."""
-
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 

@@ -26,20 +26,15 @@ TLS_HANDSHAKE = b"\x16\x03"
 TLS_WARNING_SECONDS = 60.0
 """Seconds between two warnings about clients that speak https, since anyone can cause one."""
 
-CONNECTIONS = 1000
-"""The most open connections. Further connections are answered with 503."""
-
-PER_ADDRESS = 400
-"""The most open connections from an address, or from an IPv6 network of 64 bits."""
+CONNECTIONS, PER_ADDRESS = 1000, 400
+"""The most open connections, and those from an address or an IPv6 network of 64 bits. Others are refused."""
 
 REFUSED = 100
 """The most concurrent answers to refused connections. Further connections are closed without an answer."""
 
-REFUSED_SECONDS = 2.0
-"""Seconds in which the head of a request must arrive on a refused connection."""
-
-HEAD_SECONDS = 20.0
-"""Seconds in which the head of a request must arrive after the connection was opened or the last answer ended."""
+HEAD_SECONDS, REFUSED_SECONDS = 20.0, 2.0
+"""Seconds in which the head of a request must arrive after the connection was opened or the last answer ended; on a
+refused connection."""
 
 WRITE_SECONDS = 30.0
 """Seconds in which a client must read a part of the pending answer. Otherwise the connection is closed."""

@@ -38,7 +38,6 @@ class Rates:
 
 
 def client_key(scope: Scope) -> str:
-    """Return the key of the address that a request comes from."""
     return address_key((scope.get("client") or ("unknown", 0))[0])
 
 

@@ -27,8 +27,6 @@ _KEY = "evalsvc.request_id"
 
 
 class RequestIds:
-    """Give each request an id, and log the request after its answer."""
-
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 

@@ -33,8 +33,6 @@ _LOCAL = re.compile(r"/(?![/\\])[!-\[\]-~]{0,4000}")
 
 @dataclass(frozen=True)
 class Session:
-    """A browser that signed in."""
-
     token: str
     """Hash of the token."""
     form_key: str
@@ -71,7 +69,6 @@ class Sessions:
         return session if session is not None and session.ends > self._clock() else None
 
     def end(self, value: str | None) -> None:
-        """End the session of a cookie, if there is one."""
         if value is not None:
             self._sessions.pop(_key(value), None)
 

@@ -67,7 +67,6 @@ class Threads:
             yield piece
 
     async def run(self, kind: Kind, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call a function in a thread for this kind of work, and return the result."""
         if self._asked[kind] >= self._limits[kind].total_tokens + WAITING.get(kind, inf):
             error = RateLimited(f"{WAITING[kind]} charts wait to be drawn, the limit; try again in {BUSY_SECONDS} s")
             error.retry_after = BUSY_SECONDS

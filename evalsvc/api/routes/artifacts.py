@@ -159,7 +159,6 @@ def get_artifact(
 
 
 def kept_artifact(session: Session, artifact_id: int) -> Artifact:
-    """Return an artifact that has its content."""
     artifact = session.get(Artifact, artifact_id)
     if artifact is None:
         raise UnknownName(
@@ -175,7 +174,6 @@ def kept_artifact(session: Session, artifact_id: int) -> Artifact:
 
 
 def artifact_content(artifact: Artifact, folder: Path) -> bytes:
-    """Return the content of an artifact, checked against its digest."""
     try:
         return read_content(folder, artifact.sha256, artifact.size)
     except FileLost as error:

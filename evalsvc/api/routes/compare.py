@@ -75,7 +75,6 @@ def tag_of(session: Session, query: CompareQuery | CurvesQuery) -> tuple[str, st
 
 
 def read_comparison(session: Session, folder: Path, query: CompareQuery) -> documents.Comparison:
-    """Compare two checkpoints. `folder` has the results per item."""
     chosen = tuple(query.metric), tuple(query.task)
     options = Options(*chosen, query.level, query.force, query.flipped, query.family)
     a, b = (_result(session, folder, query.suite, name, *parse_checkpoint(name)) for name in (query.a, query.b))
@@ -108,7 +107,6 @@ def get_curves(query: Annotated[CurvesQuery, Query()], request: Request, state: 
 
 
 def read_curves(session: Session, folder: Path, query: CurvesQuery) -> documents.RunComparison:
-    """Compare two runs step by step. `folder` has the results per item."""
     options = Options(tuple(query.metric), tuple(query.task), query.level, query.force)
     if query.b is None:
         a, pairs = _against_base(session, folder, query)

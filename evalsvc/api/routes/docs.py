@@ -58,7 +58,6 @@ restart the service. Without Swagger UI, read the document <a href="/openapi.jso
 </html>
 """
 
-
 _DIGEST = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
 
 _POLICY = (

@@ -130,7 +130,6 @@ def get_evaluated_suite(
 
 
 def evaluated_suite_view(session: Session, settings: Settings, evaluation_id: int) -> documents.EvaluatedSuite:
-    """Return the suite that an evaluation began with."""
     evaluation = find_evaluation(session, evaluation_id)
     return documents.EvaluatedSuite(
         evaluation=evaluation_id,
@@ -202,7 +201,6 @@ def post_retry(evaluation_id: EvaluationId, state: CurrentState) -> JsonAnswer:
 def change_evaluation(
     state: State, evaluation_id: int, change: Callable[[Session, int], Evaluation]
 ) -> documents.Evaluation:
-    """Change an evaluation in one transaction, and have the coordinator look at the queue."""
     with state.writing() as session:
         content = evaluation_view(session, change(session, evaluation_id), state.coordinator.live())
     state.coordinator.wake()

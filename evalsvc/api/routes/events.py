@@ -70,8 +70,6 @@ T = TypeVar("T")
 
 @dataclass(eq=False)
 class Follower:
-    """A stream."""
-
     evaluation_id: int
     seen: int
     """The number of the last event that was sent."""
@@ -107,8 +105,6 @@ class Followers:
             await self._looking
 
     async def read(self, question: Callable[[Session], T]) -> T:
-        """Call `question` with a session in a thread for streams, and return the result."""
-
         def read() -> T:
             with self._state.reading() as session:
                 return question(session)

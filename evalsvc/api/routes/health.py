@@ -33,7 +33,6 @@ def get_status(state: CurrentState) -> JsonAnswer:
 
 
 def read_status(state: State) -> documents.Status:
-    """Return the state of the service."""
     missing = missing_parts(state)
     live = state.coordinator.live()
     with state.reading() as session:

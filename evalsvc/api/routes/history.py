@@ -132,7 +132,6 @@ def get_headline(run: RunPath, state: CurrentState) -> JsonAnswer:
 
 
 def headline_of(session: Session, state: State, run: str) -> Headline:
-    """Return the metrics of a run to show first."""
     return read_headline(session, run, partial(_headline_of, session, state.settings))
 
 

@@ -169,7 +169,6 @@ def _import(run: str, body: bytes, state: State) -> JsonAnswer:
 
 
 def parse_import(body: bytes) -> ImportInput:
-    """Return the values in a body."""
     try:
         return ImportInput.model_validate(parse_json(body, MAX_IMPORT_VALUES))
     except json.JSONDecodeError as error:

@@ -64,7 +64,6 @@ Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 def add_pages(app: FastAPI) -> None:
-    """Add the dashboard."""
     for name in PANELS:
         panel_class(name)
     for pattern in PAGES:
@@ -182,7 +181,6 @@ async def _vega(request: Request) -> Response:
 
 
 def around(request: Request) -> Surroundings:
-    """Return what the pages of this service share, for the sender of a request."""
     script = f"/vega/{vega.script_name()}" if vega.is_installed() else None
     return Surroundings(script, str(request.base_url).rstrip("/"), visitor=visitor_of(request))
 
@@ -228,7 +226,6 @@ MEDIA_TYPE = "application/x-www-form-urlencoded"
 
 
 async def read_form(request: Request) -> Mapping[str, str]:
-    """Return the fields of a form."""
     given, body = request.headers.get("content-type", "").partition(";")[0].strip().lower(), b""
     try:
         async for piece in request.stream():
@@ -259,7 +256,6 @@ def check_form_key(request: Request, form: Mapping[str, str]) -> None:
 
 
 def visitor_of(request: Request) -> Visitor:
-    """Return what a page needs to know about its reader."""
     caller: Caller | None = request.scope.get(CALLER)  # None on a route that needs no token
     if caller is None:
         return Visitor()
@@ -277,7 +273,7 @@ def visitor_of(request: Request) -> Visitor:
 async def _show_sign_in(request: Request) -> Response:
     target = local_path(request.query_params.get("next", "/"))
     try:
-        caller = await _authentication(request).caller(request.scope)
+        caller: Caller = await request.scope[AUTHENTICATION].caller(request.scope)
     except Unauthorized:
         return _form(request, target, "", 200)
     except EvalsvcError as error:
@@ -295,7 +291,7 @@ async def _sign_in(request: Request) -> Response:
         form = await read_form(request)
         target = local_path(form.get("next", "/"))
         shown = form.get("token", "").strip()
-        value = await _authentication(request).sign_in(request.scope, client_key(request.scope), shown)
+        value = await request.scope[AUTHENTICATION].sign_in(request.scope, client_key(request.scope), shown)
     except EvalsvcError as error:
         return _form(request, target, error.message, STATUS[type(error)], error.retry_after)
     return RedirectResponse(target, 303, headers=PRIVATE | {"Set-Cookie": set_cookie(request.scope, value)})
@@ -303,7 +299,7 @@ async def _sign_in(request: Request) -> Response:
 
 @needs(None)
 async def _sign_out(request: Request) -> Response:
-    authentication = _authentication(request)
+    authentication: Authentication = request.scope[AUTHENTICATION]
     try:
         check_same_origin(request.headers)
         form = await read_form(request)
@@ -316,11 +312,6 @@ async def _sign_out(request: Request) -> Response:
     authentication.sessions.end(cookie_of(request.scope))
     headers = {"Set-Cookie": set_cookie(request.scope, ""), "Clear-Site-Data": '"cache"'}
     return RedirectResponse(SIGN_IN, 303, headers=PRIVATE | headers)
-
-
-def _authentication(request: Request) -> Authentication:
-    authentication: Authentication = request.scope[AUTHENTICATION]
-    return authentication
 
 
 def _form(request: Request, target: str, refusal: str, status: int, retry_after: int | None = None) -> Response:

@@ -32,7 +32,7 @@ from evalsvc.api.routing import router_of
 from evalsvc.api.state import CurrentState, State
 from evalsvc.config import Settings
 from evalsvc.errors import EvalsvcError
-from evalsvc.store.queue.status import Depths, kinds_of, read_depths, read_totals
+from evalsvc.store.queue.status import kinds_of, read_depths, read_totals
 from evalsvc.store.queue.transitions import SECONDS
 from evalsvc.store.tables import AttemptTotal
 
@@ -54,8 +54,6 @@ F = TypeVar("F", CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily)
 
 @dataclass(frozen=True)
 class Family:
-    """A metric of the service."""
-
     kind: Literal["gauge", "counter", "histogram"]
     help: str
     labels: tuple[str, ...] = ()
@@ -97,8 +95,6 @@ FAMILIES: Mapping[str, Family] = {
 
 
 class Requests:
-    """Counts and durations of the requests to this process."""
-
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         number, seconds = FAMILIES["evalsvc_requests"], FAMILIES["evalsvc_request_seconds"]
@@ -109,8 +105,6 @@ class Requests:
 
 
 class CountRequests:
-    """Count every request by method, route and status."""
-
     def __init__(self, app: ASGIApp, requests: Requests) -> None:
         self.app = app
         self._requests = requests
@@ -170,7 +164,9 @@ class _ServiceCollector(Collector):
             yield _gauge("evalsvc_database_up", 0)
             return
         yield _gauge("evalsvc_database_up", 1)
-        yield from _depths(depths)
+        yield _labelled("evalsvc_evaluations", depths.evaluations.items())
+        yield _labelled("evalsvc_shards", depths.shards.items())
+        yield _gauge("evalsvc_queue_oldest_seconds", depths.oldest_seconds)
         yield from _totals(totals)
         speeds: Sums[str] = Sums()
         for task, work in live.items():
@@ -189,12 +185,6 @@ def _disks(settings: Settings) -> Iterator[Metric]:
             free[name], total[name] = usage.free, usage.total
     yield _labelled("evalsvc_disk_free_bytes", free.items())
     yield _labelled("evalsvc_disk_total_bytes", total.items())
-
-
-def _depths(depths: Depths) -> Iterator[Metric]:
-    yield _labelled("evalsvc_evaluations", depths.evaluations.items())
-    yield _labelled("evalsvc_shards", depths.shards.items())
-    yield _gauge("evalsvc_queue_oldest_seconds", depths.oldest_seconds)
 
 
 def _totals(totals: Iterable[AttemptTotal]) -> Iterator[Metric]:

@@ -52,8 +52,6 @@ Source = Literal["put"] | FileSource
 
 @dataclass(frozen=True)
 class Entry:
-    """A suite that requests can name."""
-
     source: Source
     load: Callable[[], Suite]
     """A function that reads the suite, and raises InvalidSuite for a broken suite."""
@@ -71,16 +69,11 @@ def suite_entries(session: Session, settings: Settings) -> dict[str, Entry]:
     for name in kept_suites(session):
         hidden = entries.get(name)
         shadows = None if hidden is None or hidden.source == "put" else hidden.source
-        entries[name] = Entry("put", partial(_load_kept, session, name), shadows)
+        entries[name] = Entry("put", lambda name=name: parse_suite(kept_suite(session, name), name), shadows)
     return entries
 
 
-def _load_kept(session: Session, name: str) -> Suite:
-    return parse_suite(kept_suite(session, name), name)
-
-
 def find_suite(session: Session, settings: Settings, name: str) -> Suite:
-    """Return a suite by name."""
     return _find_entry(session, settings, name).load()
 
 

@@ -74,7 +74,6 @@ def _rows(state: State, runs: Iterable[TableRun]) -> Iterator[list[object]]:
 
 
 def _column_pieces(rows: Iterator[list[object]]) -> Iterator[list[str]]:
-    """Yield the columns of some rows as JSON, without the brackets of a list."""
     while some_rows := list(islice(rows, LINES)):
         yield [json.dumps(values, ensure_ascii=False)[1:-1] for values in zip(*some_rows, strict=True)]
 
