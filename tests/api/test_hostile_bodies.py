@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -184,10 +185,9 @@ def send_all(url: str, chosen: list[Attack], upload: str) -> tuple[Counter[int],
     def probe() -> None:
         while not ended.wait(0.02):
             begun = time.perf_counter()
-            connection = http.client.HTTPConnection(place, timeout=60)
-            connection.request("GET", "/healthz")
-            assert connection.getresponse().status == 200
-            connection.close()
+            with closing(http.client.HTTPConnection(place, timeout=60)) as connection:
+                connection.request("GET", "/healthz")
+                assert connection.getresponse().status == 200
             delays.append(time.perf_counter() - begun)
 
     def send(attack: Attack) -> int:
@@ -196,22 +196,18 @@ def send_all(url: str, chosen: list[Attack], upload: str) -> tuple[Counter[int],
         return status
 
     def send_once(attack: Attack) -> int:
+        headers = {"Content-Type": attack.kind, **attack.headers}
         connection = http.client.HTTPConnection(place, timeout=60)
-        try:
-            headers = {"Content-Type": attack.kind, **attack.headers}
+        with closing(connection), suppress(BrokenPipeError, ConnectionResetError):
             connection.request(attack.method, attack.path.format(upload=upload), attack.body, headers)
             return connection.getresponse().status
-        except (BrokenPipeError, ConnectionResetError):
-            return 0  # the service answers before it has read all, and closes the connection
-        finally:
-            connection.close()
+        return 0  # the service answers before it has read all, and closes the connection
 
-    prober = threading.Thread(target=probe)
-    prober.start()
-    try:
-        with ThreadPoolExecutor(SENDERS) as pool:
+    with ThreadPoolExecutor(SENDERS + 1) as pool:
+        prober = pool.submit(probe)
+        try:
             statuses = Counter(pool.map(send, chosen))
-    finally:
-        ended.set()
-        prober.join()
+        finally:
+            ended.set()
+    prober.result()
     return statuses, max(delays)

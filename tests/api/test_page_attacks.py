@@ -1,23 +1,18 @@
 """Attacks on the pages, on the forms and on the sessions of the dashboard."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import httpx2
 import pytest
 from app_in_process import App, refused
-from signed_in import SAME_ORIGIN, Browser, get_exactly, new_token, signed_in
+from signed_in import SAME_ORIGIN, Browser, new_token, sent_by, signed_in
 
-from evalsvc.api.middleware import authentication
 from evalsvc.api.routes.pages import MAX_FORM
 from evalsvc.web.page import PAGES
 
 pytestmark = pytest.mark.usefixtures("many_cases")
-
-Start = Callable[..., App]
 
 SCRIPT = "<script>alert(1)</script>"
 
@@ -38,11 +33,6 @@ HOSTILE = {
 }
 
 CANCEL = "/evaluations/1/cancel"
-
-
-@pytest.fixture(autouse=True)
-def _no_copy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(authentication, "LIFETIME", -1.0)
 
 
 @pytest.fixture
@@ -66,7 +56,11 @@ def told(response: httpx2.Response, status: int, *words: str) -> None:
         assert word in response.text, response.text
 
 
-# Forms
+def asked_exactly(app: App, path: str, **headers: str) -> httpx2.Response:
+    """Ask for a path as it is written, dots and slashes included, which clients would tidy."""
+    start, *rest = sent_by(app, path, [{"type": "http.request", "body": b""}], headers)
+    content = b"".join(message.get("body", b"") for message in rest)
+    return httpx2.Response(start["status"], headers=start["headers"], content=content)
 
 
 def test_the_own_form_works(waiting: App) -> None:
@@ -86,9 +80,11 @@ def test_a_form_without_the_key_of_its_session(waiting: App) -> None:
     assert state(waiting, browser) == "queued"
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [
+def test_forms_of_other_pages(waiting: App) -> None:
+    """With the right key, which another page cannot know: each of the two walls holds alone."""
+    browser, stranger = signed_in(waiting, "submit"), Browser(waiting)
+    key, token, words = browser.form_key(), new_token(waiting, "read"), "only pages of this service may"
+    for headers in (
         {"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"},
         {"Origin": "https://evil.example", "Sec-Fetch-Site": ""},
         {"Origin": "http://evalsvc:9999", "Sec-Fetch-Site": "same-site"},
@@ -96,23 +92,16 @@ def test_a_form_without_the_key_of_its_session(waiting: App) -> None:
         {"Origin": "null", "Sec-Fetch-Site": ""},
         {"Origin": "", "Sec-Fetch-Site": ""},
         {"Origin": "http://evalsvc", "Sec-Fetch-Site": "cross-site"},
-    ],
-)
-def test_forms_of_other_pages(waiting: App, headers: dict[str, str]) -> None:
-    """With the right key, which another page cannot know: each of the two walls holds alone."""
-    browser = signed_in(waiting, "submit")
-    key = browser.form_key()
-    refused(browser.post(CANCEL, {"key": key}, **headers), 403, "forbidden", "only pages of this service may")
-    told(browser.post("/sign-out", {"key": key}, **headers), 403, "only pages of this service may")
-    stranger = Browser(waiting)
-    told(stranger.post("/sign-in", {"token": new_token(waiting, "read")}, **headers), 403, "only pages of this service")
+    ):
+        refused(browser.post(CANCEL, {"key": key}, **headers), 403, "forbidden", words)
+        told(browser.post("/sign-out", {"key": key}, **headers), 403, words)
+        told(stranger.post("/sign-in", {"token": token}, **headers), 403, words)
     assert state(waiting, browser) == "queued"
 
 
 def test_a_session_of_a_read_token_changes_nothing(waiting: App) -> None:
     browser = signed_in(waiting, "read")
-    page = browser.get("/evaluations/1").text
-    assert "/evaluations/1/cancel" not in page
+    assert "/evaluations/1/cancel" not in browser.get("/evaluations/1").text
     for act in ("cancel", "retry", "again"):
         answer = browser.post(f"/evaluations/1/{act}", {"key": browser.form_key()})
         refused(answer, 403, "forbidden", "has the scope read", "needs submit")
@@ -133,47 +122,34 @@ def test_a_session_does_not_change_anything_by_rest(waiting: App) -> None:
     assert state(waiting, browser) == "queued"
 
 
-@pytest.mark.parametrize(
-    ("body", "media_type", "word"),
-    [
+def test_bodies_that_are_no_form(waiting: App) -> None:
+    browser, form = signed_in(waiting, "submit"), "application/x-www-form-urlencoded"
+    for body, media_type, word in (
         (b'{"key": "x"}', "application/json", "must be a form"),
         (b"--a\r\n\r\n--a--", "multipart/form-data; boundary=a", "must be a form"),
-        (b"key=" + b"x" * MAX_FORM, "application/x-www-form-urlencoded", "larger than"),
-        (b"&".join([b"a=b"] * 1000), "application/x-www-form-urlencoded", "more than"),
-        (b"key=\xff", "application/x-www-form-urlencoded", "not UTF-8"),
-        (b"key=%ff%fe", "application/x-www-form-urlencoded", "not from this session"),
+        (b"key=" + b"x" * MAX_FORM, form, "larger than"),
+        (b"&".join([b"a=b"] * 1000), form, "more than"),
+        (b"key=\xff", form, "not UTF-8"),
+        (b"key=%ff%fe", form, "not from this session"),
         (b"x", "", "must be a form"),
-    ],
-)
-def test_bodies_that_are_no_form(waiting: App, body: bytes, media_type: str, word: str) -> None:
-    browser = signed_in(waiting, "submit")
-    headers = {"Cookie": browser.cookie, "Content-Type": media_type} | SAME_ORIGIN
-    answer = waiting.http.post(CANCEL, content=body, headers=headers)
-    told(answer, 403 if word == "not from this session" else 422, word)
-    assert waiting.http.post("/sign-in", content=body, headers=headers).status_code in (401, 422)
+    ):
+        headers = {"Cookie": browser.cookie, "Content-Type": media_type} | SAME_ORIGIN
+        answer = waiting.http.post(CANCEL, content=body, headers=headers)
+        told(answer, 403 if word == "not from this session" else 422, word)
+        assert waiting.http.post("/sign-in", content=body, headers=headers).status_code in (401, 422)
     assert state(waiting, browser) == "queued"
 
 
-@pytest.mark.parametrize(
-    ("path", "status"),
-    [
-        ("/evaluations/1/delete", 404),
-        ("/evaluations/1/__class__", 404),
-        ("/evaluations/4711/cancel", 404),
-        ("/evaluations/-1/cancel", 422),
-        ("/evaluations/1e3/cancel", 422),
-        ("/evaluations/99999999999999999999/cancel", 422),
-        ("/evaluations/1%00/cancel", 422),
-        ("/evaluations/1/retry", 409),
-    ],
-)
-def test_acts_that_there_are_not(waiting: App, path: str, status: int) -> None:
+def test_acts_that_there_are_not(waiting: App) -> None:
     browser = signed_in(waiting, "submit")
-    told(browser.post(path, {"key": browser.form_key()}), status)
+    for status, acts in {
+        404: ("1/delete", "1/__class__", "4711/cancel"),
+        409: ("1/retry",),
+        422: ("-1/cancel", "1e3/cancel", "99999999999999999999/cancel", "1%00/cancel"),
+    }.items():
+        for act in acts:
+            told(browser.post(f"/evaluations/{act}", {"key": browser.form_key()}), status)
     assert state(waiting, browser) == "queued"
-
-
-# Sessions
 
 
 def test_a_planted_cookie_is_not_taken_over(app: App) -> None:
@@ -187,67 +163,46 @@ def test_a_planted_cookie_is_not_taken_over(app: App) -> None:
     assert Browser(app, cookie=before).get("/status").status_code == 303, "signing in again ends the session before"
 
 
-def test_a_second_cookie_of_another_host_ends_nothing_and_opens_nothing(app: App) -> None:
-    mine, attackers = signed_in(app, "read", "me"), signed_in(app, "read", "attacker")
-    assert Browser(app, cookie=f"{attackers.cookie}; {mine.cookie}").get("/status").status_code == 303
-    assert mine.get("/status").status_code == 200
-
-
-@pytest.mark.parametrize(
-    "cookie",
-    [
+def test_cookies_that_are_none(app: App) -> None:
+    token = new_token(app, "read")
+    for cookie in (
         *("evalsvc=", "evalsvc", "=", ";;;=;", "evalsvc=" + "x" * 60_000, "; ".join(["evalsvc=a"] * 5_000)),
         *("evalsvc=../../etc/passwd", 'evalsvc="; Path=/', "EVALSVC=a", "__Host-evalsvc=a", "evalsvc=a\tb"),
-        "; ".join(f"a{number}=b" for number in range(5_000)),
-    ],
-    ids=lambda cookie: cookie[:20],
-)
-def test_cookies_that_are_none(app: App, cookie: str) -> None:
-    new_token(app, "read")
-    assert Browser(app, cookie=cookie).get("/status").status_code == 303
+        *("; ".join(f"a{number}=b" for number in range(5_000)), f"evalsvc={token}"),
+        f"evalsvc={token.removeprefix('evalsvc_')}",
+    ):
+        assert Browser(app, cookie=cookie).get("/status").status_code == 303, cookie[:20]
 
 
-def test_a_token_is_no_cookie(app: App) -> None:
-    token = new_token(app, "read")
-    for value in (token, token.removeprefix("evalsvc_")):
-        assert Browser(app, cookie=f"evalsvc={value}").get("/status").status_code == 303
-
-
-@pytest.mark.parametrize("site", ["same-site", "cross-site"])
-def test_a_script_of_another_page_reads_nothing(app: App, site: str) -> None:
+def test_a_script_of_another_page_reads_nothing(app: App) -> None:
     """A page on another port of this host is of the same site, and its requests have the cookie."""
     browser = signed_in(app, "read")
-    headers = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "no-cors"}
-    refused(browser.get("/v1/runs", **headers), 401, "unauthorized")
-    assert "evalsvc " not in browser.get("/status", **headers).text
+    for site in ("same-site", "cross-site"):
+        headers = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "no-cors"}
+        refused(browser.get("/v1/runs", **headers), 401, "unauthorized")
+        assert "evalsvc " not in browser.get("/status", **headers).text
 
 
-# Redirects and what is shown of requests
-
-
-@pytest.mark.parametrize("target", ["//evil.example", "/\\evil.example", "https://evil.example", "/\r\nX-Evil: 1", "é"])
-def test_the_sign_in_leads_nowhere_else(app: App, target: str) -> None:
-    token = new_token(app, "read")
-    browser = Browser(app)
-    form = browser.get("/sign-in?next=" + quote(target, safe=""))
-    assert 'name="next" value="/"' in form.text
+def test_the_sign_in_leads_nowhere_else(app: App) -> None:
+    """By none of the three ways on; which addresses lead elsewhere is tested of `local_path`."""
+    token, browser, target = new_token(app, "read"), Browser(app), "/\r\nX-Evil: 1"
+    address = "/sign-in?next=" + quote(target, safe="")
+    assert 'name="next" value="/"' in browser.get(address).text
     answer = browser.sign_in(token, target)
     assert answer.headers["location"] == "/"
     assert "x-evil" not in answer.headers
-    assert browser.get("/sign-in?next=" + quote(target, safe="")).headers["location"] == "/"
+    assert browser.get(address).headers["location"] == "/"
 
 
-@pytest.mark.parametrize(
-    "path",
-    ["//evil.example", "//evil.example/..", "//evil.example/%2e%2e/status", "/%2f%2fevil.example", "/\\evil.example"],
-)
-def test_an_address_with_two_slashes_leads_nowhere(app: App, path: str) -> None:
+def test_an_address_with_two_slashes_leads_nowhere(app: App) -> None:
     new_token(app, "read")
-    for site in ("none", "cross-site"):
-        status, headers, body = get_exactly(app, path, **{"Sec-Fetch-Site": site})
-        assert status == 401
-        assert "location" not in headers
-        assert b"refresh" not in body
+    names = ("//evil.example", "//evil.example/..", "//evil.example/%2e%2e/status", "/%2f%2fevil.example")
+    for path in (*names, "/\\evil.example"):
+        for site in ("none", "cross-site"):
+            answer = asked_exactly(app, path, **{"Sec-Fetch-Site": site})
+            assert answer.status_code == 401, path
+            assert "location" not in answer.headers
+            assert b"refresh" not in answer.content
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
@@ -274,16 +229,11 @@ def test_hostile_text_in_every_place(waiting: App, text: str) -> None:
             assert "1787569" not in answer.text, place
 
 
-# Headers, paths and methods
-
-
 def test_every_page_is_private_and_in_no_frame(waiting: App) -> None:
     browser = signed_in(waiting, "submit")
     places = ["/", "/runs/run-a", "/runs/run-a/images", "/runs/run-a/text", "/compare", "/evaluations/1", "/status"]
-    places += ["/runs/nothing", "/sign-in?next=/nothing"]
-    for place in places:
-        answer = browser.get(place)
-        headers = answer.headers
+    for place in [*places, "/runs/nothing", "/sign-in?next=/nothing"]:
+        headers = browser.get(place).headers
         assert "frame-ancestors 'none'" in headers["content-security-policy"], place
         assert "default-src 'none'" in headers["content-security-policy"], place
         assert "unsafe" not in headers["content-security-policy"], place
@@ -298,51 +248,43 @@ def test_an_unchanged_page_is_not_that_of_another_session(waiting: App) -> None:
     """The tag of a page is of its whole content, with the key of its forms."""
     browser, other = signed_in(waiting, "submit", "me"), signed_in(waiting, "submit", "other")
     tag = browser.get("/evaluations/1").headers["etag"]
-    same = browser.get("/evaluations/1", **{"If-None-Match": tag})
+    same, policy = browser.get("/evaluations/1", **{"If-None-Match": tag}), "content-security-policy"
     assert same.status_code == 304
-    policy = "content-security-policy"
-    assert same.headers[policy] == browser.get("/evaluations/1").headers[policy], (
-        "or a page opened twice has no scripts"
-    )
+    # Or a page that is opened twice has no scripts.
+    assert same.headers[policy] == browser.get("/evaluations/1").headers[policy]
     answer = other.get("/evaluations/1", **{"If-None-Match": tag})
     assert answer.status_code == 200
     assert "other" in answer.text
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
+def test_paths_of_files_lead_to_no_other_file(app: App) -> None:
+    """Files need no token: nothing but what is the same for everybody may come out of these folders."""
+    new_token(app, "read")
+    for path in (
         *("/static/../page.py", "/static/%2e%2e/page.py", "/static/..%2fpage.py", "/static/....//page.py"),
         *("/static//etc/passwd", "/static/%00", "/static/style.css%00.html", "/static/..\\page.py", "/static/"),
         *("/vega/../static/style.css", "/vega/%2e%2e%2fevalsvc.db", "/vega/..%2f..%2fevalsvc.db", "/vega/vega-0.js"),
         *("/static/../v1/runs", "/vega/../v1/runs", "/vega/", "/static/templates/base.html"),
-    ],
-)
-def test_paths_of_files_lead_to_no_other_file(app: App, path: str) -> None:
-    """Files need no token: nothing but what is the same for everybody may come out of these folders."""
-    new_token(app, "read")
-    status, headers, body = get_exactly(app, path)
-    assert status in (307, 404), body
-    assert "location" not in headers or headers["location"].startswith("http://evalsvc/")
-    assert b"from __future__" not in body
-    assert b"root:" not in body
-    assert b"{" not in body or headers["content-type"] == "application/problem+json"
+    ):
+        answer = asked_exactly(app, path)
+        assert answer.status_code in (307, 404), path
+        assert answer.headers.get("location", "http://evalsvc/").startswith("http://evalsvc/")
+        assert b"from __future__" not in answer.content
+        assert b"root:" not in answer.content
+        assert b"{" not in answer.content or answer.headers["content-type"] == "application/problem+json"
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"])
-def test_pages_answer_reads_alone(app: App, method: str) -> None:
-    for path in ("/", "/status", "/compare", "/evaluations/1", "/panels/curve.html", "/static/style.css"):
-        assert app.http.request(method, path, headers=SAME_ORIGIN).status_code == 405, path
-
-
-@pytest.mark.parametrize("path", [CANCEL, "/evaluations/1/again", "/sign-out"])
-def test_a_link_does_nothing(waiting: App, path: str) -> None:
+def test_pages_answer_reads_alone_and_a_link_does_nothing(waiting: App) -> None:
     """A preloading browser, a crawler and an image of another page all send GET."""
+    for method in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"):
+        for path in ("/", "/status", "/compare", "/evaluations/1", "/panels/curve.html", "/static/style.css"):
+            assert waiting.http.request(method, path, headers=SAME_ORIGIN).status_code == 405, (method, path)
     browser = signed_in(waiting, "submit")
-    for method in ("GET", "HEAD"):
-        headers = {"Cookie": browser.cookie, "X-HTTP-Method-Override": "POST"} | SAME_ORIGIN
-        answer: Any = waiting.http.request(method, f"{path}?_method=POST&key={browser.form_key()}", headers=headers)
-        assert answer.status_code in (401, 404, 405)
+    headers = {"Cookie": browser.cookie, "X-HTTP-Method-Override": "POST"} | SAME_ORIGIN
+    for path in (CANCEL, "/evaluations/1/again", "/sign-out"):
+        for method in ("GET", "HEAD"):
+            address = f"{path}?_method=POST&key={browser.form_key()}"
+            assert waiting.http.request(method, address, headers=headers).status_code in (401, 404, 405)
     assert state(waiting, browser) == "queued"
     assert browser.get("/status").status_code == 200
 

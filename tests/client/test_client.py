@@ -1,8 +1,10 @@
 """The client against the application, and against what is not one."""
 
 import hashlib
+import os
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,12 @@ from app_in_process import App, app_in_process
 from compared_runs import put
 from long_lists import fill_lists
 from pandas import DataFrame
+from signed_in import new_token
 
 from evalsvc.client import ArtifactContent, Client
 from evalsvc.cluster.certificates import write_certificates
 from evalsvc.errors import (
+    CheckpointChanged,
     Conflict,
     DeadlineExceeded,
     Forbidden,
@@ -28,9 +32,13 @@ from evalsvc.errors import (
     WrongState,
 )
 from evalsvc.messages import ShardError
+from evalsvc.spec.documents import Progress
 from evalsvc.spec.documents.history import Point
 from evalsvc.store.runs.listing import MAX_CHECKPOINTS
-from evalsvc.store.tokens import create_token
+from evalsvc.store.views import LiveTask
+
+Handle = Callable[[httpx2.Request], httpx2.Response]
+Between = Callable[[Callable[[httpx2.Request, Handle], httpx2.Response]], None]
 
 
 @pytest.fixture
@@ -41,15 +49,9 @@ def app(tmp_path: Path) -> Iterator[App]:
 
 @pytest.fixture
 def client(app: App) -> Iterator[Client]:
-    with Client("http://evalsvc", transport=app.transport) as client:
+    with Client("http://evalsvc//", transport=app.transport) as client:
+        assert client.url == "http://evalsvc", "an address may end in slashes"
         yield client
-
-
-@pytest.mark.parametrize("end", ["/", "//"])
-def test_an_address_may_end_in_slashes(app: App, end: str) -> None:
-    with Client(f"http://evalsvc{end}", transport=app.transport) as client:
-        assert client.suites()
-        assert client.url == "http://evalsvc"
 
 
 def test_from_post_to_history(app: App, client: Client, weights: Path) -> None:
@@ -91,10 +93,12 @@ def test_a_run_that_is_behind_is_waited_for_within_patience(
 ) -> None:
     """By what the service says, and not in a loop that asks all the time."""
     client.put_plan("run-a", {"suites": [{"suite": "loss", "every": 1}], "when_behind": "refuse"})
-    client.submit("run-a", 25, str(weights))
-    with pytest.raises(RunBehind, match="is behind") as caught:
-        client.submit("run-a", 50, str(weights), patience=29)
+    client.submit("run-a", 25, str(weights), spool="link")
+    with pytest.raises(RunBehind, match=r"'run-a' is behind.*nothing was stored.*post step 50 again in 30 s") as caught:
+        client.submit("run-a", 50, str(weights), spool="link", patience=29)
     assert caught.value.retry_after == 30
+    assert [item.step for item in client.run("run-a").checkpoints] == [25]
+    assert [folder.name for folder in (app.settings.data_path / "spool").iterdir() if folder.is_dir()] == ["1"]
     slept: list[float] = []
 
     def sleep(seconds: float) -> None:
@@ -106,20 +110,14 @@ def test_a_run_that_is_behind_is_waited_for_within_patience(
     assert slept == [30]
 
 
-@pytest.mark.parametrize(
-    ("header", "seconds"), [("7", 7), ("9" * 400, 3600), ("-5", None), ("soon", None), ("²", None), ("", None)]
-)
-def test_what_another_service_says_of_the_wait_is_bounded(header: str, seconds: int | None) -> None:
-    def answer(_request: httpx2.Request) -> httpx2.Response:
-        content = {"code": "run_behind", "detail": "behind"}
-        return httpx2.Response(429, json=content, headers=[(b"retry-after", header.encode("latin-1"))])
-
-    with (
-        Client("http://evalsvc", transport=httpx2.MockTransport(answer)) as client,
-        pytest.raises(RunBehind) as caught,
-    ):
-        client.submit("run-a", 1, "/a.pt")
-    assert caught.value.retry_after == seconds
+def test_what_another_service_says_of_the_wait_is_bounded() -> None:
+    content = {"code": "run_behind", "detail": "behind"}
+    for header, seconds in {"7": 7, "9" * 400: 3600, "-5": None, "soon": None, "²": None, "": None}.items():
+        given = [(b"retry-after", header.encode("latin-1"))]
+        transport = httpx2.MockTransport(lambda _, given=given: httpx2.Response(429, json=content, headers=given))
+        with Client("http://evalsvc", transport=transport) as client, pytest.raises(RunBehind) as caught:
+            client.submit("run-a", 1, "/a.pt")
+        assert caught.value.retry_after == seconds
 
 
 def test_comparisons_and_tables_for_notebooks(app: App, client: Client) -> None:
@@ -161,49 +159,35 @@ def test_a_long_history_is_imported_and_read_in_parts(client: Client) -> None:
     assert (summary.best.step, summary.best.value) == (98, 1.25)
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        "http://me:hunter2@127.0.0.1:1",
-        "http://a/b:hunter2@127.0.0.1:1",
-        "http://me:hunter2@x@127.0.0.1:1",
-        "a:hunter2@x",
-    ],
-)
-def test_nobody_answers(url: str) -> None:
+def test_nobody_answers() -> None:
     """Nor is a password in the address shown; why nobody answers is tested in test_connection_errors."""
-    with Client(url) as client, pytest.raises(ServiceUnreachable) as caught:
-        client.runs()
-    assert "--url (EVALSVC_URL)" in caught.value.message
-    assert "hunter2" not in caught.value.message
+    for name in ("http://me:hunter2@127.0.0.1:1", "http://a/b:hunter2@127.0.0.1:1", "a:hunter2@x"):
+        with Client(name) as client, pytest.raises(ServiceUnreachable, match=r"--url \(EVALSVC_URL\)") as caught:
+            client.runs()
+        assert "hunter2" not in caught.value.message
 
 
-@pytest.mark.parametrize(
-    "response",
-    [
+def test_a_stranger_answers() -> None:
+    for response in (
         httpx2.Response(200, text="<html>"),
         httpx2.Response(502, text="bad gateway"),
         httpx2.Response(404, json={"detail": "Not Found"}),
         httpx2.Response(200, json=[]),
-    ],
-)
-def test_a_stranger_answers(response: httpx2.Response) -> None:
-    transport = httpx2.MockTransport(lambda request: response)
-    with Client(transport=transport) as client, pytest.raises(ServiceUnreachable, match="is no evalsvc"):
-        client.runs()
+    ):
+        transport = httpx2.MockTransport(lambda _request, response=response: response)
+        with Client(transport=transport) as client, pytest.raises(ServiceUnreachable, match="is no evalsvc"):
+            client.runs()
 
 
-@pytest.mark.parametrize(("etag", "is_whole"), [(hashlib.sha256(b"png").hexdigest(), True), ("0" * 64, False)])
-def test_the_content_of_an_artifact_is_checked(etag: str, is_whole: bool) -> None:
+def test_the_content_of_an_artifact_is_checked() -> None:
     """A proxy that cuts an answer short must not leave half an image behind as if it were whole."""
-    headers = {"ETag": f'"{etag}"', "Content-Type": "image/png"}
-    transport = httpx2.MockTransport(lambda request: httpx2.Response(200, content=b"png", headers=headers))
+    digest, content = hashlib.sha256(b"png").hexdigest(), [b"png", b"pn"]
+    headers = {"ETag": f'"{digest}"', "Content-Type": "image/png"}
+    transport = httpx2.MockTransport(lambda _: httpx2.Response(200, content=content.pop(0), headers=headers))
     with Client("http://evalsvc", transport=transport) as client:
-        if is_whole:
-            assert client.artifact_content(7) == ArtifactContent(b"png", "image/png", etag)
-        else:
-            with pytest.raises(ServiceUnreachable, match=r"/v1/artifacts/7 .* came damaged"):
-                client.artifact_content(7)
+        assert client.artifact_content(7) == ArtifactContent(b"png", "image/png", digest)
+        with pytest.raises(ServiceUnreachable, match=r"/v1/artifacts/7 .* came damaged"):
+            client.artifact_content(7)
 
 
 def test_an_answer_of_another_version() -> None:
@@ -213,9 +197,8 @@ def test_an_answer_of_another_version() -> None:
     with Client(transport=transport) as client:
         assert client.runs()[0].last_step == 5
         del run["values"]
-        with pytest.raises(
-            ServiceUnreachable, match=r"of this version \(GET /v1/runs: runs.0.values: field required\)"
-        ):
+        words = r"of this version \(GET /v1/runs: runs.0.values: field required\)"
+        with pytest.raises(ServiceUnreachable, match=words):
             client.runs()
 
 
@@ -235,26 +218,13 @@ def test_the_token_is_shown_to_the_service_and_to_nobody_else() -> None:
 
 
 def test_what_the_door_says_is_raised_as_its_own(app: App, client: Client) -> None:
-    with app.store.transaction() as session:
-        token = create_token(session, "ci", "read")
+    token = new_token(app, "read")
     with pytest.raises(Unauthorized, match="EVALSVC_TOKEN"):
         client.runs()
     with Client("http://evalsvc", token=token, transport=app.transport) as client:
         assert client.runs() == []
         with pytest.raises(Forbidden, match=r"PUT /v1/suites/a needs submit"):
             client.put_suite("a", "tasks: []")
-
-
-@pytest.mark.parametrize(
-    ("url", "verifies"), [("https://evalsvc", True), ("HTTPS://evalsvc", True), ("http://evalsvc", False)]
-)
-def test_certificates_are_verified_wherever_there_are_some(
-    url: str, verifies: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given: dict[str, Any] = {}
-    monkeypatch.setattr(httpx2, "Client", lambda **options: given.update(options))
-    Client(url)
-    assert (given["verify"] and given["verify"].verify_mode == ssl.CERT_REQUIRED) is verifies
 
 
 def test_what_is_known_before_the_end(app: App, client: Client, weights: Path) -> None:
@@ -267,6 +237,9 @@ def test_what_is_known_before_the_end(app: App, client: Client, weights: Path) -
     assert set(seen) == {"queued"}
     for _ in ("plan", "run", "look"):
         app.coordinator.step()
+    app.coordinator.tasks = {1: LiveTask(done=1, per_second=0.5)}
+    progress = Progress(done=5, total=8, unit="sequences", per_second=0.5, seconds_left=6.0)
+    assert client.evaluation(number).tasks[0].progress == progress
     (interim,) = client.interim(number).values()
     assert (interim.done, interim.metrics[0].value) == (4, 1.25)
     assert client.history("run-a").series == []
@@ -313,11 +286,16 @@ def test_suites_plans_bases_and_results(app: App, client: Client, weights: Path)
         client.submit(None, None, str(weights))
 
 
-def test_the_authority_is_that_of_other_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_certificates_are_verified_by_the_authority_of_other_programs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given: dict[str, Any] = {}
     pem = tmp_path / "ca.pem"
     with monkeypatch.context() as patch:
         patch.setattr(httpx2, "Client", lambda **options: given.update(options))
+        for url, verifies in {"https://evalsvc": True, "HTTPS://evalsvc": True, "http://evalsvc": False}.items():
+            Client(url)
+            assert (given["verify"] and given["verify"].verify_mode == ssl.CERT_REQUIRED) is verifies
         patch.setenv("SSL_CERT_FILE", str(write_certificates(tmp_path)["ca.pem"]))
         Client("https://evalsvc")
         [found] = given["verify"].get_ca_certs()
@@ -328,3 +306,176 @@ def test_the_authority_is_that_of_other_programs(tmp_path: Path, monkeypatch: py
     for path, words in ((pem, "no file of certificates"), (tmp_path / "nowhere.pem", "no such file")):
         with pytest.raises(InvalidRequest, match=words):
             Client("https://evalsvc", ca=str(path))
+
+
+@pytest.fixture
+def taking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[App, Client]]:
+    """An application that takes uploads, and a client that sends small parts and waits for nothing."""
+    for name, value in {"PART_BYTES": 1000, "SMALLEST_PART": 100, "FIRST_DELAY": 0.0, "LONGEST_DELAY": 0.0}.items():
+        monkeypatch.setattr(f"evalsvc.client.uploads.{name}", value)
+    with (
+        app_in_process(tmp_path / "taking", upload_bytes=10_000_000) as app,
+        Client("http://evalsvc", transport=app.transport) as client,
+    ):
+        yield app, client
+
+
+@pytest.fixture
+def between(taking: tuple[App, Client], monkeypatch: pytest.MonkeyPatch) -> Between:
+    """Puts a function between client and application, which gets each request and what answers it."""
+    transport = taking[0].transport
+    handle = transport.handle_request
+    return lambda answer: monkeypatch.setattr(transport, "handle_request", lambda request: answer(request, handle))
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "epoch_7.pt"
+    path.write_bytes(bytes(range(256)) * 20)
+    return path
+
+
+def uploaded(app: App) -> bytes:
+    """What the spool has of the only checkpoint."""
+    [path] = (app.settings.data_path / "spool" / "1").iterdir()
+    return path.read_bytes()
+
+
+def test_a_file_is_sent_and_posted(taking: tuple[App, Client], file: Path) -> None:
+    app, client = taking
+    said: list[tuple[str, int, int]] = []
+    options: dict[str, Any] = {"model": "open_lm_160m", "upload": True, "report": lambda *report: said.append(report)}
+    posted = client.submit("run-a", 25, str(file), suites=["loss"], **options)
+    assert uploaded(app) == file.read_bytes()
+    read = [("reading", min(done, 5120), 5120) for done in range(1000, 6001, 1000)]
+    assert said == [*read, *(("sending", offset, 5120) for offset in range(0, 5120, 1000))]
+    assert client.submit("run-a", 25, str(file), suites=["loss"], **options) == posted
+    assert said[12:] == read, "what the service has is not sent again"
+
+
+def test_an_upload_goes_on_after_every_failure(taking: tuple[App, Client], file: Path, between: Between) -> None:
+    """Requests and answers are lost, a proxy answers in the place of the service, parts are damaged on the way."""
+    app, client = taking
+    count = 0
+
+    def unreliable(request: httpx2.Request, handle: Handle) -> httpx2.Response:
+        nonlocal count
+        count += 1
+        if count % 5 == 0:
+            raise httpx2.ConnectError("connection refused")
+        if count % 7 == 0:
+            handle(request)
+            raise httpx2.ReadError("connection reset")
+        if count % 11 == 0:
+            return httpx2.Response(502, text="<html>Bad Gateway</html>")
+        if count % 13 == 0 and request.method == "PATCH":
+            damaged = httpx2.Request("PATCH", request.url, headers=request.headers, content=request.content[::-1])
+            return handle(damaged)
+        return handle(request)
+
+    between(unreliable)
+    uri = client.upload(str(file))
+    assert count > 13
+    between(lambda request, handle: handle(request))
+    client.submit("run-a", 25, uri, model="open_lm_160m")
+    assert uploaded(app) == file.read_bytes()
+
+
+def test_a_connection_that_breaks_within_every_part_makes_progress(
+    taking: tuple[App, Client], file: Path, between: Between
+) -> None:
+    """A part with a checksum counts as a whole, so a connection that carries 300 bytes needs smaller parts."""
+    sent = []
+
+    def narrow(request: httpx2.Request, handle: Handle) -> httpx2.Response:
+        sent.append(len(request.content))
+        if len(request.content) > 300:
+            raise httpx2.WriteError("broken pipe")
+        return handle(request)
+
+    between(narrow)
+    taking[1].upload(str(file))
+    assert sum(sent) < 5 * 5120
+
+
+def test_another_process_finds_the_upload_and_goes_on(taking: tuple[App, Client], file: Path) -> None:
+    app, client = taking
+
+    class Killed(Exception):
+        pass
+
+    def die(what: str, done: int, size: int) -> None:
+        if (what, done) == ("sending", 3000):
+            raise Killed
+
+    with pytest.raises(Killed):
+        client.upload(str(file), report=die)
+    said: list[tuple[str, int, int]] = []
+    with Client("http://evalsvc", transport=app.transport) as other:
+        other.upload(str(file), report=lambda *report: said.append(report))
+    assert [done for what, done, _ in said if what == "sending"] == [3000, 4000, 5000]
+
+
+def test_an_upload_is_given_up_in_time(taking: tuple[App, Client], file: Path, between: Between) -> None:
+    def refuse(request: httpx2.Request, handle: Handle) -> httpx2.Response:
+        if request.method == "PATCH":
+            raise httpx2.ConnectError("connection refused")
+        return handle(request)
+
+    between(refuse)
+    with pytest.raises(ServiceUnreachable, match="connection refused"):
+        taking[1].upload(str(file), patience=0.05)
+
+
+def test_a_file_that_is_too_large_is_refused_before_it_is_read(taking: tuple[App, Client], tmp_path: Path) -> None:
+    """250 MB were read for seconds, and refused then."""
+    _app, client = taking
+    large, said = tmp_path / "large.pt", []
+    with large.open("wb") as stream:
+        stream.truncate(10_000_001)
+    for send in (client.upload, partial(client.submit, "run-a", 25, model="open_lm_160m", upload=True)):
+        with pytest.raises(InvalidRequest, match=r"large.pt has 10,000,001 bytes, .* together may take 10,000,000"):
+            send(str(large), report=lambda *report: said.append(report))
+    assert said == []
+
+
+def test_a_file_that_cannot_be_sent(taking: tuple[App, Client], file: Path, tmp_path: Path) -> None:
+    app, client = taking
+    (tmp_path / "empty").touch()
+    os.mkfifo(tmp_path / "pipe")
+    for path, words in (
+        (tmp_path, "is a folder"),
+        (tmp_path / "nowhere", "no such file.*; "),
+        (tmp_path / "empty", "is empty"),
+        (tmp_path / "pipe", "no file on a disk"),
+    ):
+        with pytest.raises(InvalidRequest, match=f"{path}.*{words}"):
+            client.submit("run-a", 25, str(path), upload=True)
+    with pytest.raises(InvalidRequest, match="model is missing"):
+        client.submit("run-a", 25, str(file), upload=True)
+    with pytest.raises(CheckpointChanged, match="was announced"):
+        client.upload(str(file), sha256="0" * 64)
+    assert os.listdir(app.settings.uploads_path) == []
+
+
+@pytest.mark.parametrize(
+    ("what", "done", "size"), [("reading", 2000, 2500), ("sending", 2000, 2500), ("sending", 5000, 9000)]
+)
+def test_a_file_that_is_written_to_is_noticed(
+    taking: tuple[App, Client], file: Path, what: str, done: int, size: int
+) -> None:
+    _app, client = taking
+
+    def write(*report: object) -> None:
+        if report == (what, done, 5120):
+            os.truncate(file, size)
+
+    with pytest.raises(CheckpointChanged, match="once it is complete"):
+        client.upload(str(file), report=write)
+
+
+def test_a_proxy_that_refuses_parts_is_named(taking: tuple[App, Client], file: Path, between: Between) -> None:
+    too_large = httpx2.Response(413, text="<html>Request Entity Too Large</html>")
+    between(lambda request, handle: too_large if request.method == "PATCH" else handle(request))
+    with pytest.raises(InvalidRequest, match="client_max_body_size"):
+        taking[1].upload(str(file))

@@ -1,6 +1,7 @@
-"""Browsers that sign in to the application of a test."""
+"""Browsers and tokens of the application of a test, and requests that no client tidies."""
 
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
@@ -43,36 +44,35 @@ class Browser:
         return shown[1]
 
 
-def get_exactly(app: App, path: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
-    """Ask for a path as it is written, dots and slashes included, which clients would tidy; status, headers, body."""
-    sent: list[Any] = []
+def sent_by(
+    app: App, path: str, messages: Iterable[Any], headers: Mapping[str, str] | None = None, **scope: Any
+) -> list[Any]:
+    """Return what the application sends to a request as a server passes it on, and to a client that leaves then."""
+    incoming, sent = iter(messages), list[Any]()
 
     async def receive() -> Any:
-        return {"type": "http.request", "body": b"", "more_body": False}
+        return next(incoming, {"type": "http.disconnect"})
 
     async def send(message: Any) -> None:
         sent.append(message)
 
-    pairs = {"host": "evalsvc", **headers}
-    scope = {
-        "type": "http",
-        "method": "GET",
-        "scheme": "http",
-        "path": unquote(path),
-        "raw_path": path.encode(),
-        "query_string": b"",
-        "headers": [(name.lower().encode(), value.encode("latin-1")) for name, value in pairs.items()],
-        "client": ("127.0.0.1", 1),
-        "server": ("127.0.0.1", 80),
-    }
-    app.portal.call(app.app, scope, receive, send)
-    answered = {name.decode(): value.decode("latin-1") for name, value in sent[0]["headers"]}
-    return sent[0]["status"], answered, b"".join(message.get("body", b"") for message in sent)
+    raw, _, query = path.partition("?")
+    pairs = {"host": "evalsvc", **(headers or {})}.items()
+    address = {"path": unquote(raw), "raw_path": raw.encode(), "query_string": query.encode(), "scheme": "http"}
+    given = [(name.lower().encode(), value.encode("latin-1")) for name, value in pairs]
+    request = {"type": "http", "method": "GET", "headers": given, "client": ("127.0.0.1", 1), "server": ("evalsvc", 80)}
+    app.portal.call(app.app, address | request | scope, receive, send)
+    return sent
 
 
 def new_token(app: App, scope: TokenScope, name: str = "") -> str:
     with app.store.transaction() as session:
         return create_token(session, name or scope, scope)
+
+
+def bearer(app: App, scope: TokenScope, name: str = "") -> dict[str, str]:
+    """Create a token; return the headers that show it."""
+    return {"Authorization": f"Bearer {new_token(app, scope, name)}"}
 
 
 def signed_in(app: App, scope: TokenScope, name: str = "") -> Browser:

@@ -1,61 +1,45 @@
 """Who is let in, and what for."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import pytest
 from app_in_process import App, needs_by_route, refused
+from signed_in import SAME_ORIGIN, Browser, bearer, new_token, sent_by, signed_in
 from sqlalchemy.exc import OperationalError
 
-from evalsvc.access_tokens import TokenScope, new_token
+from evalsvc import access_tokens
 from evalsvc.api.app import create_app
-from evalsvc.api.middleware import authentication
+from evalsvc.api.middleware import authentication, bodies
 from evalsvc.api.routes import docs
 from evalsvc.api.routing import router_of
 from evalsvc.config import Settings
-from evalsvc.store.tokens import all_tokens, create_token, revoke_token
+from evalsvc.store.tokens import all_tokens, revoke_token
 
-Tokens = Callable[..., dict[str, str]]
 Start = Callable[..., App]
 
 
-@pytest.fixture(autouse=True)
-def _no_copy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(authentication, "LIFETIME", -1.0)
-
-
-@pytest.fixture
-def token(app: App) -> Tokens:
-    """Makes a token; the headers that show it."""
-
-    def make(scope: TokenScope = "read", name: str = "", days: float | None = None) -> dict[str, str]:
-        with app.store.transaction() as session:
-            return {"Authorization": f"Bearer {create_token(session, name or scope, scope, days)}"}
-
-    return make
-
-
-# Open or not
-
-
-def test_with_the_first_token_nobody_comes_in_without(app: App, token: Tokens, weights: Path) -> None:
-    """While the service runs: nothing has to be started anew."""
+def test_with_the_first_token_nobody_comes_in_without(app: App, weights: Path) -> None:
+    """While the service runs, and after the last token was revoked: nothing has to be started anew."""
     assert app.http.get("/v1/runs").status_code == 200
-    headers = token("submit")
+    headers = bearer(app, "submit")
     response = app.http.get("/v1/runs")
     detail = refused(response, 401, "unauthorized", "this service needs a token", "EVALSVC_TOKEN", "tokens create")
     assert response.headers["www-authenticate"] == 'Bearer realm="evalsvc"'
     assert "submit" not in detail
     refused(app.post(weights), 401, "unauthorized")
     assert app.http.get("/v1/runs", headers=headers).json()["runs"] == []
+    with app.store.transaction() as session:
+        revoke_token(session, "submit")
+    refused(app.http.get("/v1/runs"), 401, "unauthorized")
+    refused(app.http.get("/v1/runs", headers=headers), 401, "unauthorized", "the token 'submit' was revoked")
 
 
-def test_every_route_but_the_open_ones_asks_for_a_token(app: App, token: Tokens) -> None:
+def test_every_route_but_the_open_ones_asks_for_a_token(app: App) -> None:
     """Whatever is there, and whatever is not: what exists is nobody's business."""
-    token()
+    bearer(app, "read")
     closed = {route for route, needed in needs_by_route(app.app).items() if needed and needed.scope}
     asked = {route for route in closed if route[1].startswith("/v1/") or route[1] == "/metrics"}
     paths = app.http.get("/openapi.json").json()["paths"]
@@ -69,48 +53,37 @@ def test_every_route_but_the_open_ones_asks_for_a_token(app: App, token: Tokens)
         assert "evalsvc" not in response.text or response.status_code in (401, 429)
 
 
-def test_open_routes_tell_only_that_the_service_lives(app: App, token: Tokens) -> None:
-    headers = token()
+def test_open_routes_tell_only_that_the_service_lives(app: App) -> None:
+    headers = bearer(app, "read")
     app.coordinator.processes = 0
     assert app.http.get("/healthz").json()["status"] == "ok"
     assert app.http.get("/docs").status_code == 200
     assert refused(app.http.get("/readyz"), 503, "not_ready").endswith("send a token to see what is missing")
     refused(app.http.get("/readyz", headers=headers), 503, "not_ready", "no live worker")
     app.coordinator.processes = 1
-    assert app.http.get("/readyz").json() == {"status": "ok"}
-    assert app.http.get("/readyz", headers={"Authorization": f"Bearer {new_token()}"}).json() == {"status": "ok"}
+    wrong = {"Authorization": f"Bearer {access_tokens.new_token()}"}
+    assert app.http.get("/readyz").json() == app.http.get("/readyz", headers=wrong).json() == {"status": "ok"}
     assert app.http.get("/readyz", headers=headers).json()["workers"] == 1
 
 
-def test_the_service_stays_closed_when_the_last_token_is_revoked(app: App, token: Tokens) -> None:
-    headers = token()
-    with app.store.transaction() as session:
-        revoke_token(session, "read")
-    refused(app.http.get("/v1/runs"), 401, "unauthorized")
-    refused(app.http.get("/v1/runs", headers=headers), 401, "unauthorized", "the token 'read' was revoked")
-
-
-def test_an_address_that_others_reach_is_closed_without_any_token(start_app: Start) -> None:
+def test_an_address_that_others_reach_is_open_only_if_that_is_asked_for(start_app: Start) -> None:
     """`serve` refuses to start so; a database that is emptied later must not open it."""
     app = start_app(host="0.0.0.0")
     refused(app.http.get("/v1/runs"), 401, "unauthorized", "needs a token")
     assert app.http.get("/healthz").status_code == 200
-
-
-def test_an_address_that_others_reach_is_open_if_that_is_asked_for(start_app: Start) -> None:
     app = start_app(host="0.0.0.0", insecure=True, rate_limit=0.1)
     assert [app.http.get("/v1/runs").status_code for _ in range(2)] == [200, 429], "counted by address"
-    with app.store.transaction() as session:
-        create_token(session, "ci", "read")
+    bearer(app, "read")
     refused(app.http.get("/v1/runs"), 401, "unauthorized")
 
 
-# Wrong tokens
-
-
-def test_what_is_no_token_here(app: App, token: Tokens) -> None:
-    token()
+def test_what_is_no_token_here(app: App) -> None:
+    """Who reads the database must not come in by the hash that is kept there."""
+    shown = bearer(app, "read")["Authorization"].removeprefix("Bearer ")
+    with app.store.reading() as session:
+        (kept,) = all_tokens(session)
     for header, words in (
+        (f"Bearer {kept.sha256}", "does not know the token"),
         ("Bearer evalsvc_wrong", "does not know the token; check that the token was copied whole"),
         ("Bearer ", "does not know the token"),
         ("Bearer", "does not know the token"),
@@ -123,20 +96,13 @@ def test_what_is_no_token_here(app: App, token: Tokens) -> None:
         assert response.headers["www-authenticate"] == 'Bearer realm="evalsvc", error="invalid_token"'
         assert "dXNlcjpwYXNz" not in detail
         assert "evalsvc_wrong" not in detail
-
-
-def test_the_hash_is_no_token_and_a_token_in_the_address_is_none(app: App, token: Tokens) -> None:
-    """Who reads the database must not come in by what is kept there; addresses end up in logs and histories."""
-    shown = token()["Authorization"].removeprefix("Bearer ")
+    # Addresses end up in logs and histories.
     refused(app.http.get("/v1/runs", params={"token": shown}), 401, "unauthorized")
-    with app.store.reading() as session:
-        (kept,) = all_tokens(session)
-    refused(app.http.get("/v1/runs", headers={"Authorization": f"Bearer {kept.sha256}"}), 401, "unauthorized")
 
 
-def test_wrong_tokens_are_slowed_down_and_right_ones_not(app: App, token: Tokens) -> None:
+def test_wrong_tokens_are_slowed_down_and_right_ones_not(app: App) -> None:
     """A neighbour behind the same address must not be locked out by who tries there."""
-    headers = token()
+    headers = bearer(app, "read")
     statuses = [app.http.get("/v1/runs").status_code for _ in range(12)]
     assert statuses == [401] * 10 + [429] * 2
     response = app.http.get("/v1/runs")
@@ -146,9 +112,9 @@ def test_wrong_tokens_are_slowed_down_and_right_ones_not(app: App, token: Tokens
 
 
 @pytest.mark.parametrize("path", ["/readyz", "/openapi.json", "/sign-in", "/v1/runs"])
-def test_wrong_tokens_count_wherever_a_token_is_looked_at(app: App, token: Tokens, path: str) -> None:
+def test_wrong_tokens_count_wherever_a_token_is_looked_at(app: App, path: str) -> None:
     """At `/readyz`, whose answer shows whether a token is right, tokens could be tried without a limit."""
-    headers, wrong = token(), {"Authorization": f"Bearer evs_{'A' * 43}"}
+    headers, wrong = bearer(app, "read"), {"Authorization": f"Bearer evs_{'A' * 43}"}
     assert {app.http.get(path).status_code for _ in range(20)} <= ({429, 401} if path == "/v1/runs" else {200})
     statuses = [app.http.get(path, headers=wrong).status_code for _ in range(12)]
     assert 429 in statuses
@@ -158,13 +124,13 @@ def test_wrong_tokens_count_wherever_a_token_is_looked_at(app: App, token: Token
     assert app.http.get(path, headers=headers).status_code == 200
 
 
-# Scopes
-
-
-def test_what_changes_something_is_not_read(app: App) -> None:
-    scopes = {route: needed.scope for route, needed in needs_by_route(app.app).items() if needed and needed.scope}
+def test_what_changes_something_is_not_read_and_two_bodies_have_limits_of_their_own(app: App) -> None:
+    needed = {route: need for route, need in needs_by_route(app.app).items() if need}
+    scopes = {route: need.scope for route, need in needed.items() if need.scope}
     assert [route for route, scope in scopes.items() if (route[0] == "GET") != (scope == "read")] == []
     assert [route for route, scope in scopes.items() if route[0] == "DELETE" and scope != "admin"] == []
+    limits = {route: need.body for route, need in needed.items() if need.body != bodies.MAX_BODY}
+    assert limits == {("POST", "/v1/runs/{run}/metrics"): bodies.MAX_IMPORT, ("PATCH", "/v1/uploads/{sha256}"): None}
 
 
 def test_a_route_without_a_scope_fails_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,10 +141,10 @@ def test_a_route_without_a_scope_fails_at_the_start(monkeypatch: pytest.MonkeyPa
         router_of().get("/v1/new")(lambda: "found")
 
 
-def test_scopes(app: App, token: Tokens) -> None:
+def test_scopes(app: App) -> None:
     """A route that was added without a scope needs admin by itself."""
     app.app.add_api_route("/hidden", lambda: "found", include_in_schema=False)
-    tokens = {scope: token(scope) for scope in ("read", "submit", "admin")}
+    tokens = {scope: bearer(app, scope) for scope in ("read", "submit", "admin")}
     for scope, method, path, needed in (
         ("read", "GET", "/v1/runs", None),
         ("read", "POST", "/v1/checkpoints", "submit"),
@@ -196,88 +162,51 @@ def test_scopes(app: App, token: Tokens) -> None:
             refused(response, 403, "forbidden", words, f"evalsvc tokens create NAME --scope {needed}")
 
 
-# Rates
-
-
 def test_a_token_that_asks_too_often_is_told_when_to_ask_again(start_app: Start) -> None:
     app = start_app(rate_limit=0.1)
     assert {app.http.get("/v1/runs").status_code for _ in range(20)} == {200}, "open: no limit on this machine"
-    with app.store.transaction() as session:
-        one, other = (create_token(session, name, "read") for name in ("one", "other"))
-    asked = [app.http.get("/v1/runs", headers={"Authorization": f"Bearer {one}"}) for _ in range(3)]
+    one, other = (bearer(app, "read", name) for name in ("one", "other"))
+    asked = [app.http.get("/v1/runs", headers=one) for _ in range(3)]
     assert [response.status_code for response in asked] == [200, 429, 429]
     words = ("token one sent more than 0.1 requests a second", "try again in 10 s")
     refused(asked[1], 429, "rate_limited", *words)
     assert asked[1].headers["retry-after"] == "10"
-    assert app.http.get("/v1/runs", headers={"Authorization": f"Bearer {other}"}).status_code == 200
+    assert app.http.get("/v1/runs", headers=other).status_code == 200
 
 
-# The document
-
-
-@pytest.mark.parametrize("closed", [False, True])
-def test_the_document_tells_of_the_door(app: App, token: Tokens, closed: bool) -> None:
+def test_the_document_tells_of_the_door(app: App) -> None:
     """Generated clients, and tests that look for routes that let in whom they should not, go by it."""
-    if closed:
-        token()
-    document, scopes = app.http.get("/openapi.json").json(), needs_by_route(app.app)
-    assert document["components"]["securitySchemes"]["token"]["scheme"] == "bearer"
-    for path, operations in document["paths"].items():
-        for method, operation in operations.items():
-            if path in ("/healthz", "/readyz"):
-                assert not operation.keys() & {"security", "x-scope"}, path
-                continue
-            assert operation["security"] == ([{"token": []}] if closed else [{"token": []}, {}])
-            assert operation["x-scope"] == scopes[method.upper(), path].scope
-            assert {"401", "403", "429"} <= operation["responses"].keys()
+    scopes = needs_by_route(app.app)
+    for security in ([{"token": []}, {}], [{"token": []}]):
+        document = app.http.get("/openapi.json").json()
+        assert document["components"]["securitySchemes"]["token"]["scheme"] == "bearer"
+        operations = [(path, *each) for path, item in document["paths"].items() for each in item.items()]
+        for path, method, operation in operations:
+            is_open = path in ("/healthz", "/readyz")
+            assert operation.get("security") == (None if is_open else security), path
+            assert operation.get("x-scope") == scopes[method.upper(), path].scope
             assert ("413" in operation["responses"]) == ("requestBody" in operation)
+        bearer(app, "read", str(len(security)))  # closes the door
 
 
-def away(session: object) -> list[object]:
-    raise OperationalError("SELECT", {}, Exception("connection refused"))
-
-
-@pytest.mark.parametrize("settings", [{}, {"host": "0.0.0.0", "insecure": True}], ids=["here", "elsewhere"])
-def test_whether_there_are_tokens_is_not_known(
-    start_app: Start, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
-) -> None:
+def test_whether_there_are_tokens_is_not_known(start_app: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """A database that has never answered: nobody is let in on the chance that there are none."""
 
     def away(session: object) -> list[object]:
         raise OperationalError("SELECT", {}, Exception("connection refused"))
 
     monkeypatch.setattr(authentication, "all_tokens", away)
-    app = start_app(**settings)
-    refused(app.http.get("/v1/runs"), 503, "database_unusable", "connection refused")
-    assert app.http.get("/healthz").status_code == 200
-    assert ("database" in app.http.get("/readyz").json()) == (not settings), "on this machine the operator is told all"
+    for here, settings in {True: {}, False: {"host": "0.0.0.0", "insecure": True}}.items():
+        app = start_app(**settings)
+        refused(app.http.get("/v1/runs"), 503, "database_unusable", "connection refused")
+        assert app.http.get("/healthz").status_code == 200
+        assert ("database" in app.http.get("/readyz").json()) is here, "on this machine the operator is told all"
 
 
-# Ways around
-
-EMPTY = {"type": "http.request", "body": b""}
-PIECE = {"type": "http.request", "body": b" " * 100_000, "more_body": True}
-
-
-def sent_by(app: App, incoming: Iterable[Any], headers: dict[str, str], **scope: Any) -> list[Any]:
-    """Return what the application sends to a request that a server passes on unchanged."""
-    messages, sent = iter(incoming), list[Any]()
-
-    async def receive() -> Any:
-        return next(messages)
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    pairs = [(name.lower().encode(), text.encode()) for name, text in ({"Host": "evalsvc"} | headers).items()]
-    scope = {"type": "http", "query_string": b"", "headers": pairs, "client": ("10.0.0.1", 1)} | scope
-    app.portal.call(app.app, scope, receive, send)
-    return sent
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "headers", "status"),
-    [
+def test_no_spelling_of_a_request_needs_less(app: App) -> None:
+    """The scope is that of the route that the router takes, and no header names another one."""
+    read, empty = bearer(app, "read"), {"type": "http.request", "body": b""}
+    cases: list[tuple[str, str, dict[str, str], int]] = [
         ("POST", "/v1/check%70oints", {}, 403),
         ("POST", "/v1//checkpoints", {}, 404),
         ("POST", "/v1/checkpoints/", {}, 307),
@@ -296,42 +225,123 @@ def sent_by(app: App, incoming: Iterable[Any], headers: dict[str, str], **scope:
         ("HEAD", "/v1/prune", {}, 405),
         ("TRACE", "/v1/runs", {}, 405),
         ("delete", "/v1/runs/a", {}, 405),
-    ],
-)
-def test_no_spelling_of_a_request_needs_less(
-    app: App, token: Tokens, method: str, path: str, headers: dict[str, str], status: int
-) -> None:
-    """The scope is that of the route that the router takes, and no header names another one."""
-    raw, _, query = path.partition("?")
-    address = {"path": unquote(raw), "raw_path": raw.encode(), "query_string": query.encode()}
-    sent = sent_by(app, [EMPTY], token("read") | headers, method=method, **address)
-    assert sent[0]["status"] == status
+    ]
+    for method, path, headers, status in cases:
+        assert sent_by(app, path, [empty], read | headers, method=method)[0]["status"] == status, path
 
 
-def test_the_first_of_two_tokens_counts(app: App, token: Tokens) -> None:
-    read, admin = (token(scope)["Authorization"] for scope in ("read", "admin"))
+def test_the_first_of_two_tokens_counts(app: App) -> None:
+    read, admin = (bearer(app, scope)["Authorization"] for scope in ("read", "admin"))
     for values, status in (((read, admin), 403), (("Bearer evs_wrong", admin), 401), ((admin, read), 404)):
         headers = [("Authorization", value) for value in values]
         assert app.http.request("DELETE", "/v1/runs/a?confirm=a", headers=headers).status_code == status
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "incoming", "status"),
-    [
-        ("GET", "/v1/runs", [], 200),
-        ("POST", "/v1/checkpoints", [PIECE] * 11, 413),
-        ("POST", "/v1/nothing", [], 404),
-        ("POST", "/v1/prune", [], 403),
-    ],
-)
-def test_no_more_of_a_body_is_read_than_the_route_takes(
-    app: App, token: Tokens, method: str, path: str, incoming: list[Any], status: int
-) -> None:
+def test_no_more_of_a_body_is_read_than_the_route_takes(app: App) -> None:
     """A read takes none; a body without a length is counted as it arrives."""
-    headers = token("submit") | {"Content-Type": "application/json", "Transfer-Encoding": "chunked"}
-    assert sent_by(app, incoming, headers, method=method, path=path)[0]["status"] == status
+
+    def only(pieces: int) -> Iterator[Any]:
+        yield from [{"type": "http.request", "body": b" " * 100_000, "more_body": True}] * pieces
+        raise AssertionError("more was read")
+
+    headers = bearer(app, "submit") | {"Content-Type": "application/json", "Transfer-Encoding": "chunked"}
+    for method, path, pieces, status in (
+        ("GET", "/v1/runs", 0, 200),
+        ("POST", "/v1/checkpoints", 11, 413),
+        ("POST", "/v1/nothing", 0, 404),
+        ("POST", "/v1/prune", 0, 403),
+    ):
+        assert sent_by(app, path, only(pieces), headers, method=method)[0]["status"] == status, path
 
 
 def test_no_socket_opens(app: App) -> None:
-    sent = sent_by(app, [{"type": "websocket.connect"}], {}, type="websocket", path="/v1/runs")
+    sent = sent_by(app, "/v1/runs", [{"type": "websocket.connect"}], type="websocket")
     assert [message["type"] for message in sent] == ["websocket.close"]
+
+
+def test_a_page_leads_to_the_sign_in_and_back(app: App) -> None:
+    assert app.http.get("/sign-in?next=/status").headers["location"] == "/status", "an open service asks for no token"
+    assert "Sign out" not in app.http.get("/").text
+    token = new_token(app, "read")
+    browser = Browser(app)
+    refusal = browser.get("/compare?a=x&b=y")
+    assert (refusal.status_code, refusal.headers["cache-control"]) == (303, "no-store")
+    assert refusal.headers["location"] == "/sign-in?next=%2Fcompare%3Fa%3Dx%26b%3Dy"
+    form = browser.get(refusal.headers["location"])
+    assert form.status_code == 200
+    assert 'name="next" value="/compare?a=x&amp;b=y"' in form.text
+    assert "no-store" in form.headers["cache-control"]
+    answer = browser.sign_in(token, "/compare?a=x&b=y")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/compare?a=x&b=y")
+    assert token not in str(answer.headers)
+    for path in ("/", "/status", "/v1/runs", "/v1/status"):
+        assert browser.get(path).status_code == 200, path
+    assert browser.get("/sign-in?next=/status").headers["location"] == "/status", "signed in already"
+
+
+def test_what_fetches_data_is_refused_and_not_led_away(app: App) -> None:
+    new_token(app, "read")
+    refused(app.http.get("/v1/runs"), 401, "unauthorized")
+    refused(app.http.get("/panels/curve.json?run=a&metric=b"), 401, "unauthorized")
+    assert app.http.get("/panels/curve.html?run=a&metric=b").status_code == 303
+    wrong = {"Authorization": "Bearer evalsvc_wrong"}
+    refused(app.http.get("/", headers=wrong), 401, "unauthorized", "does not know the token")
+
+
+def test_a_link_from_another_site_is_followed_once_more(app: App) -> None:
+    """A browser sends no strict cookie on the way from another site."""
+    browser = signed_in(app, "read")
+    there = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    answer = app.http.get("/runs/a?x=tokens&with=b", headers=there)
+    assert answer.status_code == 200
+    assert '<meta http-equiv="refresh" content="0; url=/runs/a?x=tokens&amp;with=b">' in answer.text
+    assert "sandbox" not in answer.headers["content-security-policy"], "a sandbox does not refresh"
+    assert browser.get("/status").status_code == 200
+
+
+def test_signing_out_ends_the_session(app: App) -> None:
+    browser = signed_in(app, "read")
+    answer = browser.post("/sign-out", {"key": browser.form_key()})
+    assert (answer.status_code, answer.headers["location"]) == (303, "/sign-in")
+    assert "Max-Age=0" in answer.headers["set-cookie"]
+    assert answer.headers["clear-site-data"] == '"cache"'
+    assert browser.get("/status").status_code == 303, "the old cookie is worth nothing"
+
+
+def test_a_revoked_token_ends_its_sessions(app: App) -> None:
+    browser, other = signed_in(app, "read", "one"), signed_in(app, "read", "two")
+    assert re.search(r"<span>one</span>\s*<button>Sign out", browser.get("/").text)
+    with app.store.transaction() as session:
+        revoke_token(session, "one")
+    assert browser.get("/status").status_code == 303
+    refused(browser.get("/v1/runs"), 401, "unauthorized", "the token 'one' was revoked")
+    assert other.get("/status").status_code == 200
+
+
+def test_wrong_tokens_are_told_and_slowed_down(app: App) -> None:
+    token = new_token(app, "read")
+    browser = Browser(app)
+    answers = [browser.sign_in("evalsvc_wrong") for _ in range(12)]
+    assert [answer.status_code for answer in answers] == [401] * 10 + [429] * 2
+    assert "this service does not know the token" in answers[0].text
+    assert "evalsvc_wrong" not in answers[0].text
+    assert 1 <= int(answers[-1].headers["retry-after"]) <= 6
+    assert "set-cookie" not in answers[-1].headers
+    assert browser.sign_in(token).status_code == 303, "the right token is not kept out by others at the address"
+
+
+def test_reads_are_open_where_that_is_set(start_app: Start, weights: Path) -> None:
+    app = start_app(open_reads=1)
+    token = new_token(app, "submit")
+    for path in ("/", "/status", "/v1/runs", "/metrics"):
+        assert app.http.get(path).status_code == 200, path
+    assert '<a href="/sign-in">Sign in</a>' in app.http.get("/").text
+    refused(app.post(weights), 401, "unauthorized")
+    refused(app.http.post("/evaluations/1/cancel", headers=SAME_ORIGIN), 401, "unauthorized")
+    refused(app.http.get("/v1/runs", headers={"Host": "evil.example"}), 403, "forbidden", "only accepts localhost")
+    operations = app.http.get("/openapi.json").json()["paths"]
+    assert {} in operations["/v1/runs"]["get"]["security"]
+    assert {} not in operations["/v1/checkpoints"]["post"]["security"]
+    browser = Browser(app)
+    assert browser.sign_in(token).status_code == 303
+    assert "Sign out" in browser.get("/").text

@@ -65,18 +65,9 @@ async def use(known: KnownTokens, store: Store) -> None:
         await asyncio.wrap_future(written)
 
 
-def test_a_use_that_cannot_be_written_disturbs_nobody(
-    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_uses_are_written_at_most_once_a_minute_and_disturb_nobody(
+    store: Store, later: list[float], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def locked(session: object, token: int, when: object) -> None:
-        raise OperationalError("UPDATE", {}, Exception("database is locked"))
-
-    monkeypatch.setattr(authentication, "note_use", locked)
-    asyncio.run(use(KnownTokens(), store))
-    assert "the use of token first could not be recorded: OperationalError" in caplog.text
-
-
-def test_uses_are_written_at_most_once_a_minute(store: Store, later: list[float]) -> None:
     """Else every request would be a write."""
     known, written = KnownTokens(), []
     for seconds in range(0, 150, 3):
@@ -87,6 +78,13 @@ def test_uses_are_written_at_most_once_a_minute(store: Store, later: list[float]
             written.append(row.last_used_at)
     assert None not in written
     assert len(set(written)) == 3, "at 0, 60 and 120 seconds"
+
+    def locked(session: object, token: int, when: object) -> None:
+        raise OperationalError("UPDATE", {}, Exception("database is locked"))
+
+    monkeypatch.setattr(authentication, "note_use", locked)
+    asyncio.run(use(KnownTokens(), store))
+    assert "the use of token first could not be recorded: OperationalError" in caplog.text
 
 
 def test_a_database_that_hangs_holds_up_nobody_for_long(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,6 +201,7 @@ def test_a_session_ends_after_its_lifetime_and_by_signing_out() -> None:
     kept = Sessions(lambda: clock[0])
     first, second = kept.begin(token("a")), kept.begin(token("a"))
     assert first != second
+    assert first not in repr(vars(kept)), "what a dump of the memory shows signs nobody in"
     kept.end(second)
     assert kept.find(second) is None
     clock[0] = sessions.SECONDS - 1
@@ -215,27 +214,17 @@ def test_a_session_ends_after_its_lifetime_and_by_signing_out() -> None:
     assert len(kept._sessions) == 1, "what has ended takes no memory"
 
 
-def test_many_sessions_end_the_oldest_one_of_the_same_token() -> None:
+def test_many_sessions_end_the_oldest_one_first_of_the_same_token(monkeypatch: pytest.MonkeyPatch) -> None:
     """A holder of one token cannot end the sessions of all others."""
     kept = Sessions()
     other = kept.begin(token("b"))
     first, *rest = (kept.begin(token("a")) for _ in range(sessions.SESSIONS_OF_TOKEN + 1))
     assert kept.find(first) is None
     assert all(kept.find(value) for value in (*rest, other))
-
-
-def test_the_number_of_sessions_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "SESSIONS", 3)
     kept = Sessions()
     values = [kept.begin(token(str(number))) for number in range(5)]
     assert [kept.find(value) is not None for value in values] == [False, False, True, True, True]
-
-
-def test_the_memory_holds_neither_cookies_nor_tokens() -> None:
-    """What a dump of the memory's dictionary shows signs nobody in."""
-    kept = Sessions()
-    value = kept.begin(token("a"))
-    assert value not in repr(vars(kept))
 
 
 def test_cookies_are_read_by_name_and_port() -> None:
@@ -259,21 +248,15 @@ def test_a_cookie_has_every_protection() -> None:
     assert "Max-Age=0" in set_cookie(scope(), "")
 
 
-@pytest.mark.parametrize(
-    "target",
-    [
+def test_nothing_leads_to_another_address() -> None:
+    for target in (
         *("//evil.example", "/\\evil.example", "\\\\evil.example", "https://evil.example", "javascript:alert(1)", ""),
         *("evil.example", "/\t/evil.example", "/\r\nSet-Cookie: a=b", "/a\nb", "/\x00", "/é", "/a b", "/" + "a" * 5000),
         *(" /", "/a\\b", "/\x7f"),
-    ],
-)
-def test_nothing_leads_to_another_address(target: str) -> None:
-    assert local_path(target) == "/"
-
-
-@pytest.mark.parametrize("target", ["/", "/runs/a%20b?step=3&with=c#d", "/compare?a=x%40%31&b=%2F%2Fevil.example"])
-def test_paths_of_this_service_are_kept(target: str) -> None:
-    assert local_path(target) == target
+    ):
+        assert local_path(target) == "/", target
+    for target in ("/", "/runs/a%20b?step=3&with=c#d", "/compare?a=x%40%31&b=%2F%2Fevil.example"):
+        assert local_path(target) == target
 
 
 def test_a_burst_and_then_the_rate() -> None:
@@ -285,23 +268,15 @@ def test_a_burst_and_then_the_rate() -> None:
     now[0] = 1000.0
     assert [buckets.take("a") for _ in range(6)] == [0, 0, 0, 0, 0, 1], "a bucket holds no more than a burst"
     assert buckets.take("b") == 0, "others are not concerned"
-
-
-def test_the_seconds_to_wait_are_enough() -> None:
-    """A client that waits as it was told must not be told to wait again."""
-    now = [0.0]
-    buckets = Rates(0.3, 1, lambda: now[0])
+    no_limit = Rates(0, 0)
+    assert not any(no_limit.take("a") for _ in range(1000))
+    now, buckets = [0.0], Rates(0.3, 1, lambda: now[0])
     assert buckets.take("a") == 0
-    for _ in range(20):
+    for _ in range(20):  # a client that waits as it was told must not be told to wait again
         wait = buckets.take("a")
         assert wait > 0
         now[0] += wait
         assert buckets.take("a") == 0
-
-
-def test_no_rate_is_no_limit() -> None:
-    buckets = Rates(0, 0)
-    assert not any(buckets.take("a") for _ in range(1000))
 
 
 def test_there_are_never_more_buckets_than_that(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,11 +289,5 @@ def test_there_are_never_more_buckets_than_that(monkeypatch: pytest.MonkeyPatch)
     assert buckets.take("a") == 1, "it was used after b, which went"
     assert buckets.take("b") == 0
     assert len(buckets._buckets) == 3
-
-
-@pytest.mark.parametrize(
-    ("host", "key"),
-    [("10.0.0.1", "10.0.0.1"), ("2001:db8::1", "2001:db8::/64"), ("testclient", "testclient")],
-)
-def test_addresses(host: str, key: str) -> None:
-    assert address_key(host) == key
+    hosts = ("10.0.0.1", "2001:db8::1", "testclient")
+    assert [address_key(host) for host in hosts] == ["10.0.0.1", "2001:db8::/64", "testclient"]

@@ -125,6 +125,9 @@ def test_reads_wait_for_each_other_and_nothing_else_waits_for_them() -> None:
         await asyncio.gather(*tasks)
 
     asyncio.run(run())
+    # A line feed in the name was no picture for the limit of reads, and one for the queue of pictures.
+    for name in ("a\n", "a\nb", "\u2028", ".svg", "a.png", ".", "\0"):
+        assert AT_ONCE.fullmatch(f"/panels/{name}.png"), name
 
 
 @pytest.mark.parametrize("cancelled", [True, False])
@@ -144,9 +147,3 @@ def test_a_read_that_fails_or_is_given_up_leaves_its_place(cancelled: bool) -> N
                 await task
 
     asyncio.run(run())
-
-
-def test_no_address_waits_for_pictures_in_a_place_of_other_reads() -> None:
-    """A line feed in the name was no picture for the limit of reads, and one for the queue of pictures."""
-    for name in ("curve", "a\n", "a\nb", "\u2028", ".svg", "a.png", ".", "\0"):
-        assert AT_ONCE.fullmatch(f"/panels/{name}.png"), name

@@ -59,19 +59,8 @@ def test_the_content_comes_with_its_type_and_never_changes(app: App, left: int) 
     answer = app.http.get(f"/v1/artifacts/{left}")
     assert (answer.content, answer.headers["content-type"]) == (b"pixels", "image/png")
     assert "immutable" in answer.headers["cache-control"]
-
-
-def test_only_reports_have_other_forms(app: App, left: int) -> None:
     words = "an artifact of kind 'sample' has no form 'text'; it has no other form than its content"
     refused(app.http.get(f"/v1/artifacts/{left}?form=text"), 422, "invalid_request", words)
-
-
-def test_unknown_and_deleted_artifacts_are_named(app: App, left: int) -> None:
-    refused(app.http.get("/v1/artifacts/99"), 404, "unknown_name", "there is no artifact 99")
-    refused(app.http.get("/v1/evaluations/99/artifacts"), 404, "unknown_name", "there is no evaluation 99")
-    artifact = app.http.get("/v1/evaluations/1/artifacts").json()["artifacts"][0]
-    artifact_path(app.settings.artifacts_path, artifact["sha256"]).unlink()
-    refused(app.http.get(f"/v1/artifacts/{left}"), 404, "unknown_name", "cannot be read", "; restore the file")
 
 
 def test_a_content_that_was_overwritten_is_not_shown(app: App, left: int, tmp_path: Path) -> None:
@@ -87,6 +76,7 @@ def test_a_content_that_was_overwritten_is_not_shown(app: App, left: int, tmp_pa
     path.symlink_to(tmp_path / "secret")
     refused(app.http.get(f"/v1/artifacts/{left}"), 404, "unknown_name", "cannot be read")
     path.unlink()
+    refused(app.http.get(f"/v1/artifacts/{left}"), 404, "unknown_name", "cannot be read", "; restore the file")
     keep_content(app.settings.artifacts_path, b"pixels")
     assert app.http.get(f"/v1/artifacts/{left}").content == b"pixels", "another evaluation puts it right"
 
@@ -122,7 +112,7 @@ def test_a_type_that_is_none_is_bytes(app: App, left: int) -> None:
         assert "set-cookie" not in answer.headers
 
 
-def test_names_cannot_leave_their_header_or_the_folder(app: App, left: int) -> None:
+def test_names_and_digests_cannot_leave_their_header_or_the_folder(app: App, left: int) -> None:
     broken = ('a"; filename="b.exe', "a\r\nSet-Cookie: a=b", "../../etc/passwd", "a\\b", "ü∂.png", "a;b", "", "\x7f")
     for name in broken:
         change(app, left, name=name)
@@ -134,9 +124,6 @@ def test_names_cannot_leave_their_header_or_the_folder(app: App, left: int) -> N
         assert disposition.isascii()
         assert disposition.count('"') in (0, 2)
         assert not {"/", "\\", "\r", "\n"} & set(disposition)
-
-
-def test_a_digest_that_is_a_path_leads_nowhere(app: App, left: int) -> None:
     for digest in ["../../../../etc/passwd", "/etc/passwd", "..", "", "a" * 64]:
         change(app, left, sha256=digest)
         refused(app.http.get(f"/v1/artifacts/{left}"), 404, "unknown_name")

@@ -4,9 +4,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx2
 import psutil
@@ -17,7 +16,6 @@ from queue_steps import dispatched, enter, metric, plan, ran, result, store_resu
 from service_process import ServiceProcess
 
 from evalsvc.api.routes import events
-from evalsvc.api.state import State
 from evalsvc.client import Client
 from evalsvc.spec.documents import Progress
 from evalsvc.store.queue.stages import cancel_evaluation
@@ -27,52 +25,38 @@ from evalsvc.store.views import LiveTask
 TIMEOUT = 60.0
 
 
-@dataclass
-class Service:
+class Service(NamedTuple):
     """A service on a port with an evaluation that waits, and the streams that it sends."""
 
     url: str
-    state: State
+    state: Any
     streams: events.Followers
+    store: Store
     evaluation: int
 
-    @property
-    def store(self) -> Store:
-        return self.state.store
-
-    def cancel(self, evaluation: int | None = None) -> None:
+    def cancel(self) -> None:
         with self.store.transaction() as session:
-            cancel_evaluation(session, evaluation or self.evaluation)
+            cancel_evaluation(session, self.evaluation)
 
     def connections_in_use(self) -> int:
-        pool: Any = self.store.engine.pool
-        return int(pool.checkedout())
+        return int(self.state.store.engine.pool.checkedout())
 
 
 @pytest.fixture
 def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     monkeypatch.setattr(events, "LOOK_EVERY", 0.05)
     made: list[events.Followers] = []
-    begin = events.Followers.__init__
-
-    def remember(self: events.Followers, state: State) -> None:
-        begin(self, state)
-        made.append(self)
-
-    monkeypatch.setattr(events.Followers, "__init__", remember)
+    followers = events.Followers
+    monkeypatch.setattr(events, "Followers", lambda state: made.append(followers(state)) or made[0])
     with app_on_port(tmp_path / "data") as (url, state):
         (evaluation,) = enter(state.store, submission(), suite())
-        yield Service(url, state, made[0], evaluation)
+        yield Service(url, state, made[0], state.store, evaluation)
 
 
 def frames(text: str) -> list[dict[str, str]]:
     """Events as they were sent, as a browser reads them."""
-    found = []
-    for block in text.split("\n\n"):
-        fields = dict(line.split(": ", 1) for line in block.split("\n") if line and not line.startswith(":"))
-        if "data" in fields:
-            found.append(fields)
-    return found
+    blocks = [[line for line in block.split("\n") if line and line[0] != ":"] for block in text.split("\n\n")]
+    return [fields for fields in (dict(line.split(": ", 1) for line in block) for block in blocks) if "data" in fields]
 
 
 @contextmanager
@@ -96,18 +80,16 @@ def heard(url: str, evaluation: int) -> Iterator[list[str]]:
         assert not reader.is_alive()
 
 
-# What is sent
-
-
-def evaluated(app: App, weights: Path) -> str:
-    """The address of the events of an evaluation that is over."""
-    evaluation = app.post(weights, suites=["loss"]).json()["evaluations"][0]["id"]
-    app.coordinator.work()
-    return f"/v1/evaluations/{evaluation}/events"
-
-
 def test_an_evaluation_that_is_over(app: App, weights: Path) -> None:
-    response = app.http.get(evaluated(app, weights))
+    """A browser comes back when a stream ends, for ever, unless it is answered 204."""
+    app.post(weights, suites=["loss"]).raise_for_status()
+    path = "/v1/evaluations/1/events"
+    newest = "the newest event of evaluation 1 is 1"
+    for value, words in (("-1", "input should be"), ("x", "input should be"), ("5", newest)):
+        for given in ({"params": {"last_event_id": value}}, {"headers": {"Last-Event-ID": value}}):
+            refused(app.http.get(path, **given), 422, "invalid_request", words)
+    app.coordinator.work()
+    response = app.http.get(path)
     assert response.headers["content-type"].startswith("text/event-stream")
     assert response.headers["cache-control"] == "no-store"
     assert "content-encoding" not in response.headers
@@ -117,27 +99,12 @@ def test_an_evaluation_that_is_over(app: App, weights: Path) -> None:
     assert '"state":"queued"' in sent[0]["data"]
     assert (sent[-1]["event"], sent[-1]["id"]) == ("end", sent[-2]["id"])
     assert response.text.startswith("retry: 2000\n\n")
-
-
-def test_who_has_all_is_told_not_to_come_back(app: App, weights: Path) -> None:
-    """A browser comes back when a stream ends, for ever, unless it is answered 204."""
-    path = evaluated(app, weights)
-    newest = int(frames(app.http.get(path).text)[-1]["id"])
-    assert app.http.get(path, headers={"Last-Event-ID": str(newest)}).status_code == 204
-    assert app.http.get(path, params={"last_event_id": newest}).status_code == 204
+    last = len(sent) - 1
+    assert app.http.get(path, headers={"Last-Event-ID": str(last)}).status_code == 204
+    assert app.http.get(path, params={"last_event_id": last}).status_code == 204
     # The address stays the same when a browser comes back; what it has by then is in the header.
-    some = app.http.get(path, params={"last_event_id": 1}, headers={"Last-Event-ID": str(newest - 1)})
-    assert [event["id"] for event in frames(some.text)] == [str(newest), str(newest)]
-
-
-def test_ids_that_are_none(app: App, weights: Path) -> None:
-    evaluation = app.post(weights, suites=["loss"]).json()["evaluations"][0]["id"]
-    path = f"/v1/evaluations/{evaluation}/events"
-    newest = "the newest event of evaluation 1 is 1"
-    for value, words in (("-1", "input should be"), ("x", "input should be"), ("5", newest)):
-        for given in ({"params": {"last_event_id": value}}, {"headers": {"Last-Event-ID": value}}):
-            refused(app.http.get(path, **given), 422, "invalid_request", words)
-    refused(app.http.get("/v1/evaluations/9/events"), 404, "unknown_name", "there is no evaluation 9")
+    some = app.http.get(path, params={"last_event_id": 1}, headers={"Last-Event-ID": str(last - 1)})
+    assert [event["id"] for event in frames(some.text)] == [str(last), str(last)]
 
 
 def test_it_is_told_as_it_happens(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,31 +132,23 @@ def test_it_is_told_as_it_happens(service: Service, monkeypatch: pytest.MonkeyPa
         for done in range(6, 12):
             service.state.coordinator.tasks = {1: LiveTask(done, 2.5)}
             time.sleep(0.1)
-        rest = list(told)  # progress is not sent at every look
-        assert [(event.event, event.data.state) for event in rest] == [
-            ("task", "succeeded"),
-            ("state", "succeeded"),
-            ("end", "succeeded"),
+        # Progress is not sent at every look.
+        assert [(event.event, event.data.state) for event in told] == [
+            (kind, "succeeded") for kind in ("task", "state", "end")
         ]
 
 
-def test_a_silent_stream_says_that_it_is_there(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Proxies close what is silent for a minute."""
+def test_a_silent_stream_says_that_it_is_there_and_does_not_last_for_ever(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Proxies close what is silent for a minute; a token that was revoked would show what it likes for long."""
+    monkeypatch.setattr(events, "LIFETIME", 0.5)
     monkeypatch.setattr(events, "HEARTBEAT_EVERY", 0.05)
     with following(service.url, service.evaluation) as lines:
-        assert sum(next(lines) == ": still here" for _ in range(20)) >= 3
-
-
-def test_a_stream_does_not_last_for_ever(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A token that was revoked would show what it likes as long as an evaluation waits."""
-    monkeypatch.setattr(events, "LIFETIME", 0.3)
-    monkeypatch.setattr(events, "HEARTBEAT_EVERY", 0.05)
-    with following(service.url, service.evaluation) as lines:
-        assert "event: end" not in list(lines)
+        sent = list(lines)
+    assert sent.count(": still here") >= 3
+    assert "event: end" not in sent
     wait_for(lambda: len(service.streams) == 0, "the streams")
-
-
-# Coming back
 
 
 @pytest.mark.usefixtures("many_cases")
@@ -223,9 +182,6 @@ def test_a_service_that_stops_does_not_wait_for_its_streams(tmp_path: Path) -> N
         assert "Traceback" not in service.log.read_text()
     finally:
         service.stop()
-
-
-# What it costs
 
 
 def open_sockets() -> int:

@@ -1,6 +1,8 @@
 """The service's own metrics: right, the same after a restart, and cheap."""
 
 import platform
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,21 +27,21 @@ from evalsvc.store.views import LiveTask
 ROOT = Path(__file__).parents[3]
 
 
-def scraped(app: App) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+def scraped(app: App) -> Samples:
     """Samples by name and sorted labels, read by Prometheus' own parser."""
     response = app.http.get("/metrics")
     assert response.status_code == 200, response.text
     assert response.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
-    families = text_string_to_metric_families(response.text)
-    return {
-        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-        for family in families
-        for sample in family.samples
-    }
+    samples = [sample for family in text_string_to_metric_families(response.text) for sample in family.samples]
+    return {(sample.name, tuple(sorted(sample.labels.items()))): sample.value for sample in samples}
 
 
-def value(app: App, name: str, **labels: str) -> float | None:
-    return scraped(app).get((f"evalsvc_{name}", tuple(sorted(labels.items()))))
+def value(app: App | Samples, name: str, **labels: str) -> float | None:
+    samples = scraped(app) if isinstance(app, App) else app
+    return samples.get((f"evalsvc_{name}", tuple(sorted(labels.items()))))
 
 
 def fail(store: Store, code: str) -> None:
@@ -56,11 +58,7 @@ def test_what_waits_and_what_was_done(app: App) -> None:
     with app.store.transaction() as session:
         assert give_up(session, assignment, "lost", None, 3)
     app.coordinator.tasks = {3: LiveTask(5, 2.5), 4: LiveTask(1, None)}
-    found = scraped(app)
-
-    def at(name: str, **labels: str) -> float | None:
-        return found.get((f"evalsvc_{name}", tuple(sorted(labels.items()))))
-
+    at = partial(value, scraped(app))
     assert [at("evaluations", state=state) for state in ("succeeded", "failed", "running")] == [1, 1, 1]
     assert (at("shards", state="queued"), at("shards", state="running")) == (2, 0)
     assert at("attempts_total", kind="loss", stage="plan", outcome="lost") == 1
@@ -172,8 +170,7 @@ def test_every_metric_is_in_the_table_with_its_labels(app: App) -> None:
 
 
 def test_memory_and_files_of_the_process(app: App) -> None:
-    found = scraped(app)
-    process = psutil.Process()
+    found, process = scraped(app), psutil.Process()
     assert found["process_start_time_seconds", ()] == pytest.approx(process.create_time(), abs=2)
     assert found["process_resident_memory_bytes", ()] == pytest.approx(process.memory_info().rss, rel=0.5)
     assert 0 < found["process_open_fds", ()] < found["process_max_fds", ()]
@@ -186,30 +183,24 @@ def test_the_disks_of_the_service(app: App, tmp_path: Path, monkeypatch: pytest.
     sizes = {app.settings.data_path: {"total": 1000, "free": 400}, other: {"total": 9000, "free": 1}}
     usages = {folder.resolve(): usage for folder, usage in sizes.items()}
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(**usages[path.resolve()]))
-    assert disks(app) == {"data": (400, 1000), "spool": (400, 1000)}
+    names = [(f"disk_{size}_bytes", folder) for folder in ("data", "spool") for size in ("free", "total")]
+
+    def disks() -> list[float | None]:
+        return [value(app, name, folder=folder) for name, folder in names]
+
+    assert disks() == [400, 1000, 400, 1000]
     (app.settings.data_path / "spool").symlink_to(other)
-    assert disks(app) == {"data": (400, 1000), "spool": (1, 9000)}
+    assert disks() == [400, 1000, 1, 9000]
 
     def away(path: Path) -> None:
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr("shutil.disk_usage", away)
-    assert disks(app) == {}
+    assert disks() == [None] * 4
     assert value(app, "database_up") == 1, "a disk that is away hides nothing else"
 
 
-def disks(app: App) -> dict[str, tuple[float, float | None]]:
-    """Free and total bytes by folder."""
-    found = scraped(app)
-    return {
-        labels[0][1]: (number, found.get(("evalsvc_disk_total_bytes", labels)))
-        for (name, labels), number in found.items()
-        if name == "evalsvc_disk_free_bytes"
-    }
-
-
-def test_a_service_that_only_reads_has_no_workers_to_miss(tmp_path: Path) -> None:
+def test_a_service_that_only_reads_has_no_workers_to_miss(start_app: Callable[..., App]) -> None:
     """It showed no coordinator and no workers, which an alert takes for an outage."""
-    with app_in_process(tmp_path / "data", read_only=1) as app:
-        assert {value(app, name) for name in ("coordinator_up", "workers")} == {None}
-        assert value(app, "database_up") == 1
+    names = ("coordinator_up", "workers", "database_up")
+    assert [value(start_app(read_only=1), name) for name in names] == [None, None, 1]

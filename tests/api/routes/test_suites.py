@@ -31,33 +31,34 @@ def with_folder(start_app: Callable[..., App], tmp_path: Path) -> Callable[..., 
     return start
 
 
-@pytest.mark.parametrize(
-    ("text", "content_type"),
-    [
+def test_put_as_yaml_or_json(app: App) -> None:
+    first = app.http.put("/v1/suites/mine", content=GOOD, headers={"Content-Type": "text/plain"})
+    assert (first.status_code, first.json()["source"]) == (201, "put")
+    for text, content_type in (
         (GOOD, "text/plain"),
         ('{"tasks": [{"kind": "loss", "data": "datasets:data.jsonl"}]}', "application/json"),
         ('{\n\t"tasks": [{"kind": "loss", "data": "datasets:data.jsonl"}]}', "application/yaml"),
         ("{tasks: [{kind: loss, data: 'datasets:data.jsonl'}]}", "application/yaml"),
-    ],
-)
-def test_put_as_yaml_or_json(app: App, text: str, content_type: str) -> None:
-    headers = {"Content-Type": content_type}
-    first = app.http.put("/v1/suites/mine", content=text, headers=headers)
-    assert first.status_code == 201, first.text
-    assert app.http.put("/v1/suites/mine", content=text, headers=headers).status_code == 200
-    document = app.http.get("/v1/suites/mine").json()
-    assert document == first.json()
-    assert (document["source"], document["tasks"][0]["data"]) == ("put", "datasets:data.jsonl")
+    ):
+        again = app.http.put("/v1/suites/mine", content=text, headers={"Content-Type": content_type})
+        assert again.status_code == 200, again.text
+        assert app.http.get("/v1/suites/mine").json() == again.json() == first.json()
 
 
 def test_put_comes_before_the_folder_and_the_folder_before_shipped(with_folder: Callable[..., App]) -> None:
     """A shipped name is free where the operator has given it to another suite already."""
     app = with_folder(loss=GOOD, other=GOOD)
-    assert app.http.get("/v1/suites/loss").json()["source"] == "folder"
+    found = app.http.get("/v1/suites/loss").json()
+    assert (found["source"], found["shadows"]) == ("folder", "shipped")
     app.http.put("/v1/suites/other", content=GOOD)
     sources = {suite["name"]: suite["source"] for suite in app.http.get("/v1/suites").json()["suites"]}
     assert (sources["loss"], sources["other"], sources["miniature"]) == ("folder", "put", "shipped")
     assert app.http.put("/v1/suites/loss", content=GOOD).status_code == 201
+    assert app.http.delete("/v1/suites/loss").json()["uncovered"] == "folder"
+    assert app.http.get("/v1/suites/loss").json()["source"] == "folder"
+    words = ("is a file in the service's folder", "remove the file")
+    refused(app.http.delete("/v1/suites/loss"), 409, "wrong_state", *words)
+    refused(app.http.delete("/v1/suites/miniature"), 409, "wrong_state", "'miniature' comes with evalsvc")
 
 
 def test_a_shipped_suite_is_replaced_only_where_that_is_meant(app: App) -> None:
@@ -85,20 +86,9 @@ def test_a_deleted_suite_is_gone_and_evaluations_keep_it(app: App, weights: Path
     assert (evaluation["state"], evaluation["suite"]["digest"]) == ("succeeded", digest)
     app.http.put("/v1/suites/mine", content=GOOD)
     assert app.http.delete("/v1/suites/mine").json() == {"name": "mine", "digest": digest, "uncovered": None}
-    refused(app.http.get("/v1/suites/mine"), 404, "unknown_name", "no suite is named 'mine'")
-    refused(app.http.delete("/v1/suites/mine"), 404, "unknown_name", "no suite is named 'mine'")
+    for method in ("GET", "DELETE"):
+        refused(app.http.request(method, "/v1/suites/mine"), 404, "unknown_name", "no suite is named 'mine'")
     assert app.http.put("/v1/suites/mine", content=GOOD).status_code == 201
-
-
-def test_only_what_was_put_is_deleted(with_folder: Callable[..., App]) -> None:
-    app = with_folder(own=GOOD, loss=GOOD)
-    words = ("is a file in the service's folder", "remove the file")
-    refused(app.http.delete("/v1/suites/own"), 409, "wrong_state", *words)
-    refused(app.http.delete("/v1/suites/miniature"), 409, "wrong_state", "'miniature' comes with evalsvc")
-    assert app.http.get("/v1/suites/loss").json()["shadows"] == "shipped"
-    app.http.put("/v1/suites/loss", content=GOOD).raise_for_status()
-    assert app.http.delete("/v1/suites/loss").json()["uncovered"] == "folder"
-    assert app.http.get("/v1/suites/loss").json()["source"] == "folder"
 
 
 def test_a_suite_that_plans_name_stays(app: App) -> None:
@@ -138,6 +128,10 @@ def test_broken_suite_is_not_put(app: App) -> None:
     response = app.http.put("/v1/suites/mine", content="tasks: [{kind: los}]")
     refused(response, 404, "unknown_name", "no task is named 'los'; did you mean 'loss'?")
     refused(app.http.get("/v1/suites/mine"), 404, "unknown_name", "no suite is named 'mine'")
+    for name in ("my%20suite", "..", "%2e%2e%2floss", "a%00b", "a%0d%0ab", "-a", "a" * 129):
+        for method in ("GET", "PUT", "DELETE"):
+            response = app.http.request(method, f"/v1/suites/{name}", content=GOOD if method == "PUT" else None)
+            assert response.status_code in (404, 405, 422), response.text
 
 
 def test_a_suite_is_found_without_reading_the_others(app: App, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,14 +144,6 @@ def test_a_suite_is_found_without_reading_the_others(app: App, weights: Path, mo
     refused(app.post(weights, step=50, suites=["mien"]), 404, "unknown_name", "did you mean 'mine'?")
     assert read == ["mine"]
     assert {"mine", "other", "third"} <= {suite["name"] for suite in app.http.get("/v1/suites").json()["suites"]}
-
-
-def test_names_that_are_none(app: App) -> None:
-    refused(app.http.put("/v1/suites/my%20suite", content=GOOD), 422, "invalid_request", "'my suite' is not a name")
-    for name in ("..", "%2e%2e%2floss", "a%00b", "a%0d%0ab", "-a", "a" * 129):
-        for method in ("GET", "PUT", "DELETE"):
-            response = app.http.request(method, f"/v1/suites/{name}", content=GOOD if method == "PUT" else None)
-            assert response.status_code in (404, 405, 422), response.text
 
 
 @pytest.mark.usefixtures("child_process")

@@ -13,7 +13,7 @@ import httpx2
 import pytest
 from app_in_process import App, app_in_process, refused
 from migrated import empty
-from signed_in import new_token
+from signed_in import bearer, sent_by
 
 from evalsvc.api.middleware import bodies
 from evalsvc.files.uploads import Part
@@ -75,9 +75,10 @@ def folders(app: App) -> list[str]:
     return os.listdir(app.settings.uploads_path)
 
 
-def spooled(app: App, checkpoint: int = 1) -> list[Path]:
-    folder = app.settings.data_path / "spool" / str(checkpoint)
-    return list(folder.iterdir()) if folder.exists() else []
+def spooled(app: App) -> Path:
+    """The file that is kept of checkpoint 1."""
+    [file] = (app.settings.data_path / "spool" / "1").iterdir()
+    return file
 
 
 def offset_of(app: App, address: str) -> int:
@@ -104,7 +105,7 @@ def test_from_the_first_byte_to_a_checkpoint(app: App) -> None:
     checkpoint = posted.json()["checkpoint"]
     assert (checkpoint["uri"], checkpoint["sha256"]) == (f"upload:{SHA256}", SHA256)
     assert (checkpoint["spool_state"], checkpoint["in_use"]) == ("ready", False)
-    [file] = spooled(app)
+    file = spooled(app)
     assert (file.read_bytes(), file.stat().st_mode & 0o777, file.stat().st_nlink) == (CONTENT, 0o600, 1)
     assert file.stat().st_mtime_ns == 0, "the same content sent again has the same identity"
     assert folders(app) == [], "the upload has become the checkpoint"
@@ -112,14 +113,17 @@ def test_from_the_first_byte_to_a_checkpoint(app: App) -> None:
     refused(send(app, address, b"", len(CONTENT)), 404, "upload_not_found", "became a checkpoint")
 
 
-def test_a_whole_upload_that_was_not_verified_is_verified_by_the_post(app: App) -> None:
-    """The service was killed between the last byte and the digest."""
+def test_the_last_part_is_verified_or_the_post_if_the_service_was_killed_before(app: App) -> None:
+    address = create(app)
+    response = send(app, address, CONTENT[::-1])
+    refused(response, 409, "checkpoint_changed", f"{SHA256} was announced", "send the file again")
+    assert (app.http.head(address).status_code, folders(app)) == (404, [])
     create(app)
     part = Part(app.app.state.state.uploads, None, SHA256, 0, None, 0)
     part.write(CONTENT)
     part.close()
     assert post(app).status_code == 201
-    assert spooled(app)[0].read_bytes() == CONTENT
+    assert spooled(app).read_bytes() == CONTENT
 
 
 def test_a_wrong_post_is_refused_before_the_file_is_sent(app: App) -> None:
@@ -128,7 +132,6 @@ def test_a_wrong_post_is_refused_before_the_file_is_sent(app: App) -> None:
     refused(post(app, model=None), 422, "invalid_request", "model is missing", "an uploaded file has no model")
     refused(post(app, spool="copy"), 422, "invalid_request", "leave spool out")
     refused(post(app, sha256="0" * 64), 422, "invalid_request", "leave sha256 out")
-    refused(post(app, "upload:abc"), 403, "checkpoint_not_allowed", "64 hexadecimal digits")
     refused(post(app, f"upload:../{SHA256}"), 403, "checkpoint_not_allowed", "64 hexadecimal digits")
     refused(post(app, suites=["loss"]), 404, "upload_not_found", "send the file first")
     assert app.http.get("/v1/runs").json()["runs"] == [], "nothing of it is stored"
@@ -145,21 +148,15 @@ def test_the_same_again_changes_nothing_and_another_place_needs_the_file_again(a
     assert post(app, uri, suites=["loss"]).status_code == 200, "sent again, and not needed"
     assert folders(app) == []
     refused(post(app, upload(app, CONTENT + b"other")), 409, "conflict", f"the uri upload:{SHA256}")
-
-
-def test_a_file_that_was_released_is_taken_again(app: App) -> None:
-    uri = upload(app)
-    post(app, uri, suites=["loss"])
     app.coordinator.work()
     with app.store.transaction() as session:
         session.get_one(Checkpoint, 1).spool_state = "released"
-    for file in spooled(app):
-        file.unlink()
+    spooled(app).unlink()
     assert post(app, uri, suites=["loss"]).status_code == 200, "nothing needs the file"
     refused(post(app, uri, suites=["loss", "text-quick"]), 404, "upload_not_found")
     upload(app)
     assert post(app, uri, suites=["loss", "text-quick"]).status_code == 200
-    assert spooled(app)[0].read_bytes() == CONTENT
+    assert spooled(app).read_bytes() == CONTENT
     assert app.http.get("/v1/checkpoints/1").json()["spool_state"] == "ready"
 
 
@@ -173,31 +170,14 @@ def test_other_metadata_is_ignored_and_a_name_is_never_a_path(app: App) -> None:
     assert file.endswith(f"-{SHA256}-{len(CONTENT)}")
 
 
-def test_the_digest_of_another_file(app: App) -> None:
-    address = create(app)
-    response = send(app, address, CONTENT[::-1])
-    refused(response, 409, "checkpoint_changed", f"{SHA256} was announced", "send the file again")
-    assert app.http.head(address).status_code == 404
-    refused(post(app), 404, "upload_not_found")
-    assert folders(app) == []
-
-
-@pytest.mark.parametrize(
-    ("settings", "status", "code", "words"),
-    [
-        ({}, 403, "forbidden", ("EVALSVC_UPLOAD_BYTES is 0", "shared disk")),
-        ({"upload_bytes": LIMIT, "read_only": 1}, 503, "read_only", ("send writes to the other service",)),
-    ],
-    ids=["off", "read-only"],
-)
-def test_services_that_take_no_uploads(
-    start_app: Callable[..., App], settings: dict[str, Any], status: int, code: str, words: tuple[str, ...]
-) -> None:
-    app = start_app(**settings)
+def test_services_that_take_no_uploads(start_app: Callable[..., App]) -> None:
+    off, reader = start_app(), start_app(upload_bytes=LIMIT, read_only=1)
+    headers = announced() | PART | {"Upload-Offset": "0"}
     for method, path in (("OPTIONS", ""), ("POST", ""), ("PATCH", f"/{SHA256}")):
-        headers = announced() | PART | {"Upload-Offset": "0"}
-        refused(app.http.request(method, f"/v1/uploads{path}", headers=headers), status, code, *words)
-    assert app.http.head(f"/v1/uploads/{SHA256}").status_code == (404 if "upload_bytes" in settings else 403)
+        answers = [app.http.request(method, f"/v1/uploads{path}", headers=headers) for app in (off, reader)]
+        refused(answers[0], 403, "forbidden", "EVALSVC_UPLOAD_BYTES is 0", "shared disk")
+        refused(answers[1], 503, "read_only", "send writes to the other service")
+    assert [app.http.head(f"/v1/uploads/{SHA256}").status_code for app in (off, reader)] == [403, 404]
 
 
 def test_the_bytes_of_kept_checkpoints_and_the_disk_count(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,14 +191,12 @@ def test_the_bytes_of_kept_checkpoints_and_the_disk_count(app: App, monkeypatch:
     refused(send(app, address, other), 507, "storage_full", f"{LIMIT - 100:,}", "resume")
     with app.store.transaction() as session:
         session.get_one(Checkpoint, 1).spool_state = "released"
-    written, pwrite = 0, os.pwrite
+    pwrite, rest = os.pwrite, [500]
 
     def fill(file: int, data: memoryview, offset: int) -> int:
-        nonlocal written
-        if written:
+        if not rest:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        written = pwrite(file, data[:500], offset)
-        return written
+        return pwrite(file, data[: rest.pop()], offset)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "pwrite", fill)
@@ -284,7 +262,7 @@ def test_a_part_that_is_refused(app: App) -> None:
 
 def test_another_token_sees_and_does_nothing(start_app: Callable[..., App]) -> None:
     app = start_app(upload_bytes=LIMIT)
-    mine, theirs = ({"Authorization": f"Bearer {new_token(app, 'submit', name)}"} for name in ("mine", "theirs"))
+    mine, theirs = (bearer(app, "submit", name) for name in ("mine", "theirs"))
     address = create(app, headers=mine)
     refused(send(app, address, CONTENT, **theirs), 404, "upload_not_found", SHA256)
     assert app.http.head(address, headers=theirs).status_code == 404
@@ -296,24 +274,15 @@ def test_another_token_sees_and_does_nothing(start_app: Callable[..., App]) -> N
 
 def send_pieces(app: App, address: str, *pieces: bytes, **headers: str) -> int:
     """Send a part piece by piece, without its end; return the status."""
-    given = PART | {"Upload-Offset": "0", "Host": "evalsvc"} | headers
-    encoded = [(name.lower().encode(), value.encode()) for name, value in given.items()]
-    scope = {"type": "http", "method": "PATCH", "path": address, "query_string": b"", "headers": encoded}
     messages = [{"type": "http.request", "body": piece, "more_body": True} for piece in pieces]
-    sent: list[Any] = []
-
-    async def receive() -> Any:
-        return messages.pop(0) if messages else {"type": "http.disconnect"}
-
-    async def keep(message: Any) -> None:
-        sent.append(message)
-
-    app.portal.call(app.app, scope | {"client": ("127.0.0.1", 1)}, receive, keep)
-    return int(sent[0]["status"])
+    return int(sent_by(app, address, messages, PART | {"Upload-Offset": "0"} | headers, method="PATCH")[0]["status"])
 
 
-def test_a_body_without_an_end_is_cut_where_the_upload_ends(app: App) -> None:
+def test_a_body_is_cut_where_the_upload_ends_however_large_it_may_be(app: App) -> None:
     """Sent in chunks, a body has no length that could be looked at before."""
+    content = os.urandom(3 * bodies.MAX_BODY)
+    assert post(app, upload(app, content)).status_code == 201
+    assert spooled(app).read_bytes() == content
     address = create(app)
     chunks = [b"x" * 1_000] * 300
     assert send_pieces(app, address, *chunks, **{"Transfer-Encoding": "chunked"}) == 413
@@ -331,9 +300,3 @@ def test_a_connection_that_breaks_keeps_what_came_of_the_last_piece(app: App, ch
     assert offset_of(app, address) == rest
     assert send(app, address, CONTENT[rest:], rest).status_code == 204
     assert post(app).status_code == 201
-
-
-def test_a_part_may_be_larger_than_other_bodies(app: App) -> None:
-    content = os.urandom(3 * bodies.MAX_BODY)
-    assert post(app, upload(app, content)).status_code == 201
-    assert spooled(app)[0].read_bytes() == content
