@@ -24,7 +24,6 @@ NOT_MODIFIED: dict[int | str, dict[str, Any]] = {
 }
 
 LINES = 1000
-"""Lines in each piece of a streamed answer."""
 
 KEPT_BYTES = 32 << 20
 """The most bytes of all cached answers together. Beyond the limit, the least recently used answers are dropped."""

@@ -85,7 +85,6 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     "4XX": {"description": "The client can fix the request; `detail` says how.", "content": PROBLEM_CONTENT},
     "503": {"description": "The database does not answer; send the request again later.", "content": PROBLEM_CONTENT},
 }
-"""The `responses` of a router, for OpenAPI."""
 
 
 def add_handlers(app: FastAPI) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import functools
 import inspect
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from typing import Any, get_origin
 
 from fastapi import APIRouter, Request, Response
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
-from starlette.datastructures import QueryParams
 
 from evalsvc.api.errors import PROBLEMS
 from evalsvc.api.middleware.access import REFUSALS, TOO_LARGE, Needs
@@ -43,7 +42,15 @@ class Route(APIRoute):
         parameters = _query_parameters(self.dependant)
 
         async def handle_bounded(request: Request) -> Response:
-            _require_known(request.query_params, parameters)
+            for name, number in Counter(name for name, _ in request.query_params.multi_items()).items():
+                if name not in parameters:
+                    raise InvalidRequest(
+                        UnknownName.among("query parameter", name, parameters).message
+                        if parameters
+                        else f"the route takes no query parameters, found {name[:160]!r}; leave the parameter out"
+                    )
+                if number > 1 and not parameters[name]:
+                    raise InvalidRequest(f"the query parameter {name!r} is given {number} times; give {name} once")
             return await handle(JsonRequest(request.scope, request.receive))
 
         return handle_bounded
@@ -65,18 +72,6 @@ def _query_parameters(dependant: Dependant) -> dict[str, bool]:
     for dependency in dependant.dependencies:
         parameters |= _query_parameters(dependency)
     return parameters
-
-
-def _require_known(given: QueryParams, parameters: Mapping[str, bool]) -> None:
-    for name, number in Counter(name for name, _ in given.multi_items()).items():
-        if name not in parameters:
-            raise InvalidRequest(
-                UnknownName.among("query parameter", name, parameters).message
-                if parameters
-                else f"the route takes no query parameters, found {name[:160]!r}; leave the parameter out"
-            )
-        if number > 1 and not parameters[name]:
-            raise InvalidRequest(f"the query parameter {name!r} is given {number} times; give {name} once")
 
 
 def _in_thread(function: Callable[..., Any], reads: bool) -> Callable[..., Any]:

@@ -39,11 +39,8 @@ from evalsvc.store.tokens import has_tokens
 
 log = logging.getLogger(__name__)
 
-DRAIN_SECONDS = 5
-"""Seconds for which running requests may go on when the service stops."""
-
-LOCK_PATIENCE = 3.0
-"""Seconds to wait for a service that just ended to release the database."""
+DRAIN_SECONDS, LOCK_PATIENCE = 5, 3.0
+"""Seconds for which running requests may go on when the service stops, and to wait for its lock of the database."""
 
 SWITCH_SECONDS = 0.0005
 """Seconds after which a computing thread yields to another thread. By Python's default of 5 ms, the event loop would
@@ -192,7 +189,6 @@ def check_certificate(settings: Settings) -> None:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket. The service takes over the socket, so no other program can take the port meanwhile."""
     if not 0 <= port <= 65535:
         raise InvalidRequest(f"--port {port}: give a port from 0 to 65535; 0 takes a free port")
     try:

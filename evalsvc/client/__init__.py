@@ -17,13 +17,7 @@ DEFAULT_URL = "http://127.0.0.1:8321"
 
 
 class Client(
-    CheckpointMethods,
-    EvaluationMethods,
-    RunMethods,
-    HistoryMethods,
-    ComparisonMethods,
-    SuiteMethods,
-    ArtifactMethods,
+    CheckpointMethods, EvaluationMethods, RunMethods, HistoryMethods, ComparisonMethods, SuiteMethods, ArtifactMethods
 ):
     """A connection to a running service. Methods return documents, and raise the service's errors as their own classes.
 

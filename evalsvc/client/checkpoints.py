@@ -71,12 +71,7 @@ class CheckpointMethods(MethodGroup):
         return self._post(body, patience)
 
     def upload(
-        self,
-        path: str,
-        *,
-        sha256: str | None = None,
-        patience: float = UPLOAD_PATIENCE,
-        report: Report | None = None,
+        self, path: str, *, sha256: str | None = None, patience: float = UPLOAD_PATIENCE, report: Report | None = None
     ) -> str:
         """Send a file to the service, or resume an upload that another call or another process began.
 

@@ -154,12 +154,7 @@ class EvaluationMethods(MethodGroup):
         return self._transport.fetch(documents.Evaluation, "POST", f"/v1/evaluations/{evaluation}/retry")
 
     def items(
-        self,
-        evaluation: int,
-        *,
-        task: str | None = None,
-        benchmark: str | None = None,
-        columns: Sequence[str] = (),
+        self, evaluation: int, *, task: str | None = None, benchmark: str | None = None, columns: Sequence[str] = ()
     ) -> documents.Items:
         """Return the results per item of the tasks of an evaluation that have succeeded.
 

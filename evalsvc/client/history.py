@@ -167,15 +167,7 @@ class ComparisonMethods(MethodGroup):
         `expected_by_chance` metrics would be better, worse or different if nothing had changed.
         """
         query = query_of(
-            a=a,
-            b=b,
-            metric=metrics,
-            task=tasks,
-            suite=suite,
-            level=level,
-            force=force,
-            flipped=flipped,
-            family=family,
+            a=a, b=b, metric=metrics, task=tasks, suite=suite, level=level, force=force, flipped=flipped, family=family
         )
         return self._transport.get(documents.Comparison, "/v1/compare", query)
 

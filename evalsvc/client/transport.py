@@ -66,15 +66,12 @@ class Transport:
 
     @property
     def timeout(self) -> httpx2.Timeout:
-        """The time limits of a request, in seconds."""
         return self._http.timeout
 
     def close(self) -> None:
-        """Close the connections."""
         self._http.close()
 
     def get(self, kind: type[D], path: str, query: Query = ()) -> D:
-        """Return the document at a path."""
         return self.fetch(kind, "GET", path, query=query)
 
     def fetch(

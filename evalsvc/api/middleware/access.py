@@ -68,11 +68,8 @@ def needs_of(route: BaseRoute) -> Needs | None:
     return needed
 
 
-CALLER = "evalsvc.caller"
-"""Key of a request's scope that holds the `Caller` of an admitted request."""
-
-AUTHENTICATION = "evalsvc.authentication"
-"""Key of a request's scope that holds the `Authentication`, for the routes that sign in and out."""
+CALLER, AUTHENTICATION = "evalsvc.caller", "evalsvc.authentication"
+"""Keys of a request's scope that hold the `Caller` of an admitted request, and the `Authentication`."""
 
 
 class Access:

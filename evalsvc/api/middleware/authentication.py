@@ -35,11 +35,9 @@ log = logging.getLogger(__name__)
 LIFETIME = 2.0
 """Seconds until the copy is renewed, which is the delay until a new token is accepted or a revoked token refused."""
 
-PATIENCE = 2.0
-"""Seconds that a request waits for a newer copy before it uses the older one, if the database hangs."""
-
-FIRST_PATIENCE = 15.0
-"""Seconds that a request waits for the first copy, which is more than the timeout of a locked SQLite database."""
+PATIENCE, FIRST_PATIENCE = 2.0, 15.0
+"""Seconds that a request waits for a newer copy before it uses the older one, if the database hangs; and for the first
+copy, which is more than the timeout of a locked SQLite database."""
 
 NOTE_EVERY = 60.0
 """Seconds between two records of a token's use."""
@@ -218,7 +216,6 @@ class Authentication:
         return self.sessions.begin(token)
 
     def _find(self, tokens: Mapping[str, Token], header: str | None, client: str) -> Token:
-        """Return the token in a header. A wrong one counts, whatever the route."""
         try:
             return find_token(tokens, header, self.tokens.now())
         except Unauthorized:

@@ -35,11 +35,9 @@ MAX_VALUES, MAX_IMPORT_VALUES = 100_000, 500_000
 INLINE = 16_000
 """The most bytes of a JSON body that is parsed on the event loop. A larger body is parsed in a thread."""
 
-MAX_DEPTH = 64
-"""The most nested levels of lists and objects in a JSON body."""
-
-MAX_DIGITS = 4300
-"""The most digits of a number in JSON. Python has the same limit, since the parsing time grows with the square."""
+MAX_DEPTH, MAX_DIGITS = 64, 4300
+"""The most nested levels of a JSON body, and digits of a number. Python has the same limit of digits, since the parsing
+time grows with the square."""
 
 
 class BodyLimit:
@@ -183,18 +181,12 @@ _NOT_STORABLE = re.compile(r"[\x00\ud800-\udfff]")
 
 
 def _is_deep(content: object) -> bool:
-    """Tell whether content is nested too deeply. The loop visits level after level, without recursion."""
+    """Tell whether content is nested too deeply, without recursion."""
     level = [content]
     for _ in range(MAX_DEPTH + 1):
-        level = [
-            inner
-            for item in level
-            if isinstance(item, (list, dict))
-            for inner in (item.values() if isinstance(item, dict) else item)
-        ]
-        if not level:
-            return False
-    return True
+        parts = [item.values() if isinstance(item, dict) else item for item in level if isinstance(item, (list, dict))]
+        level = [inner for part in parts for inner in part]
+    return bool(level)
 
 
 def _excess(text: str) -> str:

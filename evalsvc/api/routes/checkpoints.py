@@ -186,7 +186,6 @@ def drop_files(deleted: deletion.Deleted, state: State) -> int:
 
 
 def _common(body: CheckpointInput) -> Submission:
-    """Return what a post says itself. The path, the identity, and the rest depend on the kind of the checkpoint."""
     return Submission(
         run=body.run or "",
         step=body.step or 0,
@@ -248,7 +247,6 @@ def _of_upload(
 
 
 def _of_expression(session: Session, body: CheckpointInput, settings: Settings) -> Submission:
-    """Return the submission of a virtual checkpoint. Its parents are current checkpoints, whose files must exist."""
     for name in ("model", "sha256"):
         if getattr(body, name) is not None:
             raise InvalidRequest(

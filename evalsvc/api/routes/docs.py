@@ -69,8 +69,9 @@ _POLICY = (
 def add_docs(app: FastAPI) -> None:
     """Add the routes of the page and the OpenAPI document, and of Swagger UI's files if the package is installed."""
     folder = swagger_folder()
-    page = needs(None)(partial(_show, _PAGE if folder else _PAGE_WITHOUT_FILES))
-    app.add_route("/docs", page, include_in_schema=False)
+    page, headers = _PAGE if folder else _PAGE_WITHOUT_FILES, {"Content-Security-Policy": _POLICY}
+    show = needs(None)(lambda _request: HTMLResponse(page, headers=headers))
+    app.add_route("/docs", show, include_in_schema=False)
     app.add_route("/openapi.json", _send_document, include_in_schema=False)
     if folder is not None:
         for path, media_type in FILES.items():
@@ -81,10 +82,6 @@ def add_docs(app: FastAPI) -> None:
 @needs(None, recognises=True)
 async def _send_document(request: Request) -> JSONResponse:
     return JSONResponse(request.app.openapi())
-
-
-def _show(page: str, _request: Request) -> HTMLResponse:
-    return HTMLResponse(page, headers={"Content-Security-Policy": _POLICY})
 
 
 def _send_file(file: Path, media_type: str, _request: Request) -> FileResponse:

@@ -18,7 +18,6 @@ from evalsvc.api.schemas import EvaluationId, EvaluationInput, EvaluationsQuery,
 from evalsvc.api.state import CurrentState, State
 from evalsvc.config import Settings
 from evalsvc.errors import UnknownName, WrongState
-from evalsvc.files.items import ItemTable
 from evalsvc.spec import documents
 from evalsvc.spec.documents.results import Items
 from evalsvc.store.lookup import find_checkpoint, find_evaluation, require_current_parents
@@ -153,7 +152,11 @@ def list_items(evaluation_id: EvaluationId, query: Annotated[ItemsQuery, Query()
         evaluation = find_evaluation(session, evaluation_id)
         tables = read_task_items(evaluation, state.settings.items_path, query.task)
     if query.benchmark is not None:
-        tables = _with_benchmark(tables, query.benchmark, evaluation_id)
+        known = {str(name) for table in tables.values() for name in table.column("benchmark") if name is not None}
+        if query.benchmark not in known:
+            raise UnknownName.among(f"benchmark of evaluation {evaluation_id}", query.benchmark, known)
+        filtered = {task: table.where("benchmark", query.benchmark) for task, table in tables.items()}
+        tables = {task: table for task, table in filtered.items() if len(table)}
     names = list(dict.fromkeys(name for table in tables.values() for name in table.names))
     for column in query.columns:
         if column not in names:
@@ -164,14 +167,6 @@ def list_items(evaluation_id: EvaluationId, query: Annotated[ItemsQuery, Query()
         return csv_response(["task", *chosen], rows, state.threads)
     items = {task: list(table.rows(chosen)) for task, table in tables.items()}
     return JsonAnswer(Items(evaluation=evaluation_id, state=evaluation.state, items=items))
-
-
-def _with_benchmark(tables: dict[str, ItemTable], benchmark: str, evaluation_id: int) -> dict[str, ItemTable]:
-    known = {str(name) for table in tables.values() for name in table.column("benchmark") if name is not None}
-    if benchmark not in known:
-        raise UnknownName.among(f"benchmark of evaluation {evaluation_id}", benchmark, known)
-    filtered = {task: table.where("benchmark", benchmark) for task, table in tables.items()}
-    return {task: table for task, table in filtered.items() if len(table)}
 
 
 @router.post(

@@ -31,7 +31,6 @@ from evalsvc.errors import EvalsvcError, InvalidRequest, RateLimited, UnknownNam
 from evalsvc.spec import documents
 from evalsvc.spec.documents.evaluations import EventKind
 from evalsvc.store.events import newest_events, read_events, read_progress
-from evalsvc.store.tables import EvaluationEvent
 from evalsvc.store.views import LiveTask, progress_view
 
 log = logging.getLogger(__name__)
@@ -39,11 +38,8 @@ log = logging.getLogger(__name__)
 STREAMS = 250
 """The most streams, a quarter of all connections. Further clients are told to retry later."""
 
-LOOK_EVERY = 0.5
-"""Seconds between two polls of the database, for all streams together."""
-
-PROGRESS_EVERY = 2.0
-"""Seconds between two `progress` events in a stream."""
+LOOK_EVERY, PROGRESS_EVERY = 0.5, 2.0
+"""Seconds between two polls of the database for all streams together, and between two `progress` events of a stream."""
 
 HEARTBEAT_EVERY = 15.0
 """Seconds of silence after which a comment is sent, since proxies close silent connections."""
@@ -51,11 +47,8 @@ HEARTBEAT_EVERY = 15.0
 LIFETIME = 900.0
 """Seconds after which a stream ends and its client reconnects, so that a revoked token is noticed."""
 
-RETRY_SECONDS = 2
-"""Seconds that clients wait before they reconnect."""
-
-BUSY_SECONDS = 30
-"""Seconds that clients wait when there are too many streams."""
+RETRY_SECONDS, BUSY_SECONDS = 2, 30
+"""Seconds that clients wait before they reconnect, and when there are too many streams."""
 
 READERS = 4
 """The number of threads that read the database for streams, separate from the threads of other requests."""
@@ -63,7 +56,6 @@ READERS = 4
 router = router_of(prefix="/v1/evaluations", tags=["evaluations"])
 
 Progress = dict[str, documents.Progress]
-"""The progress of running tasks by name."""
 
 T = TypeVar("T")
 
@@ -140,7 +132,11 @@ class Followers:
                 if page is None:
                     return  # the evaluation was deleted, and the client gets 404 when it reconnects
                 for event in page.events:
-                    yield _frame(event.kind, _data_of(event), event.number)
+                    at = event.created_at.isoformat(timespec="milliseconds")
+                    fields = {"at": at, "task": event.task, "state": event.state}
+                    known = {name: value for name, value in fields.items() if value is not None}
+                    data = {"evaluation": event.evaluation_id, **known, **(event.data or {})}
+                    yield _frame(event.kind, data, event.number)
                     follower.seen = event.number
                 if page.is_last:
                     yield _frame("end", {"evaluation": follower.evaluation_id, "state": page.state}, follower.seen)
@@ -211,12 +207,6 @@ def _look_at(
         task_progress = progress_view(task.finished + work.done, task.total, task.unit, work.per_second)
         progress.setdefault(task.evaluation_id, {})[task.name] = task_progress
     return newest_events(session, ids), progress
-
-
-def _data_of(event: EvaluationEvent) -> dict[str, object]:
-    fields = {"at": event.created_at.isoformat(timespec="milliseconds"), "task": event.task, "state": event.state}
-    known = {name: value for name, value in fields.items() if value is not None}
-    return {"evaluation": event.evaluation_id, **known, **(event.data or {})}
 
 
 def _frame(kind: str, data: Mapping[str, object], number: int | None = None) -> bytes:

@@ -101,10 +101,7 @@ def tag_of(session: Session, run: str, query: SummaryQuery) -> str:
     summary="Get the newest and the best value of every metric of a run",
     description="`best` is the lowest or the highest finite value, by the metric's direction, and the first of equal "
     "values; null for a metric without a direction or without finite values. `gaps` are the gaps of the history.",
-    responses={
-        200: answer(Summary, "A series for each metric, variant and protocol."),
-        **NOT_MODIFIED,
-    },
+    responses={200: answer(Summary, "A series for each metric, variant and protocol."), **NOT_MODIFIED},
 )
 @needs("read")
 def get_summary(

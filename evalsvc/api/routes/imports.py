@@ -34,7 +34,6 @@ MAX_SERIES = 1_000
 """The most series of an import. The database is locked for a millisecond for each of them."""
 
 MAX_PROTOCOL = 100_000
-"""The most characters of a protocol as JSON."""
 
 
 def _storable(value: T) -> T:
@@ -54,9 +53,7 @@ FIRST_ERROR = Field(fail_fast=True)
 """Constraint of columns: each wrong value would be an error of its own, which takes more memory than the value."""
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-
 StepOfValue = Annotated[int, Field(ge=0, le=MAX_STEP)]
-
 SizeOfValue = Annotated[int, Field(ge=1, le=MAX_ID)]
 
 
@@ -123,12 +120,9 @@ _EXAMPLE = {
 }
 
 
-def _schema() -> dict[str, object]:
-    """Return the JSON schema of the body without references, since a request body in OpenAPI has no definitions."""
-    schema: dict[str, Any] = ImportInput.model_json_schema()
-    definitions = schema.pop("$defs")
-    schema["properties"]["series"]["items"] = definitions["ImportedSeries"]
-    return schema
+_SCHEMA: dict[str, Any] = ImportInput.model_json_schema()
+# Without references, since a request body in OpenAPI has no definitions.
+_SCHEMA["properties"]["series"]["items"] = _SCHEMA.pop("$defs")["ImportedSeries"]
 
 
 @router.post(
@@ -143,10 +137,7 @@ def _schema() -> dict[str, object]:
         200: answer(ImportOutcome, "The run already has all values."),
     },
     openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": _schema(), "example": _EXAMPLE}},
-        }
+        "requestBody": {"required": True, "content": {"application/json": {"schema": _SCHEMA, "example": _EXAMPLE}}}
     },
 )
 @needs("submit", body=MAX_IMPORT)
@@ -162,7 +153,15 @@ async def post_metrics(run: RunPath, body: RawBody, request: Request, state: Cur
 def _import(run: str, body: bytes, state: State) -> JsonAnswer:
     given = parse_import(body)
     series = [_imported(index, item) for index, item in enumerate(given.series)]
-    _require_distinct(series)
+    indexes: dict[tuple[str, str, str], int] = {}
+    for index, item in enumerate(series):
+        key = (item.metric, item.variant, item.protocol.id)
+        if key in indexes:
+            raise InvalidRequest(
+                f"series.{index} and series.{indexes[key]} are the same series: {item.metric}, variant "
+                f"{item.variant!r}, by one protocol; send their values as one series"
+            )
+        indexes[key] = index
     with state.writing() as session:
         done = import_values(session, run, given.source, series, given.replace)
     return JsonAnswer(done, 200 if done.import_ is None else 201)
@@ -198,8 +197,7 @@ def _finding(item: ErrorDetails) -> str:
     return f"{_dotted(location) or 'the body'}: {message}, found {shown(item['input'])}"
 
 
-def _dotted(location: Sequence[int | str]) -> str:
-    """Return the location of a finding in the body, without the names of the types that pydantic tried."""
+def _dotted(location: Sequence[int | str]) -> str:  # without the names of the types that pydantic tried
     return ".".join(str(part) for part in location if isinstance(part, int) or str(part).isidentifier())
 
 
@@ -231,15 +229,3 @@ def _imported(index: int, item: ImportedSeries) -> Imported:
         variant=item.variant,
         baseline=item.baseline,
     )
-
-
-def _require_distinct(series: Sequence[Imported]) -> None:
-    indexes: dict[tuple[str, str, str], int] = {}
-    for index, item in enumerate(series):
-        key = (item.metric, item.variant, item.protocol.id)
-        if key in indexes:
-            raise InvalidRequest(
-                f"series.{index} and series.{indexes[key]} are the same series: {item.metric}, variant "
-                f"{item.variant!r}, by one protocol; send their values as one series"
-            )
-        indexes[key] = index

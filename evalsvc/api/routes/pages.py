@@ -44,8 +44,6 @@ POLICY = (
 """Content security policy of pages: no inline script and no inline style, and nothing from another address."""
 
 KINDS = {"html": "text/html", "json": "application/json", "csv": "text/csv", "svg": "image/svg+xml", "png": "image/png"}
-"""Media types of a panel's formats."""
-
 PICTURES = ("svg", "png")
 
 PAGE_HEADERS = {
@@ -55,7 +53,6 @@ PAGE_HEADERS = {
 }
 
 PRIVATE = {"Cache-Control": "no-store"}
-
 FOREVER = "public, max-age=31536000, immutable"
 
 log = logging.getLogger(__name__)
@@ -217,11 +214,7 @@ def _private(request: Request, template: str, content: Content, status: int, ret
     return Response(html_of(template, content, around(request)), status, media_type="text/html", headers=headers)
 
 
-MAX_FORM = 20_000
-"""Bytes of a form."""
-
-MAX_FIELDS = 10
-
+MAX_FORM, MAX_FIELDS = 20_000, 10
 MEDIA_TYPE = "application/x-www-form-urlencoded"
 
 

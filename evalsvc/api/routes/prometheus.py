@@ -176,7 +176,6 @@ class _ServiceCollector(Collector):
 
 
 def _disks(settings: Settings) -> Iterator[Metric]:
-    """Yield the space of the folders' disks, even before a folder exists. A disk that cannot be read is left out."""
     free: dict[str, float] = {}
     total: dict[str, float] = {}
     for name, folder in {"data": settings.data_path, "spool": settings.kept_paths[0]}.items():

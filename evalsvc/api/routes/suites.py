@@ -69,8 +69,12 @@ def suite_entries(session: Session, settings: Settings) -> dict[str, Entry]:
     for name in kept_suites(session):
         hidden = entries.get(name)
         shadows = None if hidden is None or hidden.source == "put" else hidden.source
-        entries[name] = Entry("put", lambda name=name: parse_suite(kept_suite(session, name), name), shadows)
+        entries[name] = Entry("put", partial(_load_kept, session, name), shadows)
     return entries
+
+
+def _load_kept(session: Session, name: str) -> Suite:
+    return parse_suite(kept_suite(session, name), name)
 
 
 def find_suite(session: Session, settings: Settings, name: str) -> Suite:

@@ -22,12 +22,8 @@ from evalsvc.errors import Forbidden, InvalidRequest
 from evalsvc.files.uploads import Part, Upload
 from evalsvc.store.runs.posting import uploaded_bytes
 
-VERSION = "1.0.0"
-
-EXTENSIONS = "creation,checksum,expiration"
-
+VERSION, EXTENSIONS = "1.0.0", "creation,checksum,expiration"
 PART_TYPE = "application/offset+octet-stream"
-"""The content type of a part."""
 
 HEADERS = {"Tus-Resumable": VERSION, "Tus-Version": VERSION, "Cache-Control": "no-store"}
 """Headers of every successful answer."""
@@ -65,7 +61,6 @@ async def require_supported(
         Header(alias="Tus-Resumable", description="The version of tus."),
     ] = None,
 ) -> None:
-    """Refuse requests to a service without uploads, of other versions of tus, and of unsupported extensions."""
     if state.settings.upload_bytes <= 0:
         raise Forbidden(
             "this service takes no uploads, since EVALSVC_UPLOAD_BYTES is 0; post a path that the service can read (a "
@@ -240,7 +235,6 @@ def _kept_bytes(state: State) -> int:
 
 
 def _sha256(metadata: str) -> str:
-    """Return the digest in `Upload-Metadata`, which has pairs `key base64(value)`, separated by commas."""
     pairs = [pair.strip().partition(" ") for pair in metadata.split(",")]
     digests = [encoded.strip() for key, _, encoded in pairs if key == "sha256"]
     try:
