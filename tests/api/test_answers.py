@@ -73,10 +73,7 @@ def test_kept_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     ask("huge", 1000)
     ask("one")
     assert made[-2:] == ["huge", "one"]
-
-
-def test_many_small_answers_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counts of a few bytes each would fill the memory long before their bytes reach the limit."""
+    # Counts of a few bytes each would fill the memory long before their bytes reach the limit.
     monkeypatch.setattr(module, "KEPT_BYTES", 10 * module.ENTRY_BYTES)
     plain, heavy = Answers[bytes](), Answers[bytes](lambda body: module.ENTRY_BYTES)
     for answers, first in ((plain, 90), (heavy, 95)):
@@ -186,9 +183,7 @@ def test_body_that_is_no_request(app: App) -> None:
         refused(response, 422, "invalid_request", words)
 
 
-def test_bug_says_so_without_a_trace_and_a_database_that_went_away_is_none(
-    app: App, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bug_has_no_trace_and_a_database_that_went_away_is_none(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who reports it can be told by the name of the request which trace in the log is theirs."""
     with app.store.engine.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE runs RENAME TO gone")

@@ -28,9 +28,7 @@ def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[st
         yield started
 
 
-def test_twenty_clients_that_post_the_same_have_one_checkpoint_evaluated_once(
-    service: tuple[str, Any], weights: Path
-) -> None:
+def test_twenty_clients_that_post_the_same_have_one_evaluation(service: tuple[str, Any], weights: Path) -> None:
     url, state = service
     body = {"run": "run-a", "step": 25, "uri": str(weights), "suites": ["loss"], "spool": "copy"}
 

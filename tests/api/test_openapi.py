@@ -113,10 +113,7 @@ def test_the_page_runs_only_what_its_policy_names_and_all_of_it_is_loaded_from_t
         assert (file.status_code, file.headers["content-type"].partition(";")[0]) == (200, media_type)
         assert len(file.content) > 100_000
     assert b"SwaggerUIBundle" in app.http.get("/docs/swagger-ui-bundle.js").content
-
-
-def test_the_page_needs_no_token_and_no_other_file_is_served(app: App) -> None:
-    bearer(app, "admin")
+    bearer(app, "admin")  # the page needs none, and no other file is served
     assert {app.http.get(path).status_code for path in ("/docs", *docs.FILES)} == {200}
     for path in ("favicon-32x32.png", "__init__.py", "../main.py", "..%2fmain.py", "%2e%2e/main.py", "oauth2-redirect"):
         assert app.http.get(f"/docs/{path}").status_code in (307, 401, 404), path
@@ -140,13 +137,8 @@ def test_without_the_package_the_page_says_what_to_install(
         assert app.http.get("/openapi.json").status_code == 200
 
 
-LONG = bool(os.environ.get("TESTS_LONG"))
-
-EXAMPLES = 100 if LONG else 4
-"""Made up for each operation, right and wrong ones, beside what is systematic."""
-
-CASES = 2_000 if LONG else 1_000
-"""At least, of an open service and of one with tokens."""
+EXAMPLES, CASES = (100, 2_000) if os.environ.get("TESTS_LONG") else (4, 1_000)
+"""Requests that are made up for each operation beside what is systematic, and the least of an open service."""
 
 
 @pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")

@@ -88,9 +88,7 @@ def test_lists_are_read_page_by_page(app: App, client: Client) -> None:
     assert len(client.suites()) > rows
 
 
-def test_a_run_that_is_behind_is_waited_for_within_patience(
-    app: App, client: Client, weights: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_behind_is_waited_for(app: App, client: Client, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By what the service says, and not in a loop that asks all the time."""
     client.put_plan("run-a", {"suites": [{"suite": "loss", "every": 1}], "when_behind": "refuse"})
     client.submit("run-a", 25, str(weights), spool="link")
@@ -286,9 +284,7 @@ def test_suites_plans_bases_and_results(app: App, client: Client, weights: Path)
         client.submit(None, None, str(weights))
 
 
-def test_certificates_are_verified_by_the_authority_of_other_programs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_certificates_are_verified_as_by_other_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {}
     pem = tmp_path / "ca.pem"
     with monkeypatch.context() as patch:
@@ -381,9 +377,7 @@ def test_an_upload_goes_on_after_every_failure(taking: tuple[App, Client], file:
     assert uploaded(app) == file.read_bytes()
 
 
-def test_a_connection_that_breaks_within_every_part_makes_progress(
-    taking: tuple[App, Client], file: Path, between: Between
-) -> None:
+def test_a_connection_that_breaks_makes_progress(taking: tuple[App, Client], file: Path, between: Between) -> None:
     """A part with a checksum counts as a whole, so a connection that carries 300 bytes needs smaller parts."""
     sent = []
 
@@ -461,9 +455,7 @@ def test_a_file_that_cannot_be_sent(taking: tuple[App, Client], file: Path, tmp_
 @pytest.mark.parametrize(
     ("what", "done", "size"), [("reading", 2000, 2500), ("sending", 2000, 2500), ("sending", 5000, 9000)]
 )
-def test_a_file_that_is_written_to_is_noticed(
-    taking: tuple[App, Client], file: Path, what: str, done: int, size: int
-) -> None:
+def test_a_changing_file_is_noticed(taking: tuple[App, Client], file: Path, what: str, done: int, size: int) -> None:
     _app, client = taking
 
     def write(*report: object) -> None:

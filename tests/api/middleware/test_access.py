@@ -277,10 +277,7 @@ def test_a_page_leads_to_the_sign_in_and_back(app: App) -> None:
     for path in ("/", "/status", "/v1/runs", "/v1/status"):
         assert browser.get(path).status_code == 200, path
     assert browser.get("/sign-in?next=/status").headers["location"] == "/status", "signed in already"
-
-
-def test_what_fetches_data_is_refused_and_not_led_away(app: App) -> None:
-    new_token(app, "read")
+    # What fetches data is refused and not led away.
     refused(app.http.get("/v1/runs"), 401, "unauthorized")
     refused(app.http.get("/panels/curve.json?run=a&metric=b"), 401, "unauthorized")
     assert app.http.get("/panels/curve.html?run=a&metric=b").status_code == 303
@@ -299,16 +296,13 @@ def test_a_link_from_another_site_is_followed_once_more(app: App) -> None:
     assert browser.get("/status").status_code == 200
 
 
-def test_signing_out_ends_the_session(app: App) -> None:
+def test_a_session_ends_by_signing_out_or_with_its_token(app: App) -> None:
     browser = signed_in(app, "read")
     answer = browser.post("/sign-out", {"key": browser.form_key()})
     assert (answer.status_code, answer.headers["location"]) == (303, "/sign-in")
     assert "Max-Age=0" in answer.headers["set-cookie"]
     assert answer.headers["clear-site-data"] == '"cache"'
     assert browser.get("/status").status_code == 303, "the old cookie is worth nothing"
-
-
-def test_a_revoked_token_ends_its_sessions(app: App) -> None:
     browser, other = signed_in(app, "read", "one"), signed_in(app, "read", "two")
     assert re.search(r"<span>one</span>\s*<button>Sign out", browser.get("/").text)
     with app.store.transaction() as session:

@@ -77,12 +77,7 @@ def test_a_large_body_is_parsed_in_a_thread(app: App, monkeypatch: pytest.Monkey
         app.http.patch("/v1/runs/r", json={"name": "a" * size})
     loop = app.portal.call(threading.current_thread)
     assert [thread is loop for thread in threads] == [True, False]
-
-
-def test_bodies_that_are_refused_for_others_of_the_caller_may_be_sent_again(
-    app: App, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(bodies, "HELD", 10)
+    monkeypatch.setattr(bodies, "HELD", 10)  # what is refused for others of the caller may be sent again
     response = app.http.patch("/v1/runs/r", json={"name": "a" * 20})
     refused(response, 429, "rate_limited", "the bodies of your unanswered requests", "fewer large bodies")
     assert response.headers["retry-after"] == "1"

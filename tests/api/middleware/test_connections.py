@@ -85,9 +85,7 @@ def test_the_rest_of_a_body_that_nobody_reads_is_given_up(port: int) -> None:
         assert closed_after(connection, b"a" * 99) < 5
 
 
-def test_https_to_a_service_by_http_says_what_to_do(
-    port: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_https_says_what_to_do(port: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     """uvicorn says only that a request is invalid; a flood of connections would fill the log with warnings."""
     monkeypatch.setattr(TimeoutProtocol, "_warned_at", -1e9)
     context = ssl.create_default_context()

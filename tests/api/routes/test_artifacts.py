@@ -101,10 +101,7 @@ def test_pages_that_an_evaluation_left_run_nothing(app: App, left: int) -> None:
         assert "script-src" not in policy
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert answer.headers["content-type"].startswith(media_type)
-
-
-def test_a_type_that_is_none_is_bytes(app: App, left: int) -> None:
-    """A plug-in's task says what it is; that must not become a header of its own."""
+    # A plug-in's task says what it is; that must not become a header of its own.
     for media_type in ["text/html\r\nSet-Cookie: a=b", "*/*", "text/html; charset=x; y", "", "ÿ/ÿ"]:
         change(app, left, media_type=media_type)
         answer = app.http.get(f"/v1/artifacts/{left}")

@@ -13,15 +13,8 @@ from app_in_process import App, refused
 
 from evalsvc.checkpoints.copies import spool_path
 
-MODEL = {
-    "hidden_dim": 8,
-    "n_layers": 1,
-    "n_heads": 2,
-    "seq_len": 16,
-    "vocab_size": 100,
-    "post_embed_norm": False,
-    "weight_tying": False,
-}
+MODEL: dict[str, Any] = {"hidden_dim": 8, "n_layers": 1, "n_heads": 2, "seq_len": 16, "vocab_size": 100}
+MODEL |= {"post_embed_norm": False, "weight_tying": False}
 
 
 def test_post_answers_with_checkpoint_and_evaluations(app: App, weights: Path) -> None:

@@ -25,9 +25,7 @@ from evalsvc.store.queue.status import AtWork
         ("leaving", True, ["the service is draining: it stops once", "EVALSVC_GRACE"]),
     ],
 )
-def test_not_ready_while_nothing_is_evaluated(
-    app: App, weights: Path, name: str, value: object, words: list[str]
-) -> None:
+def test_not_ready_while_nothing_can_run(app: App, weights: Path, name: str, value: object, words: list[str]) -> None:
     """What is posted meanwhile is kept for the next start; a load balancer sends nothing here any more."""
     setattr(app.coordinator, name, value)
     refused(app.http.get("/readyz"), 503, "not_ready", *words)

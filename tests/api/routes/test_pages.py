@@ -58,15 +58,15 @@ def renderer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Renderer]:
     renderer.go_on.set()
 
 
+def put(app: App, steps: Sequence[int], run: str = "run-a") -> None:
+    write(app.store, {"higher/b": [Point(step, 1.0, None, None) for step in steps]}, run)
+
+
 @pytest.fixture
 def drawn(app: App) -> App:
     """An application with a metric of a run."""
     put(app, range(10))
     return app
-
-
-def put(app: App, steps: Sequence[int], run: str = "run-a", metric: str = "higher/b") -> None:
-    write(app.store, {metric: [Point(step, 1.0, None, None) for step in steps]}, run)
 
 
 def told(response: httpx2.Response, status: int) -> str:
@@ -117,9 +117,7 @@ def test_nothing_is_rendered_for_a_client_that_left(drawn: App, renderer: Render
     assert renderer.begun == []
 
 
-def test_a_chart_of_too_many_marks_is_no_picture(
-    drawn: App, renderer: Renderer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_chart_of_too_many_marks_is_refused(drawn: App, renderer: Renderer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rendering grows with the marks, and the height of a picture with the metrics: 10,000 took gigabytes."""
     put(drawn, range(10), "run-b")
     monkeypatch.setattr(vega, "MOST_MARKS", 9)
@@ -134,9 +132,7 @@ def test_a_chart_of_too_many_marks_is_no_picture(
     assert renderer.begun == ["png"]
 
 
-def test_the_script_of_charts_is_made_in_the_same_queue(
-    drawn: App, renderer: Renderer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_script_of_charts_takes_its_turn(drawn: App, renderer: Renderer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its address needs no token, so anybody had a process for each request until the first one was done."""
     monkeypatch.setattr(vega, "script", lambda folder: renderer({}, "script", "light") and Path(__file__))
     renderer.go_on.clear()
@@ -191,9 +187,7 @@ def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
         lambda source: source.summary(RUN, ["loss/special"]),
     ],
 )
-def test_both_readers_have_the_same_answers_and_errors(
-    dashboard: Dashboard, ask: Callable[[ServiceReader], object]
-) -> None:
+def test_both_readers_have_the_same_answers(dashboard: Dashboard, ask: Callable[[ServiceReader], object]) -> None:
     def answer(source: ServiceReader) -> object:
         try:
             return ask(source)
@@ -204,9 +198,7 @@ def test_both_readers_have_the_same_answers_and_errors(
         assert answer(OwnReader(dashboard.state, session)) == answer(client)
 
 
-def test_a_bug_is_a_page_without_its_trace(
-    app: App, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_bug_shows_no_trace(app: App, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(own_reader, "runs_view", lambda *_: {}["a secret"])
     answer = app.http.get("/")
     assert (answer.status_code, answer.headers["content-type"].partition(";")[0]) == (500, "text/html")

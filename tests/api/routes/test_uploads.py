@@ -71,18 +71,10 @@ def post(app: App, uri: str = f"upload:{SHA256}", **fields: Any) -> httpx2.Respo
     return app.post(uri, **{"model": "open_lm_160m", **fields})
 
 
-def folders(app: App) -> list[str]:
-    return os.listdir(app.settings.uploads_path)
-
-
 def spooled(app: App) -> Path:
     """The file that is kept of checkpoint 1."""
     [file] = (app.settings.data_path / "spool" / "1").iterdir()
     return file
-
-
-def offset_of(app: App, address: str) -> int:
-    return int(app.http.head(address).headers["upload-offset"])
 
 
 def test_from_the_first_byte_to_a_checkpoint(app: App) -> None:
@@ -108,7 +100,7 @@ def test_from_the_first_byte_to_a_checkpoint(app: App) -> None:
     file = spooled(app)
     assert (file.read_bytes(), file.stat().st_mode & 0o777, file.stat().st_nlink) == (CONTENT, 0o600, 1)
     assert file.stat().st_mtime_ns == 0, "the same content sent again has the same identity"
-    assert folders(app) == [], "the upload has become the checkpoint"
+    assert os.listdir(app.settings.uploads_path) == [], "the upload has become the checkpoint"
     assert app.coordinator.woken == 1
     refused(send(app, address, b"", len(CONTENT)), 404, "upload_not_found", "became a checkpoint")
 
@@ -117,7 +109,7 @@ def test_the_last_part_is_verified_or_the_post_if_the_service_was_killed_before(
     address = create(app)
     response = send(app, address, CONTENT[::-1])
     refused(response, 409, "checkpoint_changed", f"{SHA256} was announced", "send the file again")
-    assert (app.http.head(address).status_code, folders(app)) == (404, [])
+    assert (app.http.head(address).status_code, os.listdir(app.settings.uploads_path)) == (404, [])
     create(app)
     part = Part(app.app.state.state.uploads, None, SHA256, 0, None, 0)
     part.write(CONTENT)
@@ -146,7 +138,7 @@ def test_the_same_again_changes_nothing_and_another_place_needs_the_file_again(a
     refused(post(app, uri, step=50), 404, "upload_not_found", "another post used the upload")
     upload(app)
     assert post(app, uri, suites=["loss"]).status_code == 200, "sent again, and not needed"
-    assert folders(app) == []
+    assert os.listdir(app.settings.uploads_path) == []
     refused(post(app, upload(app, CONTENT + b"other")), 409, "conflict", f"the uri upload:{SHA256}")
     app.coordinator.work()
     with app.store.transaction() as session:
@@ -166,7 +158,7 @@ def test_other_metadata_is_ignored_and_a_name_is_never_a_path(app: App) -> None:
         metadata = f"filename {b64(name)}, sha256 {b64(SHA256.upper())},is_confidential,relativePath {b64('../x')}"
         assert create(app, headers={"Upload-Metadata": metadata}) == f"/v1/uploads/{SHA256}"
     assert os.listdir(around) == ["data"]
-    [file] = folders(app)
+    [file] = os.listdir(app.settings.uploads_path)
     assert file.endswith(f"-{SHA256}-{len(CONTENT)}")
 
 
@@ -201,7 +193,7 @@ def test_the_bytes_of_kept_checkpoints_and_the_disk_count(app: App, monkeypatch:
     with monkeypatch.context() as patch:
         patch.setattr(os, "pwrite", fill)
         refused(send(app, address, other), 507, "storage_full", "make room", "are kept")
-    assert offset_of(app, address) == 500
+    assert app.http.head(address).headers["upload-offset"] == "500"
     assert send(app, address, other[500:], 500).status_code == 204
 
 
@@ -253,7 +245,7 @@ def test_a_part_that_is_refused(app: App) -> None:
         refused(send(app, address, rest, 1000, **{header: value}), status, "invalid_request", words)
     answer = send(app, address, rest, 1000, **{"Upload-Checksum": f"sha256 {b64(bytes(32))}"})
     refused(answer, 460, "checksum_mismatch", "again")
-    assert offset_of(app, address) == 1000
+    assert app.http.head(address).headers["upload-offset"] == "1000"
     assert send(app, address, rest, 1000).status_code == 204
     refused(send(app, address, b"!", 5120), 413, "invalid_request", "at most 0 bytes more")
     assert send(app, address, b"", 5120).status_code == 204
@@ -297,6 +289,6 @@ def test_a_connection_that_breaks_keeps_what_came_of_the_last_piece(app: App, ch
     headers = {"Upload-Checksum": f"sha256 {b64(hashlib.sha256(CONTENT).digest())}"} if checksum else {}
     assert send_pieces(app, address, CONTENT[:1000], **{"Content-Length": str(len(CONTENT))}, **headers) == 408
     rest = 0 if checksum else 1000
-    assert offset_of(app, address) == rest
+    assert app.http.head(address).headers["upload-offset"] == str(rest)
     assert send(app, address, CONTENT[rest:], rest).status_code == 204
     assert post(app).status_code == 201
