@@ -44,8 +44,7 @@ def waiting(app: App, weights: Path) -> App:
 
 def state(app: App, browser: Browser) -> str:
     """The state of evaluation 1."""
-    found: str = browser.get("/v1/evaluations/1").json()["state"]
-    return found
+    return str(browser.get("/v1/evaluations/1").json()["state"])
 
 
 def told(response: httpx2.Response, status: int, *words: str) -> None:

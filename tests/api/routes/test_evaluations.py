@@ -18,8 +18,7 @@ from evalsvc.store.tables import Suite
 @pytest.fixture
 def posted(app: App, weights: Path) -> int:
     """Evaluation 1 waits."""
-    number: int = app.post(weights, suites=["loss"]).json()["evaluations"][0]["id"]
-    return number
+    return int(app.post(weights, suites=["loss"]).json()["evaluations"][0]["id"])
 
 
 def test_asking_again_gives_the_one_that_is_not_over(app: App, posted: int) -> None:
