@@ -48,6 +48,8 @@ def test_a_spooled_checkpoint_outlives_the_original(original: Path, tmp_path: Pa
     if kind == "link":
         link_into(copy, original, path.name)
     else:
+        (copy.partial / original.name).mkdir(parents=True)
+        (copy.partial / original.name / "half").write_bytes(b"of a copy that broke off")
         copy.fill(lambda folder: copy_files(original, folder / path.name))
     shutil.rmtree(original.parent)
     assert identify(path) == before, "a spooled checkpoint must still be the posted one"
@@ -75,9 +77,7 @@ def test_what_takes_the_name_of_an_open_file_is_not_spooled(original: Path, tmp_
     assert not any(path.is_symlink() for path in copy.folder.rglob("*"))
 
 
-def test_a_link_that_cannot_be_made_says_what_to_do(
-    original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_link_that_cannot_be_made(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise OSError(18, "Invalid cross-device link")
 
@@ -87,15 +87,6 @@ def test_a_link_that_cannot_be_made_says_what_to_do(
     with pytest.raises(DataDirectoryUnusable, match="one file system"):
         keep_upload(spooled(tmp_path, 7), original, "upload:abc")
     assert list((tmp_path / "spool").iterdir()) == []
-
-
-def test_a_copy_that_broke_off_is_started_anew(original: Path, tmp_path: Path) -> None:
-    copy = spooled(tmp_path, 1)
-    (copy.partial / original.name).mkdir(parents=True)
-    (copy.partial / original.name / "half").write_bytes(b"half")
-    copy.fill(lambda folder: copy_files(original, folder / original.name))
-    assert identify(copy.folder / original.name) == identify(original)
-    assert not copy.partial.exists()
 
 
 def test_an_uploaded_file_gets_its_name_in_the_spool(tmp_path: Path) -> None:
@@ -130,13 +121,6 @@ def test_a_copy_is_removed_in_one_step(tmp_path: Path, monkeypatch: pytest.Monke
     assert not copy.partial.exists()
 
 
-# the cache
-
-
-def nothing() -> None:
-    pass
-
-
 def write(size: int, folder: Path) -> None:
     (folder / "x.pt").write_bytes(b"x" * size)
 
@@ -147,13 +131,9 @@ def refuse(folder: Path) -> None:
 
 def put(cache: Cache, name: str, size: int) -> Copy:
     entry = cache.copy(name, Identity(size, 0, "1"))
-    with cache.held(entry, partial(write, size), nothing):
+    with cache.held(entry, partial(write, size), int):
         pass
     return entry
-
-
-def size_of(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*.pt"))
 
 
 @pytest.fixture
@@ -163,9 +143,12 @@ def cache(tmp_path: Path) -> Cache:
 
 def test_a_second_use_fetches_nothing(cache: Cache) -> None:
     entry = put(cache, "a", 40)
-    with cache.held(entry, refuse, nothing) as folder:
+    with cache.held(entry, refuse, int) as folder:
         assert (folder / "x.pt").read_bytes() == b"x" * 40
     assert cache.copy("a", Identity(40, 0, "2")) != entry, "another content at the same address"
+    (entry.folder.parent.parent / "file").write_text("")
+    with pytest.raises(CacheFull, match=r"cannot be created .*; set EVALSVC_CACHE"):
+        put(Cache(entry.folder.parent.parent / "file" / "cache", 100), "a", 1)
 
 
 def test_the_least_recently_used_goes_first(cache: Cache) -> None:
@@ -190,14 +173,14 @@ def test_what_is_in_use_stays(cache: Cache, tmp_path: Path) -> None:
         write(60, folder)
 
     entry = cache.copy("a", Identity(60, 0, "1"))
-    with cache.held(entry, fetch, nothing):
+    with cache.held(entry, fetch, int):
         with pytest.raises(NoRoom):
             put(cache, "b", 60)
         put(cache, "c", 40)
         assert entry.folder.exists()
     put(cache, "b", 60)
     assert not entry.folder.exists()
-    assert size_of(tmp_path) <= 100
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*.pt")) <= 100
 
 
 def broken_off(cache: Cache, error: Exception) -> Copy:
@@ -208,7 +191,7 @@ def broken_off(cache: Cache, error: Exception) -> Copy:
         (folder / "x.pt").write_bytes(b"half")
         raise error
 
-    with pytest.raises(type(error)), cache.held(entry, fetch, nothing):
+    with pytest.raises(type(error)), cache.held(entry, fetch, int):
         pass
     return entry
 
@@ -220,7 +203,7 @@ def test_a_fetch_that_broke_off_is_gone_on_with(cache: Cache) -> None:
     def go_on(folder: Path) -> None:
         assert (folder / "x.pt").read_bytes() == b"half"
 
-    with cache.held(entry, go_on, nothing) as folder:
+    with cache.held(entry, go_on, int) as folder:
         assert folder.is_dir()
     cache.drop(entry)
     assert broken_off(cache, OSError("the connection broke")).partial.exists()
@@ -257,7 +240,7 @@ def test_many_at_once_stay_below_the_bound(tmp_path: Path) -> None:
             name = f"{(number + turn) % 5}"
             entry = cache.copy(name, Identity(30, 0, "1"))
             try:
-                with cache.held(entry, partial(write, 30), nothing) as folder:
+                with cache.held(entry, partial(write, 30), int) as folder:
                     if (folder / "x.pt").read_bytes() != b"x" * 30:
                         wrong.append(name)
             except NoRoom:
@@ -271,64 +254,53 @@ def test_many_at_once_stay_below_the_bound(tmp_path: Path) -> None:
     for thread in threads:
         thread.join(60)
     assert wrong == []
-    assert size_of(tmp_path) <= limit
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*.pt")) <= limit
 
 
-def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    cache = Cache(tmp_path / "file" / "cache", 100)
-    with pytest.raises(CacheFull, match=r"cannot be created .*; set EVALSVC_CACHE"):
-        put(cache, "a", 1)
-
-
-# what the copies are compared with: identities and digests
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    path = tmp_path / "run" / "epoch_1.pt"
-    path.parent.mkdir()
-    path.write_bytes(b"weights")
-    return path
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    path = tmp_path / "hf"
-    (path / "sub").mkdir(parents=True)
-    (path / "model.safetensors").write_bytes(b"weights")
-    (path / "sub" / "config.json").write_bytes(b"{}")
-    return path
-
-
-def test_identity_of_file_and_folder(file: Path, folder: Path, tmp_path: Path) -> None:
-    os.utime(file, ns=(5, 5))
-    assert identify(file) == Identity(7, 5)
-    os.utime(folder / "model.safetensors", ns=(5, 5))
-    os.utime(folder / "sub" / "config.json", ns=(9, 9))
-    assert identify(folder) == Identity(9, 9)
+def test_identity_and_digest_of_a_file_and_of_a_folder(original: Path) -> None:
+    """Size, time and content; for a folder of all files, and the names belong to the content."""
+    files = [original]
+    if original.is_dir():
+        (original / "config.json").write_bytes(b"{}")
+        files = [original / "sub" / "epoch_1", original / "config.json"]
+    for nanoseconds, file in enumerate(files, 5):
+        os.utime(file, ns=(nanoseconds, nanoseconds))
+    assert identify(original) == Identity(7 if len(files) == 1 else 9, 4 + len(files))
+    digest = hash_files(original)
+    assert (digest == hashlib.sha256(b"weights").hexdigest()) == (len(files) == 1)
+    if original.is_dir():
+        files[1].rename(original / "other.json")
+        assert hash_files(original) != digest
     with pytest.raises(CheckpointGone, match="no such file"):
-        identify(tmp_path / "none.pt")
+        identify(original.with_name("none.pt"))
 
 
-def test_verify(file: Path, folder: Path) -> None:
-    def refused(reference: CheckpointRef, error: type[Exception], *fragments: str) -> None:
+def test_verify(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(error: type[Exception], *fragments: str) -> None:
         with pytest.raises(error) as caught:
             verify(reference)
         for fragment in fragments:
             assert fragment in str(caught.value)
 
-    verify(CheckpointRef(str(file)))
-    reference = CheckpointRef(str(file), identify(file), label="run-a step 25")
+    verify(CheckpointRef(str(original)))
+    reference = CheckpointRef(str(original), identify(original), label="run-a step 25")
     verify(reference)
-    file.write_bytes(b"other weights")
-    told = ("run-a step 25", str(file))
-    refused(reference, CheckpointChanged, *told, "13 bytes", "7 bytes", "replace=true")
-    file.unlink()
-    refused(reference, CheckpointGone, *told, "was deleted before it was evaluated", "spool=link or spool=copy")
-    reference = CheckpointRef(str(folder), identify(folder))
-    (folder / "sub" / "more.json").write_bytes(b"{}")
-    refused(reference, CheckpointChanged)
+    changed = original / "sub" / "more.json" if original.is_dir() else original
+    changed.write_bytes(b"other weights")
+    told = ("run-a step 25", str(original))
+    refused(CheckpointChanged, *told, "20 bytes" if original.is_dir() else "13 bytes", "7 bytes", "replace=true")
+    shutil.rmtree(original.parent)
+    refused(CheckpointGone, *told, "was deleted before it was evaluated", "spool=link or spool=copy")
+    # The uri of an uploaded file would be a relative path: such a file in the folder of a worker is none of ours.
+    monkeypatch.chdir(tmp_path)
+    uri = f"upload:{'0' * 64}"
+    (tmp_path / uri).write_bytes(b"weights")
+    reference = CheckpointRef(path=uri, identity=identify(tmp_path / uri), label="run 'a' step 1")
+    refused(CheckpointGone, "run 'a' step 1: ", "submit RUN STEP FILE --upload")
+    for sha256 in (None, "f" * 64):
+        check_sha256(CheckpointRef("/a.pt", sha256=sha256), "f" * 64)
+    with pytest.raises(CheckpointChanged, match=r"has sha256 ff.*, expected 00.*; post it again"):
+        check_sha256(CheckpointRef("/a.pt", sha256="0" * 64), "f" * 64)
 
 
 def test_uris_of_uploaded_files() -> None:
@@ -337,29 +309,3 @@ def test_uris_of_uploaded_files() -> None:
     for uri in ("upload:", "upload:abc", f"upload:{'0' * 63}/", f"upload:{'0' * 64}/../a", "upload://a"):
         with pytest.raises(CheckpointNotAllowed, match="64 hexadecimal digits"):
             uploaded_sha256(uri)
-
-
-def test_an_uploaded_file_that_was_deleted_is_looked_for_nowhere(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its uri would be a relative path: a file of this name in the folder of a worker is none of ours."""
-    monkeypatch.chdir(tmp_path)
-    uri = f"upload:{'0' * 64}"
-    (tmp_path / uri).write_bytes(b"weights")
-    reference = CheckpointRef(path=uri, identity=identify(tmp_path / uri), label="run 'a' step 1")
-    with pytest.raises(CheckpointGone, match=r"run 'a' step 1: .* submit RUN STEP FILE --upload"):
-        verify(reference)
-
-
-def test_hash_of_file_and_folder(file: Path, folder: Path) -> None:
-    assert hash_files(file) == hashlib.sha256(b"weights").hexdigest()
-    before = hash_files(folder)
-    (folder / "sub" / "config.json").rename(folder / "sub" / "other.json")
-    assert hash_files(folder) != before, "the names belong to a folder's content"
-
-
-def test_check_sha256() -> None:
-    for sha256 in (None, "f" * 64):
-        check_sha256(CheckpointRef("/a.pt", sha256=sha256), "f" * 64)
-    with pytest.raises(CheckpointChanged, match=r"has sha256 ff.*, expected 00.*; post it again"):
-        check_sha256(CheckpointRef("/a.pt", sha256="0" * 64), "f" * 64)

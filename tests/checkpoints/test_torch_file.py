@@ -1,7 +1,6 @@
 """Files of torch.save: hostile ones are refused however they come, and outlines are read without torch."""
 
 import argparse
-import builtins
 import codecs
 import os
 import pickle
@@ -25,118 +24,24 @@ from hostile_files import archive, calling, patched, tensor_pickle
 from safetensors.torch import save_file
 
 from evalsvc.checkpoints.torch_file import OTHER, read_outline
-from evalsvc.checkpoints.weights import load_torch as load
 from evalsvc.checkpoints.weights import read_weights
 from evalsvc.errors import CheckpointError, NotACheckpoint, UnsafeCheckpoint
 
 
-def refused(path: Path, error: type[CheckpointError], *words: str) -> None:
-    with pytest.raises(error) as caught:
-        read_weights(path)
-    for word in (str(path), *words):
-        assert word in caught.value.message
-
-
-@pytest.mark.parametrize("kind", ["zip", "legacy", "pickle"])
-@pytest.mark.parametrize(
-    ("function", "arguments"),
-    [(os.system, ("touch it-ran",)), (builtins.getattr, ("a string", "format")), (torch.load, ("it-ran",))],
-)
-def test_calls(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, function: Any, arguments: tuple[str, ...]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    pickled = calling(function, *arguments)
+def called(kind: str, function: Any, *arguments: str) -> Callable[[Path], object]:
+    """A checkpoint that calls a function when it is opened."""
     if kind == "zip":
-        archive(tmp_path / "x.pt", pickled)
-    elif kind == "legacy":
-        content = {"state_dict": {"a": torch.zeros(1)}, "callback": hostile_files.Calls(function, *arguments)}
-        torch.save(content, tmp_path / "x.pt", _use_new_zipfile_serialization=False)
-    else:
-        (tmp_path / "x.pt").write_bytes(pickled)
-    words = ("would run", function.__name__, "when it is opened, so it was not opened")
-    refused(tmp_path / "x.pt", UnsafeCheckpoint, *words)
-    assert not (tmp_path / "it-ran").exists()
-
-
-def test_a_file_with_options_is_told_how_its_owner_converts_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The finished run of last month cannot be saved again, so to save something else was no way out."""
-    old, new = tmp_path / "old.pt", tmp_path / "new.pt"
-    options = argparse.Namespace(folder=tmp_path, lr=1e-4)
-    torch.save({"model": {"w": torch.ones(2)}, "steps": 5, "args": options}, old)
-    with pytest.raises(UnsafeCheckpoint, match=r"would run argparse\.Namespace when it is opened") as caught:
-        read_weights(old)
-    [program] = re.findall(r'python -P -c "([^"]*)" OLD.pt NEW.pt', str(caught.value))
-    monkeypatch.setattr(sys, "argv", ["-c", str(old), str(new)])
-    with torch.serialization.safe_globals([]):  # ends what the program allows
-        exec(program, {})
-    assert list(read_weights(new).tensors) == ["w"]
-    assert read_outline(new) == {"model": OTHER, "steps": 5}
+        return lambda path: archive(path, calling(function, *arguments))
+    if kind == "pickle":
+        return lambda path: path.write_bytes(calling(function, *arguments))
+    content = {"state_dict": {"a": torch.zeros(1)}, "callback": hostile_files.Calls(function, *arguments)}
+    return lambda path: torch.save(content, path, _use_new_zipfile_serialization=False)
 
 
 FLOAT64 = b"cnumpy\ndtype\n(U\x02f8K\x00K\x01tR"
 POINTERS = b"cnumpy\ndtype\n(U\x02V8K\x00K\x01tR(K\x03U\x01|NNNK\x08K\x01K\x3ftb"
 """A numpy.dtype whose state says that its eight bytes are a pointer to an object; SCALAR gives them a value."""
 SCALAR = b"\x80\x02cnumpy.core.multiarray\nscalar\n"
-
-
-NESTED_GLOBAL = b"\x80\x02ctorch\nFloatStorage.from_file.__globals__\n."
-
-
-@pytest.mark.parametrize(
-    ("pickled", "error", "words"),
-    [
-        (b"\x80\x02cno.such\nthing\n)R.", UnsafeCheckpoint, "would run no.such.thing"),
-        (b"\x80\x02(S'touch it-ran'\nios\nsystem\n.", UnsafeCheckpoint, "pickle instruction"),  # INST
-        (calling(os.system, "touch it-ran", protocol=4), UnsafeCheckpoint, "holds the pickle instruction"),
-        (NESTED_GLOBAL, UnsafeCheckpoint, "would run torch.FloatStorage.from_file"),
-        # BUILD on what torch allows, with a state of one's own
-        (b"\x80\x02ccollections\nOrderedDict\n)R}U\x05itemsU\x01xsb.", NotACheckpoint, "holds nothing"),
-        (b"\x80\x02]}U\x01aK\x01sb.", NotACheckpoint, "damaged or not a torch.save file"),
-        (SCALAR + POINTERS + b"U\x08AAAAAAAA\x86R.", UnsafeCheckpoint, "would create numpy values of kind 'V8'"),
-        (b"\x80\x02" + FLOAT64 + b".", NotACheckpoint, "holds a PlainDtype"),
-        (b"\x80\x02" + FLOAT64 + b"(K\x03U\x01OKJtb.", UnsafeCheckpoint, "would change the layout of numpy's numbers"),
-        (SCALAR + b"U\x02f8U\x08AAAAAAAA\x86R.", UnsafeCheckpoint, "a numpy value from something other than its bytes"),
-        (SCALAR + FLOAT64 + b"U\x04AAAA\x86R.", UnsafeCheckpoint, "a numpy value from something other than its bytes"),
-        (b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n.", UnsafeCheckpoint, "multiarray._reconstruct"),
-        (calling(bytearray, b"x"), UnsafeCheckpoint, "would run __builtin__.bytearray"),  # of any length
-        (calling(tuple, [codecs.encode]), UnsafeCheckpoint, "would run __builtin__.tuple"),
-        (b"\x80\x02.", NotACheckpoint, "damaged or not a torch.save file"),
-        (b"\x80\x02X\xff\xff\xff\x7fabc.", NotACheckpoint, "damaged or not a torch.save file"),
-    ],
-)
-def test_pickles_by_hand(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pickled: bytes, error: type[CheckpointError], words: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    archive(tmp_path / "x.pt", pickled)
-    refused(tmp_path / "x.pt", error, words)
-    assert not (tmp_path / "it-ran").exists()
-
-
-@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "i1", "i4", "i8", "u1", "u8", "?", ">f8"])
-def test_numpys_plain_numbers_are_read(tmp_path: Path, dtype: str) -> None:
-    """The replacement of numpy's own functions gives what they give."""
-    value = np.array([1]).astype(dtype)[0]
-    for legacy in (False, True):
-        path = tmp_path / f"{legacy}.pt"
-        torch.save({"state_dict": {"a": torch.ones(1)}, "epoch": 1, "lr": value}, path,
-                   _use_new_zipfile_serialization=not legacy)  # fmt: skip
-        loaded = load(path)
-        assert isinstance(loaded, dict)
-        found = loaded["lr"]
-        assert found == value
-        assert found.dtype == value.dtype
-
-
-def test_methods_that_a_file_brings_along_are_left_behind(tmp_path: Path) -> None:
-    """An attribute of a tensor would be called in the place of its method."""
-    parameter = torch.nn.Parameter(torch.ones(2))
-    torch.save({"state_dict": {"a": parameter}, "epoch": 1}, tmp_path / "x.pt")
-    tensor = read_weights(tmp_path / "x.pt").tensors["a"]
-    assert type(tensor) is torch.Tensor
-    assert tensor.__dict__ == {}
-    assert not tensor.requires_grad
 
 
 def two_directories(path: Path) -> None:
@@ -155,22 +60,15 @@ def two_directories(path: Path) -> None:
     path.write_bytes(read_by_torch + content)
 
 
-@pytest.mark.parametrize("name", ["", "x/Data.pkl", "y/data.pkl"])
-def test_a_pickle_that_is_hidden_from_the_check_does_not_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    """torch reads what it takes for the pickle with `weights_only=True`, whatever the check has read."""
-    monkeypatch.chdir(tmp_path)
-    two_directories(tmp_path / "x.pt")
-    if name:  # two entries that could be the pickle: torch takes either
-        archive(tmp_path / "x.pt", b"\x80\x02}.", data=bytes(4))
-        with zipfile.ZipFile(tmp_path / "x.pt", "a") as file:
+def two_pickles(name: str) -> Callable[[Path], object]:
+    """Two entries that could be the pickle: torch takes either."""
+
+    def write(path: Path) -> None:
+        archive(path, b"\x80\x02}.", data=bytes(4))
+        with zipfile.ZipFile(path, "a") as file:
             file.writestr(name, calling(os.system, "touch it-ran"))
-    refused(tmp_path / "x.pt", CheckpointError)
-    assert not (tmp_path / "it-ran").exists()
 
-
-# more than the file holds
+    return write
 
 
 def tar(path: Path) -> None:
@@ -200,29 +98,90 @@ DAMAGED = "damaged or not a torch.save file"
 HUGE_TEXT = b"\x80\x04\x8d" + (2**62).to_bytes(8, "little") + b"x" * 1000
 """Whoever reads as many bytes as a pickle announces asks for that memory first."""
 
-ANNOUNCED: dict[str, tuple[Callable[[Path], object], str]] = {
-    "deflated": (hostile_files.deflated, "is a compressed zip, which torch.save never writes"),
-    "declared": (lambda path: patched(path, 2_000_000_000), DAMAGED),
-    "text": (lambda path: path.write_bytes(HUGE_TEXT), DAMAGED),
-    "storage": (stored((10**10,), (1,), 10**10), DAMAGED),
-    "legacy storage": (announcing_storage, DAMAGED),
-    "beyond": (stored((4,), (1,), 4, offset=1000), DAMAGED),
-    "negative": (stored((4,), (-1,), 4), DAMAGED),
-    "header": (announcing_header, "claims a safetensors header of 1,000,000,000 bytes"),
-    "tar": (tar, "a checkpoint is a torch.save file"),
-    "TorchScript": (
-        lambda path: archive(path, b"", **{"constants.pkl": b"", "code/__torch__.py": b"import os"}),
-        "is a TorchScript program; save the model's state_dict()",
+ATTACKS: tuple[tuple[bytes | Callable[[Path], object], type[CheckpointError], str], ...] = (
+    *(
+        (called(kind, function, *arguments), UnsafeCheckpoint, f".{function.__name__} when it is opened, so it was not")
+        for kind in ("zip", "legacy", "pickle")
+        for function, *arguments in ((os.system, "touch it-ran"), (getattr, "a", "format"), (torch.load, "it-ran"))
     ),
-}
+    (b"\x80\x02cno.such\nthing\n)R.", UnsafeCheckpoint, "would run no.such.thing"),
+    (b"\x80\x02(S'touch it-ran'\nios\nsystem\n.", UnsafeCheckpoint, "pickle instruction"),  # INST
+    (calling(os.system, "touch it-ran", protocol=4), UnsafeCheckpoint, "holds the pickle instruction"),
+    (b"\x80\x02ctorch\nFloatStorage.from_file.__globals__\n.", UnsafeCheckpoint, "would run torch.FloatStorage.from_"),
+    # BUILD on what torch allows, with a state of one's own
+    (b"\x80\x02ccollections\nOrderedDict\n)R}U\x05itemsU\x01xsb.", NotACheckpoint, "holds nothing"),
+    (b"\x80\x02]}U\x01aK\x01sb.", NotACheckpoint, DAMAGED),
+    (SCALAR + POINTERS + b"U\x08AAAAAAAA\x86R.", UnsafeCheckpoint, "would create numpy values of kind 'V8'"),
+    (b"\x80\x02" + FLOAT64 + b".", NotACheckpoint, "holds a PlainDtype"),
+    (b"\x80\x02" + FLOAT64 + b"(K\x03U\x01OKJtb.", UnsafeCheckpoint, "would change the layout of numpy's numbers"),
+    (SCALAR + b"U\x02f8U\x08AAAAAAAA\x86R.", UnsafeCheckpoint, "a numpy value from something other than its bytes"),
+    (SCALAR + FLOAT64 + b"U\x04AAAA\x86R.", UnsafeCheckpoint, "a numpy value from something other than its bytes"),
+    (b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n.", UnsafeCheckpoint, "multiarray._reconstruct"),
+    (calling(bytearray, b"x"), UnsafeCheckpoint, "would run __builtin__.bytearray"),  # of any length
+    (calling(tuple, [codecs.encode]), UnsafeCheckpoint, "would run __builtin__.tuple"),
+    (b"\x80\x02.", NotACheckpoint, DAMAGED),
+    (b"\x80\x02X\xff\xff\xff\x7fabc.", NotACheckpoint, DAMAGED),
+    # A pickle that is hidden from the check: torch reads what it takes for the pickle with `weights_only=True`.
+    *(
+        (write, CheckpointError, "")
+        for write in (two_directories, two_pickles("x/Data.pkl"), two_pickles("y/data.pkl"))
+    ),
+    # More than the file holds: refused, and not read as the values of something else
+    (hostile_files.deflated, NotACheckpoint, "is a compressed zip, which torch.save never writes"),
+    (lambda path: patched(path, 2_000_000_000), NotACheckpoint, DAMAGED),
+    (lambda path: path.write_bytes(HUGE_TEXT), NotACheckpoint, DAMAGED),
+    (stored((10**10,), (1,), 10**10), NotACheckpoint, DAMAGED),
+    (announcing_storage, NotACheckpoint, DAMAGED),
+    (stored((4,), (1,), 4, offset=1000), NotACheckpoint, DAMAGED),
+    (stored((4,), (-1,), 4), NotACheckpoint, DAMAGED),
+    (announcing_header, NotACheckpoint, "claims a safetensors header of 1,000,000,000 bytes"),
+    (tar, NotACheckpoint, "a checkpoint is a torch.save file"),
+    (lambda path: archive(path, b"", **{"constants.pkl": b""}), NotACheckpoint, "is a TorchScript program; save the"),
+)
+"""Pickles of an archive, or functions that write a file; and how each is refused."""
 
 
-@pytest.mark.parametrize("name", ANNOUNCED)
-def test_what_a_file_announces_and_does_not_hold(tmp_path: Path, name: str) -> None:
-    """Refused, and not read as the values of something else."""
-    write, words = ANNOUNCED[name]
-    write(tmp_path / "x.pt")
-    refused(tmp_path / "x.pt", CheckpointError, words)
+@pytest.mark.parametrize(("attack", "error", "words"), ATTACKS)
+def test_a_hostile_file_is_refused_and_runs_nothing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    attack: bytes | Callable[[Path], object],
+    error: type[CheckpointError],
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "x.pt"
+    archive(path, attack) if isinstance(attack, bytes) else attack(path)
+    with pytest.raises(error) as caught:
+        read_weights(path)
+    assert str(path) in caught.value.message
+    assert words in caught.value.message
+    assert not (tmp_path / "it-ran").exists()
+
+
+def test_a_file_with_options_is_told_how_its_owner_converts_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The finished run of last month cannot be saved again, so to save something else was no way out."""
+    old, new = tmp_path / "old.pt", tmp_path / "new.pt"
+    options = argparse.Namespace(folder=tmp_path, lr=1e-4)
+    torch.save({"model": {"w": torch.ones(2)}, "steps": 5, "args": options}, old)
+    with pytest.raises(UnsafeCheckpoint, match=r"would run argparse\.Namespace when it is opened") as caught:
+        read_weights(old)
+    [program] = re.findall(r'python -P -c "([^"]*)" OLD.pt NEW.pt', str(caught.value))
+    monkeypatch.setattr(sys, "argv", ["-c", str(old), str(new)])
+    with torch.serialization.safe_globals([]):  # ends what the program allows
+        exec(program, {})
+    assert list(read_weights(new).tensors) == ["w"]
+    assert read_outline(new) == {"model": OTHER, "steps": 5}
+
+
+def test_methods_that_a_file_brings_along_are_left_behind(tmp_path: Path) -> None:
+    """An attribute of a tensor would be called in the place of its method."""
+    parameter = torch.nn.Parameter(torch.ones(2))
+    torch.save({"state_dict": {"a": parameter}, "epoch": 1}, tmp_path / "x.pt")
+    tensor = read_weights(tmp_path / "x.pt").tensors["a"]
+    assert type(tensor) is torch.Tensor
+    assert tensor.__dict__ == {}
+    assert not tensor.requires_grad
 
 
 def test_tensors_of_every_kind_are_read(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -108,16 +109,18 @@ def test_bare_and_wrapped_state_dicts(tensors: dict[str, Tensor], tmp_path: Path
 
 def test_numpy_scalars_are_allowed(tensors: dict[str, Tensor], tmp_path: Path) -> None:
     """Metrics with confidence intervals, or a step counted by numpy, end up in the file as numpy scalars."""
-    metrics = [{"loss": np.float64(2.5), "upper": np.float32(1), "ok": np.bool_(True)}]
-    content = {"epoch": np.int64(3), "step": np.int64(700), "state_dict": tensors, "evaluation_metrics": metrics}
+    kinds = ("f2", "f4", "f8", "i1", "i4", "i8", "u1", "u8", "?", ">f8")
+    values = [np.array([1]).astype(kind)[0] for kind in kinds]
+    content = {"epoch": np.int64(3), "step": np.int64(700), "state_dict": tensors, "evaluation_metrics": values}
     before, path = set(torch.serialization.get_safe_globals()), tmp_path / "epoch_3.pt"
-    torch.save(content, path)
-    assert same(read_weights(path).tensors, tensors)
-    loaded: Any = load(path)
-    assert (loaded["step"], loaded["epoch"], loaded["evaluation_metrics"]) == (700, 3, metrics)
+    for legacy in (False, True):
+        torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+        assert same(read_weights(path).tensors, tensors)
+        loaded: Any = load(path)
+        assert (loaded["step"], loaded["epoch"], loaded["evaluation_metrics"]) == (700, 3, values)
+        assert [value.dtype for value in loaded["evaluation_metrics"]] == [value.dtype for value in values]
     assert set(torch.serialization.get_safe_globals()) == before, "this ends with the call"
     # The trainer's environment is often older than ours, and numpy 2 renamed the module.
-    torch.save(content, path, _use_new_zipfile_serialization=False)
     path.write_bytes(path.read_bytes().replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n"))
     older: Any = load(path)
     assert older["step"] == 700
@@ -138,36 +141,29 @@ def test_prefixes_in_any_order(tensors: dict[str, Tensor], tmp_path: Path, prefi
     assert same(weights.tensors, tensors)
 
 
-def write_sharded(
-    folder: Path,
-    tensors: dict[str, Tensor],
-    stem: str = "model",
-    suffix: str = ".safetensors",
-    save: Callable[[Any, Path], object] = save_file,
-) -> None:
+SAVE: dict[str, Callable[..., object]] = {"bin": torch.save, "safetensors": save_file}
+
+
+def write_sharded(folder: Path, tensors: dict[str, Tensor], name: str = "model.safetensors") -> None:
     """Write the tensors into two files and an index."""
-    names = list(tensors)
+    names, (stem, _, suffix) = list(tensors), name.partition(".")
     weight_map = {}
     for number, part in enumerate((names[:2], names[2:]), 1):
-        file = f"{stem}-{number:05}-of-00002{suffix}"
-        save({name: tensors[name] for name in part}, folder / file)
+        file = f"{stem}-{number:05}-of-00002.{suffix}"
+        SAVE[suffix]({name: tensors[name] for name in part}, folder / file)
         weight_map |= dict.fromkeys(part, file)
-    (folder / f"{stem}{suffix}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    (folder / f"{name}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
 
 
 @pytest.mark.parametrize("sharded", [False, True])
-@pytest.mark.parametrize(
-    ("stem", "suffix", "save"), [("pytorch_model", ".bin", torch.save), ("model", ".safetensors", save_file)]
-)
-def test_hugging_face_folders(
-    tensors: dict[str, Tensor], tmp_path: Path, stem: str, suffix: str, save: Callable[..., object], sharded: bool
-) -> None:
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors"])
+def test_hugging_face_folders(tensors: dict[str, Tensor], tmp_path: Path, name: str, sharded: bool) -> None:
     prefixed = {f"model.{name}": tensor for name, tensor in tensors.items()}
     if sharded:
-        write_sharded(tmp_path, prefixed, stem, suffix, save)
-        assert same(read_weights(tmp_path / f"{stem}{suffix}.index.json").tensors, tensors)
+        write_sharded(tmp_path, prefixed, name)
+        assert same(read_weights(tmp_path / f"{name}.index.json").tensors, tensors)
     else:
-        save(prefixed, tmp_path / f"{stem}{suffix}")
+        SAVE[name.partition(".")[2]](prefixed, tmp_path / name)
     (tmp_path / "config.json").write_text("{}")
     assert same(read_weights(tmp_path).tensors, tensors)
 
@@ -187,32 +183,6 @@ def refused(path: Path, error: type[CheckpointError], message: str) -> None:
     with pytest.raises(error, match=message) as caught:
         read_weights(path)
     assert str(path) in str(caught.value) or str(path.parent) in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "is empty; wait until it is written"),
-        (b"epoch,loss\n1,2.5\n", "is text; a checkpoint is a torch.save file"),
-        (b"\xff\xd8\xff\xe0 a picture", "starts with ff d8 ff e0"),
-        (b'{"hidden_dim": 24}', "JSON without a weight_map, so it holds no weights"),
-        (b'{"hidden_dim": ', "starts like JSON but is truncated or damaged"),
-    ],
-)
-def test_not_a_checkpoint(tmp_path: Path, content: bytes, message: str) -> None:
-    (tmp_path / "x.pt").write_bytes(content)
-    refused(tmp_path / "x.pt", NotACheckpoint, message)
-    for path in (tmp_path / "epoch_9.pt", tmp_path / "x.pt" / "epoch_9.pt"):
-        refused(path, CheckpointNotFound, "no checkpoint at")
-
-
-def test_gigabytes_of_zeros_are_refused_at_once(tmp_path: Path) -> None:
-    """What a full disk or an interrupted copy leaves: the length of a checkpoint and nothing in it."""
-    with (tmp_path / "epoch_1.pt").open("wb") as file:
-        file.truncate(8_000_000_000)
-    start = time.perf_counter()
-    refused(tmp_path / "epoch_1.pt", NotACheckpoint, "starts with zeros")
-    assert time.perf_counter() - start < 0.5
 
 
 @pytest.mark.parametrize("keep", [0.1, 0.5, 0.99])
@@ -240,57 +210,108 @@ def test_companions_of_an_epoch_file(epoch_file: Path, tmp_path: Path, name: str
     refused(copy, NotACheckpoint, f"post {tmp_path}/epoch_1.pt instead")
 
 
-@pytest.mark.parametrize(
-    ("content", "error", "message"),
-    [
-        ([1, 2], NotACheckpoint, "holds a list; a checkpoint is a dictionary of tensors"),
-        ({}, NotACheckpoint, "holds nothing; expected tensors by name"),
-        (
-            {"lr": 1.0, "network": {}},
-            NotACheckpoint,
-            "other things than tensors: lr, network; expected tensors by name",
-        ),
-        (
-            {"lr": 1.0, "model": {}},
-            NotACheckpoint,
-            "model of a training loop.* holds nothing; expected tensors by name",
-        ),
-        ({"epoch": 4, "state_dict": {"a": 1}}, NotACheckpoint, "open_lm epoch.* holds other things than tensors: a"),
-        ({"norm.weight": ONE, "module.norm.weight": ONE}, CheckpointMismatch, r"both norm\.weight and module\.norm\.w"),
-        (
-            {"model": {"cls_embedding.cap_proj.fc1.weight": ONE, "layers.0.attention.wqkv.weight": ONE}},
-            UnsupportedModel,
-            "network of LlamaGen",
-        ),
-    ],
+def zeros(path: Path) -> None:
+    """What a full disk or an interrupted copy leaves: the length of a checkpoint and nothing in it."""
+    with path.open("wb") as file:
+        file.truncate(8_000_000_000)
+
+
+def headed(header: Any) -> Callable[[Path], object]:
+    return lambda path: safetensors(path, header)
+
+
+BAD_HEADER = "damaged safetensors header"
+NO_CHECKPOINTS: tuple[tuple[Any, str], ...] = (
+    (b"", "is empty; wait until it is written"),
+    (b"epoch,loss\n1,2.5\n", "is text; a checkpoint is a torch.save file"),
+    (b"\xff\xd8\xff\xe0 a picture", "starts with ff d8 ff e0"),
+    (b'{"hidden_dim": 24}', "JSON without a weight_map, so it holds no weights"),
+    (b'{"hidden_dim": ', "starts like JSON but is truncated or damaged"),
+    (zeros, "starts with zeros"),
+    ([1, 2], "holds a list; a checkpoint is a dictionary of tensors"),
+    ({}, "holds nothing; expected tensors by name"),
+    ({"lr": 1.0, "network": {}}, "other things than tensors: lr, network; expected tensors by name"),
+    ({"lr": 1.0, "model": {}}, "(model of a training loop) holds nothing; expected tensors by name"),
+    ({"epoch": 4, "state_dict": {"a": 1}}, "(open_lm epoch) holds other things than tensors: a"),
+    (headed(b"{" + b" " * 26_000_000), "claims a safetensors header of 26,000,001 bytes, too many for a model"),
+    (headed({"a": entry(0, 32)}), "its tensors end at byte"),
+    *(
+        (headed(header), "is damaged; copy or write it again")
+        for header in (
+            {"a": entry(0, 16), "b": entry(8, 16)},
+            {"a": entry(-16, 0, [4])},
+            {"a": entry(0, 16, [2**63, 2])},
+            {"a": {"dtype": "hunter2", "shape": [1], "data_offsets": [0, 4]}},
+        )
+    ),
+    *(
+        (headed(header), BAD_HEADER)
+        for header in (
+            b'{"a": bad',
+            b'{"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, NaN]}}',
+            b'{"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 1e999]}}',
+            b'{"a": {"data_offsets": [0, 8], "shape": [2], "dtype": "F32"}, "a": {"data_offsets": [0, 16]}}',
+            b"{" + b'"a":{' * 100_000,
+            b'{"a": [1, 2]}',
+        )
+    ),
 )
-def test_dictionaries_without_the_weights_of_a_model(
-    tmp_path: Path, content: Any, error: type[CheckpointError], message: str
-) -> None:
-    torch.save(content, tmp_path / "x.pt")
-    refused(tmp_path / "x.pt", error, message)
+"""Bytes of a file, what torch.save wrote, or a function that writes a file; and what is said of it."""
 
 
-def test_distributed_checkpoint_folder(tmp_path: Path) -> None:
-    folder = tmp_path / "step_100"
-    folder.mkdir()
-    (folder / ".metadata").write_bytes(b"x")
-    (folder / "__0_0.distcp").write_bytes(b"PK\x03\x04")
-    command = f"torch.distributed.checkpoint.format_utils dcp_to_torch {folder} {folder}.pt"
-    refused(folder, ShardedCheckpoint, command)
-    refused(folder / "__0_0.distcp", ShardedCheckpoint, command)
+@pytest.mark.parametrize(("content", "words"), NO_CHECKPOINTS)
+def test_a_file_that_is_no_checkpoint(tmp_path: Path, content: Any, words: str) -> None:
+    """Refused at once, and before anything maps the file. Who names a file need not be who may read it."""
+    path = tmp_path / "x.pt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        content(path) if callable(content) else torch.save(content, path)
+    start = time.perf_counter()
+    refused(path, NotACheckpoint, re.escape(words))
+    assert time.perf_counter() - start < 0.5
 
 
-def test_folder_without_weights(epoch_file: Path, tmp_path: Path) -> None:
+def test_weights_that_are_no_model(tmp_path: Path) -> None:
+    torch.save({"norm.weight": ONE, "module.norm.weight": ONE}, tmp_path / "x.pt")
+    refused(tmp_path / "x.pt", CheckpointMismatch, r"both norm\.weight and module\.norm\.w")
+    torch.save({"model": dict.fromkeys(("cls_embedding.fc1.weight", "layers.0.wqkv.weight"), ONE)}, tmp_path / "x.pt")
+    refused(tmp_path / "x.pt", UnsupportedModel, "network of LlamaGen")
+
+
+def test_a_path_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "x.pt").touch()
+    for path in (tmp_path / "epoch_9.pt", tmp_path / "x.pt" / "epoch_9.pt"):
+        refused(path, CheckpointNotFound, "no checkpoint at")
+    refused(Path("/dev/null"), NotACheckpoint, "not a regular file")
+    refused(tmp_path / ("x" * 300), NotACheckpoint, "cannot be read: file name too long")
+
+
+def test_folders_without_the_weights_of_a_model(epoch_file: Path, tmp_path: Path) -> None:
     refused(tmp_path, NotACheckpoint, "it holds no weights")
     refused(epoch_file.parent, NotACheckpoint, "it holds ema_0.9_1_1.pt, epoch_1.pt, .*: post one of these files")
     np.savez(tmp_path / "x.npz", a=np.zeros(3))
     refused(tmp_path / "x.npz", NotACheckpoint, "zip file that torch.save did not write")
+    (tmp_path / ".metadata").write_bytes(b"x")
+    (tmp_path / "__0_0.distcp").write_bytes(b"PK\x03\x04")
+    command = f"torch.distributed.checkpoint.format_utils dcp_to_torch {tmp_path} {tmp_path}.pt"
+    for path in (tmp_path, tmp_path / "__0_0.distcp"):
+        refused(path, ShardedCheckpoint, command)
 
 
-def test_indices_whose_files_are_too_few_or_too_many(tensors: dict[str, Tensor], tmp_path: Path) -> None:
-    """Programs differ in which of two sets of weights they read."""
+def test_an_index_that_contradicts_its_files(tensors: dict[str, Tensor], tmp_path: Path) -> None:
+    """Programs differ in which of two sets of weights they read, and whether they go by the index."""
     write_sharded(tmp_path, tensors)
+    index, first = tmp_path / "model.safetensors.index.json", next(iter(tensors))
+    written = index.read_text()
+    mapping = json.loads(written)["weight_map"]
+    for changes, message in (
+        ({first: "model-00002-of-00002.safetensors"}, f"says that {first} is in model-00002.*, but it is in model-000"),
+        ({"model.more": mapping[first]}, "names 1 tensors that its files do not hold: more"),
+    ):
+        index.write_text(json.dumps({"weight_map": mapping | changes}))
+        refused(tmp_path, CheckpointMismatch, message)
+    index.write_text(written)
     (tmp_path / "model-00002-of-00002.safetensors").unlink()
     refused(tmp_path, NotACheckpoint, "names model-00002-of-00002.safetensors, which is missing .* all 2 files")
     save_file(tensors, tmp_path / "model-00002-of-00002.safetensors")
@@ -299,78 +320,20 @@ def test_indices_whose_files_are_too_few_or_too_many(tensors: dict[str, Tensor],
     refused(tmp_path, NotACheckpoint, "two sets of weights; remove the one")
 
 
-def test_index_that_contradicts_its_files(tensors: dict[str, Tensor], tmp_path: Path) -> None:
-    """Another program goes by the index, and would take the values from the other file."""
-    write_sharded(tmp_path, tensors)
-    index, first = tmp_path / "model.safetensors.index.json", next(iter(tensors))
-    mapping = json.loads(index.read_text())["weight_map"]
-    for changes, message in (
-        (
-            {first: "model-00002-of-00002.safetensors"},
-            f"says that {first} is in model-00002.*, but it is in model-00001",
-        ),
-        ({"model.more": mapping[first]}, "names 1 tensors that its files do not hold: more"),
-    ):
-        index.write_text(json.dumps({"weight_map": mapping | changes}))
-        refused(tmp_path, CheckpointMismatch, message)
+@pytest.mark.parametrize(
+    "name", ["../x.safetensors", "/etc/passwd", "..", "", "model.safetensors.index.json", "model-1.safetensors"]
+)
+def test_an_index_that_leaves_its_folder_or_names_an_index(tmp_path: Path, name: str) -> None:
+    """It may name itself, and was read until Python gave up."""
+    content = json.dumps({"weight_map": {"a": name}})
+    for file in ("model.safetensors.index.json", "model-1.safetensors"):
+        (tmp_path / file).write_text(content)
+    words = "which is (not a weights file in the same folder|an index too)"
+    refused(tmp_path, NotACheckpoint, words)
 
 
 def test_a_header_whose_length_begins_as_a_pickle(tmp_path: Path) -> None:
     """One in 32 safetensors files: the length of the header is a multiple of 8, and may end in the byte 0x80."""
-    path = tmp_path / "a.safetensors"
-    for length in range(64):
-        save_file({"x": torch.arange(3.0)}, path, {"padding": "x" * length})
-        assert read_weights(path).tensors["x"].tolist() == [0, 1, 2]
-        if path.read_bytes()[0] == 0x80:
-            return
-    pytest.fail("no header was 128 bytes long")
-
-
-@pytest.mark.parametrize("name", ["../secret.safetensors", "/etc/passwd", "..", "", "model.safetensors.index.json"])
-def test_index_that_leaves_its_folder(tmp_path: Path, name: str) -> None:
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
-    refused(tmp_path, NotACheckpoint, "which is not a weights file in the same folder")
-
-
-def test_an_index_under_the_name_of_weights(tmp_path: Path) -> None:
-    """It may name itself, and was read until Python gave up."""
-    content = json.dumps({"weight_map": {"a": "model-1.safetensors"}})
-    for name in ("model.safetensors.index.json", "model-1.safetensors"):
-        (tmp_path / name).write_text(content)
-    refused(tmp_path, NotACheckpoint, "names model-1.safetensors, which is an index too")
-
-
-def test_unreadable_things_are_no_crash(tmp_path: Path) -> None:
-    refused(Path("/dev/null"), NotACheckpoint, "not a regular file")
-    refused(tmp_path / ("x" * 300), NotACheckpoint, "cannot be read: file name too long")
-
-
-@pytest.mark.parametrize(
-    ("header", "words"),
-    [
-        (b"{" + b" " * 26_000_000, "claims a safetensors header of 26,000,001 bytes, too many for a model"),
-        ({"a": entry(0, 32)}, "its tensors end at byte"),
-        ({"a": entry(0, 16), "b": entry(8, 16)}, "is damaged"),
-        ({"a": entry(-16, 0, [4])}, "is damaged"),
-        ({"a": entry(0, 16, [2**63, 2])}, "is damaged"),
-        (b'{"a": bad', "damaged safetensors header"),
-        (b'{"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, NaN]}}', "damaged"),
-        (b'{"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 1e999]}}', "damaged"),
-        (b'{"a": {"dtype": "hunter2", "shape": [1], "data_offsets": [0, 4]}}', "is damaged; copy or write it again"),
-        (
-            b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}, '
-            b'"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}',
-            "damaged",
-        ),
-        (b"{" + b'"a":{' * 100_000, "damaged safetensors header"),
-        (b'{"a": [1, 2]}', "damaged safetensors header"),
-    ],
-)
-def test_headers_of_safetensors_that_lie(tmp_path: Path, header: Any, words: str) -> None:
-    """Refused before anything maps the file. Who names a file need not be who may read it."""
-    safetensors(tmp_path / "x", header)
-    with pytest.raises(NotACheckpoint) as caught:
-        read_weights(tmp_path / "x")
-    assert str(tmp_path / "x") in caught.value.message
-    assert words in caught.value.message
-    assert "hunter2" not in caught.value.message
+    safetensors(tmp_path / "x", json.dumps({"x": entry(0, 16)}).encode().ljust(128))
+    assert (tmp_path / "x").read_bytes()[0] == 0x80
+    assert read_weights(tmp_path / "x").tensors["x"].tolist() == [0] * 4

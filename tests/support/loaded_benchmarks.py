@@ -3,11 +3,17 @@
 from pathlib import Path
 from typing import Any
 
+from evalsvc.config import Settings
 from evalsvc.language.benchmarks import Benchmark, Loaded, LoadOptions, load_benchmarks
 from evalsvc.language.definitions import Rules
 from evalsvc.spec.benchmark import BenchmarkSpec
 
 TEXT_TASKS = Path(__file__).parents[2] / "evalsvc" / "text_tasks"
+
+
+def rules_of(root: Path) -> Rules:
+    """Of a worker that may read below `root`."""
+    return Rules.of(Settings(roots=str(root), data_dir=str(root.parent / "data")))
 
 
 def load(folder: Path, *specs: Any, **options: Any) -> Loaded:

@@ -1,10 +1,11 @@
 """From a posted address to a file here: complete and the posted one, or an error that says which of the many."""
 
 import hashlib
+import json
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +14,11 @@ import pytest
 from botocore.exceptions import NoCredentialsError
 from fake_hub import fake_hub
 from object_store import ObjectStore, forget_connections, object_store
+from small_models import SHAPE
 
+from evalsvc.checkpoints import posted
 from evalsvc.checkpoints.expression import parse_expression
+from evalsvc.checkpoints.posted import MAX_MODEL_FILES, remote_model
 from evalsvc.checkpoints.reference import CheckpointRef, Virtual, hash_files, identify
 from evalsvc.checkpoints.remote import fetch as fetch_module
 from evalsvc.checkpoints.remote import objects, source
@@ -29,10 +33,12 @@ from evalsvc.errors import (
     CheckpointGone,
     CheckpointNotAllowed,
     CheckpointNotFound,
+    InvalidModelConfig,
     MissingPackage,
     NotACheckpoint,
     SourceUnreachable,
 )
+from evalsvc.families.reading import find_model_config
 from evalsvc.installation import pip_install
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
@@ -49,10 +55,6 @@ def settings(tmp_path: Path) -> Settings:
     return Settings(data_dir=str(tmp_path), schemes="file,s3,hf,memory", cache_bytes=10 << 20)
 
 
-def nothing(_done: int) -> None:
-    pass
-
-
 def reference(uri: str, settings: Settings, **fields: object) -> CheckpointRef:
     return CheckpointRef(uri, locate_checkpoint(uri, settings)[1], label="run 'a' step 1", **fields)  # type: ignore[arg-type]
 
@@ -62,21 +64,15 @@ def in_memory(path: str, content: bytes, settings: Settings) -> CheckpointRef:
     return reference(f"memory://{path}", settings)
 
 
-def refused(
-    references: list[CheckpointRef],
-    settings: Settings,
-    error: type[Exception],
-    words: str,
-    report: Callable[[int], None] = nothing,
-) -> None:
-    with pytest.raises(error, match=words), fetched(references, settings, report):
+def refused(references: list[CheckpointRef], settings: Settings, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words), fetched(references, settings, int):
         pass
 
 
 def test_an_object_comes_here_once(store: ObjectStore, settings: Settings) -> None:
     uri = store.put("run/epoch_1.pt", CONTENT)
     posted = reference(uri, settings, sha256=hashlib.sha256(CONTENT).hexdigest())
-    with fetched([posted], settings, nothing) as (here,):
+    with fetched([posted], settings, int) as (here,):
         assert Path(here.path).read_bytes() == CONTENT
         assert Path(here.path).name == "epoch_1.pt"
         assert here.identity == identify(Path(here.path))
@@ -87,22 +83,18 @@ def test_an_object_comes_here_once(store: ObjectStore, settings: Settings) -> No
     store.put("run/epoch_1.pt", CONTENT[::-1])
     assert locate_checkpoint(uri, settings)[1] != posted.identity, "it is that of the content"
     store.delete("run/epoch_1.pt")
-    with fetched([posted], settings, nothing) as (again,):
+    with fetched([posted], settings, int) as (again,):
         assert again == here, "what is here is what was posted, whatever became of it there"
     for missing in (uri, "s3://no-such-bucket/x.pt", "memory://none/x.pt"):
-        with pytest.raises(
-            CheckpointNotFound, match=f"{missing} does not exist; post the checkpoint when it is complete"
-        ):
+        with pytest.raises(CheckpointNotFound, match=f"{missing} does not exist; post the checkpoint when it is"):
             locate_checkpoint(missing, settings)
 
 
-def test_a_folder_brings_its_weights_and_what_describes_them(
-    store: ObjectStore, settings: Settings, tmp_path: Path
-) -> None:
+def test_a_folder_brings_its_weights(store: ObjectStore, settings: Settings, tmp_path: Path) -> None:
     names = ["config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
     for name in (*names, "model.safetensors.index.json", "pytorch_model.bin", "README.md", "sub/other.bin"):
         uri = store.put(f"hf/{name}", name.encode()).removesuffix(f"/{name}")
-    with fetched([reference(uri, settings)], settings, nothing) as (here,):
+    with fetched([reference(uri, settings)], settings, int) as (here,):
         found = {path.name: path.read_text() for path in Path(here.path).iterdir()}
         assert here.identity == identify(Path(here.path))
         digest = hash_files(Path(here.path))
@@ -126,9 +118,9 @@ def test_a_copy_here_that_is_not_what_it_was_is_fetched_anew(store: ObjectStore,
         path.write_bytes(b"bad")
         raise CheckpointChanged("as the runner finds by its digest")
 
-    with pytest.raises(CheckpointChanged), fetched([posted], settings, nothing) as (here,):
+    with pytest.raises(CheckpointChanged), fetched([posted], settings, int) as (here,):
         find_out(Path(here.path))
-    with fetched([posted], settings, nothing) as (here,):
+    with fetched([posted], settings, int) as (here,):
         assert Path(here.path).read_bytes() == b"one"
 
 
@@ -148,17 +140,13 @@ def test_a_wrong_key_or_none_is_no_way_in(
 
 
 def test_a_store_that_is_down(settings: Settings, store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request waits for the answer, so it must not wait for ever."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     forget_connections()
     monkeypatch.setattr("s3fs.core.S3FileSystem.retries", 1)
-    with pytest.raises(SourceUnreachable, match=r"its store cannot be read \(EndpointConnectionError\)") as caught:
+    with pytest.raises(SourceUnreachable, match=r"its store cannot be read \(EndpointConnectionError\)"):
         locate_checkpoint("s3://bucket-x/x.pt", settings)
-    assert caught.value.code == "source_unreachable"
     forget_connections()
-
-
-def test_a_store_that_says_nothing(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A request waits for the answer, so it must not wait for ever."""
     monkeypatch.setattr(objects, "METADATA_SECONDS", 0.1)
     monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem.info", lambda *_: time.sleep(1))
     with pytest.raises(SourceUnreachable, match=r"did not answer within 0\.1 s"):
@@ -173,9 +161,6 @@ def test_a_package_that_is_not_installed(scheme: str, package: str, monkeypatch:
     monkeypatch.setattr(fsspec, "filesystem", missing)
     with pytest.raises(MissingPackage, match=re.escape(f"needs the package {package!r}; run: {pip_install(scheme)}")):
         locate_checkpoint(f"{scheme}://place/a/x.pt", Settings(schemes=scheme))
-
-
-# a source that breaks in every way
 
 
 class Flaky:
@@ -218,7 +203,7 @@ def test_a_fetch_goes_on_where_it_broke_off(flaky: Flaky, settings: Settings) ->
     refused([posted], settings, SourceUnreachable, "broke off")
     assert not list(settings.cache_path.glob("*/x.pt.*")), "half a checkpoint is not shown"
     flaky.break_at = None
-    with fetched([posted], settings, nothing) as (here,):
+    with fetched([posted], settings, int) as (here,):
         assert Path(here.path).read_bytes() == flaky.content
     assert flaky.offsets == [0, 500]
 
@@ -240,9 +225,7 @@ def test_what_is_not_there_as_posted(
     refused([posted], settings, error, words)
 
 
-def test_what_happens_while_a_file_is_fetched(
-    flaky: Flaky, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_happens_meanwhile(flaky: Flaky, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     posted, reports = reference(POSTED, settings), list[int]()
 
     def cancel(done: int) -> None:
@@ -256,13 +239,12 @@ def test_what_happens_while_a_file_is_fetched(
     with pytest.raises(Cancelled), fetched([posted], settings, cancel):
         pass
     assert len(reports) == 3
-    refused(
-        [posted], settings, CheckpointChanged, "replaced while it was fetched", lambda _: setattr(flaky, "etag", "2")
-    )
+    with pytest.raises(CheckpointChanged, match="replaced while it was fetched"):
+        fetched([posted], settings, lambda _: setattr(flaky, "etag", "2")).__enter__()
     assert list(settings.cache_path.glob("*.partial")) == []
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(CacheFull, match=r"cannot be written to .* \(no space left on device\)"):
-        fetch_posted(reference(POSTED, settings), settings.cache_path / "x.pt", settings, nothing)
+        fetch_posted(reference(POSTED, settings), settings.cache_path / "x.pt", settings, int)
 
 
 def test_what_is_needed_together_must_fit_together(settings: Settings) -> None:
@@ -271,7 +253,7 @@ def test_what_is_needed_together_must_fit_together(settings: Settings) -> None:
     refused(both, small, CacheFull, "2 checkpoints that are needed together: 1,200 bytes")
     refused(both[:1], tiny, CacheFull, "run 'a' step 1: 600 bytes exceed EVALSVC_CACHE_BYTES, which is 100")
     for one in both:
-        with fetched([one], small, nothing) as (here,):
+        with fetched([one], small, int) as (here,):
             assert Path(here.path).stat().st_size == 600
     assert len(list(small.cache_path.glob("*/*.pt"))) == 1, "the second took the first one's place"
 
@@ -284,7 +266,7 @@ def test_two_that_hold_what_the_other_waits_for(settings: Settings, monkeypatch:
 
     def use(pair: list[CheckpointRef]) -> None:
         for _ in range(5):
-            with fetched(pair, small, nothing) as here:
+            with fetched(pair, small, int) as here:
                 done.append(all(Path(one.path).stat().st_size == 400 for one in here))
 
     threads = [threading.Thread(target=use, args=(pair,)) for pair in (refs[:2], refs[2:])]
@@ -295,21 +277,19 @@ def test_two_that_hold_what_the_other_waits_for(settings: Settings, monkeypatch:
     assert done == [True] * 10
 
 
-def test_parents_of_a_virtual_checkpoint_come_too(settings: Settings, tmp_path: Path) -> None:
-    (tmp_path / "b.pt").write_bytes(b"b")
-    parents = {"r@1": in_memory("virtual/a.pt", b"a", settings), "r@2": CheckpointRef(str(tmp_path / "b.pt"))}
-    virtual = CheckpointRef("avg(r@1, r@2)", virtual=Virtual(parse_expression("avg(r@1, r@2)"), parents))
-    with fetched([virtual], settings, nothing) as (here,):
-        assert here.virtual is not None
-        assert [Path(parent.path).read_bytes() for parent in here.virtual.parents.values()] == [b"a", b"b"]
-        assert here.path == virtual.path
-
-
 def test_what_lies_here_is_left_alone(settings: Settings, tmp_path: Path) -> None:
-    local = CheckpointRef(str(tmp_path / "x.pt"))
-    with fetched([local], settings, nothing) as here:
+    """Also as a parent of a virtual checkpoint, whose other parents come here."""
+    (tmp_path / "b.pt").write_bytes(b"b")
+    local = CheckpointRef(str(tmp_path / "b.pt"))
+    with fetched([local], settings, int) as here:
         assert here == [local]
     assert not settings.cache_path.exists()
+    parents = {"r@1": in_memory("virtual/a.pt", b"a", settings), "r@2": local}
+    virtual = CheckpointRef("avg(r@1, r@2)", virtual=Virtual(parse_expression("avg(r@1, r@2)"), parents))
+    with fetched([virtual], settings, int) as (found,):
+        assert found.virtual is not None
+        assert [Path(parent.path).read_bytes() for parent in found.virtual.parents.values()] == [b"a", b"b"]
+        assert found.path == virtual.path
     large, seen = replace(settings, cache_bytes=1 << 30), list[int]()
     with fetched([in_memory("blocks/x.pt", bytes(2 * source.BLOCK + 1), large)], large, seen.append):
         pass
@@ -335,9 +315,6 @@ def test_locate(settings: Settings, store: ObjectStore, tmp_path: Path) -> None:
     assert name_of("s3://bucket/run/") == "run"
 
 
-# hf:// over the hub's own protocol, spoken by a server of the tests' own
-
-
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, bytes]]:
     files = {"run/epoch_1.pt": b"weights" * 1000, "hf/model.safetensors": b"weights", "hf/config.json": b"{}"}
@@ -351,7 +328,7 @@ def test_files_and_folders_of_the_hub(hub: dict[str, bytes], settings: Settings)
     assert file.identity is not None
     assert file.identity.size == 7000
     assert file.identity.etag == hashlib.sha256(hub["run/epoch_1.pt"]).hexdigest(), "the hub knows the digest itself"
-    with fetched([file, folder], settings, nothing) as here:
+    with fetched([file, folder], settings, int) as here:
         paths = [Path(each.path) for each in here]
         assert paths[0].name == "epoch_1.pt"
         assert paths[0].read_bytes() == hub["run/epoch_1.pt"]
@@ -360,9 +337,6 @@ def test_files_and_folders_of_the_hub(hub: dict[str, bytes], settings: Settings)
     for uri in ("hf://owner/repo/none.pt", "hf://owner/other/x.pt"):
         with pytest.raises(CheckpointNotFound, match="does not exist"):
             locate_checkpoint(uri, settings)
-
-
-# addresses that mean another place than they show, and those that the operator did not allow
 
 
 ALL = Settings(schemes="file, S3,gs,hf,https,http")
@@ -415,11 +389,7 @@ def test_addresses_that_are_refused(uri: str, words: str) -> None:
         parse_remote(uri, ALL)
     assert words in caught.value.message
     assert "hunter2" not in caught.value.message, "a password is no part of a message"
-
-
-def test_a_scheme_is_allowed_by_the_operator_only() -> None:
-    message = r"ask the operator to add it to EVALSVC_SCHEMES; allowed here: file"
-    with pytest.raises(CheckpointNotAllowed, match=message):
+    with pytest.raises(CheckpointNotAllowed, match="to add it to EVALSVC_SCHEMES; allowed here: file"):
         parse_remote("s3://bucket/x.pt", Settings())
     with pytest.raises(CheckpointNotAllowed, match="not supported"):
         parse_remote("local:///etc/passwd", Settings(schemes="file,local"))
@@ -431,7 +401,71 @@ def test_roots_of_a_scheme_bind_once_there_is_one() -> None:
     for uri in ("s3://bucket/runs/a.pt", "s3://other/x", "gs://any/x"):
         assert str(parse_remote(uri, settings)) == uri
     for uri in ("s3://bucket/runs-too/a.pt", "s3://bucket/x", "s3://another/x"):
-        with pytest.raises(
-            CheckpointNotAllowed, match=r"outside the allowed locations \(s3://bucket/runs, s3://other\)"
-        ):
+        with pytest.raises(CheckpointNotAllowed, match=r"the allowed locations \(s3://bucket/runs, s3://other\)"):
             parse_remote(uri, settings)
+
+
+FileSystem = fsspec.AbstractFileSystem
+SETTINGS = Settings(schemes="memory")
+
+
+@pytest.fixture
+def memory() -> FileSystem:
+    found = fsspec.filesystem("memory")
+    if found.exists("/beside"):
+        found.rm("/beside", recursive=True)
+    found.pipe("/beside/run/checkpoints/epoch_1.pt", b"weights")
+    return found
+
+
+URI = "memory://beside/run/checkpoints/epoch_1.pt"
+
+
+def test_a_run_of_open_lm(memory: FileSystem, open_lm_case: Path) -> None:
+    """The same answer as for the same files here."""
+    for path in open_lm_case.rglob("*"):
+        if path.is_file():
+            memory.pipe(f"/beside/golden/{path.relative_to(open_lm_case)}", path.read_bytes())
+    found = remote_model("memory://beside/golden/checkpoints/epoch_1.pt", SETTINGS)
+    assert found == find_model_config(open_lm_case / "checkpoints" / "epoch_1.pt")
+    assert found is not None
+
+
+def test_a_json_in_a_folder(memory: FileSystem) -> None:
+    memory.pipe("/beside/hf/model.safetensors", b"weights")
+    memory.pipe("/beside/hf/config.json", json.dumps(SHAPE).encode())
+    found = remote_model("memory://beside/hf", SETTINGS)
+    assert found is not None
+    assert found["vocab_size"] == SHAPE["vocab_size"]
+
+
+def test_what_is_not_looked_into(memory: FileSystem) -> None:
+    def is_found(settings: Settings = SETTINGS) -> bool:
+        return remote_model(URI, settings) is not None
+
+    model = json.dumps(SHAPE).encode()
+    assert not is_found()
+    memory.pipe("/beside/model.json", model)
+    assert not is_found(), "two above is another run's"
+    memory.pipe("/beside/run/model.json", model)
+    assert is_found()
+    assert not is_found(Settings(schemes="memory", roots="memory://beside/run/checkpoints"))
+    memory.rm("/beside/run/model.json")
+    memory.pipe("/beside/run/checkpoints/model.json", model + b" " * 1_000_000)
+    assert not is_found(), "a large file"
+    memory.pipe("/beside/run/checkpoints/model.json", model)
+    assert is_found(), "beside the weights"
+    for number in range(MAX_MODEL_FILES):
+        memory.pipe(f"/beside/run/checkpoints/{number}.json", b"{}")
+    assert not is_found(), "very many files"
+    assert remote_model("https://host.example/run/x.pt", Settings(schemes="https")) is None, "http has no folders"
+
+
+def test_messages_name_the_place(memory: FileSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory.pipe("/beside/run/checkpoints/config.json", b"{bad")
+    with pytest.raises(InvalidModelConfig, match=r"^memory://beside/run/checkpoints/config\.json is not JSON"):
+        remote_model(URI, SETTINGS)
+    monkeypatch.setattr(posted, "METADATA_SECONDS", 0.05)
+    monkeypatch.setattr(posted, "_copy_small_files", lambda *_: time.sleep(0.5))
+    with pytest.raises(SourceUnreachable, match=r"did not answer within 0\.05 s"):
+        remote_model(URI, SETTINGS)
