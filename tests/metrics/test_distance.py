@@ -1,19 +1,30 @@
-"""How far two values are apart: which standard error that has, where it comes from, and what the distance says."""
+"""How far two values are apart, by which standard error and what that says; and the items that values are made of."""
 
 import math
 import random
 import statistics
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from metric_items import numbers
 
 from evalsvc.metrics.distance import Distance, Judgement, difference_of, distance, judge, spread_of
 from evalsvc.metrics.intervals import MIN_ITEMS, Spread, bend_of
-from evalsvc.metrics.item_numbers import Numbers
+from evalsvc.metrics.item_numbers import (
+    Linear,
+    Numbers,
+    aligned,
+    combined,
+    finite_factor,
+    item_numbers,
+    keep_shares,
+    linear_mean,
+    linear_of,
+)
 from evalsvc.metrics.ratio import Ratio, perplexity, ratio_of_sums
 from evalsvc.metrics.shares import standard_error
-from evalsvc.spec.protocol import Direction
+from evalsvc.spec.protocol import Direction, MetricValue, Protocol
 
 A, B = Ratio(1.0, 0.3, 40), Ratio(1.5, 0.4, 30)
 
@@ -106,15 +117,6 @@ class TestClaims:
         equal = of_items([0.5, 1.5, 2.5], [0.5, 1.5, 2.5])
         assert (equal.p, equal.verdict(0.95, "lower")) == (1.0, "indistinguishable")
 
-    def test_interval_and_p_value_say_the_same(self) -> None:
-        draw = random.Random(7)
-        for n in (8, 12, 40):
-            for shift in (0.2, 0.5, 0.9, 1.4):
-                found = of_items([0.0] * n, [draw.lognormvariate(0, 1) * shift - 1 for _ in range(n)])
-                interval = found.interval(0.8)
-                assert interval.covers_zero == (found.p_value() > 0.2)
-                assert interval.low < found.value < interval.high
-
     @pytest.mark.parametrize(("lost", "verdict"), [(4, "indistinguishable"), (5, "indistinguishable"), (6, "worse")])
     def test_right_or_wrong_items_are_judged_by_the_exact_test(self, lost: int, verdict: Judgement) -> None:
         """Four answers lost and none gained were "worse" beside an exact p of 0.125."""
@@ -190,7 +192,7 @@ ITEMS = 400
 Columns = tuple[list[float], list[float]]
 
 
-def paired(found: Distance | None) -> tuple[float, float | None, int, int, int]:
+def paired(found: Distance) -> tuple[float, float | None, int, int, int]:
     """Value, standard error, and how many items are paired, and on one side only."""
     return found.value, found.stderr, found.n, found.n_only_a, found.n_only_b
 
@@ -230,12 +232,6 @@ class TestRatio:
         assert found.value == pytest.approx(difference(range(ITEMS)))
         spread = statistics.stdev(difference(draw.choices(range(ITEMS), k=ITEMS)) for _ in range(1000))
         assert found.stderr == pytest.approx(spread, rel=0.1)
-
-    def test_against_nothing_it_is_the_error_of_the_ratio(self) -> None:
-        _, (bits, sizes) = self.measured(seed=7)
-        alone = ratio_of_sums(bits, sizes)
-        found = difference_of(numbers([0.0] * ITEMS, sizes), numbers(bits, sizes))
-        assert paired(found)[:2] == (pytest.approx(alone.value), pytest.approx(alone.stderr))
 
     def test_items_without_weight_do_not_count(self) -> None:
         sides = self.measured(seed=8)
@@ -302,8 +298,100 @@ def test_the_freedom_of_a_value_is_that_of_its_effective_number_of_items() -> No
     assert (found.stderr, found.dof, found.bend) == pytest.approx((standard_error(values), 4, bend_of(values)))
 
 
-def test_a_sample_of_a_finite_benchmark_has_less_error() -> None:
-    draw = random.Random(5)
-    sides = [numbers([draw.gauss(0, 1) for _ in range(200)]) for _ in range(2)]
-    whole, part = difference_of(sides[0], sides[1]), difference_of(sides[0], sides[1], drawn_from=1000)
-    assert part.stderr == pytest.approx(whole.stderr * math.sqrt(0.8))
+def mean_of_answers(answers: Sequence[float], name: str = "a") -> Linear:
+    return linear_mean([(name, index) for index in range(len(answers))], answers, [1] * len(answers))
+
+
+def test_shares_have_the_value_and_the_error_of_a_ratio() -> None:
+    rng = random.Random(1)
+    counts = [rng.randint(1, 40) for _ in range(60)]
+    sums = [count * rng.gauss(3, 1) for count in counts]
+    found, expected = linear_mean([("a", index) for index in range(60)], sums, counts), ratio_of_sums(sums, counts)
+    assert (found.value, found.stderr) == pytest.approx((expected.value, expected.stderr))
+    shares = list(found.shares().values())
+    assert statistics.fmean(shares) == pytest.approx(expected.value, abs=1e-6)
+    assert standard_error(shares) == pytest.approx(expected.stderr, rel=1e-5)
+    assert set(linear_mean([("a", 0), ("a", 1), ("a", 2)], [1.0, 0.0, 4.0], [1, 0, 2]).parts) == {("a", 0), ("a", 2)}
+    assert linear_mean([("a", 0), ("a", 1)], [1.0, 0.0], [1, 0]) is None, "one item has no error"
+    assert linear_mean([("a", 0), ("a", 1)], [math.inf, 0.0], [1, 1]) is None
+
+
+def test_shares_are_rounded_to_as_many_decimals_and_put_into_their_items() -> None:
+    """Answers stay right or wrong, so that McNemar's exact test applies; and what is zero but for rounding is zero."""
+    answers = [1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0]
+    mean = mean_of_answers(answers)
+    assert list(combined(mean.value, [(1.0, mean)]).shares().values()) == answers
+    shares = Linear(123.0, {("a", 0): 87.0, ("a", 1): -87.0}).shares()
+    assert shares == {("a", 0): pytest.approx(246.03658, abs=1e-4), ("a", 1): pytest.approx(-0.03658, abs=1e-4)}
+    assert all(share == round(share, 4) for share in shares.values())
+    items: list[dict[str, Any]] = [{"benchmark": name, "index": 0} for name in "ab"] + [{"benchmark": "a", "index": 1}]
+    assert keep_shares("task/mean", mean_of_answers([0.25, 0.75]), items) == ("task/mean",)
+    assert [item.get("task/mean") for item in items] == [0.25, None, 0.75]
+
+
+def metric(*items: str, value: float = 0.0, unit: str = "", **more: Any) -> MetricValue:
+    return MetricValue("a/x", value, None, 4, unit, "lower", Protocol({}), None, items, **more)
+
+
+def test_a_perplexity_is_linearised_by_its_loss() -> None:
+    losses = [6.0, 7.0, 5.0, 9.0]
+    items = [{"benchmark": "a", "index": index, "nll": nll, "words": 3} for index, nll in enumerate(losses)]
+    value = perplexity(ratio_of_sums(losses, [3] * 4))
+    found = linear_of(metric("nll", "words", unit="perplexity", value=value.value), items)
+    assert (found.value, found.stderr) == pytest.approx((value.value, value.stderr))
+    assert linear_of(metric("nll", "words", unit="perplexity", value=math.inf), items) is None
+    assert linear_of(metric(), items) is None, "made of no items"
+    # A sample has the factor of a finite population.
+    items = [{"benchmark": "a", "index": index, "x": float(index % 2)} for index in range(30)]
+    whole, part = linear_of(metric("x"), items), linear_of(metric("x", drawn_from=40), items)
+    assert part.stderr == pytest.approx(0.5 * whole.stderr)
+    assert (finite_factor(30, 40), finite_factor(30, None), finite_factor(30, 30)) == (0.5, 1, 0)
+    sides = [numbers([math.sin(scale * place) for place in range(200)]) for scale in (1, 2)]
+    apart = [difference_of(*sides, drawn_from=total).stderr for total in (None, 1000)]
+    assert apart[1] == pytest.approx(apart[0] * math.sqrt(0.8))
+
+
+def test_the_paired_error_is_that_of_the_weighted_paired_differences() -> None:
+    """Of the mean over benchmarks, by the slow reference: benchmark by benchmark, then √Σ (w s)²."""
+    rng = random.Random(3)
+    a = {"x": [rng.random() for _ in range(20)], "y": [rng.random() for _ in range(50)]}
+    b = {name: [value + rng.gauss(0.1, 0.1) for value in values] for name, values in a.items()}
+    ratios, sides = [], []
+    for side in (a, b):
+        members = [mean_of_answers(answers, name) for name, answers in side.items()]
+        whole = combined(statistics.fmean(member.value for member in members), [(0.5, member) for member in members])
+        shares = whole.shares()
+        ratios.append(Ratio(whole.value, whole.stderr, len(shares)))
+        sides.append(Numbers(list(shares), [list(shares.values())]))
+    parts = [standard_error([v - u for u, v in zip(a[name], b[name], strict=True)]) or 0 for name in a]
+    assert distance(*ratios, tuple(sides)).stderr == pytest.approx(math.hypot(*parts) / 2, rel=1e-5)
+
+
+def test_the_numbers_of_a_metrics_items() -> None:
+    """Two benchmarks of one task both have an item 0; shares are of items of every benchmark."""
+    rows: list[dict[str, Any]] = [
+        {"benchmark": name, "index": 0, "acc": place, "t/mean": place} for place, name in enumerate(("arc", "piqa"))
+    ]
+    assert item_numbers(rows, "piqa/acc", ["acc"]) == Numbers([("piqa", 0)], [[1.0]])
+    assert item_numbers(rows, "t/mean", ["t/mean"]) == Numbers([("arc", 0), ("piqa", 0)], [[0.0, 1.0]])
+    # Items come out of JSON, where NaN and infinities are strings; without the key or an index they do not count.
+    rows = [
+        {"index": 0, "acc": 1},
+        {"index": 1, "acc": "-Infinity"},
+        {"index": 2},
+        {"index": 3, "acc": None},
+        {"acc": 1},
+    ]
+    assert item_numbers(rows, "arc/acc", ["acc"]) == Numbers([(None, 0), (None, 1)], [[1.0, -math.inf]])
+    rows = [{"index": place, "x": float(place), "image": place // 2} for place in range(6)]
+    rows += [{"index": 6, "x": 1.0}, {"index": 7, "x": 1.0}]
+    groups = item_numbers(rows, "t/x", ["x"], "image").groups
+    assert len(set(groups)) == 5, "a row that names none is a group of its own"
+
+
+def test_pairs_in_another_order_are_the_same_pairs() -> None:
+    """One side's shards may be merged in another order; by position every item would meet a stranger."""
+    a = Numbers([(None, 0), (None, 1), (None, 2)], [[1.0, 2.0, 3.0]])
+    b = Numbers([(None, 9), (None, 2), (None, 1)], [[9.0, 30.0, 20.0]], ["c", "b", "a"])
+    common = [(None, 1), (None, 2)]
+    assert aligned(a, b) == (Numbers(common, [[2.0, 3.0]]), Numbers(common, [[20.0, 30.0]], ["a", "b"]))

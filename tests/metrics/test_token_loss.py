@@ -1,11 +1,15 @@
-"""Losses of tokens, and divergences of next-token distributions, against their definitions."""
+"""Losses of tokens and of unigrams, divergences of next-token distributions, and n-grams that repeat."""
 
 import math
+from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from evalsvc.metrics import entropy
+from evalsvc.metrics.entropy import CONCENTRATIONS, distinct_n, seq_rep, unigram_loss
 from evalsvc.metrics.token_loss import TokenLosses, chunk_rows, divergences, token_losses
 
 BLOCKS = [
@@ -68,17 +72,15 @@ def test_the_head_never_sees_more_than_a_chunk() -> None:
 
     token_losses(torch.ones(10, 3), torch.zeros(10, dtype=torch.int64), head, range(4), None, 4)
     assert seen == [4, 4, 2]
+    assert (chunk_rows(66_823), chunk_rows(1 << 30)) == (251, 1)
 
 
 def test_nan_comes_through() -> None:
     logits = torch.tensor([[0.0, torch.nan, 1.0], [0.0, 2.0, 1.0]])
     found = token_losses(torch.zeros(2, 1), torch.tensor([0, 0]), lambda some: logits, range(2), range(2, 3), 2)
     assert found.nll.isnan().tolist() == [True, False]
-
-
-def test_chunk_rows() -> None:
-    assert chunk_rows(66_823) == 251
-    assert chunk_rows(1 << 30) == 1
+    divergence = divergences(torch.zeros(2, 3), logits, range(2), range(2), same_rows=True)
+    assert divergence.kl.isnan().tolist() == divergence.kl_within.isnan().tolist() == [True, False]
 
 
 def logits(seed: int, rows: int, scale: float = 3.0, n: int = 40) -> Tensor:
@@ -112,25 +114,6 @@ def test_equals_the_definition_over_text_where_the_rows_differ() -> None:
     assert found.agree.tolist() == (base[:, :12].argmax(1) + 10 == other.argmax(1)).tolist()
 
 
-def test_image_rows_that_the_base_never_expects_are_as_good_as_none() -> None:
-    """Step 0 of a widened run and the model it was made from must be the same base."""
-    text, other = logits(4, 12), logits(5, 20)
-    widened = torch.cat((text, torch.full((40, 8), -1e4)), dim=1)
-    one = divergences(text, other, range(12), range(12), same_rows=False)
-    two = divergences(widened, other, range(12), range(12), same_rows=True)
-    torch.testing.assert_close(one.kl, two.kl, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(one.kl_within, two.kl_within, rtol=1e-6, atol=1e-6)
-    assert one.agree.tolist() == two.agree.tolist()
-
-
-def test_a_model_is_not_away_from_itself() -> None:
-    """Exactly: the base of a run is a point of its own curve."""
-    same = logits(6, 20)
-    found = divergences(same, same.clone(), range(12), range(12), same_rows=True)
-    assert found.kl.tolist() == found.kl_within.tolist() == [0.0] * 40
-    assert bool(found.agree.all())
-
-
 def test_small_divergences_are_not_lost_in_rounding() -> None:
     """Neighbouring checkpoints: with logits changed by 0.01 in 50,000 rows KL is about 5e-5."""
     base = logits(7, 50_000, n=4)
@@ -138,17 +121,122 @@ def test_small_divergences_are_not_lost_in_rounding() -> None:
     found = divergences(base, other, range(50_000), range(50_000), same_rows=True)
     log_p, log_q = base.double().log_softmax(1), other.double().log_softmax(1)
     torch.testing.assert_close(found.kl, (log_p.exp() * (log_p - log_q)).sum(1), rtol=0, atol=1e-6)
-
-
-def test_ids_that_are_impossible_to_the_base_weigh_nothing() -> None:
-    """0 · (-inf) is NaN."""
-    base = torch.tensor([[0.0, -torch.inf, 0.0]])
+    same = divergences(base, base.clone(), range(50_000), range(50_000), same_rows=True)
+    assert same.kl.tolist() == same.kl_within.tolist() == [0.0] * 4, "the base of a run is a point of its own curve"
+    assert bool(same.agree.all())
+    base = torch.tensor([[0.0, -torch.inf, 0.0]])  # 0 · (-inf) is NaN: what is impossible to the base weighs nothing
     found = divergences(base, torch.tensor([[0.0, 1.0, 0.0]]), range(3), range(3), same_rows=True)
     assert found.kl.item() == pytest.approx(math.log((2 + math.e) / 2))
 
 
-def test_nan_comes_through_a_divergence() -> None:
-    base = torch.zeros(2, 4)
-    other = torch.tensor([[0.0, torch.nan, 0.0, 0.0], [0.0, 1.0, 2.0, 3.0]])
-    found = divergences(base, other, range(2), range(2), same_rows=True)
-    assert found.kl.isnan().tolist() == found.kl_within.isnan().tolist() == [True, False]
+Token = tuple[int, int, int, int]
+"""Group, sequence, place and id."""
+
+
+def predicted(token: Token, others: list[Token], size: int, a: float, b: float | None) -> float:
+    """−ln p of one id under all that the others say, counted anew."""
+    _, _, place, wanted = token
+    p = (sum(one[3] == wanted for one in others) + a / size) / (len(others) + a)
+    if b is not None:
+        here = [one[3] for one in others if one[2] == place]
+        p = (here.count(wanted) + b * p) / (len(here) + b)
+    return -math.log(p)
+
+
+def slow_unigrams(tokens: list[Token], size: int, by_place: bool, fitted: set[int]) -> dict[int, list[float]]:
+    """The definition: losses by sequence, everything refitted without the group of each id.
+
+    `fitted` are the groups that concentrations are fitted to.
+    """
+    half_of = {group: number % 2 for number, group in enumerate(sorted({token[0] for token in tokens}))}
+    concentrations = []
+    for half in (0, 1):
+        own = [token for token in tokens if half_of[token[0]] == half]
+
+        def loss(a: float, b: float | None, own: list[Token] = own) -> float:
+            return sum(
+                predicted(token, [one for one in own if one[0] != token[0]], size, a, b)
+                for token in own
+                if token[0] in fitted
+            )
+
+        a = min(CONCENTRATIONS, key=lambda a: loss(a, None))
+        concentrations.append((a, min(CONCENTRATIONS, key=lambda b: loss(a, b)) if by_place else None))
+    losses: dict[int, list[float]] = {}
+    for token in tokens:
+        a, b = concentrations[1 - half_of[token[0]]]
+        others = [one for one in tokens if one[0] != token[0]]
+        losses.setdefault(token[1], []).append(predicted(token, others, size, a, b))
+    return losses
+
+
+@pytest.mark.parametrize("chunk", [1 << 20, 40])
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("by_place", [False, True])
+def test_equals_refitting(by_place: bool, grouped: bool, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counts that are taken from a table, less the group's own, are those of the other groups."""
+    monkeypatch.setattr(entropy, "CHUNK", chunk)
+    generator = np.random.default_rng(3)
+    lengths = generator.integers(0, 9, 16)
+    owners = np.repeat(np.arange(16), lengths)
+    ids = generator.integers(0, 4, len(owners)) ** 2
+    places = np.concatenate([np.arange(length) for length in lengths]) // (2 if grouped else 1)
+    groups = [index % 5 for index in range(16)] if grouped else None
+    labels = owners if groups is None else np.array(groups)[owners]
+    tokens = list(zip(*(values.tolist() for values in (labels, owners, places, ids)), strict=True))
+    last = sorted(labels.tolist())[min(chunk, len(ids)) - 1]
+    expected = slow_unigrams(tokens, 12, by_place, {group for group in labels.tolist() if group <= last})
+    found = unigram_loss(ids, owners, 12, places if by_place else None, groups)
+    everything = [loss for losses in expected.values() for loss in losses]
+    assert found.loss == pytest.approx(sum(everything) / len(everything), rel=1e-10)
+    deviations: dict[int, float] = {}
+    for owner, losses in expected.items():
+        group = owner if groups is None else groups[owner]
+        deviations[group] = deviations.get(group, 0.0) + sum(losses) - found.loss * len(losses)
+    count = len(deviations)
+    stderr = math.sqrt(count / (count - 1) * sum(value**2 for value in deviations.values())) / len(ids)
+    assert found.stderr == pytest.approx(stderr, rel=1e-10)
+    assert (found.ids, found.sequences, found.groups) == (len(ids), len(expected), 5 if grouped else None)
+    seen = Counter(token for token, _ in {(one[3], one[0]) for one in tokens})
+    assert found.unseen == pytest.approx(sum(seen[token] == 1 for token in ids.tolist()) / len(ids))
+    assert found.distinct == len(seen)
+
+
+def test_two_sequences_by_hand() -> None:
+    """One group alone has no others to fit a concentration to: half a count goes to each id."""
+    found = unigram_loss(np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1]), 4)
+    first, second = -2 * math.log(1.5 / 4), -math.log(2.5 / 4) - math.log(0.5 / 4)
+    assert found.loss == pytest.approx((first + second) / 4)
+    assert found.unseen == 0.25
+    assert unigram_loss(np.zeros(0, int), np.zeros(0, int), 4) is None
+    assert unigram_loss(np.array([1, 2]), np.array([3, 3]), 4) is None
+    assert unigram_loss(np.array([1, 2]), np.array([0, 1]), 4, groups=[0, 0]) is None, "one group predicts nothing"
+    assert unigram_loss(np.array([1, 2]), np.array([0, 1]), 4) is not None
+
+
+def test_places_that_tell_the_id_leave_nothing_to_learn() -> None:
+    places = np.tile(np.arange(32), 200)
+    assert unigram_loss(places, np.repeat(np.arange(200), 32), 1024, places).loss < 0.03
+
+
+@pytest.mark.parametrize(
+    ("ids", "n", "expected"),
+    [
+        ([1, 2, 3, 4, 5], 4, 0.0),
+        ([7] * 13, 4, 1 - 1 / 10),  # ten 4-grams, all the same
+        ([1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4], 4, 1 - 4 / 9),
+        ([1, 2, 1, 2], 1, 0.5),
+        ([1, 2, 3], 4, None),
+        ([], 1, None),
+    ],
+)
+def test_repetition_by_hand(ids: list[int], n: int, expected: float | None) -> None:
+    """A completion that is too short to repeat anything is none without repetition."""
+    assert seq_rep(ids, n) == (None if expected is None else pytest.approx(expected))
+
+
+def test_distinct_counts_over_all_texts_together() -> None:
+    """Draws that are all the same are not varied, however varied each of them is. Where texts were joined, [2, 1]
+    would be a bigram that none of them has."""
+    texts = [[1, 2, 3], [1, 2, 3]], [[1, 2, 3], [1, 2, 3]], [[1, 2, 3], [4, 5]], [[1, 2], [1, 2]], [[1], [2]]
+    assert [distinct_n(each, n) for each, n in zip(texts, (1, 2, 2, 2, 2), strict=True)] == [0.5, 0.5, 1, 0.5, None]

@@ -28,6 +28,7 @@ from evalsvc.metrics.value_interval import value_interval, with_intervals
 from evalsvc.spec.protocol import MetricValue, Protocol
 
 Array = np.ndarray
+Sampler = Callable[[np.random.Generator, int], tuple[list[Array], Array | None]]
 
 
 def answers(right: int, n: int) -> tuple[Ratio, Numbers]:
@@ -46,6 +47,11 @@ def test_of_answers_is_wilsons(right: int, n: int) -> None:
     expected = stats.binomtest(right, n).proportion_ci(method="wilson")
     found = ends(value_interval(ratio, "fraction", "share", items))
     assert found == pytest.approx((expected.low, expected.high), abs=0.01), "with the sample's own variance"
+    # With the normal quantile it covers the truth in .83 of eight weighted items: groups or weights make no shares.
+    hits = [1.0, 0.0] * 10
+    ratio, alone = answers(8, 20)
+    for others in (numbers(hits, groups=[index // 2 for index in range(20)]), numbers(hits, [1.0, 2.0, 3.0, 1.0] * 5)):
+        assert value_interval(ratio, "fraction", "share", others) != value_interval(ratio, "fraction", "share", alone)
 
 
 def test_a_fraction_that_is_no_share_is_not_wilsons() -> None:
@@ -53,16 +59,6 @@ def test_a_fraction_that_is_no_share_is_not_wilsons() -> None:
     left = Ratio(0.0061, 0.046, 100)
     assert value_interval(left, "fraction") == confidence_interval(0.0061, Spread(0.046, 99))
     assert value_interval(Ratio(2.0, 0.3, 100, 10)) == confidence_interval(2.0, Spread(0.3, 9)), "groups count"
-
-
-def test_answers_in_groups_or_with_weights_are_no_shares() -> None:
-    """Wilson's interval with the normal quantile covers the truth in .83 of eight weighted items."""
-    hits = [1.0, 0.0] * 10
-    grouped = numbers(hits, groups=[index // 2 for index in range(20)])
-    weighted = numbers(hits, [1.0 + index % 3 for index in range(20)])
-    ratio, alone = answers(8, 20)
-    wilson = ends(value_interval(ratio, "fraction", "share", alone))
-    assert all(ends(value_interval(ratio, "fraction", "share", items)) != wilson for items in (grouped, weighted))
 
 
 def test_of_a_perplexity_is_that_of_the_loss() -> None:
@@ -97,21 +93,14 @@ def test_no_claim(ratio: Ratio) -> None:
     assert value_interval(ratio) is None
 
 
+@pytest.mark.parametrize("level", [0, 1, -0.5, math.nan])
+def test_a_level_that_is_none(level: float) -> None:
+    with pytest.raises(InvalidRequest, match="give a number between 0 and 1"):
+        confidence_interval(0, Spread(1, 9), level)
+
+
 def lengths(random: np.random.Generator, n: int) -> Array:
     return np.maximum(2, np.round(random.lognormal(3.4, 0.8, n)))
-
-
-def left(random: np.random.Generator, n: int) -> tuple[list[Array], None]:
-    """Shares of a value near 0 that is no mean of answers."""
-    return [random.normal(0.02, 0.5, n)], None
-
-
-def weighted_share(share: float) -> Callable[[np.random.Generator, int], tuple[list[Array], None]]:
-    def draw(random: np.random.Generator, n: int) -> tuple[list[Array], None]:
-        weights, chances = lengths(random, n), random.beta(5 * share, 5 - 5 * share, n)
-        return [random.binomial(weights.astype(int), chances).astype(float), weights], None
-
-    return draw
 
 
 def clustered(random: np.random.Generator, n: int) -> tuple[list[Array], Array]:
@@ -120,34 +109,27 @@ def clustered(random: np.random.Generator, n: int) -> tuple[list[Array], Array]:
     return [(random.random((n, 5)) < chances[:, None]).astype(float).ravel()], np.repeat(np.arange(n), 5)
 
 
-def lognormal(sigma: float) -> Callable[[np.random.Generator, int], tuple[list[Array], None]]:
-    def draw(random: np.random.Generator, n: int) -> tuple[list[Array], None]:
-        weights = lengths(random, n)
-        return [random.lognormal(-sigma * sigma / 2, sigma, n) * weights, weights], None
+def weighted_share(random: np.random.Generator, n: int) -> tuple[list[Array], None]:
+    weights, chances = lengths(random, n), random.beta(4.5, 0.5, n)
+    return [random.binomial(weights.astype(int), chances).astype(float), weights], None
 
-    return draw
+
+def lognormal(random: np.random.Generator, n: int) -> tuple[list[Array], None]:
+    weights = lengths(random, n)
+    return [random.lognormal(-0.5, 1, n) * weights, weights], None
 
 
 @pytest.mark.parametrize(
     ("draw", "of", "truth", "least"),
     [
-        (left, "any", 0.02, 0.92),
-        (weighted_share(0.9), "share", 0.9, 0.92),
-        (weighted_share(0.5), "share", 0.5, 0.92),
+        (weighted_share, "share", 0.9, 0.92),
         (clustered, "share", 0.7, 0.92),
-        (lognormal(1), "positive", 1.0, 0.91),
-        (lognormal(2), "positive", 1.0, 0.84),
+        (lognormal, "positive", 1.0, 0.91),
     ],
-    ids=["no share", "weighted .9", "weighted .5", "clustered", "KL", "mass of images"],
+    ids=["weighted", "clustered", "KL"],
 )
 @pytest.mark.parametrize("n", [8, 20])
-def test_covers_the_truth(
-    draw: Callable[[np.random.Generator, int], tuple[list[Array], Array | None]],
-    of: Range,
-    truth: float,
-    least: float,
-    n: int,
-) -> None:
+def test_covers_the_truth(draw: Sampler, of: Range, truth: float, least: float, n: int) -> None:
     """Of 400 samples, and no end is where the metric cannot be. Wilson's interval of weighted shares covers .83 to .89
     of .95, and the interval of skewed means without logarithms .68 to .92, with an end below zero in up to .86."""
     random = np.random.default_rng(n)
@@ -231,17 +213,15 @@ DRAWN: dict[str, Draw] = {
 }
 
 
-def spread_of(values: list[float]) -> Spread:
-    n = len(values)
-    return Spread(statistics.stdev(values) / math.sqrt(n), n - 1, bend_of(values))
-
-
 def missed(kind: str, n: int, tail: float, draws: int) -> tuple[float, float]:
     """The shares of samples whose bound below, and whose bound above, leaves out the truth."""
     random_, below, above = random.Random(n), 0, 0
     for _ in range(draws):
         values = [DRAWN[kind](random_) for _ in range(n)]
-        mean, reach = statistics.fmean(values), spread_of(values).reach(tail)
+        mean, reach = (
+            statistics.fmean(values),
+            Spread(statistics.stdev(values) / math.sqrt(n), n - 1, bend_of(values)).reach(tail),
+        )
         below += mean - reach[0] > 0
         above += mean + reach[1] < 0
     return below / draws, above / draws
@@ -275,10 +255,8 @@ class TestSpread:
     @pytest.mark.parametrize("n", [MIN_ITEMS, 30])
     def test_covers_as_often_as_it_says(self, kind: str, n: int) -> None:
         assert 0.92 <= 1 - sum(missed(kind, n, 0.025, 1500)) <= 0.985
-
-    def test_one_side_of_skewed_items_at_three_errors(self) -> None:
-        """Where Student's t alone misses seven times as often as it says."""
-        assert max(missed("exponential", 50, 0.0228, 1500)) < 1.5 * 0.0228
+        # One side of skewed items at two errors, where Student's t alone misses several times as often as it says
+        assert kind != "exponential" or n != 30 or max(missed(kind, 50, 0.0228, 1500)) < 1.5 * 0.0228
 
 
 def test_the_bend_is_the_skewness_of_scipy_enlarged() -> None:
@@ -289,21 +267,11 @@ def test_the_bend_is_the_skewness_of_scipy_enlarged() -> None:
     assert [*map(bend_of, ([-2.0, -1.0, 0.0, 1.0, 2.0], [1.0] * 9, [1.0, 5.0], []))] == [0.0] * 4
 
 
-@pytest.mark.parametrize("level", [0, 1, -0.5, math.nan])
-def test_a_level_that_is_none(level: float) -> None:
-    with pytest.raises(InvalidRequest, match="give a number between 0 and 1"):
-        confidence_interval(0, Spread(1, 9), level)
-
-
 @pytest.mark.parametrize("dof", [1, 2, 3, 4, 15, 16, 63])
 @pytest.mark.parametrize("t", [0.0, 0.3, 2.0, 6.0, 12.0])
 def test_tail_is_scipys(dof: int, t: float) -> None:
     """Odd and even degrees of freedom have sums of their own, and each has a first term that is easily lost."""
     assert upper_tail(t, dof) == pytest.approx(stats.t.sf(t, dof), abs=1e-14)
-
-
-@pytest.mark.parametrize("dof", [1, 2, 7, 15, 100])
-@pytest.mark.parametrize("level", [0.05, 1e-3, 1e-5])
-def test_critical_value_is_scipys(dof: int, level: float) -> None:
+    level = float(stats.t.sf(max(t, 0.3), dof))
     assert critical_value(level, dof) == pytest.approx(stats.t.isf(level, dof), rel=1e-6)
     assert critical_value(level, 0) == math.inf, "one value decides nothing"
