@@ -198,14 +198,12 @@ def test_cut_off(tensors: dict[str, Tensor], tmp_path: Path, keep: float, kind: 
     refused(path, NotACheckpoint, "is damaged" if kind == "legacy" else "is cut off")
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"), [("optimizer_1.pt", "the optimizer state"), ("stats_1.pt", "the statistics")]
-)
-def test_companions_of_an_epoch_file(epoch_file: Path, tmp_path: Path, name: str, kind: str) -> None:
+def test_companions_of_an_epoch_file(epoch_file: Path, tmp_path: Path) -> None:
     """Told by content, under any name; the epoch file that is meant is named."""
     copy = tmp_path / "latest.pt"
-    shutil.copy(epoch_file.with_name(name), copy)
-    refused(copy, NotACheckpoint, f"holds {kind} of epoch 1 and no weights; post that epoch's epoch_1.pt instead")
+    for name, kind in (("optimizer_1.pt", "the optimizer state"), ("stats_1.pt", "the statistics")):
+        shutil.copy(epoch_file.with_name(name), copy)
+        refused(copy, NotACheckpoint, f"holds {kind} of epoch 1 and no weights; post that epoch's epoch_1.pt instead")
     shutil.copy(epoch_file, tmp_path / "epoch_1.pt")
     refused(copy, NotACheckpoint, f"post {tmp_path}/epoch_1.pt instead")
 

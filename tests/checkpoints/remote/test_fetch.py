@@ -3,9 +3,9 @@
 import hashlib
 import json
 import re
-import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -269,11 +269,8 @@ def test_two_that_hold_what_the_other_waits_for(settings: Settings, monkeypatch:
             with fetched(pair, small, int) as here:
                 done.append(all(Path(one.path).stat().st_size == 400 for one in here))
 
-    threads = [threading.Thread(target=use, args=(pair,)) for pair in (refs[:2], refs[2:])]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(use, (refs[:2], refs[2:])))
     assert done == [True] * 10
 
 
@@ -315,28 +312,25 @@ def test_locate(settings: Settings, store: ObjectStore, tmp_path: Path) -> None:
     assert name_of("s3://bucket/run/") == "run"
 
 
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, bytes]]:
-    files = {"run/epoch_1.pt": b"weights" * 1000, "hf/model.safetensors": b"weights", "hf/config.json": b"{}"}
-    with fake_hub("models/owner/repo", files) as (address, _asked):
+def test_files_and_folders_of_the_hub(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = {"run/epoch_1.pt": b"weights" * 1000, "hf/model.safetensors": b"weights", "hf/config.json": b"{}"}
+    with fake_hub("models/owner/repo", hub) as (address, _asked):
         monkeypatch.setitem(objects.OPTIONS, "hf", {**objects.OPTIONS["hf"], "endpoint": address, "token": False})
-        yield files
-
-
-def test_files_and_folders_of_the_hub(hub: dict[str, bytes], settings: Settings) -> None:
-    file, folder = (reference(f"hf://owner/repo/{path}", settings) for path in ("run/epoch_1.pt@v1", "hf"))
-    assert file.identity is not None
-    assert file.identity.size == 7000
-    assert file.identity.etag == hashlib.sha256(hub["run/epoch_1.pt"]).hexdigest(), "the hub knows the digest itself"
-    with fetched([file, folder], settings, int) as here:
-        paths = [Path(each.path) for each in here]
-        assert paths[0].name == "epoch_1.pt"
-        assert paths[0].read_bytes() == hub["run/epoch_1.pt"]
-        found = {path.name: path.read_bytes() for path in paths[1].iterdir()}
-        assert found == {"model.safetensors": b"weights", "config.json": b"{}"}
-    for uri in ("hf://owner/repo/none.pt", "hf://owner/other/x.pt"):
-        with pytest.raises(CheckpointNotFound, match="does not exist"):
-            locate_checkpoint(uri, settings)
+        file, folder = (reference(f"hf://owner/repo/{path}", settings) for path in ("run/epoch_1.pt@v1", "hf"))
+        assert file.identity is not None
+        assert file.identity.size == 7000
+        assert file.identity.etag == hashlib.sha256(hub["run/epoch_1.pt"]).hexdigest(), (
+            "the hub knows the digest itself"
+        )
+        with fetched([file, folder], settings, int) as here:
+            paths = [Path(each.path) for each in here]
+            assert paths[0].name == "epoch_1.pt"
+            assert paths[0].read_bytes() == hub["run/epoch_1.pt"]
+            found = {path.name: path.read_bytes() for path in paths[1].iterdir()}
+            assert found == {"model.safetensors": b"weights", "config.json": b"{}"}
+        for uri in ("hf://owner/repo/none.pt", "hf://owner/other/x.pt"):
+            with pytest.raises(CheckpointNotFound, match="does not exist"):
+                locate_checkpoint(uri, settings)
 
 
 ALL = Settings(schemes="file, S3,gs,hf,https,http")
