@@ -1,8 +1,6 @@
 """Finding, loading and asking together, on real files; no network is there and none is needed."""
 
-import json
 import math
-import statistics
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -18,8 +16,6 @@ from evalsvc.language.benchmarks import Benchmark
 from evalsvc.language.definitions import Rules
 from evalsvc.language.encoding import request_name
 from evalsvc.language.questions import Selection, drawing_order, strata
-from evalsvc.metrics.item_numbers import finite_factor
-from evalsvc.metrics.shares import standard_error
 
 
 def asked(benchmark: Benchmark) -> list[tuple[int, Any]]:
@@ -48,9 +44,7 @@ SPLITS = {
         {"gen_prefix": "It is", "metric_list": [{"metric": "acc_mutual_info"}]},
     ],
 )
-def test_requests_are_those_of_lm_eval(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
-) -> None:
+def test_requests_are_lm_evals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     write_rows(tmp_path / "train.jsonl", questions(6, 20))
     path = write_benchmark(tmp_path, "a", questions(8), **{"generation_kwargs": None, **changes})
@@ -128,16 +122,6 @@ def test_benchmarks_of_every_kind_can_be_sampled(tmp_path: Path, changes: dict[s
         assert sorted(golds.count(place) for place in range(3)) == [4, 4, 4], "a third of the documents each"
 
 
-def test_a_number_of_shots_wins_over_a_zero_in_the_definition(tmp_path: Path) -> None:
-    """lm-eval's own `num_fewshot` does not, and nothing says so."""
-    write_benchmark(tmp_path, "a", questions(8), num_fewshot=0)
-    assert load_one(tmp_path, "a", num_fewshot=2).instances[0].arguments[0].count("Answer:") == 3
-    (benchmark,) = load(tmp_path, "a", num_fewshot=1).benchmarks
-    assert benchmark.num_fewshot == 1
-    (benchmark,) = load(tmp_path, {"name": "a", "num_fewshot": 0}, num_fewshot=1).benchmarks
-    assert benchmark.num_fewshot == 0
-
-
 @pytest.mark.parametrize("fewshot", ["configured", "first"])
 @pytest.mark.parametrize("split", ["test_split", "validation_split"])
 @pytest.mark.parametrize("named", [None, "test"])
@@ -150,46 +134,33 @@ def test_no_document_is_its_own_example(tmp_path: Path, fewshot: str, split: str
         assert instance.arguments[0].count("what is") == 4
 
 
-def test_first_shots_are_the_same_for_all(tmp_path: Path) -> None:
+def test_a_number_of_shots_wins_over_a_zero_in_the_definition(tmp_path: Path) -> None:
+    """lm-eval's own `num_fewshot` does not, and nothing says so. The first shots are the same for all documents."""
     write_rows(tmp_path / "train.jsonl", questions(6, 20))
-    write_benchmark(tmp_path, "a", questions(4), **SPLITS)
+    write_benchmark(tmp_path, "a", questions(8), num_fewshot=0, **SPLITS)
     (benchmark,) = load(tmp_path, "a", num_fewshot=2, fewshot="first").benchmarks
     shots = {instance.arguments[0].rpartition("Question:")[0] for instance in benchmark.instances}
     assert shots == {"About numbers.\n\nQuestion: what is 20?\nAnswer: 22\n\nQuestion: what is 21?\nAnswer: 21\n\n"}
+    for own, expected in ((None, 1), (0, 0), (2, 2)):
+        (benchmark,) = load(tmp_path, {"name": "a", "num_fewshot": own}, num_fewshot=1).benchmarks
+        assert benchmark.num_fewshot == expected
 
 
 def test_local_rows_take_the_place_of_every_split(tmp_path: Path) -> None:
     """PIQA draws its examples from a training split, which is then the very rows that are evaluated."""
     rows = [{"goal": f"goal {n}", "sol1": "one", "sol2": "two", "label": n % 2} for n in range(5)]
     path = write_rows(tmp_path / "rows.jsonl", rows)
-    benchmark = load_one(tmp_path, "piqa", data=str(path), num_fewshot=4)
+    rules = Rules(resolve=lambda name: str(tmp_path / name.removeprefix("datasets:")))
+    benchmark = load_one(tmp_path, "piqa", rules, data="datasets:rows.jsonl", num_fewshot=4)
     assert len(benchmark.documents) == 5
     for instance in benchmark.instances:
         assert instance.arguments[0].count(f"goal {instance.doc_id}") == 1
         assert instance.arguments[0].count("goal") == 5
     with pytest.raises(InvalidData, match=r"5 solved examples are requested, but its data have 4 without the"):
         load_one(tmp_path, "piqa", data=str(path), num_fewshot=5)
-
-
-def test_data_named_by_datasets_are_resolved(tmp_path: Path) -> None:
-    write_rows(tmp_path / "sets" / "rows.jsonl", questions(3))
-    write_benchmark(tmp_path, "a", dataset_kwargs={"data_files": {"test": "datasets:rows.jsonl"}})
-    rules = Rules(resolve=lambda path: str(tmp_path / "sets" / path.removeprefix("datasets:")))
-    assert load(tmp_path, "a", rules=rules).benchmarks[0].total == 3
-    (benchmark,) = load(tmp_path, {"name": "a", "data": "datasets:rows.jsonl"}, rules=rules).benchmarks
-    assert benchmark.total == 3
-
-
-def test_groups_come_with_their_members(tmp_path: Path) -> None:
-    for name in ("b", "a"):
-        write_benchmark(tmp_path, name, questions(3))
-    (tmp_path / "inner.yaml").write_text("group: inner\ntask: [a]\naggregate_metric_list: [{metric: acc}]\n")
-    (tmp_path / "outer.yaml").write_text("group: outer\ntask: [b, inner]\naggregate_metric_list: [{metric: acc}]\n")
-    loaded = load(tmp_path, "outer")
-    assert [benchmark.name for benchmark in loaded.benchmarks] == ["b", "a"]
-    assert [group.name for group in loaded.groups] == ["outer", "inner"]
-    metrics: Any = {"a": {"acc,none": 1.0, "sample_len": 3}, "b": {"acc,none": 0.0, "sample_len": 3}}
-    assert loaded.groups[0].aggregate(metrics)["acc,none"] == 0.5
+    write_benchmark(tmp_path, "a", dataset_kwargs={"data_files": {"test": "datasets:rows.jsonl"}}, doc_to_text="goal",
+                    doc_to_choice="{{[sol1, sol2]}}", doc_to_target="label")  # fmt: skip
+    assert load_one(tmp_path, "a", rules).total == 5
 
 
 def test_requests_are_built_once(tmp_path: Path) -> None:
@@ -248,7 +219,7 @@ def test_the_digest_is_of_what_is_asked_and_what_is_right(tmp_path: Path) -> Non
         ({}, {"num_fewshot": 1, "fewshot_split": "dev"}, r"uses the split 'dev'"),
     ],
 )
-def test_what_is_wrong_is_said_before_anything_is_scored(
+def test_what_is_wrong_is_said_at_once(
     tmp_path: Path, row: dict[str, Any], changes: dict[str, Any], message: str
 ) -> None:
     """lm-eval scores a wrong right answer as never reached, and the rest ends in traces that name no document."""
@@ -349,36 +320,4 @@ def test_strata_are_places_of_answers_and_lengths_of_questions() -> None:
     assert strata([0, 1, 0, 1, None], [10, 20, 30, 40, 50]) == [(0, 0), (1, 1), (0, 1), (1, 2), (None, 3)]
     assert strata([0, 0, 0], [7, 7, 7]) == [(0, 0)] * 3, "what is equally long is of one class"
     assert strata([None], [5]) == [(None, 0)]
-
-
-def test_nothing_selected_is_false() -> None:
     assert [bool(each) for each in (Selection(), Selection(limit=1), Selection(sample=2))] == [False, True, True]
-
-
-SEEDS, SIZE = 200, 200
-
-
-@pytest.mark.parametrize(("answers", "explained"), [("longest", False), ("first", True)])
-def test_the_error_of_a_sample_is_honest(shared: Path, answers: str, explained: bool) -> None:
-    """Two who answer ARC-easy without a model: by the longest option, and always by the first, as the forgetful do.
-
-    Over many draws the mean is that of all questions. It varies as the standard error of a sample from a finite
-    benchmark says, and less where the strata explain who is right. It is never too small, and needs no strata.
-    """
-    lines = (shared / "golden" / "text_tasks" / "arc_easy.jsonl").read_text().splitlines()
-    rows = [json.loads(line) for line in lines]
-    options = [[len(choice) for choice in row["choices"]] for row in rows]
-    answered = [0 if answers == "first" else sizes.index(max(sizes)) for sizes in options]
-    right = [float(answer == row["gold"]) for answer, row in zip(answered, rows, strict=True)]
-    of = strata([row["gold"] for row in rows], [len(row["query"]) for row in rows])
-    means, errors = [], []
-    for seed in range(SEEDS):
-        sample = [right[index] for index in drawing_order(of, str(seed))[:SIZE]]
-        means.append(statistics.fmean(sample))
-        errors.append(finite_factor(SIZE, len(rows)) * (standard_error(sample) or math.nan))
-    spread = statistics.stdev(means)
-    assert abs(statistics.fmean(means) - statistics.fmean(right)) < 4 * spread / math.sqrt(SEEDS)
-    assert spread < 0.2 * statistics.fmean(errors) if explained else 0.9 < spread / statistics.fmean(errors) < 1.1
-    truth = statistics.fmean(right)
-    held = sum(abs(mean - truth) < 1.96 * error for mean, error in zip(means, errors, strict=True)) / SEEDS
-    assert held == 1 if explained else 0.9 < held < 0.99

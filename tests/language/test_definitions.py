@@ -2,7 +2,6 @@
 
 import os
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,13 @@ from benchmark_files import write_benchmark
 from lm_eval.api.registry import AGGREGATION_REGISTRY, filter_registry, metric_registry
 from lm_eval.tasks._index import Kind as TheirKind
 from lm_eval.tasks._index import TaskIndex
+from loaded_benchmarks import rules_of
 
-from evalsvc.config import Settings
 from evalsvc.errors import InvalidData, UnknownName
 from evalsvc.language.building import Branch, Leaf, expand
-from evalsvc.language.catalog import MAX_FILE, Entry, Registry, scan, shipped, shipped_folder
+from evalsvc.language.catalog import MAX_FILE, Registry, scan, shipped, shipped_folder
 from evalsvc.language.definitions import RUNS_CODE, Rules, local_files, named_files, read_definition
 from evalsvc.language.schema import Aggregation, Filter, Metric
-from evalsvc.spec.paths import Readable, local_data
 
 CODE = "import pathlib\npathlib.Path(__file__).with_name('ran').touch()\ndef f(doc):\n    return doc\n"
 
@@ -55,9 +53,7 @@ def read(path: Path, rules: Rules | None = None, *, functions: bool = True, clos
         ("1: x", r"`1`: keys should be strings"),
     ],
 )
-def test_what_is_not_listed_is_refused_unless_the_operator_allows_it(
-    tmp_path: Path, addition: str, message: str
-) -> None:
+def test_what_is_not_listed_is_refused(tmp_path: Path, addition: str, message: str) -> None:
     """Who may post a suite may name any YAML file: it must not be a way to run a program on the worker."""
     (tmp_path / "code.py").write_text(CODE)
     path = tmp_path / "a.yaml"
@@ -126,16 +122,13 @@ def test_files_of_lm_eval_are_trusted_by_name_and_held_to_the_list_by_include(tm
     definition = read_definition(tmp_path / "a.yaml", Rules(), functions=True)
     assert not definition.trusted
     assert (definition.config["dataset_name"], definition.config["test_split"]) == ("ARC-Challenge", "validation")
-
-
-@pytest.mark.parametrize("theirs", ["hellaswag/hellaswag.yaml", "longproc/countdown_0.5k.yaml"])
-@pytest.mark.parametrize("own", ["", "unsafe_code: false\n", "unsafe_code: false\nprocess_results: null\n"])
-def test_a_file_of_lm_eval_that_runs_code_is_not_included(tmp_path: Path, theirs: str, own: str) -> None:
-    """`unsafe_code: false` in the file that includes it was all that was looked at."""
-    (tmp_path / "a.yaml").write_text(f"include: {shipped_folder() / theirs}\ntask: mine\n{own}")
-    message = r"(is not YAML as .*'!function'|`process_results` runs code).*BENCHMARK_CODE=1"
-    with pytest.raises(InvalidData, match=message):
-        read(tmp_path / "a.yaml")
+    # `unsafe_code: false` in the file that includes it was all that was looked at.
+    for name in ("hellaswag/hellaswag.yaml", "longproc/countdown_0.5k.yaml"):
+        for own in ("", "unsafe_code: false\n", "unsafe_code: false\nprocess_results: null\n"):
+            (tmp_path / "a.yaml").write_text(f"include: {shipped_folder() / name}\ntask: mine\n{own}")
+            message = r"(is not YAML as .*'!function'|`process_results` runs code).*BENCHMARK_CODE=1"
+            with pytest.raises(InvalidData, match=message):
+                read(tmp_path / "a.yaml")
 
 
 PLAIN = ("arc", "piqa", "sciq", "blimp", "mmlu/default", "lambada", "glue/rte", "openbookqa")
@@ -159,10 +152,8 @@ def test_unsafe_code_counts_wherever_it_is_said() -> None:
     folders |= {shipped_folder() / name for name in RUNS_CODE}
     assert {folder.name for folder in folders} >= {"cruxeval", "humaneval", "longproc", "mbpp", "math"}
     paths = [entry.path for entry in shipped().values() if entry.kind == "benchmark" and entry.path is not None]
-    flagged = [path for path in paths if path.parent in folders]
-    assert [path for path in flagged if not read_definition(path, Rules(), functions=False).unsafe] == []
-    piqa = shipped_folder() / "piqa" / "piqa.yaml"
-    assert not read_definition(piqa, Rules(), functions=False).unsafe
+    for path in (*(path for path in paths if path.parent in folders), piqa := shipped_folder() / "piqa" / "piqa.yaml"):
+        assert read_definition(path, Rules(), functions=False).unsafe == (path != piqa)
 
 
 @pytest.mark.parametrize(
@@ -221,7 +212,7 @@ def test_no_error_quotes_what_another_file_holds(tmp_path: Path, content: str) -
     ],
 )
 @pytest.mark.parametrize("allow_code", [False, True])
-def test_data_files_start_at_the_yaml_that_names_them(
+def test_data_files_start_at_their_yaml(
     tmp_path: Path, given: Any, found: dict[str, list[str]], allow_code: bool
 ) -> None:
     """lm-eval takes them from the folder that the process was started in."""
@@ -242,11 +233,6 @@ def test_files_of_a_dataset_on_the_hub_stay_its_own(tmp_path: Path) -> None:
         read(path)
 
 
-def guarded(root: Path) -> Rules:
-    settings = Settings(roots=str(root), data_dir=str(root / "data"))
-    return Rules(resolve=partial(local_data, settings), allow=Readable(settings))
-
-
 @pytest.mark.parametrize("include", ["/etc/hosts", "link/hosts", "../outside.yaml"])
 def test_files_outside_the_roots_are_not_included(tmp_path: Path, include: str) -> None:
     """A folder that a suite may name by include_path must not lead to files that it may not name itself."""
@@ -256,11 +242,11 @@ def test_files_outside_the_roots_are_not_included(tmp_path: Path, include: str) 
     (tmp_path / "outside.yaml").write_text("task: hunter2\n")
     (root / "a.yaml").write_text(f"task: a\ninclude: {include}\n")
     with pytest.raises(InvalidData, match=r"outside the allowed folders .*EVALSVC_ROOTS"):
-        read(root / "a.yaml", guarded(root))
+        read(root / "a.yaml", rules_of(root))
     # A program that swaps a link in between check and opening won this race at its first try.
     (root / "b.yaml").symlink_to(tmp_path / "outside.yaml")
     with pytest.raises(InvalidData, match=r"outside the allowed folders"):
-        read(root / "b.yaml", replace(guarded(root), resolve=str))
+        read(root / "b.yaml", replace(rules_of(root), resolve=str))
 
 
 def test_named_files_are_those_of_ones_own_benchmarks(tmp_path: Path) -> None:
@@ -273,13 +259,7 @@ def test_named_files_are_those_of_ones_own_benchmarks(tmp_path: Path) -> None:
     assert list(named_files(names, [tmp_path], rules)) == [Path("/sets/a.jsonl"), tmp_path / "b.jsonl"]
 
 
-# names, groups and tags
-
 KINDS = {TheirKind.TASK: "benchmark", TheirKind.PY_TASK: "benchmark", TheirKind.GROUP: "group", TheirKind.TAG: "tag"}
-
-
-def names_in(folder: Path) -> dict[str, Entry]:
-    return scan(folder, lambda path: Path(path).read_bytes())
 
 
 @pytest.mark.parametrize("folder", ["arc", "glue", "lambada", "squadv2", "mmlu/continuation", "leaderboard"])
@@ -293,57 +273,49 @@ def test_names_are_those_of_lm_eval(folder: str) -> None:
         name: (KINDS[entry.kind], entry.yaml_path, tuple(sorted(entry.tags)) if entry.kind is TheirKind.TAG else ())
         for name, entry in TaskIndex.build([path]).items()
     }
-    assert {entry.name: (entry.kind, entry.path, entry.members) for entry in names_in(path).values()} == theirs
+    entries = scan(path, lambda file: Path(file).read_bytes()).values()
+    assert {entry.name: (entry.kind, entry.path, entry.members) for entry in entries} == theirs
     assert theirs
 
 
-def test_names_of_ones_own_go_first(tmp_path: Path) -> None:
+def test_names_of_ones_own_go_first_and_an_unknown_one_is_told_what_is_near(tmp_path: Path) -> None:
     for folder in (tmp_path / "own" / "deep", tmp_path / "other"):
         write_benchmark(folder, "arc_easy")
     registry = Registry([tmp_path / "own", tmp_path / "other"])
     assert registry.find("arc_easy").path == tmp_path / "own" / "deep" / "arc_easy.yaml"
     assert registry.find("arc_challenge") == shipped()["arc_challenge"]
+    assert {entry.name: entry.origin for entry in Registry().search("ai2_ARC")}["ai2_arc"] == "2 benchmarks"
     assert Registry().find("arc_easy") == shipped()["arc_easy"]
+    assert Registry().find("arc_easy").origin == "arc/arc_easy.yaml"
+    with pytest.raises(UnknownName, match=r"'arc_esy'; did you mean 'arc_easy'.*`evalsvc benchmarks list` shows all"):
+        Registry().find("arc_esy")
     with pytest.raises(InvalidData, match=r"nowhere of include_path does not exist"):
         Registry([tmp_path / "nowhere"])
 
 
 def test_a_file_that_is_no_benchmark_disturbs_none(tmp_path: Path) -> None:
-    (tmp_path / "broken.yaml").write_text("task: [unclosed\n")
-    (tmp_path / "suite.yaml").write_text("tasks:\n  - kind: loss\n")
-    (tmp_path / "itself.yaml").write_text("include: itself.yaml\n")
-    good = 'include: nowhere.yaml\n"task": "good"  # a comment\ntag:\n  - one\n\n  - two\n'
-    (tmp_path / "good.yaml").write_text(good)
-    kinds = {entry.name: entry.kind for entry in names_in(tmp_path).values()}
-    assert kinds == {"good": "benchmark", "one": "tag", "two": "tag"}
-
-
-def test_search_tells_where_a_name_comes_from_or_what_is_near() -> None:
-    found = {entry.name: entry.origin for entry in Registry().search("ai2_ARC")}
-    assert found["ai2_arc"] == "2 benchmarks"
-    assert Registry().find("arc_easy").origin == "arc/arc_easy.yaml"
-    with pytest.raises(UnknownName, match=r"'arc_esy'; did you mean 'arc_easy'.*`evalsvc benchmarks list` shows all"):
-        Registry().find("arc_esy")
-
-
-@pytest.mark.parametrize("kind", ["pipe", "device", "large", "outside"])
-def test_what_is_no_file_of_the_folder_is_passed_over(tmp_path: Path, kind: str) -> None:
     """A pipe made a worker wait for ever, and /dev/zero took all of its memory."""
     folder, outside = tmp_path / "folder", tmp_path / "outside.yaml"
+    good = 'include: nowhere.yaml\n"task": "good"  # a comment\ntag:\n  - one\n\n  - two\n'
     folder.mkdir()
+    for name, content in (
+        ("broken", "task: [unclosed\n"),
+        ("suite", "tasks:\n  - kind: loss\n"),
+        ("itself", "include: itself.yaml\n"),
+        ("large", "task: secret\n" + "#" * MAX_FILE),
+        ("good", good),
+    ):
+        (folder / f"{name}.yaml").write_text(content)
     outside.write_text("task: secret\n")
-    strange = folder / "strange.yaml"
-    if kind == "pipe":
-        os.mkfifo(strange)
-    elif kind == "large":
-        strange.write_text("task: secret\n" + "#" * MAX_FILE)
-    else:
-        strange.symlink_to("/dev/zero" if kind == "device" else outside)
-    (folder / "good.yaml").write_text("task: good\n")
-    settings = Settings(roots=str(folder), data_dir=str(tmp_path / "data"))
-    registry = Registry([folder], Readable(settings))
-    assert registry.get("good")
-    assert registry.get("secret") is None
+    (folder / "device.yaml").symlink_to("/dev/zero")
+    (folder / "link.yaml").symlink_to(outside)
+    os.mkfifo(folder / "pipe.yaml")
+    registry = Registry([folder], rules_of(folder).allow)
+    assert {entry.name: entry.kind for entry in registry.search("") if registry.is_local(entry.name)} == {
+        "good": "benchmark",
+        "one": "tag",
+        "two": "tag",
+    }
 
 
 def leaves(name: str, *folders: Path) -> list[Leaf]:
@@ -367,19 +339,11 @@ def test_groups_and_tags_of_lm_eval_have_their_members(name: str, count: int, fi
 def test_what_a_group_says_holds_for_its_members(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         write_benchmark(tmp_path, name, tag="abc")
-    (tmp_path / "inner.yaml").write_text("group: inner\ntask: [c]\n")
-    (tmp_path / "outer.yaml").write_text(
-        """\
-group: outer
-num_fewshot: 1
-aggregate_metric_list: [{metric: acc}]
-task:
-  - a
-  - {task: b, num_fewshot: 2}
-  - {group: inner, num_fewshot: 3}
-  - {group: written, task: [{task: here, dataset_path: json}, piqa]}
-"""
-    )
+    written = {"group": "written", "task": [{"task": "here", "dataset_path": "json"}, "piqa"]}
+    members = ["a", {"task": "b", "num_fewshot": 2}, {"group": "inner", "num_fewshot": 3}, written]
+    group = {"group": "outer", "num_fewshot": 1, "aggregate_metric_list": [{"metric": "acc"}], "task": members}
+    for content in (group, {"group": "inner", "task": ["c"]}):
+        (tmp_path / f"{content['group']}.yaml").write_text(yaml.safe_dump(content))
     (outer,) = expand("outer", Registry([tmp_path]), Rules())
     assert isinstance(outer, Branch)
     assert outer.config["aggregate_metric_list"] == [{"metric": "acc"}]

@@ -5,13 +5,13 @@ import math
 import re
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import stories
 import torch
-from benchmark_files import questions, write_benchmark
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from loaded_benchmarks import load_golden
@@ -23,23 +23,25 @@ from evalsvc.data.tokenizer import read_tokenizer
 from evalsvc.errors import InvalidData, MissingPackage, NonFinite
 from evalsvc.installation import pip_install
 from evalsvc.language.benchmarks import Benchmark
-from evalsvc.language.encoding import TextEncoding
+from evalsvc.language.encoding import Scored, TextEncoding
 from evalsvc.language.hflm import HflmScoring
+from evalsvc.language.hub import quiet
 from evalsvc.language.lm import Answer, Generation, OpenLM
 from evalsvc.miniature import ROOT
 from evalsvc.models import Transformer, load_model
 from evalsvc.scoring import score
 from evalsvc.spec import catalog
 from evalsvc.spec.layout import parse_layout
+from evalsvc.tasks.completions.spec import TABLE_1
 
 pytestmark = pytest.mark.usefixtures("reference_models", "one_thread")
-
-ITEMS = 200
-"""Of each benchmark."""
 
 SUM = {"rel": 2.5e-7, "abs": 1e-4}
 """Between two sums of float32 log-probabilities. The relative part is for long options: one of PIQA, of -647 nats and
 163 tokens, differs by 1.5e-4. Over 200 of its questions ours are up to 9.7e-5 from float64, HFLM's up to 1.4e-4."""
+
+TIE = 1e-4
+"""In nats: between answers that are as near as this, rounding decides."""
 
 
 @pytest.fixture(scope="module")
@@ -57,20 +59,36 @@ def theirs(shared: Path, model: Transformer) -> HFLM:
     return stories.hflm(shared, model)
 
 
-def instance(kind: Any, *arguments: Any, number: int = 0, repeats: int = 1) -> Instance:
-    return Instance(kind, {}, arguments, 0, metadata=("asked", number, repeats))
+@torch.inference_mode()
+def is_tie(lm: OpenLM, asked: Sequence[Instance], answers: Sequence[tuple[float, bool]]) -> bool:
+    """Say whether two options are equally likely but for rounding; without options, whether two ids are."""
+    if len(asked) == 1:
+        [scored] = lm.encoding.encode_all(asked)
+        assert isinstance(scored, Scored)
+        [request] = scored.requests
+        logits = lm.model(torch.tensor([[*request.context, *request.continuation]]))[0, len(request.context) - 1 : -1]
+        targets = torch.tensor(request.continuation)[:, None]
+        return float((logits.max(-1).values - logits.gather(1, targets)[:, 0]).max()) <= TIE
+    sums = [logprob for logprob, _ in answers]
+    by_length = [value / len(instance.args[1]) for value, instance in zip(sums, asked, strict=True)]
+    return any(best - second <= TIE for best, second, *_ in (sorted(side, reverse=True) for side in (sums, by_length)))
 
 
-def likelihoods(*pairs: tuple[str, str]) -> list[Instance]:
-    return [instance("loglikelihood", *pair, number=number) for number, pair in enumerate(pairs)]
-
-
-def accuracy(benchmark: Benchmark, answers: Sequence[tuple[float, bool]]) -> list[Any]:
-    """Of each document, by lm-eval."""
-    return [
-        benchmark.task.process_results(benchmark.instances[document.requests.start].doc, answers[document.requests])
-        for document in benchmark.documents
-    ]
+def require_hflms_scores(
+    ours: OpenLM, theirs: HFLM, benchmark: Benchmark, within: dict[str, float]
+) -> tuple[list[bool], list[bool]]:
+    """The log-likelihoods, and by lm-eval the right answers but for ties; the greedy flags of both are returned."""
+    requests = list(benchmark.instances)
+    sides = ours.loglikelihood(requests), theirs.loglikelihood(requests, disable_tqdm=True)
+    answers, expected = ([logprob for logprob, _ in side] for side in sides)
+    assert answers == pytest.approx(expected, **within)
+    for document in benchmark.documents:
+        asked, place = requests[document.requests], document.requests
+        first, second = (benchmark.task.process_results(asked[0].doc, side[place]) for side in sides)
+        same = all(first[key] == second[key] for key in first if key.startswith("acc"))
+        assert same or is_tie(ours, asked, sides[1][place]), document.index
+    mine, other = ([greedy for _, greedy in side] for side in sides)
+    return mine, other
 
 
 @pytest.mark.parametrize(
@@ -78,15 +96,48 @@ def accuracy(benchmark: Benchmark, answers: Sequence[tuple[float, bool]]) -> lis
 )
 def test_scores_are_those_of_hflm(shared: Path, ours: OpenLM, theirs: HFLM, name: str) -> None:
     """Packed behind shared contexts: the log-likelihoods, the greedy flags and so the right answers are the same."""
-    benchmark = load_golden(shared, name, ITEMS)
-    requests = list(benchmark.instances)
-    mine, expected = ours.loglikelihood(requests), theirs.loglikelihood(requests, disable_tqdm=True)
-    assert len(benchmark.documents) == min(ITEMS, benchmark.total)
-    assert [logprob for logprob, _ in mine] == pytest.approx([logprob for logprob, _ in expected], **SUM)
-    assert [greedy for _, greedy in mine] == [greedy for _, greedy in expected]
-    keys = [key for key in benchmark.task.aggregation() if key.startswith("acc")]
-    for one, other in zip(accuracy(benchmark, mine), accuracy(benchmark, expected), strict=True):
-        assert [one[key] for key in keys] == [other[key] for key in keys]
+    mine, expected = require_hflms_scores(ours, theirs, load_golden(shared, name, 200), SUM)
+    assert mine == expected
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("limit", [100, pytest.param(None, marks=pytest.mark.long, id="all 11,007")])
+def test_scores_of_smollm2_are_those_of_hflm(shared: Path, smollm2: Path, limit: int | None) -> None:
+    """HFLM reads the folder of Hugging Face by itself; rounding decides where two answers are as near as TIE."""
+    layout, model = parse_layout(str(smollm2 / "layout.json")), load_model(smollm2)
+    resolved = layout.resolve(model.config.vocab_size)
+    ours = OpenLM(model, TextEncoding(read_tokenizer(str(layout.text.tokenizer)), resolved, 1024))
+    with quiet():
+        # With the cache, some requests of version 0.4.13 get log-likelihoods of others.
+        options: dict[str, Any] = {"dtype": "float32", "device": "cpu", "batch_size": 16, "logits_cache": False}
+        theirs = HFLM(str(smollm2), backend="causal", max_length=1024, **options)
+    for name in ("arc_easy", "copa", "lambada_openai", "piqa", "winograd_wsc", "winogrande"):
+        require_hflms_scores(ours, theirs, load_golden(shared, name, limit), {"rel": 1e-5, "abs": 1e-3})
+
+
+SAID = {
+    TABLE_1[0]: " time and space are intertwined, and that the laws of physics are relative to the observer's "
+    "perspective. This idea challenges the traditional notion of absolute time and",
+    TABLE_1[1]: ' cheese\n\nIn French, the word for "sea" is "se" (the sound of the sea), and the word for "mole',
+    "The capital of France is": " Paris.\n\n",
+}
+"""How transformers continues prompts greedily with the weights of SmolLM2 in float32."""
+
+
+def test_completions_are_those_of_transformers(smollm2: Path) -> None:
+    """Also the template for chats, which the folder has, is applied nowhere."""
+    checkpoint = CheckpointRef(str(smollm2), layout=parse_layout(str(smollm2 / "layout.json")).to_json())
+    result = run_task(checkpoint, kind="completions", prompts=list(SAID), samples=0, max_tokens=40)
+    for item in items(result):
+        assert item["text"].startswith(SAID[item["prompt"]])
+
+
+def instance(kind: Any, *arguments: Any, number: int = 0, repeats: int = 1) -> Instance:
+    return Instance(kind, {}, arguments, 0, metadata=("asked", number, repeats))
+
+
+def likelihoods(*pairs: tuple[str, str]) -> list[Instance]:
+    return [instance("loglikelihood", *pair, number=number) for number, pair in enumerate(pairs)]
 
 
 def test_contexts_are_cut_as_hflm_cuts_them(shared: Path, model: Transformer) -> None:
@@ -210,7 +261,7 @@ def test_random_generations_differ_by_repetition_and_by_nothing_else(ours: OpenL
 
 
 def test_rows_of_the_text_may_lie_anywhere(shared: Path, ours: OpenLM) -> None:
-    """A table with the image ids in front asks and answers the same."""
+    """A table with the image ids in front asks and answers the same, and the engine hflm finds its rows by itself."""
     plain, turned = (stories.load_widened(shared, "imgonly_step25") for _ in range(2))
     state = plain.state_dict()
     rolled = {name: state[name].roll(256, 0) for name in ("tok_embeddings.weight", "output.weight")}
@@ -225,6 +276,10 @@ def test_rows_of_the_text_may_lie_anywhere(shared: Path, ours: OpenLM) -> None:
         assert isinstance(there, Answer)
         assert vars(there.score) == pytest.approx(vars(here.score), abs=1e-5)
     assert one[2] == other[2]
+    for mine, hflms in zip(other[:2], HflmScoring(turned, encoding).answers(requests[:2]), strict=True):
+        assert (mine.score.logprob, mine.score.logprob_within) == pytest.approx(
+            (hflms.score.logprob, hflms.score.logprob_within), abs=1e-4
+        )
 
 
 def test_progress_counts_requests_up_to_their_number(ours: OpenLM) -> None:
@@ -242,28 +297,16 @@ def test_what_cannot_be_asked_names_its_request(shared: Path, model: Transformer
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
     nameless = OpenLM(model, TextEncoding(read_tokenizer(tmp_path / "tokenizer.json"), ours.encoding.layout, 512))
     assert [score.greedy for score in nameless.score_requests(likelihoods(("Once upon a", " time")))] == [True]
-    few = {"max_gen_toks": 8}
     joined = (
         "benchmark 'asked', document 1, request 0: its continuation has no separate tokens: the tokenizer joins it "
-        "to the context; change the benchmark's delimiter"
     )
+    few = partial(instance, "generate_until", "The")
+    narrow = stories.open_lm(shared, model, max_length=8)
     for lm, requests, message in (
         (ours, likelihoods(("The dog", " ran"), ("The", "y")), joined),
-        (
-            stories.open_lm(shared, model, max_length=8),
-            [instance("generate_until", "The", few)],
-            "it requests 8 tokens, but the model's input and output together have 8; set `max_gen_toks`",
-        ),
-        (
-            ours,
-            [instance("generate_until", "The", {**few, "num_beams": 4})],
-            "its generation option num_beams: 4 is not supported; remove the option",
-        ),
-        (
-            ours,
-            [instance("generate_until", "The", {**few, "do_sample": True, "temperature": -1.0})],
-            "temperature is -1.0; it must be 0, or 0.001 or more",
-        ),
+        (narrow, [few({"max_gen_toks": 8})], "it requests 8 tokens, but the model's input and output together have 8"),
+        (ours, [few({"num_beams": 4})], "its generation option num_beams: 4 is not supported; remove the option"),
+        (ours, [few({"do_sample": True, "temperature": -1.0})], "temperature is -1.0; it must be 0, or 0.001 or more"),
         (nameless, likelihoods(("", "Once")), "it has no context, and the tokenizer"),
     ):
         with pytest.raises(InvalidData, match=re.escape(message)):
@@ -287,9 +330,6 @@ def test_weights_that_diverged_are_told_by_benchmark_and_document(shared: Path) 
         lm.answers([instance("generate_until", "The", {"max_gen_toks": 8})])
 
 
-# the engine hflm: lm-eval's own model class around evalsvc's model
-
-
 CLOZE = {"kind": "language", "benchmarks": ["cloze"], "include_path": [str(ROOT)]}
 BY_HFLM = {"engine": {"scoring": "hflm"}}
 
@@ -298,16 +338,12 @@ def miniature_encoding(tokenizer: Path = ROOT / "tokenizer.json", **options: Any
     return TextEncoding(read_tokenizer(tokenizer), parse_layout(dict(LAYOUT), ROOT).resolve(583), 132, **options)
 
 
-def assert_scores_are_equal(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
-    for first, second in zip(items(ours), items(theirs), strict=True):
-        pairs = zip(first["scores"], second["scores"], strict=True)
-        assert all(a == pytest.approx(b, abs=1e-4) for a, b in pairs)
-
-
 def test_a_benchmark_has_the_numbers_of_hflm() -> None:
     """Accuracies, and log-probabilities over all ids and within the text ids; the protocol names the engine."""
     ours, theirs = (run_task(pretrained(0), **CLOZE, limit=8, **engine) for engine in ({}, BY_HFLM))
-    assert_scores_are_equal(ours, theirs)
+    for first, second in zip(items(ours), items(theirs), strict=True):
+        pairs = zip(first["scores"], second["scores"], strict=True)
+        assert all(a == pytest.approx(b, abs=1e-4) for a, b in pairs)
     assert metrics(theirs).keys() == metrics(ours).keys() - {"cloze/image_mass"}, "HFLM has no mass on image ids"
     assert metrics(theirs)["cloze/acc"]["value"] == metrics(ours)["cloze/acc"]["value"]
     assert {protocol["engine"]["scoring"] for protocol in theirs["protocols"].values()} == {"hflm"}
@@ -315,32 +351,17 @@ def test_a_benchmark_has_the_numbers_of_hflm() -> None:
     assert theirs["provenance"]["language"]["shards"][0]["scoring_engine"].startswith("hflm 0.")
 
 
-def test_text_rows_may_lie_behind_others() -> None:
-    """The same weights with the image rows first: each side finds the rows of the text by itself."""
-    turned = {**LAYOUT, "text": {**LAYOUT["text"], "offset": 71}, "image": {"offset": 0, "size": 64}}
-    turned["special"] = {name: row - 512 for name, row in LAYOUT["special"].items()}
-    moved = CheckpointRef(pretrained(0).path, layout=turned, label="moved")
-    ours, theirs = (run_task(moved, **CLOZE, limit=3, **engine) for engine in ({}, BY_HFLM))
-    assert_scores_are_equal(ours, theirs)
-
-
-@pytest.fixture
-def with_end(tmp_path: Path) -> Path:
-    """The miniature's tokenizer, with an added token that ends a text."""
+def test_texts_are_generated_and_scored_in_windows(tmp_path: Path) -> None:
+    """Prompts of several lengths are padded together; the miniature's tokenizer has an added token that ends a text."""
     tokenizer = json.loads((ROOT / "tokenizer.json").read_text())
     [end] = [token for token, number in tokenizer["model"]["vocab"].items() if number == 511]
     added = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False) | {"special": True}
     tokenizer["added_tokens"] = [{"id": 511, "content": end, **added}]
     (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
-    return tmp_path / "tokenizer.json"
-
-
-def test_texts_are_generated_and_scored_in_windows(with_end: Path) -> None:
-    """Prompts of several lengths are padded together."""
     options = {"until": ["\n"], "max_gen_toks": 12}
     asked = [instance("generate_until", text, options) for text in ("The first", "An expression is", "If")]
     asked.append(instance("loglikelihood_rolling", "The first of the objects is called. " * 12))
-    model, text = load_model(pretrained(0).path), miniature_encoding(with_end, end_of_text=511)
+    model, text = load_model(pretrained(0).path), miniature_encoding(tmp_path / "tokenizer.json", end_of_text=511)
     ours, theirs = OpenLM(model, text).answers(asked), HflmScoring(model, text).answers(asked)
     assert [answer for answer in ours if isinstance(answer, Generation)] == theirs[:3]
     assert isinstance(ours[3], Answer)
@@ -350,7 +371,7 @@ def test_texts_are_generated_and_scored_in_windows(with_end: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("request_", "message"),
+    ("asked", "message"),
     [
         (("generate_until", "If", {"do_sample": True, "temperature": 1.0, "max_gen_toks": 3}), "drawn at random"),
         (("generate_until", "If", {"max_gen_toks": 3}), "none of the tokenizer's added tokens is `end_of_text`"),
@@ -358,8 +379,8 @@ def test_texts_are_generated_and_scored_in_windows(with_end: Path) -> None:
         (("loglikelihood", "If", " the object"), "lm-eval's HFLM stopped with RuntimeError: out of luck"),
     ],
 )
-def test_a_request_that_hflm_cannot_answer_is_named(
-    monkeypatch: pytest.MonkeyPatch, request_: tuple[Any, ...], message: str
+def test_what_hflm_cannot_answer_is_named(
+    monkeypatch: pytest.MonkeyPatch, asked: tuple[Any, ...], message: str
 ) -> None:
     def stop(*arguments: Any, **options: Any) -> None:
         raise RuntimeError("out of\nluck")
@@ -367,7 +388,7 @@ def test_a_request_that_hflm_cannot_answer_is_named(
     scoring = HflmScoring(load_model(pretrained(0).path), miniature_encoding(end_of_text=511))
     monkeypatch.setattr(scoring.everything, "loglikelihood", stop)
     with pytest.raises(InvalidData, match=f"benchmark 'asked'(, document 0, request 0)?: .*{message}"):
-        scoring.answers([instance(*request_)])
+        scoring.answers([instance(*asked)])
 
 
 def test_without_the_packages_the_message_installs_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -375,10 +396,3 @@ def test_without_the_packages_the_message_installs_them(monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "accelerate", None)
     with pytest.raises(MissingPackage, match=re.escape(pip_install("reference"))):
         catalog.load("scorings", "hflm")
-
-
-def test_solved_examples_are_asked_too(tmp_path: Path) -> None:
-    write_benchmark(tmp_path, "sums", questions(6))
-    task = {"kind": "language", "benchmarks": ["sums"], "include_path": [str(tmp_path)], "num_fewshot": 1}
-    ours, theirs = (metrics(run_task(pretrained(0), **task, **engine)) for engine in ({}, BY_HFLM))
-    assert theirs["sums/bits_per_byte"]["value"] == pytest.approx(ours["sums/bits_per_byte"]["value"], rel=1e-5)

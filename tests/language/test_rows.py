@@ -1,17 +1,30 @@
+"""Rows of benchmarks from any file or from the hub are JSON, and what is wrong with them is told as a user's error."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import datasets
+import huggingface_hub.constants
 import pyarrow
 import pyarrow.parquet
 import pytest
-from benchmark_files import KINDS, write_benchmark, write_rows
+from benchmark_files import KINDS, questions, write_benchmark, write_rows
+from fake_hub import fake_hub
 from loaded_benchmarks import load_one
 
-from evalsvc.errors import InvalidData
+from evalsvc.errors import AssetMissing, InvalidData
 from evalsvc.language.benchmarks import Benchmark
+from evalsvc.language.hub import Source, cached, fetch, offline, quiet
 from evalsvc.language.rows import TEXT_TASKS, foundry_columns, plain_rows, read_rows
 
+Rows = list[dict[str, Any]]
 ROWS = [{"text": "a", "gold": 1}, {"text": "b", "gold": 2}]
 COLUMNS = {"doc_to_text": "query", "doc_to_choice": "choices", "doc_to_target": "gold"}
 
@@ -62,10 +75,12 @@ def test_missing_values_and_empty_lists_fit_anything(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", b'{"a": 1}\n{"a": 2\n', r"a\.jsonl, line 2 is not valid JSON"),
+        ("a.jsonl", b'{"a": 1}\n{"a": hunter2\n', r"a\.jsonl, line 2 is not valid JSON"),
         ("a.jsonl", b'{"a": 1}\n[2]\n', r"a\.jsonl, line 2 is list; it must be an object"),
-        ("a.jsonl", b'{"a": 1}\n\n{"a": "2"}\n', r"line 3: `a` is a string, but in an earlier row it is a number"),
+        ("a.jsonl", b'{"a": 1}\n\n{"a": "hunter2"}\n', r"line 3: `a` is a string, but in an earlier row"),
         ("a.jsonl", b'{"a": 1}\n{"a": true}\n', r"line 2: `a` is true or false, but in an earlier row it is a number"),
+        ("a.jsonl", b'{"a": 1}\n{"hunter2: x": 1}\n', r"line 2 has `…`, which line 1 has not|line 2 has no `a`"),
+        ("a.jsonl", b'{"a": {"hunter2!": 1}}\n{"a": {"hunter2!": "x"}}\n', r"line 2: `a\.…` is a string"),
         ("a.jsonl", b'{"a": ["x"]}\n{"a": ["y", 3]}\n', r"line 2: `a\[\]` is a number, but in an earlier row"),
         ("a.jsonl", b'{"a": {"b": 1}}\n{"a": {"b": []}}\n', r"line 2: `a\.b` is a list, but in an earlier row"),
         ("a.jsonl", b'{"a": 1, "b": 2}\n{"a": 1}\n', r"line 2 has no `b`, which line 1 has; give all rows"),
@@ -74,22 +89,27 @@ def test_missing_values_and_empty_lists_fit_anything(tmp_path: Path) -> None:
         ("a.jsonl", b'{"a": 99999999999999999999}\n', r"a\.jsonl does not fit into columns"),
         ("a.jsonl", b"\n", r"a\.jsonl holds no rows"),
         ("a.json", b'[{"a": 1}, 2]', r"row 2 is a number; it must be an object"),
-        ("a.json", b'[{"a": 1}', r"a\.json is not valid JSON"),
-        ("a.csv", b"a,b\n1,2\n1,2,3\n", r"a\.csv is not a table.*line 3"),
+        ("a.json", b"[hunter2]", r"a\.json is not valid JSON"),
+        ("a.csv", b"a,b\n1,2\nhunter2,2,3\n", r"a\.csv is not a table.*line 3"),
+        ("a.csv", b'a\n"hunter2\n', r"a\.csv is not a table"),
         ("a.csv", b"", r"a\.csv is not a table"),
         ("a.csv", b"a\n\xff\n", r"a\.csv is not UTF-8"),
-        ("a.parquet", b"nothing", r"a\.parquet is not a parquet file"),
+        ("a.parquet", b"hunter2", r"a\.parquet is not a parquet file"),
         ("a.txt", b"x", r"ends in '\.txt'; give a file that ends in"),
         ("missing.jsonl", None, r"does not exist|is a folder"),
         (".", None, r"does not exist|is a folder"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
-    """Arrow's own errors name neither line nor key."""
+    """Arrow's own errors name neither line nor key; and the file may be somebody else's password, named to see it."""
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(InvalidData, match=message):
+    with pytest.raises(InvalidData, match=message) as error:
         read_rows([tmp_path / name])
+    assert "hunter2" not in error.value.message
+
+
+def test_files_of_other_columns_are_no_one_table(tmp_path: Path) -> None:
     for file, text in (("b.jsonl", '{"a": 1}\n'), ("c.jsonl", '{"a": "x"}\n')):
         (tmp_path / file).write_text(text)
     with pytest.raises(InvalidData, match=r"b\.jsonl and the files after it differ in their columns"):
@@ -130,9 +150,7 @@ def test_columns_of_parquet_are_plain_json(tmp_path: Path, column: pyarrow.Array
         read_rows([tmp_path / "a.parquet"])
 
 
-def test_a_parquet_file_that_unpacks_to_more_than_fits_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_parquet_file_that_unpacks_to_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A column of one value takes a few bytes a million rows."""
     monkeypatch.setattr("evalsvc.language.rows.MAX_BYTES", 100_000)
     pyarrow.parquet.write_table(pyarrow.table({"a": pyarrow.nulls(1_000_000)}), tmp_path / "a.parquet")
@@ -152,32 +170,7 @@ def test_columns_of_a_dataset_that_are_no_json_are_left_out() -> None:
     assert plain_rows(rows).column_names == [*plain]
 
 
-SECRET = "hunter2-of-somebody-else"
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("a.jsonl", f'{{"a": 1}}\n{{"{SECRET}: x": 1}}\n'),
-        ("a.jsonl", f'{{"a": 1}}\n{{"a": "{SECRET}"}}\n'),
-        ("a.jsonl", f'{{"a": 1}}\n{SECRET}\n'),
-        ("a.jsonl", f'{{"a": ["{SECRET}", 99999999999999999999]}}\n'),
-        ("a.jsonl", f'{{"a": {{"{SECRET}!": 1}}}}\n{{"a": {{"{SECRET}!": "x"}}}}\n'),
-        ("a.json", f"[{SECRET}]"),
-        ("a.csv", f"a,b\n1,2\n{SECRET},3,4,5\n"),
-        ("a.csv", f'a\n"{SECRET}\n'),
-        ("a.parquet", SECRET),
-    ],
-)
-def test_no_error_quotes_what_a_file_holds(tmp_path: Path, name: str, content: str) -> None:
-    """The file may be somebody else's password, named in a suite to see what the error says."""
-    (tmp_path / name).write_text(content)
-    with pytest.raises(InvalidData) as error:
-        read_rows([tmp_path / name])
-    assert SECRET not in error.value.message
-
-
-def load_rows(tmp_path: Path, name: str, rows: list[dict[str, Any]], **fields: Any) -> Benchmark:
+def load_rows(tmp_path: Path, name: str, rows: Rows, **fields: Any) -> Benchmark:
     return load_one(tmp_path, name, data=str(write_rows(tmp_path / "rows.jsonl", rows)), **fields)
 
 
@@ -192,9 +185,7 @@ def load_rows(tmp_path: Path, name: str, rows: list[dict[str, Any]], **fields: A
         ("winograd_wsc", SCHEMA, "llm-foundry", "So Ann"),
     ],
 )
-def test_the_columns_say_whose_rows_they_are(
-    tmp_path: Path, name: str, rows: list[dict[str, Any]], form: str, context: str
-) -> None:
+def test_columns_say_whose_rows_they_are(tmp_path: Path, name: str, rows: Rows, form: str, context: str) -> None:
     found = load_rows(tmp_path, name, rows)
     assert (found.name, found.form) == (name, form)
     assert found.instances[0].args[0] == context
@@ -224,7 +215,7 @@ def test_every_benchmark_that_ships_has_its_columns() -> None:
         ("sciq", [{"a": "b"}], r"'\w+'"),
     ],
 )
-def test_a_column_that_is_not_there(tmp_path: Path, name: str, rows: list[dict[str, Any]], column: str) -> None:
+def test_a_column_that_is_not_there(tmp_path: Path, name: str, rows: Rows, column: str) -> None:
     """The message once was "document 0: 'goal' is undefined", without file and columns."""
     with pytest.raises(InvalidData) as caught:
         load_rows(tmp_path, name, rows)
@@ -246,7 +237,7 @@ def test_a_column_that_is_not_there(tmp_path: Path, name: str, rows: list[dict[s
         ({**KINDS["free"], "doc_to_target": "answer"}, "'answer', which `doc_to_target` names; the row has"),
         (
             {"fewshot_config": {"doc_to_text": "quary"}, "num_fewshot": 1, "fewshot_split": "test"},
-            "'quary', which `fewshot_config.doc_to_text` names",
+            "'quary', which `fewshot_config",
         ),
     ],
 )
@@ -292,9 +283,107 @@ def test_questions_that_are_all_the_same_are_refused(tmp_path: Path, text: str) 
         ("own", [{"a": "x", "b": " y"}], {}, "a template is not valid"),
     ],
 )
-def test_what_is_no_missing_column_keeps_its_message(
-    tmp_path: Path, name: str, rows: list[dict[str, Any]], fields: dict[str, Any], message: str
+def test_other_errors_keep_their_message(
+    tmp_path: Path, name: str, rows: Rows, fields: dict[str, Any], message: str
 ) -> None:
     write_benchmark(tmp_path, "own", **KINDS["word"] | {"doc_to_text": "{{a", "doc_to_target": "b"})
     with pytest.raises(InvalidData, match=message):
         load_rows(tmp_path, name, rows, **fields)
+
+
+PREPARE = ["from evalsvc.cli import main; main()", "benchmarks", "prepare", "whole", "by_file", "--include-path"]
+EVALUATE = """
+import sys
+from pathlib import Path
+from evalsvc.spec.benchmark import BenchmarkSpec
+from evalsvc.errors import AssetMissing
+from evalsvc.language.benchmarks import LoadOptions, load_benchmarks
+for name in ("whole", "by_file", "other"):
+    try:
+        (benchmark,) = load_benchmarks([BenchmarkSpec(name=name)], LoadOptions((Path(sys.argv[1]),))).benchmarks
+        print(name, benchmark.instances[0].arguments)
+    except AssetMissing as error:
+        print(name, error.message)
+"""
+
+
+@pytest.mark.usefixtures("child_process")
+def test_what_was_prepared_is_evaluated_without_the_hub(tmp_path: Path) -> None:
+    """The cache of `datasets` does not find again what was asked for by file, and the hub must not be asked meanwhile.
+
+    Real processes, and a hub: the packages read their settings when they are imported.
+    """
+    own = tmp_path / "own"
+    hub: dict[str, Any] = {"dataset_path": "someone/questions", "dataset_kwargs": None}
+    write_benchmark(own, "whole", **hub)
+    write_benchmark(own, "by_file", **{**hub, "dataset_kwargs": {"data_files": {"test": "test.jsonl"}}})
+    write_benchmark(own, "other", **{**hub, "dataset_path": "someone/other"})
+
+    def run(program: list[str], offline: str) -> str:
+        settings = {"HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": url, "HF_HUB_OFFLINE": offline}
+        done = subprocess.run(
+            [sys.executable, "-c", *program, str(own)],
+            env={**os.environ, **settings},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.stderr, done.returncode) == ("", 0)
+        return done.stdout
+
+    rows = "".join(json.dumps(row) + "\n" for row in questions(3)).encode()
+    with fake_hub("datasets/someone/questions", {"test.jsonl": rows}) as (url, asked):
+        prepared = run(PREPARE, offline="1")
+        assert prepared == (
+            "whole: the dataset 'someone/questions' (splits 'test'), 3 rows of 'test'\n"
+            "by_file: the dataset 'someone/questions' (files {'test': 'test.jsonl'}, splits 'test'), "
+            "3 rows of 'test'\n"
+        )
+        assert asked
+        asked.clear()
+        evaluated = run([EVALUATE], offline="0").splitlines()
+        assert asked == []
+    assert evaluated[:2] == [f"{name} ('Question: what is 0?\\nAnswer:', ' 0')" for name in ("whole", "by_file")]
+    assert evaluated[2].startswith("other benchmark 'other': the dataset 'someone/other' (splits 'test') is not in the")
+
+
+def test_a_hub_that_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own client tries for half a minute, and then names neither the address nor a way out."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        address = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    message = rf"hub {address} cannot be reached \(.*refused\); try again on a machine with a network"
+    with pytest.raises(AssetMissing, match=message):
+        fetch(Source("someone/questions", None, {}, ("test",)))
+
+
+def test_local_data_that_are_broken_are_no_matter_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "a.json").write_text("{")
+    for name in ("a.json", "gone.json"):
+        options = {"data_files": {"test": str(tmp_path / name)}, "field": "rows"}
+        with quiet(), pytest.raises(InvalidData, match="cannot be read"):
+            cached(Source("json", None, options, ("test",)))
+
+
+def test_offline_holds_for_all_code_of_this_thread_and_no_other() -> None:
+    """Benchmarks bring code along that downloads by other ways than the hub's client; a worker talks to its cluster."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        address = server.getsockname()
+        reached: list[bool] = []
+
+        def connect() -> None:
+            with closing(socket.create_connection(address, timeout=5)):
+                reached.append(True)
+
+        with offline():
+            with pytest.raises(ConnectionRefusedError, match="the network is not used in an evaluation"):
+                connect()
+            with pytest.raises(ConnectionRefusedError):
+                socket.getaddrinfo("localhost", 80)
+            other = threading.Thread(target=connect)
+            other.start()
+            other.join()
+        connect()
+    assert reached == [True, True]
