@@ -152,10 +152,7 @@ class Cache:
 
     @contextmanager
     def held(self, copy: Copy, fill: Fill, report: Callable[[], None]) -> Iterator[Path]:
-        """Yield the folder of a copy, which stays there until the context ends.
-
-        One of several processes fills the copy while the others wait. `report` is called in the meantime and may raise.
-        """
+        """Yield the folder of a copy, which one process fills; the others call `report`, which may raise, and wait."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -178,7 +175,6 @@ class Cache:
         return lock is not None
 
     def _shared(self, copy: Copy, fill: Fill, report: Callable[[], None]) -> int:
-        """Return a shared lock on a complete copy."""
         while True:
             if (lock := _lock(copy.lock, fcntl.LOCK_SH)) is not None:
                 if copy.folder.is_dir():

@@ -130,10 +130,7 @@ Expression = Leaf | Average | Lerp | Graft
 
 
 def canonical(expression: Expression | Steps, name: Callable[[Leaf], str] = str) -> str:
-    """Return the canonical form, the same for every spacing and order of an average or of choices.
-
-    `name` returns the text for a checkpoint.
-    """
+    """Return the canonical form, the same for any spacing and order; `name` returns the text for a checkpoint."""
     if isinstance(expression, Steps):
         return str(expression)
     if isinstance(expression, Leaf):
@@ -142,7 +139,7 @@ def canonical(expression: Expression | Steps, name: Callable[[Leaf], str] = str)
         return f"avg({', '.join(sorted((canonical(item, name) for item in expression.members), key=_natural))})"
     operands = f"{canonical(expression.first, name)}, {canonical(expression.second, name)}"
     if isinstance(expression, Lerp):
-        return f"lerp({operands}, {_number(expression.weight)})"
+        return f"lerp({operands}, {repr(expression.weight + 0.0).removesuffix('.0')})"
     layers = sorted(part for part in expression.chosen if isinstance(part, int))
     parts = [part for part in PARTS if part in expression.chosen]
     choices = [f"layers={_spans(layers)}"] * bool(layers) + [f"parts={'|'.join(parts)}"] * bool(parts)
@@ -150,10 +147,7 @@ def canonical(expression: Expression | Steps, name: Callable[[Leaf], str] = str)
 
 
 def digest_of(expression: Expression, digests: Mapping[str, str]) -> str:
-    """Return the digest of a virtual checkpoint from its checkpoints' `digests` by name.
-
-    Names are not part of the digest: the same files under other names are the same virtual checkpoint.
-    """
+    """Return a virtual checkpoint's digest from its checkpoints' `digests` by name; the names do not count."""
     content = canonical(expression, lambda leaf: digests[str(leaf)])
     return hashlib.sha256(f"virtual checkpoint {ARITHMETIC}\n{content}".encode()).hexdigest()
 
@@ -240,10 +234,6 @@ def require_parts(expression: Expression, n_layers: int, weight_tying: bool) -> 
             "the graft chooses one of embeddings and head, but the model has one table for both; "
             "write parts=embeddings|head"
         )
-
-
-def _number(value: float) -> str:
-    return repr(value + 0.0).removesuffix(".0")
 
 
 def _spans(numbers: Sequence[int]) -> str:

@@ -21,7 +21,6 @@ FOLDER_FILES = (
 """Names of weights in a Hugging Face folder; the first that exists is used."""
 
 PART = re.compile(r"-\d{5}-of-(?!00001)\d{5}\.")
-"""Pattern in the name of one of several files of a Hugging Face model."""
 
 MAX_HEADER = 25_000_000
 """Maximum number of bytes of a header: a quarter of the format's own limit, enough for 100,000 tensors."""

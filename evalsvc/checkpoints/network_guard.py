@@ -25,10 +25,7 @@ def without_network() -> Iterator[None]:
 
 @cache
 def _guard_sockets() -> None:
-    """Add an audit hook, since code may connect in any way.
-
-    The hook lives as long as the process, and only affects threads in `without_network`.
-    """
+    """Add an audit hook, since code may connect in any way; only threads in `without_network` are affected."""
     sys.addaudithook(_refuse_network)
 
 

@@ -141,10 +141,7 @@ def opened(reference: CheckpointRef) -> Iterator[CheckpointRef]:
 
 @contextmanager
 def opened_neighbours(path: Path, rule: ReadRule) -> Iterator[Path]:
-    """Yield a stable path next to which are the files that a configuration of a checkpoint is read from; see `opened`.
-
-    The weights themselves are not there.
-    """
+    """Yield a stable path next to which are the files of a checkpoint's configuration only; see `opened`."""
     reference = CheckpointRef(str(path), label="the checkpoint")
     with ExitStack() as stack:
         files = _OpenFiles(stack)

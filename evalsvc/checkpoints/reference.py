@@ -171,10 +171,7 @@ def hash_files(path: Path) -> str:
 
 
 def check_sha256(reference: CheckpointRef, sha256: str, parents: Mapping[str, str] | None = None) -> None:
-    """Raise CheckpointChanged unless `sha256` is the digest in the reference, if the reference has one.
-
-    `parents` are the computed digests of a virtual checkpoint's parents, which are checked first.
-    """
+    """Raise CheckpointChanged unless `sha256`, and first the `parents`' digests, are those in the reference, if any."""
     if reference.virtual is not None and parents is not None:
         with named(reference):
             for name, parent in reference.virtual.parents.items():

@@ -46,10 +46,7 @@ def is_plain(tensor: Tensor) -> bool:
 
 
 def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 over name, shape and little-endian float32 values, by sorted name: 64 hexadecimal digits.
-
-    The digest identifies weights, not files: the same weights in other containers or dtypes have the same digest.
-    """
+    """Return the SHA-256 over name, shape and float32 values by sorted name: of weights, in any file and dtype."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         values = tensors[name].detach().to("cpu", torch.float32).contiguous().numpy()

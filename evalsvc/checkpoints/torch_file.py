@@ -27,7 +27,6 @@ INSTRUCTIONS = re.compile(
     r"PROTO|STOP|MARK|GLOBAL|NEWOBJ|REDUCE|BUILD|BINPERSID|APPENDS?|SETITEMS?|TUPLE[123]?|EMPTY_(TUPLE|LIST|DICT|SET)"
     r"|NONE|NEW(FALSE|TRUE)|BININT[12]?|BINFLOAT|BINUNICODE|SHORT_BINSTRING|LONG1|(LONG_)?BIN(PUT|GET)"
 )
-"""Instructions that torch's unpickler accepts."""
 
 NAMES = re.compile(
     r"collections\.(OrderedDict|Counter)|(__builtin__|builtins)\.(set|complex)|_codecs\.encode"
@@ -67,10 +66,7 @@ def require_safe(path: Path) -> bool:
 
 
 def read_outline(path: Path) -> dict[str, object]:
-    """Return the keys of the dictionary in an archive, with values that are numbers or texts; others are OTHER.
-
-    Nothing in the file is executed. An archive that holds no dictionary has no keys.
-    """
+    """Return an archive's keys with values that are numbers or texts, others as OTHER. Nothing in it is executed."""
     content = _archive_pickle(path)
     try:
         outline = _OutlineUnpickler(io.BytesIO(content)).load()
@@ -105,7 +101,6 @@ def _archive_pickle(path: Path) -> bytes:
 
 
 def _require_harmless(path: Path, stream: IO[bytes]) -> None:
-    """Refuse an instruction or name that no checkpoint needs, in the next pickle of a stream."""
     for instruction, argument, _ in pickletools.genops(stream):
         if not INSTRUCTIONS.fullmatch(instruction.name):
             raise UnsafeCheckpoint(

@@ -133,7 +133,6 @@ def _read_index(path: Path) -> Weights:
 
 
 READERS = {"safetensors": _read_safetensors, "torch": _read_torch, "index": _read_index}
-"""Functions that read a file, by format."""
 
 
 def _weights(path: Path, kind: str, content: Mapping[object, object]) -> Weights:

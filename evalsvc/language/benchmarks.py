@@ -128,7 +128,6 @@ class Prepared:
     source: str
     """Description of the dataset on the hub; empty for a benchmark without a dataset, or with its own data code."""
     splits: Mapping[str, int]
-    """Number of rows of the dataset by split."""
 
 
 def prepare(name: str, options: LoadOptions) -> Iterator[Prepared]:

@@ -47,7 +47,6 @@ class Entry:
     kind: Kind
     path: Path | None
     members: tuple[str, ...] = ()
-    """Benchmarks of a tag, sorted."""
 
     @property
     def origin(self) -> str:

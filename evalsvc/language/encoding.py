@@ -79,7 +79,6 @@ class TextEncoding:
     tokenizer: TextTokenizer
     layout: VocabularyLayout
     max_length: int
-    """Longest input of the model in tokens."""
     bos: int | None = None
     """Tokenizer's id that is put before every context, as HFLM's `add_bos_token`."""
     end_of_text: int | None = None
@@ -165,10 +164,7 @@ class TextEncoding:
         return Scored(requests, len(kept) < len(whole), len(continuation) > self.max_length)
 
     def windows(self, text: str) -> Scored:
-        """Return a whole text in windows as long as the model's input; each token is scored once.
-
-        The first token follows `prefix`. Unlike HFLM with `add_bos_token`, `bos` itself is not scored.
-        """
+        """Return a text in windows of the model's input, the first after `prefix`; `bos` itself is not scored."""
         pairs = get_rolling_token_windows(self.tokenizer.encode(text), self.prefix, self.max_length, context_len=1)
         requests = (Request(*map(self._rows, make_disjoint_window(pair))) for pair in pairs)
         return Scored(tuple(requests), cut=False)

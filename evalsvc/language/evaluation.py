@@ -52,10 +52,7 @@ _encodable: set[str] = set()
 
 
 def plan_documents(loaded: Loaded, encoding: TextEncoding, shard_size: int) -> list[DocumentRange]:
-    """Cut the documents of all benchmarks into ranges of `shard_size`.
-
-    Every request is encoded, so that impossible requests fail before any scoring.
-    """
+    """Cut the documents into ranges of `shard_size`, and encode every request: impossible ones fail at once."""
     for benchmark in loaded.benchmarks:
         key = digest([benchmark.digest, asdict(encoding.identity)])
         if key not in _encodable:
@@ -68,10 +65,7 @@ def plan_documents(loaded: Loaded, encoding: TextEncoding, shard_size: int) -> l
 
 
 def asked_documents(loaded: Loaded, planned: DocumentRange, encoding: TextEncoding) -> list[tuple[str, Instance]]:
-    """Return the requests of a range of `plan_documents`, document by document, each with its digest.
-
-    The digest covers everything that an answer depends on except model and encoding: equal digests get equal answers.
-    """
+    """Return a range's requests with digests; equal digests get equal answers of one model and encoding."""
     require_planned(loaded, planned)
     if encoding.identity != planned.encoding:
         raise DataChanged.since_planned(f"the tokenizer {encoding.tokenizer.path} or the layout")
@@ -118,9 +112,8 @@ def _digest(loaded: Loaded) -> str:
 
 
 def _request_digest(instance: Instance) -> str:
-    """Return the digest of a request. For a random generation it includes document and request, as its noise does."""
     asked = [instance.request_type, *instance.args]
-    if _is_random(instance):
+    if _is_random(instance):  # its noise depends on document and request
         asked += [instance.task_name, instance.doc_id, instance.idx, instance.repeats]
     return hashlib.sha256(canonical_json(asked).encode("utf-8", "surrogatepass")).hexdigest()
 

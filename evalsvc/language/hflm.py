@@ -88,7 +88,6 @@ class HflmScoring:
 
 
 def _score(reply: Any, within: Any) -> Score:
-    """Return the score of a continuation, or of a text, for which HFLM says nothing of greedy decoding."""
     (logprob, greedy), (logprob_within, greedy_within) = (
         (float(side[0]), bool(side[1])) if isinstance(side, tuple) else (float(side), False) for side in (reply, within)
     )
@@ -114,10 +113,7 @@ class Logits(nn.Module):
         """Do nothing, because the model has already tied its tables."""
 
     @torch.inference_mode()
-    def forward(
-        self,
-        ids: Tensor,  # [B, T] int64
-    ) -> SimpleNamespace:
+    def forward(self, ids: Tensor) -> SimpleNamespace:  # [B, T] int64
         return SimpleNamespace(logits=self._model[0].logits(self.rows[ids])[..., self.rows])
 
     @torch.inference_mode()
@@ -142,10 +138,7 @@ class Logits(nn.Module):
 
 
 def build_hflm(model: LanguageModel, encoding: TextEncoding, *, within: bool = False) -> HFLM:
-    """Return an HFLM around a model, which reads text as `encoding` does, with the rows of the text first.
-
-    With `within` the model has the text rows only, so that its probabilities are those within the text ids.
-    """
+    """Return an HFLM that reads text as `encoding` does, with the text's rows first, or only these if `within`."""
     prefix, text = encoding.end if encoding.bos is None else encoding.bos, encoding.layout.text_ids
     others = () if within else (row for row in range(encoding.layout.rows or 0) if row not in text)
     with quiet():  # HFLM warns about every model that is not a path

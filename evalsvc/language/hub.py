@@ -40,7 +40,6 @@ REACH_SECONDS = 10.0
 """Timeout of the first contact with the hub before a download, whose client would retry for half a minute."""
 
 Rows = Mapping[str, datasets.Dataset]
-"""Splits of a dataset."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +73,7 @@ _PART = re.compile(r"(?!\.\.$)[\w*?\[\]{}.,:+=@ ()-]{1,256}")
 
 
 def require_named(source: Source) -> None:
-    """Raise unless a source of a submitter's benchmark names a dataset of the hub, and nothing on this machine.
-
-    `datasets` reads a name as a folder if such a folder exists, and as a loader of local files if it has such a loader.
-    """
+    """Raise unless a submitter's source names a dataset of the hub: `datasets` prefers folders and loaders of files."""
     local = source.path in LOADERS or os.path.exists(source.path)
     if local or not _DATASET.fullmatch(source.path):
         raise InvalidData(

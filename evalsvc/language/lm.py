@@ -81,15 +81,14 @@ class OpenLM(LM):  # type: ignore[misc]
         self.model, self.encoding, self.batch_tokens, self.report = model, encoding, batch_tokens, report
 
     def answers(self, instances: Sequence[Instance]) -> list[Answer | Generation]:
-        """Return the answer to each request, in order.
-
-        A random generation draws other ids each time that its instance is given.
-        """
+        """Return the answer to each request, in order. A random generation draws other ids each time it is given."""
         encoded = list(self.encoding.encode_all(instances))
         scored = {index: request for index, request in enumerate(encoded) if isinstance(request, Scored)}
         prompted = {index: request for index, request in enumerate(encoded) if isinstance(request, Prompted)}
         answers: dict[int, Answer | Generation] = dict(self._score(scored, instances))
-        answers |= self._generate(prompted, _noise_ids(instances), len(scored))
+        seen: defaultdict[str, Iterator[int]] = defaultdict(count)
+        names = (f"{instance.task_name}/{instance.doc_id}/{instance.idx}" for instance in instances)
+        answers |= self._generate(prompted, [f"{name}/{next(seen[name])}" for name in names], len(scored))
         return [answers[index] for index in range(len(instances))]
 
     def score_requests(self, instances: Sequence[Instance]) -> list[Score]:
@@ -176,7 +175,6 @@ class OpenLM(LM):  # type: ignore[misc]
 
 
 def _stop(encoding: TextEncoding, until: Sequence[str]) -> Callable[[Sequence[int]], bool]:
-    """Return a function that says whether rows hold one of the stop strings, as in HFLM."""
     offset, size, decode = encoding.layout.text.offset, encoding.tokenizer.size, encoding.tokenizer.decode
     terms = {term: len(encoding.tokenizer.encode(term)) + LOOK_BACK for term in until}
 
@@ -198,12 +196,6 @@ def _sum(scores: Sequence[Score]) -> Score:
         all(score.greedy_within for score in scores),
         sum((score.image_mass for score in scores), 0.0),
     )
-
-
-def _noise_ids(instances: Sequence[Instance]) -> list[str]:
-    seen: defaultdict[str, Iterator[int]] = defaultdict(count)
-    names = (f"{instance.task_name}/{instance.doc_id}/{instance.idx}" for instance in instances)
-    return [f"{name}/{next(seen[name])}" for name in names]
 
 
 def to_row(answer: Answer | Generation) -> AnswerRow:

@@ -148,10 +148,7 @@ def right_options(task: Task, row: object) -> list[int] | None:
 
 
 def question_text(task: Task, row: object) -> str:
-    """Return the question of a document, without its options and solved examples.
-
-    Where the options are contexts of one continuation, the question is the continuation.
-    """
+    """Return a document's question without options and examples; of contexts as options, the continuation."""
     text = task.doc_to_text(row)
     return text if isinstance(text, str) else str(task.doc_to_target(row))
 

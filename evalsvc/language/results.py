@@ -65,10 +65,7 @@ class Results:
 def results(
     loaded: Loaded, answers: Sequence[Sequence[Answer | Generation]], ids: IdCounts, protocol: Mapping[str, object]
 ) -> Results:
-    """Return metrics and items of all benchmarks and groups, from the answers to all instances, benchmark by benchmark.
-
-    `protocol` has the common entries of all protocols.
-    """
+    """Return metrics and items from all answers, benchmark by benchmark; every protocol gets `protocol`."""
     scored: dict[str, ScoredBenchmark] = {}
     place = 0
     for benchmark in loaded.benchmarks:
@@ -157,11 +154,7 @@ def _mean(name: str, metrics: Sequence[MetricValue], items: Sequence[Item]) -> l
 def _shared(
     name: str, value: float, members: Sequence[tuple[float, Linear | None]], items: Iterable[Item]
 ) -> tuple[str, ...]:
-    """Put each document's share of a weighted sum into the items, under the metric's name; return `MetricValue.items`.
-
-    `members` are weights with their values. Where a member has no documents, or `value`, which may be lm-eval's, is not
-    the sum, no shares are stored, and comparisons are not paired.
-    """
+    """Put each document's share of a weighted sum into the items; none if `value`, maybe lm-eval's, is not the sum."""
     known = [(weight, member) for weight, member in members if member is not None]
     total = math.fsum(weight * member.value for weight, member in known)
     if len(known) < len(members) or not math.isclose(total, value, rel_tol=ROUNDING, abs_tol=ROUNDING):
@@ -208,7 +201,12 @@ def _group_metrics(group: Group, members: Sequence[ScoredBenchmark], scope: Scop
         stderr, directions = aggregated[f"{metric}_stderr,{filtered}"], {each.direction for each in of}
         if sizes:
             n = sum(each.n for each in of)
-            stderr = _weighted_stderr(members_have, sizes) if by_size[metric] else stderr
+            if by_size[metric]:
+                weighed = {each: sizes.get(each, value.n) for each, value in members_have.items()}
+                errors = [
+                    value.stderr * weighed[each] for each, value in members_have.items() if value.stderr is not None
+                ]
+                stderr = math.hypot(*errors) / sum(weighed.values()) if len(errors) == len(of) else "N/A"
         known = all(each.baseline is not None for each in of)
         own = ids | {name: value.protocol.id for name, value in members_have.items()}
         how = [[each.metric, each.weight_by_size, each.filter_list] for each in group.aggregate_metric_list or []]
@@ -217,33 +215,22 @@ def _group_metrics(group: Group, members: Sequence[ScoredBenchmark], scope: Scop
         )
         name, value = f"{group.name}/{named(metric, filtered, scope.suffix)}", float(aggregated[key])
         direction = directions.pop() if len(directions) == 1 else "none"
-        weights = _weights(values, members_have, by_size[metric])
-        parts = [(weight, scored[name].linear(members_have[name])) for name, weight in weights.items()]
+        lengths = {each: float(values[each]["sample_len"]) if by_size[metric] else 1.0 for each in members_have}
+        total = math.fsum(lengths.values())
+        parts = [
+            (length / total if total else 0.0, scored[each].linear(members_have[each]))
+            for each, length in lengths.items()
+        ]
         keys = () if direction == "none" else _shared(name, value, parts, items)
         aggregate = Ratio(value, None if stderr == "N/A" else float(stderr), int(n))
         baseline = float(chance[key]) if known else None
         yield aggregate.as_metric(name, unit(metric), direction, protocol, baseline, keys)
 
 
-def _weights(table: Mapping[str, Mapping[str, float | str]], members: Iterable[str], by_size: bool) -> dict[str, float]:
-    sizes = {name: float(table[name]["sample_len"]) if by_size else 1.0 for name in members}
-    total = math.fsum(sizes.values())
-    return {name: size / total if total else 0.0 for name, size in sizes.items()}
-
-
-def _weighted_stderr(members: Mapping[str, MetricValue], sizes: Mapping[str, int]) -> float | str:
-    weights = {name: sizes.get(name, metric.n) for name, metric in members.items()}
-    errors = [metric.stderr * weights[name] for name, metric in members.items() if metric.stderr is not None]
-    return math.hypot(*errors) / sum(weights.values()) if len(errors) == len(members) else "N/A"
-
-
 def _lm_eval_table(
     by_member: Mapping[str, Mapping[tuple[str, str], MetricValue]], sizes: Mapping[str, int], attribute: str
 ) -> dict[str, dict[str, float | str]]:
-    """Return the metrics as lm-eval gives them to its groups; a missing number of a member is left out of its row.
-
-    A sampled member has the weight of its whole data (`sizes`), since small benchmarks have larger samples.
-    """
+    """Return the metrics as lm-eval gives them to its groups; a sampled member has the weight of its whole data."""
     table: dict[str, dict[str, float | str]] = {}
     for name, metrics in by_member.items():
         row = table[name] = {"sample_len": sizes.get(name, max((metric.n for metric in metrics.values()), default=0))}

@@ -80,10 +80,7 @@ def find_form(name: str, data: Path, registry: Registry, allow: Allow) -> RowFor
 def explain_columns(
     name: str, config: Config, data: Path, form: RowForm | None, error: InvalidData, allow: Allow
 ) -> InvalidData:
-    """Return an error that names file, row and columns instead of `error`, where all rows lack a column.
-
-    Where the error does not name the column, the definition `config` does, unless a function creates columns.
-    """
+    """Return an error that names file, row and column instead of `error`, where all rows lack a column."""
     if error.__cause__ is None:
         return error
     columns = read_rows([data], allow).column_names
@@ -102,10 +99,7 @@ def explain_columns(
 
 
 def require_columns(name: str, config: Config, columns: Sequence[str], files: str, form: RowForm | None) -> None:
-    """Raise InvalidData for a word in place of a template that is no column of the rows in `files`.
-
-    lm-eval takes the word itself for the text. The text of an option may be the right answer.
-    """
+    """Raise InvalidData for a word that lm-eval takes for the text itself, as no column of `files` has this name."""
     options = config.get("doc_to_choice")
     texts = [*(options.values() if isinstance(options, dict) else options if isinstance(options, list) else ())]
     for part, prefix in ((config, ""), (mapping_of(config, "fewshot_config"), "fewshot_config.")):

@@ -178,10 +178,7 @@ def by_split(files: object) -> dict[str, list[str]]:
 
 
 def check_benchmark_file(where: str, content: object) -> dict[str, object]:
-    """Return the content of a benchmark file as plain values of the kinds above.
-
-    `where` names the file in messages.
-    """
+    """Return a file's content as plain values of the kinds above; `where` names the file in messages."""
     try:
         return BenchmarkFile.model_validate(content).model_dump(exclude_unset=True)
     except ValidationError as error:

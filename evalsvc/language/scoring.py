@@ -191,7 +191,6 @@ class ScoredBenchmark:
         return keys.get(aggregated.kind, ())
 
     def _added(self) -> Iterator[MetricValue]:
-        """Yield evalsvc's metrics."""
         task, kind = self.benchmark.task, self.benchmark.output_type
         if kind in ("multiple_choice", "loglikelihood") and is_plain(task):
             positions = range(len(self._numbers))

@@ -15,6 +15,7 @@ from scipy import linalg
 from evalsvc.errors import InvalidData, MissingPackage
 from evalsvc.metrics.image_metric import Estimate, FeatureSets
 from evalsvc.metrics.reference_program import (
+    SEEDS,
     SUBSET_SIZE,
     SUBSETS,
     ReferenceProgram,
@@ -29,9 +30,6 @@ RELEASE = f"clean-fid {version('clean-fid')}"
 
 SPREAD_SUBSETS = 20
 """Number of additional subsets that measure the spread of KID, for which clean-fid reports no spread."""
-
-SEEDS = 2**32
-"""Number of seeds that NumPy's global generator accepts."""
 
 if "disp" not in inspect.signature(linalg.sqrtm).parameters:
     raise MissingPackage(
@@ -53,10 +51,7 @@ def frechet_distance(samples: Statistics, real: Statistics) -> float:
 
 
 def kid(sets: FeatureSets) -> Estimate:
-    """Compute clean-fid's KID, with the standard error of `kid_estimate`.
-
-    clean-fid draws from NumPy's global generator, which is seeded for the call and restored after the call.
-    """
+    """Compute clean-fid's KID. NumPy's global generator, from which clean-fid draws, is seeded and restored."""
     samples, real, size = sets.samples, sets.real(), subset_size(sets)
     before = np.random.get_state()
     np.random.seed(sets.seed % SEEDS)
@@ -71,8 +66,6 @@ def kid(sets: FeatureSets) -> Estimate:
 
 
 CLEAN_FID = ReferenceProgram(
-    RELEASE,
-    frechet_distance,
-    {**frechet_metrics(RELEASE, frechet_distance), "kid": kid_metric(RELEASE, kid)},
+    RELEASE, frechet_distance, {**frechet_metrics(RELEASE, frechet_distance), "kid": kid_metric(RELEASE, kid)}
 )
 """Source: G. Parmar et al., On Aliased Resizing and Surprising Subtleties in GAN Evaluation, arXiv 2104.11222."""

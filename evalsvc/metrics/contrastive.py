@@ -22,10 +22,7 @@ HALVINGS = 32
 """Number of halvings of the interval that holds the best factor, which bounds the factor's error by 3e-8."""
 
 
-def clip_loss(
-    similarity: Tensor,  # [B, B] float64
-    scale: float,
-) -> Tensor:  # [B] float64, parts
+def clip_loss(similarity: Tensor, scale: float) -> Tensor:  # similarity [B, B] float64, to [B] float64, parts
     """Compute CLIP's symmetric cross-entropy in nats: the mean loss of text given image and of image given text.
 
     The value is the mean over pairs of ½ (ln Σ_j exp s·S_ij + ln Σ_j exp s·S_ji) − s·S_ii, which is ln B where the
@@ -40,11 +37,7 @@ def clip_loss(
 
 
 def fit_scale(similarities: Sequence[Tensor]) -> float:
-    """Return the factor in [0, MAX_SCALE] with the smallest mean CLIP loss over several batches.
-
-    The loss is convex in the factor, so the slope changes sign once. The factor is 0 where pairs are no more alike than
-    other combinations.
-    """
+    """Return the factor in [0, MAX_SCALE] with the smallest mean CLIP loss, which is convex in the factor."""
     low, high = 0.0, MAX_SCALE
     if _slope(similarities, low) >= 0:
         return low
@@ -65,16 +58,8 @@ def _slope(similarities: Sequence[Tensor], scale: float) -> float:
     return total
 
 
-def hits_at(
-    scores: Tensor,  # [Q, C]
-    right: Tensor,  # [Q, C] bool; every query has one at least
-    k: int,
-) -> Tensor:  # [Q] float64
-    """Compute the probability that one of the k candidates with the highest scores is right, with ties in random order.
-
-    For scores without information, such as all zeros, the probability is that of a random order: k / C where one
-    candidate is right.
-    """
+def hits_at(scores: Tensor, right: Tensor, k: int) -> Tensor:  # scores and right (bool): [Q, C], to [Q] float64
+    """Compute the probability that one of the k best is right, with ties in random order: k / C by chance."""
     best = scores.masked_fill(~right, -math.inf).amax(1, keepdim=True)
     above = (scores > best).sum(1)
     tied = scores == best
@@ -86,22 +71,15 @@ def hits_at(
     return 1 - missed
 
 
-def excess_similarity(
-    similarity: Tensor,  # [B, B] float64, B > 1
-) -> Tensor:  # [B] float64, parts
+def excess_similarity(similarity: Tensor) -> Tensor:  # [B, B] float64, B > 1, to [B] float64, parts
     """Compute how much more alike pairs are than other combinations: mean of the diagonal less mean of the rest."""
     rows, columns = similarity.mean(1), similarity.mean(0)
     parts = similarity.diagonal() - rows - columns + similarity.mean()
     return parts * len(similarity) / (len(similarity) - 1)
 
 
-def mean_off_diagonal(
-    similarity: Tensor,  # [B, B] float64, B > 1
-) -> Tensor:  # [B] float64, parts
-    """Compute the mean similarity of combinations that are no pair.
-
-    For the similarities of a set to itself, this is the mean similarity of two different members of the set.
-    """
+def mean_off_diagonal(similarity: Tensor) -> Tensor:  # [B, B] float64, B > 1, to [B] float64, parts
+    """Compute the mean similarity of combinations that are no pair; of a set to itself, of different members."""
     others = (similarity.sum(1) + similarity.sum(0) - 2 * similarity.diagonal()) / (len(similarity) - 1)
     return others - others.mean() / 2
 

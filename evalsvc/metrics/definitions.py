@@ -108,7 +108,6 @@ class Definition:
 
 @cache
 def _expression(pattern: str) -> re.Pattern[str]:
-    """Return the regular expression of a pattern such as `<benchmark>_icl[_within]`."""
     signs = {"[": "(?:", "]": ")?"}
     parts = re.split(r"(<\w+>|[\[\]])", pattern)
     return re.compile("".join(".+" if part[:1] == "<" else signs.get(part, re.escape(part)) for part in parts))
@@ -154,10 +153,7 @@ def find_definitions(wanted: str) -> list[Definition]:
 
 
 def main_metric(name: str, known: Collection[str]) -> str | None:
-    """Return the main metric that a companion, such as a perplexity, is shown next to; both by their full names.
-
-    Return None if the metric is no companion, or if its main metric is not in `known`: the metric then has a row.
-    """
+    """Return the metric next to which a companion is shown, by full names; None if it is not in `known`."""
     first, slash, second = name.rpartition("/")
     for definition in _COMPANIONS:
         if definition.matches(second):
@@ -168,10 +164,7 @@ def main_metric(name: str, known: Collection[str]) -> str | None:
 
 @lru_cache(maxsize=4096)
 def range_of(kind: str | None, name: str, unit: str) -> Range:
-    """Return the range of a metric of a kind of task by the second half of its name; `any` for an unknown metric.
-
-    Another kind's definition counts where the kind has none: forgetting returns the benchmarks' metrics too.
-    """
+    """Return a metric's range by the second half of its name, of another kind where `kind` has none; or `any`."""
     for definition in sorted(DEFINITIONS, key=lambda each: each.kind != kind):
         if definition.names != ANY and definition.matches(name):
             return definition.range_in(unit)

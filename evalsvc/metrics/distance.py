@@ -92,10 +92,7 @@ class Distance:
         return None if reach is None else Interval(self.value - reach[0], self.value + reach[1], level)
 
     def p_value(self) -> float | None:
-        """Return the two-sided p-value of no difference; None where no bounds are known.
-
-        `interval(level)` excludes zero exactly where the p-value is at most 1 − level.
-        """
+        """Return the two-sided p-value of no difference, ≤ 1 − level if `interval(level)` excludes zero; or None."""
         if self.p is not None:
             return self.p
         return None if not self.has_bounds or self.spread is None else self.spread.p_value(self._estimate)
@@ -129,12 +126,7 @@ class Distance:
 
 
 def distance(
-    a: Ratio,
-    b: Ratio,
-    pairs: tuple[Numbers, Numbers] | None = None,
-    *,
-    unit: str = "",
-    drawn_from: int | None = None,
+    a: Ratio, b: Ratio, pairs: tuple[Numbers, Numbers] | None = None, *, unit: str = "", drawn_from: int | None = None
 ) -> Distance:
     """Compute the difference of the value `b` from the value `a`, with its standard error and basis.
 
@@ -253,10 +245,7 @@ def difference_of(a: Numbers, b: Numbers, *, drawn_from: int | None = None) -> D
 
 
 def spread_of(numbers: Numbers) -> Spread | None:
-    """Return the errors of a single value from its items: standard error, degrees of freedom and skewness.
-
-    None with fewer than two independent items with weight, or where a number is not finite.
-    """
+    """Return the errors of a value from its items; None below two independent items, or if one is not finite."""
     rows = list(zip(*numbers.columns, strict=True))
     places = [at for at, row in enumerate(rows) if len(row) == 1 or row[1]]
     weighted = len(numbers.columns) > 1

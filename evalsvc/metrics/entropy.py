@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,15 +29,11 @@ class UnigramLoss:
     loss: float
     """Mean of −ln p(id | the other groups), in nats per id."""
     stderr: float | None
-    """Standard error of `loss` over groups of sequences."""
     sequences: int
-    """Number of sequences with ids."""
     groups: int | None
     """Number of groups of these sequences; None where every sequence is a group."""
     ids: int
-    """Number of predicted ids."""
     distinct: int
-    """Number of different ids among the predicted ids."""
     unseen: float
     """Share of the ids that occur in no other group; above a few percent, the entropy is well below `loss`."""
 
@@ -179,7 +174,6 @@ class _Level:
 
 
 def _count_within(groups: NDArray[np.integer], cells: NDArray[np.integer]) -> NDArray[np.integer]:
-    """Count the occurrences of each id's cell within the id's group, [M]."""
     if not len(cells):
         return np.zeros(0, np.int64)
     width = int(cells.max()) + 1
@@ -199,14 +193,12 @@ def _fit(data: _Part, levels: Sequence[_Level], half: int, size: int) -> list[fl
     for level in levels:
         c, n = level.others(part, (half,))
         # A single group cannot be predicted from others: use half a count for each id, as Krichevsky and Trofimov.
-        best = min(CONCENTRATIONS, key=partial(_loss, c, n, p)) if n.any() else size / 2
+        best = size / 2
+        if n.any():
+            best = min(CONCENTRATIONS, key=lambda a: float(np.mean(np.log(n + a) - np.log(c + a * p))))
         p = (c + best * p) / (n + best)
         chosen.append(best)
     return chosen
-
-
-def _loss(c: NDArray[np.integer], n: NDArray[np.integer], p: NDArray[np.float64] | float, a: float) -> float:
-    return float(np.mean(np.log(n + a) - np.log(c + a * p)))
 
 
 def seq_rep(ids: Sequence[int], n: int) -> float | None:

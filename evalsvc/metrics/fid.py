@@ -7,14 +7,13 @@ from smaller sets removes the terms in 1/n and 1/n².
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from functools import reduce
+from functools import partial, reduce
 from itertools import combinations
 from operator import add
 
 import numpy as np
 
-from evalsvc.metrics.frechet import Gaussian, Moments, counted_once, frechet_distance, frechet_shares, without_surplus
+from evalsvc.metrics.frechet import Moments, counted_once, frechet_distance, frechet_shares, without_surplus
 from evalsvc.metrics.image_metric import Estimate, FeatureSets, ImageMetric
 
 
@@ -33,18 +32,17 @@ def frechet_estimate(sets: FeatureSets) -> Estimate:
     return Estimate.of_images(counted_once(linearised, sets.samples.shape[1]))
 
 
-def _distance(name: str, features: str, dimensions: int) -> ImageMetric:
-    # With no more images than features, the covariance has no full rank and the distance is mostly the missing part.
-    return ImageMetric(name, features, "moments", "distance", "lower", dimensions + 1, 3, frechet_estimate)
+_metric = partial(ImageMetric, needs="moments", unit="distance", direction="lower")
+# With no more images than features, the covariance has no full rank and the distance is mostly the missing part.
+_plain = partial(_metric, version=3, estimate=frechet_estimate)
 
-
-FID = _distance("fid", "inception/2048", 2048)
+FID = _plain("fid", "inception/2048", min_images=2049)
 """FID. Source: M. Heusel et al., arXiv 1706.08500."""
 
-FID64 = _distance("fid64", "inception/64", 64)
+FID64 = _plain("fid64", "inception/64", min_images=65)
 """FID on the first 64 features, which needs only a few hundred images."""
 
-FD_DINOV2 = _distance("fd_dinov2", "dinov2", 1024)
+FD_DINOV2 = _plain("fd_dinov2", "dinov2", min_images=1025)
 """FD-DINOv2. Source: G. Stein et al., arXiv 2306.04675, whose network is ViT-L/14 with 1,024 features."""
 
 
@@ -84,7 +82,11 @@ def fid_infinity(sets: FeatureSets) -> Estimate:
     order = np.random.default_rng(sets.seed).permutation(n)
     groups = [Moments.of(sets.samples[chosen]) for chosen in np.array_split(order, GROUPS)]
     linearised = frechet_shares(sets.samples, reference)
-    distances = [linearised.value, *(_mean_distance_without(count, groups, reference) for count in (1, 2))]
+    distances = [linearised.value]
+    for left_out in (1, 2):
+        without = [reduce(add, kept) for kept in combinations(groups, GROUPS - left_out)]
+        apart = [frechet_distance(kept.mean, kept.covariance, reference.mean, reference.covariance) for kept in without]
+        distances.append(float(np.mean(apart)))
     g = GROUPS
     once = g * distances[0] - (g - 1) * distances[1]
     value = (g**2 * distances[0] - 2 * (g - 1) ** 2 * distances[1] + (g - 2) ** 2 * distances[2]) / 2
@@ -108,12 +110,6 @@ def fid_infinity(sets: FeatureSets) -> Estimate:
     return Estimate(value, stderr, n, shares, details)
 
 
-def _mean_distance_without(count: int, groups: Sequence[Moments], reference: Gaussian) -> float:
-    sets = (reduce(add, kept) for kept in combinations(groups, len(groups) - count))
-    distances = [frechet_distance(kept.mean, kept.covariance, reference.mean, reference.covariance) for kept in sets]
-    return float(np.mean(distances))
-
-
 def smallest(dimensions: int) -> int:
     """Return the number of images from which the value's bias is below half its standard error, found by simulation.
 
@@ -124,9 +120,6 @@ def smallest(dimensions: int) -> int:
     return max(4 * (dimensions + 1), math.ceil(0.32 * dimensions * math.sqrt(dimensions)))
 
 
-def _metric(name: str, features: str, dimensions: int) -> ImageMetric:
-    return ImageMetric(name, features, "moments", "distance", "lower", smallest(dimensions), 2, fid_infinity)
-
-
-FID_INFINITY = _metric("fid_infinity", "inception/2048", 2048)
-FID64_INFINITY = _metric("fid64_infinity", "inception/64", 64)
+_extrapolated = partial(_metric, version=2, estimate=fid_infinity)
+FID_INFINITY = _extrapolated("fid_infinity", "inception/2048", min_images=smallest(2048))
+FID64_INFINITY = _extrapolated("fid64_infinity", "inception/64", min_images=smallest(64))

@@ -65,10 +65,7 @@ class Moments:
     outer: Array  # [d, d], the sum of x xᵀ
 
     @classmethod
-    def of(
-        cls,
-        features: ArrayLike,  # [n, d]
-    ) -> Moments:
+    def of(cls, features: ArrayLike) -> Moments:  # [n, d]
         """Return the sums of `features`; n may be 0."""
         rows = np.asarray(features, dtype=np.float64)
         if rows.ndim != 2:
@@ -109,12 +106,7 @@ class Moments:
         return (covariance + covariance.T) / 2
 
 
-def frechet_distance(
-    mean1: ArrayLike,  # [d]
-    cov1: ArrayLike,  # [d, d]
-    mean2: ArrayLike,  # [d]
-    cov2: ArrayLike,  # [d, d]
-) -> float:
+def frechet_distance(mean1: ArrayLike, cov1: ArrayLike, mean2: ArrayLike, cov2: ArrayLike) -> float:  # [d], [d, d]
     """Compute |μ₁ - μ₂|² + tr(Σ₁ + Σ₂ - 2 (Σ₁Σ₂)^½), also where the covariances have no full rank (n ≤ d).
 
     With Σ₂ = A Aᵀ the eigenvalues of Σ₁Σ₂ are those of AᵀΣ₁A, which is symmetric, and the last trace is the sum of the
@@ -145,10 +137,7 @@ class Linearised:
     """Amount by which the variance of `shares` over n exceeds that of the distance."""
 
 
-def frechet_shares(
-    features: NDArray[np.floating],  # [n, d]
-    reference: Gaussian,
-) -> Linearised:
+def frechet_shares(features: NDArray[np.floating], reference: Gaussian) -> Linearised:  # features [n, d]
     """Compute the distance of `features` to `reference` and every row's share: a jackknife from one decomposition.
 
     The share of row i is the distance plus the deviation of (n - 1) (θ - θ_(i)) from its mean, with θ_(i) the distance
@@ -203,10 +192,7 @@ def random_pairs(n: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]
         yield left, (left + random.integers(1, n, size)) % n
 
 
-def without_surplus(
-    shares: Array,  # [n]
-    surplus: float,
-) -> Array:  # [n]
+def without_surplus(shares: Array, surplus: float) -> Array:  # shares [n], to [n]
     """Move shares towards their mean by one factor, so that their variance over n is smaller by `surplus`.
 
     Shares of two checkpoints on the same prompts can still be subtracted: where both distances are near zero, half of
@@ -223,10 +209,7 @@ def without_surplus(
 
 
 def counted_once(distance: Linearised, dimensions: int) -> Array:  # [n]
-    """Return the shares of a Fréchet distance on `dimensions` features, moved so that their variance is the distance's.
-
-    Below `CORRECTED` images per feature the shares are returned unchanged.
-    """
+    """Return the shares with the distance's variance; unchanged below `CORRECTED` images per feature."""
     enough = len(distance.shares) >= CORRECTED * dimensions
     return without_surplus(distance.shares, distance.surplus) if enough else distance.shares
 
@@ -271,10 +254,7 @@ class _Removal:
     gap: Array  # [d], μ₁ - μ₂
     axes: CommonAxes
 
-    def changes(
-        self,
-        rows: Array,  # [r, d], centred
-    ) -> Array:  # [r], up to a constant
+    def changes(self, rows: Array) -> Array:  # [r, d], centred, to [r], up to a constant
         more, c = 1 / (self.n - 2), self.n / ((self.n - 1) * (self.n - 2))
         lengths, squares = np.square(rows).sum(1), np.square(rows @ self.axes.first)
         by_mean = -2 * (rows @ self.gap) / (self.n - 1) + lengths / (self.n - 1) ** 2
@@ -284,11 +264,7 @@ class _Removal:
         changes: Array = by_mean + by_covariance + crossed / 2 - more * c * squares.sum(1) / 2
         return changes
 
-    def of_pair(
-        self,
-        rows: Array,  # [r, d], centred
-        others: Array,  # [r, d], centred
-    ) -> Array:  # [r], ψ₂
+    def of_pair(self, rows: Array, others: Array) -> Array:  # rows and others: [r, d], centred, to [r], ψ₂
         left, right = rows @ self.axes.first, others @ self.axes.first
         product = left * right
         crossed = np.einsum("rk,rk->r", product @ self.axes.curvature, product)
@@ -336,10 +312,7 @@ class Normal:
         """Factor of the covariance, factor factorᵀ, by the cheaper method, [d, rank]."""
         return self.spectral if self.cholesky is None else self.cholesky
 
-    def inverse_factor(
-        self,
-        columns: Array,  # [rank, c]
-    ) -> Array:  # [d, c]
+    def inverse_factor(self, columns: Array) -> Array:  # [rank, c], to [d, c]
         """Return (factor^-ᵀ) columns, with the pseudo-inverse where the covariance has no full rank."""
         if self.cholesky is not None:
             return np.linalg.solve(self.cholesky.T, columns).astype(np.float64, copy=False)

@@ -27,27 +27,17 @@ class Estimate:
     stderr: float | None
     """Standard error over sampled images, with the reference treated as fixed; None where the error is not known."""
     n: int
-    """Number of sampled images behind the value."""
     per_image: NDArray[np.float64] | None = None
     """Linearised share of every sampled image, in the images' order, [n]. The mean is `value`; the standard deviation
     over √n is `stderr`, except for the remainder of an extrapolation. None for a value that is not made of sampled
     images."""
     details: Mapping[str, Any] = field(default_factory=dict)
-    """JSON-able details: sizes, distances, spreads."""
     groups: int | None = None
     """Number of independent groups of images behind `stderr`; None if every image is independent."""
 
     @classmethod
-    def of_images(
-        cls,
-        per_image: ArrayLike,  # [n]
-        **details: object,
-    ) -> Estimate:
-        """Return the mean of independent numbers, one per image.
-
-        The standard error is the standard deviation over √n, and None for one image. For numbers that are all 0 or all
-        1, the standard error is that of Agresti and Coull; see `share_stderr`.
-        """
+    def of_images(cls, per_image: ArrayLike, **details: object) -> Estimate:  # per_image [n]
+        """Return the mean of independent numbers, one per image; see `share_stderr` for the error of equal ones."""
         shares = np.asarray(per_image, dtype=np.float64)
         n = len(shares)
         stderr = float(shares.std(ddof=1)) / math.sqrt(n) if n > 1 else None
@@ -63,11 +53,9 @@ class FeatureSets:
     samples: NDArray[np.float32]  # [n, d]
     """Features of the sampled images, in the order of the prompts."""
     reference: Gaussian | None = None
-    """Moments of the real images' features."""
     reference_features: NDArray[np.float32] | None = None  # [m, d]
     """Features of the real images; None where only statistics are known, or no features are needed."""
     seed: int = 0
-    """Seed of the subsets that an estimator draws."""
 
     def moments(self) -> Gaussian:
         """Return the reference's moments. Raises InvalidData without a reference."""
@@ -96,7 +84,6 @@ class ImageMetric:
     features: str
     """Extractor, with the tap where the extractor has several: `inception/2048`, `clip`, `clip_score`, `dinov2`."""
     needs: Literal["moments", "features", "nothing"]
-    """Part of the reference that the metric needs."""
     unit: str
     direction: Direction
     min_images: int

@@ -113,7 +113,6 @@ WIDEST = 1e6
 """Largest critical value, in standard errors."""
 
 TERMS = 10_000
-"""Largest number of terms of the continued fraction; a few dozen suffice."""
 
 
 def upper_tail(t: float, dof: float) -> float:
@@ -157,10 +156,7 @@ def _beta_by_fraction(x: float, y: float, a: float, b: float) -> float:
 
 @lru_cache(maxsize=4096)
 def critical_value(level: float, dof: float) -> float:
-    """Return the t whose upper tail is `level`, at most `WIDEST`; infinity with less than one degree of freedom.
-
-    `level` is in [0, ½], and infinity is the result for 0.
-    """
+    """Return the t, at most `WIDEST`, with the upper tail `level` ≤ ½; infinity for 0, or with `dof` below 1."""
     if dof < 1 or level <= 0:
         return math.inf
     if math.isinf(dof) and level > 1e-9:

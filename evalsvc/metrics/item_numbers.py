@@ -43,10 +43,7 @@ class Numbers:
 def item_numbers(
     items: Sequence[Item], metric_name: str, keys: Sequence[str], grouped_by: str | None = None
 ) -> Numbers:
-    """Return the numbers under `keys` of the metric's items; NaN and infinities may be strings.
-
-    `grouped_by` is the key that names each item's group; an item without the key is a separate group.
-    """
+    """Return the metric's numbers under `keys`, also from strings; an item without `grouped_by` is a group."""
     benchmark = metric_name.partition("/")[0]
     chosen = [
         item

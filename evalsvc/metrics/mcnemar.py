@@ -13,10 +13,7 @@ JUST_APART = 1e-6
 
 @dataclass(frozen=True)
 class McNemar:
-    """Paired items that are right or wrong, by who is right, with the change of the share of right items and its error.
-
-    Only items on which the two sides differ carry evidence.
-    """
+    """Paired items that are right or wrong, by who is right; only items on which the sides differ carry evidence."""
 
     both: int
     only_a: int

@@ -76,10 +76,7 @@ def shares_of_mmd(blocks: Sequence[Within], inside: Sequence[Array], across: Seq
     return without_surplus(shares, surplus)
 
 
-def pair_variance(
-    sums: Array,  # [n]
-    squares: float,
-) -> float:
+def pair_variance(sums: Array, squares: float) -> float:  # sums [n]
     """Estimate σ₂² of the pairs of a kernel matrix without bias, and without additive terms of single items.
 
     `sums` are the row sums of the symmetric matrix without its diagonal, `squares` is the sum of the squares of all
@@ -154,7 +151,6 @@ KID = ImageMetric("kid", "inception/2048", "features", "distance", "lower", 2, 2
 
 
 SIGMA = 10.0
-"""Width of the Gaussian kernel."""
 SCALE = 1000.0
 """Factor by which the paper multiplies the discrepancy for readable values."""
 

@@ -19,7 +19,6 @@ class Ratio:
     stderr: float | None
     """Standard error; None with fewer than two independent items."""
     n: int
-    """Number of items with weight."""
     groups: int | None = None
     """Number of independent groups of items, such as the captions of one image; None if every item is independent."""
 
@@ -81,10 +80,7 @@ def ratio_of_sums(
 
 
 def mean_of(ratios: Sequence[Ratio]) -> Ratio | None:
-    """Return the plain mean of independent values, with n the number of all items.
-
-    stderr² = Σ stderr_k² / K², and None if any value has no error.
-    """
+    """Return the mean of independent values, stderr² = Σ stderr_k² / K²; no error if a value has none."""
     if not ratios:
         return None
     errors = [ratio.stderr for ratio in ratios if ratio.stderr is not None]
@@ -104,10 +100,7 @@ class Moments:
     xx: float
 
     def ratio(self) -> Ratio | None:
-        """Return the `ratio_of_sums` of the items; None without items.
-
-        Σ (x − R c)² is expanded, so an error below 1e-8 of the value is lost in rounding and may come out as 0.
-        """
+        """Return the items' `ratio_of_sums`; an error below 1e-8 of the value is lost in rounding, and may be 0."""
         if not self.c:
             return None
         value = self.x / self.c
@@ -118,10 +111,7 @@ class Moments:
 
 
 def perplexity(loss: Ratio) -> Ratio:
-    """Return exp of a mean loss L in nats, with the error exp(L) · stderr(L) of the delta method.
-
-    Infinity where the exponential overflows.
-    """
+    """Return exp of a mean loss L in nats with the error exp(L) · stderr(L); infinity where exp overflows."""
     value = exp_or_infinity(loss.value)
     return Ratio(value, None if loss.stderr is None else value * loss.stderr, loss.n, loss.groups)
 

@@ -35,28 +35,18 @@ class CodebookUse(NamedTuple):
     """The use of a codebook's codes over a set of images."""
 
     fraction: float
-    """Share of the codebook's codes that occur."""
     perplexity: float
     """Perplexity of the codes' frequencies, e to their entropy: the number of equally used codes with that entropy."""
 
 
-def psnr(
-    images: Tensor,  # [B, 3, H, W] uint8
-    references: Tensor,  # [B, 3, H, W] uint8
-) -> Tensor:  # [B] float64, dB
-    """Compute the peak signal-to-noise ratio of each image, 10 log10(255² / MSE) over all its pixels and channels.
-
-    Infinity for equal images. Raises InvalidData unless both are uint8 batches of one shape.
-    """
+def psnr(images: Tensor, references: Tensor) -> Tensor:  # images and references: [B, 3, H, W] uint8, to [B] float64, dB
+    """Compute each image's peak signal-to-noise ratio, 10 log10(255² / MSE); infinity for equal images."""
     _check(images, references)
     errors = (images.double() - references.double()).square().mean(dim=(1, 2, 3))
     return 10 * torch.log10(PEAK**2 / errors)
 
 
-def ssim(
-    images: Tensor,  # [B, 3, H, W] uint8
-    references: Tensor,  # [B, 3, H, W] uint8
-) -> Tensor:  # [B] float64, at most 1
+def ssim(images: Tensor, references: Tensor) -> Tensor:  # both [B, 3, H, W] uint8, to [B] float64, at most 1
     """Compute the structural similarity of each image: the mean over channels and windows within the image.
 
     Source: Wang, Bovik, Sheikh, Simoncelli, "Image Quality Assessment: From Error Visibility to Structural Similarity"
@@ -76,9 +66,7 @@ def ssim(
     return (luminance * structure).mean(dim=(1, 2, 3))
 
 
-def codebook_use(
-    counts: Tensor,  # [codes of the codebook], how often each occurs
-) -> CodebookUse:
+def codebook_use(counts: Tensor) -> CodebookUse:  # [codes of the codebook], how often each occurs
     """Compute the used part of a codebook from counts that shards add up. Raises InvalidData where all counts are 0."""
     total = counts.sum()
     if not total:
@@ -94,9 +82,7 @@ def _check(images: Tensor, references: Tensor) -> None:
         raise InvalidData(f"images and references must be uint8 [B, 3, H, W] of one shape, not {' and '.join(kinds)}")
 
 
-def _window_means(
-    maps: Tensor,  # [B, C, H, W]
-) -> Tensor:  # [B, C, H - 10, W - 10]
+def _window_means(maps: Tensor) -> Tensor:  # [B, C, H, W], to [B, C, H - 10, W - 10]
     """Compute Gaussian-weighted means. The window is a product, so that rows and columns are filtered in turn."""
     distance = torch.arange(WINDOW, dtype=maps.dtype, device=maps.device) - WINDOW // 2
     weights = torch.exp(-(distance**2) / (2 * SIGMA**2))
@@ -106,10 +92,7 @@ def _window_means(
     return rows.view(*maps.shape[:2], *rows.shape[2:])
 
 
-def paired_frechet_shares(
-    first: NDArray[np.floating],  # [n, d]
-    second: NDArray[np.floating],  # [n, d], row by row of the same images
-) -> Linearised:
+def paired_frechet_shares(first: NDArray[np.floating], second: NDArray[np.floating]) -> Linearised:  # both [n, d]
     """Compute the distance between `first` and `second`, and every pair's share: a jackknife over pairs of rows.
 
     The share of pair i is the distance plus the deviation of (n - 1) (θ - θ_(i)) from its mean, with θ_(i) the distance

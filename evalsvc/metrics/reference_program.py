@@ -22,6 +22,9 @@ SUBSETS = 100
 SUBSET_SIZE = 1000
 """Largest number of images in a subset: the default of torch-fidelity and clean-fid."""
 
+SEEDS = 2**32
+"""Number of seeds that NumPy's global and legacy generators, which the programs use, accept."""
+
 Rows = NDArray[np.float32]  # [n, d]
 Statistics = tuple[NDArray[np.floating], NDArray[np.floating]]
 """Mean [d] and covariance [d, d] as the programs compute them."""
@@ -34,7 +37,6 @@ class ReferenceProgram:
     release: str
     """Name and version, as in `torch-fidelity 0.4.0`."""
     distance: Callable[[Statistics, Statistics], float]
-    """The program's Fréchet distance between samples and real images."""
     metrics: Mapping[str, ImageMetric]
     """Metrics that the program computes, by the names of evalsvc's metrics in the catalog."""
 
@@ -66,10 +68,7 @@ def kid_metric(release: str, estimate: Callable[[FeatureSets], Estimate]) -> Ima
 
 
 def with_value(estimate: Estimate, value: float) -> Estimate:
-    """Return evalsvc's estimate with a program's value, and with the images' shares shifted to that value.
-
-    The detail `own_value` is evalsvc's value of the same features, as a check of the program's value.
-    """
+    """Return evalsvc's estimate shifted to a program's value, with evalsvc's as the detail `own_value`."""
     shares = None if estimate.per_image is None else estimate.per_image + (value - estimate.value)
     return replace(estimate, value=value, per_image=shares, details={**estimate.details, "own_value": estimate.value})
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from evalsvc.metrics.frechet import Array
 from evalsvc.metrics.image_metric import Estimate, FeatureSets, ImageMetric
 
 
@@ -21,7 +20,6 @@ CLIP_SCORE = ImageMetric("clip_score", "clip_score", "nothing", "score", "higher
 
 
 SPLITS = 10
-"""Number of splits whose mean is the score, as in the paper."""
 
 
 def inception_score(sets: FeatureSets) -> Estimate:
@@ -38,21 +36,15 @@ def inception_score(sets: FeatureSets) -> Estimate:
     shares, scores = np.empty(n), []
     for split in range(SPLITS):
         chosen = order[split * n // SPLITS : (split + 1) * n // SPLITS]
-        divergences = _divergences(sets.samples[chosen].astype(np.float64))
+        logits = sets.samples[chosen].astype(np.float64)
+        shifted = logits - logits.max(1, keepdims=True)
+        log_p = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+        p = np.exp(log_p)
+        divergences = (p * (log_p - np.log(p.mean(0)))).sum(1)  # of each from the mean, in nats
         score = float(np.exp(divergences.mean()))
         shares[chosen] = n / (SPLITS * len(chosen)) * score * (1 + divergences - divergences.mean())
         scores.append(score)
     return Estimate.of_images(shares, splits=SPLITS, split_std=float(np.std(scores)))
-
-
-def _divergences(
-    logits: Array,  # [n, classes]
-) -> Array:  # [n], KL of each from the mean, in nats
-    shifted = logits - logits.max(1, keepdims=True)
-    log_p = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
-    p = np.exp(log_p)
-    divergences: Array = (p * (log_p - np.log(p.mean(0)))).sum(1)
-    return divergences
 
 
 # With fewer images than classes, the predicted classes cannot be varied.

@@ -63,10 +63,6 @@ def boundaries(level: float, fractions: tuple[float, ...], spending: Spending = 
     Sources: P. Armitage, C. McPherson, B. Rowe, Repeated significance tests on accumulating data, JRSS A 132 (1969),
     for the recursion; C. Jennison, B. Turnbull, Interim analyses: the repeated confidence interval approach, JRSS B 51
     (1989).
-
-    Args:
-        level: two-sided error, in (0, 1).
-        fractions: share of all data at each look, growing and at most 1.
     """
     if not 0 < level < 1:
         raise InvalidRequest(f"the level is {level:g}; give a number between 0 and 1")

@@ -31,10 +31,7 @@ def share_stderr(hits: float, n: int) -> float | None:
 
 
 def standard_error(values: Sequence[float]) -> float | None:
-    """Return the standard error of the mean of independent values; None with fewer than two, or a NaN or infinity.
-
-    Values that are all 0, or all 1, are a share; see `share_stderr`.
-    """
+    """Return the standard error of a mean, of all 0 or all 1 as a share's; None below two, with NaN or infinity."""
     n = len(values)
     if n < 2 or not all(map(math.isfinite, values)):
         return None

@@ -10,7 +10,6 @@ from evalsvc.metrics.definitions import ANY, DEFINITIONS, main_metric
 from evalsvc.spec.documents.fields import Direction, Number
 
 MOST = 6
-"""Maximum number of metrics in a default headline."""
 
 
 def default_headline(metrics: Mapping[str, Direction]) -> list[str]:
@@ -51,7 +50,6 @@ class TableRows:
     """Values that have rows, and companions that are shown in these rows."""
 
     shown: Sequence[int]
-    """Positions of the values that have a row."""
     companions: Mapping[int, Sequence[int]]
     """Positions of companions, by the position of the value whose row shows them."""
 

@@ -18,7 +18,6 @@ ALIKE = 0.97
 """Cosine from which two output rows count as moved together. Random rows of some hundred dimensions are at 0 ± 0.1."""
 
 CLUSTER = 3
-"""Smallest number of rows in one direction that counts as a bundle."""
 
 SAMPLE = 4_096
 """Number of rows with pairwise cosines in the search for the common direction."""
@@ -27,7 +26,6 @@ SHORTEST_BLOCK = 6
 """Smallest number of rows in a block, since special tokens are few."""
 
 MOST_BORDERS = 12
-"""Largest number of borders in the result."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +48,7 @@ class RowStatistics:
     """Borders, the strongest first."""
 
 
-def row_statistics(
-    embedding: Tensor,  # [V, D]
-    output: Tensor,  # [V, D]
-) -> RowStatistics:
+def row_statistics(embedding: Tensor, output: Tensor) -> RowStatistics:  # embedding and output: [V, D]
     """Find cold rows and borders of a pair of tables, which may be the same table."""
     embedding, output = embedding.float(), output.float()
     common = normalize(normalize(output, dim=1).mean(0), dim=0)
@@ -154,10 +149,7 @@ def nearest_rows(
     centred: bool,
     report: Callable[[], None] = lambda: None,
 ) -> Nearest:
-    """Find the k rows with the largest cosine to each query. A row of zeros has the cosine 0 to every query.
-
-    `centred` first subtracts the mean of each set from its members, since embedding tables lie in narrow cones.
-    """
+    """Find the k rows nearest to each query by cosine, less each set's mean if `centred`: tables are narrow cones."""
     rows = rows.float()
     step = max(1, CHUNK_BYTES // (4 * len(rows)))
     origin = _mean(rows) if centred else torch.zeros_like(rows[0], dtype=torch.float32)
@@ -174,10 +166,7 @@ def nearest_rows(
     return Nearest(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))
 
 
-def subspace_overlap(
-    queries: Tensor,  # [Q, D]
-    rows: Tensor,  # [V, D]
-) -> Overlap:
+def subspace_overlap(queries: Tensor, rows: Tensor) -> Overlap:  # queries [Q, D], rows [V, D]
     """Compute how much of the queries' variance lies in the directions that hold half of the rows' variance.
 
     Σ inside / Σ whole is directions / D for queries unrelated to the rows. The directions are the fewest principal

@@ -58,11 +58,9 @@ def belongs(ids: Tensor, block: range | None) -> Tensor:
 
 
 def _chunk_losses(
-    logits: Tensor,  # [n, V]
-    targets: Tensor,  # [n]
-    text_ids: range,
-    image_ids: range | None,
+    logits: Tensor, targets: Tensor, text_ids: range, image_ids: range | None
 ) -> tuple[Tensor, Tensor, Tensor]:
+    # logits [n, V], targets [n]
     target = logits.gather(1, targets[:, None])[:, 0]
     text, image = _log_mass(logits, text_ids), _log_mass(logits, image_ids)
     everything = torch.logaddexp(text, image)
@@ -74,7 +72,6 @@ def _chunk_losses(
 
 
 def _log_mass(logits: Tensor, ids: range | None) -> Tensor:
-    """Return log Σ exp over the columns of `ids`, [n]; -inf for None."""
     if ids is None:
         return torch.full_like(logits[:, 0], -torch.inf)
     return logits[:, ids.start : ids.stop].logsumexp(1)

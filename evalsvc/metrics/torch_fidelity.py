@@ -17,6 +17,7 @@ from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, p
 from evalsvc.metrics.image_metric import Estimate, FeatureSets, ImageMetric
 from evalsvc.metrics.prdc import GROUPS, Neighbourhoods, neighbourhoods, recall_of
 from evalsvc.metrics.reference_program import (
+    SEEDS,
     SUBSETS,
     ReferenceProgram,
     Rows,
@@ -31,10 +32,6 @@ from evalsvc.metrics.shares import share_stderr
 RELEASE = f"torch-fidelity {version('torch-fidelity')}"
 
 NEIGHBOURS = 3
-"""Number of neighbours, torch-fidelity's default."""
-
-SEEDS = 2**32
-"""Number of seeds that NumPy's legacy generators, which torch-fidelity uses, accept."""
 
 
 def frechet_distance(samples: Statistics, real: Statistics) -> float:
@@ -55,19 +52,13 @@ def kid(sets: FeatureSets) -> Estimate:
 
 
 def precision(sets: FeatureSets) -> Estimate:
-    """Compute torch-fidelity's precision: the share of samples within the third neighbour's reach of a real image.
-
-    The error is that of a share; see `share_stderr`. Raises InvalidData as `recall`.
-    """
+    """Compute torch-fidelity's precision, with the error of a share; see `share_stderr`."""
     value, n = _shared(sets)[0], len(sets.samples)
     return Estimate(value, share_stderr(round(value * n), n), n, None, {"k": NEIGHBOURS})
 
 
 def recall(sets: FeatureSets) -> Estimate:
-    """Compute torch-fidelity's recall: the share of real images within the third neighbour's reach of a sample.
-
-    The error is that of evalsvc's recall with the same number of neighbours; see `prdc.recall`.
-    """
+    """Compute torch-fidelity's recall, with the error of evalsvc's for as many neighbours; see `prdc.recall`."""
     _, value, balls = _shared(sets)
     own = recall_of(balls)
     return Estimate(value, own.stderr, own.n, None, {"k": NEIGHBOURS, "own_value": own.value}, groups=GROUPS)

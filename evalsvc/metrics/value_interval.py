@@ -29,10 +29,7 @@ LIMITS: Mapping[Range, tuple[float, float]] = {
 
 
 def with_intervals(metrics: Iterable[MetricValue], kind: str | None, items: Iterable[Item] = ()) -> list[MetricValue]:
-    """Return the metrics of a task of a kind with the ends of their intervals, of level `LEVEL`, from the task's items.
-
-    A metric that has ends already keeps them.
-    """
+    """Return a task's metrics with the ends of their intervals of level `LEVEL`; existing ends are kept."""
     by_benchmark: dict[object, list[Item]] = {}
     for item in items:
         by_benchmark.setdefault(item.get("benchmark"), []).append(item)

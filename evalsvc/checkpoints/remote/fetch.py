@@ -77,10 +77,7 @@ def locate_checkpoint(uri: str, settings: Settings) -> tuple[str, Identity]:
 def fetched(
     references: Sequence[CheckpointRef], settings: Settings, report: Report
 ) -> Iterator[Sequence[CheckpointRef]]:
-    """Yield the references with remote checkpoints fetched into the cache, where they stay until the context ends.
-
-    `report` is called while checkpoints are fetched or waited for, and may raise.
-    """
+    """Yield the references with remote checkpoints in the cache until the context ends; `report` may end the wait."""
     cache = Cache(settings.cache_path, settings.cache_bytes)
     leaves = [leaf for reference in references for leaf in parents_of(reference) or (reference,)]
     wanted = {_copy(cache, leaf): leaf for leaf in leaves if is_remote(leaf.path)}

@@ -16,7 +16,6 @@ from evalsvc.errors import CheckpointNotAllowed, EvalsvcError, MissingPackage, S
 from evalsvc.installation import missing_package
 
 EXTRAS = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gs"), "hf": ("huggingface_hub", "hf")}
-"""Package of each scheme, and the extra of evalsvc that installs it."""
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "s3": {
