@@ -68,11 +68,6 @@ def page(content: bytes = CONTENT, status: int = 200, **headers: str) -> Answer:
     return answer
 
 
-def without_length(request: Pages) -> None:
-    request.send_response(200)
-    request.end_headers()
-
-
 def read(source: HttpSource, offset: int = 0) -> bytes:
     return b"".join(source.read(source.list().files[0], offset))
 
@@ -136,7 +131,11 @@ def test_one_address_that_is_not_public_is_enough_to_ask_none(network: Network, 
         (page(b"", 404), FileNotFoundError, "http://models.example/x"),
         (page(b"", 403), CheckpointNotAllowed, "the server refuses access (403)"),
         (page(status=203), SourceUnreachable, "the server answers 203"),
-        (without_length, NotACheckpoint, "does not report the file's size"),
+        (
+            lambda request: (request.send_response(200), request.end_headers()),
+            NotACheckpoint,
+            "does not report the file's size",
+        ),
         ("http://inside.example/meta-data", CheckpointNotAllowed, "x: inside.example is at 169.254.169.254"),
         ("file:///etc/passwd", CheckpointNotAllowed, "redirects to file:///etc/passwd, which is"),
         ("http://u:hunter2@models.example/y", CheckpointNotAllowed, "to http://…@models.example/y, which is not"),
