@@ -32,6 +32,7 @@ class Estimate:
     over √n is `stderr`, except for the remainder of an extrapolation. None for a value that is not made of sampled
     images."""
     details: Mapping[str, Any] = field(default_factory=dict)
+    """JSON-able details: sizes, distances, spreads."""
     groups: int | None = None
     """Number of independent groups of images behind `stderr`; None if every image is independent."""
 
@@ -56,6 +57,7 @@ class FeatureSets:
     reference_features: NDArray[np.float32] | None = None  # [m, d]
     """Features of the real images; None where only statistics are known, or no features are needed."""
     seed: int = 0
+    """Seed of the subsets that an estimator draws."""
 
     def moments(self) -> Gaussian:
         """Return the reference's moments. Raises InvalidData without a reference."""
