@@ -58,7 +58,8 @@ EvalsvcError
     └── ServiceUnreachable           service_unreachable
 
 Each class's docstring says what went wrong and what to do; the reference of errors is written from the classes.
-A message says what is wrong, what was found and what to do. `code` is stable and is what programs compare.
+A message says what is wrong, what was found and what to do. `code`, the name of the class in other letters, is stable
+and is what programs compare.
 """
 
 from __future__ import annotations
@@ -91,6 +92,10 @@ class EvalsvcError(Exception):
     retry_after: int | None = None
     """Seconds after which the same request may succeed; None where that is not known."""
 
+    def __init_subclass__(cls) -> None:
+        if cls.__module__ == __name__ and cls.__base__ is not EvalsvcError:  # a leaf of the tree above
+            cls.code = re.sub(r"\B(?=[A-Z])", "_", cls.__name__).lower()
+
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
@@ -103,45 +108,30 @@ class InputError(EvalsvcError):
 class InvalidRequest(InputError):
     """A field of the request, or an option of the command, is wrong."""
 
-    code = "invalid_request"
-
 
 class InvalidSuite(InputError):
     """A key or a parameter of a suite, or of a task in the suite, is wrong."""
-
-    code = "invalid_suite"
 
 
 class InvalidLayout(InputError):
     """Ids of the vocabulary layout overlap or exceed the embedding table, or a slot or special token is missing."""
 
-    code = "invalid_layout"
-
 
 class InvalidModelConfig(InputError):
     """The model configuration is incomplete or contradicts itself."""
-
-    code = "invalid_model_config"
 
 
 class InvalidData(InputError):
     """A data file is damaged or does not fit the vocabulary layout. The message names the file and the line."""
 
-    code = "invalid_data"
-
 
 class UnknownName(InputError):
     """No run, suite, task, metric, checkpoint or other object has this name. The message lists similar names."""
 
-    code = "unknown_name"
-
     @classmethod
     def among(cls, kind: str, name: str, known: Iterable[str], hint: str = "") -> UnknownName:
-        """Return an error for `name`, which is not in `known`. The message lists similar names, and all names if there
-        are few.
-
-        `hint` says how to make such an object, and ends the message.
-        """
+        """Return an error that lists the names in `known` that are similar to `name`, and all names if there are few.
+        `hint` says how to make such an object."""
         choices = sorted(known)
         near = near_misses(name, choices)
         begin = f"no {kind} is named {_shortened(name)!r}; "
@@ -160,27 +150,19 @@ class Conflict(InputError):
     to replace the old one.
     """
 
-    code = "conflict"
-
 
 class WrongState(InputError):
     """The state of the evaluation, checkpoint or run does not allow the action: only a queued or running evaluation can
     be cancelled, and only a failed or cancelled one can be retried.
     """
 
-    code = "wrong_state"
-
 
 class BackupUnusable(InputError):
     """The file is not a backup, or is truncated or changed. No row was restored. Use another backup."""
 
-    code = "backup_unusable"
-
 
 class TargetNotEmpty(InputError):
     """The database or the data folder that a backup is to be restored into is not empty. Choose a new one."""
-
-    code = "target_not_empty"
 
 
 class NotComparable(InputError):
@@ -188,15 +170,11 @@ class NotComparable(InputError):
     compares the values anyway.
     """
 
-    code = "not_comparable"
-
 
 class UploadNotFound(InputError):
     """No upload of the client has this digest: the upload expired or became a checkpoint, or belongs to another token.
     Send the file again.
     """
-
-    code = "upload_not_found"
 
 
 class UploadConflict(InputError):
@@ -204,19 +182,13 @@ class UploadConflict(InputError):
     with `HEAD`, and resume from there.
     """
 
-    code = "upload_conflict"
-
 
 class ChecksumMismatch(InputError):
     """The part of an upload has another digest than its `Upload-Checksum` says, and is not counted. Send it again."""
 
-    code = "checksum_mismatch"
-
 
 class Unauthorized(InputError):
     """The request has no token, or its token is unknown, revoked or expired."""
-
-    code = "unauthorized"
 
 
 class Forbidden(InputError):
@@ -224,21 +196,15 @@ class Forbidden(InputError):
     the browser, or uploads are off.
     """
 
-    code = "forbidden"
-
 
 class RateLimited(InputError):
     """Too many requests, or too many wrong tokens, in a short time. `Retry-After` has the seconds to wait."""
-
-    code = "rate_limited"
 
 
 class RunBehind(InputError):
     """The plan of the run says `when_behind: refuse`, and as many steps as the plan allows still have evaluations that
     are not over. Nothing was stored. Post again after the seconds of `Retry-After`.
     """
-
-    code = "run_behind"
 
 
 class CheckpointError(EvalsvcError):
@@ -248,15 +214,11 @@ class CheckpointError(EvalsvcError):
 class CheckpointNotFound(CheckpointError):
     """No file is at the checkpoint's uri, or the file cannot be read."""
 
-    code = "checkpoint_not_found"
-
 
 class CheckpointNotAllowed(CheckpointError):
     """The checkpoint lies outside `EVALSVC_ROOTS` or in the data folder, is not a regular file or folder, has a scheme
     that `EVALSVC_SCHEMES` does not list, or its store denies access.
     """
-
-    code = "checkpoint_not_allowed"
 
 
 class CheckpointGone(CheckpointError):
@@ -264,43 +226,29 @@ class CheckpointGone(CheckpointError):
     copy.
     """
 
-    code = "checkpoint_gone"
-
 
 class CheckpointChanged(CheckpointError):
     """The checkpoint's file was replaced between its post and its evaluation."""
-
-    code = "checkpoint_changed"
 
 
 class NotACheckpoint(CheckpointError):
     """The file is empty, truncated, or of another kind, such as an optimizer state."""
 
-    code = "not_a_checkpoint"
-
 
 class UnsafeCheckpoint(CheckpointError):
     """The checkpoint is a pickle that would run code when it is loaded."""
-
-    code = "unsafe_checkpoint"
 
 
 class ShardedCheckpoint(CheckpointError):
     """The checkpoint is a `torch.distributed.checkpoint` folder. The message has the command that converts it."""
 
-    code = "sharded_checkpoint"
-
 
 class CheckpointMismatch(CheckpointError):
     """The weights do not fit the model configuration. The message lists missing, unexpected and wrongly shaped keys."""
 
-    code = "checkpoint_mismatch"
-
 
 class UnsupportedModel(CheckpointError):
     """The model or decoder has parts that evalsvc cannot compute exactly. The message names the field or tensor."""
-
-    code = "unsupported_model"
 
 
 class EvaluationError(EvalsvcError):
@@ -310,20 +258,13 @@ class EvaluationError(EvalsvcError):
 class NonFinite(EvaluationError):
     """The weights or the logits contain NaN or infinity. The message names the step and the layer."""
 
-    code = "non_finite"
-
 
 class DataChanged(EvaluationError):
     """A data file, or weights that the task uses, changed after the evaluation was planned. Evaluate again."""
 
-    code = "data_changed"
-
     @classmethod
     def since_planned(cls, what: object, causes: str = "") -> DataChanged:
-        """Return an error for `what`, which is not what it was when the evaluation was planned.
-
-        `causes` follow `what` in brackets, where `what` does not say what has changed.
-        """
+        """Return an error for `what`. `causes` follow in brackets, where `what` does not say what has changed."""
         aside = f" ({causes})" if causes else ""
         return cls(f"{what} has changed since this evaluation was planned{aside}; evaluate again")
 
@@ -331,39 +272,29 @@ class DataChanged(EvaluationError):
 class OutOfMemory(EvaluationError):
     """The batch did not fit into memory. Lower `EVALSVC_BATCH_TOKENS`."""
 
-    code = "out_of_memory"
     transient = True  # other programs may use the same device
 
 
 class ArtifactNotWritten(EvaluationError):
     """The data folder is full or not writable. The metric history is unchanged."""
 
-    code = "artifact_not_written"
     transient = True
 
 
 class WorkerDied(EvaluationError):
     """A shard killed its worker `EVALSVC_MAX_ATTEMPTS` times."""
 
-    code = "worker_died"
-
 
 class DeadlineExceeded(EvaluationError):
     """A shard exceeded `EVALSVC_SHARD_DEADLINE` in every attempt, or the client waited longer than its timeout."""
-
-    code = "deadline_exceeded"
 
 
 class Cancelled(EvaluationError):
     """The evaluation was cancelled by a request or by a replaced checkpoint, or the run's plan skipped it."""
 
-    code = "cancelled"
-
 
 class InternalError(EvaluationError):
     """A bug in evalsvc or in a plug-in. The service's log has the trace."""
-
-    code = "internal_error"
 
 
 class ServiceError(EvalsvcError):
@@ -373,19 +304,14 @@ class ServiceError(EvalsvcError):
 class PortInUse(ServiceError):
     """Another program uses the port. Choose another `--port`."""
 
-    code = "port_in_use"
-
 
 class DataDirectoryUnusable(ServiceError):
     """The data folder cannot be written, or holds the artifacts of another database."""
-
-    code = "data_directory_unusable"
 
 
 class DatabaseUnusable(ServiceError):
     """The database does not answer, is full or damaged, or is SQLite on a network file system."""
 
-    code = "database_unusable"
     retry_after = 5  # a database that was restarted is back within seconds
 
 
@@ -394,32 +320,23 @@ class DatabaseInUse(ServiceError):
     that only reads.
     """
 
-    code = "database_in_use"
-
 
 class ReadOnly(ServiceError):
     """The service only answers reads. Send writes to the other service of the same database."""
-
-    code = "read_only"
 
 
 class SchemaVersionMismatch(ServiceError):
     """The database was created by another version of evalsvc. See `serve --migrate`."""
 
-    code = "schema_version_mismatch"
-
 
 class SourceUnreachable(ServiceError):
     """The store that holds the checkpoint, or the service that has the files of a shard, does not answer."""
 
-    code = "source_unreachable"
     transient = True
 
 
 class CacheFull(ServiceError):
     """A remote checkpoint is larger than `EVALSVC_CACHE_BYTES`, or the cache folder cannot be written."""
-
-    code = "cache_full"
 
 
 class StorageFull(ServiceError):
@@ -427,13 +344,9 @@ class StorageFull(ServiceError):
     The bytes of open uploads are kept.
     """
 
-    code = "storage_full"
-
 
 class MissingPackage(ServiceError):
     """An optional package is not installed. The message has the install command."""
-
-    code = "missing_package"
 
 
 class AssetMissing(ServiceError):
@@ -441,19 +354,13 @@ class AssetMissing(ServiceError):
     command that downloads them.
     """
 
-    code = "asset_missing"
-
 
 class AssetCorrupt(ServiceError):
     """A downloaded or local asset does not have the expected size, digest or content."""
 
-    code = "asset_corrupt"
-
 
 class ArtifactPruned(ServiceError):
     """The retention rule of the run removed the artifact. Evaluate again to recreate it."""
-
-    code = "artifact_pruned"
 
 
 class ItemsLost(ServiceError):
@@ -461,40 +368,25 @@ class ItemsLost(ServiceError):
     evaluate again.
     """
 
-    code = "items_lost"
-
 
 class NotReady(ServiceError):
     """`/readyz`: the service answers, but one of its parts is missing."""
-
-    code = "not_ready"
 
 
 class ServiceUnreachable(ServiceError):
     """The service, or its Dask scheduler, does not answer."""
 
-    code = "service_unreachable"
-
 
 def near_misses(name: str, known: Iterable[str], cutoff: float = 0.6) -> list[str]:
-    """Return up to three names in `known` that are similar to `name`, the most similar first.
-
-    Names come from requests, and comparisons are slow: long names are ignored, and at most MAX_CLOSELY names are
-    compared.
-    """
+    """Return up to three names in `known` that are similar to `name`, the most similar first. Names come from requests,
+    and comparisons are slow: long names are ignored, and at most MAX_CLOSELY names are compared."""
     if len(name) > MAX_COMPARED:
         return []
-    by_length = sorted(
-        (item for item in known if len(item) <= MAX_COMPARED), key=lambda item: abs(len(item) - len(name))
-    )
-    pairs = _pairs(name)
-    likely = sorted(by_length[:MAX_LIKELY], key=lambda item: -len(pairs & _pairs(item)))
+    short = (item for item in known if len(item) <= MAX_COMPARED)
+    by_length = sorted(short, key=lambda item: abs(len(item) - len(name)))
+    pairs = set(pairwise(name))
+    likely = sorted(by_length[:MAX_LIKELY], key=lambda item: -len(pairs.intersection(pairwise(item))))
     return difflib.get_close_matches(name, likely[:MAX_CLOSELY], n=3, cutoff=cutoff)
-
-
-def _pairs(name: str) -> set[tuple[str, str]]:
-    """Return all pairs of neighbouring letters in a name."""
-    return set(pairwise(name))
 
 
 def _shortened(name: str) -> str:
@@ -513,10 +405,8 @@ def is_transient(code: str) -> bool:
 
 
 def is_untried(code: str) -> bool:
-    """Return whether the error of this code says nothing about the weights.
-
-    An option, a suite or a data file is wrong, or a part of the installation or of the service is missing.
-    """
+    """Return whether the error of this code says nothing about the weights: a request, a data file, the installation or
+    the service is at fault."""
     return any(error.code == code for root in (InputError, ServiceError) for error in leaves(root))
 
 
