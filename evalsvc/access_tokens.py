@@ -14,8 +14,6 @@ from typing import Literal, get_args
 
 PREFIX = "evalsvc_"
 
-RANDOM_BYTES = 32
-
 TOKEN = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{43}}")
 """Form of a token, in a header, a file, or a text that must not hold one."""
 
@@ -26,12 +24,11 @@ SCOPES: tuple[TokenScope, ...] = get_args(TokenScope)
 
 
 def new_token() -> str:
-    return PREFIX + secrets.token_urlsafe(RANDOM_BYTES)
+    return PREFIX + secrets.token_urlsafe(32)
 
 
 def hash_token(token: str) -> str:
-    """Return the SHA-256 of a token in hexadecimal, by which it is stored and looked up. The time of a lookup reveals
-    nothing."""
+    """Return the SHA-256 of a token, by which it is stored. The time of a lookup reveals nothing."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 

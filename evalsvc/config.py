@@ -86,8 +86,7 @@ class Settings:
     datasets: str = _setting("", "Folder that holds NAME of `datasets:NAME` in a suite [datasets in the data folder]")
     assets: str = _setting("", "Folder of the weights that `evalsvc assets pull` downloads [assets in the data folder]")
     roots: str = _setting(
-        "/",
-        "Folders, or s3://BUCKET/PREFIX, that checkpoints and data files are read from, separated by ':'",
+        "/", "Folders, or s3://BUCKET/PREFIX, that checkpoints and data files are read from, separated by ':'"
     )
     schemes: str = _setting(
         "file", "URI schemes of checkpoints that are allowed, separated by ',': file, s3, gs, hf, https, http"
@@ -114,7 +113,7 @@ class Settings:
         8192, "Tokens in a batch, padding included; changes speed and memory use, not the metrics", least=1
     )
     allow_benchmark_code: int = _switch(
-        "With 1, benchmarks may run code: `!function` and `class` in YAML, foreign metrics, programs of the model",
+        "With 1, benchmarks may run code: `!function` and `class` in YAML, foreign metrics, programs of the model"
     )
     scheduler: str = _setting(
         "", "Address of an existing Dask scheduler, tls://HOST:PORT [the service starts a cluster]"
@@ -155,15 +154,9 @@ class Settings:
 
     @classmethod
     def load(cls, environ: Mapping[str, str] = os.environ, **overrides: str | float | Path | None) -> Settings:
-        """Read the settings from the environment, and replace those in `overrides`. An override of None is ignored; a
-        path is stored as text. A file that holds the database's URL is read too.
-
-        `unknown_variables` reports variables with the prefix that are not settings. `client_token` reads the file of a
-        token, because a command that creates the token runs before the file exists.
-
-        Raises InvalidRequest: a number is expected and something else was found, a number is out of its range, the file
-        holds no database URL, or a variable is no setting any more.
-        """
+        """Read the settings from the environment, and replace those in `overrides` that are not None. A file that holds
+        the database's URL is read too; that of a token is not, because the command that creates the token runs before
+        the file exists."""
         for name, instead in REMOVED.items():
             if environ.get(PREFIX + name):
                 raise InvalidRequest(f"{PREFIX}{name} is no setting any more; {instead}")
@@ -192,8 +185,8 @@ class Settings:
                 raise InvalidRequest(f"{shown} is {value}; it must be {range_words(least, most)}")
 
     def worker_threads(self, processes: int = 1) -> int:
-        """Return the number of CPU threads of each of `processes` worker processes on this machine. The service and
-        `evalsvc run` use the same number, because the number of threads changes the last digits of sums."""
+        """Return the CPU threads of each of `processes` worker processes on this machine. The service and `evalsvc run`
+        use the same number, which changes the last digits of sums."""
         return self.threads or max(1, (os.cpu_count() or 1) // processes)
 
     @property
@@ -327,19 +320,14 @@ class Settings:
         return tuple(_network(text.strip()) for text in self.trusted_proxies.split(",") if text.strip())
 
     def client_token(self) -> str | None:
-        """Return the token that the client sends, from the setting or from its file; None if no token is set.
-
-        Raises InvalidRequest: the setting or the file holds no valid token, or other users may read the file.
-        """
+        """Return the token that the client sends, from the setting or from its file; None if no token is set."""
         if (file := file_of(self.token)) is not None:
             return read_token(file, "EVALSVC_TOKEN")
         return check_token(self.token, "EVALSVC_TOKEN") if self.token else None
 
     def without_secrets(self) -> Settings:
-        """Return the settings of a worker process, which needs neither a token nor the database.
-
-        The path of an SQLite database stays, because shards may not read that file; see `private_paths`.
-        """
+        """Return the settings of a worker process, which needs neither a token nor the database. The path of an SQLite
+        database stays, because shards may not read that file; see `private_paths`."""
         blank: dict[str, Any] = dict.fromkeys(SECRETS, "")
         if self.database.startswith("sqlite"):
             del blank["database_url"]
@@ -401,12 +389,8 @@ def thread_waits() -> dict[str, str]:
 
 
 def guard_processes() -> None:
-    """Have processes import nothing from the current folder, let threads wait as `thread_waits` says, and have
-    libraries in Rust log no backtraces.
-
-    This holds for this process, if it has not imported torch, and for all processes that it starts, those that
-    libraries start too.
-    """
+    """Have this process, if it has not imported torch, and all processes that it or a library starts, import nothing
+    from the current folder, wait as `thread_waits` says, and log no backtraces of libraries in Rust."""
     os.environ |= {**thread_waits(), "PYTHONSAFEPATH": "1", "RUST_BACKTRACE": "0"}
 
 
@@ -422,7 +406,6 @@ def setting_help() -> list[tuple[str, str, str]]:
 
 
 def range_words(least: float, most: float) -> str:
-    """Return the range of a setting in words."""
     return f"at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
 
 
@@ -443,13 +426,12 @@ def unknown_variables(environ: Mapping[str, str] = os.environ) -> list[str]:
         for variable, text in sorted(environ.items())
         if variable.startswith(PREFIX) and not _is_of_kubernetes(variable, text)
     ]
-    return [_warning(name, known) for name in unknown if name not in known]
-
-
-def _warning(name: str, known: list[str]) -> str:
-    near = near_misses(name, known)
-    meant = f"did you mean {PREFIX}{near[0]}?" if near else "evalsvc doctor lists the settings"
-    return f"{PREFIX}{name} is not a setting of evalsvc and is ignored; {meant}"
+    near = {name: near_misses(name, known) for name in unknown if name not in known}
+    return [
+        f"{PREFIX}{name} is not a setting of evalsvc and is ignored; "
+        + (f"did you mean {PREFIX}{names[0]}?" if names else "evalsvc doctor lists the settings")
+        for name, names in near.items()
+    ]
 
 
 def _given(environ: Mapping[str, str], name: str) -> str:

@@ -7,7 +7,6 @@ import errno
 import re
 import socket
 import ssl
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
@@ -16,22 +15,14 @@ import httpx2
 
 from evalsvc.errors import ServiceUnreachable
 
-UNKNOWN_ISSUER = frozenset((2, 18, 19, 20, 21))
-"""OpenSSL's verify codes of a certificate that no trusted authority has signed, a self-signed one included."""
-
-WRONG_DATE = frozenset((9, 10))
-"""OpenSSL's verify codes of a certificate that is not valid yet, or has expired."""
-
-WRONG_NAME = frozenset((62, 64))
-"""OpenSSL's verify codes of a certificate for another name or address."""
+UNKNOWN_ISSUER, WRONG_DATE, WRONG_NAME = frozenset((2, 18, 19, 20, 21)), frozenset((9, 10)), frozenset((62, 64))
+"""OpenSSL's verify codes of a certificate that no trusted authority has signed, a self-signed one included; that is not
+valid yet, or has expired; and that is for another name or address."""
 
 NO_TLS = frozenset(("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL", "HTTP_REQUEST"))
 """OpenSSL's reasons for an answer that is not TLS."""
 
 NO_ROUTE = frozenset((errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN))
-
-PROBE_SECONDS = 2.0
-"""How long `speaks_tls` waits for an answer."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +39,12 @@ class Cause:
 
 def find_cause(error: BaseException, host: str) -> Cause | None:
     """Return why `host` was not reached; None if neither the exception nor those that led to it tell."""
-    for cause in reversed(list(_chain(error))):
+    chain: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and current not in chain:
+        chain.append(current)
+        current = current.__cause__ or current.__context__
+    for cause in reversed(chain):
         if isinstance(cause, ssl.SSLError):
             return _tls_cause(cause, host)
         if isinstance(cause, socket.gaierror):
@@ -58,15 +54,6 @@ def find_cause(error: BaseException, host: str) -> Cause | None:
         if isinstance(cause, OSError) and cause.errno in NO_ROUTE:
             return Cause("route", "no network leads to this address", "check the address and the VPN")
     return None
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    seen: list[BaseException] = []
-    current: BaseException | None = error
-    while current is not None and current not in seen:
-        seen.append(current)
-        yield current
-        current = current.__cause__ or current.__context__
 
 
 def _tls_cause(error: ssl.SSLError, host: str) -> Cause:
@@ -90,10 +77,8 @@ def speaks_tls(url: str) -> bool:
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     with contextlib.suppress(OSError, ValueError):
         parts = urlsplit(url)
-        with (
-            socket.create_connection((parts.hostname or "", parts.port or 80), PROBE_SECONDS) as plain,
-            context.wrap_socket(plain),
-        ):
+        with socket.create_connection((parts.hostname or "", parts.port or 80), timeout=2) as plain:
+            context.wrap_socket(plain).close()
             return True
     return False
 
@@ -104,15 +89,11 @@ def without_password(url: str) -> str:
 
 
 def service_unreachable(error: Exception, url: str, ca: str | None, timeout: float | None) -> ServiceUnreachable:
-    """Return the error to raise where the service at `url` gave no answer: the cause, and what to do about it.
-
-    `ca` is the file of certificates that the client trusts, `timeout` the seconds that the client waits.
-    """
+    """Return the error to raise where the service at `url` gave no answer: the cause, and what to do about it."""
     shown = without_password(url)
     place = shown.partition("://")[2]
-    if isinstance(error, httpx2.UnsupportedProtocol | httpx2.InvalidURL) or not (
-        host := httpx2.URL(url).host.strip("[]")
-    ):
+    is_address = not isinstance(error, httpx2.UnsupportedProtocol | httpx2.InvalidURL)
+    if not is_address or not (host := httpx2.URL(url).host.strip("[]")):
         return ServiceUnreachable(
             f"--url (EVALSVC_URL) is {shown!r}, which is no address of a service; give http://HOST:PORT or "
             "https://HOST:PORT"
@@ -139,9 +120,7 @@ CERTIFICATES = "give the folder of certificates by --tls that the scheduler has 
 CURES = {
     "refused": "start a scheduler there with `evalsvc scheduler`, or correct the address",
     "plain": "what listens there is no `evalsvc scheduler`; correct the address",
-    "issuer": CERTIFICATES,
-    "certificate": CERTIFICATES,
-    "handshake": CERTIFICATES,
+    **dict.fromkeys(("issuer", "certificate", "handshake"), CERTIFICATES),
 }
 """What to do, by the kind of the cause."""
 
@@ -151,9 +130,7 @@ def explain_scheduler(error: BaseException, address: str) -> str:
     cause = find_cause(error, urlsplit(address).hostname or address)
     if cause is None:
         innermost = error.__cause__ or error
-        if isinstance(innermost, TimeoutError):
-            text = "no answer in time"
-        else:
-            text = f"{type(innermost).__name__}: {innermost}".removesuffix(": ")
+        text = f"{type(innermost).__name__}: {innermost}".removesuffix(": ")
+        text = "no answer in time" if isinstance(innermost, TimeoutError) else text
         return f"{text}; check that `evalsvc scheduler` runs at this address, and the files in --tls"
     return f"{cause.text}; {CURES.get(cause.kind, cause.cure)}"

@@ -73,33 +73,24 @@ def newer_version() -> str:
 
 
 def find_origin(package: Path = PACKAGE) -> Origin:
-    """Return the source that the running evalsvc was installed from.
-
-    Code in a folder with a pyproject.toml is a checkout, even if another evalsvc is installed. For other code, pip's
-    record counts.
-    """
+    """Return the source that the running evalsvc was installed from. Code in a folder with a pyproject.toml is a
+    checkout, even if another evalsvc is installed; for other code, pip's record counts."""
     if (package.parent / "pyproject.toml").is_file():
         return Origin(package.parent, is_editable=True)
-    return recorded_origin(_record())
+    try:
+        return recorded_origin(metadata.distribution(NAME).read_text("direct_url.json"))
+    except metadata.PackageNotFoundError:
+        return Origin()
 
 
 def recorded_origin(record: str | None) -> Origin:
-    """Read an installer's `direct_url.json` (PEP 610), which is None for a package from an index.
-
-    Passwords and query parameters are removed. A record that cannot be read counts as an index.
-    """
+    """Read an installer's `direct_url.json` (PEP 610), without passwords and query parameters. A record of None, or one
+    that cannot be read, is that of a package from an index."""
     try:
         content = json.loads(record or "{}")
         return _from_document(content) if content else Origin()
     except (AttributeError, KeyError, TypeError, ValueError):
         return Origin()
-
-
-def _record() -> str | None:
-    try:
-        return metadata.distribution(NAME).read_text("direct_url.json")
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _from_document(content: Mapping[str, Any]) -> Origin:

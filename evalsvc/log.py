@@ -23,7 +23,6 @@ from evalsvc.errors import InvalidRequest, UnknownName
 from evalsvc.spec.visible_text import visible_line
 
 FORMATS = ("text", "json")
-
 LEVELS = ("debug", "info", "warning", "error")
 
 KEY = re.compile(r"evaluation-(?P<evaluation>\d+)/shard-(?P<shard>\d+)/attempt-(?P<attempt>\d+)")
@@ -58,11 +57,7 @@ def ids_in(text: str) -> dict[str, int]:
 
 
 def configure_logs(form: str, level: str) -> None:
-    """Configure this process to log to standard error.
-
-    Raises:
-        UnknownName: the format or level does not exist.
-    """
+    """Configure this process to log to standard error."""
     for setting, value, known in (("EVALSVC_LOG_FORMAT", form, FORMATS), ("EVALSVC_LOG_LEVEL", level, LEVELS)):
         if value.lower() not in known:
             raise InvalidRequest(f"{setting} is {value!r}; {UnknownName.among('choice', value, known).message}")
@@ -78,12 +73,9 @@ def configure_logs(form: str, level: str) -> None:
 
 
 class _Lines(logging.Formatter):
-    """The common part of both formats: time, level, and fields."""
-
     def fields(self, record: logging.LogRecord) -> dict[str, Any]:
         """Return the fields of the context, of an attempt named in the message, and of the record itself."""
-        message = record.getMessage()
-        return {**_about.get(), **ids_in(message), **getattr(record, "fields", {})}
+        return {**_about.get(), **ids_in(record.getMessage()), **getattr(record, "fields", {})}
 
     def time(self, record: logging.LogRecord) -> str:
         moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
@@ -102,28 +94,21 @@ class TextLines(_Lines):
         fields = "".join(f" {name}={_word(value)}" for name, value in self.fields(record).items())
         message = visible_line(without_secrets(record.getMessage()))
         line = f"{self.time(record)} {record.levelname} {record.name}{fields}: {message}"
-        trace = self.trace(record)
-        return line + "".join(f"\n    {visible_line(part)}" for part in trace.splitlines())
+        return line + "".join(f"\n    {visible_line(part)}" for part in self.trace(record).splitlines())
 
 
 class JsonLines(_Lines):
     """One JSON object per line: `time`, `level`, `logger`, `message`, the ids, and `trace` if there is a traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
-        document: dict[str, Any] = {
-            "time": self.time(record),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-            **self.fields(record),
-        }
+        document: dict[str, Any] = {"time": self.time(record), "level": record.levelname.lower(), "logger": record.name}
+        document |= {"message": record.getMessage(), **self.fields(record)}
         if trace := self.trace(record):
             document["trace"] = trace
-        plain = (int, float, bool, type(None))
-        kept = {
-            name: value if isinstance(value, plain) else without_secrets(str(value)) for name, value in document.items()
-        }
-        return json.dumps(kept)
+        for name, value in document.items():
+            if not isinstance(value, int | float | bool | None):
+                document[name] = without_secrets(str(value))
+        return json.dumps(document)
 
 
 def without_secrets(text: str) -> str:

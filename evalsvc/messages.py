@@ -128,11 +128,7 @@ class ShardResult:
 
 
 _RESULT: Codec[ShardResult] = Codec(ShardResult)
-_OUTPUTS: Mapping[Stage, Codec[Any]] = {
-    "plan": Codec(PlanResult),
-    "look": Codec(LookResult),
-    "merge": Codec(MergeResult),
-}
+_OUTPUTS: dict[Stage, Codec[Any]] = {"plan": Codec(PlanResult), "look": Codec(LookResult), "merge": Codec(MergeResult)}
 """Codecs of a worker's outputs; the output of `run` is bytes."""
 
 

@@ -63,15 +63,11 @@ MAX_TEXT = 20_000
 
 MAX_DEPTH = 32
 
-_PLAIN = (str, bool, int, float, type(None))
-
-
 SHOWN = 200
 """Characters of a value that a message quotes."""
 
 
 def shortened(value: object) -> str:
-    """Return a value as a message quotes it."""
     text = repr(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]} … ({len(text):,} characters)"
 
@@ -87,10 +83,8 @@ def first_repeated(names: Iterable[str]) -> str | None:
 
 
 def excess(document: object) -> str | None:
-    """Describe what exceeds the bounds of a suite, or is not a plain value; return None if nothing does.
-
-    Every occurrence of a value counts, so aliases count as the values that they stand for.
-    """
+    """Describe what exceeds the bounds of a suite, or is not a plain value; return None if nothing does. Aliases count
+    as the values that they stand for."""
     characters = 0
     for count, (where, depth, value) in enumerate(_walk(document), 1):
         characters += len(value) if isinstance(value, str) else 0
@@ -133,7 +127,7 @@ def _place(where: str, key: str) -> str:
 def _wrong(value: object) -> str | None:
     if isinstance(value, (Mapping, list, tuple)):
         return None
-    if not isinstance(value, _PLAIN):
+    if not isinstance(value, str | bool | int | float | None):
         return f"a {type(value).__name__} is not a text, number, boolean, list or mapping; put it in quotes"
     if isinstance(value, str) and len(value) > MAX_TEXT:
         return f"a text of {len(value):,} characters; use at most {MAX_TEXT:,}"

@@ -20,9 +20,7 @@ from evalsvc.errors import UnknownName
 from evalsvc.installation import missing_package
 
 COMPONENTS: dict[str, dict[str, str]] = {
-    "decoder_engines": {
-        "diffusers": "evalsvc.decoders.diffusers_decoder:DiffusersDecoder",
-    },
+    "decoder_engines": {"diffusers": "evalsvc.decoders.diffusers_decoder:DiffusersDecoder"},
     "decoders": {
         "chameleon": "evalsvc.decoders.vqgan:Chameleon",
         "llamagen": "evalsvc.decoders.llamagen:LlamaGen",
@@ -73,10 +71,7 @@ COMPONENTS: dict[str, dict[str, str]] = {
         "clean-fid": "evalsvc.metrics.clean_fid:CLEAN_FID",
         "torch-fidelity": "evalsvc.metrics.torch_fidelity:TORCH_FIDELITY",
     },
-    "scorings": {
-        "evalsvc": "evalsvc.language.lm:OpenLM",
-        "hflm": "evalsvc.language.hflm:HflmScoring",
-    },
+    "scorings": {"evalsvc": "evalsvc.language.lm:OpenLM", "hflm": "evalsvc.language.hflm:HflmScoring"},
     "tasks": {
         "alignment": "evalsvc.tasks.alignment.spec:Alignment",
         "completions": "evalsvc.tasks.completions.spec:Completions",

@@ -84,7 +84,6 @@ def parse_engines(texts: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def has_stage(task: TaskSpec, stage: str) -> bool:
-    """Return whether a task has a stage."""
     if stage == EXTRACTOR:
         return task.parameters.get(EXTRACTOR) is not None
     return stage in catalog.load("tasks", task.kind).stages

@@ -15,7 +15,6 @@ Selection = Literal["first", "random", "one_per_image"]
 """Captions of a file that become prompts: the first ones, a random choice, or one caption of each of randomly chosen
 images."""
 
-
 Resize = Literal["pil-bicubic", "tf1-bilinear"]
 """Method that resizes images to Inception's input: clean-fid's, or torch-fidelity's."""
 

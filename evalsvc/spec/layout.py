@@ -204,27 +204,20 @@ class VocabularyLayout(BaseModel):
     def sequence(
         self, text_ids: Sequence[int] | None, image_codes: Sequence[int] | None, in_template: bool = True
     ) -> TokenSequence:
-        """Return the sequence of one record. The layout must be resolved.
-
-        Without `in_template`, the sequence of a record without an image is its text alone.
+        """Return the sequence of one record in a resolved layout; without `in_template`, a text without an image is the
+        text alone.
 
         A part that is None removes its slot from the template, and the pair of special tokens `x`, `/x` that directly
-        encloses the slot: without an image, `text TEXT /text image IMAGE /image` becomes `text TEXT /text`. A record
-        without text uses `unconditional_template` if the layout has one.
+        encloses the slot. A record without text uses `unconditional_template` if the layout has one.
         """
         self._check_parts(text_ids, image_codes)
-        template: tuple[str, ...] = (TEXT,)
-        if in_template or image_codes is not None:
-            template = self._template_for(text_ids is not None, image_codes is not None)
+        whole = in_template or image_codes is not None
+        template = self._template_for(text_ids is not None, image_codes is not None) if whole else (TEXT,)
         cut = self._overlong(template, len(text_ids or ()), len(image_codes or ()))
         return TokenSequence(self._filled(template, text_ids, image_codes, cut), cut)
 
     def prompt(self, text_ids: Sequence[int] | None, image_length: int) -> TokenSequence:
-        """Return the tokens before the IMAGE slot, for an image of `image_length` codes. The layout must be resolved.
-
-        `text_ids` is None for an image without text, see `sequence`. Text is cut as in `sequence`, so that the image
-        and the rest of the template fit the layout's length.
-        """
+        """Return the tokens before the IMAGE slot of `sequence`, for an image of `image_length` codes."""
         self._check_parts(text_ids, ())
         template = self._template_for(text_ids is not None, True)
         before = template[: template.index(IMAGE)]
@@ -323,7 +316,6 @@ class IdCounts:
 
 
 def text_only(rows: int) -> VocabularyLayout:
-    """Return the layout of a language model without images, in which every row is text."""
     return VocabularyLayout(rows=rows, text=TextBlock(size=rows))
 
 
@@ -357,11 +349,10 @@ _SIZES = ("text_size", "codebook_size", "rows")
 def parse_layout(
     spec: str | Mapping[str, object], base: Path | None = None, allow: Allow = anywhere
 ) -> VocabularyLayout:
-    """Return a layout from the name of a preset, the path of a YAML or JSON file, or a mapping.
+    """Return a layout from the name of a preset, the path of a YAML or JSON file, or a mapping: the fields of
+    `VocabularyLayout`, or `preset` with `text_size`, `codebook_size`, `rows` and any field that replaces the preset's.
 
-    A mapping holds the fields of `VocabularyLayout`, or `preset` with `text_size`, `codebook_size`, `rows` and any
-    field that replaces the preset's. Relative paths start from the folder `base`. `allow` must permit every file that
-    is read: the layout's own file, and its map.
+    Relative paths start from the folder `base`. `allow` must permit every file that is read.
     """
     if isinstance(spec, str):
         if not spec.endswith((".yaml", ".yml", ".json")):
@@ -371,8 +362,12 @@ def parse_layout(
             content = read_yaml(_read_file(path, "layout file", allow))
         except YamlError as error:
             raise InvalidLayout(f"the layout file {path} is not valid YAML: {error}; correct the file") from None
-        return _parse_mapping(content, _Source(path.parent, allow, file=True))
-    return _parse_mapping(spec, _Source(base, allow))
+        source = _Source(path.parent, allow, file=True)
+    else:
+        content, source = spec, _Source(base, allow)
+    if not isinstance(content, Mapping):
+        raise InvalidLayout(f"a layout is a preset's name, a path or a mapping, found a {type(content).__name__}")
+    return _from_preset(content, source) if "preset" in content else _from_mapping(content, source)
 
 
 @dataclass(frozen=True)
@@ -384,19 +379,13 @@ class _Source:
     """Whether the mapping comes from a file, whose values are not quoted in messages."""
 
 
-def _parse_mapping(spec: object, source: _Source) -> VocabularyLayout:
-    if not isinstance(spec, Mapping):
-        raise InvalidLayout(f"a layout is a preset's name, a path or a mapping, found a {type(spec).__name__}")
-    return _from_preset(spec, source) if "preset" in spec else _from_mapping(spec, source)
-
-
 def _from_preset(spec: Mapping[str, object], source: _Source) -> VocabularyLayout:
     name = str(spec["preset"])
     where = "layout" if source.file else f"layout {name!r}"
     check_keys(where, spec, ("preset", *_SIZES, *VocabularyLayout.model_fields), InvalidLayout)
-    if name not in presets() and source.file:
-        raise UnknownName(f"the layout's file has an unknown `preset`; available: {', '.join(sorted(presets()))}")
     if name not in presets():
+        if source.file:
+            raise UnknownName(f"the layout's file has an unknown `preset`; available: {', '.join(sorted(presets()))}")
         raise UnknownName.among("layout preset", name, presets(), "or give a path that ends in .yaml or .json")
     sizes: dict[str, int] = {}
     for key in _SIZES:

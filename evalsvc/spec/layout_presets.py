@@ -24,8 +24,6 @@ TOKENIZER_SIZE = 50_277
 
 SPECIAL = ("doc", "/doc", "text", "/text", "image", "/image", "pad")
 
-SEQUENCE_LENGTH = 1_152
-
 
 class Preset(BaseModel):
     """An order of blocks, and their default sizes."""
@@ -54,15 +52,13 @@ class Preset(BaseModel):
             "rows": rows,
             "text": {"offset": first["text"], "size": text, "bos": self.bos},
             "image": {"offset": first.get("image", -image), "size": image},
-            "special": {
-                name: -1 - place if special is None else special + place for place, name in enumerate(self.special)
-            },
+            "special": {name: -1 - i if special is None else special + i for i, name in enumerate(self.special)},
         }
         if self.special:
             fields |= {
                 "template": ("doc", "text", TEXT, "/text", "image", IMAGE, "/image", "/doc"),
                 "unconditional_template": ("doc", "image", IMAGE, "/image", "/doc"),
-                "length": SEQUENCE_LENGTH,
+                "length": 1_152,
             }
         return fields
 

@@ -18,7 +18,6 @@ several looks share one error rate."""
 FEWEST_UNITS = 256
 """Fewest units of work before the first look. With fewer images the standard errors are too uncertain to stop by."""
 
-
 ADDED = 2
 """Number of ones, and of zeros, added to the items of a share before its standard error is judged; see
 `_cautious_error`."""
@@ -27,7 +26,6 @@ Spending = Literal["obrien-fleming", "pocock"]
 """Schedule by which the error is spent over the looks."""
 
 DEFAULT_SPENDING: Spending = "obrien-fleming"
-"""Default schedule."""
 
 
 class Until(BaseModel):

@@ -36,8 +36,7 @@ def checkpoint_name(run: str, step: int, variant: str) -> str:
 
 def parse_checkpoint(name: str) -> tuple[str, int, str]:
     """Return run, step and variant of RUN@STEP[:VARIANT]."""
-    match = CHECKPOINT.fullmatch(name)
-    if match is None:
+    if (match := CHECKPOINT.fullmatch(name)) is None:
         raise InvalidRequest(
             f"{name!r} is not a checkpoint; write RUN@STEP or RUN@STEP:VARIANT, such as pretrained@400"
         )
@@ -46,7 +45,6 @@ def parse_checkpoint(name: str) -> tuple[str, int, str]:
 
 def parse_run(name: str) -> tuple[str, str]:
     """Return run and variant of RUN[:VARIANT]."""
-    match = RUN.fullmatch(name)
-    if match is None:
+    if (match := RUN.fullmatch(name)) is None:
         raise InvalidRequest(f"{name!r} is not a run; write RUN or RUN:VARIANT, such as pretrained:ema_0.9999")
     return match["run"], match["variant"] or "raw"

@@ -53,12 +53,9 @@ class Parameter:
 def task_parameters(kind: str) -> tuple[Parameter, ...]:
     """Return the parameters of a kind of task in the order in which the task declares them."""
     schema = catalog.load("tasks", kind).model_json_schema()
+    named = {"required": False, "default": kind, "meaning": "First half of the names of the task's metrics."}
     parameters = _parameters(schema, schema.get("$defs", {}))
-    meaning = "First half of the names of the task's metrics."
-    return tuple(
-        replace(each, required=False, default=kind, meaning=meaning) if each.name == TASK_NAME else each
-        for each in parameters
-    )
+    return tuple(replace(each, **(named if each.name == TASK_NAME else {})) for each in parameters)
 
 
 def _parameters(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Iterator[Parameter]:
@@ -94,17 +91,13 @@ def type_in_words(schema: Mapping[str, Any]) -> str:
     if "$ref" in schema or schema.get("type") == "object":
         return "mapping"
     if schema.get("type") == "array":
-        return _list_in_words(schema)
+        if "prefixItems" in schema:
+            return f"list of {len(schema['prefixItems'])} {_plural(type_in_words(schema['prefixItems'][0]))}"
+        least, most = schema.get("minItems", 0), schema.get("maxItems")
+        size = f"{least:,} to {most:,} " if most and least else f"up to {most:,} " if most else ""
+        return f"list of {size}{_plural(type_in_words(schema.get('items', {})))}"
     word = _FORMATS.get(schema.get("format", "")) or _WORDS.get(schema.get("type", ""), "any value")
     return ", ".join(filter(None, [word, _range(schema)]))
-
-
-def _list_in_words(schema: Mapping[str, Any]) -> str:
-    if "prefixItems" in schema:
-        return f"list of {len(schema['prefixItems'])} {_plural(type_in_words(schema['prefixItems'][0]))}"
-    least, most = schema.get("minItems", 0), schema.get("maxItems")
-    size = f"{least:,} to {most:,} " if most and least else f"up to {most:,} " if most else ""
-    return f"list of {size}{_plural(type_in_words(schema.get('items', {})))}"
 
 
 def _plural(words: str) -> str:
@@ -120,9 +113,8 @@ def _range(schema: Mapping[str, Any]) -> str:
         most = None  # the range of an integer, which no reader needs
     if least is not None and most is not None:
         return f"{_number(least)} to {_number(most)}"
-    above = schema.get("exclusiveMinimum")
-    below = schema.get("exclusiveMaximum")
-    bounds = [("at least", least), ("above", above), ("at most", most), ("below", below)]
+    bounds = [("at least", least), ("above", schema.get("exclusiveMinimum")), ("at most", most)]
+    bounds.append(("below", schema.get("exclusiveMaximum")))
     return " and ".join(f"{words} {_number(bound)}" for words, bound in bounds if bound is not None)
 
 
@@ -168,10 +160,8 @@ HEAD, BRIEF_HEAD = _PATHS + _DEFAULTS + _DESCRIPTION + _HEADLINE + _TASKS, _PATH
 
 
 def new_suite(kinds: Sequence[str], values: Mapping[str, object] | None = None, *, brief: bool = False) -> str:
-    """Return the YAML of a suite with one task of each kind; `brief` leaves out parameters with defaults.
-
-    `values` are values of parameters, each for every task that has a parameter of that name.
-    """
+    """Return the YAML of a suite with one task of each kind, with `values` of parameters for every task that has them;
+    `brief` leaves out parameters with defaults."""
     values = values or {}
     known = {parameter.name for kind in kinds for parameter in task_parameters(kind)} - {TASK_NAME}
     for name in values:

@@ -27,23 +27,19 @@ MAX_PATHS = 500
 
 
 class Readable(ReadRule):
-    """Rule for the data of suites under some settings; equal for equal settings."""
+    """Rule for the data of suites: the roots, the operator's own folders and shipped files, without private paths."""
 
     def __init__(self, settings: Settings) -> None:
-        """Open the roots, the operator's own folders and shipped files, without the service's private paths."""
         of_the_operator = (settings.datasets_path, settings.assets_path, *filter(None, [settings.suites_path]))
         super().__init__(settings.root_paths, settings.private_paths, (*of_the_operator, PACKAGE))
 
 
 def local_data(settings: Settings, path: str) -> str:
-    """Return the local path of a data file or folder in a checked suite. The file need not exist.
-
-    The rule is applied again to the file that is opened, by `files.opened`.
-    """
+    """Return the local path of a data file or folder in a checked suite, which need not exist. `files.opened` applies
+    the rule again to the file that is opened."""
     local = settings.datasets_path / path.removeprefix(DATASETS) if path.startswith(DATASETS) else Path(path)
     try:
-        # Resolve links, because a link in an allowed folder may lead out of it. Errors do not tell where the link
-        # leads.
+        # A link in an allowed folder may lead out of it. Errors do not tell where.
         resolved = local.resolve()
     except (OSError, RuntimeError, ValueError):
         resolved = Path("/proc")  # outside every root

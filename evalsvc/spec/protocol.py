@@ -81,7 +81,7 @@ class MetricValue:
     error of a value without items; see `metrics.value_interval`."""
 
     def __post_init__(self) -> None:
-        """Refuse control characters in the name and unit, because terminals display both."""
+        # Terminals display both.
         for field, text in (("name", self.name), ("unit", self.unit)):
             try:
                 check_visible(text)
@@ -99,11 +99,8 @@ _NOT_STORABLE = re.compile("[\0\ud800-\udfff]")
 
 
 def plain_json(value: object) -> Any:
-    """Convert `value` to what every JSON reader and every database can hold.
-
-    NaN and infinities become strings, and tuples become lists. NUL characters, which PostgreSQL refuses, and unpaired
-    surrogates, which UTF-8 cannot encode, become U+FFFD.
-    """
+    """Convert `value` to what every JSON reader and every database can hold: NaN and infinities become strings, and NUL
+    characters, which PostgreSQL refuses, and unpaired surrogates, which UTF-8 cannot encode, become U+FFFD."""
     if isinstance(value, Mapping):
         return {plain_json(str(key)): plain_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -134,7 +131,6 @@ def number_to_json(value: float | None) -> Number | None:
 
 
 ABSENT = object()
-
 
 Differences: TypeAlias = dict[str, tuple[object, object]]
 """Differences between two protocols, by dotted key."""
@@ -176,15 +172,16 @@ def describe_differences(by_key: Mapping[str, tuple[object, object]]) -> str:
 
 
 def distinguishing(contents: Mapping[str, Mapping[str, object]]) -> dict[str, dict[str, object]]:
-    """Return the fields that distinguish several protocols of one metric, by the protocols' ids and by dotted key.
+    """Return the fields that distinguish several protocols of one metric, by the protocols' ids and by dotted key; none
+    for a single protocol.
 
-    `contents` are the protocols by id. If two protocols have different fields, as a measured and an imported one, only
-    the fields of the side with fewer extra fields count. Where the fields do not distinguish a protocol for people,
-    `protocol` holds its id. A single protocol has no such fields.
+    If two protocols have different fields, as a measured and an imported one, only the fields of the side with fewer
+    extra fields count. Where the fields do not distinguish a protocol for people, `protocol` holds its id.
     """
     if len(contents) < 2:
         return {identity: {} for identity in contents}
-    leaves = {identity: _fields(content) for identity, content in contents.items()}
+    leaves = {identity: dict(islice(_leaves(content), FIELDS + 1)) for identity, content in contents.items()}
+    leaves = {identity: fields if len(fields) <= FIELDS else {} for identity, fields in leaves.items()}
     values: dict[_Path, set[object]] = {}
     for fields in leaves.values():
         for path, value in fields.items():
@@ -207,11 +204,8 @@ def distinguishing(contents: Mapping[str, Mapping[str, object]]) -> dict[str, di
 def tell_apart(
     places: Iterable[tuple[str, str]], contents: Mapping[str, Mapping[str, object]]
 ) -> dict[tuple[str, str], dict[str, object]]:
-    """Return the fields that distinguish the protocols of each metric, by metric and id of the protocol.
-
-    `places` are names of metrics with the ids of their protocols, `contents` the protocols by id; a protocol without
-    content is shown by its id. A metric with one protocol has no such fields. See `distinguishing`.
-    """
+    """Return the fields that distinguish the protocols of each metric, by metric and id of the protocol: those of
+    `places`. A protocol that `contents` lacks is shown by its id. See `distinguishing`."""
     ids: dict[str, dict[str, Mapping[str, object]]] = {}
     for metric, identity in places:
         ids.setdefault(metric, {})[identity] = contents.get(identity, {})
@@ -228,15 +222,9 @@ _Path = tuple[str, ...]
 FORMS = 32
 """Maximum number of different sets of fields for which protocols are distinguished by the presence of fields."""
 
-
 FIELDS = 1_000
 """Maximum number of fields of a protocol that are compared. A larger one, which must be imported, is shown by its
 id."""
-
-
-def _fields(content: Mapping[str, object]) -> dict[_Path, object]:
-    fields = dict(islice(_leaves(content), FIELDS + 1))
-    return fields if len(fields) <= FIELDS else {}
 
 
 def _leaves(content: Mapping[str, object], path: _Path = ()) -> Iterator[tuple[_Path, object]]:

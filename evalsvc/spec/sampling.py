@@ -22,9 +22,6 @@ class SamplingParams:
 
     Guidance comes first, then temperature, top-k and top-p. Parameters without an effect are refused or normalised, so
     that equal parameters mean equal draws and one series.
-
-    Raises:
-        InvalidRequest: a parameter is out of range, or has no effect.
     """
 
     temperature: float = 1.0

@@ -82,11 +82,8 @@ def parse_suite(
     base: Path | None = None,
     allowed: Callable[[str], object] | None = None,
 ) -> Suite:
-    """Parse and check a suite in YAML or JSON, or as a mapping.
-
-    `base` is the folder that relative data paths start from. `allowed` is called with every data path, and raises an
-    error for a path that may not be read.
-    """
+    """Parse and check a suite in YAML or JSON, or as a mapping. Relative data paths start from the folder `base`;
+    `allowed` raises an error for a data path that may not be read."""
     mapping = _read_mapping(content, name)
     check_keys(f"suite {name!r}", mapping, _SUITE_KEYS)
     tasks = _listed_tasks(name, mapping)
@@ -203,10 +200,8 @@ def build_task(spec: TaskSpec) -> Any:
 
 
 def suite_files(folder: Path | None) -> dict[str, Path]:
-    """Return the suite files by name: those of `folder`, and the shipped files whose names `folder` does not have.
-
-    The files are not read, so a broken suite does not affect the others.
-    """
+    """Return the suite files by name: those of `folder`, and the shipped files whose names `folder` does not have. No
+    file is read, so a broken suite does not affect the others."""
     if folder is not None and not folder.is_dir():
         raise InvalidSuite(f"the suite folder {folder} does not exist; create it or change --suites (EVALSVC_SUITES)")
     folders = (SHIPPED_SUITES, folder) if folder else (SHIPPED_SUITES,)

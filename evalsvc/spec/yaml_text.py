@@ -53,10 +53,7 @@ def read_yaml(content: str | bytes, max_nodes: int | None = None) -> Any:
 
 
 def read_yaml_mapping(path: Path, what: str, example: str, error_type: type[EvalsvcError]) -> dict[str, Any]:
-    """Read a YAML file whose document is a mapping from names to values.
-
-    Messages call the file `what` and show `example`, a line of such a file.
-    """
+    """Read a YAML file whose document maps names to values. Messages call the file `what` and show a line `example`."""
     try:
         with path.open("rb") as stream:
             content = stream.read(MAX_BYTES + 1)
@@ -97,14 +94,14 @@ class _BoundedLoader(yaml.SafeLoader):
     def fetch_flow_collection_start(self, token_class: type[yaml.Token]) -> None:
         # PyYAML scans far ahead of `compose_node`, in time that grows with the square of the depth.
         if self.flow_level >= MAX_DEPTH:
-            raise _too_deep()
+            raise YamlError(_TOO_DEEP)
         super().fetch_flow_collection_start(token_class)
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         self._nodes += 1
         self._depth += 1
         if self._depth > MAX_DEPTH:
-            raise _too_deep()
+            raise YamlError(_TOO_DEEP)
         if self._nodes > self.max_nodes:
             raise _too_many(self.max_nodes)
         node: yaml.Node | None = super().compose_node(parent, index)
@@ -133,9 +130,7 @@ def _count(node: yaml.Node, counted: dict[int, int], most: int) -> int:
 
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
-
-def _too_deep() -> YamlError:
-    return YamlError(f"it is nested deeper than {MAX_DEPTH} levels")
+_TOO_DEEP = f"it is nested deeper than {MAX_DEPTH} levels"
 
 
 def _too_many(most: int) -> YamlError:

@@ -1,7 +1,6 @@
 """The JSON documents of the REST interface, one type each.
 
-The OpenAPI schema with its examples, the store's answers, the client's return values and the terminal's output follow
-from these types. The types need no package outside the standard library.
+The OpenAPI schema, the store's answers, the client's return values and the terminal's output follow from these types.
 """
 
 from evalsvc.spec.documents.comparisons import ComparedSide as ComparedSide

@@ -11,14 +11,7 @@ from evalsvc.spec.documents.fields import Count, Direction, Number
 from evalsvc.spec.documents.results import TaskWarning
 
 Verdict = Literal[
-    "better",
-    "worse",
-    "different",
-    "indistinguishable",
-    "no_error_known",
-    "other_protocol",
-    "only_a",
-    "only_b",
+    "better", "worse", "different", "indistinguishable", "no_error_known", "other_protocol", "only_a", "only_b"
 ]
 """Verdict on b relative to a. `different`: the metric has no better direction. `other_protocol`: the values are not
 compared."""
