@@ -13,31 +13,26 @@ from evalsvc.spec.engines import engine_names, parse_engines, release_of, with_e
 from evalsvc.spec.suite import Suite, parse_suite
 
 
-def install(folder: Path, name: str) -> None:
-    info = folder / f"{name}-1.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
-    (info / "entry_points.txt").write_text(f"[evalsvc.tasks]\n{name} = os:sep\n")
-
-
-def test_what_is_installed_meanwhile_is_found_and_what_is_removed_is_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_installed_meanwhile_is_found_and_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are remembered, since to look for them takes longer than many a shard."""
+
+    def install(name: str) -> None:
+        info = tmp_path / f"{name}-1.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
+        (info / "entry_points.txt").write_text(f"[evalsvc.tasks]\n{name} = os:sep\n")
+
     with pytest.raises(UnknownName):
         catalog.load("tasks", "first")
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
-    install(tmp_path, "first")
+    install("first")
     assert catalog.load("tasks", "first") is os.sep
     os.utime(tmp_path, ns=(1, 1))  # file systems have coarse clocks, and this test is fast
-    install(tmp_path, "second")
+    install("second")
     assert {"first", "second", "loss"} <= set(catalog.names("tasks"))
     monkeypatch.setattr(sys, "path", sys.path[:-1])
-    assert not {"first", "second"} & set(catalog.names("tasks"))
-
-
-def test_looking_for_the_same_again_reads_no_package(monkeypatch: pytest.MonkeyPatch) -> None:
     known = catalog.names("tasks")
+    assert not {"first", "second"} & set(known)
     monkeypatch.setattr(catalog, "entry_points", lambda **_: pytest.fail("it looked again"))
     assert catalog.names("tasks") == known
 
@@ -59,10 +54,7 @@ def test_engines_have_names() -> None:
         engine_names("scorin")
     assert release_of("hflm").startswith("hflm 0.")
     assert release_of("of_no_package") == "of_no_package"
-
-
-def test_evalsvc_is_the_engine_of_what_names_none() -> None:
-    """The same suite has one digest, however it says so."""
+    # evalsvc is the engine of what names none: the same suite has one digest, however it says so
     assert suite(LOSS).digest == suite({**LOSS, "engine": {"model": "evalsvc"}}).digest
     assert suite(LOSS).digest != suite({**LOSS, "engine": {"model": "open_lm"}}).digest
 
@@ -92,9 +84,6 @@ def test_the_option_chooses_for_all_tasks_with_the_stage() -> None:
     assert (task.parameters["extractor"], task.parameters["resize"]) == ("torch-fidelity", "tf1-bilinear")
     [task] = with_engines(suite({**IMAGES, "extractor": "clean-fid"}), [("extractor", "evalsvc")]).tasks
     assert task.parameters["extractor"] == "inception"
-
-
-def test_a_stage_that_no_task_has_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="no task of the suite mine has the stage scoring"):
         with_engines(suite(LOSS, IMAGES), [("scoring", "hflm")])
     with pytest.raises(InvalidRequest, match="give a stage and an engine, such as model=open_lm"):

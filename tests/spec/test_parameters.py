@@ -12,8 +12,6 @@ from evalsvc.spec.suite import parse_suite
 from evalsvc.spec.yaml_text import read_yaml
 
 PLUG_INS = Path(__file__).parents[1] / "support" / "plug_ins"
-
-
 KINDS = sorted(catalog.COMPONENTS["tasks"])
 
 
@@ -24,9 +22,7 @@ def test_a_parameter_has_type_default_and_meaning() -> None:
     assert found["crop"].type == "`center`, `center-torchvision` or `none`"
     assert found["name"].default == "loss"
     assert list(found) == list(catalog.load("tasks", "loss").model_fields)
-
-
-def test_keys_of_a_mapping_are_parameters_too() -> None:
+    # Keys of a mapping are parameters too.
     [benchmarks] = [parameter for parameter in task_parameters("language") if parameter.name == "benchmarks"]
     assert benchmarks.type == "list of 1 to 1,000 mappings"
     keys = {key.name: key for key in benchmarks.keys}
@@ -49,15 +45,13 @@ def test_every_parameter_says_what_it_means(kind: str) -> None:
             assert task.parameters[parameter.name] == parameter.default, parameter.name
 
 
-def test_types_in_words() -> None:
+def test_types_in_words_and_placeholders() -> None:
     assert type_in_words({"type": "number", "exclusiveMinimum": 0, "maximum": 10}) == "number, above 0 and at most 10"
     assert type_in_words({"type": "integer", "minimum": 0, "maximum": 2**63 - 1}) == "integer, at least 0"
     pair = {"type": "array", "prefixItems": [{"type": "integer", "minimum": 1, "maximum": 9}] * 2}
     assert type_in_words(pair) == "list of 2 integers, 1 to 9"
     assert type_in_words({"type": "array", "items": {"enum": [64, 2048]}}) == "list of values, each `64` or `2048`"
-
-
-def test_a_placeholder_fits_the_type() -> None:
+    # A placeholder fits the type.
     [data, tokenizer, limit] = task_parameters("alignment")[2:5]
     found = [placeholder(parameter.name, parameter.schema) for parameter in (data, tokenizer, limit)]
     assert found == ["/path/to/data", "/path/to/tokenizer", 1]
@@ -87,8 +81,8 @@ def test_the_defaults_in_comments_are_the_defaults(kind: str) -> None:
 
 def test_a_new_suite() -> None:
     """Several tasks have names of their own, and paths to replace say what belongs there."""
-    suite = parse_suite(new_suite(["loss", "completions", "loss"]), "new")
-    assert [task.name for task in suite.tasks] == ["loss", "completions", "loss_2"]
+    tasks = parse_suite(new_suite(["loss", "completions", "loss"]), "new").tasks
+    assert [task.name for task in tasks] == ["loss", "completions", "loss_2"]
     text = new_suite(["text_to_image"])
     assert f"captions: {PLACEHOLDER}captions.jsonl" in text
     assert max(map(len, text.splitlines())) <= 120

@@ -6,36 +6,18 @@ from typing import Any
 import pytest
 
 from evalsvc.errors import InvalidData
-from evalsvc.spec.protocol import (
-    ABSENT,
-    MetricValue,
-    Protocol,
-    canonical_json,
-    describe_differences,
-    describe_fields,
-    differences,
-    digest,
-    distinguishing,
-    number_to_json,
-    plain_json,
-)
+from evalsvc.spec import protocol
+from evalsvc.spec.protocol import ABSENT, MetricValue, Protocol, describe_fields, differences, digest
 
 
 def test_digest_is_stable() -> None:
-    """Stored series carry it: a change of the canonical form would split every history in two.
-
-    NaN is not JSON and not equal to itself: a protocol with it would be another series every time.
-    """
-    assert canonical_json({"b": [1, 2.5, None], "a": "é"}) == '{"a":"é","b":[1,2.5,null]}'
+    """Stored series carry it: a change of the canonical form would split every history in two. NaN is not JSON and not
+    equal to itself: a protocol with it would be another series every time."""
+    assert protocol.canonical_json({"b": [1, 2.5, None], "a": "é"}) == '{"a":"é","b":[1,2.5,null]}'
     assert digest({"a": 1}) == "015abd7f5cc57a2dd94b7590f04ad8084273905ee33ec5cebeae62276a97f862"
     assert Protocol({"task": "loss", "limit": None}).id == digest({"limit": None, "task": "loss"})[:16]
     with pytest.raises(ValueError, match="not JSON compliant"):
         digest({"x": math.nan})
-
-
-def test_numbers_that_json_has_no_words_for() -> None:
-    numbers = {1.5: 1.5, None: None, math.nan: "NaN", math.inf: "Infinity", -math.inf: "-Infinity", 3: 3}
-    assert list(map(number_to_json, numbers)) == list(numbers.values())
 
 
 @pytest.mark.parametrize(("name", "unit"), [("coco/fid\x1b[2J", ""), ("coco/fid", "nats\r"), ("a\nb", "nats")])
@@ -60,12 +42,12 @@ def test_differences_are_named_by_dotted_keys() -> None:
     assert differences(one, other) == {"b.c": ([1], [2]), "data": (ABSENT, "0" * 64)}
     assert differences(one, dict(one)) == {}
     assert differences({"n": 1}, {"n": True}) == {"n": (1, True)}, "equal for Python"
-    assert describe_differences(differences(one, other)) == 'b.c [1] → [2], data (none) → "000000000000000…'
+    assert protocol.describe_differences(differences(one, other)) == 'b.c [1] → [2], data (none) → "000000000000000…'
 
 
 def told(*contents: dict[str, Any]) -> list[dict[str, Any]]:
     """What tells these protocols apart; their ids are `p0`, `p1`, …"""
-    return list(distinguishing({f"p{place}": content for place, content in enumerate(contents)}).values())
+    return list(protocol.distinguishing({f"p{place}": content for place, content in enumerate(contents)}).values())
 
 
 def guided(scale: float, **more: Any) -> dict[str, Any]:
@@ -100,6 +82,8 @@ class TestToldApart:
         for fields in told(guided(1.0), guided(2.0), {"task": "text_to_image", "sampling": None}):
             assert not {"sampling"} < fields.keys()
         assert told({"a": {"b": 1}}, {"a": {}}, {"a": 2}) == [{"a.b": 1}, {"a": {}}, {"a": 2}]
+        # A protocol of 100,000 fields made every read of the history take seconds, and show them.
+        assert told({str(place): 0 for place in range(2_000)}, guided(1.0)) == [{"protocol": "p0"}, {"protocol": "p1"}]
 
     def test_every_field_is_as_its_own_protocol_has_it(self) -> None:
         contents = [guided(1.0), guided(2.0, limit=8), {"sampling": 3}, {"stated": "x"}, {"task": "fid", "n": 3}, {}]
@@ -126,11 +110,9 @@ class TestToldApart:
         words = [describe_fields(fields) for fields in told(*contents)]
         assert len({*words, ""}) == len(contents) + 1
 
-    def test_what_is_told_has_a_bound(self) -> None:
-        """Whoever imports a protocol of 100,000 fields made every read of the history take seconds, and show them."""
-        assert told({str(place): 0 for place in range(2_000)}, guided(1.0)) == [{"protocol": "p0"}, {"protocol": "p1"}]
 
-
-def test_texts_that_no_database_or_no_reader_holds_are_replaced() -> None:
+def test_numbers_and_texts_that_json_or_a_database_does_not_hold_are_replaced() -> None:
     """Half of a surrogate pair in a completion made every answer with the completion an internal error."""
-    assert plain_json({"a\0": ["b\ud800c", "🐈"]}) == {"a\ufffd": ["b\ufffdc", "🐈"]}
+    numbers = {1.5: 1.5, None: None, math.nan: "NaN", math.inf: "Infinity", -math.inf: "-Infinity", 3: 3}
+    assert list(map(protocol.number_to_json, numbers)) == list(numbers.values())
+    assert protocol.plain_json({"a\0": ["b\ud800c", "🐈"]}) == {"a\ufffd": ["b\ufffdc", "🐈"]}

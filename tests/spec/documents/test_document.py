@@ -66,10 +66,7 @@ def test_what_is_read_is_written_again() -> None:
         ({"state": "asleep"}, "state: input should be 'queued', .* found 'asleep'"),
         ({"is_final": 1}, "is_final: input should be a valid boolean, found 1"),
         ({"by_name": {"best": {}}}, "by_name.best.value: field required"),
-        (
-            {"points": [{"value": 1, "import": 1.5}]},
-            "points.0.Point.import: input should be a valid integer",
-        ),
+        ({"points": [{"value": 1, "import": 1.5}]}, "points.0.Point.import: input should be a valid integer"),
         ({"tags": None}, "tags: input should be a valid dictionary, found None"),
     ],
 )
