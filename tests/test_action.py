@@ -1,4 +1,5 @@
-"""`action.yml`: its shell steps run as on a runner, with inputs that a stranger may have written."""
+"""`action.yml`: its shell steps run as on a runner, with inputs that a stranger may have written. And the files that
+GitHub runs: valid by its schemas, and with no more rights than they need."""
 
 import json
 import os
@@ -8,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import httpx2
 import pytest
 import yaml
 from app_in_process import app_on_port
+from programs import lacking
 
 from evalsvc.miniature import ROOT as MINIATURE
 
@@ -22,10 +25,8 @@ ROOT = Path(__file__).parents[1]
 ACTION = ROOT / "action.yml"
 
 SHELL = ("bash", "--noprofile", "--norc", "-eo", "pipefail")
-"""What `shell: bash` means on a runner."""
 
 COMMAND = re.compile(r"::([\w-]+)( .*?)?::(.*)")
-"""A line of a log that a runner obeys; blanks before it do not count."""
 
 
 @dataclass
@@ -38,7 +39,6 @@ class ActionRun:
 
     @property
     def commands(self) -> list[str]:
-        """The commands in the log that a runner obeys, such as `error` and `stop-commands`."""
         obeyed, resume = [], None
         for line in self.log.splitlines():
             text = line.lstrip()
@@ -51,10 +51,8 @@ class ActionRun:
 
 
 def run_action(file: Path, inputs: Mapping[str, str], environment: Mapping[str, str], folder: Path) -> ActionRun:
-    """Run the shell steps of an `action.yml` in a folder as a runner does; steps with `uses` are not run.
-
-    Only the expressions `inputs.NAME`, `steps.ID.outputs.NAME` and `github.action_path` are known.
-    """
+    """Run the shell steps of an `action.yml` in a folder as a runner does; steps with `uses` are not run. Only the
+    expressions `inputs.NAME`, `steps.ID.outputs.NAME` and `github.action_path` are known."""
     action = yaml.safe_load(file.read_text())
     assert set(inputs) <= set(action["inputs"]), "the action has these inputs"
     values = {name: str(item.get("default", "")) for name, item in action["inputs"].items()} | dict(inputs)
@@ -94,7 +92,6 @@ def run_action(file: Path, inputs: Mapping[str, str], environment: Mapping[str, 
 
 
 Act = Callable[..., ActionRun]
-"""Runs the action with inputs by keyword."""
 
 FAKE = f"""#!{sys.executable}
 import json, os, pathlib, sys
@@ -112,13 +109,8 @@ sys.exit(int(os.environ.get("CODE", "0")))
 
 
 def act(folder: Path, programs: Path, **environment: str) -> Act:
-    """Return what runs the action in `folder` with the programs of another folder before all others."""
     base = {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "HOME": str(folder), **environment}
-
-    def run(**inputs: str) -> ActionRun:
-        return run_action(ACTION, {"extras": "", **inputs}, base, folder)
-
-    return run
+    return lambda **inputs: run_action(ACTION, {"extras": "", **inputs}, base, folder)
 
 
 def write_program(path: Path, text: str) -> None:
@@ -128,13 +120,11 @@ def write_program(path: Path, text: str) -> None:
 
 @pytest.fixture
 def fake(tmp_path: Path, child_process: None) -> Act:
-    programs = tmp_path / "bin"
-    programs.mkdir()
+    for folder in ("bin", "work"):
+        (tmp_path / folder).mkdir()
     for name in ("evalsvc", "python"):
-        write_program(programs / name, FAKE)
-    work = tmp_path / "work"
-    work.mkdir()
-    return act(work, programs)
+        write_program(tmp_path / "bin" / name, FAKE)
+    return act(tmp_path / "work", tmp_path / "bin")
 
 
 @pytest.fixture(scope="module")
@@ -153,23 +143,10 @@ def calls(folder: Path, program: str = "evalsvc") -> list[list[str]]:
     return [arguments for name, *arguments in lines if name == program and arguments[:1] != ["-c"]]
 
 
-# Hostile inputs
-
 TEXT_INPUTS = ("suite", "checkpoint", "baseline", "rules", "layout", "model", "device", "service")
 HOSTILE = (
-    "; touch pwned",
-    "$(touch pwned)",
-    "`touch pwned`",
-    "' ; touch pwned ; '",
-    '" ; touch pwned ; "',
-    "&& touch pwned",
-    "| touch pwned",
-    "> pwned",
-    "${{ github.token }}",
-    "*",
-    "--help",
-    "--output=pwned",
-    "a b\tc",
+    *("; touch pwned", "$(touch pwned)", "`touch pwned`", "' ; touch pwned ; '", '" ; touch pwned ; "', "> pwned", "*"),
+    *("&& touch pwned", "| touch pwned", "${{ github.token }}", "--help", "--output=pwned", "a b\tc"),
 )
 
 
@@ -187,18 +164,14 @@ def test_an_input_is_an_argument_and_never_a_program(fake: Act, tmp_path: Path, 
     assert not list((tmp_path / "work").rglob("pwned"))
 
 
-@pytest.mark.parametrize("name", [*(name for name in TEXT_INPUTS if name != "model"), "candidate", "token", "timeout"])
-@pytest.mark.parametrize("text", ["a\n::error::b", "a\r::add-mask::b", "a\x1b[2Jb"])
-def test_a_line_break_in_an_input_is_refused(fake: Act, tmp_path: Path, name: str, text: str) -> None:
-    """With one, a text could begin a line that the runner obeys."""
-    done = fake(**{"suite": "loss", "checkpoint": "a.pt", name: text})
-    assert (done.code, done.commands, calls(tmp_path)) == (2, ["error"], [])
-    assert f"input {name} has a line break" in done.log
-
-
 @pytest.mark.parametrize(
     ("inputs", "words"),
     [
+        *(  # with a line break, a text could begin a line that the runner obeys
+            ({"suite": "loss", "checkpoint": "a.pt", name: text}, f"input {name} has a line break")
+            for name in (*sorted({*TEXT_INPUTS} - {"model"}), "candidate", "token", "timeout")
+            for text in ("a\n::error::b", "a\r::add-mask::b", "a\x1b[2Jb")
+        ),
         ({}, "give the input checkpoint, or candidate"),
         ({"checkpoint": "a.pt"}, "give the input suite"),
         ({"candidate": "mine"}, "must be RUN@STEP"),
@@ -229,15 +202,6 @@ def test_what_evalsvc_prints_is_not_obeyed(fake: Act, tmp_path: Path) -> None:
     assert done.log.endswith("::error title=loss/image::worse by 0.1\n"), "the gate's own marks are obeyed"
 
 
-def test_the_token_is_no_argument(fake: Act, tmp_path: Path) -> None:
-    done = fake(candidate="mine@4:ema", checkpoint="a.pt", suite="loss", token="s3cret", baseline="mine@3")
-    assert done.code == 0, done.log
-    assert "s3cret" not in done.log + json.dumps(calls(tmp_path))
-
-
-# What it does
-
-
 @pytest.mark.parametrize(
     ("extras", "installed"),
     [("", []), ("none", [str(ROOT)]), ("worker", [f"{ROOT}[worker]"]), ("worker,s3", [f"{ROOT}[worker,s3]"])],
@@ -248,8 +212,11 @@ def test_it_installs_the_evalsvc_of_the_action(fake: Act, tmp_path: Path, extras
 
 
 def test_a_checkpoint_is_posted_to_a_service_and_gated_there(fake: Act, tmp_path: Path) -> None:
-    place = {"candidate": "mine@4:ema", "service": "https://host:8321"}
-    assert fake(checkpoint="a.pt", suite="loss", baseline="mine@3", **place).code == 0
+    """The token is no argument, which every user of the machine would see."""
+    place = {"candidate": "mine@4:ema", "service": "https://host:8321", "token": "s3cret"}
+    done = fake(checkpoint="a.pt", suite="loss", baseline="mine@3", **place)
+    assert done.code == 0, done.log
+    assert "s3cret" not in done.log + json.dumps(calls(tmp_path))
     posted, gated = calls(tmp_path)
     options = ["--suite=loss", "--url=https://host:8321"]
     assert posted == ["submit", "--wait", *options, "--variant=ema", "--", "mine", "4", "a.pt"]
@@ -269,9 +236,7 @@ def test_an_evaluation_that_fails_is_the_end(fake: Act, tmp_path: Path, code: in
 
 
 @pytest.mark.parametrize("inputs", [{"baseline": "mine@3"}, {"checkpoint": "a.pt"}])
-def test_a_command_that_cannot_begin_says_so_in_the_summary_and_as_an_annotation(
-    tmp_path: Path, child_process: None, inputs: dict[str, str]
-) -> None:
+def test_a_command_that_cannot_begin_is_annotated(tmp_path: Path, child_process: None, inputs: dict[str, str]) -> None:
     """A wrong token left an empty summary and no annotation: the message was in the log alone."""
     (tmp_path / "bin").mkdir()
     said = "error: the token is unknown%0A::add-mask::a [unauthorized]"
@@ -310,27 +275,20 @@ def test_the_miniature_is_evaluated_and_gated(tmp_path: Path, programs: Path, ch
     assert (Path(after.outputs["folder"]) / "gate.xml").is_file()
 
 
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Any]]:
-    with app_on_port(tmp_path_factory.mktemp("service")) as (url, state):
-        yield url, state
-
-
-def test_a_service_is_asked(tmp_path: Path, programs: Path, service: tuple[str, Any], child_process: None) -> None:
-    url, state = service
-    state.coordinator.working = True
-    httpx2.put(f"{url}/v1/suites/captions", json=yaml.safe_load(SUITE)).raise_for_status()
+def test_a_service_is_asked(tmp_path: Path, programs: Path, child_process: None) -> None:
     (tmp_path / "a.pt").write_bytes(b"weights")
-    run = act(tmp_path, programs)
-    for step in (3, 4):
-        layout = str(MINIATURE / "runs" / "layout.yaml")
-        done = run(candidate=f"mine@{step}", checkpoint="a.pt", suite="captions", layout=layout, service=url)
-        assert done.code == 0, done.log
-    done = run(candidate="mine@4", baseline="mine@3", suite="captions", service=url)
-    assert done.outputs["exit-code"] == str(done.code)
-    assert done.summary.startswith("### Gate: ")
-    done = run(candidate="mine@4", baseline="mine@99", service=url)
-    assert (done.code, done.outputs["exit-code"]) == (3, "3"), done.log
+    run, layout = act(tmp_path, programs), str(MINIATURE / "runs" / "layout.yaml")
+    with app_on_port(tmp_path / "service") as (url, state):
+        state.coordinator.working = True
+        httpx2.put(f"{url}/v1/suites/captions", json=yaml.safe_load(SUITE)).raise_for_status()
+        for step in (3, 4):
+            done = run(candidate=f"mine@{step}", checkpoint="a.pt", suite="captions", layout=layout, service=url)
+            assert done.code == 0, done.log
+        done = run(candidate="mine@4", baseline="mine@3", suite="captions", service=url)
+        assert done.outputs["exit-code"] == str(done.code)
+        assert done.summary.startswith("### Gate: ")
+        done = run(candidate="mine@4", baseline="mine@99", service=url)
+        assert (done.code, done.outputs["exit-code"]) == (3, "3"), done.log
 
 
 def test_no_file_of_the_checkout_is_imported(tmp_path: Path, programs: Path, child_process: None) -> None:
@@ -343,3 +301,72 @@ def test_no_file_of_the_checkout_is_imported(tmp_path: Path, programs: Path, chi
     assert "no such file" in done.log
     assert done.commands == ["stop-commands", "error"]
     assert not marker.exists(), done.log
+
+
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+TRUSTED = re.compile(r"actions/[\w-]+(/(restore|save))?@v\d+|\./")
+"""What may be used: GitHub's own actions by their major version, and the action of this repository."""
+
+FIXED = re.compile(r"\$\{\{ matrix\.[\w-]+ \}\}")
+
+
+def steps(file: Path) -> Iterator[dict[str, Any]]:
+    document = yaml.safe_load(file.read_text())
+    jobs = [document["runs"]] if "runs" in document else document["jobs"].values()
+    for job in jobs:
+        yield from job["steps"]
+
+
+@pytest.mark.parametrize("schema", ["github-actions", "github-workflows"])
+def test_files_are_valid(schema: str, child_process: None) -> None:
+    """By the schemas that check-jsonschema brings with it. Where TESTS_REQUIRE names it, this fails without it."""
+    if find_spec("check_jsonschema") is None:
+        lacking("check-jsonschema", "needs check-jsonschema, of the extra `test`")
+    files = [ACTION] if schema == "github-actions" else WORKFLOWS
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}", *map(str, files)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.stem)
+def test_a_workflow_may_only_read(file: Path) -> None:
+    """A pull request of a stranger runs them, so they hold no secret and write nothing."""
+    workflow = yaml.safe_load(file.read_text())
+    triggers = workflow[True]  # YAML 1.1 reads the key `on` as true
+    assert set(triggers) <= {"push", "pull_request", "schedule", "workflow_dispatch"}
+    assert workflow["permissions"] == {"contents": "read"}
+    assert [name for name, job in workflow["jobs"].items() if "permissions" in job] == []
+    assert [name for name, job in workflow["jobs"].items() if "timeout-minutes" not in job] == []
+    assert "secrets." not in file.read_text()
+    checkouts = [step for step in steps(file) if step.get("uses", "").startswith("actions/checkout@")]
+    assert [step["with"]["persist-credentials"] for step in checkouts] == [False] * len(workflow["jobs"])
+
+
+@pytest.mark.parametrize("file", [ACTION, *WORKFLOWS], ids=lambda file: file.stem)
+def test_no_foreign_code_is_used_and_no_expression_is_in_a_script(file: Path) -> None:
+    """GitHub puts the value of an expression into a script before the shell reads the script."""
+    assert [step["uses"] for step in steps(file) if "uses" in step and not TRUSTED.fullmatch(step["uses"])] == []
+    assert [step["run"] for step in steps(file) if "${{" in FIXED.sub("", step.get("run", ""))] == []
+
+
+def test_workflows_use_the_words_of_the_makefile() -> None:
+    """CI does what a person does by hand, and every tier is in a workflow."""
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    scripts = [step["run"] for file in WORKFLOWS for step in steps(file) if "run" in step]
+    used = {word for script in scripts for word in re.findall(r"\bmake ([\w-]+)", script)}
+    assert used <= targets
+    assert {"check", "test", "test-all", "test-long", "soak", "bench-quick", "docs"} <= used
+
+
+def test_the_history_of_benchmarks_is_restored_extended_and_kept() -> None:
+    """A key that the next build does not look for would begin a new history each time, unseen."""
+    job = yaml.safe_load((ROOT / ".github" / "workflows" / "checks.yml").read_text())["jobs"]["bench"]
+    restored, saved = (
+        next(step for step in job["steps"] if step.get("uses", "").startswith(f"actions/cache/{what}@"))
+        for what in ("restore", "save")
+    )
+    assert restored["with"]["path"] == saved["with"]["path"] == job["env"]["BENCH"].split()[1]
+    assert saved["with"]["key"].startswith(restored["with"]["restore-keys"])
+    assert "github.ref == 'refs/heads/main'" in saved["if"]
+    [checkout] = [step for step in job["steps"] if step.get("uses", "").startswith("actions/checkout@")]
+    assert checkout["with"]["fetch-depth"] == 0, "the code of the stored commit is in the history"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from distributed.comm.core import CommClosedError
-from tls_servers import Pair, make_pair, server
+from http_pages import Pair, make_pair, server
 
 from evalsvc.client import Client
 from evalsvc.connection_errors import CERTIFICATES, explain_scheduler, find_cause, speaks_tls
@@ -58,21 +58,12 @@ def test_a_certificate_that_does_not_hold(name: str, days: tuple[int, int], word
         assert words in why(f"https://127.0.0.1:{port}", ca=made.cert)
 
 
-def test_a_name_that_does_not_resolve() -> None:
+def test_a_service_that_is_not_there_or_hangs() -> None:
     said = why("http://no-such-host.invalid:8321")
     assert "(the name 'no-such-host.invalid' does not resolve); check the spelling" in said
     assert "evalsvc serve" not in said
-
-
-def test_a_port_where_nothing_listens() -> None:
-    for scheme in ("http", "https"):
-        said = why(f"{scheme}://127.0.0.1:1")
-        assert said.startswith(
-            f"no evaluation service answers at {scheme}://127.0.0.1:1 (connection refused); start one"
-        )
-
-
-def test_a_service_that_hangs() -> None:
+    for url in ("http://127.0.0.1:1", "https://127.0.0.1:1"):
+        assert why(url).startswith(f"no evaluation service answers at {url} (connection refused); start one")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         said = why(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout=0.2)
     assert "(no answer within 0.2 s); check the address and firewalls; if the service is busy, try again" in said
@@ -82,24 +73,11 @@ def test_a_service_that_hangs() -> None:
 def test_what_is_no_address(url: str) -> None:
     said = why(url)
     assert "is no address of a service; give http://HOST:PORT or https://HOST:PORT" in said.replace(", which", "")
-
-
-def test_no_probe_for_tls_follows_a_port_that_says_nothing() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    assert not speaks_tls(f"http://127.0.0.1:{port}")
-    for odd in ("http://127.0.0.1:99999", "http://[", "", "http://no-such-host.invalid"):
+    for odd in (url, "http://127.0.0.1:1", "http://127.0.0.1:99999", "http://[", "http://no-such-host.invalid"):
         assert not speaks_tls(odd)
 
 
-def test_an_exception_that_is_its_own_cause_ends() -> None:
-    first, second = ValueError("a"), ValueError("b")
-    first.__cause__, second.__cause__ = second, first
-    assert find_cause(first, "host") is None
-
-
 def raised(cause: BaseException | None) -> OSError:
-    """The error as Dask raises it, with the cause inside two others."""
     closed = CommClosedError(f"in <TLSConnector>: {cause}")
     closed.__cause__ = cause
     error = OSError("Timed out trying to connect to tls://gpu-0:8786 after 10 s")
@@ -122,16 +100,10 @@ def unverified(code: int) -> ssl.SSLCertVerificationError:
 @pytest.mark.parametrize(
     ("cause", "words"),
     [
-        (
-            ConnectionRefusedError(111, "Connection refused"),
-            "connection refused; start a scheduler there with `evalsvc",
-        ),
+        (ConnectionRefusedError(111, "Connection refused"), "connection refused; start a scheduler there with `evals"),
         (socket.gaierror(-2, "Name or service not known"), "the name 'gpu-0' does not resolve; check the spelling"),
         (OSError(113, "No route to host"), "no network leads to this address; check the address"),
-        (
-            handshake("WRONG_VERSION_NUMBER"),
-            "the server does not speak TLS; what listens there is no `evalsvc scheduler`",
-        ),
+        (handshake("WRONG_VERSION_NUMBER"), "the server does not speak TLS; what listens there is no `evalsvc sched"),
         (handshake("TLSV1_ALERT_UNKNOWN_CA"), f"the TLS handshake failed: tlsv1 alert unknown ca; {CERTIFICATES}"),
         (unverified(18), f"its certificate is signed by an authority that is not trusted here; {CERTIFICATES}"),
         (None, "CommClosedError: in <TLSConnector>: None; check that `evalsvc scheduler` runs at this address"),
@@ -139,3 +111,6 @@ def unverified(code: int) -> ssl.SSLCertVerificationError:
 )
 def test_why_a_scheduler_is_not_reached(cause: BaseException | None, words: str) -> None:
     assert explain_scheduler(raised(cause), "tls://gpu-0:8786").startswith(words)
+    first, second = ValueError("a"), ValueError("b")
+    first.__cause__, second.__cause__ = second, first
+    assert find_cause(first, "host") is None, "the search ends"

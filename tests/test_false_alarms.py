@@ -1,7 +1,5 @@
 """How often the gate that samples until it is decided is wrong, and what it saves, on features of real samples.
-
-`golden/anytime` has the features of 256 prompts' images under many seeds, from one checkpoint and from two others.
-"""
+`golden/anytime` has the features of 256 prompts' images under many seeds, from one checkpoint and from two others."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,8 +21,7 @@ from evalsvc.spec.looks import Spending
 from evalsvc.spec.protocol import MetricValue
 from evalsvc.worker.trial import Both, Trial
 
-LEVEL = 0.05
-LOOKS = (256, 512, 1024, 2048)
+LEVEL, LOOKS = 0.05, (256, 512, 1024, 2048)
 FRACTIONS = tuple(n / LOOKS[-1] for n in LOOKS)
 
 Features = NDArray[np.float32]

@@ -59,18 +59,17 @@ def bad(tmp_path_factory: pytest.TempPathFactory, open_lm_case: Path) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def service(bad: Path, child_process: None) -> Iterator[ServiceProcess]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EVALSVC_ROOTS", str(bad.parent))
-        patch.setenv("EVALSVC_DEVICES", "cpu")
-        running = ServiceProcess(bad.parent / "service")
-        try:
-            running.start()
-            running.put_suite("losses", {"kind": "loss", "data": str(bad.parent / "pairs.jsonl")})
-            yield running
-        finally:
-            running.stop()
+@pytest.fixture(autouse=True)
+def _roots(bad: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVALSVC_ROOTS", str(bad.parent))
+    monkeypatch.setenv("EVALSVC_DEVICES", "cpu")
+
+
+@pytest.fixture
+def service(bad: Path, _roots: None, child_process: None) -> Iterator[ServiceProcess]:
+    with ServiceProcess(bad.parent / "service") as running:
+        running.put_suite("losses", {"kind": "loss", "data": str(bad.parent / "pairs.jsonl")})
+        yield running
 
 
 def test_the_service_says_what_is_wrong(service: ServiceProcess, bad: Path) -> None:
@@ -104,9 +103,7 @@ def test_the_service_says_what_is_wrong(service: ServiceProcess, bad: Path) -> N
     assert "libtorch" not in maps, "the process that answers requests opens no weights"
 
 
-def test_evalsvc_run_says_the_same(bad: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EVALSVC_ROOTS", str(bad.parent))
-    monkeypatch.setenv("EVALSVC_DEVICES", "cpu")
+def test_evalsvc_run_says_the_same(bad: Path) -> None:
     suite = parse_suite({"tasks": [{"kind": "loss", "data": str(bad.parent / "pairs.jsonl")}]}, "losses")
     for name, (_make, code, words) in BAD.items():
         try:

@@ -21,7 +21,6 @@ from programs import lacking
 from evalsvc import __version__
 
 pytestmark = pytest.mark.timeout(600)
-"""The first of them waits for a package index."""
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ("evalsvc", "migrations")
@@ -29,7 +28,6 @@ TOP_LEVEL = {*SOURCES, ".gitignore", "CHANGELOG.md", "LICENSE", "PKG-INFO", "REA
 """What a source distribution holds; the build needs the file of names that git ignores, and makes PKG-INFO."""
 
 STRAY = ("secrets.env", "shared/a.pt", ".venv/pyvenv.cfg", "evalsvc-data/evalsvc.db", "evalsvc/__pycache__/a.pyc")
-"""Files that may lie in a checkout and belong to no package."""
 
 BUILD = "import sys; from hatchling.build import build_sdist, build_wheel; build_{kind}(sys.argv[1])"
 
@@ -47,7 +45,6 @@ def build(kind: str, source: Path, target: Path) -> Path:
 
 
 def run(folder: Path, *command: str, **environment: str) -> str:
-    """Run a program in a folder and without the packages of these tests; return what it prints."""
     inherited = {name: text for name, text in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     done = subprocess.run(command, cwd=folder, env=inherited | environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
@@ -85,12 +82,12 @@ def members(wheel: Path) -> dict[str, bytes]:
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
-    found = {}
-    for source, prefix in zip(SOURCES, ("evalsvc", "evalsvc/migrations"), strict=True):
-        for path in (folder / source).rglob("*"):
-            if path.is_file() and "__pycache__" not in path.parts:
-                found[f"{prefix}/{path.relative_to(folder / source).as_posix()}"] = path.read_bytes()
-    return found
+    return {
+        f"{prefix}/{path.relative_to(folder / source).as_posix()}": path.read_bytes()
+        for source, prefix in zip(SOURCES, ("evalsvc", "evalsvc/migrations"), strict=True)
+        for path in (folder / source).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
 
 
 def test_the_wheel_has_every_file_of_the_package_and_no_other(built: Built) -> None:
@@ -115,9 +112,6 @@ def test_the_source_distribution_builds_the_same_wheel_and_holds_nothing_else(bu
     assert members(build("wheel", source, tmp_path / "wheel")) == members(built.wheel)
 
 
-# Installed in an environment that has nothing else
-
-
 @dataclass(frozen=True)
 class Environment:
     folder: Path
@@ -136,7 +130,6 @@ class Environment:
 
 
 def environment_with(folder: Path, wheel: Path, extras: str = "") -> Environment:
-    """Install the wheel with extras into a new virtual environment, from pip's package index."""
     probe = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder / "probe"), "h11"]
     answer = subprocess.run(probe, capture_output=True, text=True, check=False)
     if answer.returncode:
@@ -154,13 +147,9 @@ def base(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Environment:
 
 def test_the_base_install_is_small_and_without_torch(base: Environment) -> None:
     own = re.compile(r"pip|pip-.*|setuptools|setuptools-.*|pkg_resources|_distutils_hack|distutils-precedence\.pth")
-    size = sum(
-        path.stat().st_size
-        for path in base.site_packages.rglob("*")
-        if path.is_file() and not own.fullmatch(path.relative_to(base.site_packages).parts[0])
-    )
-    print(f"base install: {size / 1e6:.1f} MB")
-    assert size < BASE_LIMIT
+    files = [path for path in base.site_packages.rglob("*") if path.is_file()]
+    own_files = [path for path in files if own.fullmatch(path.relative_to(base.site_packages).parts[0])]
+    assert sum(path.stat().st_size for path in {*files} - {*own_files}) < BASE_LIMIT
     installed = {path.name for path in base.site_packages.iterdir()}
     assert not installed & {"torch", "numpy", "lm_eval", "psycopg"}
 
@@ -185,11 +174,9 @@ def test_messages_name_the_wheel(base: Environment) -> None:
 
 @contextmanager
 def served(environment: Environment, folder: Path) -> Iterator[str]:
-    command = [str(environment.folder / "bin" / "evalsvc"), "serve", "--port", "0", "--devices", "cpu"]
+    command = [str(environment.folder / "bin" / "evalsvc"), "serve", "--port", "0", "--devices", "cpu", "--data-dir"]
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [*command, "--data-dir", str(folder / "data")], cwd=folder, stdout=log, stderr=subprocess.STDOUT
-        )
+        process = subprocess.Popen([*command, str(folder / "data")], cwd=folder, stdout=log, stderr=subprocess.STDOUT)
     try:
         said = wait_for(lambda: re.search(r"listens on (http://\S+)", (folder / "log").read_text()), "it listens")
         yield said[1]

@@ -56,13 +56,10 @@ def test_the_old_names_can_be_read() -> None:
             assert torch.get_float32_matmul_precision() == "highest"
 
 
-def test_half_precision_adds_in_float32() -> None:
+def test_half_precision_adds_in_float32_and_autocast_is_off_inside() -> None:
     use_full_float32()
     assert not BACKENDS.cuda.matmul.allow_bf16_reduced_precision_reduction
     assert not BACKENDS.cuda.matmul.allow_fp16_reduced_precision_reduction
-
-
-def test_autocast_is_off_inside_and_comes_back() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         with full_precision(CPU):
             assert not torch.is_autocast_enabled("cpu")

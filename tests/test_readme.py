@@ -18,13 +18,14 @@ import pytest
 from app_in_process import app_on_port
 from doc_blocks import DOCS, README, ROOT, find_block, read_blocks
 from doc_commands import commands
-from tls_servers import server
+from http_pages import server
 
 from evalsvc.spec import catalog
 from evalsvc.spec.suite import suite_files
 
 Post = Callable[..., object]
 Capture = pytest.CaptureFixture[str]
+Patch = pytest.MonkeyPatch
 
 
 def test_every_task_is_named_and_every_suite_where_suites_are_written() -> None:
@@ -42,13 +43,11 @@ def test_every_file_of_the_package_is_in_the_tree() -> None:
 
 
 @pytest.fixture
-def post_checkpoint() -> Post:
+def post() -> Post:
     """The function that a trainer copies. It has nothing but the standard library."""
     [block] = [block for block in read_blocks(README) if "def post_checkpoint" in block.text]
-    imported = {
-        node.names[0].name.partition(".")[0] for node in ast.walk(ast.parse(block.text)) if isinstance(node, ast.Import)
-    }
-    assert imported <= sys.stdlib_module_names
+    imports = [node.names[0].name for node in ast.walk(ast.parse(block.text)) if isinstance(node, ast.Import)]
+    assert {name.partition(".")[0] for name in imports} <= sys.stdlib_module_names
     ast.parse(block.text, feature_version=(3, 8))
     assert len(block.text.splitlines()) <= 30
     names: dict[str, Post] = {}
@@ -56,12 +55,10 @@ def post_checkpoint() -> Post:
     return names["post_checkpoint"]
 
 
-def test_a_trainer_reads_why_its_checkpoint_was_refused(
-    post_checkpoint: Post, weights: Path, tmp_path: Path, capsys: Capture
-) -> None:
+def test_a_trainer_reads_why_it_was_refused(post: Post, weights: Path, tmp_path: Path, capsys: Capture) -> None:
     """It printed `HTTP Error 422: Unprocessable Entity`, and threw the answer with the cure away."""
     with app_on_port(tmp_path / "data") as (url, _):
-        assert post_checkpoint("run-a", 5, weights, suites=["loss"], service=url)
+        assert post("run-a", 5, weights, suites=["loss"], service=url)
         assert capsys.readouterr().out == ""
         for step, fields, words in (
             (6, {"suites": ["los"]}, "no suite is named 'los'; did you mean 'loss'?"),
@@ -69,26 +66,14 @@ def test_a_trainer_reads_why_its_checkpoint_was_refused(
             (5, {"layout": {"text": {"size": 80}}}, "run 'run-a' has a checkpoint at step 5"),
             (7, {"nonsense": 1}, "no field is named 'nonsense'"),
         ):
-            assert post_checkpoint("run-a", step, weights, service=url, **fields) is None
+            assert post("run-a", step, weights, service=url, **fields) is None
             said = capsys.readouterr().out
             assert re.match(rf"checkpoint run-a@{step}: ['\"]{re.escape(words)}", said)
             assert len(said.splitlines()) == 1
             assert '"detail"' not in said
 
 
-def test_a_trainer_goes_on_whatever_answers(post_checkpoint: Post, weights: Path, capsys: Capture) -> None:
-    with server(None) as port:  # an HTTP server that is no evalsvc
-        assert post_checkpoint("run-a", 5, weights, service=f"http://127.0.0.1:{port}") is None
-        assert post_checkpoint("run-a", 5, weights, service=f"https://127.0.0.1:{port}") is None
-    assert post_checkpoint("run-a", 5, weights, service="http://127.0.0.1:1") is None
-    assert post_checkpoint("run-a", 5, weights, service="http://no-such-host.invalid") is None
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 4
-    assert all(line.startswith("checkpoint run-a@5: ") for line in lines)
-
-
 JSON = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
-"""Head of a whole answer, without the line that ends the head."""
 
 
 def drip(connection: socket.socket) -> None:
@@ -105,13 +90,11 @@ def flood(connection: socket.socket) -> None:
 
 
 def redirect(connection: socket.socket) -> None:
-    """Send the client to the same address, with the token that it was asked to keep."""
     host, port = connection.getsockname()
     connection.sendall(f"HTTP/1.1 303 x\r\nLocation: http://{host}:{port}/\r\nContent-Length: 0\r\n\r\n".encode())
 
 
 def wait(connection: socket.socket, begun: bytes = b"") -> None:
-    """Answer no more until the client leaves."""
     connection.sendall(begun)
     while connection.recv(65_536):
         pass
@@ -135,13 +118,10 @@ MISBEHAVING: dict[str, bytes | Callable[[socket.socket], None]] = {
     "huge headers": b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 100_000,
     "one huge header": b"HTTP/1.1 200 OK\r\nx: " + b"y" * 1_000_000,
 }
-"""Answers of servers that are no evalsvc, or that are broken."""
 
 
 @contextmanager
 def misbehaving(answer: bytes | Callable[[socket.socket], None], requests: list[bytes]) -> Iterator[str]:
-    """Yield the address of a server that answers each connection in a wrong way, and keep what it was asked."""
-
     connections: list[socket.socket] = []
 
     def serve() -> None:
@@ -169,16 +149,14 @@ def misbehaving(answer: bytes | Callable[[socket.socket], None], requests: list[
                 thread.join()
 
 
-def test_no_service_stops_or_holds_up_a_training(
-    post_checkpoint: Post, weights: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_service_holds_up_a_training(post: Post, weights: Path, capsys: Capture, monkeypatch: Patch) -> None:
     """IncompleteRead, JSONDecodeError and BadStatusLine ended trainings; a byte a second held one up for ever."""
     monkeypatch.setenv("EVALSVC_TOKEN", "secret")
     requests: list[bytes] = []
     with ExitStack() as stack, ThreadPoolExecutor(len(MISBEHAVING)) as pool:
         urls = [stack.enter_context(misbehaving(answer, requests)) for answer in MISBEHAVING.values()]
         began = time.monotonic()
-        posts = [pool.submit(post_checkpoint, "run-a", 5, weights, service=url, timeout=0.5) for url in urls]
+        posts = [pool.submit(post, "run-a", 5, weights, service=url, timeout=0.5) for url in urls]
         assert [post.result() for post in posts] == [None] * len(MISBEHAVING)
         assert time.monotonic() - began < 5
     lines = capsys.readouterr().out.splitlines()
@@ -186,42 +164,36 @@ def test_no_service_stops_or_holds_up_a_training(
     assert all(line.isprintable() and line.startswith("checkpoint run-a@5: ") for line in lines)
     assert all(len(line) <= 1000 for line in lines)
     assert not any(b"secret" in request for request in requests if request.startswith(b"GET")), "a redirect got it"
-    assert inspect.signature(post_checkpoint).parameters["timeout"].default == 5
-    assert "5 s" in (post_checkpoint.__doc__ or "")
+    assert inspect.signature(post).parameters["timeout"].default == 5
+    assert "5 s" in (post.__doc__ or "")
 
 
-def test_a_mistake_of_the_trainer_does_not_stop_the_training(
-    post_checkpoint: Post, weights: Path, capsys: Capture
-) -> None:
-    wrong = [
-        {"tags": {"lr": object()}},
-        *({"service": url} for url in ("http://127.0.0.1:1/a b", "127.0.0.1:8321", None)),
-    ]
-    for step, fields in ((float("nan"), {}), ("five", {}), (None, {}), *((5, each) for each in wrong)):
-        assert post_checkpoint("run-a", step, weights, **{"service": "http://127.0.0.1:1", **fields}) is None
-        assert capsys.readouterr().out.startswith(f"checkpoint run-a@{step}: ")
+def test_a_mistake_of_the_trainer_stops_no_training(post: Post, weights: Path, capsys: Capture) -> None:
+    with server(None) as port:  # an HTTP server that is no evalsvc, and without TLS
+        urls = [f"{scheme}://127.0.0.1:{port}" for scheme in ("http", "https")]
+        urls += ["http://no-such-host.invalid", "http://127.0.0.1:1/a b", "127.0.0.1:8321", None]
+        wrong = [{"tags": {"lr": object()}}, *({"service": url} for url in urls)]
+        for step, fields in ((float("nan"), {}), ("five", {}), (None, {}), *((5, each) for each in wrong)):
+            assert post("run-a", step, weights, **{"service": "http://127.0.0.1:1", **fields}) is None
+            [line] = capsys.readouterr().out.splitlines()
+            assert line.startswith(f"checkpoint run-a@{step}: ")
 
 
 @pytest.mark.parametrize("token", ["secret\nof two lines", "secret\r\nX: y", "secret €"])
-def test_a_token_that_is_none_is_not_printed(
-    post_checkpoint: Post, weights: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, token: str
-) -> None:
+def test_no_wrong_token_is_printed(post: Post, weights: Path, capsys: Capture, monkeypatch: Patch, token: str) -> None:
     """The messages of Python's errors quote the header, and a training's log is read by many."""
     monkeypatch.setenv("EVALSVC_TOKEN", token)
-    requests: list[bytes] = []
-    with misbehaving(b"HTTP/1.1 401 x\r\n\r\n", requests) as url:
-        assert post_checkpoint("run-a", 5, weights, service=url, timeout=2) is None
+    with misbehaving(b"HTTP/1.1 401 x\r\n\r\n", requests := []) as url:
+        assert post("run-a", 5, weights, service=url, timeout=2) is None
     assert "secret" not in capsys.readouterr().out
     assert len(requests) == 1
 
 
-def test_a_trainer_posts_steps_of_numpy_with_a_token_of_a_file(
-    post_checkpoint: Post, weights: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_trainer_uses_numpy(post: Post, weights: Path, tmp_path: Path, capsys: Capture, monkeypatch: Patch) -> None:
     """The line break behind the token, the type of the step and a slash behind the address were errors."""
     monkeypatch.setenv("EVALSVC_TOKEN", "secret\n")
     with app_on_port(tmp_path / "data") as (url, _):
-        posted = post_checkpoint("run-a", np.int64(5), weights, service=url + "/", tokens_seen=np.int64(6))
+        posted = post("run-a", np.int64(5), weights, service=url + "/", tokens_seen=np.int64(6))
     assert posted["checkpoint"]["step"] == 5  # type: ignore[index]
     assert posted["checkpoint"]["tokens_seen"] == 6  # type: ignore[index]
     assert "nothing is evaluated" in capsys.readouterr().out

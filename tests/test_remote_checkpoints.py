@@ -52,29 +52,20 @@ def service(store: ObjectStore, tmp_path: Path, monkeypatch: Patch, child_proces
     settings = {"SCHEMES": "file,s3", "ROOTS": f"/:s3://{store.bucket}", "DEVICES": "cpu", "THREADS": "1"}
     for name, value in settings.items():
         monkeypatch.setenv(f"EVALSVC_{name}", value)
-    running = ServiceProcess(tmp_path / "service")
-    try:
-        running.start()
+    with ServiceProcess(tmp_path / "service") as running:
         running.put_suite("losses", {"kind": "loss", "data": str(tmp_path / "pairs.jsonl")})
         yield running
-    finally:
-        running.stop()
 
 
-def test_the_numbers_are_those_of_the_same_file_here(
-    service: ServiceProcess, store: ObjectStore, open_lm_case: Path
-) -> None:
-    """As a file, as its spooled copy after the original is gone, and as the parent of a virtual checkpoint.
-
-    By real worker processes, and S3 over its real protocol.
-    """
+def test_the_numbers_are_those_of_the_file(service: ServiceProcess, store: ObjectStore, open_lm_case: Path) -> None:
+    """As a file, as its spooled copy after the original is gone, and as the parent of a virtual checkpoint. By real
+    worker processes, and S3 over its real protocol."""
     weights = open_lm_case / "checkpoints" / "epoch_1.pt"
     model = next(path for path in open_lm_case.rglob("*.json") if "hidden_dim" in path.read_text())
 
-    def post(run: str, uri: str, **fields: str) -> dict[str, Any]:
+    def post(run: str, uri: str, **fields: str) -> Any:
         body = {"run": run, "step": 1, "uri": uri, "suites": ["losses"], "layout": dict(LAYOUT), **fields}
-        answer: dict[str, Any] = service.request("POST", "/v1/checkpoints", json=body)
-        return answer
+        return service.request("POST", "/v1/checkpoints", json=body)
 
     def finished(posted: dict[str, Any]) -> dict[str, Any]:
         return service.wait(posted["evaluations"][0]["id"])

@@ -1,15 +1,15 @@
 """The benchmarks that come with evalsvc: what they ask, of rows as llm-foundry writes them."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from benchmark_files import write_rows
+from loaded_benchmarks import load_one
 
-from evalsvc.language.benchmarks import Benchmark, LoadOptions, load_benchmarks
+from evalsvc.language.benchmarks import Benchmark
 from evalsvc.language.definitions import Rules
-from evalsvc.spec.benchmark import BenchmarkSpec
 from evalsvc.spec.suite import SHIPPED_SUITES, load_suite, suite_files
 
 FOLDER = SHIPPED_SUITES.parent / "text_tasks"
@@ -45,47 +45,36 @@ SOLVED = {
     "lambada_openai": "I saw 1 signs\n",
     "jeopardy_all": "HISTORY: He 1\nAnswer: Byrd\n",
 }
-"""The second row as a solved example, for a benchmark of each kind."""
 
 
-def load(name: str, datasets: Path, shots: int | None = None, limit: int | None = None) -> Benchmark:
+def load(name: str, datasets: Path, **fields: int) -> Benchmark:
     rules = Rules(resolve=lambda path: str(datasets / path.removeprefix("datasets:")))
-    options = LoadOptions(include_path=(FOLDER,), num_fewshot=shots, limit=limit, rules=rules)
-    return load_benchmarks([BenchmarkSpec(name=name)], options).benchmarks[0]
+    return load_one(FOLDER, name, rules, **fields)
 
 
 def written(tmp_path: Path, name: str, rows: list[dict[str, Any]]) -> Path:
-    path = tmp_path / "text" / f"{name}.jsonl"
-    path.parent.mkdir()
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(tmp_path / "text" / f"{name}.jsonl", rows)
     return tmp_path
 
 
 @pytest.mark.parametrize("name", QUESTIONS)
-def test_what_is_asked(tmp_path: Path, name: str) -> None:
-    rows, expected = QUESTIONS[name]
-    found = load(name, written(tmp_path, name, rows))
-    assert [instance.args for instance in found.instances[: len(expected)]] == expected
-    assert len(found.documents) == 2
-    assert found.num_fewshot == 0
-
-
-@pytest.mark.parametrize("name", SOLVED)
-def test_solved_examples(tmp_path: Path, name: str) -> None:
+def test_what_is_asked_alone_and_after_a_solved_example(tmp_path: Path, name: str) -> None:
     """lm-eval puts its delimiter before an answer that begins with a space already, and the space came twice."""
     rows, expected = QUESTIONS[name]
-    found = load(name, written(tmp_path, name, rows), shots=1)
-    assert found.instances[0].args == (SOLVED[name] + expected[0][0], expected[0][1])
+    folder = written(tmp_path, name, rows)
+    found = load(name, folder)
+    assert [instance.args for instance in found.instances[: len(expected)]] == expected
+    assert (len(found.documents), found.num_fewshot) == (2, 0)
+    if name in SOLVED:
+        asked = load(name, folder, num_fewshot=1).instances[0].args
+        assert asked == (SOLVED[name] + expected[0][0], expected[0][1])
 
 
 def test_a_newline_at_the_end_of_a_question_moves_nothing(tmp_path: Path) -> None:
     """There are files with and without; one of them would read `Question: …Answer:`, or with an empty line between."""
     bare = [{**row, "query": row["query"].rstrip()} for row in ARC]
-    digests = set()
-    for folder, rows in (("with", ARC), ("without", bare)):
-        (tmp_path / folder).mkdir()
-        digests.add(load("arc_easy", written(tmp_path / folder, "arc_easy", rows)).digest)
-    assert len(digests) == 1
+    with_lines, without = (written(tmp_path / str(place), "arc_easy", rows) for place, rows in enumerate((ARC, bare)))
+    assert load("arc_easy", with_lines).digest == load("arc_easy", without).digest
 
 
 def test_every_benchmark_is_here_and_has_the_file_of_its_name() -> None:
@@ -106,7 +95,6 @@ SIZES = {
     "winograd_wsc": (273, 0.5),
     "winogrande": (1267, 0.5),
 }
-"""Documents of the public files, and chance."""
 
 
 def test_public_rows_load(shared: Path, tmp_path: Path) -> None:

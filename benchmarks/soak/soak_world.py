@@ -13,7 +13,7 @@ from itertools import count
 from pathlib import Path
 
 import psutil
-from ports import free_port
+from machines import free_port
 from soak_database import Database
 
 from evalsvc.cluster.certificates import write_certificates

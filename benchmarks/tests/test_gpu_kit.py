@@ -13,9 +13,9 @@ from typing import Any
 import gpu
 import pytest
 import torch
-from hidden_packages import environment_without
 from on_card.catalog import SECTIONS
 from on_card.kit import Kit, Section, at_most, goal, holds
+from programs import environment_without
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")

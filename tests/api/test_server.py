@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import serialization
+from http_pages import make_pair
 from service_process import ServiceProcess
-from tls_servers import make_pair
 
 from evalsvc.api.server import check_address, check_certificate, listen, server_config, warn_of_roots
 from evalsvc.client import Client

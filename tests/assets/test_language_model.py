@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from smollm2 import TEXTS
-from tiny_gguf import HEADS, SHARED, TOKENS, WIDTH, quantised, weights, write_tiny_gguf
+from smollm2 import HEADS, SHARED, TEXTS, TOKENS, WIDTH, quantised, weights, write_tiny_gguf
 from tokenizers import Tokenizer
 
 from evalsvc.assets import ASSETS, Asset, locate_asset, pull, pulling, read_record

@@ -3,58 +3,38 @@
 import configparser
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
+import doc_blocks
 import pytest
 import yaml
-from doc_blocks import (
-    DOCS,
-    MARKS,
-    README,
-    READMES,
-    REFERENCE,
-    ROOT,
-    Block,
-    anchors,
-    pages,
-    prose,
-    read_blocks,
-    read_page,
-    site_pages,
-)
+from doc_blocks import DOCS, README, READMES, REFERENCE, ROOT, Block, pages, prose, read_page, site_pages
 from doc_commands import PREPARE_DATA, check_command, commands
 
 from evalsvc.config import setting_help
 from evalsvc.spec.suite import parse_suite
 
-BLOCKS = [block for page in pages() for block in read_blocks(page)]
+BLOCKS = [block for page in pages() for block in doc_blocks.read_blocks(page)]
 SHELL = [block for block in BLOCKS if block.language == "sh"]
 VARIABLES = {variable for variable, _, _ in setting_help()}
-README_LIMIT = 10_000
-"""Bytes that README may have: a stranger reads all of it."""
 
 
-def of(language: str, *marks: str) -> list[Block]:
-    return [block for block in BLOCKS if block.language == language and block.mark in marks]
-
-
-def test_readme_is_short() -> None:
-    assert len(README.read_bytes()) <= README_LIMIT
-
-
-def test_no_page_installs_what_no_index_has() -> None:
-    """`pip install 'evalsvc[worker]'` asks an index that has no evalsvc, or another one."""
+def test_readme_is_short_and_no_page_installs_what_no_index_has() -> None:
+    """A stranger reads all of README; `pip install 'evalsvc[worker]'` asks an index that has no evalsvc."""
+    assert len(README.read_bytes()) <= 10_000
     assert [str(block) for block in BLOCKS if re.search(r"pip install '?evalsvc", block.text)] == []
     assert [page.name for page in pages() if re.search(r"`pip install '?evalsvc", read_page(page))] == []
 
 
 def test_every_block_is_marked() -> None:
     """`sh run`, `sh check`, `text output`, `yaml suite`, …: a reader of the source knows how a block is held."""
-    assert [f"{block}: {block.language} {block.mark}" for block in BLOCKS if block.mark not in MARKS] == []
-    assert {block.mark for block in BLOCKS} == set(MARKS)
+    assert [f"{block}: {block.language} {block.mark}" for block in BLOCKS if block.mark not in doc_blocks.MARKS] == []
+    assert {block.mark for block in BLOCKS} == set(doc_blocks.MARKS)
     held = {
         "run": {"sh", "python"},
         "check": {"sh", "python", "yaml", "json", "ini", "toml"},
@@ -64,14 +44,14 @@ def test_every_block_is_marked() -> None:
     assert [f"{block}: {block.language}" for block in BLOCKS if block.language not in held[block.mark]] == []
 
 
-@pytest.mark.parametrize("block", of("python", "run"), ids=str)
+@pytest.mark.parametrize("block", [it for it in BLOCKS if (it.language, it.mark) == ("python", "run")], ids=str)
 def test_python_runs(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     exec(compile(block.text, str(block), "exec"), {"__name__": "example"})
 
 
 @pytest.mark.parametrize("block", SHELL, ids=str)
-def test_shell_blocks_name_commands_and_settings_that_exist(block: Block) -> None:
+def test_shell_blocks_name_commands_that_exist(block: Block) -> None:
     for words in commands(block.text):
         if words[0] == "exec":
             words = words[1:]
@@ -81,7 +61,8 @@ def test_shell_blocks_name_commands_and_settings_that_exist(block: Block) -> Non
             check_command(words[2:], PREPARE_DATA)
         if words[0] == "make":
             assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), words
-    assert set(re.findall(r"EVALSVC_[A-Z_]+[A-Z]", block.text)) <= VARIABLES
+    for line in re.findall(r"""['"]exec evalsvc ([^'"]+)['"]""", block.text):  # what another program is given to run
+        check_command(shlex.split(line))
 
 
 def test_shell_blocks_are_shell(short_process: None) -> None:
@@ -92,34 +73,32 @@ def test_shell_blocks_are_shell(short_process: None) -> None:
         assert found.returncode == 0, f"{block}: {found.stderr}"
 
 
-def test_extras_that_pip_is_asked_for_exist() -> None:
+def test_settings_and_extras_that_pages_name_exist() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for page in pages():
+        assert set(re.findall(r"EVALSVC_[A-Z_]+[A-Z]", read_page(page))) <= VARIABLES, page
         for names in re.findall(r"(?:evalsvc|\.)\[([\w,]+)\]", read_page(page)):
             assert set(names.split(",")) <= set(extras), page
 
 
-@pytest.mark.parametrize("block", of("yaml", "suite"), ids=str)
-def test_suites_are_suites(block: Block) -> None:
-    parse_suite(block.text, "suite", ROOT)
-
-
-@pytest.mark.parametrize("block", [block for block in BLOCKS if block.mark == "check"], ids=str)
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block.mark in ("check", "suite")], ids=str)
 def test_documents_parse(block: Block) -> None:
-    if block.language == "yaml":
-        assert yaml.safe_load(block.text) is not None
-    elif block.language == "python":
-        compile(block.text, str(block), "exec")
-    elif block.language == "json":
-        json.loads(block.text)
-    elif block.language == "toml":
-        tomllib.loads(block.text)
-    elif block.language == "ini":
-        configparser.ConfigParser(strict=False).read_string(block.text)
+    PARSERS["suite" if block.mark == "suite" else block.language](block.text)
+
+
+PARSERS: dict[str, Callable[[str], object]] = {
+    "yaml": lambda text: len(yaml.safe_load(text)),  # an empty block is refused
+    "python": lambda text: compile(text, "block", "exec"),
+    "json": json.loads,
+    "toml": tomllib.loads,
+    "ini": configparser.ConfigParser(strict=False).read_string,
+    "sh": str,  # held by the tests of shell blocks
+    "suite": lambda text: parse_suite(text, "suite", ROOT),
+}
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_resolve(page: Path) -> None:
+def test_links_resolve_and_nothing_of_other_hosts_is_shown(page: Path) -> None:
     broken = []
     for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
         if re.match(r"[a-z]+:", target):
@@ -131,15 +110,11 @@ def test_links_resolve(page: Path) -> None:
         elif page in READMES and file in REFERENCE:
             broken.append(f"{target} is a page of the site alone; name the command that prints it")
         elif not (file.exists() or file in REFERENCE) or (
-            anchor and file.suffix == ".md" and anchor not in anchors(file)
+            anchor and file.suffix == ".md" and anchor not in doc_blocks.anchors(file)
         ):
             broken.append(target)
     assert broken == []
-
-
-@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
-def test_pages_show_nothing_of_other_hosts(page: Path) -> None:
-    """A page reads offline: no image, script or style sheet comes from elsewhere."""
+    # A page reads offline: no image, script or style sheet comes from elsewhere.
     assert re.findall(r"!\[[^]]*\]\(\w+://[^)]*\)|<(?:img|script|link)\b[^>]*", prose(page)) == []
 
 

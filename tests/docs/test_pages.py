@@ -15,14 +15,14 @@ import dask
 import pytest
 from dashboard_history import OTHER, RUN, dashboard_on_port
 from doc_blocks import DOCS, README, pages, prose, read_blocks, read_page, section
-from doc_commands import COMMANDS, check_command, commands
+from doc_commands import COMMANDS, check_command
+from machines import free_port
 from PIL import Image
-from ports import free_port
 
 from evalsvc.api.app import create_app
 from evalsvc.client import Client
 from evalsvc.cluster.certificates import write_certificates
-from evalsvc.config import Settings, setting_help
+from evalsvc.config import Settings
 from evalsvc.errors import leaves
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ WITHOUT_ROUTE = {
 """Commands, and groups of commands, about files, the machine or the database, or about answers of other routes."""
 
 ONLY_BY_REST = {"OPTIONS /v1/uploads", "GET /v1/uploads/{sha256}"}
-"""Routes for a client that resumes an upload."""
 
 
 def words_of(command: Any, before: tuple[str, ...] = ()) -> Iterator[str]:
@@ -65,9 +64,7 @@ def test_every_command_about_the_service_has_its_route() -> None:
 
 def test_the_routes_exist_and_none_is_left_out() -> None:
     paths = create_app(Settings()).openapi()["paths"]
-    existing = {
-        f"{method.upper()} {path}" for path, item in paths.items() for method in item if path.startswith("/v1/")
-    }
+    existing = {f"{name.upper()} {path}" for path, item in paths.items() for name in item if path.startswith("/v1/")}
     named = {route for _, routes in ROWS for route in re.findall(r"`([A-Z]+ /[^`]+)`", routes)}
     assert named - existing == set()
     assert existing - named - ONLY_BY_REST == set()
@@ -90,27 +87,6 @@ def test_the_metrics_to_watch_are_metrics_of_the_service() -> None:
 RECIPES = DOCS / "how-to" / "deploy.md"
 
 
-def blocks(language: str) -> list[str]:
-    return [block.text for block in read_blocks(RECIPES) if block.language == language]
-
-
-def written() -> list[str]:
-    """Return the commands of evalsvc in the shell blocks, and those that other programs are given to run."""
-    shell = [shlex.join(words) for block in blocks("sh") for words in commands(block)]
-    quoted = re.findall(r"""exec (evalsvc [^'"]+)['"]""", RECIPES.read_text())
-    return [line for line in (*shell, *quoted) if line.startswith("evalsvc ")]
-
-
-def test_commands_and_settings_of_the_recipes_exist() -> None:
-    for line in written():
-        check_command(shlex.split(line)[1:])
-    names = {shlex.split(line)[1] for line in written()}
-    assert names >= {"certificates", "reference", "scheduler", "serve", "worker"}
-    assert set(re.findall(r"EVALSVC_[A-Z_]+[A-Z]", RECIPES.read_text())) <= {
-        variable for variable, _, _ in setting_help()
-    }
-
-
 @pytest.fixture
 def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The commands of Slurm that dask-jobqueue calls; the folder in which they keep the scripts of the jobs."""
@@ -122,13 +98,11 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_slurm_recipe_asks_for_jobs_in_which_our_worker_takes_the_place_of_the_shell(
-    slurm: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_job_of_the_slurm_recipe_becomes_our_worker(slurm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """dask-jobqueue's own command starts workers that do not drain, and that no shard is given to."""
     write_certificates(slurm / "tls")
     monkeypatch.setenv("EVALSVC_TLS", str(slurm / "tls"))
-    [recipe] = blocks("python")
+    [recipe] = [block.text for block in read_blocks(RECIPES) if block.language == "python"]
     port = free_port()
     recipe = recipe.replace('"0.0.0.0", "port": 8786', f'"127.0.0.1", "port": {port}')
     scripts: list[str] = []
@@ -153,7 +127,6 @@ def test_the_slurm_recipe_asks_for_jobs_in_which_our_worker_takes_the_place_of_t
 
 
 PICTURES = {"runs", "run", "images", "text", "compare", "evaluation"}
-
 MOST_BYTES = 120_000
 
 

@@ -78,17 +78,14 @@ def test_a_row_has_as_many_cells_as_its_table(name: str) -> None:
         assert len({len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()}) == 1, table
 
 
-def test_every_kind_of_task_has_an_introduction() -> None:
-    assert set(metrics.ABOUT) == set(KINDS) == set(catalog.COMPONENTS["tasks"])
-
-
 @pytest.mark.parametrize("kind", catalog.COMPONENTS["tasks"])
 def test_the_example_of_a_task_is_a_suite(kind: str) -> None:
     _, _, rest = tasks.section(describe_task(kind)).partition("```yaml suite\n")
     assert parse_suite(rest.partition("```")[0], "example").tasks[0].kind == kind
 
 
-def test_the_page_of_tasks_has_those_of_evalsvc_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pages_of_tasks_have_those_of_evalsvc_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(metrics.ABOUT) == set(KINDS) == set(catalog.COMPONENTS["tasks"])
     monkeypatch.syspath_prepend(PLUG_INS)
     assert "letters" in catalog.names("tasks")
     assert "letters" not in tasks.page()

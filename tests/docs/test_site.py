@@ -22,7 +22,6 @@ LOADING = {"base", "embed", "iframe", "img", "link", "object", "script", "source
 
 
 def markdown_left(page: str) -> list[str]:
-    """Lines of a built page that are still Markdown, outside of code."""
     root = html.document_fromstring(page)
     for element in list(root.iter("code", "pre", "script", "style")):
         element.clear(keep_tail=True)
@@ -31,24 +30,20 @@ def markdown_left(page: str) -> list[str]:
 
 
 def foreign_in_page(text: str) -> list[str]:
-    """The addresses of other hosts that a page makes a browser ask for."""
     root = html.document_fromstring(text)
     loading = [item for item in root.iter(*LOADING) if item.get("rel") not in ("canonical", "prev", "next")]
     addresses = [item.get(name, "") for item in loading for name in ("src", "href", "data", "srcset")]
-    styles = [item.get("style", "") for item in root.iter("*")] + [
-        item.text or "" for item in root.iter("script", "style")
-    ]
+    styles = [item.get("style", "") for item in root.iter("*")]
+    styles += [item.text or "" for item in root.iter("script", "style")]
     foreign = [address for address in addresses if re.match(r"(\w+:)?//", address)]
     return foreign + [found for style in styles for found in foreign_in_style(style)]
 
 
 def foreign_in_style(text: str) -> list[str]:
-    """The addresses of other hosts that a style sheet loads fonts, images or style sheets from."""
     return re.findall(r"""(?:url\(|@import)\s*["']?((?:https?:)?//[^"')\s;]+)""", text)
 
 
 def pages_of(entry: Any) -> list[str]:
-    """The pages that a navigation names, in its order."""
     inner = entry.values() if isinstance(entry, dict) else entry
     return [entry] if isinstance(entry, str) else [page for part in inner for page in pages_of(part)]
 
@@ -61,7 +56,7 @@ def test_every_page_is_in_the_navigation() -> None:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def site(tmp_path_factory: pytest.TempPathFactory, short_process: None) -> Path:
     """The site, built from a copy: the checkout stays as it is."""
     if find_spec("zensical") is None:
         lacking("zensical", "needs zensical, of the extra `docs`")
@@ -75,7 +70,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "build" / "site"
 
 
-@pytest.mark.usefixtures("short_process")
 def test_every_page_is_built(site: Path) -> None:
     written = {path.relative_to(DOCS).with_suffix("") for path in site_pages()}
     built = {path.relative_to(site) for path in site.rglob("index.html")}
@@ -83,17 +77,13 @@ def test_every_page_is_built(site: Path) -> None:
     assert built == {page.parent / "index.html" if page.name == "index" else page / "index.html" for page in written}
 
 
-@pytest.mark.usefixtures("short_process")
 def test_markdown_is_understood(site: Path) -> None:
-    """A forge is more lenient: here a list or table needs an empty line before it, and four spaces within it.
-
-    The generator's defaults show a fence with a second word behind the backticks as text, too.
-    """
+    """A forge is more lenient: here a list or table needs an empty line before it, and four spaces within it. The
+    generator's defaults show a fence with a second word behind the backticks as text, too."""
     left = {str(path.relative_to(site)): markdown_left(path.read_text()) for path in site.rglob("index.html")}
     assert {path: lines for path, lines in left.items() if lines} == {}
 
 
-@pytest.mark.usefixtures("short_process")
 def test_nothing_is_loaded_from_another_host(site: Path) -> None:
     """The site works without a network, and tells nobody who reads it."""
     html = {str(path): foreign_in_page(path.read_text()) for path in site.rglob("*.html")}

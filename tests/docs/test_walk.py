@@ -6,14 +6,15 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
 from doc_blocks import README, ROOT, find_block, pages, read_blocks
 from doc_commands import commands
-from machines import Command, wait_for
-from ports import free_port
+from machines import Command, free_port, wait_for
 from service_process import ServiceProcess
 
 SCRIPTS = {
@@ -23,17 +24,15 @@ SCRIPTS = {
 WALKED = [page for page, script in SCRIPTS.items() if script]
 
 PULL = "evalsvc assets pull smollm2-135m --assets models\n"
-"""Line of a page that pulls the real model, which tests have pulled once for all."""
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory, child_process: None) -> Iterator[ServiceProcess]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EVALSVC_UPLOAD_BYTES", "100000000")
-        running = ServiceProcess(tmp_path_factory.mktemp("service"), "--devices", "cpu", "--threads", "1").start()
-        wait_for(lambda: running.ask("GET", "/readyz").is_success, "the service has a worker")
-    yield running
-    running.stop()
+        with ServiceProcess(tmp_path_factory.mktemp("service"), "--devices", "cpu", "--threads", "1") as running:
+            wait_for(lambda: running.ask("GET", "/readyz").is_success, "the service has a worker")
+            yield running
 
 
 @pytest.fixture
@@ -61,33 +60,17 @@ def command_line(tmp_path: Path) -> Path:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("page", WALKED, ids=lambda page: str(page.relative_to(ROOT)))
-def test_the_blocks_of_a_page_run(
-    page: Path,
-    service: ServiceProcess,
-    checkout: Path,
-    command_line: Path,
-    tmp_path: Path,
-    request: pytest.FixtureRequest,
-) -> None:
+def test_blocks_run(page: Path, service: ServiceProcess, checkout: Path, command_line: Path, request: Any) -> None:
     if shutil.which("curl") is None and "curl " in SCRIPTS[page]:
         pytest.skip("needs curl")
     if PULL in SCRIPTS[page]:
         (checkout / "models").symlink_to(request.getfixturevalue("smollm2").parent)
-    environment = os.environ | {
-        "PATH": f"{command_line}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
-        "EVALSVC_URL": service.url,
-        "EVALSVC_DATA_DIR": str(tmp_path / "data"),
-        "OMP_NUM_THREADS": "1",
-    }
-    command = ["bash", "-euxo", "pipefail", "-c", SCRIPTS[page]]
-    found = subprocess.run(command, cwd=checkout, env=environment, text=True, capture_output=True, check=False)
-    assert found.returncode == 0, found.stdout + found.stderr
+    own = {"PATH": f"{command_line}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    own |= {"EVALSVC_URL": service.url, "EVALSVC_DATA_DIR": str(checkout.parent / "data")}
+    typed(["bash", "-euxo", "pipefail", "-c", SCRIPTS[page]], cwd=checkout, env=os.environ | own)
 
 
-def test_readme_leads_from_nothing_to_a_curve(
-    command_line: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, child_process: None
-) -> None:
+def test_readme_leads_to_a_curve(command_line: Path, tmp_path: Path, monkeypatch: Any, child_process: None) -> None:
     """README's commands, typed one after the other beside a run's folder and a file of pairs; none is refused."""
     work, run, port = tmp_path / "work", tmp_path / "mine", free_port()
     work.mkdir()
@@ -107,8 +90,8 @@ def test_readme_leads_from_nothing_to_a_curve(
         service.wait_for_text("listens on (.*)")
         watcher = Command(tmp_path / "watch.log", watch[1:])
         watcher.wait_for_text("step 3000 raw is checkpoint")
-        address = f"http://127.0.0.1:{port}/v1/evaluations"
-        wait_for(lambda: states(address) == ["succeeded"] * len(STEPS), "every step is evaluated")
+        asked = partial(httpx2.get, f"http://127.0.0.1:{port}/v1/evaluations?state=succeeded")
+        wait_for(lambda: len(asked().json()["evaluations"]) == len(STEPS), "every step is evaluated")
         assert re.findall(r"loss/image +raw +\w+ +(\d+) ", typed(history)) == STEPS
     finally:
         for process in filter(None, (watcher, service)):
@@ -118,11 +101,7 @@ def test_readme_leads_from_nothing_to_a_curve(
 STEPS = ["0", "10", "20", "80", "300", "3000"]
 
 
-def states(address: str) -> list[str]:
-    return [evaluation["state"] for evaluation in httpx2.get(address).json()["evaluations"]]
-
-
-def typed(words: list[str]) -> str:
-    ended = subprocess.run(words, capture_output=True, text=True, check=False)
+def typed(words: list[str], **where: Any) -> str:
+    ended = subprocess.run(words, capture_output=True, text=True, check=False, **where)
     assert ended.returncode == 0, (words, ended.stdout, ended.stderr)
     return ended.stdout

@@ -11,8 +11,7 @@ from functools import cache
 import numpy as np
 import pytest
 from pydantic import TypeAdapter
-from recorded_values import HOW, differences, lines_of, moved, recorded
-from small_evaluations import evaluations
+from small_evaluations import HOW, differences, evaluations, lines_of, moved, recorded
 
 from evalsvc.language.scoring import RESAMPLES
 from evalsvc.metrics import fid, mmd, prdc, scores

@@ -9,8 +9,7 @@ from typing import Any, cast
 
 import pytest
 import torch
-from decode_paths import PATHS, leave_uncompiled, stepped_logits
-from recorded_cuda import RecordedCuda, recorded_cuda
+from decode_paths import PATHS, RecordedCuda, leave_uncompiled, recorded_cuda, stepped_logits
 from small_models import small_model
 from torch import Tensor
 from torch.nn import functional

@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from filled_store import files_of, rows_of
-from machines import wait_for
-from ports import free_port
+from machines import free_port, wait_for
 from service_process import CHECKPOINT, Serve, ServiceProcess
 
 from evalsvc.client.uploads import PART_BYTES

@@ -11,8 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 from laboratory import Laboratory
-from machines import Command, wait_for
-from ports import free_port
+from machines import Command, free_port, wait_for
 from service_process import CHECKPOINT, Serve, steps_begun
 
 from evalsvc.cluster.certificates import write_certificates

@@ -11,8 +11,7 @@ from unittest.mock import Mock
 
 import pytest
 import sqlalchemy as sa
-from backup_files import read_members
-from filled_store import files_of, rows_of, settings_of
+from filled_store import files_of, read_members, rows_of, settings_of
 from migrated import add_migration, migrated_store
 from posts_and_results import ask, enter, kept_artifact, metric, submission, suite
 from queue_steps import evaluate_whole

@@ -18,8 +18,18 @@ from unittest.mock import Mock
 import msgpack
 import pytest
 import sqlalchemy as sa
-from backup_files import DATABASE, Member, changed_database, read_members, write_members, write_signed
-from filled_store import files_of, fill, rows_of, settings_of
+from filled_store import (
+    DATABASE,
+    Member,
+    changed_database,
+    files_of,
+    fill,
+    read_members,
+    rows_of,
+    settings_of,
+    write_members,
+    write_signed,
+)
 from migrated import migrated_store
 from posts_and_results import act, enter, submission, suite
 from queue_steps import dispatched

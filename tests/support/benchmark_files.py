@@ -17,7 +17,6 @@ CHOICE = {
     "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
     "metadata": {"version": 2.0},
 }
-"""A question with options; its rows are like those of `questions`."""
 
 KINDS: Mapping[str, Mapping[str, Any]] = {
     "word": {"output_type": "loglikelihood", "doc_to_choice": None, "doc_to_target": "{{choices[gold]}}"},

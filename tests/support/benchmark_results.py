@@ -1,6 +1,7 @@
 """Results of benchmarks as `language.results` makes them, from right and wrong answers that a test writes out."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from evalsvc.language.results import Results
 from evalsvc.metrics.ratio import ratio_of_sums
@@ -9,17 +10,9 @@ from evalsvc.spec.protocol import MetricValue, Protocol
 BYTES = 10
 
 
-def results(
-    chances: Mapping[str, float] | None = None,
-    within: bool | Mapping[str, Sequence[float]] = True,
-    drawn_from: int | None = None,
-    **columns: Sequence[float],
-) -> Results:
-    """As a benchmark task finds them: an accuracy per benchmark over the given documents, 0 or 1.
-
-    `within`: whether there are accuracies within text, or what they are made of where it is not the same. `drawn_from`:
-    of how many each benchmark's documents are a sample.
-    """
+def results(chances: Any = None, within: Any = True, drawn_from: int | None = None, **columns: Any) -> Results:
+    """As a benchmark task finds them: an accuracy per benchmark over documents, 0 or 1. `within`: whether there are
+    accuracies within text, or what they are made of; `drawn_from`: the size of the population of documents."""
     other = within if isinstance(within, Mapping) else {}
     metrics, items = [], []
     for benchmark, values in columns.items():
@@ -37,9 +30,7 @@ def results(
     return Results(metrics, items, {})
 
 
-def with_bits(
-    found: Results, benchmark: str, bits: Sequence[float], within: Sequence[float], mass: float = 0.0
-) -> Results:
+def with_bits(found: Results, benchmark: str, bits: Sequence[float], within: Sequence[float], mass: Any = 0) -> Results:
     """Also bits per byte of the right answers, of 10 bytes each, and the mass on image ids of each token."""
     items = iter(zip(bits, within, strict=True))
     for item in found.items:
@@ -47,12 +38,8 @@ def with_bits(
             item["bits"], item["bits_within"] = next(items)
             item |= {"bytes": BYTES, "image_mass": mass, "tokens": 1}
     protocol = Protocol({"benchmark": benchmark})
-    made = (
-        ("bits_per_byte", ("bits", "bytes")),
-        ("bits_per_byte_within", ("bits_within", "bytes")),
-        ("image_mass", ("image_mass", "tokens")),
-    )
-    for name, keys in made:
+    made = {"bits_per_byte": ("bits", "bytes"), "bits_per_byte_within": ("bits_within", "bytes")}
+    for name, keys in {**made, "image_mass": ("image_mass", "tokens")}.items():
         some = [item for item in found.items if item["benchmark"] == benchmark]
         ratio = ratio_of_sums(*([item[key] for item in some] for key in keys))
         assert ratio is not None

@@ -46,7 +46,6 @@ class Visit:
     """A page in a browser profile of its own, with everything that went wrong while it was open."""
 
     def __init__(self, browser: Browser, **options: Any) -> None:
-        """Open an empty page. `options` are those of playwright's `new_context`, such as `java_script_enabled`."""
         self.context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
         self.context.set_default_timeout(TIMEOUT)
         self.page = self.context.new_page()
@@ -64,7 +63,6 @@ class Visit:
         self.page.on("response", self._judge)
 
     def open(self, url: str) -> Visit:
-        """Load a page and wait until its charts near the viewport are drawn."""
         self.page.goto(url, wait_until="load")
         self.drawn()
         return self
@@ -75,7 +73,6 @@ class Visit:
             self.page.wait_for_function(CHARTS_IN_VIEW_ARE_DRAWN)
 
     def draw_all(self) -> None:
-        """Scroll through the page, so that every chart is drawn, and back to its begin."""
         if self.page.evaluate("() => Boolean(window.vegaEmbed)") is True:
             for chart in self.page.locator(".chart").all():
                 chart.scroll_into_view_if_needed()

@@ -52,8 +52,6 @@ def mark(path: str) -> "Hostile":
 
 
 class Hostile(Exception):
-    """Runs code wherever it is unpickled."""
-
     def __reduce__(self) -> Any:
         return mark, self.args
 
@@ -78,8 +76,6 @@ def hostile(request: tuple[str, str], report: Report, settings: Settings) -> byt
 
 
 class _Replies:
-    """A codec that packs nothing, and is used once."""
-
     undo: Any = None
 
     def __init__(self, reply: Any, raises: bool) -> None:

@@ -28,7 +28,6 @@ def items(seed: int, right: float, n: int = 40) -> list[dict[str, Any]]:
 
 
 def metrics(rows: Sequence[dict[str, Any]], limit: int = 1) -> list[MetricValue]:
-    """`acc`, the mean of 0 and 1, and `bits_per_byte`, a ratio, of each benchmark."""
     found = []
     of_acc: dict[str, Any] = {"unit": "fraction", "direction": "higher"}
     of_bits: dict[str, Any] = {"unit": "bits/byte", "direction": "lower"}
@@ -45,10 +44,7 @@ def metrics(rows: Sequence[dict[str, Any]], limit: int = 1) -> list[MetricValue]
     return found
 
 
-def put(
-    store: Store, run: str, step: int, seed: int, right: float, limit: int = 1, n: int = 40, **fields: Any
-) -> dict[str, Any]:
-    """Evaluate a checkpoint of the run in the store; the result as a file would have it."""
+def put(store: Store, run: str, step: int, seed: int, right: float, limit: int = 1, n: int = 40, **fields: Any) -> Any:
     path = f"/{run}/epoch_{step}.pt"
     posted = submission(step, run=run, uri=path, path=path, **fields)
     enter(store, posted, suite(f"text-{limit}", kind="language", limit=limit))

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 
@@ -25,29 +25,19 @@ class Result:
 
     @property
     def rows(self) -> list[dict[str, str]]:
-        """The rows of CSV."""
         return list(csv.DictReader(self.out.splitlines()))
 
     @property
     def cells(self) -> list[list[str]]:
-        """The words of each line."""
         return [line.split() for line in self.out.splitlines()]
 
 
 Command = Callable[..., Result]
-"""Run with the arguments of the program."""
 
 Shell = Callable[[str], Result]
-"""Run a command line, without the name of the program."""
 
 
-def command_in_process(
-    name: str,
-    main: Callable[[], NoReturn],
-    folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> Command:
+def command_in_process(name: str, main: Any, folder: Path, monkeypatch: Any, capfd: Any) -> Command:
     """Return what runs a program in this process, in a folder and an environment of the test's own."""
     for variable, _, _ in setting_help():
         monkeypatch.setenv(variable, "")  # as good as not set, and `run` cannot leave its own behind

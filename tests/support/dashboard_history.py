@@ -5,29 +5,19 @@ from __future__ import annotations
 import json
 import math
 import random
-import struct
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import queue_steps
 from app_in_process import InlineCoordinator, app_on_port
 from forgetting_reports import FLIP, ROW, content, flipped
 from history_reference import Point, imported
-from queue_steps import (
-    dispatched,
-    enter,
-    enter_virtual,
-    evaluate_whole,
-    metric,
-    plan,
-    ran,
-    store_result,
-    submission,
-    suite,
-)
+from PIL import Image
+from queue_steps import act, enter, enter_virtual, evaluate_whole, metric, store_result, submission, suite
 
 from evalsvc.api.state import State
 from evalsvc.config import Settings
@@ -53,8 +43,6 @@ PROMPTS = ("a red seven", HOSTILE, "a seven " * 1250, "eine größe Acht")
 
 @dataclass(frozen=True)
 class Dashboard:
-    """A service with the history, on a port."""
-
     url: str
     state: State
 
@@ -75,8 +63,20 @@ def fill(state: State) -> None:
     evaluate_whole(store, *losses(random.Random(5), 4000))
     enter_virtual(store, VIRTUAL, f"avg({RUN}@3000, {RUN}@4000)", suite("quick"), step=4000)
     evaluate_whole(store, *losses(random.Random(6), 4000))
-    _import(store)
-    _fail(state)
+    # Two thousand steps of a metric: more than a chart has pixels.
+    points = [Point(step, 2 + math.exp(-step / 500), 0.01, 400) for step in range(2000)]
+    act(store, import_values, LONG, "tracker", [imported("lower/loss", points)], replace=False)
+    # A failed evaluation, and one in the middle of its work.
+    coordinator = state.coordinator
+    assert isinstance(coordinator, InlineCoordinator)
+    coordinator.error = ShardError("out_of_memory", f"the card has too little memory for {HOSTILE}")
+    enter(store, submission(5000, run=RUN, uri="/failed.pt", path="/failed.pt"), suite("quick"))
+    coordinator.work()
+    coordinator.error = None
+    enter(store, submission(6000, run=RUN, uri="/runs.pt", path="/runs.pt"), suite("quick"))
+    store_result(store, queue_steps.dispatched(store, "plan"), queue_steps.plan(4))
+    first, *_ = [queue_steps.dispatched(store, "run") for _ in range(4)]
+    store_result(store, first, queue_steps.ran(sum=1))
 
 
 def _evaluate(store: Store, settings: Settings, run: str, step: int, seed: int) -> None:
@@ -100,7 +100,6 @@ def _evaluate(store: Store, settings: Settings, run: str, step: int, seed: int) 
 
 
 def losses(own: random.Random, step: int) -> list[MetricValue]:
-    """Return losses that fall, one that is no number, and one with a hostile name."""
     fall = math.exp(-step / 3000)
     return [
         metric(3 + 4 * fall + own.gauss(0, 0.02), baseline=11.1, stderr=0.02),
@@ -140,7 +139,6 @@ def pictures(settings: Settings, run: str, step: int) -> list[KeptArtifact]:
 
 
 def loss_profile(settings: Settings, step: int, rows: int = 6, columns: int = 8) -> KeptArtifact:
-    """Return losses by image code that fall from the first row to the last; the first code has none."""
     places = range(1, rows * columns)
     loss = [5 - place / 20 + math.exp(-step / 3000) for place in places]
     content = {"version": 2, "grid": [rows, columns], "image_cell": {"start": [*places], "loss": loss}}
@@ -150,12 +148,9 @@ def loss_profile(settings: Settings, step: int, rows: int = 6, columns: int = 8)
 
 
 def png(colour: tuple[int, int, int], size: int = 16) -> bytes:
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    rows = (b"\0" + bytes(colour) * size) * size
-    header = struct.pack(">IIBBBBB", size, size, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    stream = BytesIO()
+    Image.new("RGB", (size, size), colour).save(stream, "PNG")
+    return stream.getvalue()
 
 
 def completions(run: str, step: int) -> list[dict[str, Any]]:
@@ -179,30 +174,6 @@ def forgetting(settings: Settings) -> list[KeptArtifact]:
     return [kept(settings, "forgetting", "forgetting.json", "application/json", report, details)]
 
 
-def kept(
-    settings: Settings, kind: str, name: str, media_type: str, content: bytes, details: Mapping[str, object]
-) -> KeptArtifact:
-    """Keep the content of an artifact."""
+def kept(settings: Settings, kind: str, name: str, media_type: str, content: bytes, details: Any) -> KeptArtifact:
     sha256 = keep_content(settings.artifacts_path, content)
     return KeptArtifact(kind, name, media_type, details, sha256, len(content))
-
-
-def _import(store: Store) -> None:
-    """Import two thousand steps of a metric: more than a chart has pixels."""
-    points = [Point(step, 2 + math.exp(-step / 500), 0.01, 400) for step in range(2000)]
-    with store.transaction() as session:
-        import_values(session, LONG, "tracker", [imported("lower/loss", points)], replace=False)
-
-
-def _fail(state: State) -> None:
-    """Leave a failed evaluation and one in the middle of its work."""
-    coordinator = state.coordinator
-    assert isinstance(coordinator, InlineCoordinator)
-    coordinator.error = ShardError("out_of_memory", f"the card has too little memory for {HOSTILE}")
-    enter(state.store, submission(5000, run=RUN, uri="/failed.pt", path="/failed.pt"), suite("quick"))
-    coordinator.work()
-    coordinator.error = None
-    enter(state.store, submission(6000, run=RUN, uri="/runs.pt", path="/runs.pt"), suite("quick"))
-    store_result(state.store, dispatched(state.store, "plan"), plan(4))
-    first, *_ = [dispatched(state.store, "run") for _ in range(4)]
-    store_result(state.store, first, ran(sum=1))

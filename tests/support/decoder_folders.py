@@ -1,8 +1,6 @@
 """Image tokenizers as their authors and Hugging Face publish them, with random weights under each one's own names.
-
 LlamaGen's names are those of `tokenizer/tokenizer_image/vq_model.py` in FoundationVision/LlamaGen, derived here by
-undoing transformers' `convert_janus_weights_to_hf.py`; Chameleon's are kept by `convert_chameleon_weights_to_hf.py`.
-"""
+undoing transformers' `convert_janus_weights_to_hf.py`; Chameleon's are kept by `convert_chameleon_weights_to_hf.py`."""
 
 from __future__ import annotations
 
@@ -36,14 +34,8 @@ def chameleon_config(**changes: Any) -> dict[str, Any]:
     return {"model_type": "chameleon_vqgan", **TINY, "resolution": 32, **changes}
 
 
-NAMES = (
-    ("encoder.down.", "encoder.conv_blocks."),
-    ("decoder.up.", "decoder.conv_blocks."),
-    (".block.", ".res."),
-    ("mid.block_1.", "mid.0."),
-    ("mid.attn_1.", "mid.1."),
-    ("mid.block_2.", "mid.2."),
-)
+NAMES = (("encoder.down.", "encoder.conv_blocks."), ("decoder.up.", "decoder.conv_blocks."), (".block.", ".res."))
+NAMES += (("mid.block_1.", "mid.0."), ("mid.attn_1.", "mid.1."), ("mid.block_2.", "mid.2."))
 """Parts of names of tensors in transformers' JanusVQVAE, and in LlamaGen."""
 
 

@@ -12,7 +12,6 @@ ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
 READMES = (README, *(ROOT / "benchmarks" / folder / "README.md" for folder in ("prepare", "harness")))
-"""Pages that the site does not have."""
 MARKS = ("run", "check", "output", "suite")
 """What follows the language of a fence: run literally, checked, output to look at, or parsed as a suite."""
 
@@ -23,7 +22,6 @@ FENCE = re.compile(r"^(?P<indent> *)(?P<fence>`{3,}|~{3,})(?P<info>[^`]*)$")
 class Block:
     page: Path
     line: int
-    """Number of the line with the opening fence."""
     language: str
     mark: str
     """The words behind the language, one of MARKS where the block is marked as it should be."""
@@ -34,11 +32,9 @@ class Block:
 
 
 REFERENCE = {generate.FOLDER / f"{name}.md": page for name, page in generate.PAGES.items()}
-"""The function that writes a page of the reference, by the page."""
 
 
 def site_pages() -> list[Path]:
-    """Return the pages of the site, those that are written from the code too."""
     return sorted({*DOCS.rglob("*.md"), *REFERENCE})
 
 
@@ -66,7 +62,6 @@ def find_block(page: Path, language: str, text: str) -> str:
 
 
 def section(page: Path, heading: str) -> str:
-    """Return the text below a heading, up to the next heading of its level or a higher one."""
     lines = read_page(page).splitlines()
     first = lines.index(heading) + 1
     level = len(heading.partition(" ")[0])
@@ -75,7 +70,6 @@ def section(page: Path, heading: str) -> str:
 
 
 def anchors(page: Path) -> set[str]:
-    """Return the anchors of a page's headings, as forges and site generators make them."""
     found: set[str] = set()
     for title in re.findall(r"^#+ +(.+?) *$", prose(page), re.MULTILINE):
         plain = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", title).replace("`", "").lower()
@@ -84,7 +78,6 @@ def anchors(page: Path) -> set[str]:
 
 
 def _parts(page: Path) -> Iterator[tuple[Block | None, str]]:
-    """Yield a block for every fence, and every line outside of fences."""
     lines = enumerate(read_page(page).splitlines(), 1)
     for number, line in lines:
         if (opening := FENCE.match(line)) is None:

@@ -4,18 +4,10 @@ from typing import Any
 
 from evalsvc.spec.documents.text_reports import ForgettingReport
 
-ROW: dict[str, Any] = {
-    "what": "arc",
-    "metric": "acc",
-    "scope": "all",
-    "unit": "fraction",
-    "n": 300,
-    "base": 0.5,
-    "base_stderr": 0.02,
-}
+ROW: dict[str, Any] = {"what": "arc", "metric": "acc", "scope": "all", "unit": "fraction", "n": 300, "verdict": "lost"}
+ROW |= {"base": 0.5, "base_stderr": 0.02}
 ROW |= {"checkpoint": 0.4, "checkpoint_stderr": None, "lost": 40, "gained": 10, "p": 1e-4, "p_corrected": 1e-4}
 ROW |= {"change": -0.1, "change_stderr": 0.02, "change_basis": "paired", "change_low": -0.15, "change_high": -0.05}
-ROW |= {"verdict": "lost"}
 
 FLIP: dict[str, Any] = {"index": 3, "flip": "lost", "flip_within": None, "question": "is it so?", "options": None}
 FLIP |= {"right": ["yes", "aye"], "base": "yes", "checkpoint": "no", "base_within": "yes", "checkpoint_within": "aye"}

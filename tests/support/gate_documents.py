@@ -1,6 +1,6 @@
 """Results as `evalsvc run --output` writes them, made up; and what a JUnit report must be valid by."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +21,9 @@ def value(name: str, number: float, stderr: float | None = 0.01, **fields: Any) 
 
 
 def document(
-    *metrics: MetricValue,
-    items: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
-    errors: Mapping[str, str] | None = None,
-    task: str | None = None,
-    code: str = "out_of_memory",
+    *metrics: MetricValue, items: Any = None, errors: Any = None, task: str | None = None, code: str = "out_of_memory"
 ) -> dict[str, Any]:
-    """`items` and `errors` (messages) are by task; every metric is of `task`, else of the first half of its name.
-
-    All errors have one code.
-    """
+    """`items` and `errors` (messages) are by task; every metric is of `task`, else of the first half of its name."""
     return {
         "metrics": [{**metric.to_json(), "task": task or metric.name.partition("/")[0]} for metric in metrics],
         "protocols": {metric.protocol.id: dict(metric.protocol.content) for metric in metrics},

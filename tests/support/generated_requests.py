@@ -13,20 +13,14 @@ from schemathesis.engine import from_schema
 from schemathesis.engine.events import FatalError, NonFatalError, ScenarioFinished
 
 ACCEPTED = ["2xx", "3xx", "401", "403", "404", "409", "410", "429"]
-"""How a request may be answered that is right by its schema."""
 
 CURSOR = "a cursor is one that a page before gave, and `from` is at most `to`"
 REFUSED = ["400", "401", "403", "404", "405", "406", "409", "412", "413", "415", "422", "428", "429", "460", "5xx"]
 """How a request may be answered that is wrong by its schema; 412, 413 and 460 are of tus."""
 
 REFUSED_BY_MEANING = {
-    "GET /v1/runs": CURSOR,
-    "GET /v1/checkpoints": CURSOR,
-    "GET /v1/evaluations": CURSOR,
-    "GET /v1/runs/{run}/artifacts": CURSOR,
-    "GET /v1/evaluations/{evaluation_id}/artifacts": CURSOR,
-    "GET /v1/protocols": CURSOR,
-    "GET /v1/suites": CURSOR,
+    **{f"GET /v1/{lists}": CURSOR for lists in ("runs", "checkpoints", "evaluations", "protocols", "suites")},
+    **{f"GET /v1/{of}/artifacts": CURSOR for of in ("runs/{run}", "evaluations/{evaluation_id}")},
     "POST /v1/checkpoints": "its file must be there, and what it names, or its expression, must make sense",
     "POST /v1/uploads": "its metadata has a digest, an empty file is none, and a large one has no room",
     "PATCH /v1/uploads/{sha256}": "the checksum is the digest of the body, which is no longer than the rest",
@@ -43,10 +37,8 @@ REFUSED_BY_MEANING = {
 }
 """Operations that refuse, by 422 or a status of tus, what their schema allows, and why no schema can say so."""
 
-
 NOT_STORABLE = ("has a NUL character", "has a NUL or an unpaired surrogate")
 """Nor do schemas say that a text has none of these, which no database keeps."""
-
 
 TOO_LONG = "Invalid HTTP request received."
 """What the server answers to an address of more than 64 KiB, before the application reads the request."""
@@ -59,14 +51,10 @@ class Found:
     cases: int = 0
     statuses: Counter[int] = field(default_factory=Counter)
     checks: Counter[str] = field(default_factory=Counter)
-    """Passed or failed."""
     failures: dict[str, str] = field(default_factory=dict)
-    """By operation and title, the first of each with the request that shows it."""
 
 
-def generate(
-    url: str, examples: int, weights: Path, *, seed: int = 1, headers: Mapping[str, str] | None = None, **phases: bool
-) -> Found:
+def generate(url: str, examples: int, weights: Path, *, seed: int = 1, headers: Any = None, **phases: bool) -> Found:
     """Ask everything of the service at `url`, `examples` times each beside what is systematic."""
     document = httpx2.get(f"{url}/openapi.json", headers=headers, trust_env=False).json()
     _make_realistic(document, weights)
@@ -125,26 +113,13 @@ def _make_realistic(document: dict[str, Any], weights: Path) -> None:
                     parameter["example"] = known[name]
 
 
-def _config(
-    url: str, examples: int, seed: int, headers: Mapping[str, str] | None, phases: Mapping[str, bool]
-) -> SchemathesisConfig:
+def _config(url: str, examples: int, seed: int, headers: Any, phases: Mapping[str, bool]) -> SchemathesisConfig:
     refused = {"positive_data_acceptance": {"expected-statuses": [*ACCEPTED, "413", "422", "460"]}}
-    return SchemathesisConfig.from_dict(
-        {
-            "base-url": url,
-            "seed": seed,
-            "headers": dict(headers or {}),
-            "workers": 1,
-            "continue-on-failure": True,
-            "request-timeout": 60,
-            "tls-verify": False,
-            "checks": {
-                "enabled": True,
-                "positive_data_acceptance": {"expected-statuses": ACCEPTED},
-                "negative_data_rejection": {"expected-statuses": REFUSED},
-            },
-            "generation": {"max-examples": examples, "deterministic": True, "database": "none", "no-shrink": True},
-            "phases": {name: {"enabled": enabled} for name, enabled in phases.items()},
-            "operations": [{"include-name": name, "checks": refused} for name in REFUSED_BY_MEANING],
-        }
-    )
+    accepted = {"positive_data_acceptance": {"expected-statuses": ACCEPTED}}
+    how: dict[str, Any] = {"base-url": url, "seed": seed, "headers": dict(headers or {}), "workers": 1}
+    how |= {"continue-on-failure": True, "request-timeout": 60, "tls-verify": False}
+    how["checks"] = {"enabled": True, **accepted, "negative_data_rejection": {"expected-statuses": REFUSED}}
+    how["generation"] = {"max-examples": examples, "deterministic": True, "database": "none", "no-shrink": True}
+    how["phases"] = {name: {"enabled": enabled} for name, enabled in phases.items()}
+    how["operations"] = [{"include-name": name, "checks": refused} for name in REFUSED_BY_MEANING]
+    return SchemathesisConfig.from_dict(how)

@@ -18,7 +18,6 @@ from evalsvc.store.history.reading import read_history
 from evalsvc.store.session import Store
 
 MOST = 2**63 - 1
-"""The last step that there can be."""
 
 SPECIAL = (math.nan, math.inf, -math.inf, 1.7e308, -1.7e308, 1e290, 5e-324, -5e-324, 0.0, -0.0)
 
@@ -39,16 +38,13 @@ class Point:
 History = dict[str, list[Point]]
 """By metric. The direction of a metric is how its name begins."""
 
-DIRECTIONS = ("lower", "higher", "none")
-
 
 def random_history(seed: int, series: int = 4, size: int = 40, steps: int = 200) -> History:
-    """Series of which some hold what is no number, some numbers at the ends of float64, and steps in any order."""
     own = random.Random(seed)
     found: History = {}
     for index in range(series):
         pool = own.sample(range(steps), own.randint(1, size)) + own.choice(([], [MOST]))
-        found[f"{DIRECTIONS[index % 3]}/{index}"] = [
+        found[f"{('lower', 'higher', 'none')[index % 3]}/{index}"] = [
             Point(step, _value(own, index % 2 == 1), own.choice((None, own.random())), own.choice((None, 400)))
             for step in pool
         ]
@@ -110,23 +106,12 @@ def _bucket(rows: Sequence[tuple[int, Point]]) -> dict[str, Any]:
     finite = [value for value in values if math.isfinite(value)]
     has_mean = bool(finite) and max(map(abs, finite)) < 1e290
     mean = float(sum(map(Fraction, finite)) / len(finite)) if has_mean else None
-    return {
-        "x": rows[-1][0],
-        "last": number_to_json(values[-1]),
-        "stderr": rows[-1][1].stderr,
-        "low": rows[-1][1].ends[0],
-        "high": rows[-1][1].ends[1],
-        "n": rows[-1][1].n,
-        "min": min(finite, default=None),
-        "max": max(finite, default=None),
-        "mean": mean,
-        "count": len(rows),
-        "nan": sum(math.isnan(value) for value in values),
-        "positive_infinity": values.count(math.inf),
-        "negative_infinity": values.count(-math.inf),
-        "imported": len(rows),
-        "virtual": False,
-    }
+    x, last = rows[-1]
+    bucket: dict[str, Any] = {"x": x, "last": number_to_json(last.value), "stderr": last.stderr, "n": last.n}
+    bucket |= {"low": last.ends[0], "high": last.ends[1], "mean": mean, "count": len(rows), "imported": len(rows)}
+    bucket |= {"min": min(finite, default=None), "max": max(finite, default=None), "virtual": False}
+    infinite = {"positive_infinity": values.count(math.inf), "negative_infinity": values.count(-math.inf)}
+    return bucket | {"nan": sum(math.isnan(value) for value in values), **infinite}
 
 
 def best(points: Iterable[Point], direction: str) -> Point | None:

@@ -74,7 +74,6 @@ def patched(path: Path, declared: int) -> None:
 
 
 def safetensors(path: Path, header: dict[str, Any] | bytes) -> None:
-    """A file with this header and sixteen bytes of values."""
     raw = header if isinstance(header, bytes) else json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(raw)) + raw + bytes(16))
 

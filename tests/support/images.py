@@ -1,7 +1,6 @@
 """Container images that are really built: by buildah, from a base made of Debian's packages and the tests' own Python.
-
-No registry of images is asked. It needs root that may make namespaces. What is built lies in a folder of the session.
-"""
+No registry of images is asked. It needs root that may make namespaces. What is built lies in a folder of the
+session."""
 
 import ast
 import json
@@ -22,7 +21,6 @@ CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
 PACKAGES = ("ca-certificates", "passwd")
 LEFT_OUT = ("site-packages", "__pycache__", "test", "idlelib", "config-*")
-"""Of the tests' Python, what an image of Python has not."""
 
 MB = 1_000_000
 LIMITS = {"nofile": resource.RLIMIT_NOFILE, "nproc": resource.RLIMIT_NPROC}
@@ -32,9 +30,7 @@ LIMITS = {"nofile": resource.RLIMIT_NOFILE, "nproc": resource.RLIMIT_NPROC}
 class Image:
     name: str
     root: Path
-    """Its files."""
     config: Mapping[str, Any]
-    """As Docker shows it: User, Env, Cmd, Entrypoint, Labels, Healthcheck."""
 
     @property
     def megabytes(self) -> float:
@@ -101,7 +97,6 @@ def output_of(*command: str, environment: Mapping[str, str] | None = None) -> st
 
 
 def cache_folder() -> Path:
-    """Where the base is kept from one session to the next."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(home) / "evalsvc" / "containers"
 
@@ -123,7 +118,6 @@ def debian(cache: Path) -> Path:
 
 
 def packages_of_python() -> set[str]:
-    """Of Debian, those with the libraries that Python and its standard library are linked to."""
     base = Path(sys.base_prefix)
     folder = base / "lib" / f"python3.{sys.version_info.minor}" / "lib-dynload"
     linked = [str(file) for file in folder.glob("*.so") if "tkinter" not in file.name]
@@ -136,7 +130,6 @@ def packages_of_python() -> set[str]:
 
 
 def python(folder: Path) -> Path:
-    """The tests' Python without what is installed into it, as it lies in Docker's images of Python."""
     base, version = Path(sys.base_prefix), f"python3.{sys.version_info.minor}"
     root = folder / "python"
     local = root / "usr" / "local"

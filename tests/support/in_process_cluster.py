@@ -1,8 +1,6 @@
-"""A cluster whose workers are threads of this process, and the task `steps` on it: no Dask, checkpoint or torch.
-
-It keeps what the coordinator relies on: one call a worker, progress from the beginning of a call, one outcome of every
-call, which comes on another thread, and nothing of a call that was given up.
-"""
+"""A cluster whose workers are threads of this process, and the task `steps` on it: no Dask, checkpoint or torch. It
+keeps what the coordinator relies on: one call a worker, progress from the beginning of a call, one outcome of every
+call, which comes on another thread, and nothing of a call that was given up."""
 
 from __future__ import annotations
 
@@ -25,7 +23,6 @@ from evalsvc.tasks.stages import run_stage
 from evalsvc.tasks.task import Context
 
 Run = Callable[[Any, "Call"], Any]
-"""What a worker does with a request."""
 
 
 class Died(BaseException):
@@ -34,18 +31,14 @@ class Died(BaseException):
 
 @dataclass
 class Call:
-    """A call on its worker, as the code that runs there sees it."""
-
     key: str
     worker: str
     on_progress: Callable[[str, int], None]
     outputs: Path
-    """Folder of the outputs of shards."""
     cancelled: threading.Event = field(default_factory=threading.Event)
     dead: threading.Event = field(default_factory=threading.Event)
 
     def report(self, done: int) -> None:
-        """Tell the progress; raises Cancelled where the call is to stop."""
         if self.dead.is_set():
             raise Died
         self.on_progress(self.key, done)
@@ -53,21 +46,12 @@ class Call:
             raise Cancelled("the evaluation was cancelled")
 
     def pause(self, seconds: float) -> None:
-        """Sleep for as long as the worker lives."""
         if self.dead.wait(seconds):
             raise Died
 
 
 class InProcessCluster(Cluster):
-    """One worker for each device of the settings."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        on_progress: Callable[[str, int], None],
-        on_outcome: Callable[[Outcome], None],
-        run: Run,
-    ) -> None:
+    def __init__(self, settings: Settings, on_progress: Any, on_outcome: Any, run: Run) -> None:
         self._run = run
         self._report_progress, self._report_outcome = on_progress, on_outcome
         self._addresses = [f"inproc://{index}" for index, _ in enumerate(settings.devices.split(","))]
@@ -97,7 +81,6 @@ class InProcessCluster(Cluster):
         return self._is_up
 
     def disconnect(self) -> None:
-        """The scheduler is gone, and nobody hears of what runs."""
         self._is_up = False
 
     def workers(self) -> list[str]:
@@ -163,13 +146,11 @@ class InProcessCluster(Cluster):
             self._report_outcome(Outcome(call.key, kind, value, cause))
 
 
-def with_run(run: Run) -> Callable[[Settings, Callable[[str, int], None], Callable[[Outcome], None]], InProcessCluster]:
-    """A cluster on whose workers `run` is called."""
+def with_run(run: Run) -> Any:
     return lambda settings, on_progress, on_outcome: InProcessCluster(settings, on_progress, on_outcome, run)
 
 
 def run_steps(request: ShardRequest, call: Call) -> ShardResult:
-    """Do what `run_shard` does with `steps_task.Steps`, in its place."""
     work = StepsOfACall(Steps(name=request.task.name, **request.task.parameters), call)
     base = request.base and SimpleNamespace(checkpoint=request.base)
     context: Any = SimpleNamespace(checkpoint=request.checkpoint, base=base)
@@ -182,8 +163,6 @@ def run_steps(request: ShardRequest, call: Call) -> ShardResult:
 
 
 class StepsOfACall(StepsWork):
-    """Steps that end with the call."""
-
     def __init__(self, task: Steps, call: Call) -> None:
         super().__init__(task)
         self.call = call

@@ -1,6 +1,5 @@
 """A store, its coordinators, and evaluations of the task `steps`, whose log says what was run."""
 
-import time
 from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
@@ -9,7 +8,7 @@ from typing import Any
 
 from machines import wait_for
 from migrated import migrated_store
-from queue_steps import cancel, retry, submission
+from queue_steps import ask, cancel, retry, submission
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -29,8 +28,6 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "open_lm" / "01_rotary_default_l
 
 
 class Laboratory:
-    """A store in a folder, and coordinators of it, which `close` stops."""
-
     def __init__(self, folder: Path, cluster: ClusterFactory = Cluster, checkpoint: Path = GOLDEN) -> None:
         self.folder = folder
         self.data = folder / "data"
@@ -52,11 +49,8 @@ class Laboratory:
         for coordinator in self._coordinators:
             coordinator.wake()
 
-    def post(
-        self, name: str = "steps", step: int = 1, run: str = "run-a", spool: str = "none", **parameters: Any
-    ) -> int:
-        """The id of an evaluation by a suite of short steps that writes `NAME.log`."""
-        task = {"kind": "steps", "log": str(self.folder / f"{name}.log"), "seconds": 0.01, **parameters}
+    def post(self, name: str = "steps", step: int = 1, run: str = "run-a", spool: str = "none", **fields: Any) -> int:
+        task = {"kind": "steps", "log": str(self.folder / f"{name}.log"), "seconds": 0.01, **fields}
         suite = parse_suite({"tasks": [task]}, name)
         path, identity = str(self.checkpoint), identify(self.checkpoint)
         with self.store.transaction() as session:
@@ -75,28 +69,19 @@ class Laboratory:
         self.wake()
 
     def wait_until(self, condition: Callable[[Session], Any], seconds: float = 120) -> None:
-        deadline = time.monotonic() + seconds
-        while True:
-            with self.store.reading() as session:
-                if condition(session):
-                    return
-            assert time.monotonic() < deadline, "it did not happen in time"
-            time.sleep(0.01)
+        wait_for(lambda: ask(self.store, condition), "what the test waits for", seconds)
 
     def is_over(self, evaluation: int) -> bool:
-        with self.store.reading() as session:
-            return find_evaluation(session, evaluation).state in OVER
+        return ask(self.store, find_evaluation, evaluation).state in OVER
 
     def wait(self, evaluation: int, seconds: float = 120) -> Evaluation:
         self.wait_until(lambda _: self.is_over(evaluation), seconds)
-        with self.store.reading() as session:
-            return find_evaluation(session, evaluation)
+        return ask(self.store, find_evaluation, evaluation)
 
     def succeeds(self, *evaluations: int) -> bool:
         return {self.wait(evaluation).state for evaluation in evaluations} == {"succeeded"}
 
     def failure(self, evaluation: int) -> tuple[str, str]:
-        """Wait for the end of an evaluation that fails; the code and the message of its error."""
         failed = self.wait(evaluation)
         assert failed.error is not None
         assert failed.state == "failed"
@@ -126,12 +111,10 @@ class Laboratory:
         return Counter(outcome for _, outcome, _ in self.attempts(name))
 
     def failed_attempts(self) -> int:
-        with self.store.reading() as session:
-            return sum(session.scalars(select(Shard.failed_attempts)))
+        return ask(self.store, lambda session: sum(session.scalars(select(Shard.failed_attempts))))
 
     def history(self) -> list[ValueSeries]:
-        with self.store.reading() as session:
-            return read_history(session, "run-a").series
+        return ask(self.store, read_history, "run-a").series
 
     def close(self) -> None:
         for coordinator in self._coordinators:
@@ -140,8 +123,6 @@ class Laboratory:
 
 
 def begun_on_two(laboratory: Laboratory, shards: int = 2) -> None:
-    """Wait until two processes work, and at least `shards` shards were begun."""
-
     def both() -> bool:
         log = laboratory.log()
         return len({process for *_, process in log}) == 2 and len({shard for shard, *_ in log}) >= shards

@@ -28,7 +28,6 @@ def load_one(folder: Path, name: str, rules: Rules | None = None, **fields: Any)
 
 
 def load_golden(shared: Path, name: str, limit: int | None) -> Benchmark:
-    """Load the first `limit` documents of a benchmark."""
     golden = shared / "golden" / "text_tasks"
     rules = Rules(resolve=lambda path: str(golden / path.removeprefix("datasets:text/")))
     return load(TEXT_TASKS, name, limit=limit, rules=rules).benchmarks[0]

@@ -1,20 +1,20 @@
-"""A cluster of many machines as people start it: `evalsvc scheduler` and `evalsvc worker`, which tests may kill.
-
-With a prefix such as `ip netns exec NAME` a process runs where that command puts it.
-"""
+"""A cluster of many machines as people start it: `evalsvc scheduler` and `evalsvc worker`, which tests may kill. With a
+prefix such as `ip netns exec NAME` a process runs where that command puts it."""
 
 import os
+import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
-from ports import free_port
 
 from evalsvc.cluster.certificates import write_certificates
 
@@ -34,7 +34,7 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = PATIENCE)
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, f"not in time: {what}"
-        time.sleep(0.05)
+        time.sleep(0.02)
     return found
 
 
@@ -44,8 +44,6 @@ def worker_processes(pid: int) -> list[psutil.Process]:
 
 
 class Command:
-    """`evalsvc …` in a process of its own."""
-
     def __init__(self, log: Path, arguments: Sequence[str], prefix: Sequence[str] = (), **environment: str) -> None:
         self.log = log
         path = os.pathsep.join([SUPPORT, os.environ.get("PYTHONPATH", "")])
@@ -69,7 +67,6 @@ class Command:
         return worker_processes(self.process.pid)
 
     def stop(self) -> None:
-        """At once."""
         if self.process.poll() is None:
             below = self.workers()
             self.process.kill()
@@ -81,8 +78,6 @@ class Command:
 
 
 class Machines:
-    """The certificates, scheduler and workers of a test."""
-
     def __init__(self, folder: Path, host: str = "127.0.0.1", prefix: Sequence[str] = (), **environment: str) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
@@ -124,3 +119,14 @@ class Machines:
 
 def term(command: Command) -> None:
     command.process.send_signal(signal.SIGTERM)
+
+
+LOW, HIGH = 20_000, 32_000
+"""Below the ports that systems hand out by themselves: one of those goes to a neighbour while its server is away."""
+
+
+def free_port() -> int:
+    while True:
+        port = random.SystemRandom().randrange(LOW, HIGH)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port

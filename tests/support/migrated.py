@@ -15,13 +15,11 @@ from evalsvc.store.tables import Base
 
 
 def migrated_store(file: Path) -> Store:
-    """The store in an SQLite file, which is new, migrated and empty."""
     copy_migrated(file)
     return open_store(f"sqlite:///{file}", migrate=False)
 
 
 def empty(store: Store) -> None:
-    """Delete all rows of an SQLite store, and let its ids begin again."""
     with store.transaction() as session:
         for table in reversed(Base.metadata.sorted_tables):
             session.execute(delete(table))

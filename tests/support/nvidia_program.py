@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +28,6 @@ class Plain(nn.Module):
 
 
 class Layers(Plain):
-    """The part of the program that clean-fid runs."""
-
     def __init__(self, run: nn.Module) -> None:
         super().__init__()
         self.run = run
@@ -38,9 +37,7 @@ class Layers(Plain):
         return found
 
 
-def nvidia_program(
-    tensors: Mapping[str, Tensor], path: Path, classifier: Tensor | None = None, layers: nn.Module | None = None
-) -> Path:
+def nvidia_program(tensors: Mapping[str, Tensor], path: Path, classifier: Any = None, layers: Any = None) -> Path:
     """Write the file. Its part `layers` runs the given module, and nothing by itself."""
     root = Plain()
     root.add_module("layers", Layers(layers or nn.Identity()))

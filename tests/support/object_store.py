@@ -14,8 +14,6 @@ from evalsvc.checkpoints.remote import objects
 
 
 class ObjectStore:
-    """A bucket of the server that listens at `endpoint`."""
-
     def __init__(self, endpoint: str) -> None:
         self.bucket = f"bucket-{uuid.uuid4().hex[:8]}"
         self.client: Any = boto3.client("s3", endpoint_url=endpoint)

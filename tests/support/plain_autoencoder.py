@@ -1,8 +1,6 @@
-"""VQGAN, MoVQGAN and LlamaGen's VQ written down once more as plainly as possible: functions over a state dict.
-
-Nothing is fused, commuted or batched for speed: the latent is upsampled before the 1x1 convolutions of the spatial
-norm, attention is two matrix products, the codebook is searched with all distances written out.
-"""
+"""VQGAN, MoVQGAN and LlamaGen's VQ written down once more as plainly as possible: functions over a state dict. Nothing
+is fused, commuted or batched for speed: the latent is upsampled before the 1x1 convolutions of the spatial norm,
+attention is two matrix products, the codebook is searched with all distances written out."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -8,16 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from types import TracebackType
 
 import sqlalchemy as sa
 
 
 class PostgresqlServer:
-    """Listens on a socket in its own folder, so its address stays the same when it is stopped and started.
-
-    The folder lies outside pytest's, which are closed to the user that the server becomes when root starts it.
-    """
+    """Listens on a socket in a folder, so its address stays the same when it is stopped and started. The folder lies
+    outside pytest's, which are closed to the user that the server becomes when root starts it."""
 
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="evalsvc-postgresql-"))
@@ -32,9 +29,7 @@ class PostgresqlServer:
     def __enter__(self) -> "PostgresqlServer":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @contextmanager
@@ -53,7 +48,6 @@ class PostgresqlServer:
         engine.dispose()
 
     def stop(self) -> None:
-        """An orderly end: connections are closed, what was committed is on disk."""
         self._server.stop()
 
     def kill(self) -> None:
@@ -66,7 +60,6 @@ class PostgresqlServer:
             ended.wait(timeout=30)
 
     def start(self) -> None:
-        """Start again after `stop` or `kill`, on the same data and under the same address."""
         self._server.ensure_postgres_running()
 
     def close(self) -> None:

@@ -3,7 +3,9 @@
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from hashlib import blake2b
+from typing import Any
 
 import torch
 from small_models import small_config
@@ -15,7 +17,6 @@ WORD = 2**64
 
 
 def tiny_model(kind: str = "rotary", vocab_size: int = 40, hidden_dim: int = 32, dtype: str = "float64") -> Transformer:
-    """Two layers of random weights whose logits are spread as a trained model's, by a few nats."""
     shape = {"hidden_dim": hidden_dim, "n_heads": 4, "seq_len": 64, "vocab_size": vocab_size}
     config = small_config(**shape, positional_embedding_type=kind)
     with torch.random.fork_rng():
@@ -26,7 +27,6 @@ def tiny_model(kind: str = "rotary", vocab_size: int = 40, hidden_dim: int = 32,
 
 
 def make_prompts(count: int, longest: int = 9) -> list[Prompt]:
-    """Prompts p0, p1, … of 1 to `longest` ids below 20."""
     pick = random.Random(0)
     return [Prompt(f"p{row}", tuple(pick.choices(range(20), k=1 + row % longest))) for row in range(count)]
 
@@ -45,9 +45,7 @@ def uniform(seed: int, prompt_id: str, position: int, code: int) -> float:
     return ((bits >> 12) + 0.5) / 2**52
 
 
-def probabilities(
-    conditional: Sequence[float], unconditional: Sequence[float] | None, params: SamplingParams
-) -> list[float]:
+def probabilities(conditional: Sequence[float], unconditional: Any, params: SamplingParams) -> list[float]:
     """What a code is drawn from: guidance, temperature, top-k, top-p, each by its definition."""
     logits = list(conditional)
     if unconditional is not None:
@@ -78,7 +76,6 @@ def image_logits(model: Transformer, spec: SamplerSpec, ids: Sequence[int]) -> l
 
 
 def step_probabilities(model: Transformer, spec: SamplerSpec, prompt: Prompt, codes: Sequence[int]) -> list[float]:
-    """Of the code after `codes`, from a forward pass over everything before it."""
     rows = [spec.image_ids[code] for code in codes]
     conditional = image_logits(model, spec, [*prompt.ids, *rows])
     unconditional = image_logits(model, spec, [*(spec.unconditional or ()), *rows]) if spec.params.guided else None
@@ -103,13 +100,7 @@ def codes_of(model: Transformer, spec: SamplerSpec, prompt: Prompt) -> list[int]
 
 
 def likeliest(model: Transformer, spec: SamplerSpec, prompt: Prompt, codes: Sequence[int]) -> int:
-    warm = SamplerSpec(
-        spec.image_ids,
-        spec.length,
-        SamplingParams(guidance_scale=spec.params.guidance_scale),
-        spec.batch,
-        spec.unconditional,
-    )
+    warm = replace(spec, params=SamplingParams(guidance_scale=spec.params.guidance_scale))
     weights = step_probabilities(model, warm, prompt, codes)
     return weights.index(max(weights))
 

@@ -16,7 +16,6 @@ from machines import SUPPORT, wait_for, worker_processes
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "open_lm"
 CHECKPOINT = GOLDEN / "01_rotary_default_ln_swiglu" / "checkpoints" / "epoch_1.pt"
-"""A small checkpoint to post, where nothing looks into it."""
 
 OVER = ("succeeded", "partly_failed", "failed", "cancelled")
 
@@ -68,6 +67,12 @@ class ServiceProcess:
             self.process.wait(timeout=60)
             self.process = None
 
+    def __enter__(self) -> "ServiceProcess":
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
     def request(self, method: str, path: str, **options: Any) -> Any:
         response = self.ask(method, path, **options)
         assert response.is_success, response.text
@@ -114,9 +119,7 @@ class ServiceProcess:
 
 
 def steps_begun(log: Path) -> Counter[str]:
-    """How often each `shard step` of a log of the task `steps` was begun."""
     return Counter(" ".join(line.split()[:2]) for line in log.read_text().splitlines())
 
 
 Serve = Callable[..., ServiceProcess]
-"""Starts a service with these options."""

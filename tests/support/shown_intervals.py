@@ -7,7 +7,6 @@ import io
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
-from urllib.parse import urlencode
 
 import httpx2
 
@@ -19,10 +18,8 @@ from evalsvc.web.formats import number
 
 Ends = tuple[float | None, float | None]
 Shown = dict[tuple[str, str], Ends]
-"""Lower and upper end by metric and id of the protocol."""
 
 Run = Callable[..., str]
-"""A function that runs a command of `evalsvc` and returns what it prints."""
 
 
 def stored_intervals(client: Client, checkpoint: str) -> Shown:
@@ -41,9 +38,9 @@ def shown_intervals(client: Client, url: str, checkpoint: str, run_command: Run)
     compared = client.compare(checkpoint, checkpoint).contrasts
     command = json.loads(run_command("compare", checkpoint, checkpoint, "--format", "json"))["contrasts"]
     return {
-        "history": _of_series(client.history(run).series),
+        "history": _of_json(client.history(run).model_dump()["series"]),
         "REST": _of_json(httpx2.get(f"{url}/v1/runs/{run}/metrics").json()["series"]),
-        "buckets": _of_series(client.buckets(run, points=5).series),
+        "buckets": _of_json(client.buckets(run, points=5).model_dump()["series"]),
         "summary": {
             (each.metric, each.protocol): (each.latest.low, each.latest.high)
             for each in client.summary(run)
@@ -54,18 +51,14 @@ def shown_intervals(client: Client, url: str, checkpoint: str, run_command: Run)
             (row.metric, side.protocol): (side.low, side.high) for row in compared for side in (row.a, row.b) if side
         },
         "compare page": _of_page(page, compared),
-        "curve.csv": _of_panels(url, run, metrics),
-        "chart": _of_charts(url, run, metrics),
+        "curve.csv": _of_panels(url, run, metrics, "csv"),
+        "chart": _of_panels(url, run, metrics, "json"),
         "history --format csv": _of_rows(csv.DictReader(io.StringIO(run_command(*history_of, "csv")))),
         "history --format json": _of_json(json.loads(run_command(*history_of, "json"))["series"]),
         "compare --format json": {
-            (row["metric"], row["a"]["protocol"]): (row["a"]["low"], row["a"]["high"]) for row in command
+            (row["metric"], a["protocol"]): (a["low"], a["high"]) for row in command for a in [row["a"]]
         },
     }
-
-
-def _of_series(series: Iterable[Any]) -> Shown:
-    return {(each.metric, each.protocol): (each.low[-1], each.high[-1]) for each in series}
 
 
 def _of_json(series: Iterable[Mapping[str, Any]]) -> Shown:
@@ -90,23 +83,15 @@ def _number(cell: str) -> float | None:
     return float(cell) if cell else None
 
 
-def _panel(url: str, kind: str, run: str, metric: Any) -> httpx2.Response:
-    query = urlencode({"run": run, "metric": metric.name, "protocol": metric.protocol})
-    return httpx2.get(f"{url}/panels/curve.{kind}?{query}").raise_for_status()
-
-
-def _of_panels(url: str, run: str, metrics: Iterable[Any]) -> Shown:
+def _of_panels(url: str, run: str, metrics: Iterable[Any], kind: str) -> Shown:
+    """Return the intervals in a chart's CSV, or those that a chart draws as a band and shows next to the pointer."""
     shown: Shown = {}
     for metric in metrics:
-        (row,) = csv.DictReader(io.StringIO(_panel(url, "csv", run, metric).text))
-        shown[metric.name, metric.protocol] = (_number(row["low"]), _number(row["high"]))
-    return shown
-
-
-def _of_charts(url: str, run: str, metrics: Iterable[Any]) -> Shown:
-    """Return the intervals that a chart draws as a band, and shows next to the pointer."""
-    shown: Shown = {}
-    for metric in metrics:
-        (row,) = _panel(url, "json", run, metric).json()["datasets"]["points"]
-        shown[metric.name, metric.protocol] = (row.get("low"), row.get("high"))
+        query = {"run": run, "metric": metric.name, "protocol": metric.protocol}
+        panel = httpx2.get(f"{url}/panels/curve.{kind}", params=query).raise_for_status()
+        if kind == "csv":
+            shown |= _of_rows({**query, **row} for row in csv.DictReader(io.StringIO(panel.text)))
+        else:
+            (row,) = panel.json()["datasets"]["points"]
+            shown[metric.name, metric.protocol] = (row.get("low"), row.get("high"))
     return shown

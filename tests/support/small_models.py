@@ -15,9 +15,7 @@ def small_config(**changes: Any) -> ModelConfig:
     return ModelConfig.model_validate(SHAPE | changes)
 
 
-def small_model(
-    dtype: torch.dtype = torch.float32, kind: type[Transformer] = Transformer, **changes: Any
-) -> Transformer:
+def small_model(dtype: torch.dtype = torch.float32, kind: Any = Transformer, **changes: Any) -> Transformer:
     """A model in which every parameter has an effect; equal for equal arguments."""
     with torch.random.fork_rng():
         torch.manual_seed(0)

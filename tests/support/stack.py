@@ -1,10 +1,7 @@
 """The services of a compose file as an engine starts them, without an engine: crun runs each, as the file and its image
-say.
-
-Entry points, commands, variables, users, volumes with the owners that their folders have in the image, secrets,
+say. Entry points, commands, variables, users, volumes with the owners that their folders have in the image, secrets,
 read-only roots, dropped capabilities, health checks and the order of starts are the file's. Networks are not: all
-services share one namespace of the network without a way out, as the containers of a pod do.
-"""
+services share one namespace of the network without a way out, as the containers of a pod do."""
 
 import json
 import os
@@ -22,14 +19,12 @@ from images import Image, output_of
 from machines import wait_for
 
 PATIENCE = 240.0
-"""Seconds that a service has to become healthy, or to end, on a busy machine."""
 
 OWN_CGROUPS = "umount --recursive /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup"
 """crun refuses machines that mount both versions of cgroups, also if it is to make no group."""
 
 
 def resolved(file: Path, *profiles: str, **variables: str) -> dict[str, Any]:
-    """A compose file as docker-compose reads it: interpolated, merged, with absolute paths."""
     options = [f"--profile={profile}" for profile in profiles]
     text = output_of(
         "docker-compose", f"--file={file}", *options, "config", "--format=json", environment=os.environ | variables
@@ -45,9 +40,7 @@ EMPTY: Mapping[str, str] = MappingProxyType({})
 class Stack:
     """Services of a compose file. Those without an image here count as there and healthy: somebody else runs them."""
 
-    def __init__(
-        self, folder: Path, document: Mapping[str, Any], images: Mapping[str, Image], mounts: Mapping[str, str] = EMPTY
-    ) -> None:
+    def __init__(self, folder: Path, document: Any, images: Mapping[str, Image], mounts: Any = EMPTY) -> None:
         """`images` by the names in the file; `mounts` are files of the host at paths of every container, by path."""
         self._folder, self._images, self._mounts = folder, images, mounts
         self._services: dict[str, Any] = document["services"]
@@ -59,7 +52,6 @@ class Stack:
         self._network = subprocess.Popen(["unshare", "--net", "sh", "-c", lo], stdout=subprocess.DEVNULL)
 
     def up(self, name: str) -> None:
-        """Start a service after those that it depends on, each in the state that the file asks for."""
         for other, asked in self._services[name].get("depends_on", {}).items():
             if other not in self._processes and self._is_ours(other):
                 self.up(other)
@@ -68,7 +60,6 @@ class Stack:
             self._start(name)
 
     def run(self, name: str, *command: str, seconds: float = PATIENCE) -> str:
-        """The output of a service that is run for one command, as `docker compose run --rm`."""
         container = f"{name}-{time.monotonic_ns()}"
         bundle = self._bundle(name, container, list(command) or None)
         done = self._crun("run", "--bundle", str(bundle), container, seconds=seconds)
@@ -90,7 +81,6 @@ class Stack:
 
     @property
     def in_network(self) -> list[str]:
-        """Before a command: it runs in the network of the services."""
         return ["nsenter", f"--net=/proc/{self._network.pid}/ns/net"]
 
     def log(self, name: str) -> str:
@@ -100,7 +90,6 @@ class Stack:
         return self._folder / "volumes" / name
 
     def wait_until_healthy(self, name: str) -> None:
-        """As the health check of the file says, or else that of the image."""
         test = (
             self._services[name].get("healthcheck", {}).get("test") or self._image(name).config["Healthcheck"]["Test"]
         )
@@ -125,7 +114,6 @@ class Stack:
         return process.returncode
 
     def close(self) -> None:
-        """Kill what still runs: of each container the first process, with which the others end."""
         for name, process in self._processes.items():
 
             def ended(name: str = name, process: subprocess.Popen[bytes] = process) -> bool:
@@ -218,7 +206,6 @@ class Stack:
             yield _bind(Path(source), target, read_only=True)
 
     def _made(self, name: str, target: str, image: Image) -> Path:
-        """The folder of a volume; a new one begins as a copy of what the image has there."""
         folder, original = self.volume(name), image.root / target.lstrip("/")
         if not folder.exists():
             if original.is_dir():

@@ -49,22 +49,16 @@ class Steps(Task):
 
 @dataclass(frozen=True)
 class StepsShard(Shard):
-    """Some of the steps."""
-
     index: int
 
 
 @dataclass(frozen=True)
 class StepsOutput:
-    """The number of steps that were taken, and ballast."""
-
     steps: int
     bytes: bytes
 
 
 class StepsWork(Work[Steps, StepsShard, StepsOutput]):
-    """Take the steps and count them."""
-
     def plan(self, context: Context) -> Plan[StepsShard]:
         if self.task.stuck:
             re.match("(a+)+$", "a" * 64 + "b")

@@ -17,7 +17,6 @@ from evalsvc.spec.layout import parse_layout, text_only
 
 BOS, END = 1, 2
 WIDENED = {"text": {"offset": 0, "size": 512}, "image": {"offset": 512, "size": 256}}
-"""Layout of the checkpoints in `forgetting/`."""
 
 
 def folder(shared: Path) -> Path:
@@ -34,7 +33,6 @@ def config(shared: Path) -> dict[str, object]:
 
 
 def load_widened(shared: Path, name: str) -> Transformer:
-    """A checkpoint with 256 image ids behind the text: `step0`, `imgonly_step25`, …"""
     files = folder(shared) / "forgetting"
     return load_model(files / f"t2i_260k_{name}.pt", str(files / "t2i_260k.json"), dtype="float32", device="cpu")
 
@@ -47,5 +45,4 @@ def open_lm(shared: Path, model: Transformer, max_length: int = 512, bos: int | 
 
 
 def hflm(shared: Path, model: Transformer, max_length: int = 512, bos: bool = True) -> HFLM:
-    """The same weights under lm-eval's own model."""
     return build_hflm(model, open_lm(shared, model, max_length, BOS if bos else None).encoding)

@@ -1,12 +1,19 @@
 """One task on a checkpoint as `evalsvc run` runs it, and the parts of its result; or one stage of it on a worker."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import pytest
+
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.config import Settings
-from evalsvc.messages import ShardRequest
-from evalsvc.spec.suite import parse_suite
+from evalsvc.messages import PlanResult, ShardRequest
+from evalsvc.spec.suite import TaskSpec, parse_suite
+from evalsvc.store.queue.transitions import PLAN
+from evalsvc.tasks import stages
+from evalsvc.tasks.stages import AnyWork
+from evalsvc.tasks.task import Context, TaskResult
 from evalsvc.worker.local import run_suite
 from evalsvc.worker.shard import run_shard
 
@@ -60,3 +67,14 @@ def artifacts(result: Mapping[str, Any]) -> dict[str, bytes]:
 def error(result: Mapping[str, Any]) -> str:
     [found] = result["errors"].values()
     return f"{found['code']}: {found['message']}"
+
+
+def do_all(work: AnyWork, context: Context) -> TaskResult:
+    """Do a task stage by stage, with its shards and outputs as they come over the wire."""
+    request = ShardRequest(TaskSpec("", "", {}), "plan", context.checkpoint)
+    plan = stages.run_stage(work, request, context, lambda file: pytest.fail(f"a plan reads no output, and not {file}"))
+    assert isinstance(plan, PlanResult)
+    kept = PLAN.unpack(PLAN.pack(plan)).shards
+    shards = [work.shard_codec.from_json(json.loads(json.dumps(shard))) for shard in kept]
+    outputs = [work.output_codec.unpack(work.output_codec.pack(work.run(context, shard))) for shard in shards]
+    return work.merge(context, shards, outputs)

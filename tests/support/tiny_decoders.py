@@ -13,15 +13,8 @@ Network = TypeVar("Network", bound=nn.Module)
 
 def tiny_config(kind: str, **changes: Any) -> dict[str, Any]:
     """Three levels with a wider and a narrower one, attention at two of them, 16 codes of 3 numbers, f = 4."""
-    ddconfig: dict[str, Any] = {
-        "double_z": False,
-        "z_channels": 5,
-        "resolution": 32,
-        "in_channels": 3,
-        "out_ch": 3,
-        "ch": 32,
-    }
-    ddconfig |= {"ch_mult": [1, 2, 1], "num_res_blocks": 2, "attn_resolutions": [16, 8], "dropout": 0.0}
+    ddconfig: dict[str, Any] = {"double_z": False, "z_channels": 5, "resolution": 32, "in_channels": 3, "out_ch": 3}
+    ddconfig |= {"ch": 32, "ch_mult": [1, 2, 1], "num_res_blocks": 2, "attn_resolutions": [16, 8], "dropout": 0.0}
     target = catalog.load("decoders", kind).targets[0]
     return {"target": target, "embed_dim": 3, "n_embed": 16, "ddconfig": ddconfig | changes}
 

@@ -1,8 +1,6 @@
-"""A small model of every family with random weights, in a folder as Hugging Face's.
-
-`write_theirs` needs transformers, which then writes the folder; `write_ours` needs the family's names only. The weights
-leave no parameter without effect: biases and gains are random too.
-"""
+"""A small model of every family with random weights, in a folder as Hugging Face's. `write_theirs` needs transformers,
+which then writes the folder; `write_ours` needs the family's names only. The weights leave no parameter without effect:
+biases and gains are random too."""
 
 from __future__ import annotations
 
@@ -22,25 +20,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ROWS = 96
-SHAPE: dict[str, Any] = {
-    "vocab_size": ROWS,
-    "hidden_size": 48,
-    "intermediate_size": 80,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 6,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "tie_word_embeddings": False,
-    **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id")),
-}
-LLAMA3: dict[str, Any] = {
-    "rope_type": "llama3",
-    "rope_theta": 500.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-}
-LLAMA3 |= {"original_max_position_embeddings": 32}
+SHAPE: dict[str, Any] = {"vocab_size": ROWS, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 2}
+SHAPE |= {"num_attention_heads": 6, "num_key_value_heads": 2, "max_position_embeddings": 128}
+SHAPE |= {"tie_word_embeddings": False, **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"))}
+LLAMA3: dict[str, Any] = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0}
+LLAMA3 |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 32}
 UNGROUPED = {"num_key_value_heads": 6}
 
 MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -70,7 +54,6 @@ def describe(name: str, **changes: Any) -> dict[str, Any]:
 
 
 def fill(model: nn.Module, seed: int = 0) -> None:
-    """Fill a model with random values, those of gains near 1, or near 0 where 1 is added."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -81,9 +64,7 @@ def fill(model: nn.Module, seed: int = 0) -> None:
     model.train(False)
 
 
-def write_theirs(
-    name: str, folder: Path, shard: str = "5GB", dtype: torch.dtype = torch.float32, **changes: Any
-) -> PreTrainedModel:
+def write_theirs(name: str, folder: Path, shard: str = "5GB", dtype: Any = torch.float32, **changes: Any) -> Any:
     """Have transformers write the model of this name into `folder`, and return it in float32 with the file's values."""
     import transformers
 
@@ -102,7 +83,6 @@ def write_theirs(
 
 
 def write_ours(name: str, folder: Path, seed: int = 0, **changes: Any) -> Transformer:
-    """Write a model of this project into `folder` under the names of its family, and return it."""
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(describe(name, **changes)))
     model = Transformer(resolve_config(None, folder))

@@ -1,7 +1,5 @@
-"""Small vision networks with random weights, in folders as the library writes them.
-
-The library is imported where it is used: it takes seconds, in each process that collects tests.
-"""
+"""Small vision networks with random weights, in folders as the library writes them. The library is imported where it is
+used: it takes seconds, in each process that collects tests."""
 
 from pathlib import Path
 
@@ -14,7 +12,6 @@ SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "nu
 
 
 def write_clip(folder: Path) -> Path:
-    """CLIP with the layout of the published ones: 32 pixels, 12 text ids."""
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
     tokenizer = letters()
@@ -30,7 +27,6 @@ def write_clip(folder: Path) -> Path:
 
 
 def letters() -> Tokenizer:
-    """One id a letter, between CLIP's start and end of text."""
     words = [*LETTERS, *(f"{letter}</w>" for letter in LETTERS), START, END]
     vocabulary = {word: index for index, word in enumerate(words)}
     tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token=END, end_of_word_suffix="</w>"))
@@ -43,16 +39,11 @@ def letters() -> Tokenizer:
 
 
 def write_dinov2(folder: Path) -> Path:
-    """DINOv2 trained on 56 pixels and used on 28, out of a shorter side of 32."""
     from transformers import CLIPImageProcessor, Dinov2Config, Dinov2Model
 
     torch.manual_seed(1)
     shape = {key: value for key, value in SHAPE.items() if key != "intermediate_size"}
     Dinov2Model(Dinov2Config(**shape, image_size=56, patch_size=14)).save_pretrained(folder)
-    CLIPImageProcessor(
-        size={"shortest_edge": 32},
-        crop_size={"height": 28, "width": 28},
-        image_mean=[0.485, 0.456, 0.406],
-        image_std=[0.229, 0.224, 0.225],
-    ).save_pretrained(folder)
+    how = {"size": {"shortest_edge": 32}, "crop_size": {"height": 28, "width": 28}}
+    CLIPImageProcessor(**how, image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225]).save_pretrained(folder)
     return folder

@@ -1,6 +1,6 @@
 """Runs with something of everything that a curve shows: values and companions, gaps with reasons, a base."""
 
-from collections.abc import Sequence
+from typing import Any
 
 from app_in_process import App, InlineCoordinator
 from queue_steps import cancel, enter, enter_virtual, evaluate_whole, metric, submission, suite
@@ -18,7 +18,6 @@ FAILURE = "the card has too little memory <b>for</b> a batch of 64; choose a sma
 
 
 def losses(step: int, start: float = 9.0) -> list[MetricValue]:
-    """A loss with a chance, its perplexity and unigram loss, and a loss that is no number at step 200."""
     value = start - step / 100
     return [
         metric(value, "loss/text", baseline=10.5, stderr=0.1, n=400),
@@ -28,10 +27,7 @@ def losses(step: int, start: float = 9.0) -> list[MetricValue]:
     ]
 
 
-def post(
-    store: Store, run: str, step: int, values: Sequence[MetricValue] = (), limit: int = 1, **fields: object
-) -> list[int]:
-    """Post a checkpoint for a suite and evaluate it if there are values; return the ids of its evaluations."""
+def post(store: Store, run: str, step: int, values: Any = (), limit: int = 1, **fields: Any) -> list[int]:
     path = f"/{run}/{step}.pt"
     posted = submission(step, run=run, uri=path, path=path, tokens_seen=step * 1000, **fields)
     evaluations = enter(store, posted, suite(limit=limit))

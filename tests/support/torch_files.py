@@ -5,7 +5,6 @@ from typing import Any
 
 
 def save_filled(path: Path, content: dict[str, Any]) -> None:
-    """Save `content` with every list of numbers as a tensor, at any depth of its dictionaries."""
     import torch
 
     def convert(value: Any) -> Any:

@@ -25,7 +25,6 @@ def ignore(done: int) -> None:
 
 
 def run_stage(checkpoint: CheckpointRef, suite: Suite, stage: Stage = "plan") -> ShardResult:
-    """Run this stage of the suite's first task, after those before it."""
     task = suite.tasks[0]
     if stage == "plan":
         return run_shard(ShardRequest(task, "plan", checkpoint), ignore, Settings.load())
@@ -55,7 +54,6 @@ def count_loads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def turned(checkpoint: CheckpointRef, path: Path) -> tuple[CheckpointRef, list[float]]:
-    """The checkpoint with doubled rotary frequencies in its file, and these."""
     tensors = dict(torch.load(checkpoint.path, weights_only=True)["state_dict"])
     tensors |= {name: 2 * tensor for name, tensor in tensors.items() if "inv_freq" in name}
     torch.save(tensors, path)

@@ -8,7 +8,7 @@ from pathlib import Path
 import prepare_data
 import pytest
 from console import Command
-from hidden_packages import environment_without
+from programs import environment_without
 from training_pairs import DECODER, TOKENIZER, write_folder
 
 from evalsvc.miniature import ROOT

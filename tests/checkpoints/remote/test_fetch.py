@@ -12,7 +12,7 @@ from pathlib import Path
 import fsspec
 import pytest
 from botocore.exceptions import NoCredentialsError
-from fake_hub import fake_hub
+from http_pages import fake_hub
 from object_store import ObjectStore, forget_connections, object_store
 from small_models import SHAPE
 

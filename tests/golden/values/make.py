@@ -9,8 +9,7 @@ import torch
 
 sys.path.append(str(Path(__file__).parents[2] / "support"))
 
-from recorded_values import lines_of, moved, record, recorded
-from small_evaluations import SMALL, evaluations
+from small_evaluations import SMALL, evaluations, lines_of, moved, record, recorded
 
 
 def main() -> None:

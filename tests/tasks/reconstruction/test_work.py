@@ -11,7 +11,7 @@ from miniature_run import DECODER
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from square_features import SquareFeatures, offer_squares
-from task_stages import do_all
+from task_runs import do_all
 
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.config import Settings

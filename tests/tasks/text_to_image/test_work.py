@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from decode_paths import recorded_cuda
 from metric_items import value_of_items
 from miniature_run import DECODER, pretrained
 from PIL import Image
-from recorded_cuda import recorded_cuda
 from safetensors.torch import load_file, save_file
 from square_features import offer_squares
 from task_runs import error, notes, run_stage
