@@ -53,7 +53,8 @@ class Parameter:
 def task_parameters(kind: str) -> tuple[Parameter, ...]:
     """Return the parameters of a kind of task in the order in which the task declares them."""
     schema = catalog.load("tasks", kind).model_json_schema()
-    named = {"required": False, "default": kind, "meaning": "First half of the names of the task's metrics."}
+    meaning = "First half of the names of the task's metrics."
+    named: dict[str, Any] = {"required": False, "default": kind, "meaning": meaning}
     parameters = _parameters(schema, schema.get("$defs", {}))
     return tuple(replace(each, **(named if each.name == TASK_NAME else {})) for each in parameters)
 

@@ -96,4 +96,4 @@ def test_more_than_a_request_can_check(paths: list[str], words: str) -> None:
     tasks = [{"kind": "loss", "data": path, "name": f"t{index}"} for index, path in enumerate(paths)]
     begun = time.monotonic()
     assert words in refused({"tasks": tasks}).message
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 5
