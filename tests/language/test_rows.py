@@ -16,7 +16,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from benchmark_files import KINDS, questions, write_benchmark, write_rows
-from fake_hub import fake_hub
+from http_pages import fake_hub
 from loaded_benchmarks import load_one
 
 from evalsvc.errors import AssetMissing, InvalidData

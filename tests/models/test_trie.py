@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from random_expressions import random_sequences
+from random_sequences import random_sequences
 from small_models import small_model
 
 from evalsvc.errors import InvalidData

@@ -1,8 +1,14 @@
 """A database and a data folder with something of everything that a backup must bring back, and what they hold."""
 
+import hashlib
 import math
 import os
-from dataclasses import replace
+import sqlite3
+import tarfile
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -128,3 +134,56 @@ def files_of(folder: Path) -> dict[str, tuple[bytes, int]]:
         )
         for path in files
     }
+
+
+DATABASE = "evalsvc.db"
+
+
+@dataclass
+class Member:
+    name: str
+    content: bytes
+    info: dict[str, Any] = field(default_factory=dict)
+    """Attributes of the header that differ from a regular file's, such as `type`."""
+
+
+def read_members(path: Path) -> dict[str, Member]:
+    members = {}
+    with tarfile.open(path) as tar:
+        for info in tar:
+            content = tar.extractfile(info)
+            assert content is not None
+            members[info.name] = Member(info.name, content.read(), {"pax_headers": info.pax_headers})
+    return members
+
+
+def write_members(path: Path, members: Iterable[Member]) -> Path:
+    stream = BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for member in members:
+            info = tarfile.TarInfo(member.name)
+            info.size = len(member.content)
+            size = member.info.pop("size", info.size)
+            for name, value in member.info.items():
+                setattr(info, name, value)
+            if size == info.size:
+                tar.addfile(info, BytesIO(member.content))
+            else:
+                info.size = size  # a lie: the header alone, and less content
+                stream.write(info.tobuf(tarfile.PAX_FORMAT) + member.content.ljust(512, b"\0"))
+    return write_signed(path, stream.getvalue())
+
+
+def write_signed(path: Path, content: bytes) -> Path:
+    path.write_bytes(content + hashlib.sha256(content).hexdigest().encode())
+    return path
+
+
+def changed_database(content: bytes, *statements: str) -> bytes:
+    """The database of a backup after these statements, without checks of foreign keys."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.deserialize(content[:18] + b"\1\1" + content[20:])  # a database in memory has no WAL
+        for statement in statements:
+            connection.execute(statement)
+        connection.commit()
+        return connection.serialize()
