@@ -30,7 +30,6 @@ class Continuation(Prompt):
     """A prompt to continue."""
 
     max_tokens: int
-    """Largest number of ids to draw."""
 
 
 def complete(
@@ -48,8 +47,8 @@ def complete(
 
     A row ends after an id of `end`, which is kept; when `stop`, given the prompt's index and its ids so far, returns
     True; or after `max_tokens`. `allowed` are the rows to draw from, by default all; the choice changes no row's noise.
-    A batch holds at most `batch_tokens` tokens, padding and drawn ids included, or one prompt. `report` gets the number
-    of completed prompts after every step, and may raise, e.g. Cancelled.
+    A batch holds at most `batch_tokens` tokens with padding and drawn ids, or one prompt. `report` gets the number of
+    completed prompts after every step, and may raise.
     """
     _check(prompts, params, allowed, model.config.vocab_size)
     drawn: list[list[int]] = [[] for _ in prompts]
@@ -111,7 +110,6 @@ class _Batch:
         rows = range(model.config.vocab_size) if allowed is None else allowed
         self.model, self.params = model, params
         self.rows = list(indices)
-        """Index of the prompt of each row of the tensors."""
         self.live = set(indices)
         """Indices of prompts that have not ended; the caller of `step` removes ended prompts."""
         self.first, self.head_rows = rows.start, slice(rows.start, rows.stop)
@@ -150,7 +148,6 @@ class _Batch:
         }
 
     def _read(self, drawn: Tensor) -> None:  # [B] int64
-        """Compute the hidden states after the last drawn ids."""
         if 2 * len(self.live) <= len(self.rows):
             drawn = drawn[self._drop_ended()]
         seen = self.mask[:, : self.cache.length + 1]

@@ -37,7 +37,6 @@ class BatchShape:
 
     batch: int
     declared: int
-    """Batch of the suite."""
     reason: Reason
     predicted_bytes: int
     """Predicted bytes in addition to the model's weights."""
@@ -48,7 +47,6 @@ class BatchShape:
     agreement: float | None
     """Share of equal codes where drawn prompts were drawn again in this batch; None without drawn prompts."""
     compared: int
-    """Number of codes in `agreement`."""
 
     def to_json(self) -> dict[str, object]:
         return asdict(self)
@@ -65,10 +63,8 @@ def largest_batch(
     reserved: int = 0,
     packed: bool = False,
 ) -> int:
-    """Return the largest of `spec.batch`, its half, its quarter … that is predicted to fit into `available` bytes.
-
-    With `packed`, the laid out copies exist already.
-    """
+    """Return the largest of `spec.batch`, its half, its quarter … that is predicted to fit into `available` bytes. With
+    `packed`, the laid out copies exist already."""
     batch = spec.batch
     while True:
         use = footprint(config, replace(spec, batch=batch), prompt_length, dtype, device=device, reserved=reserved)
@@ -92,11 +88,8 @@ def generate_fitting(
     reserved: int = 0,
     on_shape: Callable[[BatchShape], None] = lambda shape: None,
 ) -> FittingBatches:
-    """Run `generate` in the largest batch, up to the declared batch, that fits into memory next to `reserved` bytes.
-
-    If memory still runs out, the batch is halved, and the remaining prompts are drawn in the smaller batch. `on_shape`
-    is called with the first batch and every change. `on_step` counts as in `generate`.
-    """
+    """Run `generate` in the largest batch up to the declared one that fits into memory next to `reserved` bytes, and
+    in half of it if memory still runs out. `on_shape` is called with the first batch and every change."""
     generate(model, prompts, spec)  # raises for invalid arguments, without drawing
     return FittingBatches(model, prompts, spec, on_step, reserved, on_shape)
 
@@ -119,7 +112,6 @@ class FittingBatches:
         self.on_step, self.on_shape = on_step, on_shape
         self.reserved, self.declared = reserved, spec.batch
         self.left = list(range(len(prompts)))
-        """Indices of prompts that are not drawn yet."""
         self.probe: tuple[tuple[int, ...], Tensor] | None = None
         """Prompts and their codes [P, PROBE_CODES] in the first batch that was drawn."""
         self._drawing: Generator[Samples, None, None] | None = None
@@ -143,10 +135,8 @@ class FittingBatches:
             self._drop_buffers()
 
     def shrink(self, failed: str) -> None:
-        """Drop sampling's buffers and halve the batch, after memory ran out between batches with the message `failed`.
-
-        Raises OutOfMemory where there is nothing to drop or to halve.
-        """
+        """Drop sampling's buffers and halve the batch, after memory ran out between batches with the message `failed`;
+        raise OutOfMemory where there is nothing to drop or to halve."""
         if self._drawing is None:
             raise OutOfMemory(
                 f"memory ran out while one image was decoded, and sampling holds none; {ADVICE} ({failed})"
@@ -161,10 +151,8 @@ class FittingBatches:
         left, on_step = tuple(self.left), self.on_step
         before = (len(self.prompts) - len(left)) * self.spec.length
         # The callback refers to `on_step` instead of `self`, which holds the generator.
-        drawing = generate(
-            self.model, [self.prompts[index] for index in left], self.spec, lambda codes: on_step(before + codes)
-        )
-        self._drawing = drawing
+        prompts = [self.prompts[index] for index in left]
+        self._drawing = drawing = generate(self.model, prompts, self.spec, lambda codes: on_step(before + codes))
         while self._drawing is not None:
             samples, failed = attempt(lambda: next(drawing, None))
             if samples is None:
@@ -207,12 +195,9 @@ class FittingBatches:
         return float((again == codes).double().mean())
 
     def _report(self, reason: Reason, available: int | None, agreement: float | None, compared: int) -> None:
-        device = str(self.model.device)
-        predicted = footprint(self.model.config, self.spec, self._longest, self.model.dtype, device=device).added
-        drawn = len(self.prompts) - len(self.left)
-        self.on_shape(
-            BatchShape(self.spec.batch, self.declared, reason, predicted, available, drawn, agreement, compared)
-        )
+        model, batches, drawn = self.model, (self.spec.batch, self.declared), len(self.prompts) - len(self.left)
+        use = footprint(model.config, self.spec, self._longest, model.dtype, device=str(model.device))
+        self.on_shape(BatchShape(*batches, reason, use.added, available, drawn, agreement, compared))
 
     @property
     def _longest(self) -> int:

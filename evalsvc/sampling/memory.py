@@ -31,8 +31,7 @@ OUT_OF_MEMORY = (
     "DEVICE_ALLOCATION_FAILED",
 )
 """Texts of a plain RuntimeError or torch.AcceleratorError when memory runs out, from torch's CPU allocator, the driver,
-cuBLAS and its relatives (CUBLAS_STATUS_ALLOC_FAILED), and cuDNN's newer names.
-"""
+cuBLAS and its relatives, and cuDNN's newer names."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,6 @@ class Footprint:
     packed: int
     """Copies of the weights that are laid out for the machine."""
     cache: int
-    """Keys and values."""
     step: int
     """Temporary tensors of a step, or of the prompts' first pass, and tensors that CUDA graphs keep."""
     workspaces: int
@@ -128,7 +126,7 @@ def available_bytes(device: str | torch.device) -> int | None:
 
 
 def _group_bytes(root: Path, membership: Path) -> int | None:
-    """Return the bytes that the tightest control group leaves; version 2, or version 1 with its memory controller."""
+    # Version 2, or version 1 with its memory controller.
     left = []
     for line in _lines(membership):
         _, controllers, path = line.split(":", 2)
@@ -163,15 +161,11 @@ def _lines(path: Path) -> list[str]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether the error, or the error that torch wrapped, says that memory ran out."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    if not isinstance(error, RuntimeError):
-        return False
-    # torch.compile wraps exceptions from compiled code.
+    """Return whether the error, or the error that torch.compile wrapped, says that memory ran out."""
+    if not isinstance(error, RuntimeError) or isinstance(error, torch.OutOfMemoryError):
+        return isinstance(error, (MemoryError, torch.OutOfMemoryError))
     inner = error.__cause__ or error.__context__
-    message = str(error)
-    return any(part in message for part in OUT_OF_MEMORY) or (inner is not None and is_out_of_memory(inner))
+    return any(part in str(error) for part in OUT_OF_MEMORY) or (inner is not None and is_out_of_memory(inner))
 
 
 def release() -> None:

@@ -76,5 +76,4 @@ def _shift_right(z: Tensor, bits: int) -> Tensor:
 
 
 def _signed(value: int) -> int:
-    """Return the int64 with the same 64 bits."""
     return value - 2**64 if value >= 2**63 else value

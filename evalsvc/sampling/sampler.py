@@ -49,21 +49,16 @@ class Prompt:
 
 @dataclass(frozen=True)
 class SamplerSpec:
-    """Specification of what is drawn, and in which shapes.
-
-    `batch`, `bucket` and `path` change numbers only by rounding and are provenance; the other fields are protocol.
-    Raises InvalidRequest and UnknownName for inconsistent values.
-    """
+    """Specification of what is drawn, and in which shapes. `batch`, `bucket` and `path` change numbers only by rounding
+    and are provenance; the other fields are protocol."""
 
     image_ids: Sequence[int]
     """Rows of the image tokens in the order of the codes, `VocabularyLayout.image_ids`."""
     length: int
-    """Number of codes per image."""
     params: SamplingParams
     batch: int
     """Number of images drawn together; dummies fill the last batch. Guidance doubles the rows."""
     unconditional: tuple[int, ...] | None = None
-    """Prompt without text, for guidance."""
     bucket: int = 16
     """Multiple of tokens to which prompts are padded; prompts of one padded length share batches."""
     weights: WeightFormat = "plain"
@@ -96,17 +91,15 @@ class SamplerSpec:
         return dtype if self.cache_dtype is None else CACHE_DTYPES[self.cache_dtype]
 
     def padded_length(self, prompt: Prompt) -> int:
-        """Return the number of tokens to which a prompt is padded: a function of the prompt and the specification."""
         longest = max(len(prompt.ids), len(self.unconditional or ()) if self.params.guided else 0)
         return -(-longest // self.bucket) * self.bucket
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Codes of one batch, without dummies."""
+    """Codes of one batch of prompts, without dummies."""
 
     indices: tuple[int, ...]
-    """Indices of the prompts."""
     codes: Tensor
     """Codes, [len(indices), length] int64, on the model's device."""
     path: DecodePath
@@ -120,9 +113,8 @@ def generate(
 ) -> Generator[Samples, None, None]:
     """Yield the codes of every prompt, a batch at a time: shortest prompts first, otherwise in order.
 
-    `on_step` is called after every step with the number of codes drawn so far for all prompts; an exception from
-    `on_step` (e.g. Cancelled) ends the work. Needs `Footprint.added` in addition to the weights until the generator is
-    exhausted, closed or fails.
+    `on_step` gets the number of codes drawn so far after every step, and may raise, e.g. Cancelled. Needs
+    `Footprint.added` in addition to the weights until the generator is exhausted, closed or fails.
     """
     rows = model.config.vocab_size
     check_prompts(prompts, rows, "the template needs a text or a special token before IMAGE")
@@ -237,10 +229,9 @@ def compilable_bytes(config: ModelConfig, spec: SamplerSpec, dtype: torch.dtype)
 def runnable_path(model: LanguageModel, spec: SamplerSpec) -> DecodePath:
     """Return the path of `planned_path`, or the nearest path that runs on this machine."""
     path = planned_path(model, spec)
-    # Call can_compile only where the result matters: the call takes seconds.
-    if path != "compiled" or (model.device.type == "cpu" and can_compile("cpu")):
-        return path
-    return "packed"
+    # can_compile takes seconds.
+    runs = path != "compiled" or (model.device.type == "cpu" and can_compile("cpu"))
+    return path if runs else "packed"
 
 
 def planned_path(model: LanguageModel, spec: SamplerSpec) -> DecodePath:

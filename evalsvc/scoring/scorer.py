@@ -49,7 +49,6 @@ class Score:
     logprob_within: float
     """log p(continuation | context) in nats within text ids; -inf if an id of the continuation is not text."""
     greedy_within: bool
-    """Whether each id of the continuation is the likeliest text id."""
     image_mass: float
     """Total probability of image ids at each id of the continuation, summed."""
 
@@ -93,8 +92,6 @@ def score(
 def _answered(
     model: LanguageModel, layout: VocabularyLayout, packed: Packed, count: int
 ) -> Iterator[dict[int, list[float]]]:
-    """Yield sums of `target_columns` over continuations by request, after each batch for the requests that it
-    completes."""
     device = model.device
     sums = torch.zeros(count, COLUMNS, dtype=torch.float64, device=device)
     for batch, hidden in model.read_trie(packed.trie):
@@ -116,12 +113,10 @@ class Packed:
     """The nodes that answer every request."""
 
     trie: Trie
-    """Trie of the ids that the requests read, in order."""
     targets: Ints
     """Targets [3, N]: the node before the target, the target's id, and the index of its request; sorted by node."""
 
     def due(self, batch: Batch) -> Ints:
-        """Return the targets after the nodes of a batch, [3, n]."""
         start, stop = np.searchsorted(self.targets[0], (batch.start, batch.stop))
         return self.targets[:, start:stop]
 
@@ -131,7 +126,6 @@ class Packed:
 
 
 def pack(requests: Sequence[Request], budget: int) -> Packed:
-    """Pack requests into batches of at most `budget` nodes, or of a single longer sequence."""
     trie = build_trie([request.read for request in requests], budget)
     columns: tuple[list[int], list[int], list[int]] = ([], [], [])
     for index, (request, path) in enumerate(zip(requests, trie.paths, strict=True)):
@@ -195,10 +189,8 @@ def target_columns(
         reductions.append((most, logits.sub_(most[:, None]).exp_().sum(1)))
     maxima, sums = (torch.stack(column, dim=1) for column in zip(*reductions, strict=True))  # [P, tiles]
     masses = maxima.double() + sums.double().log()
-    text, image = (
-        torch.tensor([getattr(tile, kind) for tile in tiles], device=ids.device) for kind in ("text", "image")
-    )
-    starts = torch.tensor([tile.ids.start for tile in tiles], device=ids.device)
+    described = [(tile.text, tile.image, tile.ids.start) for tile in tiles]
+    text, image, starts = (torch.tensor(column, device=ids.device) for column in zip(*described, strict=True))
     target_tiles = torch.searchsorted(starts, ids, right=True) - 1
     everything = masses.logsumexp(1)
     within = torch.where(belongs(ids, layout.text_ids), targets - masses[:, text].logsumexp(1)[at], -torch.inf)

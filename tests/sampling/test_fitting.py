@@ -25,10 +25,8 @@ SPEC = SamplerSpec(IMAGE_ROWS, length=6, params=SamplingParams(), batch=4, bucke
 DECODING = "out of memory in decoding"
 
 
-def by_index(found: Sequence[Samples]) -> dict[int, list[int]]:
-    rows = [pair for samples in found for pair in zip(samples.indices, samples.codes.tolist(), strict=True)]
-    assert len(dict(rows)) == len(rows), "a prompt was drawn twice"
-    return dict(rows)
+def rows_of(found: Sequence[Samples]) -> list[tuple[int, list[int]]]:
+    return sorted(pair for samples in found for pair in zip(samples.indices, samples.codes.tolist(), strict=True))
 
 
 def drawn(
@@ -50,7 +48,7 @@ def drawn(
         after(len(found), batches)
     assert steps[-1] == len(prompts) * spec.length
     model.tok_embeddings._forward_pre_hooks.clear()  # of `little_memory`
-    assert by_index(found) == by_index(list(generate(model, prompts, spec)))
+    assert rows_of(found) == rows_of(list(generate(model, prompts, spec)))
     return shapes
 
 
@@ -68,12 +66,6 @@ def little_memory(rows: int, after: int = 0) -> Transformer:
     return model
 
 
-def test_draws_what_generate_draws() -> None:
-    [shape] = drawn(tiny_model("rotary"), make_prompts(11))
-    assert (shape.batch, shape.reason, shape.agreement) == (4, "declared", None)
-    assert list(generate_fitting(tiny_model("rotary"), [], SPEC)) == []
-
-
 @pytest.mark.parametrize("scale", [1.0, 2.0])
 def test_goes_on_with_half_the_batch(scale: float) -> None:
     """Memory runs out in the second batch: the first stays, the rest is drawn, and the provenance says what moved."""
@@ -85,12 +77,11 @@ def test_goes_on_with_half_the_batch(scale: float) -> None:
     assert (shapes[1].agreement, shapes[1].compared) == (1.0, 6 * min(count, fitting.PROBE_PROMPTS))
 
 
-def test_nothing_to_compare_where_the_first_batch_failed() -> None:
-    last = drawn(little_memory(2), make_prompts(5))[-1].to_json()
-    assert (last["batch"], last["drawn"], last["agreement"], last["compared"]) == (2, 0, None, 0)
-
-
-def test_errors_come_through_and_one_image_that_does_not_fit_says_what_to_do() -> None:
+def test_the_first_batch_may_fail_or_not_and_one_image_that_does_not_fit_says_what_to_do() -> None:
+    first, last = drawn(little_memory(2), make_prompts(5))
+    assert (first.batch, first.reason, first.agreement) == (4, "declared", None)
+    assert (last.batch, last.drawn, last.agreement, last.compared) == (2, 0, None, 0)
+    assert list(generate_fitting(tiny_model("rotary"), [], SPEC)) == []
     with pytest.raises(OutOfMemory, match=r"one image at a time .*bfloat16.*2\.00 GiB"):
         list(generate_fitting(little_memory(0), make_prompts(3), SPEC))
     model = tiny_model("rotary")
@@ -116,7 +107,7 @@ def test_the_caller_gets_the_memory_of_sampling(buffers: list[weakref.ref[Any]])
     assert [shape.batch for shape in shapes] == [2], "after the last batch there is nothing to halve"
 
 
-def test_one_image_beside_which_none_can_be_decoded_says_so() -> None:
+def test_batches_that_nobody_wants_hold_nothing(buffers: list[weakref.ref[Any]]) -> None:
     batches = generate_fitting(tiny_model("rotary"), make_prompts(3), replace(SPEC, batch=1))
     images = iter(batches)
     assert next(images)
@@ -124,13 +115,10 @@ def test_one_image_beside_which_none_can_be_decoded_says_so() -> None:
         batches.shrink("2 GiB")
     with pytest.raises(OutOfMemory, match="while one image was decoded, and sampling holds none"):
         batches.shrink("2 GiB")
-
-
-def test_batches_that_nobody_wants_hold_nothing(buffers: list[weakref.ref[Any]]) -> None:
-    batches = iter(generate_fitting(tiny_model("rotary"), make_prompts(7), SPEC))
-    assert next(batches)
-    del batches
-    assert [buffer() for buffer in buffers] == [None] * 3
+    images = iter(generate_fitting(tiny_model("rotary"), make_prompts(7), SPEC))
+    assert next(images)
+    del images
+    assert [buffer() for buffer in buffers] == [None] * len(buffers)
 
 
 def needed(model: Transformer, batch: int) -> int:
@@ -235,10 +223,10 @@ def test_decoding_and_workspaces_count() -> None:
     assert gpu.total == gpu.weights + gpu.packed + gpu.cache + gpu.step + 1 + gpu.workspaces
 
 
-def write(folder: Path, **files: str) -> None:
+def write(folder: Path, **files: int | str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        (folder / name.replace("__", ".")).write_text(content)
+        (folder / name.replace("__", ".")).write_text(f"{content}\n")
 
 
 def test_the_tightest_control_group_counts(tmp_path: Path) -> None:
@@ -246,44 +234,28 @@ def test_the_tightest_control_group_counts(tmp_path: Path) -> None:
     membership = tmp_path / "membership"
     membership.write_text("0::/service/worker\n")
     root = tmp_path / "fs"
-    write(root / "service/worker", memory__max="max\n", memory__current="5\n")
+    write(root / "service/worker", memory__max="max", memory__current=5)
     assert memory._group_bytes(root, membership) is None
-    stat = "anon 300\ninactive_file 150\nactive_file 50\n"
-    write(root / "service", memory__max="1000\n", memory__current="600\n", memory__stat=stat)
+    stat = "anon 300\ninactive_file 150\nactive_file 50"
+    write(root / "service", memory__max=1000, memory__current=600, memory__stat=stat)
     assert memory._group_bytes(root, membership) == 600
-    write(root / "service/worker", memory__max="500\n", memory__current="450\n")
+    write(root / "service/worker", memory__max=500, memory__current=450)
     assert memory._group_bytes(root, membership) == 50
-
-
-def test_version_1_of_control_groups(tmp_path: Path) -> None:
-    """In a container the path is the host's, and only the top is there."""
-    membership = tmp_path / "membership"
+    # Of version 1, in a container: the path is the host's, and only the top is there.
     membership.write_text("12:cpu:/docker/abc\n4:memory:/docker/abc\n")
-    write(
-        tmp_path / "fs/memory",
-        memory__limit_in_bytes="1000\n",
-        memory__usage_in_bytes="600\n",
-        memory__stat="inactive_file 1\ntotal_inactive_file 100\ntotal_active_file 0\n",
-    )
+    stat = "inactive_file 1\ntotal_inactive_file 100\ntotal_active_file 0"
+    write(tmp_path / "fs/memory", memory__limit_in_bytes=1000, memory__usage_in_bytes=600, memory__stat=stat)
     assert memory._group_bytes(tmp_path / "fs", membership) == 500
     found = available_bytes("cpu")
     assert found is None or 10**7 < found < 10**14, "of this machine"
-
-
-def test_what_torch_made_of_an_error_counts() -> None:
-    """torch.compile has its own error for everything: once a worker that ran out of memory looked like a bug."""
-    assert memory.is_out_of_memory(RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't"))
-    assert not memory.is_out_of_memory(RuntimeError("shapes differ"))
-    wrapper = RuntimeError("InternalTorchDynamoError: MemoryError: std::bad_alloc")
-    assert not memory.is_out_of_memory(wrapper)
-    wrapper.__context__ = MemoryError("std::bad_alloc")  # what `raise … from None` leaves
-    assert memory.is_out_of_memory(wrapper)
 
 
 @pytest.mark.parametrize("kind", [RuntimeError, torch.AcceleratorError])
 @pytest.mark.parametrize(
     ("message", "expected"),
     [
+        ("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't", True),
+        ("shapes differ", False),
         ("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported", True),
         ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
         ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", True),
@@ -296,5 +268,10 @@ def test_what_torch_made_of_an_error_counts() -> None:
 def test_libraries_of_a_gpu_run_out_of_memory_in_their_own_words(
     kind: Callable[[str], BaseException], message: str, expected: bool
 ) -> None:
-    """Each takes memory behind the allocator's back: such a shard once failed instead of halving its batch."""
+    """Each takes memory behind the allocator's back: such a shard once failed instead of halving its batch. And
+    torch.compile has its own error for everything: once a worker that ran out of memory looked like a bug."""
     assert memory.is_out_of_memory(kind(message)) is expected
+    wrapper = RuntimeError("InternalTorchDynamoError: MemoryError: std::bad_alloc")
+    assert not memory.is_out_of_memory(wrapper)
+    wrapper.__context__ = MemoryError("std::bad_alloc")  # what `raise … from None` leaves
+    assert memory.is_out_of_memory(wrapper)

@@ -2,9 +2,9 @@ import random
 import weakref
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import sampling_reference as reference
@@ -33,13 +33,10 @@ def spec_of(**changes: Any) -> SamplerSpec:
 
 
 def codes_by_prompt(model: Transformer, prompts: Sequence[Prompt], spec: SamplerSpec) -> dict[str, list[int]]:
-    codes = {}
-    for samples in generate(model, prompts, spec):
-        for index, row in zip(samples.indices, samples.codes.tolist(), strict=True):
-            assert prompts[index].id not in codes
-            codes[prompts[index].id] = row
-    assert len(codes) == len(prompts)
-    return codes
+    batches = generate(model, prompts, spec)
+    rows = [pair for samples in batches for pair in zip(samples.indices, samples.codes.tolist(), strict=True)]
+    assert sorted(index for index, _ in rows) == list(range(len(prompts)))
+    return {prompts[index].id: row for index, row in rows}
 
 
 @pytest.mark.parametrize("path", ["plain", "graph"])
@@ -58,12 +55,12 @@ def test_buffers_end_with_the_work(path: str, ending: str, buffers: list[weakref
         with pytest.raises(Cancelled) as caught:
             list(batches)
         assert caught.tb is not None, "is held until the end of this test"
-    else:
-        drawn = next(batches) if ending == "closed" else list(batches)
-        assert drawn
-    if ending == "closed":
+    elif ending == "closed":
+        next(batches)
         assert buffers[0]() is not None, "there is more to draw"
         batches.close()
+    else:
+        assert list(batches)
     assert [buffer() for buffer in buffers] == [None] * 3
     if ending != "failed":  # there the traceback holds the model, which is the caller's
         gone = weakref.ref(model)
@@ -162,33 +159,14 @@ def test_neighbours_order_and_shards_do_not_matter(wide_model: Transformer, guid
     expected = codes_by_prompt(wide_model, prompts, spec)
     shuffled = random.Random(2).sample(prompts, len(prompts))
     assert codes_by_prompt(wide_model, shuffled, spec) == expected
-    shards: dict[str, list[int]] = {}
     for shard in range(3):
-        shards |= codes_by_prompt(wide_model, shuffled[shard::3], spec)
-    assert shards == expected
+        assert codes_by_prompt(wide_model, shuffled[shard::3], spec).items() <= expected.items()
     assert codes_by_prompt(wide_model, prompts[11:12], spec) == {"p11": expected["p11"]}
 
 
 def require_reference(model: Transformer, prompts: Sequence[Prompt], spec: SamplerSpec) -> None:
     expected = {prompt.id: reference.codes_of(model, spec, prompt) for prompt in prompts}
     assert codes_by_prompt(model, prompts, spec) == expected
-
-
-def test_frequencies_are_those_of_the_enumerated_probabilities() -> None:
-    """Frequencies of all pairs of codes, after each of two texts, whose distributions differ."""
-    model = tiny_model(vocab_size=8, hidden_dim=16, dtype="float32")
-    draws = {"temperature": 0.9, "top_k": 5, "top_p": 0.9, "guidance_scale": 2.5}
-    spec = spec_of(image_ids=range(2, 8), length=2, batch=1_000, bucket=1, unconditional=(0,), **draws)
-    for text in ((0,), (1,)):
-        prompts = [Prompt(f"{text}:{row}", text) for row in range(5_000)]
-        pairs = torch.cat([samples.codes for samples in generate(model, prompts, spec)])
-        counts = torch.bincount(pairs[:, 0] * 6 + pairs[:, 1], minlength=36).tolist()
-        first = reference.step_probabilities(model, spec, Prompt("", text), [])
-        second = [reference.step_probabilities(model, spec, Prompt("", text), [code]) for code in range(6)]
-        expected = [first[a] * second[a][b] for a, b in product(range(6), repeat=2)]
-        assert sum(counts) == 5_000
-        assert [code for code in range(36) if counts[code] and not expected[code]] == []
-        assert reference.chi_square_p(counts, [5_000 * p for p in expected]) > 1e-4
 
 
 class Watched:
@@ -248,10 +226,8 @@ def test_what_comes_out_are_plain_tensors() -> None:
     model, prompts = tiny_model(), make_prompts(7)
     kept = []
     for samples in generate(model, prompts, spec_of()):
-        assert not torch.is_inference_mode_enabled()
-        assert torch.is_grad_enabled()
-        assert not samples.codes.is_inference()
-        assert samples.codes.dtype == torch.int64
+        assert (torch.is_inference_mode_enabled(), torch.is_grad_enabled()) == (False, True)
+        assert (samples.codes.is_inference(), samples.codes.dtype) == (False, torch.int64)
         kept.append(samples)
     codes = codes_by_prompt(model, prompts, spec_of())
     for samples in kept:
@@ -262,15 +238,10 @@ def test_progress_counts_codes_and_can_cancel_between_steps(monkeypatch: pytest.
     model, prompts, seen = tiny_model(), make_prompts(4, longest=2), []
     watched = Watched(model, monkeypatch)
     list(generate(model, prompts, spec_of(), seen.append))
-    assert seen == [3, 6, 9, 12, 15, 18, 19, 20, 21, 22, 23, 24]
+    assert seen == [*range(3, 19, 3), *range(19, 25)]
     watched.shapes.clear()
-
-    def cancel(done: int) -> None:
-        if done >= 12:
-            raise Cancelled("enough")
-
     with pytest.raises(Cancelled):
-        list(generate(model, prompts, spec_of(), cancel))
+        list(generate(model, prompts, spec_of(), Mock(side_effect=[None, None, None, Cancelled("enough")])))
     assert len(watched.shapes) == 4
 
 
