@@ -13,7 +13,6 @@ class Agreement:
     """A quantity that was computed by two programs."""
 
     quantity: str
-    """Name of the quantity, e.g. `fid64 of 256 PNG files`."""
     program: str
     """Name and version of the second program: `torch-fidelity 0.4.0`, or `golden values`."""
     difference: float
@@ -30,12 +29,10 @@ class Agreement:
     def of_numbers(
         cls, quantity: str, program: str, ours: float, theirs: float, tolerance: float, note: str = ""
     ) -> Agreement:
-        """Compare two numbers."""
         return cls(quantity, program, abs(ours - theirs), tolerance, ours, theirs, note)
 
     @property
     def agrees(self) -> bool:
-        """Return whether the difference is within the tolerance; false for NaN."""
         return self.difference <= self.tolerance
 
     @property
@@ -59,7 +56,6 @@ Finding = Agreement | Untried
 
 
 def installed(package: str) -> str | None:
-    """Return the version of an installed package; None if it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -77,7 +73,6 @@ COLUMNS, DROP = ("quantity", "program", "ours", "theirs", "difference", "toleran
 
 
 def table_row(finding: Finding) -> list[str]:
-    """Return the cells of a finding under COLUMNS."""
     if isinstance(finding, Untried):
         return [finding.quantity, finding.program, "", "", "", "", finding.verdict, finding.reason]
     numbers = ["" if number is None else f"{number:.9g}" for number in (finding.ours, finding.theirs)]

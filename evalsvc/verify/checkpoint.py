@@ -23,7 +23,7 @@ from PIL import Image
 from evalsvc.config import Settings
 from evalsvc.errors import EvalsvcError
 from evalsvc.files.kept import CarriedFiles
-from evalsvc.messages import MergeResult, PlanResult, ShardDocument, ShardOutput, ShardRequest, Stage
+from evalsvc.messages import MergeResult, PlanResult, ShardDocument, ShardRequest, ShardResult, Stage
 from evalsvc.spec import catalog
 from evalsvc.spec.engines import EXTRACTOR, FLOAT64, GROUPS, OWN, engine_names, has_stage, release_of, with_engine
 from evalsvc.spec.images import PROGRAMS
@@ -31,8 +31,7 @@ from evalsvc.spec.protocol import canonical_json
 from evalsvc.spec.suite import TaskSpec, build_task
 from evalsvc.tasks.image_codes import ImageCoder
 from evalsvc.verify.agreement import Agreement, Finding, Untried
-from evalsvc.verify.golden_checks import FEATURES
-from evalsvc.verify.golden_files import compare_arrays
+from evalsvc.verify.golden_checks import FEATURES, compare_arrays
 from evalsvc.verify.recorded import RecordedTask
 from evalsvc.worker.context import ShardContext
 from evalsvc.worker.shard import run_shard
@@ -80,13 +79,10 @@ Row: TypeAlias = NDArray[np.float64] | tuple[str, ...]
 """Item: numbers that are compared by their relative difference, or words that are equal or not."""
 
 Rows: TypeAlias = Mapping[tuple[object, ...], Row]
-"""Items by the values of KEYS."""
 
 
 @dataclass(frozen=True)
 class VerifyRequest:
-    """A request to compute the results of tasks again."""
-
     settings: Settings
     engines: Sequence[tuple[str, str]] = ()
     """Stages with the reference engines to compare with [all]."""
@@ -98,11 +94,8 @@ class VerifyRequest:
 
 @dataclass(frozen=True)
 class Computed:
-    """The results of the first items of a task."""
-
     rows: Rows
-    images: Sequence[NDArray[np.uint8]]
-    """Sampled images [H, W, 3]."""
+    images: Sequence[NDArray[np.uint8]]  # sampled, [H, W, 3]
     protocols: Sequence[Mapping[str, Any]]
     provenance: Mapping[str, Any]
 
@@ -178,24 +171,22 @@ def _compute(task: RecordedTask, spec: TaskSpec, request: VerifyRequest, setting
     with tempfile.TemporaryDirectory(prefix="evalsvc-verify-") as folder:
         files = CarriedFiles(Path(folder))
 
-        def step(
-            stage: Stage, shards: Sequence[ShardDocument] = (), outputs: Sequence[bytes] = ()
-        ) -> tuple[ShardOutput | None, Mapping[str, Any]]:
+        def step(stage: Stage, shards: Sequence[ShardDocument] = (), outputs: Sequence[bytes] = ()) -> ShardResult:
             wanted = ShardRequest(spec, stage, task.checkpoint, shards, outputs)
             result = run_shard(wanted, partial(request.report, task.spec.name), settings or request.settings, files)
             if result.error is not None:
                 raise EvalsvcError(result.error.message)
-            return result.output, result.provenance
+            return result
 
-        plan, _ = step("plan")
+        plan = step("plan").output
         assert isinstance(plan, PlanResult), "the output of a plan"
         shards = [shard for shard in plan.shards if spec.kind not in BY_IMAGES or shard["start"] == 0]
-        outputs = [step("run", [shard]) for shard in shards]
-        merged, _ = step("merge", shards, [output for output, _ in outputs if isinstance(output, bytes)])
+        results = [step("run", [shard]) for shard in shards]
+        merged = step("merge", shards, [each.output for each in results if isinstance(each.output, bytes)]).output
     assert isinstance(merged, MergeResult), "the output of a merge"
     files_of_images = [artifact.content for artifact in merged.artifacts if artifact.kind == "sample"]
     images = [np.asarray(Image.open(io.BytesIO(content), formats=("PNG",))) for content in files_of_images]
-    return Computed(_rows(spec.kind, merged.items), images, list(merged.protocols.values()), outputs[-1][1])
+    return Computed(_rows(spec.kind, merged.items), images, list(merged.protocols.values()), results[-1].provenance)
 
 
 def _rows(kind: str, items: Sequence[Mapping[str, Any]]) -> dict[tuple[object, ...], Row]:
@@ -225,16 +216,14 @@ def _rounding(task: RecordedTask, spec: TaskSpec, request: VerifyRequest) -> flo
 
 
 def _difference(ours: Rows, theirs: Rows) -> float:
-    worst = 0.0
+    gaps = [0.0]
     for key, row in ours.items():
-        if not isinstance(row, np.ndarray):
-            continue
-        other = theirs.get(key)
-        if not isinstance(other, np.ndarray) or other.shape != row.shape:
-            return np.inf
-        gap = np.abs(row - other) / np.maximum(1, np.abs(row))
-        worst = float(np.maximum(worst, gap.max(initial=0)))  # NaN stays
-    return worst
+        if isinstance(row, np.ndarray):
+            other = theirs.get(key)
+            if not isinstance(other, np.ndarray) or other.shape != row.shape:
+                return np.inf
+            gaps.append((np.abs(row - other) / np.maximum(1, np.abs(row))).max(initial=0))
+    return float(np.max(gaps))  # NaN stays
 
 
 def _compare_rows(spec: TaskSpec, program: str, ours: Rows, theirs: Rows, tolerance: float) -> Iterator[Agreement]:

@@ -1,20 +1,29 @@
-"""Comparing every step from a checkpoint to a metric with golden values, which other programs computed."""
+"""Comparing every step from a checkpoint to a metric with golden values, which other programs computed.
+
+`tests/golden/machine/make.py` wrote the folder. Nothing in the folder is executed: tensors are safetensors, numbers are
+JSON, and the checkpoints that open_lm wrote are read like any other checkpoint.
+"""
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
 from evalsvc.assets import locate_asset
 from evalsvc.checkpoints.reference import CheckpointRef
+from evalsvc.config import Settings
 from evalsvc.data.captions import read_captions
 from evalsvc.data.tokenizer import read_tokenizer
 from evalsvc.decoders import load_decoder
@@ -32,20 +41,66 @@ from evalsvc.precision import full_precision, use_full_float32
 from evalsvc.sampling import Prompt, SamplerSpec, SamplingParams, generate
 from evalsvc.sampling.noise import stream_keys, uniform
 from evalsvc.spec import catalog
-from evalsvc.spec.layout import parse_layout
+from evalsvc.spec.layout import VocabularyLayout, parse_layout
 from evalsvc.spec.suite import parse_suite
 from evalsvc.verify.agreement import Agreement, installed
-from evalsvc.verify.golden_files import (
-    DECODER,
-    ENGLISH,
-    IMAGES,
-    LAYOUT_FILE,
-    TOKENIZER,
-    TRAINED,
-    Golden,
-    compare_arrays,
-)
 from evalsvc.worker.local import run_suite
+
+GOLDEN = Path(__file__).parent / "golden"
+LAYOUT_FILE = ROOT / "runs" / "layout.yaml"
+CHECKPOINTS = ROOT / "runs" / "pretrained" / "checkpoints"
+TRAINED = CHECKPOINTS / "epoch_5.pt"
+"""Last checkpoint of the miniature's run, which draws digits."""
+ENGLISH = CHECKPOINTS / "epoch_0.pt"
+"""First checkpoint of the miniature's run, before it saw an image, which knows English."""
+TOKENIZER = ROOT / "tokenizer.json"
+DECODER = ROOT / "movqgan" / "movqgan_miniature.ckpt"
+IMAGES = ROOT / "images.safetensors"
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Golden values, and the device to compare with them. Files are read on demand."""
+
+    device: str
+    folder: Path = GOLDEN
+    settings: Settings = field(default_factory=Settings.load)
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """Read a safetensors file, e.g. `sampling` or `open_lm/…/expected`."""
+        return load_file(self.folder / f"{name}.safetensors")
+
+    @cached_property
+    def values(self) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads((self.folder / "values.json").read_text())
+        return content
+
+    def program(self, name: str) -> str:
+        """Return how a table names golden values of a program, e.g. `golden, open_lm 9bb92ef`."""
+        return f"golden, {name} {self.values['programs'][name]}"
+
+    @property
+    def cases(self) -> list[str]:
+        return sorted(path.name for path in (self.folder / "open_lm").iterdir())
+
+    @cached_property
+    def trained(self) -> Transformer:
+        return load_model(TRAINED, device=self.device)
+
+    @cached_property
+    def layout(self) -> VocabularyLayout:
+        return parse_layout(str(LAYOUT_FILE)).resolve(self.trained.config.vocab_size)
+
+
+def compare_arrays(
+    quantity: str, program: str, ours: ArrayLike, theirs: ArrayLike, tolerance: float, note: str = ""
+) -> Agreement:
+    first, second = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    if first.shape != second.shape:
+        shapes = f"shapes {list(first.shape)} and {list(second.shape)}"
+        return Agreement(quantity, program, math.inf, tolerance, note=f"{note}; {shapes}" if note else shapes)
+    return Agreement(quantity, program, float(np.abs(first - second).max(initial=0.0)), tolerance, note=note)
+
 
 INNER = 1024
 """Number of products in a sum; sums are about √INNER."""
@@ -116,7 +171,6 @@ def verify_case(golden: Golden, case: str) -> Iterator[Agreement]:
 
 
 def describe(model: Transformer) -> str:
-    """Return the properties that distinguish the models, e.g. `rotary, rms_norm, gelu, qk_norm`."""
     config = model.config
     flags = ("qk_norm", "post_embed_norm", "weight_tying")
     named = [config.positional_embedding_type, config.model_norm, config.ffn_type]
@@ -147,7 +201,6 @@ def verify_miniature(golden: Golden) -> Iterator[Agreement]:
 
 
 LENGTH = 64
-"""Number of codes of an image."""
 LEAD = "no code leads by less than 2e-4"
 """Smallest change of log probability and noise together that would change a code."""
 
@@ -157,10 +210,8 @@ def verify_codes(golden: Golden) -> Iterator[Agreement]:
     use_full_float32()
     expected, values = golden.tensors("sampling"), golden.values["sampling"]
     warped = SamplingParams(**values["params"])
-    for quantity, name, params in (
-        ("greedy codes", "greedy", SamplingParams(temperature=0)),
-        ("drawn codes, guided, top-k, top-p", "warped", warped),
-    ):
+    greedy = "greedy codes", "greedy", SamplingParams(temperature=0)
+    for quantity, name, params in (greedy, ("drawn codes, guided, top-k, top-p", "warped", warped)):
         for path in paths(golden.device):
             codes = draw_codes(golden, values[name], params, batch=8, path=path)
             yield _equal_codes(f"{quantity}, {path} steps", golden, codes, expected[name])
@@ -169,14 +220,12 @@ def verify_codes(golden: Golden) -> Iterator[Agreement]:
 
 
 def paths(device: str) -> tuple[DecodePath, ...]:
-    """Return the decode paths of a device that need no compiler."""
     return ("plain", "graph") if torch.device(device).type == "cuda" else ("plain", "packed")
 
 
 def draw_codes(
     golden: Golden, names: Sequence[str], params: SamplingParams, batch: int, path: DecodePath
 ) -> Tensor:  # [n, LENGTH] int64
-    """Sample images of the miniature's captions, which are named by their ids."""
     layout = golden.layout
     unconditional = tuple(layout.prompt(None, LENGTH).ids)
     assert layout.image_ids is not None, "the miniature has image rows"
@@ -239,8 +288,6 @@ def verify_inception(golden: Golden) -> Iterator[Agreement]:
             yield compare_arrays(quantity, program, features, expected[f"{resize}/{tap}"], tolerance)
 
 
-Rows = NDArray[np.float64]
-
 LIVE = ("torch-fidelity", "clean-fid")
 """Programs that compute metrics live if they are installed. prdc prints to stdout, so its golden values are used."""
 
@@ -254,15 +301,11 @@ def verify_metrics(golden: Golden) -> Iterator[Agreement]:
     """Compare image metrics of 256 sampled and 256 real images by their first 64 features."""
     tensors = golden.tensors("features")
     samples, real = (tensors[name].double().numpy() for name in ("samples", "real"))
-    sets = feature_sets(samples, real)
+    # In float64, whose precision the programs keep, as in the golden values.
+    sets = FeatureSets(samples, Moments.of(real), real)
     for quantity, value in own_metrics(sets).items():
         program, name = quantity.split("/")
         yield _compared(golden, name, program, value, sets)
-
-
-def feature_sets(samples: Rows, real: Rows) -> FeatureSets:
-    """Return features in float64, whose precision the programs keep, as in the golden values."""
-    return FeatureSets(samples, Moments.of(real), real)  # type: ignore[arg-type]
 
 
 def own_metrics(sets: FeatureSets) -> dict[str, float]:

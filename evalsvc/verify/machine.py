@@ -14,22 +14,9 @@ import torch
 
 from evalsvc import __version__
 from evalsvc.errors import AssetMissing, InvalidRequest, MissingPackage
+from evalsvc.verify import golden_checks
 from evalsvc.verify.agreement import Agreement, Finding, Untried, installed
-from evalsvc.verify.golden_checks import (
-    verify_benchmark,
-    verify_case,
-    verify_codes,
-    verify_decoder,
-    verify_digits,
-    verify_inception,
-    verify_losses,
-    verify_metrics,
-    verify_miniature,
-    verify_noise,
-    verify_products,
-    verify_statistics,
-)
-from evalsvc.verify.golden_files import Golden as Golden
+from evalsvc.verify.golden_checks import Golden as Golden
 
 Check = Callable[[Golden], Iterable[Finding]]
 
@@ -39,19 +26,18 @@ PACKAGES = ("torch", "numpy", "lm-eval", "tokenizers", "safetensors", "pillow", 
 
 def checks(golden: Golden) -> Iterator[tuple[str, Check]]:
     """Yield every check, with the name of its row if it fails before comparing anything."""
-    yield "float32 products", verify_products
-    yield "noise", verify_noise
-    for case in golden.cases:
-        yield f"open_lm run {case}", partial(verify_case, case=case)
-    yield "miniature", verify_miniature
-    yield "sampled codes", verify_codes
-    yield "image tokenizer", verify_decoder
-    yield "features of Inception", verify_inception
-    yield "image metrics", verify_metrics
-    yield "statistics", verify_statistics
-    yield "task loss", verify_losses
-    yield "task text_to_image", verify_digits
-    yield "task language", verify_benchmark
+    yield "float32 products", golden_checks.verify_products
+    yield "noise", golden_checks.verify_noise
+    yield from ((f"open_lm run {case}", partial(golden_checks.verify_case, case=case)) for case in golden.cases)
+    yield "miniature", golden_checks.verify_miniature
+    yield "sampled codes", golden_checks.verify_codes
+    yield "image tokenizer", golden_checks.verify_decoder
+    yield "features of Inception", golden_checks.verify_inception
+    yield "image metrics", golden_checks.verify_metrics
+    yield "statistics", golden_checks.verify_statistics
+    yield "task loss", golden_checks.verify_losses
+    yield "task text_to_image", golden_checks.verify_digits
+    yield "task language", golden_checks.verify_benchmark
 
 
 def verify_machine(golden: Golden, report: Callable[[str, int, int], None] = lambda *_: None) -> list[Finding]:
@@ -91,7 +77,6 @@ def prepared_device(name: str, threads: int) -> str:
 
 
 def describe_machine(device: str) -> dict[str, object]:
-    """Return the versions, device and processor of the machine, for readers of the findings."""
     kind = torch.device(device)
     name = torch.cuda.get_device_name(kind) if kind.type == "cuda" else platform.machine()
     return {

@@ -11,7 +11,6 @@ from evalsvc.checkpoints.remote.fetch import locate_checkpoint
 from evalsvc.client import Client
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest
-from evalsvc.spec.documents import StoredCheckpoint
 from evalsvc.spec.names import parse_checkpoint
 from evalsvc.spec.suite import Suite, TaskSpec, parse_suite
 
@@ -23,11 +22,8 @@ class RecordedTask:
     checkpoint: CheckpointRef
     spec: TaskSpec
     items: Sequence[Mapping[str, Any]] = ()
-    """Results per item, as the task returned them."""
     protocols: Sequence[Mapping[str, Any]] = ()
-    """Protocols of the metrics."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    """Device, versions and shards of the evaluation."""
 
 
 def read_recorded(client: Client, name: str, settings: Settings, suite: str | None = None) -> list[RecordedTask]:
@@ -37,7 +33,15 @@ def read_recorded(client: Client, name: str, settings: Settings, suite: str | No
     tasks: list[RecordedTask] = []
     for evaluation in overview.evaluations:
         result = client.results(run, step, variant=variant, suite=evaluation.suite)
-        checkpoint = _locate(client, name, result.checkpoint, settings)
+        posted = client.checkpoint(result.checkpoint.id)
+        if posted.parents:
+            raise InvalidRequest(
+                f"{name} is computed from other checkpoints ({posted.uri}); write an expression with their files, and "
+                "run evalsvc verify --checkpoint EXPRESSION --suite SUITE"
+            )
+        path, identity = locate_checkpoint(posted.uri, settings)
+        known = identity if identity.etag is not None else None
+        checkpoint = CheckpointRef(path, known, result.checkpoint.sha256, posted.model, posted.layout, label=name)
         for spec in parse_suite({"tasks": result.suite.tasks}, "recorded").tasks:
             used = dict.fromkeys(metric.protocol for metric in result.metrics if metric.task == spec.name)
             protocols = [result.protocols[protocol] for protocol in used if protocol in result.protocols]
@@ -49,15 +53,3 @@ def read_recorded(client: Client, name: str, settings: Settings, suite: str | No
 def unrecorded(suite: Suite, checkpoint: CheckpointRef) -> list[RecordedTask]:
     """Return the tasks of a suite for weights that no service has evaluated."""
     return [RecordedTask(checkpoint, spec) for spec in suite.tasks]
-
-
-def _locate(client: Client, name: str, checkpoint: StoredCheckpoint, settings: Settings) -> CheckpointRef:
-    posted = client.checkpoint(checkpoint.id)
-    if posted.parents:
-        raise InvalidRequest(
-            f"{name} is computed from other checkpoints ({posted.uri}); write an expression with their files, and "
-            "run evalsvc verify --checkpoint EXPRESSION --suite SUITE"
-        )
-    path, identity = locate_checkpoint(posted.uri, settings)
-    known = identity if identity.etag is not None else None
-    return CheckpointRef(path, known, checkpoint.sha256, posted.model, posted.layout, label=name)

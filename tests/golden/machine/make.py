@@ -5,6 +5,7 @@ import math
 import shutil
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from cleanfid import fid as clean_fid
 from prdc import compute_prdc
 from safetensors.torch import load_file, save_file
 from scipy import stats
+from tokenizers import Tokenizer
 from torch import Tensor, nn
+from torch.nn import functional
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
@@ -33,8 +36,7 @@ from evalsvc.decoders import to_uint8  # noqa: E402
 from evalsvc.miniature import ROOT  # noqa: E402
 from evalsvc.sampling import Prompt, SamplerSpec, SamplingParams  # noqa: E402
 from evalsvc.spec.layout import parse_layout  # noqa: E402
-from evalsvc.verify.golden_checks import drawn_image  # noqa: E402
-from evalsvc.verify.golden_files import GOLDEN  # noqa: E402
+from evalsvc.verify.golden_checks import GOLDEN, drawn_image  # noqa: E402
 
 CASES = ("03", "05", "07", "10", "11", "13")
 MARGIN = 2e-4
@@ -76,10 +78,8 @@ def copy_cases() -> None:
             for name in ("checkpoints/epoch_1.pt", f"golden_{folder.name}.json", "params.txt"):
                 shutil.copyfile(folder / name, target / name)
             expected = load_file(folder / "expected.safetensors")
-            save_file(
-                {name: expected[name] for name in ("input_ids", "logits_full", "logits_step")},
-                target / "expected.safetensors",
-            )
+            kept = {name: expected[name] for name in ("input_ids", "logits_full", "logits_step")}
+            save_file(kept, target / "expected.safetensors")
 
 
 def make_losses(trained: nn.Module, english: nn.Module) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def make_losses(trained: nn.Module, english: nn.Module) -> dict[str, Any]:
     save_file(
         {
             "ids": torch.tensor([ids + [-1] * (width - len(ids)) for ids in pairs[:8]], dtype=torch.int32),
-            "losses": torch.stack([functional_pad(row, width - 1) for row in losses[:8]]).float(),
+            "losses": torch.stack([functional.pad(row, (0, width - 1 - len(row))) for row in losses[:8]]).float(),
             "logits": torch.stack([trained(torch.tensor([ids[:80]]))[0, ::16] for ids in pairs[:2]]),
         },
         GOLDEN / "language_model.safetensors",
@@ -102,10 +102,6 @@ def make_losses(trained: nn.Module, english: nn.Module) -> dict[str, Any]:
         "pairs": {"sequences": 32, **mean_losses(pairs, losses)},
         "text": {"sequences": 8, **mean_losses(texts[:8], general)},
     }
-
-
-def functional_pad(row: Tensor, width: int) -> Tensor:
-    return torch.cat((row, row.new_zeros(width - len(row))))
 
 
 def mean_losses(sequences: list[list[int]], losses: list[Tensor]) -> dict[str, float]:
@@ -121,8 +117,6 @@ def make_cloze(model: nn.Module) -> dict[str, Any]:
     lines = [row["text"] for row in map(json.loads, (ROOT / "validation_captions.jsonl").read_text().splitlines())]
     questions = [row["query"] for row in map(json.loads, (ROOT / "cloze.jsonl").read_text().splitlines()[:8])]
     texts = [*lines[:8], *questions, "naïve café — 日本語 🙂\t\n  two  spaces"]
-    from tokenizers import Tokenizer
-
     encode = Tokenizer.from_file(str(ROOT / "tokenizer.json")).encode
     ids = [encode(text, add_special_tokens=False).ids for text in texts]
     return {"questions": 60, "accuracy": accuracy, "scores": scores, "texts": texts, "ids": ids}
@@ -142,14 +136,9 @@ def make_sampling(model: nn.Module) -> tuple[dict[str, Any], Tensor]:
     warped, params = first_clear(model, prompts[:32], 8, seeds)
     plain, whole = first_clear(model, prompts, 96, [SamplingParams(seed=seed) for seed in range(40)])
     noise = [[reference.uniform(7, "digit-10", position, code) for code in range(64)] for position in (0, 63)]
-    save_file(
-        {
-            "greedy": torch.tensor(list(greedy.values()), dtype=torch.uint8),
-            "warped": torch.tensor(list(warped.values()), dtype=torch.uint8),
-            "uniform": torch.tensor(noise, dtype=torch.float64),
-        },
-        GOLDEN / "sampling.safetensors",
-    )
+    drawn = {"greedy": greedy, "warped": warped}
+    tensors = {name: torch.tensor(list(codes.values()), dtype=torch.uint8) for name, codes in drawn.items()}
+    save_file(tensors | {"uniform": torch.tensor(noise, dtype=torch.float64)}, GOLDEN / "sampling.safetensors")
     found = {"greedy": list(greedy), "warped": list(warped), "params": params.to_json(), "digits_seed": whole.seed}
     return found, torch.tensor([plain[prompt.id] for prompt in prompts])
 
@@ -199,13 +188,8 @@ def clear_border(model: nn.Module, spec: SamplerSpec, prompt: Prompt, codes: lis
     if spec.params.top_k is None and spec.params.top_p is None:
         return True
     params = spec.params
-    free = SamplingParams(params.temperature, None, None, params.guidance_scale)
-    chances = sorted(
-        reference.step_probabilities(
-            model, SamplerSpec(spec.image_ids, 64, free, 1, spec.unconditional), prompt, codes
-        ),
-        reverse=True,
-    )
+    free = replace(spec, params=replace(params, top_k=None, top_p=None))
+    chances = sorted(reference.step_probabilities(model, free, prompt, codes), reverse=True)
     top_k, top_p = params.top_k or len(chances), params.top_p or 1
     if top_k < len(chances) and math.log(chances[top_k - 1] / chances[top_k]) < MARGIN:
         return False
@@ -224,15 +208,9 @@ def make_decoding(decoder: MoVQGAN) -> None:
     images = load_file(ROOT / "images.safetensors")["images"].float() / 127.5 - 1
     found, gaps = decoder.encode(images[:64])
     clear = (gaps.min(1).values > 1e-3).nonzero()[:4, 0]
-    save_file(
-        {
-            "codes": codes.to(torch.uint8),
-            "decoded": decoder.decode(codes),
-            "places": clear,
-            "encoded": found[clear].to(torch.uint8),
-        },
-        GOLDEN / "decoding.safetensors",
-    )
+    encoded = {"places": clear, "encoded": found[clear].to(torch.uint8)}
+    tensors = {"codes": codes.to(torch.uint8), "decoded": decoder.decode(codes), **encoded}
+    save_file(tensors, GOLDEN / "decoding.safetensors")
 
 
 def make_features(network: Inception) -> None:
