@@ -14,16 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evalsvc.checkpoints.reference import CheckpointRef
-from evalsvc.config import Settings
 from evalsvc.files.arrays import unpack_array
-from evalsvc.messages import ShardRequest
 from evalsvc.miniature import ROOT
-from evalsvc.spec.layout import parse_layout
-from evalsvc.spec.suite import parse_suite
-from evalsvc.worker.shard import run_shard
+
+sys.path.append(str(Path(__file__).parents[2] / "support"))
+
+from miniature_run import DECODER, LAYOUT
+from task_runs import run_stage
 
 PROMPTS = 256
-KEY = "inception/64"
 
 Features = NDArray[np.float16]
 
@@ -41,37 +40,21 @@ def main() -> None:
 
 def _sample(checkpoint: str, seeds: range) -> tuple[Features, Features]:
     """Features of the images of each prompt and seed, [PROMPTS, seeds, 64], and of the reference, [m, 64]."""
-    layout = parse_layout(str(ROOT / "runs" / "layout.yaml"), ROOT).to_json()
-    posted = CheckpointRef(path=str(ROOT / "runs" / checkpoint), layout=layout, label=checkpoint)
+    posted = CheckpointRef(path=str(ROOT / "runs" / checkpoint), layout=LAYOUT, label=checkpoint)
+    files = {"captions": "captions.jsonl", "reference": "images.safetensors"}
+    task: dict[str, Any] = {name: str(ROOT / file) for name, file in files.items()}
+    task |= {"kind": "text_to_image", "samples": PROMPTS, "decoder": DECODER, "metrics": ["fid64"]}
+    task |= {"batch": 64, "shard_size": PROMPTS, "keep": 0}
     drawn, real = [], []
     for seed in seeds:
-        task: dict[str, Any] = {
-            "kind": "text_to_image",
-            "captions": str(ROOT / "captions.jsonl"),
-            "samples": PROMPTS,
-            "seed": seed,
-            "decoder": str(ROOT / "movqgan" / "movqgan_miniature.ckpt"),
-            "reference": str(ROOT / "images.safetensors"),
-            "metrics": ["fid64"],
-            "batch": 64,
-            "shard_size": PROMPTS,
-            "keep": 0,
-        }
-        (spec,) = parse_suite({"tasks": [task]}, "pool").tasks
-        for shard in _output(ShardRequest(spec, "plan", posted)).shards:
-            output = msgpack.unpackb(_output(ShardRequest(spec, "run", posted, [shard])))
-            features = unpack_array(output["features"][KEY]).astype(np.float16)
+        for shard in run_stage("plan", posted, seed=seed, **task).shards:
+            output = msgpack.unpackb(run_stage("run", posted, None, [shard], seed=seed, **task))
+            features = unpack_array(output["features"]["inception/64"]).astype(np.float16)
             if shard["part"] == "sample":
                 drawn.append(features)
             elif seed == seeds[0]:
                 real.append(features)
     return np.stack(drawn, axis=1), np.concatenate(real)
-
-
-def _output(request: ShardRequest) -> Any:
-    result = run_shard(request, lambda done: None, Settings.load())
-    assert result.error is None, result.error
-    return result.output
 
 
 if __name__ == "__main__":

@@ -43,31 +43,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         weights = torch_fidelity_weights(Path(sys.argv[2]), Path(temporary) / "inception.pth")
         folders = [str(_write(batch, Path(temporary) / name)) for name, batch in (("a", images), ("b", blurred))]
+        options = {"fid": True, "cuda": False, "cache": False, "save_cpu_ram": True, "verbose": False}
+        options |= {"input1": folders[0], "input2": folders[1], "feature_extractor_weights_path": str(weights)}
         found = {
-            f"torch-fidelity/{layer}": calculate_metrics(
-                input1=folders[0],
-                input2=folders[1],
-                fid=True,
-                feature_layer_fid=layer,
-                feature_extractor_weights_path=str(weights),
-                cuda=False,
-                cache=False,
-                save_cpu_ram=True,
-                verbose=False,
-            )["frechet_inception_distance"]
-            for layer in ("64", "2048")
+            f"torch-fidelity/{tap}": calculate_metrics(feature_layer_fid=str(tap), **options)[
+                "frechet_inception_distance"
+            ]
+            for tap in TAPS
         }
-        found["clean-fid/2048"] = float(
-            fid.compute_fid(
-                *folders,
-                mode="clean",
-                custom_feat_extractor=Trunk(weights),
-                device=torch.device("cpu"),
-                use_dataparallel=False,
-                num_workers=0,
-                verbose=False,
-            )
-        )
+        options = {"device": torch.device("cpu"), "use_dataparallel": False, "num_workers": 0, "verbose": False}
+        clean = fid.compute_fid(*folders, mode="clean", custom_feat_extractor=Trunk(weights), **options)
+    found["clean-fid/2048"] = float(clean)
     content = {"pixels": pixel_digest(images, blurred), **found}
     Path(__file__).with_name("coco_smoke.json").write_text(json.dumps(content, indent=2) + "\n")
     write_features(images, blurred)
