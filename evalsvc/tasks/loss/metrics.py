@@ -1,17 +1,27 @@
-"""Metrics and items of the loss task, from sums per sequence."""
+"""Metrics and items of the loss task, from sums per sequence; and the losses to compare with, of a model without
+context."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from evalsvc.errors import InternalError
+from evalsvc.files.arrays import Array
+from evalsvc.metrics.entropy import UnigramLoss, unigram_loss
 from evalsvc.metrics.ratio import Ratio, perplexity, ratio_of_sums
-from evalsvc.spec.protocol import Direction, MetricValue, Protocol
-from evalsvc.tasks.loss.unigrams import TOLERANCE
+from evalsvc.spec.protocol import MetricValue, Protocol
 from evalsvc.tasks.sequence_groups import GENERAL_GROUP, GROUP
 
 NATS = "nats/token"
+
+TOLERANCE = 1e-9
+"""Relative tolerance of sums of the same losses in another order."""
 
 TYPES = ("text", "image", "special")
 
@@ -31,39 +41,22 @@ def loss_metrics(
     metrics = []
     for name, (total, count, choices) in losses.items():
         if loss := ratio_of_sums(sums[total], sums[count], groups):
-            items = total, count
-            metrics.append(_value(f"{task}/{name}", loss, NATS, "lower", protocol, math.log(choices), items))
-            exp, baseline = perplexity(loss), float(choices)
-            metrics.append(_value(f"{task}/{name}_perplexity", exp, "perplexity", "lower", protocol, baseline, items))
+            keys, by = (total, count), None if loss.groups is None else GROUP
+            metrics.append(loss.as_metric(f"{task}/{name}", NATS, "lower", protocol, math.log(choices), keys, by))
+            exp, full_name = perplexity(loss), f"{task}/{name}_perplexity"
+            metrics.append(exp.as_metric(full_name, "perplexity", "lower", protocol, float(choices), keys, by))
     _require_weighted(task, {metric.name: metric.value for metric in metrics}, sums)
     mass = ratio_of_sums(sums["image_mass"], sums["n_text"], groups)
     if mass is not None and "image" in ids:
-        baseline, items = ids["image"] / ids["all"], ("image_mass", "n_text")
-        metrics.append(_value(f"{task}/image_mass", mass, "probability", "none", protocol, baseline, items))
+        baseline, keys = ids["image"] / ids["all"], ("image_mass", "n_text")
+        by = None if mass.groups is None else GROUP
+        metrics.append(mass.as_metric(f"{task}/image_mass", "probability", "none", protocol, baseline, keys, by))
     return metrics
 
 
 def with_totals(sums: Mapping[str, Sequence[float]]) -> dict[str, Sequence[float]]:
-
-    def total(name: str) -> list[float]:
-        parts = (sums[f"{name}_{kind}"] for kind in TYPES)
-        return [sum(row) for row in zip(*parts, strict=True)]
-
-    return {**sums, "nll_total": total("nll"), "n_total": total("n")}
-
-
-def _value(
-    name: str,
-    ratio: Ratio,
-    unit: str,
-    direction: Direction,
-    protocol: Protocol,
-    baseline: float | None,
-    items: tuple[str, ...] = (),
-    group: str = GROUP,
-) -> MetricValue:
-    by = group if items and ratio.groups is not None else None
-    return ratio.as_metric(name, unit, direction, protocol, baseline, items, by)
+    rows = {name: zip(*(sums[f"{name}_{kind}"] for kind in TYPES), strict=True) for name in ("nll", "n")}
+    return {**sums, **{f"{name}_total": list(map(sum, parts)) for name, parts in rows.items()}}
 
 
 def general_text_metrics(
@@ -85,12 +78,10 @@ def general_text_metrics(
         caption = ratio_of_sums(captions[f"{prefix}_text"], captions["n_text"], groups[1])
         if loss is None:
             continue
-        name = f"{task}/general_text"
-        metrics.append(
-            _value(f"{name}{suffix}", loss, NATS, "lower", general_protocol, math.log(choices), keys, GENERAL_GROUP)
-        )
+        name, by = f"{task}/general_text", None if loss.groups is None else GENERAL_GROUP
+        metrics.append(loss.as_metric(f"{name}{suffix}", NATS, "lower", general_protocol, math.log(choices), keys, by))
         if caption is not None:
-            metrics.append(_value(f"{name}_gap{suffix}", gap(loss, caption), NATS, "none", between, None))
+            metrics.append(gap(loss, caption).as_metric(f"{name}_gap{suffix}", NATS, "none", between))
     return metrics
 
 
@@ -118,30 +109,112 @@ def loss_items(
 ) -> list[dict[str, float]]:
     """Return a row per sequence of the data, with the numbers of the general text of the same index. `groups` are those
     of the data and of general text; rows have theirs if any group has several sequences."""
-    items = _data_items(data)
+    items = []
+    for index in range(len(data["n_text"])):
+        item: dict[str, float] = {"index": index}
+        for kind in (*TYPES, "total"):
+            if count := int(data[f"n_{kind}"][index]):
+                item |= {f"n_{kind}": count, f"nll_{kind}": data[f"nll_{kind}"][index]}
+                if kind in ("text", "image"):
+                    item[f"within_{kind}"] = data[f"within_{kind}"][index]
+                if kind == "text":
+                    item["image_mass"] = data["image_mass"][index]
+        items.append(item)
     for index, group in enumerate(groups[0] or ()):
         items[index][GROUP] = group
-    for index, count in enumerate(general["n_text"] if general else ()):
+    for index, texts in enumerate(general["n_text"] if general else ()):
         if index == len(items):
             items.append({"index": index})
-        if count and general:
+        if texts and general:
             numbers = {f"{name}_general_text": general[f"{name}_text"][index] for name in ("nll", "within")}
-            items[index] |= {"n_general_text": int(count), **numbers}
+            items[index] |= {"n_general_text": int(texts), **numbers}
             if groups[1] is not None:
                 items[index][GENERAL_GROUP] = groups[1][index]
     return items
 
 
-def _data_items(sums: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:
-    items = []
-    for index in range(len(sums["n_text"])):
-        item: dict[str, float] = {"index": index}
-        for kind in (*TYPES, "total"):
-            if count := int(sums[f"n_{kind}"][index]):
-                item |= {f"n_{kind}": count, f"nll_{kind}": sums[f"nll_{kind}"][index]}
-                if kind in ("text", "image"):
-                    item[f"within_{kind}"] = sums[f"within_{kind}"][index]
-                if kind == "text":
-                    item["image_mass"] = sums["image_mass"][index]
-        items.append(item)
-    return items
+UNIGRAMS = "held-out-dirichlet/1"
+"""Version of the unigram losses, in their protocol; see `metrics.entropy.unigram_loss`."""
+
+MAX_COUNTS = 1 << 24
+"""Maximum number of (code, position) counts for a unigram loss by position: as many as 32 × 32 codes out of 16,384."""
+
+FEW_UNSEEN = 0.05
+"""Share of ids that occur in no other sequence above which the notes say that a unigram loss is far above the entropy.
+For ids that follow Zipf's law, .05 corresponds to .08 nats, .12 to .13, .37 to .55."""
+
+
+Unigrams: TypeAlias = dict[str, UnigramLoss]
+"""`unigram`, and `unigram_by_place` on request; empty if targets are in fewer than two groups."""
+
+
+@dataclass(frozen=True)
+class PackedTargets:
+    """Targets as a worker sends them to the merge."""
+
+    ids: Array[np.unsignedinteger]
+    lengths: Sequence[int]
+    firsts: Sequence[int]
+
+
+class Targets:
+    """The targets of one type, sequence by sequence."""
+
+    def __init__(self, block: range | None) -> None:
+        self.block = block or range(0)
+        self._ids: list[NDArray[np.int32]] = []
+        """Ids relative to the first of the block."""
+        self._firsts: list[int] = []
+        """Position of each sequence's first target among its ids of this type."""
+
+    def add(self, ids: Sequence[int]) -> None:
+        """Add a sequence, given as rows of the table. The first id is not a target."""
+        rows = np.asarray(ids, dtype=np.int32)
+        inside = (rows >= self.block.start) & (rows < self.block.stop)
+        first = int(inside[:1].sum())
+        self._ids.append(rows[inside][first:] - self.block.start)
+        self._firsts.append(first)
+
+    def pack(self) -> PackedTargets:
+        ids = np.concatenate(self._ids).astype(np.min_scalar_type(max(len(self.block) - 1, 0)))
+        return PackedTargets(ids, [len(part) for part in self._ids], self._firsts)
+
+    def add_packed(self, packed: PackedTargets) -> None:
+        ends = np.cumsum(packed.lengths)[:-1]
+        self._ids += [part.astype(np.int32) for part in np.split(packed.ids, ends)]
+        self._firsts += packed.firsts
+
+    def unigrams(self, by_place: bool, groups: Sequence[int] | None = None) -> Unigrams:
+        """Compute the losses; with `by_place`, also the loss by position unless there are too many positions."""
+        lengths, size = [len(part) for part in self._ids], len(self.block)
+        ids, owners = np.concatenate(self._ids), np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+        losses = {"unigram": unigram_loss(ids, owners, size, groups=groups)}
+        if by_place and len(ids):
+            pairs = zip(self._firsts, lengths, strict=True)
+            places = np.concatenate([np.arange(first, first + length, dtype=np.int32) for first, length in pairs])
+            if (int(places.max()) + 1) * (int(ids.max()) + 1) <= MAX_COUNTS:
+                losses["unigram_by_place"] = unigram_loss(ids, owners, size, places, groups)
+        return {name: loss for name, loss in losses.items() if loss is not None}
+
+
+def unigram_metrics(
+    task: str, unigrams: Mapping[str, Unigrams], ids: Mapping[str, int], protocols: Mapping[str, Protocol]
+) -> Iterator[MetricValue]:
+    """Yield `<task>/text_unigram`, …: the losses of `Targets.unigrams` by type, out of `ids` by type."""
+    for kind, losses in unigrams.items():
+        content = {**protocols[kind].content, "estimator": UNIGRAMS}
+        for name, loss in losses.items():
+            ratio = Ratio(loss.loss, loss.stderr, loss.sequences, loss.groups)
+            metric_name, baseline = f"{task}/{kind}_{name}", math.log(ids[kind])
+            yield ratio.as_metric(metric_name, NATS, "none", Protocol(content), baseline)
+
+
+def scarce(unigrams: Mapping[str, Unigrams]) -> dict[str, str]:
+    """Say for which unigram losses the data are too few to approach the entropy, by name of the metric."""
+    return {
+        f"{kind}_{name}": f"{loss.unseen:.0%} of the ids occur in no other sequence, or group of them: the loss is "
+        "what frequencies learned from these data reach, and the entropy is well below; more data bring both together"
+        for kind, losses in unigrams.items()
+        for name, loss in losses.items()
+        if loss.unseen > FEW_UNSEEN
+    }

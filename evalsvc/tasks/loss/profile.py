@@ -12,7 +12,7 @@ from evalsvc.errors import InternalError, InvalidData
 from evalsvc.files.artifacts import Artifact
 from evalsvc.metrics.ratio import Moments, Ratio
 from evalsvc.spec.protocol import MetricValue, Protocol
-from evalsvc.tasks.loss.unigrams import TOLERANCE, Unigrams
+from evalsvc.tasks.loss.metrics import TOLERANCE, Unigrams
 
 Grid = tuple[int, int]
 """Rows and columns of an image's codes, which are stored row by row."""
@@ -132,7 +132,6 @@ def profile_metrics(
 def profile_artifact(
     profile: Profile, grid: Grid | None, ids: Mapping[str, int], unigrams: Mapping[str, Unigrams]
 ) -> Artifact:
-    """Return the profile as JSON, with columns per group."""
     groups = {group: _columns(bins, exact=group != "image_cell") for group, bins in profile.items()}
     losses = {kind: {name: asdict(loss) for name, loss in by_name.items()} for kind, by_name in unigrams.items()}
     # PostgreSQL may change the order of keys in a plan; sort them, so that the digest stays the same.

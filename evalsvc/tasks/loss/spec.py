@@ -1,7 +1,7 @@
 """Teacher-forced loss by token type: text, image and special tokens separately.
 
 The total of an image–caption pair hides the text, which is one token in thirty. Every loss is therefore reported per
-type, over all ids and within the ids of the type. `unigrams.py` has the losses to compare with, `profile.py` the loss
+type, over all ids and within the ids of the type. `metrics.py` has the losses to compare with, `profile.py` the loss
 by position, and `sequence_groups.py` the groups of dependent sequences for standard errors.
 """
 

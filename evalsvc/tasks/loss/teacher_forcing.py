@@ -48,8 +48,7 @@ class ProfileSums:
     """
 
     def __init__(self, layout: VocabularyLayout, grid: Grid | None, groups: Sequence[int] | None = None) -> None:
-        """Set up the sums. Without `grid`, codes are counted by position. `groups` has the group of each of the shard's
-        sequences, ascending; None if every sequence is independent."""
+        """Set up the sums; without `grid`, by position. `groups` are those of the shard's sequences, ascending."""
         self.layout = layout
         self.grid = grid
         self.groups = groups
@@ -82,7 +81,7 @@ class ProfileSums:
         losses: TokenLosses,  # of the N targets
         rows: Sequence[int] = (),
     ) -> None:
-        """Add the targets of one batch. `rows` are the indices of its sequences, which groups need."""
+        """Add the targets of one batch of the sequences `rows`, which groups need."""
         units = None
         if self.groups is not None:
             units = torch.tensor([self._unit[self.groups[row]] for row in rows], device=ids.device)
@@ -114,11 +113,9 @@ class ProfileSums:
                 self._held[group].index_add_(0, units, sums)
 
     def columns(self) -> dict[str, list[list[float]]]:
-        """Return the ten sums by group of bins, each with one number per bin."""
         return {group: moments.T.tolist() for group, moments in self.moments.items()}
 
     def _close(self) -> None:
-        """Add up the groups of the current span, which are complete."""
         for group, sums in self._held.items():
             self._add_up(group, sums)
         self._held, self._unit = {}, {}
@@ -202,7 +199,6 @@ class ModelEvidence:
         self._model = model
 
     def sums(self, layout: VocabularyLayout, sequences: Sequence[Sequence[int]]) -> dict[str, list[float]]:
-        """Return `teacher_forcing.COLUMNS` of each sequence."""
         names = [f"pair {number}" for number in range(1, len(sequences) + 1)]
         with _out_of_memory():
             return sequence_sums(self._context, self._model, layout, sequences, names)

@@ -11,10 +11,21 @@ from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 from evalsvc.data.tokens import PairData, Record, TokenData, read_pairs, read_tokens
 from evalsvc.errors import DataChanged, InvalidData
+from evalsvc.spec.bounds import Beginning
 from evalsvc.spec.layout import TokenSequence, VocabularyLayout
 from evalsvc.spec.protocol import MetricValue, Protocol
 from evalsvc.tasks.image_codes import ImageCoder, require_codebook
-from evalsvc.tasks.loss.metrics import general_text_metrics, loss_items, loss_metrics, with_totals
+from evalsvc.tasks.loss.metrics import (
+    PackedTargets,
+    Targets,
+    Unigrams,
+    general_text_metrics,
+    loss_items,
+    loss_metrics,
+    scarce,
+    unigram_metrics,
+    with_totals,
+)
 from evalsvc.tasks.loss.profile import (
     Grid,
     Profile,
@@ -26,7 +37,6 @@ from evalsvc.tasks.loss.profile import (
 )
 from evalsvc.tasks.loss.spec import Loss
 from evalsvc.tasks.loss.teacher_forcing import ProfileSums, sequence_sums
-from evalsvc.tasks.loss.unigrams import PackedTargets, Targets, Unigrams, scarce, unigram_metrics
 from evalsvc.tasks.result_warnings import AT_FIRST, UNTRAINED_IMAGES, cut_inputs, worse_than_guessing
 from evalsvc.tasks.sequence_groups import at_border, group_of_each, group_order, groups_of_records
 from evalsvc.tasks.task import Context, Plan, Shard, TaskResult, TaskWarning, Work
@@ -90,9 +100,7 @@ class LossOutput:
     profile: Mapping[str, Sequence[Sequence[float]]] | None = None
     """Sums by position, see `teacher_forcing.ProfileSums`; None if the task has no profile."""
     empty: int | None = None
-    """Number of images with empty captions."""
     codes: PackedTargets | None = None
-    """Codes of the images that the shard has encoded."""
 
 
 AnyShard = TypeVar("AnyShard", DataShard, TextShard)
@@ -141,8 +149,7 @@ def _in_data_order(values: Sequence[Value], order: Sequence[int]) -> list[Value]
 
 class LossWork(Work[Loss, LossShard, LossOutput]):
     def plan(self, context: Context) -> Plan[LossShard]:
-        """Cut the data into ranges, checked against the layout, with no group in two ranges; general text follows. No
-        image is encoded."""
+        """Cut the data into ranges, with no group in two ranges; general text follows. No image is encoded."""
         layout = context.layout()
         data, pairs = self._read(context, layout)
         coder = self._coder(context, layout)
@@ -175,7 +182,6 @@ class LossWork(Work[Loss, LossShard, LossOutput]):
         return Plan([*shards, *texts], "sequences")
 
     def run(self, context: Context, shard: LossShard) -> LossOutput:
-        """Sum the losses of each sequence, and encode the images if the task has some."""
         layout = context.layout()
         if isinstance(shard, TextShard):
             data, records = self._read_general(context, layout)
@@ -265,20 +271,20 @@ class LossWork(Work[Loss, LossShard, LossOutput]):
             yield replace(ordered, start=start, stop=stop, units=stop - start)
 
     def _read(self, context: Context, layout: VocabularyLayout) -> tuple[TokenData, PairData | None]:
-        path = context.dataset(self.task.data)
-        tokenizer = layout.text.tokenizer if self.task.tokenizer is None else context.dataset(self.task.tokenizer)
-        bos = layout.text.beginning(self.task.bos)
+        path, text = context.dataset(self.task.data), self._text(context, layout)
         if self.task.images is None:
-            return read_tokens(path, tokenizer, bos, context.readable), None
-        pairs = read_pairs(path, context.images(self.task.images), tokenizer, bos, context.readable)
+            return read_tokens(path, *text, context.readable), None
+        pairs = read_pairs(path, context.images(self.task.images), *text, context.readable)
         return pairs.texts, pairs
 
     def _read_general(self, context: Context, layout: VocabularyLayout) -> tuple[TokenData, Sequence[Record]]:
         assert self.task.general_text is not None, "there is no part of general text without it"
-        tokenizer = layout.text.tokenizer if self.task.tokenizer is None else context.dataset(self.task.tokenizer)
-        bos = layout.text.beginning(self.task.bos)
-        data = read_tokens(context.dataset(self.task.general_text), tokenizer, bos, context.readable)
+        data = read_tokens(context.dataset(self.task.general_text), *self._text(context, layout), context.readable)
         return data, data.texts(self.task.general_text_limit, "general_text")
+
+    def _text(self, context: Context, layout: VocabularyLayout) -> tuple[str | None, Beginning | None]:
+        tokenizer = layout.text.tokenizer if self.task.tokenizer is None else context.dataset(self.task.tokenizer)
+        return tokenizer, layout.text.beginning(self.task.bos)
 
     def _coder(self, context: Context, layout: VocabularyLayout) -> ImageCoder | None:
         if self.task.decoder is None:
@@ -318,7 +324,6 @@ class LossWork(Work[Loss, LossShard, LossOutput]):
     def _survey(
         self, layout: VocabularyLayout, data: TokenData, records: Sequence[Record], groups: Sequence[int] | None
     ) -> tuple[list[int], dict[str, Any]]:
-        """Return the length of each sequence, and the fields of a shard with all records."""
         lengths = []
         targets = {"text": Targets(layout.text_ids), "image": Targets(layout.image_range)}
         for sequence in self.sequences(layout, data, records):
@@ -340,7 +345,6 @@ def _require_planned(data: TokenData, shard: LossShard) -> None:
 
 
 def _unigrams(data: Part[DataShard]) -> dict[str, Unigrams]:
-    """Return the unigram losses of the plan, and those of image codes that were encoded later."""
     unigrams = dict(data.shard.unigrams)
     codes = [output.codes for output in data.outputs if output.codes is not None]
     if codes:
