@@ -40,7 +40,6 @@ class ImageCoder:
         self.fit = Fit(size or decoder.resolution, crop, filter_)
         rows, columns = decoder.grid(self.fit.size, self.fit.size)
         self.codes = rows * columns
-        """Number of codes of one image."""
 
     def identity(self) -> dict[str, JsonValue]:
         """Return the identity for protocols: the weights, and the resizing of images."""

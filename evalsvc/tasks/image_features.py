@@ -46,7 +46,6 @@ def open_extractor(context: Context, spec: ExtractorSpec) -> FeatureExtractor:
 
 
 def identity_of(extractor: FeatureExtractor, tap: int, resize: str) -> dict[str, str]:
-    """Return the protocol's content for an extractor's features."""
     return {"extractor": extractor.digest_of(tap), "resize": resize, **extractor.program}
 
 
@@ -74,7 +73,6 @@ class FeaturePass:
         return identity_of(self._extractors[kind], self._tap(key), self._specs[kind].resize)
 
     def require_planned(self, planned: Mapping[str, Mapping[str, str]]) -> None:
-        """Raise DataChanged unless the extractors are those of the plan."""
         for key in self.keys:
             if self.identity(key) != planned[key]:
                 raise DataChanged(
@@ -120,11 +118,9 @@ class FeatureRows:
             self._rows.setdefault(key, []).extend(zip(indices, rows, strict=True))
 
     def joined(self) -> dict[str, Rows]:
-        """Return the features by key, in the order of the indices."""
         ordered = {key: sorted(rows, key=lambda pair: pair[0]) for key, rows in self._rows.items()}
         return {key: np.stack([row.to(torch.float32).numpy() for _, row in rows]) for key, rows in ordered.items()}
 
 
 def join_features(parts: Sequence[Mapping[str, Rows]]) -> dict[str, Rows]:
-    """Join the features of all shards in order, by key."""
     return {key: np.concatenate([part[key] for part in parts]) for key in (parts[0] if parts else ())}

@@ -24,7 +24,6 @@ class Given:
     extractors: Sequence[ExtractorSpec]
     reference: ReferenceSpec | None
     texts: bool
-    """Whether the images have captions."""
     count: int
 
     def means(self, metric: ImageMetric) -> bool:
@@ -52,9 +51,9 @@ class Given:
 
 def load_metrics(names: Sequence[str] | None = None, program: str | None = None) -> list[ImageMetric]:
     """Return the metrics of the catalog with these names [all], as `program` computes them if it does."""
-    program_metrics = {} if program is None else load_program(program).metrics
+    by_program = {} if program is None else load_program(program).metrics
     chosen = catalog.names("metrics") if names is None else names
-    return [program_metrics[name] if name in program_metrics else catalog.load("metrics", name) for name in chosen]
+    return [by_program.get(name) or catalog.load("metrics", name) for name in chosen]
 
 
 def load_program(name: str) -> ReferenceProgram:
@@ -85,7 +84,6 @@ def measure(
 
 
 def rounded(estimate: Estimate) -> list[float] | None:
-    """Return the share of every image; None if the value has no shares."""
     if estimate.per_image is None or not np.isfinite(estimate.per_image).all():
         return None
     return [float(f"{share:.{DIGITS}g}") for share in estimate.per_image]

@@ -68,9 +68,7 @@ class ReferenceIdentity:
     digest: str
     """SHA-256 of the images' contents, or of imported numbers."""
     n: int | None
-    """Number of images; None for imported statistics."""
     fit: Fit | None
-    """Resizing of images to squares; None for imported statistics."""
 
     def to_json(self) -> dict[str, JsonValue]:
         if self.fit is None:
@@ -89,7 +87,7 @@ class ReferencePart:
 
 
 def identify_reference(context: Context, spec: ReferenceSpec) -> ReferenceIdentity:
-    """Identify the current reference. Reads every image's content, once per process and file."""
+    """Identify the current reference by its images' contents, read once per process and file."""
     if spec.imported:
         return ReferenceIdentity(load_reference(spec.name, context.kept).digest, None, None)
     source = context.images(spec.name)
@@ -143,7 +141,10 @@ def read_reference(
     """Return the reference's statistics by key: imported, kept, or from the features that the task's shards have
     `computed`, which are then kept. `rows` are the keys of features that are needed themselves."""
     if identity.fit is None:
-        return _imported(files, name, identity)
+        imported = load_reference(name, files)
+        if imported.digest != identity.digest:
+            raise DataChanged.since_planned(f"the reference {name!r}")
+        return {f"inception/{tap}": moments for tap, moments in imported.moments.items()}
     names, statistics = files.names(), dict[str, TapStatistics]()
     computed_rows: Mapping[str, Rows] = {}
     for key, of in features.items():
@@ -164,13 +165,6 @@ def read_reference(
         statistics[key] = TapStatistics(moments.n, moments.mean, moments.covariance, computed_rows[key])
         keep_tap(files, kept_as, statistics[key], identity.digest)
     return statistics
-
-
-def _imported(files: KeptFolder, name: str, identity: ReferenceIdentity) -> dict[str, TapStatistics]:
-    statistics = load_reference(name, files)
-    if statistics.digest != identity.digest:
-        raise DataChanged.since_planned(f"the reference {name!r}")
-    return {f"inception/{tap}": moments for tap, moments in statistics.moments.items()}
 
 
 def _key(identity: ReferenceIdentity, key: str, features: Mapping[str, str]) -> str:

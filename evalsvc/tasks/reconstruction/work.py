@@ -36,7 +36,6 @@ class ReconstructionPlan:
     protocol: Mapping[str, JsonValue]
     """Protocol of the metrics, without the features of distances."""
     features: Mapping[str, str]
-    """Protocol's content for the features."""
     taps: Sequence[int]
 
 
@@ -72,7 +71,6 @@ def reconstruct(
     resize: str,
     taps: Sequence[int],
 ) -> ReconstructionOutput:
-    """Encode and decode `images` and compare."""
     decoder, grid = coder.decoder, coder.decoder.grid(coder.fit.size, coder.fit.size)
     names = [source.name(index) for index in images]
     psnrs, ssims = list[float](), list[float]()
@@ -103,8 +101,8 @@ def reconstruct(
 
 
 def paired_distance(parts: Sequence[PairedFeatures], program: ReferenceProgram | None = None) -> Estimate:
-    """Compute the Fréchet distance between both sides of all shards, by `program` if there is one, with a share for
-    each image. The value is biased upwards by about C/n; its standard error is that of `counted_once`."""
+    """Compute the Fréchet distance between both sides of all shards, by `program` if there is one. The value is biased
+    upwards by about C/n; its standard error is that of `counted_once`."""
     originals = np.concatenate([part.originals for part in parts])
     reconstructions = np.concatenate([part.reconstructions for part in parts])
     estimate = Estimate.of_images(counted_once(paired_frechet_shares(originals, reconstructions), originals.shape[1]))
@@ -117,12 +115,10 @@ ESTIMATOR = "reconstruction/2"
 """Version of the computation of metrics, in the protocol. Another version is another series."""
 
 FRECHET = {2048: "fid", 64: "fid64"}
-"""Names of the distances, by tap of the extractor."""
 
 
 class ReconstructionWork(Work[Reconstruction, ReconstructionShard, ReconstructionOutput]):
     def plan(self, context: Context) -> Plan[ReconstructionShard]:
-        """Cut the images into contiguous ranges, without opening them."""
         source = context.images(self.task.images)
         count = self.count(source)
         taps, features = self._taps(source, count), {}

@@ -11,10 +11,11 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from torch import Tensor
 from evalsvc.data.images import fit_pixels
 from evalsvc.decoders import ImageDecoder, PixelError, pixel_error, to_uint8
 from evalsvc.errors import NonFinite
+from evalsvc.files.arrays import Array
 from evalsvc.files.artifacts import Artifact
 from evalsvc.models.graphs import decoding_stream
 from evalsvc.sampling import Prompt, SamplerSpec, Samples
@@ -36,11 +38,37 @@ from evalsvc.spec.sampling import SamplingParams
 from evalsvc.tasks.image_features import FeaturePass, FeatureRows
 from evalsvc.tasks.task import Context
 from evalsvc.tasks.text_to_image.prompts import PromptRecord
-from evalsvc.tasks.text_to_image.shards import KeptImage, SampledImage, SampleOutput
 from evalsvc.tasks.text_to_image.spec import TextToImage
 
 COMPARED = 8
 """Number of images of a shard that are decoded a second time if the decoder is not in float32."""
+
+
+@dataclass(frozen=True)
+class SampledImage:
+    id: str
+    codes: str
+    label: int | None
+
+
+@dataclass(frozen=True)
+class KeptImage:
+    index: int
+    png: bytes
+    id: str
+    prompt: str
+
+
+@dataclass(frozen=True)
+class SampleOutput:
+    features: Mapping[str, Array[np.float32]]
+    images: Sequence[SampledImage]
+    kept: Sequence[KeptImage]
+    side: int
+    protocol: Mapping[str, JsonValue]
+    cut: int
+    """Number of captions that did not fit the layout."""
+    part: Literal["sample"] = "sample"
 
 
 def sample_images(
@@ -118,7 +146,6 @@ class Stages:
     decoder: ImageDecoder
     grid: tuple[int, int]
     fit: Fit
-    """Resizing of images to the size at which they are compared."""
     features: FeaturePass
     exact: ImageDecoder | None = None
     """Decoder in float32, if `decoder` is not."""
@@ -137,7 +164,6 @@ class Stages:
 
 class PostProcessing:
     def __init__(self, stages: Stages, records: Sequence[PromptRecord], kept: int) -> None:
-        """Set up the results. The first `kept` images of the shard are kept as files."""
         self._stages, self._records, self._kept_until = stages, records, kept
         self.rows = FeatureRows()
         self.images: dict[int, SampledImage] = {}
@@ -170,7 +196,11 @@ class PostProcessing:
             digest = hashlib.sha256(row.to(torch.int32).numpy().tobytes()).hexdigest()[:16]
             images[index] = SampledImage(self._records[index].id, digest, self._records[index].label)
         pictures = zip(indices, pixels.cpu(), strict=True)
-        kept = {index: encode_png(picture) for index, picture in pictures if index < self._kept_until}
+        kept = {
+            index: _as_png(Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()))
+            for index, picture in pictures
+            if index < self._kept_until
+        }
         # All or nothing: if memory ran out before this line, these images are repeated.
         self.rows.add(indices, features)
         self.images |= images
@@ -187,7 +217,6 @@ class Finishing:
         self._samples: Samples | None = None
 
     def start(self, samples: Samples) -> None:
-        """Start a batch after `wait` has finished the earlier one."""
         self._samples = samples
         self._background.submit(partial(self._results.add, samples, self.at_once))
 
@@ -257,7 +286,6 @@ GRID_COLUMNS = 8
 
 
 def keep_images(parts: Sequence[SampleOutput], params: SamplingParams, several: bool) -> list[Artifact]:
-    """Return the first images as files, and all of them as one grid."""
     kept = [image for part in parts for image in part.kept]
     if not kept:
         return []
@@ -273,13 +301,7 @@ def keep_images(parts: Sequence[SampleOutput], params: SamplingParams, several: 
     return artifacts
 
 
-def encode_png(image: Tensor) -> bytes:
-    """Encode a uint8 image [3, H, W] as PNG."""
-    return _as_png(Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()))
-
-
 def encode_grid(files: Sequence[bytes]) -> bytes:
-    """Arrange images of one size row by row, with GRID_COLUMNS per row."""
     images = [Image.open(io.BytesIO(content)) for content in files]
     width, height = images[0].size
     rows = math.ceil(len(images) / GRID_COLUMNS)

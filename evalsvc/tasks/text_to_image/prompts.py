@@ -63,7 +63,6 @@ class PromptSpec:
     """The selection of captions, and their conversion to the model's inputs."""
 
     captions: str | None
-    """File of captions; None for images without text."""
     samples: int | None
     select: Selection
     select_seed: int
@@ -71,11 +70,9 @@ class PromptSpec:
     bos: Beginning | None
     """Decision of the layout about the id before every text."""
     codes: int
-    """Number of codes of an image."""
     layout: VocabularyLayout = field(compare=False)
     layout_digest: str
     allow: Allow = anywhere
-    """Rule for which files of captions and tokenizer may be read."""
 
 
 def read_prompts(spec: PromptSpec) -> Prompts:
@@ -84,7 +81,6 @@ def read_prompts(spec: PromptSpec) -> Prompts:
 
 
 def require_labels(path: str | None, captions: Sequence[Caption | PromptRecord]) -> None:
-    """Raise InvalidData for a caption without a label, which a classifier needs."""
     for index, caption in enumerate(captions):
         if caption.label is None:
             raise InvalidData(

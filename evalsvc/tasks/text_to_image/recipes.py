@@ -11,7 +11,6 @@ from evalsvc.errors import UnknownName
 
 PROMPTS = 30_000
 VAL2014 = 40_504
-"""Number of images in COCO's val2014."""
 
 
 @dataclass(frozen=True)
@@ -19,9 +18,7 @@ class ImageProtocol:
     name: str
     about: str
     source: str
-    """Location of the recipe's code."""
     fields: Mapping[str, Any]
-    """Parameters of `text_to_image` that the recipe sets."""
     captions: str | None = None
     """`CaptionData.digest` of the recipe's own list of prompts; None: any 30,000 captions of val2014."""
 

@@ -171,8 +171,19 @@ class TextToImage(Task):
                 self.params(scale)
         except InvalidRequest as error:
             raise ValueError(error.message) from None
-        self._check_protocol()
-        self._check_until()
+        fields = {} if self.protocol is None else find_protocol(self.protocol).fields
+        for field, fixed in fields.items():
+            value = getattr(self, field)
+            smaller = field == "samples" and value is not None and value < fixed
+            if value != fixed and not smaller:
+                raise ValueError(
+                    f"{field} is {value}, but the protocol {self.protocol} has {fixed}; remove one of the two"
+                )
+        if self.until is not None and len(self.scales) > 1:
+            raise ValueError("`until` needs a single guidance scale; write one task per scale")
+        measured = {*(catalog.names("metrics") if self.metrics is None else self.metrics), AGREEMENT}
+        if self.until is not None and self.until.metric not in measured:
+            raise ValueError(f"until: {UnknownName.among('metric', self.until.metric, measured).message}")
         for name in (self.name, (info.context or {}).get("suite", "")):
             if FID_30K.search(name) and self.samples != PROMPTS:
                 number = "all captions" if self.samples is None else f"{self.samples:,}"
@@ -180,24 +191,6 @@ class TextToImage(Task):
                     f"{name!r} promises {PROMPTS:,} images, `samples` is {number}; rename it, or sample more"
                 )
         return self
-
-    def _check_protocol(self) -> None:
-        if self.protocol is None:
-            return
-        for field, fixed in find_protocol(self.protocol).fields.items():
-            value = getattr(self, field)
-            smaller = field == "samples" and value is not None and value < fixed
-            if value != fixed and not smaller:
-                raise ValueError(
-                    f"{field} is {value}, but the protocol {self.protocol} has {fixed}; remove one of the two"
-                )
-
-    def _check_until(self) -> None:
-        if self.until is not None and len(self.scales) > 1:
-            raise ValueError("`until` needs a single guidance scale; write one task per scale")
-        measured = {*(catalog.names("metrics") if self.metrics is None else self.metrics), AGREEMENT}
-        if self.until is not None and self.until.metric not in measured:
-            raise ValueError(f"until: {UnknownName.among('metric', self.until.metric, measured).message}")
 
     @property
     def scales(self) -> tuple[float, ...]:

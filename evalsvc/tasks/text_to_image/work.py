@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TypeAlias
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
+import numpy as np
 from pydantic import JsonValue
 
 from evalsvc.decoders import ImageDecoder
 from evalsvc.errors import DataChanged, InvalidData
+from evalsvc.files.arrays import Array
 from evalsvc.files.artifacts import Artifact
 from evalsvc.metrics.image_metric import ImageMetric
 from evalsvc.metrics.ratio import Ratio
@@ -21,6 +24,8 @@ from evalsvc.tasks.image_codes import require_codebook
 from evalsvc.tasks.image_features import ExtractorSpec, FeaturePass, Rows, join_features
 from evalsvc.tasks.image_measures import Given, load_metrics, measure, needs_rows, rounded
 from evalsvc.tasks.image_reference import (
+    ReferenceIdentity,
+    ReferencePart,
     ReferenceSpec,
     identify_reference,
     read_reference,
@@ -29,25 +34,62 @@ from evalsvc.tasks.image_reference import (
 )
 from evalsvc.tasks.reference_statistics import TapStatistics
 from evalsvc.tasks.result_warnings import cut_inputs, left_out
-from evalsvc.tasks.task import Context, Plan, TaskResult, TaskWarning, Work, cut
-from evalsvc.tasks.text_to_image.pipeline import keep_images, sample_images
+from evalsvc.tasks.task import Context, Plan, Shard, TaskResult, TaskWarning, Work, cut
+from evalsvc.tasks.text_to_image.pipeline import SampleOutput, keep_images, sample_images
 from evalsvc.tasks.text_to_image.prompts import Prompts, PromptSpec, read_prompts, require_labels
 from evalsvc.tasks.text_to_image.recipes import find_protocol
-from evalsvc.tasks.text_to_image.shards import (
-    ImageOutput,
-    ImagePlan,
-    ImageShard,
-    ReferenceOutput,
-    ReferenceShard,
-    SampleOutput,
-    SampleShard,
-)
 from evalsvc.tasks.text_to_image.spec import AGREEMENT, TextToImage
 
 CLASSIFIER = "digits"
 """Key of the features that the parameter `classifier` gives: a score for each label."""
 
 Item: TypeAlias = dict[str, JsonValue]
+
+
+@dataclass(frozen=True)
+class ImagePlan:
+    prompts: str
+    """Digest of the prompts, see `Prompts.digest`."""
+    captions: str
+    """Digest of the whole list that the prompts were selected from."""
+    metrics: Sequence[str]
+    left_out: Mapping[str, str]
+    expected: Sequence[str]
+    """Names in `left_out` that a reader would expect."""
+    features: Mapping[str, Mapping[str, str]]
+    """Protocol's content for the features that the metrics use, by key."""
+    reference: ReferenceIdentity | None
+    """None if no metric uses real images."""
+    real: Sequence[str]
+    """Keys of the features that are compared with real images."""
+    rows: Sequence[str]
+    """Keys in `real` of which a metric needs the real images' features, not only their moments."""
+
+
+@dataclass(frozen=True)
+class ReferenceShard(Shard):
+    images: ReferencePart
+    plan: ImagePlan
+    part: Literal["reference"] = "reference"
+
+
+@dataclass(frozen=True)
+class SampleShard(Shard):
+    scale: float
+    start: int
+    stop: int
+    plan: ImagePlan
+    part: Literal["sample"] = "sample"
+
+
+@dataclass(frozen=True)
+class ReferenceOutput:
+    features: Mapping[str, Array[np.float32]]
+    part: Literal["reference"] = "reference"
+
+
+ImageShard: TypeAlias = ReferenceShard | SampleShard
+ImageOutput: TypeAlias = ReferenceOutput | SampleOutput
 
 
 class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
@@ -57,7 +99,7 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
         prompts = self._prompts(context, layout, decoder)
         if self.task.classifier is not None:
             require_labels(self.task.captions, prompts.records)
-        reference = self._reference(self._size(decoder), prompts)
+        reference = self._reference(decoder, prompts)
         plan = self._plan_metrics(context, prompts, reference)
         before: list[ReferenceShard] = []
         if reference is not None and plan.reference is not None:
@@ -110,7 +152,7 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
         features = FeaturePass(context, self._extractors(), keys)
         features.require_planned(plan.features)
         if shard.part == "reference":
-            reference = self._reference(self._size(decoder), prompts)
+            reference = self._reference(decoder, prompts)
             assert reference is not None, "the plan had one"
             return ReferenceOutput(reference_features(context, reference, features, shard.images))
         if prompts.digest != plan.prompts:
@@ -119,7 +161,6 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
         return sample_images(context, self.task, layout, decoder, features, records, shard.scale, shard.start)
 
     def merge(self, context: Context, shards: Sequence[ImageShard], outputs: Sequence[ImageOutput]) -> TaskResult:
-        """Return metrics per guidance scale, agreement with the captions' labels, the grid and the kept images."""
         plan = shards[0].plan
         reference = self._statistics(context, plan, shards, outputs)
         metrics: list[MetricValue] = []
@@ -168,21 +209,20 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
         task = self.task
         return context.decoder(task.decoder, task.decoder_config, task.decoder_ema, task.decoder_dtype)
 
-    def _size(self, decoder: ImageDecoder) -> int:
-        return self.task.size or decoder.resolution
-
     def _prompts(self, context: Context, layout: VocabularyLayout, decoder: ImageDecoder) -> Prompts:
-        height, width = decoder.grid(self._size(decoder), self._size(decoder))
+        side = self.task.size or decoder.resolution
+        height, width = decoder.grid(side, side)
         captions = None if self.task.captions is None else context.dataset(self.task.captions)
         tokenizer = layout.text.tokenizer if self.task.tokenizer is None else context.dataset(self.task.tokenizer)
         chosen, codes = (captions, self.task.samples, self.task.select, self.task.select_seed), height * width
         spec = PromptSpec(*chosen, tokenizer, layout.text.bos, codes, layout, layout.digest, context.readable)
         return read_prompts(spec)
 
-    def _reference(self, side: int, prompts: Prompts) -> ReferenceSpec | None:
+    def _reference(self, decoder: ImageDecoder, prompts: Prompts) -> ReferenceSpec | None:
         if self.task.reference is None:
             return None
-        fit = Fit(self.task.reference_size or side, self.task.reference_crop, self.task.reference_filter)
+        side = self.task.reference_size or self.task.size or decoder.resolution
+        fit = Fit(side, self.task.reference_crop, self.task.reference_filter)
         images = prompts.images() if self.task.reference_of == "captions" else None
         return ReferenceSpec(self.task.reference, fit, images)
 
@@ -202,7 +242,7 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
     def _statistics(
         self, context: Context, plan: ImagePlan, shards: Sequence[ImageShard], outputs: Sequence[ImageOutput]
     ) -> dict[str, TapStatistics]:
-        """Return the reference's statistics. Outputs of its shards are read only if the statistics are not kept yet."""
+        # Outputs of its shards are read only if the statistics are not kept yet.
         if self.task.reference is None or plan.reference is None:
             return {}
 
@@ -290,13 +330,12 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
         return {} if compared.size == part.side else {"compared": compared.to_json()}
 
     def _stopping(self) -> dict[str, JsonValue]:
-        """Return the protocol's content that affects the number of images, if that does not affect expectations."""
         return {} if self.task.until is None else {"until": self.task.until.model_dump()}
 
     def _called(self, plan: ImagePlan, metrics: Sequence[MetricValue]) -> dict[str, JsonValue]:
-        fid = next((metric for metric in metrics if metric.name == f"{self.task.name}/fid"), None)
         if self.task.protocol is None:
             return {}
+        fid = next((metric for metric in metrics if metric.name == f"{self.task.name}/fid"), None)
         called: dict[str, JsonValue] = {"protocol": self.task.protocol}
         if fid is not None and plan.reference is not None:
             deviates = find_protocol(self.task.protocol).deviations

