@@ -37,7 +37,6 @@ FOREIGN_BYTES = 16 * (max(TAPS) + 1) ** 2
 """Maximum size in bytes of each of these members, because a compressed file may expand to any size."""
 
 Arrays = dict[str, NDArray[np.generic]]
-"""Members of an npz file, by name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +55,6 @@ class ReferenceStatistics:
     moments: Mapping[int, TapStatistics]
     foreign: bool
     source: str
-    """Source of the statistics, for people."""
 
     @property
     def digest(self) -> str:
@@ -90,7 +88,6 @@ def keep_tap(files: KeptFolder, key: str, statistics: TapStatistics, source: str
 
 
 def load_tap(files: KeptFolder, key: str, *, rows: bool) -> TapStatistics:
-    """Load a tap's statistics; with `rows`, also its features."""
     arrays: Arrays = {}
     try:
         for name in sorted(_files_of(key, rows=rows)):
@@ -134,7 +131,13 @@ def import_npz(path: Path, name: str, folder: Path, n: int | None = None) -> Pat
         raise InvalidRequest(f"{name!r} is not a name; use letters, digits, '.', '_' and '-', at most 128")
     if n is not None and n < 2:
         raise InvalidRequest(f"n is {n}; a covariance needs at least 2 images")
-    statistics = _read_foreign(path, n)
+    try:
+        # Open the file here, because numpy leaves a file open that turns out to be invalid.
+        with path.open("rb") as opened:
+            arrays = _read(opened, str(path), FOREIGN)
+    except OSError as error:
+        raise InvalidData(f"{path} cannot be read as an npz file: {os_reason(error)}; check the file") from None
+    statistics = _checked(str(path), n, arrays["mu"], arrays["sigma"])
     fresh = ReferenceStatistics({len(statistics.mean): statistics}, foreign=True, source=path.name)
     target = folder / f"{name}.npz"
     if target.exists() and load_reference(name, KeptFolder(folder)).digest != fresh.digest:
@@ -146,16 +149,6 @@ def import_npz(path: Path, name: str, folder: Path, n: int | None = None) -> Pat
         words = f"{target} cannot be written: {os_reason(error)}; free disk space, or change permissions"
         raise DataDirectoryUnusable(words) from error
     return target
-
-
-def _read_foreign(path: Path, n: int | None) -> TapStatistics:
-    try:
-        # Open the file here, because numpy leaves a file open that turns out to be invalid.
-        with path.open("rb") as stream:
-            arrays = _read(stream, str(path), FOREIGN)
-    except OSError as error:
-        raise InvalidData(f"{path} cannot be read as an npz file: {os_reason(error)}; check the file") from None
-    return _checked(str(path), n, arrays["mu"], arrays["sigma"])
 
 
 def _arrays(statistics: ReferenceStatistics) -> dict[str, ArrayLike]:

@@ -110,7 +110,6 @@ def _returned(work: AnyWork, stage: Stage) -> Iterator[None]:
 
 @contextmanager
 def _planned(request: ShardRequest) -> Iterator[None]:
-    """Translate errors of unreadable shards and outputs: another version of the task planned or ran them."""
     try:
         yield
     except Unreadable as error:

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 
 def require_few_shards(count: int) -> None:
-    """Raise InvalidRequest for more shards than the queue of the service accepts for one task."""
     if count > MAX_SHARDS:
         raise InvalidRequest(
             f"the task is cut into {count:,} shards, more than {MAX_SHARDS:,}; raise `shard_size`, or set "
@@ -48,7 +47,7 @@ def require_few_shards(count: int) -> None:
 
 
 def cut(count: int, size: int) -> Iterator[tuple[int, int]]:
-    """Yield the range [start, stop) of each shard. Raises InvalidRequest for too many shards."""
+    """Yield the range [start, stop) of each shard."""
     require_few_shards(-(-count // size))
     return pairwise([*range(0, count, size), count])
 
@@ -288,13 +287,11 @@ class Work(ABC, Generic[Parameters, ShardKind, Output]):
     output_codec: ClassVar[Codec[Any]]
 
     def __class_getitem__(cls, arguments: Any) -> Any:
-        """Raise TypeError unless there are three types."""
         if cls is Work and not (isinstance(arguments, tuple) and len(arguments) == 3):
             raise TypeError(f"Work needs three types; {NAME_TYPES}")
         return super().__class_getitem__(arguments)  # type: ignore[misc]
 
     def __init_subclass__(cls) -> None:
-        """Raise TypeError if the types are missing, or cannot be serialised."""
         super().__init_subclass__()
         arguments = generic_arguments(cls, Work)
         if not arguments:

@@ -1,13 +1,11 @@
 """Statistics of reference images: what is saved comes back, and what is foreign is checked and marked."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from evalsvc.errors import Conflict, DataChanged, DataDirectoryUnusable, InvalidData, InvalidRequest, UnknownName
 from evalsvc.files.atomic import FileLost
@@ -62,20 +60,16 @@ def test_everything_that_moves_it_is_in_the_key_which_is_that_of_the_version_bef
 
 
 @pytest.mark.parametrize("part", ["moments", "features"])
-@pytest.mark.parametrize("damage", ["gone", "cut", "changed", "another"])
-def test_a_lost_or_damaged_file_is_never_read_as_other_numbers(tmp_path: Path, part: str, damage: str) -> None:
+@pytest.mark.parametrize("damage", ["cut", "changed", "another"])
+def test_a_damaged_file_is_never_read_as_other_numbers(tmp_path: Path, part: str, damage: str) -> None:
     files = KeptFolder(tmp_path)
     keep_tap(files, KEY, OWN, "images")
     path = tmp_path / f"{KEY}.{part}.npz"
-    content = path.read_bytes()
-    if damage == "gone":
-        path.unlink()
-    elif damage == "another":
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= damage == "changed"
+    path.write_bytes(content[:-200] if damage == "cut" else content)
+    if damage == "another":
         np.savez(path, mu=np.zeros(64))
-    else:
-        middle = len(content) // 2
-        changed = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
-        path.write_bytes(content[:-200] if damage == "cut" else changed)
     with pytest.raises(FileLost):
         load_tap(files, KEY, rows=True)
 
@@ -103,13 +97,14 @@ def test_imported_statistics_are_marked(tmp_path: Path) -> None:
     """What is not read may be large."""
     more = {"rows": np.zeros((2100, 4200))}
     source = foreign(tmp_path / "x.npz", mu=ROWS.mean(0), sigma=np.cov(ROWS, rowvar=False), **more)
-    folder = tmp_path / "statistics"
-    import_npz(source, "theirs", folder)
-    found = load_reference("theirs", KeptFolder(folder))
-    assert (found.foreign, found.source, found.moments[64].n) == (True, "x.npz", None)
-    np.testing.assert_array_equal(found.moments[64].mean, ROWS.mean(0))
-    import_npz(foreign(tmp_path / "x.npz"), "more", folder, n=30_000)
-    assert load_reference("more", KeptFolder(folder)).moments[64].n == 30_000
+    for name, n in (("theirs", None), ("more", 30_000)):
+        import_npz(source, name, tmp_path / "statistics", n=n)
+        found = load_reference(name, KeptFolder(tmp_path / "statistics"))
+        assert (found.foreign, found.source, found.moments[64].n) == (True, "x.npz", n)
+        np.testing.assert_array_equal(found.moments[64].mean, ROWS.mean(0))
+    other, files = ReferenceIdentity("0" * 64, None, None), KeptFolder(tmp_path / "statistics")
+    with pytest.raises(DataChanged, match="the reference 'more' has changed since this evaluation was planned"):
+        read_reference(files, "more", other, {}, (), dict)
 
 
 def test_a_reference_that_is_not_there(tmp_path: Path) -> None:
@@ -174,20 +169,16 @@ def test_bad_files_and_names(tmp_path: Path) -> None:
 IDENTITY = ReferenceIdentity("d" * 64, 100, Fit(32))
 
 
-def rows() -> Mapping[str, NDArray[np.float32]]:
-    return {"clip": ROWS}
-
-
 def read(folder: Path, computed: Any = dict, keys: tuple[str, ...] = ("clip",)) -> TapStatistics:
     features = {"clip": {"extractor": "e", "resize": "r"}}
     return read_reference(KeptFolder(folder), "coco", IDENTITY, features, keys, computed)["clip"]
 
 
 def test_what_is_computed_is_kept_and_then_not_asked_for_again(tmp_path: Path) -> None:
-    def never() -> Mapping[str, NDArray[np.float32]]:
+    def never() -> Any:
         raise AssertionError("outputs of the reference's shards are read though their statistics are kept")
 
-    check(read(tmp_path, rows), rows=True)
+    check(read(tmp_path, lambda: {"clip": ROWS}), rows=True)
     check(read(tmp_path, never), rows=True)
     check(read(tmp_path, never, ()), rows=False)
 
@@ -196,7 +187,7 @@ def test_what_is_computed_is_kept_and_then_not_asked_for_again(tmp_path: Path) -
 @pytest.mark.parametrize("part", ["moments", "features"])
 def test_lost_statistics_fail_the_merge(tmp_path: Path, part: str, damage: str) -> None:
     """A merge that computes features reports no progress, and nobody can cancel or repeat a part of it."""
-    read(tmp_path, rows)
+    read(tmp_path, lambda: {"clip": ROWS})
     [path] = tmp_path.glob(f"*.{part}.npz")
     if damage == "gone":
         path.unlink()
@@ -204,12 +195,5 @@ def test_lost_statistics_fail_the_merge(tmp_path: Path, part: str, damage: str) 
         path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(DataChanged, match=r"coco \(clip\) were kept when this .* delete [0-9a-f]{64}\*\.npz .* again"):
         read(tmp_path)
-    check(read(tmp_path, rows), rows=True)
+    check(read(tmp_path, lambda: {"clip": ROWS}), rows=True)
     check(read(tmp_path), rows=True)
-
-
-def test_imported_statistics_that_are_others_by_now_are_noticed(tmp_path: Path) -> None:
-    import_npz(foreign(tmp_path / "x.npz"), "coco", tmp_path / "statistics")
-    identity = ReferenceIdentity("0" * 64, None, None)
-    with pytest.raises(DataChanged, match="the reference 'coco' has changed since this evaluation was planned"):
-        read_reference(KeptFolder(tmp_path / "statistics"), "coco", identity, {}, (), dict)

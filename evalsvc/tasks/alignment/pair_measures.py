@@ -116,7 +116,6 @@ class Tables:
 
 
 def tables_of(model: LanguageModel, layout: VocabularyLayout, output: bool, known: int) -> Tables:
-    """Return the rows of the input table or the output table. The layout must have images."""
     table = model.output_table if output else model.input_table
     text = table[layout.text_ids.start : layout.text_ids.stop]
     image = torch.tensor(layout.image_ids, device=table.device)
@@ -132,7 +131,7 @@ def bag_means(table: Tensor, bags: Sequence[Sequence[int]]) -> Tensor:
 
 
 def flattened(bags: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Return the ids of all bags one after the other, and the start of each bag; both int64."""
+    """Return the ids of all bags one after the other, and the start of each bag."""
     flat = np.concatenate([np.asarray(bag, dtype=np.int64) for bag in bags])
     lengths = torch.tensor([len(bag) for bag in bags])
     return torch.from_numpy(flat), lengths.cumsum(0) - lengths
@@ -163,7 +162,6 @@ def similarities(tables: Tables, batch: TokenPairs) -> Similarities:
 
 
 def _distinct(bags: Sequence[Sequence[int]]) -> tuple[list[tuple[int, ...]], Tensor]:
-    """Return the distinct bags, and the index of each bag among them, [B]. The order of ids in a bag is ignored."""
     known: dict[tuple[int, ...], int] = {}
     places = [known.setdefault(tuple(sorted(bag)), len(known)) for bag in bags]
     return list(known), torch.tensor(places)
@@ -253,14 +251,13 @@ class NearTokens:
     """Maximum number of hits of each image: its number of neighbours."""
 
     def chance(self, name: str) -> float:
-        """Return the share of hits by chance: the mean over all pairings of a batch's texts and images."""
+        """Return the mean share of hits over all pairings of a batch's texts and images."""
         return sum(float(matrix.sum()) / len(matrix) for matrix in self.hits[name]) / sum(self.neighbours)
 
 
 def near_tokens(
     tables: Tables, parts: Sequence[TokenPairs], count: int, report: Callable[[], None] = lambda: None
 ) -> NearTokens:
-    """Find the `count` nearest text tokens of each code that occurs."""
     counts = Counter(code for part in parts for codes in part.codes for code in set(codes))
     codes = sorted(counts, key=lambda code: (-counts[code], code))
     queries = tables.image[torch.tensor(codes, device=tables.image.device)]

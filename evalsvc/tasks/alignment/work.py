@@ -35,7 +35,6 @@ class AlignmentShard(Shard):
     """Number of text rows that stand for a token; the other rows are padding."""
     records: int
     complete: int
-    """Number of records with both text and image."""
     pairs: int
     protocol: Mapping[str, Any]
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import product, takewhile
 from statistics import fmean
 from typing import Any
@@ -82,30 +81,6 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return fmean(known) if known else None
 
 
-def measure_metrics(
-    task: str,
-    prompts: Sequence[Mapping[str, float]],
-    protocols: Mapping[str, Mapping[str, object]],
-    base: Mapping[str, object],
-    base_ids: int,
-) -> Iterator[MetricValue]:
-    """Yield every measure that has a value, over the `prompt_numbers` of all prompts. `protocols` are the contents by
-    group; `base`, which has `base_ids` text ids, is added to the protocol of the base's loss."""
-    for group, content in protocols.items():
-        for name, (unit, *parts) in MEASURES.items():
-            by_base = name == "base_loss"
-            key, *weight = keys = tuple(f"{group}_{part}" for part in parts)
-            present = [numbers for numbers in prompts if key in numbers]
-            ratio = ratio_of_sums(
-                [numbers[key] for numbers in present], [numbers[weight[0]] if weight else 1 for numbers in present]
-            )
-            if ratio is None:
-                continue
-            protocol = Protocol({**content, **base} if by_base else content)
-            baseline = math.log(base_ids) if by_base else None
-            yield ratio.as_metric(f"{task}/{group}_{name}", unit, "none", protocol, baseline, keys)
-
-
 @dataclass(frozen=True, kw_only=True)
 class CompletionsShard(Shard):
     tokenizer: str
@@ -119,7 +94,6 @@ class CompletionsOutput:
     """Items sorted by prompt, with all completions of a prompt together."""
     cut: int
     chance: float | None
-    """Share of image ids among the table's ids."""
     base: str | None
     base_layout: str | None
     base_rotary: Mapping[str, str]
@@ -152,7 +126,8 @@ class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]
         protocol = self._protocol(context, tokenizer)
         of_base: list[DrawnText] = []
         if base is not None:
-            of_base = self._complete(base, tokenizer, prompts, partial(_report_after, context.report, len(completions)))
+            done_before = len(completions)
+            of_base = self._complete(base, tokenizer, prompts, lambda done: context.report(done_before + done))
         judged = [] if base is None else self._judge(base, prompts, [*completions, *of_base])
         return CompletionsOutput(
             items=list(self._items(completions, of_base, judged, prompts, protocol, self._end_of_text(tokenizer))),
@@ -227,7 +202,6 @@ class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]
         return prompts
 
     def _cut(self, ids: list[int], max_length: int, bos: int | None) -> list[int]:
-        """Return the end of a prompt that leaves room for the completion, and keep `bos` at the start."""
         room = max_length - self.task.max_tokens
         kept = ids[:0] if bos is None else ids[:1]
         if room <= len(kept):
@@ -253,11 +227,14 @@ class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]
         end = self._end_of_text(tokenizer)
         ends = frozenset() if end is None else frozenset({rows[end]})
         by_way: list[list[list[int]]] = []
+
+        def progress(done: int) -> None:
+            report(len(by_way) * len(prompts) + done)
+
         try:
             for params in self.task.ways().values():
-                progress = partial(_report_after, report, len(by_way) * len(prompts))
-                budget = context.batch_tokens
-                by_way.append(complete(model, wanted, params, batch_tokens=budget, end=ends, report=progress))
+                way = complete(model, wanted, params, batch_tokens=context.batch_tokens, end=ends, report=progress)
+                by_way.append(way)
         except NonFinite as error:
             raise NonFinite(f"{context.checkpoint.label}: {error.message}") from None
         drawn = (way[index] for index in range(len(prompts)) for way in by_way)
@@ -336,16 +313,23 @@ class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]
             protocol = Protocol({**output.protocol, "sampling": ways[:1], **compared})
             name = f"{self.task.name}/same_as_base"
             yield mean.as_metric(name, "fraction", "none", protocol, items=("same_as_base",))
-        groups = {GREEDY: ways[:1], **({SEEDED: ways[1:]} if ways[1:] else {})}
-        protocols = {group: {**output.protocol, "sampling": drawn} for group, drawn in groups.items()}
         judge = {"base": output.base, "base_layout": output.base_layout, **output.base_rotary}
-        yield from measure_metrics(self.task.name, prompts, protocols, judge, output.base_text_ids)
+        groups = {GREEDY: ways[:1], **({SEEDED: ways[1:]} if ways[1:] else {})}
+        for (group, drawn), (measure, (unit, *parts)) in product(groups.items(), MEASURES.items()):
+            key, *weight = keys = tuple(f"{group}_{part}" for part in parts)
+            present = [numbers for numbers in prompts if key in numbers]
+            weights = [numbers[weight[0]] if weight else 1 for numbers in present]
+            ratio = ratio_of_sums([numbers[key] for numbers in present], weights)
+            if ratio is not None:
+                by_base = measure == "base_loss"
+                protocol = Protocol({**output.protocol, "sampling": drawn, **(judge if by_base else {})})
+                baseline = math.log(output.base_text_ids) if by_base else None
+                yield ratio.as_metric(f"{self.task.name}/{group}_{measure}", unit, "none", protocol, baseline, keys)
 
 
 @dataclass(frozen=True)
 class DrawnText:
     ids: list[int]
-    """Drawn ids, as rows of the table."""
     text: str
     layout: VocabularyLayout
 
@@ -367,7 +351,3 @@ class DrawnText:
 
 def _sources(context: Context, base: Context | None) -> dict[str, str]:
     return {"checkpoint": context.checkpoint.label, **({} if base is None else {"base": base.checkpoint.label})}
-
-
-def _report_after(report: Callable[[int], None], before: int, done: int) -> None:
-    report(before + done)

@@ -61,7 +61,7 @@ class Differences:
                     self._add(f"{benchmark}_icl{scope}", "icl", metric, zero, few, content)
 
     def add(self, metric: MetricValue, pairs: Pairs, numbers: Sequence[float]) -> None:
-        """Add a metric of one benchmark, with the numbers that it is the mean of; without numbers, the metric only."""
+        """Add a metric of one benchmark, with the numbers that it is the mean of, if any."""
         if numbers:
             key = metric.name.partition("/")[2]
             self.add_numbers(key, dict(zip(pairs.indices, numbers, strict=True)))
@@ -126,7 +126,6 @@ class _Accuracy:
         return "" if self.row.scope == "all" else "_within"
 
     def left(self, ratio: float, drawn_from: int | None = None) -> Linear | None:
-        """Return the mean of the checkpoint's answers minus `ratio` times the base's, as a sum over questions."""
         assert self.pairs is not None, "only paired accuracies are compared"
         numbers = [new - ratio * old for new, old in zip(self.pairs.checkpoint, self.pairs.base, strict=True)]
         names = [(self.row.what, index) for index in self.pairs.indices]
@@ -257,9 +256,8 @@ def text_retained(
 
 
 def _summed_retention(accuracies: Sequence[_Accuracy]) -> tuple[Linear, float, Interval | None] | None:
-    """Return the ratio of the summed centred accuracies with its standard error and Fieller's interval; for equal
-    answers, the interval of the difference of the two sums. None if the base is at chance, or a benchmark has one
-    question."""
+    """Return the ratio of the summed centred accuracies with its standard error and Fieller's interval, or for equal
+    answers that of the difference; None if the base is at chance, or a benchmark has one question."""
     rows = [each.row for each in accuracies]
     if not rows or any(row.n < 2 for row in rows):
         return None
@@ -288,10 +286,7 @@ def _summed_retention(accuracies: Sequence[_Accuracy]) -> tuple[Linear, float, I
 
 
 def _satterthwaite(variances: Sequence[float], dofs: Sequence[int]) -> float:
-    """Return the degrees of freedom of a sum of independent variances; the sum of all if the variances are zero.
-
-    Source: F. E. Satterthwaite, Biometrics Bulletin 2 (1946) 110–114.
-    """
+    """Degrees of freedom of a sum of variances: F. E. Satterthwaite, Biometrics Bulletin 2 (1946) 110–114."""
     total = math.fsum(variances)
     if not total > 0:
         return float(sum(dofs))

@@ -34,9 +34,7 @@ class Passage:
     targets: Sequence[int]
     """Consecutive ids of the tokenizer to predict."""
     first: int
-    """Position of the first target in the text, counted from 0."""
     cut: bool
-    """Whether the text was cut because the sequence would be too long."""
     inputs: tuple[Sequence[int], Sequence[int]]
     """Inputs of checkpoint and base, as rows of their tables: all ids up to the one before the last target."""
 

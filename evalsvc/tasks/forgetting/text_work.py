@@ -44,8 +44,6 @@ SHOWN_OF_TEXT = ("kl", "kl_within", "top1_agreement", "image_mass", "icl_loss", 
 
 TEXT = "text"
 
-_LOWER: tuple[str, Direction] = (NATS, "lower")
-
 GROUP = "text_group"
 """Key of an item that holds the group of a text: the index of the group's first text."""
 
@@ -90,7 +88,6 @@ class TextForgettingWork(TextWork[Forgetting, TextShard, Comparison]):
         return self.compare_text(context, shard)
 
     def merge(self, context: Context, shards: Sequence[TextShard], outputs: Sequence[Comparison]) -> TaskResult:
-        """Return metrics, items and artifacts. Needs neither checkpoint, base nor text."""
         report = ReportParts()
         result = self.merge_text(context, shards, outputs, report)
         return combined(context, self.task.name, shards[0].base, report, [result])
@@ -119,15 +116,9 @@ class TextForgettingWork(TextWork[Forgetting, TextShard, Comparison]):
         texts = [text for output in outputs for text in output.texts]
         groups = None if shard.groups is None else [group for each in shards for group in each.groups or ()]
         numbers = [_numbers(text, None if groups is None else groups[index]) for index, text in enumerate(texts)]
-        items: list[dict[str, object]] = [
-            {"benchmark": task, "index": index, **row} for index, row in enumerate(numbers)
-        ]
-        lost = sum(output.cut for output in outputs)
-        notes: dict[str, object] = {
-            "texts": len(texts),
-            "texts_cut": lost,
-            "tokens": sum(text.tokens for text in texts),
-        }
+        items: list[dict[str, object]] = [{"benchmark": task, "index": n, **row} for n, row in enumerate(numbers)]
+        lost, tokens = sum(output.cut for output in outputs), sum(text.tokens for text in texts)
+        notes: dict[str, object] = {"texts": len(texts), "texts_cut": lost, "tokens": tokens}
         if all(text.late is None for text in texts):
             notes["icl_loss"] = "no text has predicted tokens at both places {} and {}".format(*self.task.icl_positions)
         measured = [index for index, text in enumerate(texts) if text.tokens]
@@ -194,8 +185,7 @@ class TextForgettingWork(TextWork[Forgetting, TextShard, Comparison]):
     def _passages(
         self, context: Context, base: Context, data: TokenData, records: Sequence[Record], max_length: int
     ) -> list[Passage]:
-        names = [f"{data.path}, {record.where}" for record in records]
-        texts = [record.text_ids or () for record in records]
+        names, texts = [f"{data.path}, {record.where}" for record in records], [r.text_ids or () for r in records]
         in_template = self.task.text_prefix == "layout"
         return passages(context.layout(), base.layout(), texts, names, max_length, in_template)
 
@@ -253,7 +243,7 @@ class ReportParts:
 
 
 def combined(context: Context, task: str, base: Base, parts: ReportParts, results: Sequence[TaskResult]) -> TaskResult:
-    """Combine the results of a task's parts to one, with rows of the comparison merged by index, and the report."""
+    """Combine the results of a task's parts, with rows of the comparison merged by index, and the report."""
     answers = [item for result in results for item in result.items if item["benchmark"] != task]
     rows: dict[int, dict[str, Any]] = {}
     for item in (item for result in results for item in result.items if item["benchmark"] == task):
@@ -306,8 +296,8 @@ def _metrics(
     task: str, icl_positions: Sequence[int], shard: TextShard, rows: Sequence[Mapping[str, float]]
 ) -> Iterator[MetricValue]:
     checkpoint, ids, log = shard.protocol, shard.ids, math.log
-    compared = {**checkpoint, **shard.base.protocol()}
-    positions, lower = {"positions": list(icl_positions)}, _LOWER
+    compared, positions = {**checkpoint, **shard.base.protocol()}, {"positions": list(icl_positions)}
+    lower: tuple[str, Direction] = (NATS, "lower")
     wanted: list[tuple[str, str, Mapping[str, object], tuple[str, Direction], float | None]] = [
         ("loss", "nll", checkpoint, lower, log(ids.all)),
         ("loss_within", "within", checkpoint, lower, log(ids.text)),
@@ -329,8 +319,7 @@ def _metrics(
         grouped_by = GROUP if present and GROUP in present[0] else None
         groups = None if grouped_by is None else [row[GROUP] for row in present]
         ratio = ratio_of_sums([row[key] for row in present], weights, groups)
-        if ratio is None:
-            continue
-        if len(keys) == 1 and ratio.stderr is not None and len({row[key] for row in present}) == 1:
-            ratio = replace(ratio, stderr=0.0)  # without any difference, the ratio has no share per item
-        yield ratio.as_metric(f"{task}/{name}", *number, Protocol(protocol), baseline, keys, grouped_by)
+        if ratio is not None:
+            if len(keys) == 1 and ratio.stderr is not None and len({row[key] for row in present}) == 1:
+                ratio = replace(ratio, stderr=0.0)  # without any difference, the ratio has no share per item
+            yield ratio.as_metric(f"{task}/{name}", *number, Protocol(protocol), baseline, keys, grouped_by)

@@ -61,7 +61,6 @@ class ForgettingWork(BenchmarkWork[Forgetting, ForgettingShard, ForgettingOutput
         self._text = TextForgettingWork(task)
 
     def plan(self, context: Context) -> Plan[ForgettingShard]:
-        """Plan shards of text, and of documents for the checkpoint, for its base, and for both variants of `icl`."""
         base = self._text.base(context)
         self.require_same_text(context, base)
         is_base = is_same(context, base)
@@ -69,7 +68,6 @@ class ForgettingWork(BenchmarkWork[Forgetting, ForgettingShard, ForgettingOutput
         return Plan([*texts, *self._plan_benchmarks(context, base, is_base)], "documents")
 
     def run(self, context: Context, shard: ForgettingShard) -> ForgettingOutput:
-        """Return answers to documents, or sums per text; see `language.evaluation` and `text_comparison`."""
         if isinstance(shard, TextShard):
             return self._text.compare_text(context, shard)
         loaded = self._loaded(context, shard.part)
@@ -83,7 +81,7 @@ class ForgettingWork(BenchmarkWork[Forgetting, ForgettingShard, ForgettingOutput
     def merge(
         self, context: Context, shards: Sequence[ForgettingShard], outputs: Sequence[ForgettingOutput]
     ) -> TaskResult:
-        """Return metrics, items and artifacts. Needs the benchmarks' data, but neither checkpoint, base nor text.
+        """Return the results. Needs the benchmarks' data, but neither checkpoint, base nor text.
 
         An item is a document of a benchmark as in the task `language`, or a row of the comparison: the row with index i
         has the i-th text and the i-th document of each benchmark.
@@ -178,14 +176,8 @@ class ForgettingWork(BenchmarkWork[Forgetting, ForgettingShard, ForgettingOutput
                     break
                 kept.append(flip)
             if flipped:
-                yield FlippedQuestions(
-                    benchmark=benchmark.name,
-                    lost=counts["lost"],
-                    lost_within=counts["lost_within"],
-                    gained=counts["gained"],
-                    gained_within=counts["gained_within"],
-                    questions=kept,
-                )
+                by_kind = {kind: counts[kind] for kind in ("lost", "lost_within", "gained", "gained_within")}
+                yield FlippedQuestions(benchmark=benchmark.name, questions=kept, **by_kind)
 
 
 def _for_base(encoding: TextEncoding, base: Context) -> TextEncoding:

@@ -10,6 +10,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Generic, TypeAlias, TypeVar
@@ -50,8 +51,6 @@ BenchmarkParameters = TypeVar("BenchmarkParameters", bound=BenchmarkTask)
 
 @dataclass(frozen=True)
 class QuestionShard(Shard):
-    """Documents that a checkpoint is asked about."""
-
     documents: DocumentRange
     rotary: Mapping[str, str]
 
@@ -137,7 +136,6 @@ class BenchmarkWork(TextWork[BenchmarkParameters, ShardKind, Output], Generic[Be
             raise NonFinite(f"{context.checkpoint.label}: {error.message}") from None
 
     def _kept_under(self, context: Context, encoding: TextEncoding) -> dict[str, object]:
-        """Return everything that an answer depends on in addition to the question."""
         config = context.model_config()
         return {
             "evalsvc": __version__,
@@ -184,7 +182,12 @@ def find_answers(files: KeptFolder, key: Mapping[str, object]) -> Answers:
     """Return the answers kept under `key`, by the digests of the questions. Damaged files are ignored."""
     answers: Answers = {}
     for name in sorted(files.names(_folder(key))):
-        answers |= _read(files, name, key)
+        with suppress(FileLost, OSError, ValueError, TypeError, KeyError):
+            with files.open(name) as stream:
+                checksum, _, content = stream.read().partition(b"\n")
+            if hashlib.sha256(content).hexdigest().encode() == checksum:
+                kept = json.loads(content)
+                answers |= KEPT.validate_python(kept["answers"]) if kept["key"] == key else {}
     return answers
 
 
@@ -200,15 +203,3 @@ def keep_answers(files: KeptFolder, key: Mapping[str, object], answers: Answers)
 
 def _folder(key: Mapping[str, object]) -> str:
     return f"{ANSWERS}/{digest(key)}"
-
-
-def _read(files: KeptFolder, name: str, key: Mapping[str, object]) -> Answers:
-    try:
-        with files.open(name) as stream:
-            checksum, _, content = stream.read().partition(b"\n")
-        if hashlib.sha256(content).hexdigest().encode() != checksum:
-            return {}
-        content_read = json.loads(content)
-        return KEPT.validate_python(content_read["answers"]) if content_read["key"] == key else {}
-    except (FileLost, OSError, ValueError, TypeError, KeyError):
-        return {}
