@@ -74,18 +74,28 @@ def untried(task: RecordedTask) -> str:
     return finding.reason
 
 
-def off_by_a_thousandth(load: Callable[..., Any]) -> Callable[..., Any]:
-    """Change one weight of the model that `load` returns."""
+@pytest.fixture
+def perturb(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Change one weight of the model that a function of a module returns."""
 
-    def perturbed(*arguments: Any, **options: Any) -> Any:
-        model = load(*arguments, **options)
-        parameters = dict(getattr(model, "module", model).named_parameters())
-        name = next(name for name in parameters if name.endswith(("out_proj.weight", "o_proj.weight")))
-        with torch.no_grad():
-            parameters[name][3, 5] += 1e-3
-        return model
+    def change(
+        module: Any, function: str, weight: str | tuple[str, ...] = ("out_proj.weight", "o_proj.weight")
+    ) -> None:
+        load = getattr(module, function)
 
-    return perturbed
+        def perturbed(*arguments: Any, **options: Any) -> Any:
+            model = load(*arguments, **options)
+            parameters = dict(getattr(model, "module", model).named_parameters())
+            with torch.no_grad():
+                next(value for name, value in parameters.items() if name.endswith(weight)).view(-1)[0] += BY[function]
+            return model
+
+        monkeypatch.setattr(module, function, perturbed)
+
+    return change
+
+
+BY = {"load_open_lm": 1e-3, "load_transformers": 1e-3, "write_diffusers": 0.05, "build_network": 1e-2}
 
 
 @pytest.fixture(params=["llama", "qwen2"])
@@ -114,18 +124,17 @@ class TestMiniature:
         assert theirs.provenance["shards"][0]["model_engine"] == "open_lm 0.0.34"
 
     @pytest.mark.parametrize("task", [LOSS, CLOZE])
-    def test_a_weight_that_differs_is_wrong(self, task: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(open_lm_model, "load_open_lm", off_by_a_thousandth(open_lm_model.load_open_lm))
+    def test_a_weight_that_differs_is_wrong(self, task: dict[str, Any], perturb: Callable[..., None]) -> None:
+        perturb(open_lm_model, "load_open_lm")
         assert verdicts(verify(unrecorded(pretrained(3), task), OPEN_LM)) == [("model by open_lm", "WRONG")]
 
 
-def test_a_folder_agrees_with_transformers_and_hflm(folder: CheckpointRef, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_agrees_with_transformers_and_hflm(folder: CheckpointRef, perturb: Callable[..., None]) -> None:
     for task in (LOSS, CLOZE):
         by_engine = dict(verdicts(verify(unrecorded(folder, task))))
         assert (by_engine["model by transformers"], by_engine["model by open_lm"]) == ("ok", "not tried")
         assert task is LOSS or by_engine["scoring by hflm"] == "ok"
-    load = off_by_a_thousandth(transformers_loading.load_transformers)
-    monkeypatch.setattr(transformers_loading, "load_transformers", load)
+    perturb(transformers_loading, "load_transformers")
     assert verdicts(verify(unrecorded(folder, LOSS), TRANSFORMERS)) == [("model by transformers", "WRONG")]
 
 
@@ -144,23 +153,20 @@ def test_scoring_that_differs_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("task", [DIGITS, IMAGES])
-def test_a_decoder_agrees_with_diffusers(task: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decoder_agrees_with_diffusers(task: dict[str, Any], perturb: Callable[..., None]) -> None:
     assert verdicts(verify(unrecorded(pretrained(5), task), DIFFUSERS)) == [("decoder by diffusers", "ok")]
-    write = diffusers_decoder.write_diffusers
-
-    def perturbed(own: Any) -> Any:
-        model = write(own)
-        model.decoder.conv_out.bias[0] += 0.05
-        return model
-
-    monkeypatch.setattr(diffusers_decoder, "write_diffusers", perturbed)
+    perturb(diffusers_decoder, "write_diffusers", "decoder.conv_out.bias")
     assert verdicts(verify(unrecorded(pretrained(5), task), DIFFUSERS)) == [("decoder by diffusers", "WRONG")]
 
 
 @pytest.mark.parametrize("program", ["clean-fid", "torch-fidelity"])
 @pytest.mark.parametrize("task", [DIGITS, IMAGES])
 def test_features_agree_with_the_program(
-    program: str, task: dict[str, Any], inception_path: Path, monkeypatch: pytest.MonkeyPatch
+    program: str,
+    task: dict[str, Any],
+    inception_path: Path,
+    perturb: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The weights are the same. The other program resizes otherwise, and says so."""
     resize = {"clean-fid": "pil-bicubic", "torch-fidelity": "tf1-bilinear"}[program]
@@ -172,15 +178,8 @@ def test_features_agree_with_the_program(
     assert isinstance(untried, Untried)
     assert untried.reason.startswith(f"resize is '{resize}'; for {other[1]} give ")
     assert (finding.verdict, finding.quantity.endswith("features of 4 images")) == ("ok", True)
-    build = torch_fidelity.build_network
-
-    def perturbed(tensors: Any) -> Any:
-        network = build(tensors)
-        network.Conv2d_1a_3x3.conv.weight[0, 0, 0, 0] += 1e-2
-        return network
-
+    perturb(torch_fidelity, "build_network", "Conv2d_1a_3x3.conv.weight")
     monkeypatch.setattr(context, "_companions", CompanionCache())
-    monkeypatch.setattr(torch_fidelity, "build_network", perturbed)
     monkeypatch.setattr(clean_fid, "published_program", lambda path, digests: None)
     [finding] = verify(asked, engine)
     assert finding.verdict == "WRONG"
