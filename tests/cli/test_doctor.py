@@ -12,7 +12,7 @@ from evalsvc.miniature import ROOT
 from evalsvc.spec.layout import parse_layout
 from evalsvc.verify import checkpoint, golden_checks, machine
 from evalsvc.verify.agreement import Agreement, Untried
-from evalsvc.verify.golden_files import Golden
+from evalsvc.verify.golden_checks import Golden
 
 
 def test_the_doctor_shows_settings_with_their_source_and_what_is_missing(

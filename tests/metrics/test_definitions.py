@@ -10,6 +10,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+from metric_items import value_of_items
 from pydantic import TypeAdapter
 from small_evaluations import HOW, differences, evaluations, lines_of, moved, recorded
 
@@ -153,14 +154,18 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Kind], list[Tas
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_a_task_returns_is_what_its_definitions_say(kind: Kind, small: Callable[[Kind], list[TaskResult]]) -> None:
-    """Every metric has a definition that agrees, and every definition is of a metric that there is."""
+    """Every metric has a definition that agrees and the value of its items, and every definition is of a metric."""
     used: dict[int, list[MetricValue]] = {}
     results = small(kind)
-    for metric in (metric for result in results for metric in with_intervals(result.metrics, kind, result.items)):
+    measured = [(result, metric) for result in results for metric in with_intervals(result.metrics, kind, result.items)]
+    for result, metric in measured:
         name, content = metric.name, metric.protocol.content
         definition = definition_of(content["task"], name)
         assert definition is not None, f"{name} has no definition"
         used.setdefault(id(definition), []).append(metric)
+        if metric.items:
+            value = value_of_items(metric.to_json(), result.items)
+            assert metric.value == pytest.approx(value, rel=1e-5, abs=1e-6), name
         assert definition.unit in (metric.unit, OF_METRIC), name
         assert definition.direction in (metric.direction, OF_METRIC), name
         if definition.names != ANY:

@@ -153,7 +153,7 @@ def lines_of(kind: Kind, results: Sequence[TaskResult]) -> list[Line]:
         for metric in with_intervals(result.metrics, kind, result.items):
             numbers = dict(zip(NUMBERS, (metric.value, metric.stderr, *(metric.ends or (None, None))), strict=True))
             known = {"kind": kind, "evaluation": place, "metric": metric.name, "protocol": metric.protocol.id}
-            lines.append({**known, **numbers, "n": metric.n, "groups": metric.groups})
+            lines.append({**known, **numbers, "n": metric.n, "groups": metric.groups, "baseline": metric.baseline})
     return lines
 
 
@@ -187,7 +187,7 @@ def moved(before: Sequence[Line], now: Sequence[Line]) -> Iterator[str]:
         old = known.get(_key(line))
         if old is None or old["protocol"] != line["protocol"]:
             continue
-        for name in (*NUMBERS, "n", "groups"):
+        for name in (*NUMBERS, "n", "groups", "baseline"):
             if name in old and not _is_equal(name, old, line):
                 yield (
                     f"{_named(_key(line))}: {name} was {old[name]} and is {line.get(name)} under the same protocol, "

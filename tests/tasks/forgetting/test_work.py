@@ -13,8 +13,8 @@ import msgpack
 import pytest
 from benchmark_files import questions, write_benchmark
 from gate_documents import read_document
-from hidden_packages import environment_without
 from miniature_run import LAYOUT, pretrained, stories
+from programs import environment_without
 from task_runs import artifacts, error, metrics, notes, run_stage, run_task
 
 from evalsvc.checkpoints.reference import CheckpointRef, hash_files
