@@ -118,8 +118,7 @@ def bicubic_filter(size: int, target: int) -> Tensor:  # [target, size] float32
     return (weights / weights.sum(1, keepdim=True)).float()
 
 
-def _bicubic(x: Tensor) -> Tensor:
-    """Compute Keys' cubic convolution with a = -1/2, as in PIL."""
+def _bicubic(x: Tensor) -> Tensor:  # Keys' cubic convolution with a = -1/2
     x = x.abs()
     near = (1.5 * x - 2.5) * x * x + 1
     far = ((-0.5 * x + 2.5) * x - 4) * x + 2
@@ -154,13 +153,26 @@ def fold_batch_norms(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Fold each convolution and its batch norm into one convolution with a bias, computed in float64."""
     folded = {}
     for name in (key.removesuffix(".conv.weight") for key in tensors if key.endswith(".conv.weight")):
-        gain, bias, mean, var = (
-            tensors[f"{name}.bn.{part}"].double() for part in ("weight", "bias", "running_mean", "running_var")
-        )
+        parts = ("weight", "bias", "running_mean", "running_var")
+        gain, bias, mean, var = (tensors[f"{name}.bn.{part}"].double() for part in parts)
         scale = gain / torch.sqrt(var + EPSILON)
         weight = tensors[f"{name}.conv.weight"].double() * scale[:, None, None, None]
         folded[f"{name}.weight"], folded[f"{name}.bias"] = weight.float(), (bias - mean * scale).float()
     return folded
+
+
+_BLOCKS = {
+    "A": "branch1x1 64 1x1, branch5x5_1 48 1x1, branch5x5_2 64 5x5, branch3x3dbl_1 64 1x1, branch3x3dbl_2 96 3x3, "
+    "branch3x3dbl_3 96 3x3",
+    "B": "branch3x3 384 3x3 2, branch3x3dbl_1 64 1x1, branch3x3dbl_2 96 3x3, branch3x3dbl_3 96 3x3 2",
+    "C": "branch1x1 192 1x1, branch7x7_1 {0} 1x1, branch7x7_2 {0} 1x7, branch7x7_3 192 7x1, branch7x7dbl_1 {0} 1x1, "
+    "branch7x7dbl_2 {0} 7x1, branch7x7dbl_3 {0} 1x7, branch7x7dbl_4 {0} 7x1, branch7x7dbl_5 192 1x7",
+    "D": "branch3x3_1 192 1x1, branch3x3_2 320 3x3 2, branch7x7x3_1 192 1x1, branch7x7x3_2 192 1x7, "
+    "branch7x7x3_3 192 7x1, branch7x7x3_4 192 3x3 2",
+    "E": "branch1x1 320 1x1, branch3x3_1 384 1x1, branch3x3_2a 384 1x3, branch3x3_2b 384 3x1, branch3x3dbl_1 448 1x1, "
+    "branch3x3dbl_2 384 3x3, branch3x3dbl_3a 384 1x3, branch3x3dbl_3b 384 3x1",
+}
+"""Name, width, kernel and, if not 1, stride of a block's convolutions, which are numbered along a branch."""
 
 
 class _Network(nn.Module):
@@ -173,17 +185,17 @@ class _Network(nn.Module):
         self.Conv2d_2b_3x3 = _Conv(32, 64, 3, padding=1)
         self.Conv2d_3b_1x1 = _Conv(64, 80, 1)
         self.Conv2d_4a_3x3 = _Conv(80, 192, 3)
-        self.Mixed_5b = _BlockA(192, 32)
-        self.Mixed_5c = _BlockA(256, 64)
-        self.Mixed_5d = _BlockA(288, 64)
-        self.Mixed_6a = _BlockB(288)
-        self.Mixed_6b = _BlockC(128)
-        self.Mixed_6c = _BlockC(160)
-        self.Mixed_6d = _BlockC(160)
-        self.Mixed_6e = _BlockC(192)
-        self.Mixed_7a = _BlockD(768)
-        self.Mixed_7b = _BlockE(1280, _AveragedConv(1280, 192, 1))
-        self.Mixed_7c = _BlockE(2048, _MaximumConv(2048, 192, 1))
+        self.Mixed_5b, self.Mixed_5c, self.Mixed_5d = (
+            _Block(_BLOCKS["A"], inner, _AveragedConv(inner, pooled, 1))
+            for inner, pooled in ((192, 32), (256, 64), (288, 64))
+        )
+        self.Mixed_6a = _Block(_BLOCKS["B"], 288)
+        self.Mixed_6b, self.Mixed_6c, self.Mixed_6d, self.Mixed_6e = (
+            _Block(_BLOCKS["C"].format(width), 768, _AveragedConv(768, 192, 1)) for width in (128, 160, 160, 192)
+        )
+        self.Mixed_7a = _Block(_BLOCKS["D"], 768)
+        self.Mixed_7b = _Block(_BLOCKS["E"], 1280, _AveragedConv(1280, 192, 1))
+        self.Mixed_7c = _Block(_BLOCKS["E"], 2048, _MaximumConv(2048, 192, 1))
 
     def forward(self, x: Tensor, deep: bool) -> dict[int, Tensor]:  # [B, 3, 299, 299]
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
@@ -237,110 +249,28 @@ class _MaximumConv(_Conv):
         return super().forward(functional.max_pool2d(x, 3, stride=1, padding=1))
 
 
-class _BlockA(nn.Module):
-    def __init__(self, inner: int, pooled: int) -> None:
+class _Block(nn.Module):
+    """Branches of convolutions next to each other, and a pooled one, by default the maximum that halves the map."""
+
+    def __init__(self, convolutions: str, inner: int, branch_pool: _Conv | None = None) -> None:
         super().__init__()
-        self.branch1x1 = _Conv(inner, 64, 1)
-        self.branch5x5_1 = _Conv(inner, 48, 1)
-        self.branch5x5_2 = _Conv(48, 64, 5, padding=2)
-        self.branch3x3dbl_1 = _Conv(inner, 64, 1)
-        self.branch3x3dbl_2 = _Conv(64, 96, 3, padding=1)
-        self.branch3x3dbl_3 = _Conv(96, 96, 3, padding=1)
-        self.branch_pool = _AveragedConv(inner, pooled, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        branches = [
-            self.branch1x1(x),
-            self.branch5x5_2(self.branch5x5_1(x)),
-            self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x))),
-            self.branch_pool(x),
-        ]
-        return torch.cat(branches, 1)
-
-
-class _BlockB(nn.Module):
-    def __init__(self, inner: int) -> None:
-        super().__init__()
-        self.branch3x3 = _Conv(inner, 384, 3, stride=2)
-        self.branch3x3dbl_1 = _Conv(inner, 64, 1)
-        self.branch3x3dbl_2 = _Conv(64, 96, 3, padding=1)
-        self.branch3x3dbl_3 = _Conv(96, 96, 3, stride=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        branches = [
-            self.branch3x3(x),
-            self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x))),
-            functional.max_pool2d(x, 3, stride=2),
-        ]
-        return torch.cat(branches, 1)
-
-
-class _BlockC(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.branch1x1 = _Conv(768, 192, 1)
-        self.branch7x7_1 = _Conv(768, width, 1)
-        self.branch7x7_2 = _Conv(width, width, (1, 7), padding=(0, 3))
-        self.branch7x7_3 = _Conv(width, 192, (7, 1), padding=(3, 0))
-        self.branch7x7dbl_1 = _Conv(768, width, 1)
-        self.branch7x7dbl_2 = _Conv(width, width, (7, 1), padding=(3, 0))
-        self.branch7x7dbl_3 = _Conv(width, width, (1, 7), padding=(0, 3))
-        self.branch7x7dbl_4 = _Conv(width, width, (7, 1), padding=(3, 0))
-        self.branch7x7dbl_5 = _Conv(width, 192, (1, 7), padding=(0, 3))
-        self.branch_pool = _AveragedConv(768, 192, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        double = self.branch7x7dbl_3(self.branch7x7dbl_2(self.branch7x7dbl_1(x)))
-        branches = [
-            self.branch1x1(x),
-            self.branch7x7_3(self.branch7x7_2(self.branch7x7_1(x))),
-            self.branch7x7dbl_5(self.branch7x7dbl_4(double)),
-            self.branch_pool(x),
-        ]
-        return torch.cat(branches, 1)
-
-
-class _BlockD(nn.Module):
-    def __init__(self, inner: int) -> None:
-        super().__init__()
-        self.branch3x3_1 = _Conv(inner, 192, 1)
-        self.branch3x3_2 = _Conv(192, 320, 3, stride=2)
-        self.branch7x7x3_1 = _Conv(inner, 192, 1)
-        self.branch7x7x3_2 = _Conv(192, 192, (1, 7), padding=(0, 3))
-        self.branch7x7x3_3 = _Conv(192, 192, (7, 1), padding=(3, 0))
-        self.branch7x7x3_4 = _Conv(192, 192, 3, stride=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        branches = [
-            self.branch3x3_2(self.branch3x3_1(x)),
-            self.branch7x7x3_4(self.branch7x7x3_3(self.branch7x7x3_2(self.branch7x7x3_1(x)))),
-            functional.max_pool2d(x, 3, stride=2),
-        ]
-        return torch.cat(branches, 1)
-
-
-class _BlockE(nn.Module):
-    def __init__(self, inner: int, branch_pool: _Conv) -> None:
-        super().__init__()
-        self.branch1x1 = _Conv(inner, 320, 1)
-        self.branch3x3_1 = _Conv(inner, 384, 1)
-        self.branch3x3_2a = _Conv(384, 384, (1, 3), padding=(0, 1))
-        self.branch3x3_2b = _Conv(384, 384, (3, 1), padding=(1, 0))
-        self.branch3x3dbl_1 = _Conv(inner, 448, 1)
-        self.branch3x3dbl_2 = _Conv(448, 384, 3, padding=1)
-        self.branch3x3dbl_3a = _Conv(384, 384, (1, 3), padding=(0, 1))
-        self.branch3x3dbl_3b = _Conv(384, 384, (3, 1), padding=(1, 0))
+        self.sources: dict[str, str] = {}
+        widths = {"": inner}
+        for name, width, sides, *halved in map(str.split, convolutions.split(", ")):
+            stem, _, place = name.rpartition("_")
+            number = int(place.rstrip("ab")) if stem else 1
+            self.sources[name] = source = f"{stem}_{number - 1}" if number > 1 else ""
+            high, wide = map(int, sides.split("x"))
+            padding = (0, 0) if halved else (high // 2, wide // 2)
+            stride = 2 if halved else 1
+            self.add_module(name, _Conv(widths[source], int(width), (high, wide), stride, padding))
+            widths[name] = int(width)
         self.branch_pool = branch_pool
 
     def forward(self, x: Tensor) -> Tensor:
-        single = self.branch3x3_1(x)
-        double = self.branch3x3dbl_2(self.branch3x3dbl_1(x))
-        branches = [
-            self.branch1x1(x),
-            self.branch3x3_2a(single),
-            self.branch3x3_2b(single),
-            self.branch3x3dbl_3a(double),
-            self.branch3x3dbl_3b(double),
-            self.branch_pool(x),
-        ]
-        return torch.cat(branches, 1)
+        maps = {"": x}
+        for name, source in self.sources.items():
+            maps[name] = self.get_submodule(name)(maps[source])
+        ends = [maps[name] for name in self.sources if name not in self.sources.values()]
+        pooled = functional.max_pool2d(x, 3, stride=2) if self.branch_pool is None else self.branch_pool(x)
+        return torch.cat([*ends, pooled], 1)
