@@ -109,8 +109,7 @@ def _one_per_image(data: CaptionData, seed: int) -> Iterator[Caption]:
         yield min(by_image[image], key=lambda caption: _draw(seed, caption.id))
 
 
-def _draw(seed: int, name: str) -> bytes:
-    # A sort key that is the same on every machine and in every version.
+def _draw(seed: int, name: str) -> bytes:  # a sort key that is the same on every machine and in every version
     return hashlib.sha256(f"{seed} {name}".encode()).digest()
 
 
@@ -136,9 +135,6 @@ def _read_captions(path: Path, identity: Identity, allow: Allow) -> CaptionData:
             # The length distinguishes "a", "bc" from "ab", "c".
             total.update(len(part).to_bytes(8, "little") + part)
     return CaptionData(str(path), captions, total.hexdigest())
-
-
-# COCO annotations
 
 
 def _read_coco(path: Path, allow: Allow) -> Iterator[Caption]:
@@ -190,15 +186,11 @@ def _whole_number(where: str, entry: Mapping[str, object], key: str) -> int:
     return value
 
 
-# CSV
-
-
 def _read_csv(path: Path, allow: Allow) -> Iterator[Caption]:
     rows = _csv_rows(path, allow)
-    first = next(rows, None)
-    if first is None:
+    line, header = next(rows, (0, []))
+    if not header:
         return
-    line, header = first
     columns = _columns(f"{path}, line {line}", header)
     for number, (line, row) in enumerate(rows, 1):
         where = f"{path}, line {line}"
@@ -267,10 +259,8 @@ def _columns(where: str, header: Sequence[str]) -> dict[str, int]:
     names = [name.strip().lower() for name in header]
     texts = [name for name in names if name in TEXT_COLUMNS]
     if not texts:
-        raise InvalidData(
-            f"{where}: the header has no column {', '.join(map(repr, TEXT_COLUMNS))}; "
-            f"{_present_keys(names, TEXT_COLUMNS)}"
-        )
+        wanted = ", ".join(map(repr, TEXT_COLUMNS))
+        raise InvalidData(f"{where}: the header has no column {wanted}; {_present_keys(names, TEXT_COLUMNS)}")
     if len(texts) > 1:
         raise InvalidData(f"{where}: the header has the columns {' and '.join(map(repr, texts))}; keep one text column")
     columns = {"text": names.index(texts[0])}
@@ -278,9 +268,6 @@ def _columns(where: str, header: Sequence[str]) -> dict[str, int]:
         if present := [name for name in choices if name in names]:
             columns[key] = names.index(present[0])
     return columns
-
-
-# JSONL
 
 
 def _read_jsonl(path: Path, allow: Allow) -> Iterator[Caption]:

@@ -82,9 +82,6 @@ def check_text(where: str, text: object, key: str = "text") -> str:
     return text
 
 
-# memory
-
-
 def private_bytes() -> int:
     """Return the memory that this process has reserved for data of its own; 0 where the system does not say."""
     try:

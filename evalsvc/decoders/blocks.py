@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -66,8 +66,7 @@ class ResnetBlock(nn.Module):
         inner = functional.silu(self.norm2(inner, latent), inplace=True)  # reuse the name, which frees the map before
         inner = self.conv2(self.dropout(inner))
         skip = self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x
-        out: Tensor = inner.add_(skip)
-        return out
+        return cast(Tensor, inner.add_(skip))
 
     def peak_bytes(self, size: Size) -> int:
         """Return the bytes, input included, while the first or the second convolution runs.
@@ -93,8 +92,7 @@ class AttentionBlock(nn.Module):
             for project in (self.q, self.k, self.v)
         )
         mixed = functional.scaled_dot_product_attention(queries, keys, values)
-        out: Tensor = x + self.proj_out(mixed[:, 0].transpose(1, 2).reshape(x.shape))
-        return out
+        return cast(Tensor, x + self.proj_out(mixed[:, 0].transpose(1, 2).reshape(x.shape)))
 
 
 class Downsample(nn.Module):
@@ -106,8 +104,7 @@ class Downsample(nn.Module):
         if self.conv is None:
             return functional.avg_pool2d(x, 2)
         padded = functional.pad(x, (0, 1, 0, 1))  # right and below only
-        out: Tensor = self.conv(padded)
-        return out
+        return cast(Tensor, self.conv(padded))
 
 
 class Upsample(nn.Module):
@@ -183,8 +180,7 @@ class Middle(nn.Module):
         self.block_2 = ResnetBlock(width, width, norm, dropout)
 
     def forward(self, x: Tensor, latent: Tensor | None) -> Tensor:
-        out: Tensor = self.block_2(self.attn_1(self.block_1(x, latent), latent), latent)
-        return out
+        return cast(Tensor, self.block_2(self.attn_1(self.block_1(x, latent), latent), latent))
 
 
 class Encoder(nn.Module):
@@ -201,8 +197,7 @@ class Encoder(nn.Module):
         x = self.conv_in(images)
         for level in self.down:
             x = level(x)
-        out: Tensor = self.conv_out(functional.silu(self.norm_out(self.mid(x, None)), inplace=True))
-        return out
+        return cast(Tensor, self.conv_out(functional.silu(self.norm_out(self.mid(x, None)), inplace=True)))
 
 
 class Decoder(nn.Module):
@@ -220,8 +215,7 @@ class Decoder(nn.Module):
         x = self.mid(self.conv_in(x), latent)
         for level in reversed(self.up):
             x = level(x, latent)
-        out: Tensor = self.conv_out(functional.silu(self.norm_out(x, latent), inplace=True))
-        return out
+        return cast(Tensor, self.conv_out(functional.silu(self.norm_out(x, latent), inplace=True)))
 
     def peak_bytes(self, images: int, grid: tuple[int, int], itemsize: int) -> int:
         """Return the largest sum of bytes of maps, workspaces and transformed weights at any time."""
@@ -287,8 +281,7 @@ class VQAutoencoder(ImageDecoder):
         return cls(AutoencoderConfig.parse(content))
 
     def latents(self, images: Tensor) -> Tensor:
-        out: Tensor = self.quant_conv(self.encoder(images))
-        return out
+        return cast(Tensor, self.quant_conv(self.encoder(images)))
 
     def nearest(self, latents: Tensor) -> Tensor:
         return self.quantize.nearest(latents)
@@ -306,5 +299,4 @@ class VQAutoencoder(ImageDecoder):
         return self.decoder.peak_bytes(self.images_at_once(grid), grid, self._like.element_size())
 
     def render(self, latents: Tensor) -> Tensor:
-        out: Tensor = self.decoder(self.post_quant_conv(latents), latents)
-        return out
+        return cast(Tensor, self.decoder(self.post_quant_conv(latents), latents))

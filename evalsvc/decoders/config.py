@@ -107,6 +107,12 @@ class AutoencoderConfig(BaseModel):
         return validated(cls, "decoder configuration", content)
 
 
+AUTHORS = {"double_z": "double_latent", "z_channels": "latent_channels", "out_ch": "out_channels"}
+AUTHORS |= {"ch": "base_channels", "ch_mult": "channel_multiplier"}
+AUTHORS |= {name: name for name in ("in_channels", "num_res_blocks", "dropout", "attn_type")}
+"""Fields of a ddconfig by Hugging Face's names."""
+
+
 class HuggingFaceVQConfig(BaseModel):
     """Fields that Janus and Chameleon share. `NetworkConfig` checks the values, except those computed with here.
 
@@ -136,23 +142,9 @@ class HuggingFaceVQConfig(BaseModel):
 
     def to_authors(self, resolution: int, attn_resolutions: tuple[int, ...]) -> dict[str, object]:
         """Return the configuration in the form of taming-transformers' `model.params`."""
-        return {
-            "embed_dim": self.embed_dim,
-            "n_embed": self.num_embeddings,
-            "ddconfig": {
-                "double_z": self.double_latent,
-                "z_channels": self.latent_channels,
-                "in_channels": self.in_channels,
-                "out_ch": self.out_channels,
-                "ch": self.base_channels,
-                "ch_mult": self.channel_multiplier,
-                "num_res_blocks": self.num_res_blocks,
-                "dropout": self.dropout,
-                "attn_type": self.attn_type,
-                "resolution": resolution,
-                "attn_resolutions": attn_resolutions,
-            },
-        }
+        network = {theirs: getattr(self, own) for theirs, own in AUTHORS.items()}
+        network |= {"resolution": resolution, "attn_resolutions": attn_resolutions}
+        return {"embed_dim": self.embed_dim, "n_embed": self.num_embeddings, "ddconfig": network}
 
 
 def part_of(content: Mapping[str, object], name: str) -> Mapping[str, object]:

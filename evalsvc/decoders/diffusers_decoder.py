@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from torch import Tensor, nn
 
@@ -45,8 +45,7 @@ class DiffusersDecoder(ImageDecoder):
         return self.own.digest
 
     def latents(self, images: Tensor) -> Tensor:
-        latents: Tensor = self.model.encode(images).latents
-        return latents
+        return cast(Tensor, self.model.encode(images).latents)
 
     def nearest(self, latents: Tensor) -> Tensor:
         codes: Tensor = self.model.quantize(latents)[2][2]
@@ -54,12 +53,10 @@ class DiffusersDecoder(ImageDecoder):
 
     def lookup(self, codes: Tensor, grid: tuple[int, int]) -> Tensor:
         shape = (len(codes), *grid, self.model.config.vq_embed_dim)
-        entries: Tensor = self.model.quantize.get_codebook_entry(codes.flatten(), shape)
-        return entries
+        return cast(Tensor, self.model.quantize.get_codebook_entry(codes.flatten(), shape))
 
     def render(self, latents: Tensor) -> Tensor:
-        images: Tensor = self.model.decode(latents, force_not_quantize=True).sample
-        return images
+        return cast(Tensor, self.model.decode(latents, force_not_quantize=True).sample)
 
     def decode_bytes(self, grid: tuple[int, int]) -> int:
         return 2 * self.own.decode_bytes(grid)  # without the ways by which evalsvc saves memory

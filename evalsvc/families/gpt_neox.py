@@ -10,7 +10,7 @@ from pydantic import Field
 
 from evalsvc.errors import UnsupportedModel
 from evalsvc.families.family import OTHERWISE, Family, Source
-from evalsvc.families.hugging_face import HuggingFaceFields, read_fields
+from evalsvc.families.hugging_face import HuggingFaceFields, number_of, read_fields
 from evalsvc.spec.model_config import ModelConfig
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class GPTNeoXFields(HuggingFaceFields):
             **self.rotary_parameters(),
         }
         head_dim = self.hidden_size // self.num_attention_heads
-        dims = int(head_dim * self.share(parameters))
+        dims = int(head_dim * number_of(parameters, "partial_rotary_factor", self.partial_rotary_factor))
         return self.frequency_switches(parameters, length) | {"rotary_dims": None if dims == head_dim else dims}
 
 

@@ -81,14 +81,14 @@ class HuggingFaceFields(BaseModel):
     def rotary_switches(self, length: int) -> dict[str, Any]:
         """Return the switches of `ModelConfig` for the rotary positions of a model of sequences of `length` tokens."""
         parameters = self.rotary_parameters()
-        if self.share(parameters) != 1:
+        if number_of(parameters, "partial_rotary_factor", self.partial_rotary_factor) != 1:
             raise UnsupportedModel(
                 f"partial_rotary_factor is not 1; evalsvc rotates a part of each head only for gpt_neox; {OTHERWISE}"
             )
         return self.frequency_switches(parameters, length)
 
     def frequency_switches(self, parameters: Mapping[str, Any], length: int) -> dict[str, Any]:
-        base = _number(parameters, "rope_theta", self.rope_theta)
+        base = number_of(parameters, "rope_theta", self.rope_theta)
         kind = parameters.get("rope_type", parameters.get("type", "default"))
         if kind not in SCALINGS:
             raise UnsupportedModel(
@@ -97,11 +97,11 @@ class HuggingFaceFields(BaseModel):
             )
         if kind == "default":
             return {"rotary_base": base}
-        scaling: dict[str, Any] = {"kind": kind, "factor": _number(parameters, "factor")}
+        scaling: dict[str, Any] = {"kind": kind, "factor": number_of(parameters, "factor")}
         if kind == "llama3":
-            scaling["low_freq_factor"] = _number(parameters, "low_freq_factor")
-            scaling["high_freq_factor"] = _number(parameters, "high_freq_factor")
-            scaling["original_length"] = int(_number(parameters, "original_max_position_embeddings", length))
+            scaling["low_freq_factor"] = number_of(parameters, "low_freq_factor")
+            scaling["high_freq_factor"] = number_of(parameters, "high_freq_factor")
+            scaling["original_length"] = int(number_of(parameters, "original_max_position_embeddings", length))
         return {"rotary_base": base, "rotary_scaling": scaling}
 
     def rotary_parameters(self) -> Mapping[str, Any]:
@@ -115,9 +115,6 @@ class HuggingFaceFields(BaseModel):
                 f"the rotary frequencies differ by kind of layer; evalsvc has one set for all layers; {OTHERWISE}"
             )
         return parameters
-
-    def share(self, parameters: Mapping[str, Any]) -> float:
-        return _number(parameters, "partial_rotary_factor", self.partial_rotary_factor)
 
     def window(self) -> int | None:
         """Return the number of tokens that sliding attention is limited to; None if no layer slides."""
@@ -210,7 +207,7 @@ def read_fields(
     return validated(ModelConfig, given, source, {}, f"a {name} configuration that evalsvc can compute")
 
 
-def _number(parameters: Mapping[str, Any], name: str, default: float | None = None) -> float:
+def number_of(parameters: Mapping[str, Any], name: str, default: float | None = None) -> float:
     value = parameters.get(name, default)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidModelConfig(f"{name} of the rotary frequencies is missing or no number; add it")

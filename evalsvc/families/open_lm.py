@@ -48,8 +48,6 @@ class OpenLM(Family):
 OPEN_LM_FAMILY = OpenLM()
 
 
-# registered models
-
 # name: (hidden_dim, n_layers, n_heads), followed by (seq_len, vocab_size) where they are not 2,048 and 50,432.
 _SHAPES: dict[str, tuple[int, ...]] = {
     "open_lm_test_tiny": (16, 2, 2, 16, 16),
@@ -105,9 +103,6 @@ def registered_models() -> dict[str, dict[str, Any]]:
     return models | {alias: models[name] for alias, name in _ALIASES.items()}
 
 
-# formats of a configuration
-
-
 def describes_open_lm(fields: Mapping[str, object]) -> bool:
     flat = fields.get("model_type") == "openlm" or ("dim" in fields and "n_layers" in fields)
     return flat or "hidden_dim" in fields or isinstance(fields.get("params_args_dict"), Mapping)
@@ -138,9 +133,13 @@ def open_lm_fields(fields: Mapping[str, object], source: str, folders: tuple[Pat
     return translated
 
 
+def folder_of(checkpoint: Path) -> Path:
+    return checkpoint if checkpoint.is_dir() else checkpoint.parent
+
+
 def params_file(checkpoint: Path) -> Path | None:
     """Return the `params.txt` in the folder of a checkpoint or its parent; None if there is none."""
-    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    folder = folder_of(checkpoint)
     return next((path for path in (folder / "params.txt", folder.parent / "params.txt") if path.is_file()), None)
 
 

@@ -17,6 +17,7 @@ from evalsvc.families.open_lm import (
     MAMBA,
     by_stem,
     describes_open_lm,
+    folder_of,
     open_lm_fields,
     params_file,
     recorded_model,
@@ -95,7 +96,7 @@ def resolve_config(model: str | Mapping[str, object] | None, checkpoint: Path) -
         fields = read_model_spec(model)
         source = f"model {model!r}" if isinstance(model, str) else THE_GIVEN
         if fields == BY_TRANSFORMERS:
-            config_file = _folder_of(checkpoint) / "config.json"
+            config_file = folder_of(checkpoint) / "config.json"
             return TRANSFORMERS_FAMILY.read(read_json(config_file), str(config_file), {})
     return _completed(fields, source, checkpoint, model if isinstance(model, Mapping) else {})
 
@@ -187,7 +188,7 @@ def _read_named(model: str, base: Path | None) -> tuple[dict[str, object], str]:
 
 
 def _find_fields(checkpoint: Path) -> tuple[dict[str, object], str] | None:
-    folder = _folder_of(checkpoint)
+    folder = folder_of(checkpoint)
     hf_config = folder / "config.json"
     hf_fields = read_json(hf_config) if hf_config.is_file() else {}
     if _model_type(hf_fields) is not None or describes_open_lm(hf_fields):
@@ -207,7 +208,3 @@ def _find_fields(checkpoint: Path) -> tuple[dict[str, object], str] | None:
     # A model_type without a family: the package transformers may have the model.
     known = isinstance(hf_fields.get("model_type"), str)
     return (_translated(hf_fields, str(hf_config), (folder,)), str(hf_config)) if known else None
-
-
-def _folder_of(checkpoint: Path) -> Path:
-    return checkpoint if checkpoint.is_dir() else checkpoint.parent

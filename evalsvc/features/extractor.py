@@ -12,6 +12,7 @@ from torch import Tensor
 
 from evalsvc.errors import InvalidData, InvalidRequest
 from evalsvc.precision import full_precision
+from evalsvc.spec import catalog
 
 
 class FeatureExtractor(ABC):
@@ -90,3 +91,9 @@ class FeatureExtractor(ABC):
     def advice(self, taps: Collection[int]) -> str:
         """Return advice about missing taps, appended to the message's list of taps."""
         return ""
+
+
+def load_extractor(kind: str, path: str | Path, *, device: str = "cpu") -> FeatureExtractor:
+    """Load the extractor in a file or folder. `kind` is a name of the catalog's group `features`."""
+    extractor: FeatureExtractor = catalog.load("features", kind).from_path(Path(path), device=device)
+    return extractor

@@ -78,10 +78,8 @@ def require_finite(tensors: Mapping[str, Tensor]) -> None:
 def _checked(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     names = [f"{name}.{part}" for name in NVIDIA_NAMES.values() for part in PARTS]
     problems = listed("missing", [name for name in names if name not in tensors])
-    problems += listed(
-        "no plain floating-point tensor", [n for n in names if n in tensors and not is_plain(tensors[n])]
-    )
-    if problems:
+    odd = [name for name in names if name in tensors and not is_plain(tensors[name])]
+    if problems := problems + listed("no plain floating-point tensor", odd):
         raise CheckpointMismatch(f"{path} is not FID's Inception network; {'; '.join(problems)}")
     checked = {name: tensors[name].to(torch.float32) for name in names}
     classifier = tensors.get(CLASSIFIER)

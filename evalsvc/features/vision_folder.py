@@ -166,10 +166,8 @@ def load_network(kind: Any, config: Any, folder: Path, device: str) -> tuple[Any
     """Load a network of the library's class `kind` with the folder's weights in float32; return it with a digest."""
     # Files of older releases hold position ids, which are no weights.
     named = {name: t for name, t in read_weights(folder).tensors.items() if not name.endswith("position_ids")}
-    problems = listed(
-        "no plain floating-point tensor", [name for name, tensor in named.items() if not is_plain(tensor)]
-    )
-    if problems:
+    odd = [name for name, tensor in named.items() if not is_plain(tensor)]
+    if problems := listed("no plain floating-point tensor", odd):
         raise CheckpointMismatch(f"the weights in {folder} cannot be loaded; {'; '.join(problems)}")
     tensors = copied(folder, emptied(named), torch.float32, "cpu")
     digest = tensor_digest(tensors)  # over the file's names, since the library's change between releases
