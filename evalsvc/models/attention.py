@@ -92,8 +92,7 @@ def grouped_attention(
 ) -> Tensor:  # [B, H, T, head_dim]
     """Compute torch's scaled dot-product attention, where each head of keys serves H / KV heads of queries.
 
-    A single query of each head is attended to as one of several queries of the shared head, which reads the keys once
-    for all of them. Several queries of each head read shared keys if a fused kernel can, or else repeated keys.
+    Single queries of several heads become several queries of the shared head, which reads the keys once for all.
     """
     shape, shared = queries.shape, keys.shape[1]
     if shape[1] == shared:
@@ -110,11 +109,8 @@ def grouped_attention(
 
 
 def reads_shared_keys(queries: Tensor, bias: Tensor | None) -> bool:
-    """Return whether torch has a fused kernel for several queries of heads that share keys.
-
-    On CUDA that is only flash attention, for half precision, no bias, and heads of up to 256 dimensions. In all other
-    cases `enable_gqa` selects torch's unfused kernel, which repeats the keys and holds the scores of all pairs.
-    """
+    """Return whether torch has a fused kernel for several queries of heads that share keys: on CUDA that is only flash
+    attention. In all other cases `enable_gqa` selects an unfused kernel, which holds the scores of all pairs."""
     if queries.device.type != "cuda":
         return True
     return bias is None and queries.dtype in (torch.float16, torch.bfloat16) and queries.shape[-1] <= 256
@@ -127,11 +123,8 @@ def attention_bias(
     past: int,
     like: Tensor,
 ) -> Tensor | None:  # [B or 1, 1, T, S], 0 to attend and -inf not to
-    """Return the bias added to the scores; None where SDPA needs no mask, or only its causal flag.
-
-    The result's presence depends on shapes and on whether there is a mask, never on the mask's values: the arithmetic
-    of a row is independent of other rows.
-    """
+    """Return the bias added to the scores; None where SDPA needs no mask, or only its causal flag. That depends on
+    shapes and on whether there is a mask, never on its values: the arithmetic of a row is independent of others."""
     total = past + new
     if mask is None and (past == 0 or new == 1):
         return None

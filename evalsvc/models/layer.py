@@ -182,9 +182,9 @@ class FeedForward(nn.Module):
         dim, inner, kind = config.hidden_dim, config.ffn_dim, config.ffn_type
         into, out, widths = ["w12"], "w3", 2 * inner
         bias = config.ffn_bias if kind in ("plain", "gated") else kind == "gemma_geglu"
-        self.activation = GATED[config.ffn_activation] if kind == "gated" else silu_gated
+        self.activation = GATED[config.ffn_activation if kind == "gated" else "silu"]
         if kind == "gemma_geglu":
-            into, out, widths, self.activation = ["gate_proj", "up_proj"], "down_proj", inner, gelu_gated
+            into, out, widths, self.activation = ["gate_proj", "up_proj"], "down_proj", inner, GATED["gelu"]
         elif kind in ("gelu", "plain"):
             into, out, widths = ["0"], "2", inner
             self.activation = PLAIN[config.ffn_activation if kind == "plain" else "gelu"]
@@ -207,23 +207,16 @@ def gelu_tanh(inner: Tensor) -> Tensor:
     return functional.gelu(inner, approximate="tanh")
 
 
-def silu_gated(inner: Tensor) -> Tensor:  # [..., 2·F] → [..., F]
-    gate, up = inner.chunk(2, dim=-1)
-    return functional.silu(gate) * up
+def gated(activation: Activation) -> Activation:
+    def gate_and_multiply(inner: Tensor) -> Tensor:  # [..., 2·F] → [..., F]
+        gate, up = inner.chunk(2, dim=-1)
+        return activation(gate) * up
+
+    return gate_and_multiply
 
 
-def gelu_gated(inner: Tensor) -> Tensor:  # [..., 2·F] → [..., F]
-    gate, up = inner.chunk(2, dim=-1)
-    return functional.gelu(gate) * up
-
-
-def gelu_tanh_gated(inner: Tensor) -> Tensor:  # [..., 2·F] → [..., F]
-    gate, up = inner.chunk(2, dim=-1)
-    return gelu_tanh(gate) * up
-
-
-GATED: dict[str, Activation] = {"silu": silu_gated, "gelu": gelu_gated, "gelu_tanh": gelu_tanh_gated}
 PLAIN: dict[str, Activation] = {"silu": functional.silu, "gelu": functional.gelu, "gelu_tanh": gelu_tanh}
+GATED = {name: gated(activation) for name, activation in PLAIN.items()}
 """Activations by name. Each is one function, so that it is compiled once."""
 
 
@@ -234,9 +227,6 @@ def add_norm(x: Tensor, delta: Tensor | None, norm: nn.Module) -> tuple[Tensor, 
 
 
 EAGER = Kernels(add_norm, turn, lambda activation: activation)
-
-
-# norms
 
 
 class LayerNorm(nn.Module):

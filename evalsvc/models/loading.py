@@ -137,9 +137,8 @@ def _agreed_frequencies(frequencies: Mapping[str, Tensor | None]) -> Tensor | No
     (first, expected), *others = frequencies.items()
     for name, actual in others:
         if not _same_frequencies(expected, actual):
-            left, right = (
-                "open_lm's table" if saved is None else "those saved as inv_freq" for saved in (expected, actual)
-            )
+            table, stored = "open_lm's table", "those saved as inv_freq"
+            left, right = (table if saved is None else stored for saved in (expected, actual))
             raise CheckpointMismatch(
                 f"{first} and {name} have different rotary frequencies: {left} and {right}; only checkpoints of one "
                 "model can be combined"
@@ -171,9 +170,6 @@ def _filled(
     model.load_state_dict(copied(name, tensors, DTYPES[dtype], device), strict=False, assign=True)
     model.tie_weights()
     return model.to(device).requires_grad_(False).eval()
-
-
-# rotary frequencies
 
 
 def saved_frequencies(
@@ -219,9 +215,6 @@ def _is_table(saved: Tensor) -> bool:
     # Rounding keeps order: values between two bounds stay between the bounds when all are rounded.
     rounded = ((low.to(dtype).float(), high.to(dtype).float()) for dtype in INV_FREQ_DTYPES.values())
     return any(bool(((least <= saved) & (saved <= most)).all()) for least, most in rounded)
-
-
-# tensors of a file, by the names of its family
 
 
 @dataclass(frozen=True, eq=False)
@@ -276,7 +269,6 @@ def _inv_freq_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 def _one_name_each(
     sources: Iterable[Source], tensors: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], list[tuple[str, Tensor, Tensor]]]:
-    """Return `tensors` by the first name of each, and the pairs that the file has under both names."""
     renamed = dict(tensors)
     pairs = []
     for source in sources:
@@ -302,9 +294,6 @@ def _unequal(pairs: Iterable[tuple[str, Tensor, Tensor]]) -> list[str]:
     ]
 
 
-# what a mismatch says
-
-
 def _mismatch(path: Path, config: ModelConfig, weights: Weights, problems: list[str], table: Source) -> str:
     given = f"hidden_dim {config.hidden_dim}, n_layers {config.n_layers}, vocab_size {config.vocab_size}"
     parts = [f"{path} ({weights.format}) does not match the model configuration ({given})", *problems]
@@ -323,7 +312,6 @@ def _mismatch(path: Path, config: ModelConfig, weights: Weights, problems: list[
 
 
 def _shape_of(tensors: Mapping[str, Tensor], table: Source) -> dict[str, int]:
-    """Return hidden_dim, n_layers, vocab_size, and head_dim where known; empty if the file has no table of ids."""
     names = (*table.names, *table.aliases, "output.weight")
     rows = next((tensors[name] for name in names if name in tensors), None)
     if rows is None or rows.dim() != 2:

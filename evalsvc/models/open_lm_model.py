@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from evalsvc.checkpoints.tensors import DTYPES, listed
 from evalsvc.checkpoints.weights import read_weights
 from evalsvc.errors import CheckpointMismatch, InvalidData, MissingPackage, UnsupportedModel
+from evalsvc.models.language_model import PaddedModel
 from evalsvc.models.loading import saved_frequencies
-from evalsvc.models.padded_model import PaddedModel
 from evalsvc.models.rotation import INV_FREQ_DTYPES, resolve_inv_freq_dtype
 from evalsvc.spec.model_config import OPEN_LM, ModelConfig
 
@@ -98,8 +98,7 @@ class OpenLmModel(PaddedModel):
         _, states, filled = self.module(ids, past_key_values=layers, use_cache=cache is not None, attention_mask=mask)
         if cache is not None:
             cache.layers, cache.length = filled, past + ids.shape[1]
-        hidden: Tensor = states
-        return hidden
+        return cast(Tensor, states)
 
     def head(self, hidden: Tensor, rows: Tensor | slice | None = None) -> Tensor:
         table = self.output_table if rows is None else self.output_table[rows]

@@ -79,8 +79,7 @@ class Positions(nn.Module):
             )
 
 
-def rotary_frequencies(config: ModelConfig) -> Tensor:  # [rotated dimensions / 2] float32
-    """Return the frequencies of a configuration, before any rounding."""
+def rotary_frequencies(config: ModelConfig) -> Tensor:  # [rotated dimensions / 2] float32, before any rounding
     table = inv_freq_table(config.rotated_dims, config.rotary_base)
     return table if config.rotary_scaling is None else scaled_frequencies(table, config.rotary_scaling)
 
@@ -93,11 +92,8 @@ def inv_freq_table(width: int, base: float = ROTARY_THETA) -> Tensor:  # [width 
 
 
 def scaled_frequencies(table: Tensor, scaling: RotaryScaling) -> Tensor:
-    """Return the frequencies of `table` after scaling.
-
-    `llama3` is the rule of Llama 3.1: frequencies of few turns within `original_length` are divided by `factor`, those
-    of many are kept, and those between are interpolated by their number of turns.
-    """
+    """Return the frequencies of `table` after scaling. By `llama3`, those of few turns within `original_length` are
+    divided by `factor`, those of many are kept, and those between are interpolated by their number of turns."""
     if scaling.kind == "linear":
         return table / scaling.factor
     turns = scaling.original_length * table / (2 * math.pi)
@@ -128,9 +124,6 @@ def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:  # [..., H, W];
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2).to(x.dtype)
 
 
-# the rounding of frequencies in training
-
-
 def resolve_inv_freq_dtype(config: ModelConfig, name: str) -> str:
     """Return the dtype of the rotary frequencies in training that a task's parameter names; "auto" derives it."""
     choices = ["auto", *INV_FREQ_DTYPES]
@@ -143,12 +136,10 @@ def resolve_inv_freq_dtype(config: ModelConfig, name: str) -> str:
 def trained_inv_freq_dtype(config: ModelConfig) -> str:
     """Return the dtype to which open_lm rounded the rotary frequencies while it trained this model.
 
-    open_lm builds its table from `inv_freq.to(keys.dtype)`. Rounding the frequencies changes every angle by up to 0.4
-    %, which at position 1,000 is whole radians: the model has learned those frequencies, and an evaluation in any dtype
-    must use them. open_lm also rounds cosines and sines, which only adds noise and is left out.
-
-    Keys are half precision under autocast ("amp…"), unless a q/k norm returns float32 there: all norms do except the
-    lp_ norms. FSDP's bf16 policies round the buffer itself. Without a known precision no frequency is rounded.
+    Rounding changes every angle by up to 0.4 %, which at position 1,000 is whole radians: an evaluation in any dtype
+    must use the frequencies that the model has learned. open_lm builds its table from `inv_freq.to(keys.dtype)`. Keys
+    are half precision under autocast ("amp…"), unless a q/k norm returns float32 there: all norms do except the lp_
+    norms. FSDP's bf16 policies round the buffer itself. Without a known precision no frequency is rounded.
     """
     if config.positional_embedding_type in ("llama_rotary", "none"):
         return "float32"

@@ -43,7 +43,7 @@ from evalsvc.errors import (
     show_name,
 )
 from evalsvc.families.reading import resolve_config
-from evalsvc.models.padded_model import CacheKind, PaddedModel
+from evalsvc.models.language_model import CacheKind, PaddedModel
 from evalsvc.spec.model_config import OPEN_LM, TRANSFORMERS, ModelConfig
 
 OLDEST = 5
@@ -115,7 +115,6 @@ def load_transformers(
 
 
 def _plain(path: Path, module: PreTrainedModel, weights: Weights) -> dict[str, Tensor]:
-    """Return the floating-point tensors. Others are buffers of older releases, unless a parameter has the name."""
     tensors = {name: tensor for name, tensor in weights.tensors.items() if is_plain(tensor)}
     parameters = {name for name, _ in module.named_parameters()}
     others = weights.tensors.keys() - tensors.keys()
@@ -129,39 +128,28 @@ def _plain(path: Path, module: PreTrainedModel, weights: Weights) -> dict[str, T
 
 
 def _empty(path: Path, settings: Mapping[str, Any]) -> PreTrainedModel:
-    kind = str(settings.get("model_type", ""))
+    kind = show_name(str(settings.get("model_type", "")))
     try:
         config = AutoConfig.for_model(**settings)
-    except MemoryError:
-        raise
-    except Exception as error:  # each model checks its configuration in its own way
-        raise _refused(path, kind, error) from None
-    if type(config) not in AutoModelForCausalLM._model_mapping:
-        raise UnsupportedModel(
-            f"transformers {transformers.__version__} has no causal language model of the model_type "
-            f"{show_name(kind)}; evaluate a decoder-only language model"
-        )
-    try:
+        if type(config) not in AutoModelForCausalLM._model_mapping:
+            raise UnsupportedModel(
+                f"transformers {transformers.__version__} has no causal language model of the model_type {kind}; "
+                "evaluate a decoder-only language model"
+            )
         with torch.device("meta"):
             build: Any = partial(AutoModelForCausalLM.from_config, config, trust_remote_code=False)
             # The file's own choice of attention is dropped before; torch's is taken where the model has it.
             try:
-                module = build(attn_implementation="sdpa")
+                return cast(PreTrainedModel, build(attn_implementation="sdpa"))
             except ValueError:
-                module = build(attn_implementation="eager")
-            return cast(PreTrainedModel, module)
-    except MemoryError:
+                return cast(PreTrainedModel, build(attn_implementation="eager"))
+    except (MemoryError, UnsupportedModel):
         raise
-    except Exception as error:
-        raise _refused(path, kind, error) from None
-
-
-def _refused(path: Path, kind: str, error: Exception) -> InvalidModelConfig:
-    # The package's message would quote the file.
-    return InvalidModelConfig(
-        f"transformers {transformers.__version__} refuses the configuration of {path} for the model_type "
-        f"{show_name(kind)} ({type(error).__name__}); correct its config.json"
-    )
+    except Exception as error:  # each model checks its configuration in its own way, and the message would quote it
+        raise InvalidModelConfig(
+            f"transformers {transformers.__version__} refuses the configuration of {path} for the model_type {kind} "
+            f"({type(error).__name__}); correct its config.json"
+        ) from None
 
 
 def _filled(path: Path, empty: PreTrainedModel, tensors: dict[str, Tensor], dtype: torch.dtype) -> PreTrainedModel:
@@ -211,9 +199,6 @@ def _quiet() -> Iterator[None]:
             package_log.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-# the trial of a cache
-
-
 def _tried(config: ModelConfig, module: PreTrainedModel) -> TransformersModel:
     """Return the model with the first cache that changes no number: not every model of the package has every cache."""
     failures = []
@@ -252,7 +237,6 @@ def _difference_of(model: TransformersModel) -> float:
 
 
 def _hidden_by_cache(model: TransformersModel, ids: Tensor) -> Tensor:  # [B, T, D]
-    """Compute hidden states after padding on the left, a prompt first and then token by token."""
     batch, length = ids.shape
     padded = torch.cat((ids[:, :1].expand(-1, PADDING), ids), dim=1)
     mask = torch.arange(PADDING + length, device=ids.device).expand(batch, -1) >= PADDING
@@ -271,9 +255,6 @@ def _difference(first: Tensor, second: Tensor) -> float:
     if not bool(second.isfinite().all()):
         return 0.0  # the task that computes NaN names the part of the model at fault
     return float((first.double() - second.double()).abs().max() / second.double().abs().max().clamp(min=1e-30))
-
-
-# the model
 
 
 class TransformersModel(PaddedModel):
@@ -427,18 +408,13 @@ class _Output(SimpleNamespace):
 
 
 def _steady_positions(config: ModelConfig, module: PreTrainedModel) -> list[int]:
-    """Return numbers of positions within which rotary frequencies are fixed; empty where they always are.
-
-    Beyond this number, the package chooses the frequencies of all rows by the longest row of the batch (`longrope`), or
-    by the longest row since the model was loaded (`dynamic`), so that a row's numbers depend on other rows.
-    """
+    """Return numbers of positions beyond which the package chooses the frequencies of all rows by the longest row of
+    the batch (`longrope`), or since the model was loaded (`dynamic`), so that a row's numbers depend on other rows."""
     parameters = getattr(module.config, "rope_parameters", None)
-    parameters = parameters if isinstance(parameters, Mapping) else {}
-    by_kind = [parameters, *(part for part in parameters.values() if isinstance(part, Mapping))]
     longest = getattr(module.config, "max_position_embeddings", config.seq_len)
     limits = []
-    for part in by_kind:
-        kind = str(part.get("rope_type", ""))
+    for part in (parameters, *parameters.values()) if isinstance(parameters, Mapping) else ():
+        kind = str(part.get("rope_type", "")) if isinstance(part, Mapping) else ""
         if kind == "longrope":
             limits.append(int(part.get("original_max_position_embeddings", longest)))
         elif "dynamic" in kind:

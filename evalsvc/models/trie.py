@@ -113,7 +113,6 @@ class Trie:
     ids: Ints
     """Id of each node, depth first."""
     positions: Ints
-    """Position of each node."""
     ends: Ints
     """First node after each node's subtree: `a` is `b` or its ancestor where a ≤ b < ends[a]."""
     paths: Sequence[Sequence[int]]
@@ -133,11 +132,8 @@ def build_trie(sequences: Sequence[tuple[int, ...]], budget: int | None = None) 
 
 
 def _walk(sequences: Sequence[tuple[int, ...]]) -> Iterator[tuple[tuple[int, ...], int, list[int]]]:
-    """Yield each sequence, the length that it shares with the sequence before, and its indices.
-
-    Groups that share nothing with each other come with the longest first, so that rows of one batch have similar
-    lengths, and memory runs out early or never.
-    """
+    """Yield each sequence, the length that it shares with the one before, and its indices. Groups that share nothing
+    come with the longest first: rows of one batch have similar lengths, and memory runs out early or never."""
     places: dict[tuple[int, ...], list[int]] = {}
     for index, sequence in enumerate(sequences):
         places.setdefault(sequence, []).append(index)
@@ -213,20 +209,12 @@ class _Nodes:
         for start, stop, behind in self.closed:
             ends[start:stop] = behind
         ids, positions = (np.array(column, dtype=np.int64) for column in (self.ids, self.positions))
-        return Trie(ids, positions, ends, [self.paths[index] for index in range(count)], list(self._batches()))
-
-    def _batches(self) -> Iterator[Batch]:
-        batch: list[Row] = []
+        batches: list[list[Row]] = []
         for row in self.rows:
-            if batch and row.stop - batch[0].start > self.budget:
-                yield Batch(batch)
-                batch = []
-            batch.append(row)
-        if batch:
-            yield Batch(batch)
-
-
-# hidden states of the nodes
+            if not batches or row.stop - batches[-1][0].start > self.budget:
+                batches.append([])
+            batches[-1].append(row)
+        return Trie(ids, positions, ends, [self.paths[index] for index in range(count)], list(map(Batch, batches)))
 
 
 def read_trie(model: Layered, trie: Trie) -> Iterator[tuple[Batch, Tensor]]:  # hidden [N, D]

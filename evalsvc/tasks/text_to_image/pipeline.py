@@ -28,7 +28,7 @@ from evalsvc.decoders import ImageDecoder, PixelError, pixel_error, to_uint8
 from evalsvc.errors import NonFinite
 from evalsvc.files.arrays import Array
 from evalsvc.files.artifacts import Artifact
-from evalsvc.models.graphs import decoding_stream
+from evalsvc.models.decoding import decoding_stream
 from evalsvc.sampling import Prompt, SamplerSpec, Samples
 from evalsvc.sampling.fitting import FittingBatches, generate_fitting
 from evalsvc.sampling.memory import attempt, release
