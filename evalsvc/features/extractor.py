@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar, Self, cast
 
 import torch
 from torch import Tensor
@@ -95,5 +95,4 @@ class FeatureExtractor(ABC):
 
 def load_extractor(kind: str, path: str | Path, *, device: str = "cpu") -> FeatureExtractor:
     """Load the extractor in a file or folder. `kind` is a name of the catalog's group `features`."""
-    extractor: FeatureExtractor = catalog.load("features", kind).from_path(Path(path), device=device)
-    return extractor
+    return cast(FeatureExtractor, catalog.load("features", kind).from_path(Path(path), device=device))

@@ -120,8 +120,7 @@ def compiled_add_norm(x: Tensor, delta: Tensor | None, norm: nn.Module) -> tuple
     """Compute `add_norm`, in one kernel where the norm is an RMSNorm."""
     if delta is None or not isinstance(norm, RMSNorm):
         return add_norm(x, delta, norm)
-    added: tuple[Tensor, Tensor] = compiled(add_rms)(x, delta, norm.weight, norm.eps, norm.arithmetic)
-    return added
+    return cast(tuple[Tensor, Tensor], compiled(add_rms)(x, delta, norm.weight, norm.eps, norm.arithmetic))
 
 
 def add_rms(x: Tensor, delta: Tensor, weight: Tensor, eps: float, norm: RMSArithmetic) -> tuple[Tensor, Tensor]:
