@@ -1,4 +1,5 @@
 import json
+import re
 import resource
 import signal
 import subprocess
@@ -7,35 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from refusals import refusal
 
 from evalsvc.data.files import limited_memory, private_bytes
 from evalsvc.data.tokenizer import read_tokenizer, render
 from evalsvc.errors import InvalidData
 from evalsvc.miniature import ROOT
-from evalsvc.spec.layout import VocabularyLayout, parse_layout, text_only
+from evalsvc.spec.layout import parse_layout, text_only
 
 TOKENIZER = read_tokenizer(ROOT / "tokenizer.json")
 
 
-@pytest.fixture(scope="module")
-def layout() -> VocabularyLayout:
-    return parse_layout(str(ROOT / "runs" / "layout.yaml"), ROOT).resolve(583)
-
-
-def test_what_is_not_text_is_shown_as_what_it_is(layout: VocabularyLayout) -> None:
+def test_what_is_not_text_is_shown_as_what_it_is() -> None:
+    layout = parse_layout(str(ROOT / "runs" / "layout.yaml"), ROOT).resolve(583)
     ids = [*TOKENIZER.encode("a zebra, "), 579, 580, 512, 575, *TOKENIZER.encode("über")]
     assert render(ids, layout, TOKENIZER) == "a zebra, ‹/text›‹image›‹image 0›‹image 63›über"
     assert render([], layout, TOKENIZER) == ""
-
-
-def test_rows_are_not_codes_nor_ids_of_the_tokenizer() -> None:
-    """The image block comes first and permuted, and the table has rows that nobody uses."""
-    mapping = {
-        "image": {"offset": 0, "size": 3, "map": [2, 0, 1]},
-        "text": {"offset": 10, "size": 520},
-        "special": {"doc": 4},
-    }
-    layout = parse_layout({**mapping, "template": ["TEXT", "IMAGE"]}).resolve(600)
+    # Here the image block comes first and permuted, and the table has rows that nobody uses.
+    blocks = {"image": {"offset": 0, "size": 3, "map": [2, 0, 1]}, "text": {"offset": 10, "size": 520}}
+    layout = parse_layout({**blocks, "special": {"doc": 4}, "template": ["TEXT", "IMAGE"]}).resolve(600)
     text = [10 + token for token in TOKENIZER.encode("yes")]
     assert render([*text, 2, 0, 4, 599, 10 + 515], layout, TOKENIZER) == "yes‹image 0›‹image 1›‹doc›‹row 599›‹text 515›"
 
@@ -56,8 +47,6 @@ def test_byte_fallback_and_special_tokens(shared: Path) -> None:
     assert render([200, 201], text_only(512), tokenizer) == "\ufffd\ufffd"
 
 
-# what stands before a text
-
 BEGIN = {"id": "<s>", "type_id": 0}
 TEXT, END = {"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "</s>", "type_id": 0}}
 SPECIAL = {name: {"id": name, "ids": [number], "tokens": [name]} for number, name in ((4, "<s>"), (5, "</s>"))}
@@ -73,33 +62,22 @@ def adding(path: Path, *parts: dict[str, Any]) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    ("parts", "before"),
-    [
-        ([{"SpecialToken": BEGIN}, TEXT], [4]),  # Llama 3, Gemma
-        ([{"SpecialToken": BEGIN}, TEXT, END], [4]),  # BERT
-        ([TEXT, END], []),  # T5
-    ],
-)
-def test_a_post_processor_adds_nothing_and_what_it_would_add_is_known(
-    tmp_path: Path, parts: list[dict[str, Any]], before: list[int]
-) -> None:
-    tokenizer = read_tokenizer(adding(tmp_path / "tokenizer.json", *parts))
-    for text in ("", "a zebra", "<s>"):
-        assert tokenizer.encode(text) == TOKENIZER.encode(text)
-    assert tokenizer.added_before == before
+def test_a_post_processor_adds_nothing_and_what_it_would_add_is_known(tmp_path: Path) -> None:
+    """As with Llama 3 and Gemma, with BERT, and with T5."""
+    begin = {"SpecialToken": BEGIN}
+    for number, (parts, before) in enumerate((((begin, TEXT), [4]), ((begin, TEXT, END), [4]), ((TEXT, END), []))):
+        tokenizer = read_tokenizer(adding(tmp_path / f"{number}.json", *parts))
+        assert all(tokenizer.encode(text) == TOKENIZER.encode(text) for text in ("", "a zebra", "<s>"))
+        assert tokenizer.added_before == before
 
 
 def test_who_decides_on_the_beginning_of_a_text(tmp_path: Path) -> None:
     """A model that was trained with a first token is far off without it, and nothing in its numbers says so."""
     tokenizer = read_tokenizer(adding(tmp_path / "tokenizer.json", {"SpecialToken": BEGIN}, TEXT))
     assert [tokenizer.beginning(4), tokenizer.beginning(0), tokenizer.beginning("none")] == [4, 0, None]
-    with pytest.raises(
-        InvalidData, match=r"puts 4 before every text by itself, and neither .* `text\.bos` to 4, or to"
-    ):
-        tokenizer.beginning(None)
-    with pytest.raises(InvalidData, match=r"bos is 512; the tokenizer .* has the ids 0…511"):
-        tokenizer.beginning(512)
+    undecided = rf"the tokenizer {tokenizer.path} puts 4 before every text by itself, and neither .* to 4, or to"
+    assert re.match(undecided, refusal(InvalidData, tokenizer.beginning, None))
+    assert re.match(r"bos is 512; .* has the ids 0…511", refusal(InvalidData, tokenizer.beginning, 512))
     assert TOKENIZER.added_before == []
     assert TOKENIZER.beginning(None) is None
     ids = TOKENIZER.encode("a zebra")
@@ -107,17 +85,9 @@ def test_who_decides_on_the_beginning_of_a_text(tmp_path: Path) -> None:
     assert TOKENIZER.encode("a zebra", bos=ids[0]) == ids, "a text that has its beginning gets no second, as in HFLM"
 
 
-# files that are out to harm who opens them
-
-
 def hostile(path: Path, **parts: Any) -> Path:
-    """A small tokenizer with some parts replaced."""
-    content = {
-        "version": "1.0",
-        "added_tokens": [],
-        "model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"},
-    }
-    path.write_text(json.dumps({**content, **parts}))
+    model = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}
+    path.write_text(json.dumps({"version": "1.0", "added_tokens": [], "model": model, **parts}))
     return path
 
 
@@ -137,38 +107,25 @@ def test_a_panic_of_the_library_is_an_error_of_the_file(tmp_path: Path, when: st
         read_tokenizer(path).decode(read_tokenizer(path).encode("a b"))
 
 
-def test_a_tokenizer_that_is_deep_or_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tokenizer_that_is_deep_long_or_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "tokenizer.json"
-    for content in ("[" * 1_000_000, '{"normalizer": ' + '{"type":"Sequence","normalizers":[' * 100_000):
+    quoting = '{"version": "hunter2"}', '"hunter2"', "hunter2", '{"model": {"type": "hunter2"}}'
+    for content in ("[" * 1_000_000, '{"normalizer": ' + '{"type":"Sequence","normalizers":[' * 100_000, *quoting):
         path.write_text(content)
-        with pytest.raises(InvalidData, match=r"is not a tokenizer\.json that works at line 1 column \d+; give"):
-            read_tokenizer(path)
-    monkeypatch.setattr("evalsvc.data.tokenizer.MAX_BYTES", 100)
-    with pytest.raises(InvalidData, match="is larger than 100 bytes; give a tokenizer"):
-        read_tokenizer(path)
-
-
-@pytest.mark.parametrize(
-    "content", ['{"version": "hunter2"}', '"hunter2"', "hunter2", '{"model": {"type": "hunter2"}}']
-)
-def test_what_a_tokenizers_file_holds_is_not_quoted(tmp_path: Path, content: str) -> None:
-    """Who names a file need not be who may read it."""
-    (tmp_path / "tokenizer.json").write_text(content)
-    with pytest.raises(InvalidData) as caught:
-        read_tokenizer(tmp_path / "tokenizer.json")
-    assert "hunter2" not in caught.value.message
+        said = refusal(InvalidData, read_tokenizer, path)
+        assert re.search(r"is not a tokenizer\.json that works at line 1 column \d+; give", said)
+    monkeypatch.setattr("evalsvc.data.tokenizer.MAX_BYTES", 5)
+    assert "is larger than 5 bytes; give a tokenizer" in refusal(InvalidData, read_tokenizer, path)
 
 
 def test_special_tokens_are_told_from_other_added_tokens(tmp_path: Path) -> None:
     """NeoX's tokenizer adds runs of blanks, which are text."""
-    content = json.loads((ROOT / "tokenizer.json").read_text())
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    added = (("<|endoftext|>", True), ("    ", False))
-    content["added_tokens"] = [
-        {"id": 512 + place, "content": text, "special": special, **flags} for place, (text, special) in enumerate(added)
+    added = [
+        {"id": place, "content": text, "special": place == 1, **flags}
+        for place, text in ((1, "<|endoftext|>"), (2, "    "))
     ]
-    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
-    assert read_tokenizer(tmp_path / "tokenizer.json").special_ids == {512}
+    assert read_tokenizer(hostile(tmp_path / "tokenizer.json", added_tokens=added)).special_ids == {1}
     assert TOKENIZER.special_ids == frozenset()
 
 

@@ -1,10 +1,12 @@
 """What every registered image decoder must do, and what all of them refuse alike."""
 
 import copy
+from itertools import product
 
 import plain_autoencoder
 import pytest
 import torch
+from refusals import refusal
 from safetensors.torch import save_file
 from tiny_decoders import random_decoder, tiny_config
 from torch import Tensor
@@ -33,6 +35,7 @@ class TestEveryDecoder:
         return random_decoder(tiny_config(kind), kind)
 
     def test_shapes_and_dtypes(self, decoder: ImageDecoder) -> None:
+        """The attention's place is fixed by the nominal resolution, the size of the image is free."""
         assert (decoder.codebook_size, decoder.downsampling, decoder.resolution) == (16, 4, 32)
         assert decoder.grid(32, 48) == (8, 12)
         codes = decoder.encode(random_images(3, 3, 32, 32))
@@ -41,9 +44,6 @@ class TestEveryDecoder:
         images = decoder.decode(codes)
         assert (images.shape, images.dtype) == ((3, 3, 32, 32), torch.float32)
         assert not images.requires_grad
-
-    def test_other_sizes_and_grids(self, decoder: ImageDecoder) -> None:
-        """The attention's place is fixed by the nominal resolution, the size of the image is free."""
         assert decoder.encode(random_images(1, 3, 16, 40)).shape == (1, 40)
         assert decoder.decode(random_codes(decoder, 1, 40), (4, 10)).shape == (1, 3, 16, 40)
         assert decoder.decode(random_codes(decoder, 1, 4)).shape == (1, 3, 8, 8)
@@ -62,6 +62,8 @@ class TestEveryDecoder:
             assert (decoder.decode(codes) - whole[0]).abs().max() < 2e-5
             assert torch.equal(decoder.encode(images), whole[1])
             assert seen == expected
+        monkeypatch.setattr("evalsvc.decoders.blocks.CHUNK_BYTES", 5 * 4 * 16)  # of distances to the codebook
+        assert torch.equal(decoder.encode(images), whole[1])
 
     def test_memory_is_known_before_anything_is_allocated(self, kind: str) -> None:
         with torch.device("meta"):
@@ -126,38 +128,27 @@ class TestEveryDecoder:
         (entries - latents.detach()).square().mean().backward()
         assert all(bool(parameter.grad.abs().sum() > 0) for parameter in decoder.parameters())
 
-    @pytest.mark.parametrize(
-        ("codes", "grid", "message"),
-        [
-            (torch.zeros(1, 6, dtype=torch.int64), None, "6 codes do not make a square image; give the grid"),
-            (torch.zeros(1, 0, dtype=torch.int64), None, "0 codes do not make a square image"),
-            (torch.zeros(1, 6, dtype=torch.int64), (2, 4), "a grid of 2x4 has 8 codes, 6 were given"),
-            (torch.zeros(1, 6, dtype=torch.int64), (-2, -3), "a grid of -2x-3 has 6 codes, 6 were given"),
+    def test_refuses_codes_and_images(self, decoder: ImageDecoder) -> None:
+        six = torch.zeros(1, 6, dtype=torch.int64)
+        for codes, grid, message in (
+            (six, None, "6 codes do not make a square image; give the grid"),
+            (six[:, :0], None, "0 codes do not make a square image"),
+            (six, (2, 4), "a grid of 2x4 has 8 codes, 6 were given"),
+            (six, (-2, -3), "a grid of -2x-3 has 6 codes, 6 were given"),
             (torch.tensor([[0, 1, 16, 2]]), None, "code 16 is outside the codebook 0…15; give codes of this decoder"),
             (torch.tensor([[0, 1, -1, 2]]), None, "code -1 is outside the codebook 0…15"),
-            (torch.zeros(4, dtype=torch.int64), None, r"decode takes integer codes \[B, N\], not torch.int64 \[4\]"),
-            (torch.zeros(1, 4), None, r"decode takes integer codes \[B, N\], not torch.float32 \[1, 4\]"),
-        ],
-    )
-    def test_refuses_codes(
-        self, decoder: ImageDecoder, codes: Tensor, grid: tuple[int, int] | None, message: str
-    ) -> None:
-        with pytest.raises(InvalidData, match=message):
-            decoder.decode(codes, grid)
-
-    @pytest.mark.parametrize(
-        ("images", "message"),
-        [
-            (torch.zeros(1, 1, 8, 8), r"floating-point images \[B, 3, H, W\] .* not torch.float32 \[1, 1, 8, 8\]"),
-            (torch.zeros(3, 8, 8), r"not torch.float32 \[3, 8, 8\]"),
+            (six[0], None, "decode takes integer codes [B, N], not torch.int64 [6]"),
+            (torch.zeros(1, 4), None, "decode takes integer codes [B, N], not torch.float32 [1, 4]"),
+        ):
+            assert message in refusal(InvalidData, decoder.decode, codes, grid)
+        for images, message in (
+            (torch.zeros(1, 1, 8, 8), "not torch.float32 [1, 1, 8, 8]"),
+            (torch.zeros(3, 8, 8), "not torch.float32 [3, 8, 8]"),
             (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), "not torch.uint8"),
             (torch.zeros(1, 3, 8, 10), "images of 8x10 pixels do not divide into codes of 4x4; resize or crop"),
             (torch.zeros(1, 3, 0, 8), "images of 0x8 pixels do not divide"),
-        ],
-    )
-    def test_refuses_images(self, decoder: ImageDecoder, images: Tensor, message: str) -> None:
-        with pytest.raises(InvalidData, match=message):
-            decoder.encode(images)
+        ):
+            assert message in refusal(InvalidData, decoder.encode, images)
 
 
 @pytest.mark.parametrize("kind", catalog.names("decoders"))
@@ -188,33 +179,26 @@ def test_to_uint8_rounds() -> None:
     assert torch.equal(to_uint8(levels / 127.5 - 1), levels)
 
 
-@pytest.mark.parametrize("workspace", [1, 2_000, 1 << 30], ids=["row by row", "bands", "at once"])
 @pytest.mark.parametrize("shape", [(1, 3, 1, 1), (2, 5, 7, 6), (1, 2, 4, 33)])
 @torch.no_grad()
-def test_equals_upsampling_and_convolution(
-    shape: tuple[int, int, int, int], workspace: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(folding, "WORKSPACE", workspace)
+def test_equals_upsampling_and_convolution(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row by row, in bands, and at once."""
     generator = torch.Generator().manual_seed(0)
     sizes = (shape, (8, shape[1], 3, 3), (8,))
     x, weight, bias = (torch.randn(*size, generator=generator, dtype=torch.float64) for size in sizes)
     large = functional.interpolate(x, scale_factor=2.0, mode="nearest")
     wanted = functional.conv2d(large, weight, bias, padding=1)
-    for layout in (torch.contiguous_format, torch.channels_last):
+    for workspace, layout in product((1, 2_000, 1 << 30), (torch.contiguous_format, torch.channels_last)):
+        monkeypatch.setattr(folding, "WORKSPACE", workspace)
         found = folding.upsample_and_convolve(x.contiguous(memory_format=layout), weight, bias)
         assert (found - wanted).abs().max() < 1e-12
-
-
-def probe_codes(decoder: ImageDecoder) -> Tensor:  # [4, 64] int64
-    """Codes to compare on: patches of them, since an image repeats itself."""
-    small = torch.randint(0, decoder.codebook_size, (4, 2, 2), generator=torch.Generator().manual_seed(0))
-    return small.repeat_interleave(4, 1).repeat_interleave(4, 2).flatten(1)
 
 
 def test_pixel_errors_count_grey_levels() -> None:
     """A bias of 2 / 127.5 after the last convolution is two levels wherever nothing is clamped."""
     decoder = random_decoder(tiny_config("movqgan"), "movqgan")
-    codes = probe_codes(decoder)
+    patches = random_codes(decoder, 4, 4).view(4, 2, 2)  # since an image repeats itself
+    codes = patches.repeat_interleave(4, 1).repeat_interleave(4, 2).flatten(1)
     assert pixel_error(decoder, decoder, codes) == PixelError(4, 0.0, 0, 0.0)
     dim = copy.deepcopy(decoder).double()
     with torch.no_grad():

@@ -1,9 +1,9 @@
 """Folders and files of image tokenizers that are out to harm, or to be taken for others: each is refused, by advice."""
 
+import argparse
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 import torch
 from decoder_folders import janus_config, llamagen_file, to_janus, tokenizer_alone, whole_model
 from hostile_files import archive, calling
+from refusals import refusal
 from tiny_decoders import randomise
 from torch import Tensor
 
@@ -28,52 +29,33 @@ from evalsvc.errors import (
     UnsupportedModel,
 )
 
-
-def decoder() -> LlamaGen:
-    return randomise(LlamaGen.from_config(janus_config()), seed=3).eval()
-
-
-def authors() -> dict[str, Tensor]:
-    own = decoder()
-    return {own.file_name(name): tensor for name, tensor in own.state_dict().items()}
+DECODER = randomise(LlamaGen.from_config(janus_config()), seed=3).eval()
+AUTHORS = {DECODER.file_name(name): tensor for name, tensor in DECODER.state_dict().items()}
+CONFIG = {"target": LLAMAGEN_TARGET, **DECODER.config.model_dump()}
 
 
 def theirs() -> dict[str, Tensor]:
-    return {to_janus(name): tensor for name, tensor in authors().items()}
+    return {to_janus(name): tensor.clone() for name, tensor in AUTHORS.items()}
 
 
-CONFIG = {"target": LLAMAGEN_TARGET, **decoder().config.model_dump()}
-
-
-def configured(**changes: Any) -> Callable[[Path], Path]:
-    """A folder whose `config.json` is changed, with the weights of the unchanged one."""
-    return lambda folder: tokenizer_alone(folder / "x", janus_config(**changes), theirs())
-
-
-def saved(change: Callable[[dict[str, Tensor]], object], **changes: Any) -> Callable[[Path], Path]:
-    """A folder whose tensors are changed."""
+def saved(
+    change: Callable[[dict[str, Tensor]], object] = lambda tensors: None, text: str = "", **changes: Any
+) -> Callable[[Path], Path]:
+    """A folder whose tensors or whose `config.json` are changed, the latter in some fields or to a text."""
 
     def make(folder: Path) -> Path:
         tensors = theirs()
         change(tensors)
-        return tokenizer_alone(folder / "x", janus_config(**changes), tensors)
-
-    return make
-
-
-def written(content: str) -> Callable[[Path], Path]:
-    """A folder whose `config.json` is this text."""
-
-    def make(folder: Path) -> Path:
-        path = tokenizer_alone(folder / "x", janus_config(), theirs())
-        (path / "config.json").write_text(content)
+        path = tokenizer_alone(folder / "x", janus_config(**changes), tensors)
+        if text:
+            (path / "config.json").write_text(text)
         return path
 
     return make
 
 
 def remote_code(folder: Path) -> Path:
-    path = configured(model_type="mine", auto_map={"AutoModel": "modeling.Mine"})(folder)
+    path = saved(model_type="mine", auto_map={"AutoModel": "modeling.Mine"})(folder)
     (path / "modeling.py").write_text(f"open({str(folder / 'it-ran')!r}, 'w')")
     return path
 
@@ -93,7 +75,7 @@ def program(folder: Path) -> Path:
 def turn(tensors: dict[str, Tensor]) -> None:
     """Count the decoder's levels from the highest resolution, as taming-transformers does."""
     tensors.clear()
-    tensors.update(decoder().state_dict())
+    tensors.update(DECODER.state_dict())
 
 
 CODEBOOK = "quantize.embedding.weight"
@@ -104,51 +86,38 @@ quantised = saved(lambda t: t.update({CODEBOOK: t[CODEBOOK].char()}))
 
 def arguments_of_training(folder: Path) -> Path:
     """LlamaGen's trainer saves its command line; the guard does not tell a harmless class from another."""
-    import argparse
-
-    return llamagen_file(folder / "vq.pt", authors(), args=argparse.Namespace(lr=1))
+    return llamagen_file(folder / "vq.pt", AUTHORS, args=argparse.Namespace(lr=1))
 
 
-@dataclass(frozen=True)
-class Attack:
-    make: Callable[[Path], Path]
-    error: type[EvalsvcError]
-    words: str
-    config: Any = None
-
-
-ATTACKS = {
-    "remote code": Attack(remote_code, UnsupportedModel, "is of no known decoder; give a file of one of: chameleon"),
-    "huge width": Attack(configured(base_channels=10**9), InvalidModelConfig, "ch: input should be less than"),
-    "huge number": Attack(configured(num_patches=10**400), InvalidModelConfig, "num_patches: input should be less"),
-    "many levels": Attack(configured(channel_multiplier=[1] * 10**5), InvalidModelConfig, "at most 10 items"),
-    "negative size": Attack(configured(num_res_blocks=-1), InvalidModelConfig, "num_res_blocks: input should be gr"),
-    "no size": Attack(vision_of_nothing, InvalidModelConfig, "vision_config: patch_size"),
-    "not a number": Attack(configured(embed_dim=float("nan")), InvalidModelConfig, "embed_dim: input should be a"),
-    "fraction": Attack(configured(num_embeddings=16.5), InvalidModelConfig, "num_embeddings: input should be a"),
-    "list": Attack(configured(vq_config=[1, 2]), InvalidModelConfig, "vq_config is a list; give the fields"),
-    "deep": Attack(written('{"a":' * 10**5), InvalidModelConfig, "is no readable JSON"),
-    "many digits": Attack(written('{"embed_dim": 1' + "0" * 9999 + "}"), InvalidModelConfig, "is no readable JSON"),
-    "large": Attack(written(" " * 10_000_001), InvalidModelConfig, "is larger than 10,000,000 bytes; give the"),
-    "another function": Attack(configured(double_latent=True), InvalidModelConfig, "double_z is not False"),
-    "no attention": Attack(configured(attn_type=None), InvalidModelConfig, "attn_type is not 'vanilla'"),
-    "huge codebook": Attack(configured(num_embeddings=2**24), CheckpointMismatch, "the file's codebook is 64 x 4"),
-    "parameter twice": Attack(twice, CheckpointMismatch, "are one parameter; save one decoder only"),
-    "levels turned": Attack(saved(turn, channel_multiplier=[1, 2, 2]), CheckpointMismatch, "wrongly shaped"),
-    "broken weights": Attack(broken, NonFinite, "quantize.embedding.weight; the run has diverged"),
-    "quantised": Attack(quantised, CheckpointMismatch, "no plain floating-point tensor"),
-    "code in weights": Attack(program, UnsafeCheckpoint, "so it was not opened; save only tensors", CONFIG),
-    "command line": Attack(arguments_of_training, UnsafeCheckpoint, "would run argparse.Namespace", CONFIG),
+ATTACKS: dict[str, tuple[Callable[[Path], Path], type[EvalsvcError], str, *tuple[Any, ...]]] = {
+    "remote code": (remote_code, UnsupportedModel, "is of no known decoder; give a file of one of: chameleon"),
+    "huge width": (saved(base_channels=10**9), InvalidModelConfig, "ch: input should be less than"),
+    "huge number": (saved(num_patches=10**400), InvalidModelConfig, "num_patches: input should be less"),
+    "many levels": (saved(channel_multiplier=[1] * 10**5), InvalidModelConfig, "at most 10 items"),
+    "negative size": (saved(num_res_blocks=-1), InvalidModelConfig, "num_res_blocks: input should be gr"),
+    "no size": (vision_of_nothing, InvalidModelConfig, "vision_config: patch_size"),
+    "not a number": (saved(embed_dim=float("nan")), InvalidModelConfig, "embed_dim: input should be a"),
+    "fraction": (saved(num_embeddings=16.5), InvalidModelConfig, "num_embeddings: input should be a"),
+    "list": (saved(vq_config=[1, 2]), InvalidModelConfig, "vq_config is a list; give the fields"),
+    "deep": (saved(text='{"a":' * 10**5), InvalidModelConfig, "is no readable JSON"),
+    "many digits": (saved(text='{"embed_dim": 1' + "0" * 9999 + "}"), InvalidModelConfig, "is no readable JSON"),
+    "large": (saved(text=" " * 10_000_001), InvalidModelConfig, "is larger than 10,000,000 bytes; give the"),
+    "another function": (saved(double_latent=True), InvalidModelConfig, "double_z is not False"),
+    "no attention": (saved(attn_type=None), InvalidModelConfig, "attn_type is not 'vanilla'"),
+    "huge codebook": (saved(num_embeddings=2**24), CheckpointMismatch, "the file's codebook is 64 x 4"),
+    "parameter twice": (twice, CheckpointMismatch, "are one parameter; save one decoder only"),
+    "levels turned": (saved(turn, channel_multiplier=[1, 2, 2]), CheckpointMismatch, "wrongly shaped"),
+    "broken weights": (broken, NonFinite, "quantize.embedding.weight; the run has diverged"),
+    "quantised": (quantised, CheckpointMismatch, "no plain floating-point tensor"),
+    "code in weights": (program, UnsafeCheckpoint, "so it was not opened; save only tensors", CONFIG),
+    "command line": (arguments_of_training, UnsafeCheckpoint, "would run argparse.Namespace", CONFIG),
 }
 
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_is_refused_with_advice(name: str, tmp_path: Path) -> None:
-    attack = ATTACKS[name]
-    path = attack.make(tmp_path)
-    with pytest.raises(attack.error) as caught:
-        load_decoder(path, attack.config)
-    assert attack.words in caught.value.message
+    make, error, words, *config = ATTACKS[name]
+    assert words in refusal(error, load_decoder, make(tmp_path), *config)
     assert not (tmp_path / "it-ran").exists()
 
 

@@ -29,26 +29,15 @@ from evalsvc.decoders.movqgan import MoVQGAN
 from evalsvc.decoders.vqgan import VQGAN, Chameleon
 from evalsvc.errors import CheckpointMismatch
 
-TAMING = {
-    "embed_dim": 256,
-    "n_embed": 16384,
-    "ddconfig": {
-        "double_z": False,
-        "z_channels": 256,
-        "resolution": 256,
-        "ch": 128,
-        "ch_mult": [1, 1, 2, 2, 4],
-        "num_res_blocks": 2,
-        "attn_resolutions": [16],
-    },
-}
+TAMING: dict[str, Any] = {"double_z": False, "z_channels": 256, "resolution": 256, "num_res_blocks": 2}
+TAMING |= {"ch": 128, "ch_mult": [1, 1, 2, 2, 4], "attn_resolutions": [16]}
+TAMING = {"embed_dim": 256, "n_embed": 16384, "ddconfig": TAMING}
 """The configuration of taming-transformers' vqgan_imagenet_f16_16384."""
 
 KINDS: dict[str, type[ImageDecoder]] = {"movqgan": MoVQGAN, "llamagen": LlamaGen, "chameleon": Chameleon}
 
 
 def empty(name: str) -> ImageDecoder:
-    """The published network of this name, without values."""
     kind = VQGAN if name == "taming" else KINDS[name.split("-")[0]]
     with torch.device("meta"):
         return kind.from_config(REGISTERED.get(name, TAMING))
@@ -75,9 +64,6 @@ def random_images(batch: int = 2, side: int = 32) -> Tensor:
     return torch.rand(batch, 3, side, side, generator=torch.Generator().manual_seed(2)) * 2 - 1
 
 
-# the authors' numbers
-
-
 @pytest.mark.parametrize(("case", "ema"), [("flat_file", False), ("lightning_file", False), ("lightning_file", True)])
 def test_movqgan_is_the_authors(case: str, ema: bool, request: pytest.FixtureRequest) -> None:
     file: Path = request.getfixturevalue(case)
@@ -94,9 +80,6 @@ def test_movqgan_is_the_authors(case: str, ema: bool, request: pytest.FixtureReq
     assert torch.equal(decoder.encode(expected["image"]), expected["indices"])
     assert (decoder.latents(expected["image"]) - expected["prequant"]).abs().max() < 3e-5
     assert (decoder.decode(expected["indices"]) - expected["reconstruction"]).abs().max() < 3e-5
-
-
-# published sizes and names
 
 
 @pytest.mark.parametrize(
@@ -120,7 +103,6 @@ def test_published_sizes(name: str, parameters: int | None, codes: int, grid: tu
 
 NAMES: dict[str, dict[str, list[int] | None]] = {
     "chameleon-vq": {  # of `vqgan.ckpt`, with attention in the middle only
-        "encoder.down.3.block.1.conv2.weight": [256, 256, 3, 3],
         "encoder.mid.attn_1.proj_out.weight": [512, 512, 1, 1],
         "quantize.embedding.weight": [8_192, 256],
         "decoder.up.4.upsample.conv.weight": [512, 512, 3, 3],
@@ -128,9 +110,7 @@ NAMES: dict[str, dict[str, list[int] | None]] = {
         "encoder.down.4.attn.0.q.weight": None,
     },
     "llamagen-vq-16": {  # of `vq_ds16_c2i.pt`; the decoder's levels are counted from the lowest resolution
-        "encoder.conv_blocks.3.downsample.conv.bias": [256],
         "encoder.conv_blocks.4.attn.1.q.weight": [512, 512, 1, 1],
-        "quantize.embedding.weight": [16_384, 8],
         "post_quant_conv.weight": [256, 8, 1, 1],
         "decoder.mid.2.conv2.weight": [512, 512, 3, 3],
         "decoder.conv_blocks.0.upsample.conv.weight": [512, 512, 3, 3],
@@ -140,11 +120,9 @@ NAMES: dict[str, dict[str, list[int] | None]] = {
         "decoder.conv_blocks.4.upsample.conv.weight": None,
     },
     "taming": {  # plain norms in the decoder too, attention at the lowest level
-        "quantize.embedding.weight": [16384, 256],
         "decoder.up.4.attn.2.norm.weight": [512],
         "decoder.up.1.block.0.nin_shortcut.weight": [128, 256, 1, 1],
         "encoder.down.3.downsample.conv.weight": [256, 256, 3, 3],
-        "decoder.norm_out.weight": [128],
         "decoder.up.3.attn.0.q.weight": None,
         "encoder.down.4.downsample.conv.weight": None,
         "decoder.norm_out.conv_y": None,
@@ -156,8 +134,6 @@ NAMES: dict[str, dict[str, list[int] | None]] = {
 def test_names_of_the_authors(name: str) -> None:
     shapes = shapes_of(empty(name))
     assert {parameter: shapes.get(parameter) for parameter in NAMES[name]} == NAMES[name]
-    if name.startswith("llamagen"):
-        assert not [key for key in shapes if ".up." in key or ".block" in key.replace("conv_blocks", "")]
 
 
 def test_keys_and_shapes_of_270m(shared: Path) -> None:
@@ -165,26 +141,18 @@ def test_keys_and_shapes_of_270m(shared: Path) -> None:
     assert lines == set((shared / "facts" / "movqgan_270M_keys.txt").read_text().splitlines())
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "side"),
-    [
+def test_a_configuration_that_leaves_out_defaults_is_the_published_one() -> None:
+    """`config.json` has only what differs from the class; a whole Janus' patches are those of its vision tower."""
+    for name, content, side in (
         ("chameleon-vq", {"model_type": "chameleon", "vq_config": None}, 512),
         ("llamagen-vq-16", {"model_type": "janus_vqgan"}, 512),
         ("llamagen-vq-16", {"model_type": "janus", "vq_config": {"num_patches": 32}}, 384),
-    ],
-)
-def test_a_configuration_that_leaves_out_defaults_is_the_published_one(
-    name: str, content: dict[str, Any], side: int
-) -> None:
-    """`config.json` has only what differs from the class; a whole Janus' patches are those of its vision tower."""
-    published = empty(name)
-    with torch.device("meta"):
-        decoder = type(published).from_config(content)
-    assert decoder.resolution == side
-    assert shapes_of(decoder) == shapes_of(published)
-
-
-# formats of one network
+    ):
+        published = empty(name)
+        with torch.device("meta"):
+            decoder = type(published).from_config(content)
+        assert decoder.resolution == side
+        assert shapes_of(decoder) == shapes_of(published)
 
 
 def test_every_format_of_a_chameleon_is_the_same_decoder(tmp_path: Path) -> None:
@@ -201,6 +169,10 @@ def test_every_format_of_a_chameleon_is_the_same_decoder(tmp_path: Path) -> None
     loaded.append(load_decoder(tokenizer_alone(tmp_path / "alone", config, tensors)))
     loaded.append(load_decoder(whole_model(tmp_path / "whole", config, tensors)))
     require_same(decoder, loaded)
+    encoder = {name: tensor for name, tensor in tensors.items() if "decoder" not in name}
+    folder = whole_model(tmp_path / "as transformers' conversion writes it", config, encoder)
+    with pytest.raises(CheckpointMismatch, match=r"has an encoder and no decoder .* give the authors' file"):
+        load_decoder(folder)
 
 
 def test_every_format_of_a_llamagen_is_the_same_decoder(tmp_path: Path) -> None:
@@ -237,14 +209,6 @@ def require_same(decoder: ImageDecoder, loaded: list[ImageDecoder]) -> None:
         assert torch.equal(other.encode(images), decoder.encode(images))
 
 
-def test_a_folder_without_a_decoder(tmp_path: Path) -> None:
-    """As transformers' conversion writes it: "we dont do image generation yet"."""
-    tensors = {name: tensor for name, tensor in tiny("chameleon").state_dict().items() if "decoder" not in name}
-    folder = whole_model(tmp_path / "whole", chameleon_config(attn_resolutions=[16]), tensors)
-    with pytest.raises(CheckpointMismatch, match=r"has an encoder and no decoder .* give the authors' file"):
-        load_decoder(folder)
-
-
 def test_raw_and_averaged_weights_of_a_training(tmp_path: Path) -> None:
     """A value that is no set of tensors under `ema` is not an average."""
     decoder = tiny("llamagen")
@@ -267,23 +231,6 @@ def test_raw_and_averaged_weights_of_a_training(tmp_path: Path) -> None:
         load_decoder(rate, config, ema=True)
 
 
-# the plain version
-
-
-@pytest.mark.parametrize("name", ["chameleon-vq", "llamagen-vq-16", "llamagen-vq-8"])
-def test_published_depths_equal_the_plain_version(name: str) -> None:
-    """The published configuration with a quarter of the channels."""
-    published: Any = REGISTERED[name]
-    kind, unit = KINDS[name.split("-")[0]], name.startswith("llamagen")
-    changes = {"ch": 32, "z_channels": 16} if unit else {"ch": 32}
-    decoder = kind.from_config({**published, "ddconfig": {**published["ddconfig"], **changes}})
-    randomise(decoder, seed=5).eval().requires_grad_(False)
-    states, codes = decoder.state_dict(), random_codes(decoder.codebook_size, 1)[:, :16]
-    assert (decoder.decode(codes) - plain_autoencoder.decode(states, codes, 4, 4, unit=unit)).abs().max() < 1e-4
-    images = random_images(1, 4 * decoder.downsampling)
-    assert torch.equal(decoder.encode(images), plain_autoencoder.encode(states, images, unit=unit)[1])
-
-
 def test_gradients_equal_the_plain_version() -> None:
     """Norms and activations overwrite their input, which must not reach what the backward pass needs."""
     decoder = random_decoder(tiny_config("movqgan"), "movqgan").double()
@@ -295,16 +242,6 @@ def test_gradients_equal_the_plain_version() -> None:
         wanted = parameters[name].grad
         assert (parameter.grad is None) == (wanted is None) == name.startswith(("encoder.", "quant_conv."))
         assert wanted is None or torch.allclose(parameter.grad, wanted, rtol=1e-9, atol=1e-12), name
-
-
-def test_many_codes_are_searched_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    decoder = random_decoder(tiny_config("movqgan"), "movqgan")
-    wanted = decoder.encode(random_images(3, 16))
-    monkeypatch.setattr("evalsvc.decoders.blocks.CHUNK_BYTES", 5 * 4 * 16)
-    assert torch.equal(decoder.encode(random_images(3, 16)), wanted)
-
-
-# transformers
 
 
 @pytest.mark.usefixtures("reference_models")

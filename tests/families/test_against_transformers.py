@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 from decode_paths import PATHS, leave_uncompiled, stepped_logits
+from smollm2 import TEXTS, write_open_lm
 from tiny_families import MODELS, ROWS, write_theirs
 from torch import Tensor
 
-from evalsvc.models import DecodePath, Transformer, build_trie, load_model, read_trie
+from evalsvc.checkpoints.weights import read_weights
+from evalsvc.models import Transformer, load_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -25,7 +27,6 @@ Pair = tuple["PreTrainedModel", Transformer]
 
 @pytest.fixture(scope="module", params=MODELS)
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    """A model of transformers, and what is read from the folder that it wrote."""
     folder = tmp_path_factory.mktemp(request.param)
     return write_theirs(request.param, folder), load_model(folder)
 
@@ -40,23 +41,22 @@ def difference(found: Tensor, expected: Tensor) -> float:
 
 
 @torch.inference_mode()
-def test_logits(pair: Pair) -> None:
-    theirs, ours = pair
-    expected = theirs(some_ids()).logits
+def test_logits_of_whole_sequences_with_a_cache_and_on_every_path(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compiled path by the functions that would be compiled."""
+    leave_uncompiled(monkeypatch)
+    (theirs, ours), ids = pair, some_ids()
+    expected = theirs(ids).logits
     assert expected.std() > 0.5, "logits of weights without effect would prove nothing"
-    assert difference(ours(some_ids()), expected) < TOLERANCE
-
-
-@torch.inference_mode()
-def test_a_prompt_and_steps_with_a_cache(pair: Pair) -> None:
-    theirs, ours = pair
-    ids = some_ids()
+    assert difference(ours(ids), expected) < TOLERANCE
     cache = ours.new_cache(2, LENGTH)
-    parts = [ours(ids[:, :PROMPT], cache=cache)]
-    parts += [ours(ids[:, slot : slot + 1], cache=cache) for slot in range(PROMPT, 40)]
-    parts += [ours(ids[:, 40:], cache=cache)]
-    assert difference(torch.cat(parts, 1), theirs(ids).logits) < TOLERANCE
+    parts = [
+        ours(ids[:, start:stop], cache=cache)
+        for start, stop in ((0, PROMPT), (PROMPT, PROMPT + 1), (PROMPT + 1, LENGTH))
+    ]
+    assert difference(torch.cat(parts, 1), expected) < TOLERANCE
     assert cache.keys.shape[2] == ours.config.kv_heads
+    for path in PATHS:
+        assert difference(stepped_logits(ours, path, ids, PROMPT), expected[:, PROMPT:]) < TOLERANCE, path
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -75,16 +75,6 @@ def test_padded_rows_equal_each_row_alone(pair: Pair, side: str) -> None:
         assert difference(found[row][mask[row]], theirs(ids[row][mask[row]][None]).logits[0]) < TOLERANCE
 
 
-@pytest.mark.parametrize("path", PATHS)
-@torch.inference_mode()
-def test_every_path_of_decoding(pair: Pair, path: DecodePath, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The compiled path by the functions that would be compiled."""
-    leave_uncompiled(monkeypatch)
-    theirs, ours = pair
-    found = stepped_logits(ours, path, some_ids(), PROMPT)
-    assert difference(found, theirs(some_ids()).logits[:, PROMPT:]) < TOLERANCE
-
-
 @pytest.mark.usefixtures("compiler")
 @pytest.mark.parametrize("name", ["llama-3", "olmo2", "gemma", "gpt_neox"])
 @torch.inference_mode()
@@ -92,18 +82,6 @@ def test_the_compiled_path(name: str, tmp_path: Path) -> None:
     theirs = write_theirs(name, tmp_path)
     found = stepped_logits(load_model(tmp_path), "compiled", some_ids(), PROMPT)
     assert difference(found, theirs(some_ids()).logits[:, PROMPT:]) < TOLERANCE
-
-
-@torch.inference_mode()
-def test_a_trie(pair: Pair) -> None:
-    theirs, ours = pair
-    ids = some_ids()[0].tolist()
-    sequences = [tuple(ids[:40]), (*ids[:20], *ids[45:]), tuple(ids[50:])]
-    trie = build_trie(sequences, 30)
-    hidden = torch.cat([part for _, part in read_trie(ours, trie)])
-    for sequence, nodes in zip(sequences, trie.paths, strict=True):
-        found = ours.head(hidden[torch.tensor(nodes)])
-        assert difference(found, theirs(torch.tensor([sequence])).logits[0]) < TOLERANCE
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -120,3 +98,29 @@ def test_bfloat16_and_several_files(name: str, tmp_path: Path) -> None:
     assert float((ours - rounded).norm() / rounded.norm()) < 5e-2
     # The order of sums differs, and so does rounding; neither program is nearer to the exact logits.
     assert float((ours - expected).abs().mean()) < 1.1 * float((rounded - expected).abs().mean())
+
+
+@pytest.mark.timeout(900)
+@torch.inference_mode()
+def test_logits_of_a_real_model_are_those_of_transformers(smollm2: Path, tmp_path: Path) -> None:
+    """SmolLM2, of theta 100,000; in an open_lm checkpoint, with open_lm's own table, logits were off by whole units."""
+    from transformers import AutoTokenizer, LlamaForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    texts = [torch.tensor([tokenizer(text).input_ids]) for text in TEXTS]
+    theirs = LlamaForCausalLM.from_pretrained(smollm2, dtype=torch.float32).eval()
+    path, config = write_open_lm(theirs, tmp_path), str(tmp_path / "smollm2.json")
+    tensors = {key: tensor for key, tensor in read_weights(path).tensors.items() if "inv_freq" not in key}
+    torch.save(tensors, tmp_path / "without.pt")
+    frequencies = tuple(theirs.model.rotary_emb.inv_freq.tolist())
+    assert load_model(path, config).saved_inv_freq == frequencies
+    expected = [theirs(ids).logits for ids in texts]
+    exact = [theirs.double()(ids).logits for ids in texts]
+
+    def largest(ours: Transformer, logits: list[Tensor]) -> float:
+        return max(difference(ours(ids), wanted) for ids, wanted in zip(texts, logits, strict=True))
+
+    for source in ((smollm2, None), (path, config)):
+        assert largest(load_model(*source), expected) < 2e-4, "either is as far as this from its own logits in float64"
+        assert largest(load_model(*source, dtype="float64"), exact) < 1e-4
+    assert largest(load_model(tmp_path / "without.pt", config), expected) > 1

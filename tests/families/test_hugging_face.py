@@ -12,48 +12,41 @@ from evalsvc.families.reading import family_of, find_model_config, read_model_sp
 from evalsvc.spec import catalog
 from evalsvc.spec.model_config import ModelConfig
 
-GPT_NEOX = {key: value for key, value in SHAPE.items() if key != "num_key_value_heads"} | {"model_type": "gpt_neox"}
 KINDS = ("gemma", "gpt_neox", "llama", "mistral", "olmo2", "qwen2", "qwen3")
 
 
+def shape_of(kind: str) -> dict[str, Any]:
+    return {key: value for key, value in SHAPE.items() if (kind, key) != ("gpt_neox", "num_key_value_heads")}
+
+
 def read(kind: str, **fields: Any) -> ModelConfig:
-    shape = GPT_NEOX if kind == "gpt_neox" else SHAPE
-    return resolve_config(shape | {"model_type": kind} | fields, Path("nowhere"))
-
-
-def refused(kind: str, error: type[Exception], message: str, **fields: Any) -> None:
-    with pytest.raises(error, match=message):
-        read(kind, **fields)
+    return resolve_config({**shape_of(kind), "model_type": kind, **fields}, Path("nowhere"))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_configuration_is_found_in_its_folder_and_can_be_given_later(kind: str, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(
-        json.dumps((GPT_NEOX if kind == "gpt_neox" else SHAPE) | {"model_type": kind})
-    )
-    found = find_model_config(tmp_path)
-    assert found is not None
+    (tmp_path / "config.json").write_text(json.dumps({**shape_of(kind), "model_type": kind}))
+    found = find_model_config(tmp_path) or {}
     assert found["family"] == kind
     (tmp_path / "params.txt").write_text("qk_norm: False\nmodel_norm: default_layer_norm\nmodel: open_lm_1b\n")
     for model in (None, json.loads(json.dumps(found)), str(tmp_path / "config.json")):
         assert resolve_config(model, tmp_path) == read(kind)
     assert resolve_config(None, tmp_path / "model.safetensors") == read(kind)
     assert read_model_spec(found) == found
+    config = read(kind)
+    names = [name for source in family_of(config).sources(config).values() for name in source.names]
+    assert len(names) == len(set(names)), "a parameter that is missing has one name"
+    assert not [name for name in names if "in_proj" in name or "w12" in name]
 
 
 def test_configurations_of_open_lm_are_written_as_before() -> None:
-    """Stored configurations, and digests of them, must not change with every new switch."""
+    """Stored configurations, and digests of them, must not change with every new switch, and no key is a switch."""
+    spec = read_model_spec("open_lm_1b") | {"n_kv_heads": 2, "rotary_base": 5.0, "parallel_residual": True}
+    assert resolve_config(spec, Path("nowhere")) == resolve_config("open_lm_1b", Path("nowhere"))
     config = resolve_config("open_lm_1b", Path("nowhere"))
     assert len(config.model_dump(mode="json")) == 13
     assert set(config.model_dump(exclude={"precision"})) == set(config.model_dump()) - {"precision"}
     assert {*KINDS, "open_lm", "transformers"} == set(catalog.COMPONENTS["families"])
-
-
-def test_no_key_of_an_open_lm_file_is_a_switch() -> None:
-    fields = {"hidden_dim": 24, "n_layers": 2, "n_heads": 4, "seq_len": 64, "vocab_size": 80, "weight_tying": False}
-    spec = {**fields, "post_embed_norm": False, "n_kv_heads": 2, "rotary_base": 5.0, "parallel_residual": True}
-    config = resolve_config(spec, Path("nowhere"))
-    assert (config.kv_heads, config.rotary_base, config.parallel_residual) == (4, 10_000.0, False)
 
 
 def test_models_that_differ_in_a_switch_are_not_combined() -> None:
@@ -69,9 +62,6 @@ def test_models_that_differ_in_a_switch_are_not_combined() -> None:
     # Refused when an expression is posted, and not by a worker later.
     with pytest.raises(UnsupportedModel, match="a is a model of the package transformers, which cannot be combined"):
         require_one_model({"a": {"family": "transformers"}, "b": {"family": "transformers"}})
-
-
-# rotary positions
 
 
 def test_both_spellings_of_the_rotary_positions() -> None:
@@ -91,32 +81,6 @@ def test_both_spellings_of_the_rotary_positions() -> None:
         assert (older.rotary_dims, older.rotary_base) == (dims, 500.0)
 
 
-@pytest.mark.parametrize(
-    ("fields", "error", "message"),
-    [
-        ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, UnsupportedModel, "rope_type 'yarn'; evalsvc computes def"),
-        ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, UnsupportedModel, "rope_type 'dynamic'"),
-        ({"rope_scaling": {"type": "linear"}}, InvalidModelConfig, "factor of the rotary frequencies is missing"),
-        ({"rope_scaling": {"type": "linear", "factor": "8"}}, InvalidModelConfig, "factor of the rotary"),
-        ({"rope_scaling": {"type": "linear", "factor": 10**40}}, InvalidModelConfig, "not finite or too large"),
-        ({"rope_scaling": {"type": "linear", "factor": -1.0}}, InvalidModelConfig, "rotary_scaling"),
-        ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, UnsupportedModel, "differ by kind of layer"),
-        ({"partial_rotary_factor": 0.5}, UnsupportedModel, "rotates a part of each head only for gpt_neox"),
-        ({"rope_theta": 0.5}, InvalidModelConfig, "rotary_base"),
-        (
-            {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": {"rope_theta": 5.0}},
-            InvalidModelConfig,
-            "rope_scaling and rope_parameters differ",
-        ),
-    ],
-)
-def test_rotary_positions_that_are_refused(fields: dict[str, Any], error: type[Exception], message: str) -> None:
-    refused("llama", error, message, **fields)
-
-
-# windows
-
-
 def test_a_window_shortens_the_sequences() -> None:
     assert read("mistral").attention_window == 4096, "transformers' default"
     assert read("mistral").seq_len == 128
@@ -125,23 +89,18 @@ def test_a_window_shortens_the_sequences() -> None:
     assert read("mistral", sliding_window=None).attention_window is None
 
 
-@pytest.mark.parametrize(
-    ("fields", "window"),
-    [
-        ({}, None),
-        ({"sliding_window": 64}, None),
-        ({"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 1}, 64),
-        ({"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 2}, None),
-        ({"use_sliding_window": True, "sliding_window": 64, "layer_types": ["full_attention"] * 2}, None),
-        ({"use_sliding_window": True, "sliding_window": 64, "layer_types": ["sliding_attention"] * 2}, 64),
-    ],
-)
 @pytest.mark.parametrize("kind", ["qwen2", "qwen3"])
-def test_a_window_of_qwen_counts_where_a_layer_uses_it(kind: str, fields: dict[str, Any], window: int | None) -> None:
-    assert read(kind, **fields).attention_window == window
-
-
-# what is refused
+def test_a_window_of_qwen_counts_where_a_layer_uses_it(kind: str) -> None:
+    for fields, window in (
+        ({}, None),
+        ({"use_sliding_window": False}, None),
+        ({"max_window_layers": 1}, 64),
+        ({"max_window_layers": 2}, None),
+        ({"layer_types": ["full_attention"] * 2}, None),
+        ({"layer_types": ["sliding_attention"] * 2}, 64),
+    ):
+        slides = {"use_sliding_window": True, "sliding_window": 64} if fields else {}
+        assert read(kind, **slides | fields).attention_window == window
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -159,12 +118,36 @@ def test_a_window_of_qwen_counts_where_a_layer_uses_it(kind: str, fields: dict[s
     ],
 )
 def test_what_every_family_refuses(kind: str, fields: dict[str, Any], error: type[Exception], message: str) -> None:
-    refused(kind, error, message, **fields)
+    with pytest.raises(error, match=message):
+        read(kind, **fields)
+
+
+LINEAR = {"type": "linear", "factor": 2.0}
 
 
 @pytest.mark.parametrize(
     ("kind", "fields", "error", "message"),
     [
+        *(
+            ("llama", {"rope_scaling": LINEAR | scaling}, error, message)
+            for scaling, error, message in (
+                ({"type": "yarn"}, UnsupportedModel, "rope_type 'yarn'; evalsvc computes def"),
+                ({"rope_type": "dynamic"}, UnsupportedModel, "rope_type 'dynamic'"),
+                ({"factor": None}, InvalidModelConfig, "factor of the rotary frequencies is missing"),
+                ({"factor": "8"}, InvalidModelConfig, "factor of the rotary"),
+                ({"factor": 10**40}, InvalidModelConfig, "not finite or too large"),
+                ({"factor": -1.0}, InvalidModelConfig, "rotary_scaling"),
+            )
+        ),
+        ("llama", {"rope_parameters": {"full": {"rope_theta": 1e4}}}, UnsupportedModel, "differ by kind of layer"),
+        ("llama", {"partial_rotary_factor": 0.5}, UnsupportedModel, "rotates a part of each head only for gpt_neox"),
+        ("llama", {"rope_theta": 0.5}, InvalidModelConfig, "rotary_base"),
+        (
+            "llama",
+            {"rope_scaling": LINEAR, "rope_parameters": {"rope_theta": 5.0}},
+            InvalidModelConfig,
+            "s differ; keep",
+        ),
         ("llama", {"num_key_value_heads": 4}, InvalidModelConfig, "n_heads 6 is no multiple of the 4 heads of keys"),
         ("llama", {"head_dim": 7}, InvalidModelConfig, "an even width"),
         ("gemma", {"use_bidirectional_attention": True}, UnsupportedModel, "causal attention only"),
@@ -173,18 +156,13 @@ def test_what_every_family_refuses(kind: str, fields: dict[str, Any], error: typ
     ],
 )
 def test_what_one_family_refuses(kind: str, fields: dict[str, Any], error: type[Exception], message: str) -> None:
-    refused(kind, error, message, **fields)
+    with pytest.raises(error, match=message):
+        read(kind, **fields)
+
+
+def test_a_field_that_is_missing_and_a_family_that_is_unknown() -> None:
     incomplete = {key: value for key, value in SHAPE.items() if key != "intermediate_size"} | {"model_type": "llama"}
     with pytest.raises(InvalidModelConfig, match="is not a llama configuration: intermediate_size is missing"):
         read_model_spec(incomplete)
     with pytest.raises(UnknownName, match="no family is named 'lama'; did you mean 'llama'"):
         read_model_spec(read("llama").model_dump(mode="json") | {"family": "lama"})
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_parameter_has_its_tensors(kind: str) -> None:
-    """Nothing of another family's names is left, which would be reported as missing under a wrong name."""
-    config = read(kind)
-    names = [name for source in family_of(config).sources(config).values() for name in source.names]
-    assert len(names) == len(set(names))
-    assert not [name for name in names if "in_proj" in name or "w12" in name]

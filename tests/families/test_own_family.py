@@ -3,7 +3,7 @@
 import json
 import sys
 import tomllib
-from collections.abc import Iterator
+import types
 from pathlib import Path
 
 import pytest
@@ -19,32 +19,23 @@ from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.errors import InvalidModelConfig
 from evalsvc.families.reading import find_model_config
 from evalsvc.models import load_model
+from evalsvc.spec import catalog
 
 PAGE = DOCS / "how-to" / "models.md"
 CONFIG = {"model_type": "acme", "width": 32, "depth": 2, "heads": 4, "shared_heads": 2, "rows": 112, "context": 64}
 
 
-@pytest.fixture
-def _installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None) -> Iterator[None]:
-    """The package as pip would leave it, on the path of this process."""
-    project = tomllib.loads(find_block(PAGE, "toml", "evalsvc.families"))["project"]
-    site = tmp_path / "site"
-    info = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
-    info.mkdir(parents=True)
-    info.joinpath("METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: 1\n")
-    points = project["entry-points"]["evalsvc.families"]
-    lines = "".join(f"{name} = {target}\n" for name, target in points.items())
-    info.joinpath("entry_points.txt").write_text(f"[evalsvc.families]\n{lines}")
-    [module] = {target.partition(":")[0] for target in points.values()}
-    (site / f"{module}.py").write_text(find_block(PAGE, "python", "class AcmeFamily"))
-    monkeypatch.syspath_prepend(site)
-    monkeypatch.setenv("EVALSVC_DATA_DIR", str(tmp_path / "data"))
-    yield
-    sys.modules.pop(module, None)
+def install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package with its entry points in the catalog; tests/spec/test_catalog.py has the catalog find them."""
+    points = tomllib.loads(find_block(PAGE, "toml", "evalsvc.families"))["project"]["entry-points"]["evalsvc.families"]
+    [(name, target)] = points.items()
+    module = types.ModuleType(target.partition(":")[0])
+    exec(find_block(PAGE, "python", "class AcmeFamily"), module.__dict__)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(catalog.COMPONENTS["families"], name, target)
 
 
 def write_model(folder: Path) -> dict[str, torch.Tensor]:
-    """A checkpoint of the example, by the names of its own code."""
     draw = torch.Generator().manual_seed(0)
     shapes = {"wte": (112, 32), "unembed": (112, 32), "last_norm": (32,)}
     for layer in range(2):
@@ -72,9 +63,8 @@ def logits_of(tensors: dict[str, torch.Tensor], ids: torch.Tensor) -> torch.Tens
 
     x = tensors["wte.weight"][ids]
     for layer in range(2):
-        block = {
-            name: tensors[f"blocks.{layer}.{name}.weight"] for name in ("query", "key", "value", "mix", "up", "down")
-        }
+        names = ("query", "key", "value", "mix", "up", "down")
+        block = {name: tensors[f"blocks.{layer}.{name}.weight"] for name in names}
         inner = norm(x, f"blocks.{layer}.norm_1")
         queries, keys, values = ((inner @ block[name].T).unflatten(1, (-1, 8)) for name in ("query", "key", "value"))
         keys, values = (part.repeat_interleave(2, dim=1) for part in (turned(keys), values))
@@ -86,8 +76,10 @@ def logits_of(tensors: dict[str, torch.Tensor], ids: torch.Tensor) -> torch.Tens
     return norm(x, "last_norm") @ tensors["unembed.weight"].T
 
 
-@pytest.mark.usefixtures("_installed")
-def test_a_family_of_ones_own_is_evaluated_like_any_other(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("one_thread")
+def test_a_family_of_ones_own_is_evaluated_like_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch)
+    monkeypatch.setenv("EVALSVC_DATA_DIR", str(tmp_path / "data"))
     tensors = write_model(tmp_path / "model")
     ids = torch.arange(20) * 5 % 112
     torch.testing.assert_close(load_model(tmp_path / "model")(ids[None])[0], logits_of(tensors, ids))
@@ -95,17 +87,6 @@ def test_a_family_of_ones_own_is_evaluated_like_any_other(tmp_path: Path) -> Non
     checkpoint = CheckpointRef(str(tmp_path / "model"), layout=dict(LAYOUT), label="step 1")
     result = run_task(checkpoint, kind="loss", name="loss", data=str(data))
     assert metrics(result)["loss/text"]["value"] > 0
-
-
-@pytest.mark.usefixtures("_installed")
-def test_its_configurations_are_bounded(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({**CONFIG, "depth": 10**9}))
     with pytest.raises(InvalidModelConfig, match="is not an Acme configuration: depth"):
         find_model_config(tmp_path)
-
-
-def test_without_the_package_the_model_type_has_no_family(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({**CONFIG, "vocab_size": 112, "hidden_size": 32, "n_layer": 2}))
-    found = find_model_config(tmp_path)
-    assert found is not None
-    assert found["family"] == "transformers"

@@ -20,7 +20,6 @@ def dinov2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def digits_file() -> Path:
-    """The classifier of the bundled run."""
     return ROOT / "classifier.safetensors"
 
 

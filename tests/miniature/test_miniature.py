@@ -2,14 +2,14 @@
 
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from miniature_run import DECODER, pretrained
 from safetensors.torch import load_file, save_file
-from task_runs import notes
+from task_runs import metrics, notes, run_task
 from torch import Tensor
-from torch.nn import functional
 
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.checkpoints.torch_file import read_outline
@@ -26,7 +26,7 @@ from evalsvc.models import load_model
 from evalsvc.spec import catalog
 from evalsvc.spec.layout import parse_layout
 from evalsvc.spec.parameters import PLACEHOLDER, new_suite
-from evalsvc.spec.suite import load_suite, parse_suite
+from evalsvc.spec.suite import load_suite
 from evalsvc.worker.local import run_suite
 
 RUNS = ("pretrained", "random-init")
@@ -49,32 +49,8 @@ def decoder() -> ImageDecoder:
     return load_decoder(DECODER)
 
 
-@pytest.fixture(scope="module")
-def classifier() -> DigitClassifier:
-    return DigitClassifier.from_path(ROOT / "classifier.safetensors")
-
-
-def labels(count: int) -> Tensor:
-    captions = read_captions(ROOT / "captions.jsonl").captions[:count]
-    return torch.tensor([caption.label for caption in captions])
-
-
 def agreement(found: Tensor, expected: Tensor) -> float:
     return float((found == expected).float().mean())
-
-
-def pair_losses(model_path: Path) -> tuple[float, float]:
-    records = read_tokens(ROOT / "heldout_pairs.jsonl").records[:16]
-    sequences = [LAYOUT.sequence(record.text_ids, record.image_codes).ids for record in records]
-    width = max(map(len, sequences))
-    ids = torch.tensor([sequence + [LAYOUT.special_ids["pad"]] * (width - len(sequence)) for sequence in sequences])
-    targets = ids[:, 1:]
-    nll = functional.cross_entropy(load_model(model_path)(ids[:, :-1]).transpose(1, 2), targets, reduction="none")
-    return float(nll[targets < 512].mean()), float(nll[(targets >= 512) & (targets < 576)].mean())
-
-
-def test_it_is_small_enough_to_ship() -> None:
-    assert sum(path.stat().st_size for path in ROOT.rglob("*") if path.is_file()) <= 16_000_000
 
 
 @pytest.mark.parametrize("run", RUNS)
@@ -91,11 +67,8 @@ def test_runs_are_complete(run: str) -> None:
         model = load_model(path)
         LAYOUT.resolve(model.config.vocab_size)
         assert model.rotary_inv_freq_dtype == "float32"
-
-
-def test_both_runs_have_one_configuration() -> None:
-    first, second = (resolve_config(None, checkpoint(run, 0)) for run in RUNS)
-    assert first == second
+    assert resolve_config(None, found[0]) == resolve_config(None, checkpoint(RUNS[0], 0)), "one for both runs"
+    assert sum(path.stat().st_size for path in ROOT.rglob("*") if path.is_file()) <= 16_000_000, "it is shipped"
 
 
 def test_held_out_data_fit_the_layout(images: Tensor, decoder: ImageDecoder) -> None:
@@ -112,35 +85,39 @@ def test_held_out_data_fit_the_layout(images: Tensor, decoder: ImageDecoder) -> 
     assert [list(record.text_ids or ()) for record in again] == [list(record.text_ids or ()) for record in pairs]
 
 
-def test_the_classifier_reads_what_it_was_not_fitted_on(images: Tensor, classifier: DigitClassifier) -> None:
-    assert agreement(classifier.predict(images[:TEST]), labels(TEST)) >= 0.97
-
-
-def test_reconstructions_are_readable(images: Tensor, decoder: ImageDecoder, classifier: DigitClassifier) -> None:
+def test_the_classifier_reads_images_and_reconstructions(images: Tensor, decoder: ImageDecoder) -> None:
+    classifier = DigitClassifier.from_path(ROOT / "classifier.safetensors")
+    captions = read_captions(ROOT / "captions.jsonl").captions[:TEST]
+    labels = torch.tensor([caption.label for caption in captions])
+    assert agreement(classifier.predict(images[:TEST]), labels) >= 0.97
     rendered = to_uint8(decoder.decode(decoder.encode(images[:64].float() / 127.5 - 1)))
-    assert agreement(classifier.predict(rendered), labels(64)) >= 0.95
+    assert agreement(classifier.predict(rendered), labels[:64]) >= 0.95
+
+
+@pytest.fixture(autouse=True)
+def _here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("EVALSVC_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("EVALSVC_THREADS", "1")  # on tensors this small a second thread only gets in the way
+
+
+def measured(run: str, epoch: int, **task: Any) -> dict[str, dict[str, Any]]:
+    reference = CheckpointRef(str(checkpoint(run, epoch)), layout=str(ROOT / "runs" / "layout.yaml"))
+    return metrics(run_task(reference, **task))
 
 
 def test_the_last_checkpoint_has_learned_images_and_the_first_has_not() -> None:
-    first = pair_losses(checkpoint("pretrained", 0))
-    last = [pair_losses(checkpoint(run, len(STEPS) - 1)) for run in RUNS]
-    assert first[1] > 4
-    assert all(image < 2 and text < 0.6 for text, image in last)
-    assert last[0][1] == pytest.approx(last[1][1], abs=0.1)
+    losses = {"kind": "loss", "data": str(ROOT / "heldout_pairs.jsonl"), "limit": 16}
+    first, *last = (measured(run, epoch, **losses) for run, epoch in (("pretrained", 0), *product(RUNS, (5,))))
+    assert first["loss/image"]["value"] > 4
+    assert all(each["loss/image"]["value"] < 2 and each["loss/text"]["value"] < 0.6 for each in last)
+    assert last[0]["loss/image"]["value"] == pytest.approx(last[1]["loss/image"]["value"], abs=0.1)
 
 
 @pytest.mark.usefixtures("many_cases")
-def test_the_cloze_is_answered_before_and_guessed_after(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("EVALSVC_DATA_DIR", str(tmp_path))
-    monkeypatch.setenv("EVALSVC_THREADS", "1")  # on tensors this small a second thread only gets in the way
-    content = {"tasks": [{"kind": "language", "benchmarks": ["cloze"], "include_path": [str(ROOT)]}]}
-    suite = parse_suite(content, "cloze")
+def test_the_cloze_is_answered_before_and_guessed_after() -> None:
     found = {}
     for run, epoch in product(RUNS, (0, 5)):
-        reference = CheckpointRef(str(checkpoint(run, epoch)), layout=str(ROOT / "runs" / "layout.yaml"))
-        result = run_suite(suite, reference, lambda *_: None).model_dump()
-        assert result["errors"] == {}
-        [accuracy] = [metric for metric in result["metrics"] if metric["name"] == "cloze/acc"]
+        accuracy = measured(run, epoch, kind="language", benchmarks=["cloze"], include_path=[str(ROOT)])["cloze/acc"]
         found[run, epoch] = accuracy["value"]
         assert (accuracy["n"], accuracy["baseline"]) == (300, 0.25)
     assert found.pop(("pretrained", 0)) > 0.6
@@ -173,21 +150,7 @@ METRICS = {
 WITH_INCEPTION = ("reconstruction", "text_to_image")
 
 
-def run_new_suite(kind: str, folder: Path) -> None:
-    path = folder / f"{kind}.yaml"
-    text = new_suite([kind])
-    for name, source in FILES.items():
-        text = text.replace(f"{PLACEHOLDER}{name}\n", f"{_part_of(ROOT / source, folder)}\n")
-    path.write_text(text)
-    assert check_suite_file(path, Settings.load()).problems == []
-    result = run_suite(load_suite(path), pretrained(5), lambda *_: None, pretrained(0)).model_dump()
-    assert result["errors"] == {}
-    assert METRICS[kind] in [metric["name"] for metric in result["metrics"]]
-    if kind in ("forgetting", "language"):
-        assert notes(result)["rows"] == {"arc_easy": "llm-foundry"}
-
-
-def _part_of(source: Path, folder: Path) -> Path:
+def part_of(source: Path, folder: Path) -> Path:
     part = folder / source.name
     if source.suffix == ".jsonl":
         part.write_text("".join(source.read_text().splitlines(keepends=True)[:PART]))
@@ -196,20 +159,21 @@ def _part_of(source: Path, folder: Path) -> Path:
     return part if part.exists() else source
 
 
-def test_every_kind_is_run() -> None:
-    assert set(METRICS) == set(catalog.COMPONENTS["tasks"])
-
-
 @pytest.mark.usefixtures("one_thread", "many_cases")
-@pytest.mark.parametrize("kind", [kind for kind in METRICS if kind not in WITH_INCEPTION])
-def test_a_new_suite_runs(tmp_path: Path, kind: str) -> None:
-    run_new_suite(kind, tmp_path)
-
-
-@pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("kind", WITH_INCEPTION)
-def test_a_new_suite_with_images_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inception_path: Path, kind: str
+@pytest.mark.parametrize("kind", catalog.COMPONENTS["tasks"])
+def test_a_new_suite_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, kind: str
 ) -> None:
-    monkeypatch.setenv("EVALSVC_ASSETS", str(inception_path.parent))
-    run_new_suite(kind, tmp_path)
+    if kind in WITH_INCEPTION:
+        monkeypatch.setenv("EVALSVC_ASSETS", str(request.getfixturevalue("inception_path").parent))
+    path = tmp_path / f"{kind}.yaml"
+    text = new_suite([kind])
+    for name, source in FILES.items():
+        text = text.replace(f"{PLACEHOLDER}{name}\n", f"{part_of(ROOT / source, tmp_path)}\n")
+    path.write_text(text)
+    assert check_suite_file(path, Settings.load()).problems == []
+    result = run_suite(load_suite(path), pretrained(5), lambda *_: None, pretrained(0)).model_dump()
+    assert result["errors"] == {}
+    assert METRICS[kind] in [metric["name"] for metric in result["metrics"]]
+    if kind in ("forgetting", "language"):
+        assert notes(result)["rows"] == {"arc_easy": "llm-foundry"}

@@ -15,27 +15,19 @@ import torch
 from benchmark_files import questions, write_benchmark
 from miniature_run import DECODER, LAYOUT
 from task_runs import items, metrics, run_task
+from torch import Tensor
 
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.config import Settings
 from evalsvc.miniature import ROOT
-from evalsvc.models import LanguageModel
-from evalsvc.sampling import Continuation, SamplingParams, complete
-from evalsvc.spec.layout import parse_layout
 from evalsvc.worker.context import ShardContext
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "olmo2", "gemma", "gpt_neox")
 TRANSFORMERS = {"family": "transformers"}
 ROWS = 583
 SIZES = {"vocab_size": ROWS, "max_position_embeddings": 256}
-WIDE = parse_layout(dict(LAYOUT), ROOT).resolve(ROWS)
-DIGITS = {
-    "decoder": DECODER,
-    "classifier": str(ROOT / "classifier.safetensors"),
-    "metrics": [],
-    "samples": 8,
-    "batch": 4,
-}
+DIGITS = {"decoder": DECODER, "classifier": str(ROOT / "classifier.safetensors"), "metrics": []}
+DIGITS |= {"samples": 8, "batch": 4}
 PAIRS = str(ROOT / "heldout_pairs.jsonl")
 TEXT = str(ROOT / "heldout_text.jsonl")
 TASKS: dict[str, dict[str, Any]] = {
@@ -52,44 +44,25 @@ pytestmark = pytest.mark.usefixtures("reference_models", "one_thread")
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of each family in Hugging Face's layout."""
     path = tmp_path_factory.mktemp(request.param) / "model"
     tiny_families.write_theirs(request.param, path, **SIZES)
     return path
-
-
-@pytest.fixture(scope="module")
-def both(folder: Path) -> tuple[LanguageModel, LanguageModel]:
-    """The same weights by the family and by transformers."""
-    return load(folder, None), load(folder, TRANSFORMERS)
 
 
 def reference(folder: Path, model: dict[str, Any] | None) -> CheckpointRef:
     return CheckpointRef(str(folder), model=model, layout=LAYOUT, label="the checkpoint")
 
 
-def load(folder: Path, model: dict[str, Any] | None, dtype: str = "float64") -> LanguageModel:
-    context = ShardContext(reference(folder, model), Settings(devices="cpu", threads=1), lambda done: None)
-    return context.model(dtype=dtype, rotary_inv_freq_dtype="auto")
-
-
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_completions_are_the_same(both: tuple[LanguageModel, LanguageModel], temperature: float) -> None:
-    """Rows end at different times, so that the cache loses rows."""
-    prompts = [Continuation(str(row), tuple(range(9 + row, 12 + 2 * row)), 3 + 2 * row) for row in range(4)]
-    params = SamplingParams(seed=1, temperature=temperature)
-    ours, theirs = (complete(model, prompts, params, batch_tokens=400, allowed=WIDE.text_ids) for model in both)
-    assert ours == theirs
-    assert [len(ids) for ids in ours] == [3, 5, 7, 9]
-
-
 def test_logits_of_a_model_in_half_precision(folder: Path) -> None:
     ids = torch.arange(24).view(2, 12)
-    exact, *half = (
-        load(folder, *form).logits(ids) for form in ((None, "float32"), (None, "bfloat16"), (TRANSFORMERS, "bfloat16"))
-    )
-    for logits in half:
-        assert (logits - exact).abs().max() < 0.05 * exact.abs().max()
+
+    def logits(dtype: str, model: dict[str, Any] | None) -> Tensor:
+        context = ShardContext(reference(folder, model), Settings(devices="cpu", threads=1), lambda done: None)
+        return context.model(dtype=dtype, rotary_inv_freq_dtype="auto").logits(ids)
+
+    exact = logits("float32", None)
+    for model in (None, TRANSFORMERS):
+        assert (logits("bfloat16", model) - exact).abs().max() < 0.05 * exact.abs().max()
 
 
 @pytest.mark.parametrize("kind", TASKS)

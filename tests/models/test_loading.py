@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from doc_blocks import find_block
+from doc_blocks import DOCS, find_block
+from refusals import refusal
 from safetensors.torch import load_file, save_file
-from tiny_families import MODELS, describe, write_ours
+from tiny_families import MODELS, ROWS, describe, write_ours
 from torch import Tensor
 
 from evalsvc.checkpoints.weights import read_weights
@@ -20,6 +21,7 @@ from evalsvc.errors import CheckpointMismatch, NonFinite, UnknownName
 from evalsvc.families.reading import find_model_config, resolve_config
 from evalsvc.models import Transformer, load_model
 from evalsvc.spec import catalog
+from evalsvc.spec.model_config import OPEN_LM_FIELDS, ModelConfig
 
 Change = Callable[[dict[str, Tensor]], Any]
 
@@ -31,23 +33,18 @@ def config_of(case: Path) -> dict[str, Any]:
 
 
 def changed(case: Path, tmp_path: Path, change: Change) -> Path:
-    """The checkpoint of `case` with `change` made to its state dict."""
-    tensors = {
-        name: tensor.clone() for name, tensor in read_weights(case / "checkpoints" / "epoch_1.pt").tensors.items()
-    }
+    stored = read_weights(case / "checkpoints" / "epoch_1.pt").tensors
+    tensors = {name: tensor.clone() for name, tensor in stored.items()}
     change(tensors)
     torch.save(tensors, tmp_path / "x.pt")
     return tmp_path / "x.pt"
 
 
-def mismatch(path: Path, config: dict[str, Any] | None = None) -> str:
-    with pytest.raises(CheckpointMismatch) as caught:
-        load_model(path, config)
-    return caught.value.message
+def mismatch(path: Path, config: Any = None) -> str:
+    return refusal(CheckpointMismatch, load_model, path, config)
 
 
 def as_golden(model: Transformer, case: Path) -> bool:
-    """Whether the model has the logits of open_lm's."""
     expected = load_file(case / "expected.safetensors")
     return bool((model(expected["input_ids"]) - expected["logits_full"]).abs().max() < 1e-5)
 
@@ -55,28 +52,27 @@ def as_golden(model: Transformer, case: Path) -> bool:
 GOLDEN = Path(__file__).parents[1] / "golden" / "open_lm"
 PLAIN = GOLDEN / "01_rotary_default_ln_swiglu"
 GELU = GOLDEN / "07_none_lp_ln_gelu"
+EPOCH = GOLDEN / "14_all_defaults_ema_optimizer_t2i_vocab" / "checkpoints" / "epoch_1.pt"
 TIED = GOLDEN / "11_rotary_gain_only_ln_postembed_tied_swiglu_torch"
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
-def test_ready_for_inference(epoch_file: Path, dtype: str) -> None:
-    model = load_model(str(epoch_file), dtype=dtype)
-    assert {str(parameter.dtype) for parameter in model.parameters()} == {f"torch.{dtype}"}
-    assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
-    assert model(torch.zeros(1, 3, dtype=torch.int64)).dtype == torch.float32
-    assert not model.training
-    assert not any(parameter.requires_grad for parameter in model.parameters())
+def test_ready_for_inference() -> None:
+    for dtype in ("float32", "bfloat16", "float16", "float64"):
+        model = load_model(str(EPOCH), dtype=dtype)
+        stated = {(str(each.dtype), each.device.type, each.requires_grad) for each in model.parameters()}
+        assert (stated, model.training) == ({(f"torch.{dtype}", "cpu", False)}, False)
+        assert model(torch.zeros(1, 3, dtype=torch.int64)).dtype == torch.float32
     with pytest.raises(UnknownName, match="did you mean 'bfloat16'"):
-        load_model(epoch_file, dtype="bfloat61")
+        load_model(EPOCH, dtype="bfloat61")
 
 
 @pytest.mark.parametrize("name", ["epoch_1.pt", "llama", "gpt_neox"])
-def test_the_model_does_not_need_the_file(name: str, epoch_file: Path, tmp_path: Path) -> None:
+def test_the_model_does_not_need_the_file(name: str, tmp_path: Path) -> None:
     """Weights are copied off the mapped file: a run that writes its checkpoint again must not change the model."""
-    if name == epoch_file.name:
-        path, written = tmp_path / name, load_model(epoch_file)
-        shutil.copy(epoch_file, path)
-        model = load_model(path, config_of(epoch_file.parent.parent))
+    if name == EPOCH.name:
+        path, written = tmp_path / name, load_model(EPOCH)
+        shutil.copy(EPOCH, path)
+        model = load_model(path, config_of(EPOCH.parent.parent))
     else:
         path, written = tmp_path / "model.safetensors", write_ours(name, tmp_path)
         model = load_model(tmp_path)
@@ -96,41 +92,37 @@ def test_a_weight_with_two_names_may_have_either(case: Path, dropped: str, tmp_p
     assert as_golden(model, case)
 
 
-# rotary frequencies
-
-
 def frequencies(change: Callable[[Tensor], Tensor], where: str = "inv_freq") -> Change:
-    """A change of the frequencies that the layers save."""
 
     def made(tensors: dict[str, Tensor]) -> None:
-        tensors.update(
-            {name: change(tensor) for name, tensor in tensors.items() if where in name and "inv_freq" in name}
-        )
+        names = [name for name in tensors if where in name and "inv_freq" in name]
+        tensors.update({name: change(tensors[name]) for name in names})
 
     return made
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda t: [t.pop(name) for name in list(t) if "inv_freq" in name],
-        frequencies(lambda saved: saved.double()),
-        frequencies(lambda saved: saved.bfloat16()),
-        frequencies(lambda saved: saved.bfloat16().float(), "layers.1"),
-        frequencies(lambda saved: saved.half()),
-        frequencies(lambda saved: saved * (1 + 2e-7)),
-    ],
-    ids=["none", "float64", "bfloat16", "one layer rounded", "float16", "powers of another device"],
-)
-def test_inv_freq_that_equals_the_table_says_nothing(tmp_path: Path, change: Change) -> None:
-    """How the table was rounded in training is for the configuration to say, in every file of a series alike."""
-    model = load_model(changed(PLAIN, tmp_path, change), config_of(PLAIN))
-    assert model.saved_inv_freq == ()
-    assert as_golden(model, PLAIN)
-
-
 def double(saved: Tensor) -> Tensor:
     return 2 * saved
+
+
+SAYS_NOTHING: dict[str, tuple[Path, Change]] = {
+    "none": (PLAIN, lambda t: [t.pop(name) for name in list(t) if "inv_freq" in name]),
+    "float64": (PLAIN, frequencies(lambda saved: saved.double())),
+    "bfloat16": (PLAIN, frequencies(lambda saved: saved.bfloat16())),
+    "one layer rounded": (PLAIN, frequencies(lambda saved: saved.bfloat16().float(), "layers.1")),
+    "float16": (PLAIN, frequencies(lambda saved: saved.half())),
+    "powers of another device": (PLAIN, frequencies(lambda saved: saved * (1 + 2e-7))),
+    "queries and keys are turned alike": (GOLDEN / "03_head_rotary_default_ln_swiglu", frequencies(double)),
+}
+
+
+@pytest.mark.parametrize("name", SAYS_NOTHING)
+def test_inv_freq_that_moves_nothing_says_nothing(tmp_path: Path, name: str) -> None:
+    """How the table was rounded in training is for the configuration to say, in every file of a series alike."""
+    case, change = SAYS_NOTHING[name]
+    model = load_model(changed(case, tmp_path, change), config_of(case))
+    assert model.saved_inv_freq == ()
+    assert as_golden(model, case)
 
 
 def test_other_frequencies_are_used_as_the_file_has_them(tmp_path: Path) -> None:
@@ -142,10 +134,7 @@ def test_other_frequencies_are_used_as_the_file_has_them(tmp_path: Path) -> None
     torch.testing.assert_close(own(ids), doubled, rtol=0, atol=1e-5)
     assert (own(ids) - table(ids)).abs().max() > 0.1
     assert own.saved_inv_freq == tuple(double(table.positions.inv_freq).tolist())
-
-
-def test_other_frequencies_are_rounded_as_in_training(tmp_path: Path) -> None:
-    """Under autocast open_lm rounds what it has loaded, whatever that is; the provenance has the file's values."""
+    # Under autocast open_lm rounds what it has loaded, whatever that is; the provenance has the file's values.
     path = changed(PLAIN, tmp_path, frequencies(lambda saved: saved / 3))
     saved = read_weights(path).tensors["layers.0.attention.pos_embed.inv_freq"]
     model = load_model(path, config_of(PLAIN), dtype="bfloat16", rotary_inv_freq_dtype="bfloat16")
@@ -153,19 +142,7 @@ def test_other_frequencies_are_rounded_as_in_training(tmp_path: Path) -> None:
     assert model.saved_inv_freq == tuple(saved.tolist())
 
 
-def test_the_frequencies_of_head_rotary_move_nothing(tmp_path: Path) -> None:
-    """It turns queries and keys alike, so a series need not end for them."""
-    case = GOLDEN / "03_head_rotary_default_ln_swiglu"
-    model = load_model(changed(case, tmp_path, frequencies(double)), config_of(case))
-    assert model.saved_inv_freq == ()
-    assert as_golden(model, case)
-
-
-# what does not fit
-
-
 def poked(value: float, *names: str) -> Change:
-    """A change of the first value of these tensors."""
     return lambda tensors: [tensors[name].view(-1)[0].fill_(value) for name in names]
 
 
@@ -175,10 +152,12 @@ SHAPES = (
     "1 missing: norm.weight; 1 unexpected: norm.w; 1 wrongly shaped: layers.0.ffn_norm.bias [25] instead of [24]; the "
     "file holds hidden_dim 24, n_layers 2, vocab_size 80, head_dim 6"
 )
+TABLES = "tok_embeddings.weight and output.weight"
 ODD = (torch.zeros(24, dtype=torch.int8), torch.zeros(24).to_sparse(), torch.zeros(24, device="meta"))
 FILES: list[tuple[Path, str, Change]] = [
     (GELU, "with different values: layers.1.feed_forward.2.weight and", poked(9, "layers.1._ff_w2.weight")),
-    (TIED, "with different values: tok_embeddings.weight and output.weight", poked(9, "output.weight")),
+    (TIED, f"with different values: {TABLES}", poked(9, "output.weight")),
+    (TIED, f"with different values: {TABLES}", lambda t: t.update({"output.weight": t["output.weight"].to_sparse()})),
     (PLAIN, UNEQUAL, frequencies(double, "layers.1")),
     (PLAIN, UNEQUAL, frequencies(double, "layers.0")),
     (PLAIN, UNEQUAL, lambda t: [frequencies(double)(t), t.pop(INV_FREQ)]),
@@ -225,20 +204,16 @@ TWICE = ("layers.0._ff_w1.weight", "layers.0.feed_forward.0.weight")
     [
         (PLAIN, r"infinity in layers\.0\.attention\.pos_embed\.inv_freq", frequencies(lambda saved: saved / 0)),
         (PLAIN, r"in 1 of 20 tensors.*norm\.weight", poked(torch.nan, "norm.weight")),
+        (PLAIN, r"read as float16: norm\.weight", poked(1e5, "norm.weight")),
         (GELU, r"layers\.0\.feed_forward\.0\.weight", poked(torch.nan, *TWICE)),
     ],
 )
 def test_values_that_are_not_finite(case: Path, message: str, change: Change, tmp_path: Path) -> None:
-    path = changed(case, tmp_path, change)
-    with pytest.raises(NonFinite, match=message):
+    path, narrow = changed(case, tmp_path, change), "read as" in message
+    if narrow:
         load_model(path, config_of(case))
-
-
-def test_values_that_do_not_fit_the_dtype(tmp_path: Path) -> None:
-    path = changed(PLAIN, tmp_path, poked(1e5, "norm.weight"))
-    load_model(path, config_of(PLAIN))
-    with pytest.raises(NonFinite, match=r"read as float16: norm\.weight"):
-        load_model(path, config_of(PLAIN), dtype="float16")
+    with pytest.raises(NonFinite, match=message):
+        load_model(path, config_of(case), dtype="float16" if narrow else "float32")
 
 
 def test_nearest_name_goes_by_shapes(tmp_path: Path) -> None:
@@ -246,17 +221,13 @@ def test_nearest_name_goes_by_shapes(tmp_path: Path) -> None:
     table = torch.zeros(66832, 2048, dtype=torch.int8)
     tensors = {"tok_embeddings.weight": table} | {f"layers.{i}.attention_norm.weight": table[0] for i in range(24)}
     torch.save(tensors, tmp_path / "x.pt")
-    with pytest.raises(CheckpointMismatch, match="hidden_dim 2048, n_layers 24, vocab_size 66832") as caught:
-        load_model(tmp_path / "x.pt", "open_lm_160m")
-    assert "nearest registered model is open_lm_1b (hidden_dim 2048, n_layers 24, n_heads 16)" in caught.value.message
-    assert "vocab_size 50432 is smaller than its 66832 rows" in caught.value.message
-
-
-# folders of Hugging Face
+    said = mismatch(tmp_path / "x.pt", "open_lm_160m")
+    assert "hidden_dim 2048, n_layers 24, vocab_size 66832" in said
+    assert "nearest registered model is open_lm_1b (hidden_dim 2048, n_layers 24, n_heads 16)" in said
+    assert "vocab_size 50432 is smaller than its 66832 rows" in said
 
 
 def rewrite(folder: Path, change: Change) -> None:
-    """Change the tensors of a folder's file."""
     tensors = load_file(folder / "model.safetensors")
     change(tensors)
     save_file(tensors, folder / "model.safetensors")
@@ -321,21 +292,10 @@ def test_a_folder_that_does_not_fit_is_refused(
     assert "registered model" not in said
 
 
-def test_a_sparse_twin_of_a_tied_table_is_refused(tmp_path: Path) -> None:
-    """Comparing it would fail in torch."""
-    write_ours("llama-3", tmp_path)
-    tensors = load_file(tmp_path / "model.safetensors")
-    table = tensors["embed_tokens.weight"]
-    (tmp_path / "model.safetensors").unlink()
-    torch.save({**tensors, "lm_head.weight": table.to_sparse()}, tmp_path / "pytorch_model.bin")
-    assert "saved under two names with different values: embed_tokens.weight and lm_head.weight" in mismatch(tmp_path)
-
-
 def test_tables_of_images_are_joined_by_a_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the family that docs/how-to/models.md tells of."""
-    page = Path(__file__).parents[2] / "docs" / "how-to" / "models.md"
     module = types.ModuleType("split_llama")
-    exec(find_block(page, "python", "class SplitLlama"), module.__dict__)
+    exec(find_block(DOCS / "how-to" / "models.md", "python", "class SplitLlama"), module.__dict__)
     monkeypatch.setitem(sys.modules, "split_llama", module)
     monkeypatch.setitem(catalog.COMPONENTS["families"], "split_llama", "split_llama:SPLIT_LLAMA")
     written = write_ours("llama", tmp_path)
@@ -350,9 +310,79 @@ def test_tables_of_images_are_joined_by_a_family(tmp_path: Path, monkeypatch: py
 
 
 def test_sizes_are_compared_before_memory_is_taken(tmp_path: Path) -> None:
-    """A model of the size that the configuration claims would take terabytes."""
     write_ours("llama", tmp_path)
     huge = {"hidden_size": 2**20, "intermediate_size": 2**24, "num_attention_heads": 2**10, "num_key_value_heads": 2}
     (tmp_path / "config.json").write_text(json.dumps(describe("llama", **huge)))
     assert resolve_config(None, tmp_path).hidden_dim == 2**20
     assert "instead of [16777216, 1048576]" in mismatch(tmp_path)
+
+
+LINEAR = {"kind": "linear", "factor": 2.0}
+LLAMA3 = {"kind": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_length": 32}
+
+SAME_FILE: list[tuple[str, dict[str, Any]]] = [
+    ("llama", {"n_heads": 3, "n_kv_heads": 1, "head_size": 16}),
+    ("llama-3", {"n_heads": 12, "n_kv_heads": 4, "head_size": 8}),
+    ("llama", {"rotary_base": 600.0}),
+    ("llama", {"rotary_dims": 4}),
+    ("gpt_neox", {"rotary_dims": 4}),
+    ("llama", {"rotary_scaling": LINEAR}),
+    ("llama-linear", {"rotary_scaling": LINEAR}),
+    ("llama-3", {"rotary_scaling": LLAMA3 | {"factor": 4.0}}),
+    ("llama-3", {"rotary_scaling": LLAMA3 | {"low_freq_factor": 2.0}}),
+    ("llama-3", {"rotary_scaling": LLAMA3 | {"high_freq_factor": 3.0}}),
+    ("llama-3", {"rotary_scaling": LLAMA3 | {"original_length": 64}}),
+    ("llama-3", {"rotary_scaling": None}),
+    ("llama", {"norm_eps": 1e-2}),
+    ("llama", {"model_norm": "rms_norm_plus_one"}),
+    ("gemma", {"model_norm": "rms_norm"}),
+    ("gemma", {"embedding_scale": 6.0}),
+    ("llama", {"ffn_activation": "gelu"}),
+    ("gemma", {"ffn_activation": "gelu"}),
+    ("gpt_neox-serial", {"ffn_activation": "gelu"}),
+    ("gpt_neox", {"parallel_residual": False}),
+    ("llama", {"norm_place": "after"}),
+    ("llama", {"positional_embedding_type": "llama_rotary"}),
+    ("llama", {"positional_embedding_type": "none"}),
+]
+"""Changes of a configuration with which the file still fits."""
+
+ANOTHER_FILE: list[tuple[str, dict[str, Any]]] = [
+    ("llama", {"n_kv_heads": None}),
+    ("llama-3", {"head_size": None}),
+    ("llama", {"ffn_size": None}),
+    ("llama", {"attention_bias": True}),
+    ("llama-biases", {"attention_bias": False}),
+    ("llama-biases", {"output_bias": False}),
+    ("llama-biases", {"ffn_bias": False}),
+    ("llama", {"qk_norm": True}),
+    ("qwen3", {"qk_norm_per_head": False}),
+    ("olmo2", {"qk_norm_per_head": True}),
+    ("qwen2", {"weight_tying": False}),
+    ("llama", {"weight_tying": True}),
+    ("llama", {"ffn_type": "plain"}),
+    ("llama", {"family": "gpt_neox"}),
+]
+"""Changes of a configuration with which the file no longer fits."""
+
+
+@pytest.mark.parametrize(("name", "changes"), [*SAME_FILE, *ANOTHER_FILE], ids=str)
+@torch.inference_mode()
+def test_a_switch_moves_the_logits_or_no_longer_fits(name: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    """Values are held to transformers in tests/families; here none can be without effect."""
+    config = write_ours(name, tmp_path).config
+    changed = ModelConfig.model_validate(config.model_dump() | changes)
+    assert changed != config
+    if (name, changes) in ANOTHER_FILE:
+        with pytest.raises(CheckpointMismatch):
+            load_model(tmp_path, changed)
+        return
+    ids = torch.randint(ROWS, (2, 50), generator=torch.Generator().manual_seed(1))
+    moved = (load_model(tmp_path, changed)(ids) - load_model(tmp_path)(ids)).abs().max()
+    assert moved > 1e-4, "ten times what two programs differ by"
+
+
+def test_no_switch_is_left_out() -> None:
+    tested = {switch for _, changes in (*SAME_FILE, *ANOTHER_FILE) for switch in changes}
+    refuses = {"attention_window", "transformers_config"}  # changes no logit, see test_transformer.py
+    assert tested >= ModelConfig.model_fields.keys() - OPEN_LM_FIELDS - refuses

@@ -25,13 +25,10 @@ CASES = sorted(path.name for path in GOLDEN.iterdir() if path.is_dir())
 COMBINATIONS: dict[str, dict[str, Any]] = {
     "tied + qk_norm": {"weight_tying": True, "qk_norm": True, "model_norm": "lp_layer_norm"},
     "head_rotary + gelu": {"positional_embedding_type": "head_rotary", "ffn_type": "gelu", "model_norm": "rms_norm"},
-    "llama_rotary + gemma_geglu": {
-        "positional_embedding_type": "llama_rotary",
-        "ffn_type": "gemma_geglu",
-        "post_embed_norm": True,
-    },
     "heads narrower than the model": {"hidden_dim": 26, "n_heads": 4, "qk_norm": True},
 }
+COMBINATIONS["llama_rotary + gemma_geglu"] = {"positional_embedding_type": "llama_rotary", "ffn_type": "gemma_geglu"}
+COMBINATIONS["llama_rotary + gemma_geglu"] |= {"post_embed_norm": True}
 """Combinations of switches that no golden case has."""
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -101,33 +98,29 @@ class TestRealOpenLm:
         ours = load_model(checkpoint(CASES[0]), rotary_inv_freq_dtype="bfloat16").logits(ids)
         assert float((ours - rounded).abs().max()) < 1e-5
 
-    def test_tensors_of_another_model_are_named(self, tmp_path: Path) -> None:
+    def test_tensors_of_another_model_and_a_position_beyond_the_table(self, tmp_path: Path) -> None:
         file = checkpoint(CASES[0])
         tensors = torch.load(file, weights_only=True)["state_dict"]
         tensors["surplus.weight"] = tensors.pop("norm.weight")
         save_file({name: tensor.clone() for name, tensor in tensors.items()}, tmp_path / "other.safetensors")
         with pytest.raises(CheckpointMismatch, match=r"missing: norm\.weight; .*unexpected: surplus\.weight"):
             load_open_lm(tmp_path / "other.safetensors", resolve_config(None, file))
-
-    def test_a_position_beyond_the_table_is_refused(self) -> None:
         model = load("05_llama_rotary_rms_swiglu")
         model.require_positions(2 * model.config.seq_len - 1)
         with pytest.raises(InvalidData, match="positions of open_lm's llama_rotary"):
             model.require_positions(2 * model.config.seq_len)
 
 
-def test_without_open_lm_the_message_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_open_lm_the_message_installs_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A package that is broken is named, such as xformers for another PyTorch."""
     file = Path(pretrained(0).path)
     with pytest.raises(UnsupportedModel, match="choose the engine transformers"):
         load_open_lm(file, resolve_config(None, file).model_copy(update={"family": "llama"}))
-    for name in ("open_lm", "open_lm.attention"):
-        monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(MissingPackage, match="open_lm is not installed; run: pip install --no-deps xformers"):
-        load(CASES[0])
-
-
-def test_a_broken_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Such as xformers for another PyTorch."""
+    with monkeypatch.context() as patch:
+        for name in ("open_lm", "open_lm.attention"):
+            patch.setitem(sys.modules, name, None)
+        with pytest.raises(MissingPackage, match="open_lm is not installed; run: pip install --no-deps xformers"):
+            load(CASES[0])
     (tmp_path / "open_lm").mkdir()
     (tmp_path / "open_lm" / "__init__.py").write_text("")
     (tmp_path / "open_lm" / "attention.py").write_text("raise ImportError('undefined symbol')")

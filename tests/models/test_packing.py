@@ -4,20 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_models import small_model
 from torch.nn import functional
 
 from evalsvc.errors import InvalidRequest
 from evalsvc.families.reading import resolve_config
-from evalsvc.models import ModelConfig, Transformer, packing, private
-from evalsvc.models.packing import (
-    can_pack,
-    int8_linear,
-    layer_weights,
-    packed_bytes,
-    packed_linear,
-    product,
-    whole_number_product,
-)
+from evalsvc.models import packing, private
 
 CPU = torch.device("cpu")
 
@@ -31,7 +23,7 @@ def random(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 def test_a_packed_product_is_the_product(dtype: torch.dtype, rows: int) -> None:
     x, weight, bias = random(rows, 40, dtype=dtype), random(72, 40, dtype=dtype), random(72, dtype=dtype)
     for given in (None, bias):
-        found = packed_linear(weight, given, rows)(x)
+        found = packing.packed_linear(weight, given, rows)(x)
         assert found.dtype == dtype
         torch.testing.assert_close(found, functional.linear(x, weight, given))
 
@@ -39,7 +31,7 @@ def test_a_packed_product_is_the_product(dtype: torch.dtype, rows: int) -> None:
 def test_int8_products_are_near_and_a_row_does_not_depend_on_its_neighbours() -> None:
     """One scale for all rows of a batch would let an outlier in one row round the others away."""
     x, weight, bias = random(6, 64), random(48, 64), random(48)
-    linear = int8_linear(weight, bias)
+    linear = packing.int8_linear(weight, bias)
     exact = functional.linear(x, weight, bias)
     assert float((linear(x) - exact).norm() / exact.norm()) < 0.02
     loud = torch.cat((x[:5], 1_000 * x[5:]))
@@ -68,7 +60,7 @@ def test_whole_numbers_are_multiplied_exactly(
     weight, x = (torch.randint(90, 128, size, generator=generator) for size in (shape, (rows, shape[1])))
     weight[0], x[0] = 127, -127
     exact = x @ weight.t()
-    found = whole_number_product(weight.to(torch.int8))(x.to(torch.int8))
+    found = packing.whole_number_product(weight.to(torch.int8))(x.to(torch.int8))
     assert found.dtype == torch.int32
     assert torch.equal(found.long(), exact)
     if shape[1] > 4_000:
@@ -83,37 +75,32 @@ def test_int8_without_onednn_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
     weight_scale, row_scale = (part.amax(1, keepdim=True) / 127 for part in (weight, x))
     exact = (x / row_scale).round().long() @ (weight / weight_scale).round().long().t()
     assert int(exact.max()) > 1 << 24
-    assert torch.equal(int8_linear(weight, None)(x), exact.float() * weight_scale.t() * row_scale)
-
-
-def test_int8_is_refused_where_nothing_multiplies_whole_numbers() -> None:
+    assert torch.equal(packing.int8_linear(weight, None)(x), exact.float() * weight_scale.t() * row_scale)
     with pytest.raises(InvalidRequest, match=r"weights: int8 needs exact .* on the device 'meta'; give weights: plain"):
-        int8_linear(torch.ones(4, 8, device="meta"), None)
+        packing.int8_linear(torch.ones(4, 8, device="meta"), None)
 
 
 def test_packed_bytes_count_every_product() -> None:
     config = resolve_config("open_lm_160m", Path("none"))
-    assert layer_weights(config) == 12 * (4 * 768 * 768 + 3 * 768 * 2048)
-    count = layer_weights(config) + 16_384 * 768
-    assert packed_bytes(config, 16_384, torch.float64) == 0
-    assert packed_bytes(config, 16_384, torch.float32, device="cuda") == 0
+    assert packing.layer_weights(config) == 12 * (4 * 768 * 768 + 3 * 768 * 2048)
+    count = packing.layer_weights(config) + 16_384 * 768
+    assert packing.packed_bytes(config, 16_384, torch.float64) == 0
+    assert packing.packed_bytes(config, 16_384, torch.float32, device="cuda") == 0
     for codes in (16_384, 16_381):  # one byte, padded
-        assert packed_bytes(config, codes, torch.bfloat16, "int8", device="cuda") == count
-    if can_pack(CPU, torch.float32):
-        assert packed_bytes(config, 16_384, torch.float32) == 4 * count
-        assert packed_bytes(config, 16_384, torch.float32, "int8") == count
+        assert packing.packed_bytes(config, codes, torch.bfloat16, "int8", device="cuda") == count
+    if packing.can_pack(CPU, torch.float32):
+        assert packing.packed_bytes(config, 16_384, torch.float32) == 4 * count
+        assert packing.packed_bytes(config, 16_384, torch.float32, "int8") == count
         tiny = resolve_config("open_lm_test_tiny", Path("none"))
-        assert packed_bytes(tiny, 16, torch.float32) == 0, "it lies in the caches"
+        assert packing.packed_bytes(tiny, 16, torch.float32) == 0, "it lies in the caches"
 
 
 def test_the_weights_of_a_layer_are_those_of_its_products() -> None:
     """With heads that share keys, heads of a width of their own, and a feed-forward layer without gate."""
-    shape = {"hidden_dim": 48, "n_layers": 2, "n_heads": 6, "seq_len": 8, "vocab_size": 9, "post_embed_norm": False}
-    switches = {"n_kv_heads": 2, "head_size": 16, "ffn_size": 70}
     for kind in ("gated", "plain"):
-        config = ModelConfig.model_validate({**shape, **switches, "weight_tying": False, "ffn_type": kind})
-        matrices = [tensor for name, tensor in Transformer(config).named_parameters() if "layers" in name]
-        assert layer_weights(config) == sum(tensor.numel() for tensor in matrices if tensor.dim() == 2)
+        model = small_model(hidden_dim=48, n_heads=6, n_kv_heads=2, head_size=16, ffn_size=70, ffn_type=kind)
+        matrices = [tensor for name, tensor in model.named_parameters() if "layers" in name]
+        assert packing.layer_weights(model.config) == sum(tensor.numel() for tensor in matrices if tensor.dim() == 2)
 
 
 def test_the_product_of_many_rows_is_the_plain_one() -> None:
@@ -122,23 +109,17 @@ def test_the_product_of_many_rows_is_the_plain_one() -> None:
     x, weight, shift = random(300, 48), random(96, 48), random(96)
     for bias, given in ((None, x), (shift, x.view(3, 100, 48)), (shift, x[0])):
         with torch.inference_mode():
-            found = product(given, weight, bias)
+            found = packing.product(given, weight, bias)
         torch.testing.assert_close(found, functional.linear(given, weight, bias), rtol=1e-5, atol=1e-5)
         weight.mul_(2)
     with torch.inference_mode():
-        assert torch.equal(product(x[100:164], weight, None), product(x, weight, None)[100:164])
+        assert torch.equal(packing.product(x[100:164], weight, None), packing.product(x, weight, None)[100:164])
+    trained = weight.clone().requires_grad_()
+    packing.product(x, trained, None).sum().backward()
+    torch.testing.assert_close(trained.grad, x.sum(0).expand(96, 48), msg="oneDNN's product has no gradients")
 
 
-def test_products_that_are_trained_have_gradients() -> None:
-    """oneDNN's has none."""
-    x, weight = torch.randn(100, 8), torch.randn(4, 8, requires_grad=True)
-    product(x, weight, None).sum().backward()
-    assert weight.grad is not None
-    torch.testing.assert_close(weight.grad, x.sum(0).expand(4, 8))
-
-
-# private parts of torch: a failure says which part a release has changed, where nothing else would fail
-
+# A failure of the tests below says which private part of torch a release has changed, where nothing else would fail.
 ONEDNN = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch was built without oneDNN")  # type: ignore[no-untyped-call]
 
 

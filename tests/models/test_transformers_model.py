@@ -31,14 +31,8 @@ pytestmark = pytest.mark.usefixtures("reference_models")
 
 ROWS = 80
 NAMED: dict[str, Any] = {"vocab_size": ROWS, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
-LLAMA: dict[str, Any] = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-}
+LLAMA: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+LLAMA |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
 GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
 NEO = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "max_position_embeddings": 64}
 WINDOW = {"head_dim": 8, "sliding_window": 5}
@@ -59,11 +53,11 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "opt": ("static", {**LLAMA, "ffn_dim": 48, "word_embed_proj_dim": 32}),
     "phi": ("static", {**LLAMA, "num_key_value_heads": 4}),
 }
-LONG = {"rope_type": "longrope", "original_max_position_embeddings": 32}
+LONG = {"rope_theta": 1e4, "rope_type": "longrope", "original_max_position_embeddings": 32}
+LONG |= {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
 
 
 def write(kind: str, folder: Path, fields: dict[str, Any]) -> Any:
-    """Have transformers write a model of random weights, and return it."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     build: Any = AutoModelForCausalLM.from_config
@@ -75,10 +69,16 @@ def write(kind: str, folder: Path, fields: dict[str, Any]) -> Any:
     return model
 
 
-def load(folder: Path, dtype: str = "float32", rotary: str = "auto") -> LanguageModel:
-    reference = CheckpointRef(str(folder), model={"family": "transformers"}, label="step 1")
-    context = ShardContext(reference, Settings(devices="cpu", threads=1), lambda done: None)
-    return context.model(dtype=dtype, rotary_inv_freq_dtype=rotary)
+def load(checkpoint: Path | CheckpointRef, rotary: str = "auto") -> LanguageModel:
+    if isinstance(checkpoint, Path):
+        checkpoint = CheckpointRef(str(checkpoint), model={"family": "transformers"}, label="step 1")
+    context = ShardContext(checkpoint, Settings(devices="cpu", threads=1), lambda done: None)
+    return context.model(dtype="float32", rotary_inv_freq_dtype=rotary)
+
+
+def rewrite(folder: Path, **changes: Any) -> None:
+    fields = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(fields | changes))
 
 
 @pytest.fixture
@@ -89,7 +89,6 @@ def gpt2(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_numbers_are_those_of_transformers(kind: str, tmp_path: Path) -> None:
-    """With a head for some rows, prompts padded on the left, and single steps that the cache serves."""
     cache, fields = MODELS[kind]
     theirs = write(kind, tmp_path / "model", fields)
     ours = load(tmp_path / "model")
@@ -126,9 +125,7 @@ def test_rows_leave_a_cache(gpt2: Path) -> None:
 
 def test_the_network_is_not_reached(gpt2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even where the configuration names a kernel of the hub."""
-    fields = json.loads((gpt2 / "config.json").read_text())
-    fields |= {"_attn_implementation": "kernels-community/flash-attn", "use_kernels": True}
-    (gpt2 / "config.json").write_text(json.dumps(fields))
+    rewrite(gpt2, _attn_implementation="kernels-community/flash-attn", use_kernels=True)
     calls: list[Any] = []
     monkeypatch.setattr(socket.socket, "connect", lambda *found: calls.append(found))
     monkeypatch.setattr(socket, "getaddrinfo", lambda *found, **more: calls.append(found))
@@ -167,19 +164,17 @@ def test_what_is_refused_before_the_configuration(gpt2: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
-    ("kind", "scaling", "limit"),
+    ("kind", "fields", "limit"),
     [
-        ("gpt2", {}, 64),
-        ("llama", {"rope_type": "dynamic", "factor": 2.0}, 64),
-        ("phi3", {**LONG, "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}, 32),
+        ("gpt2", GPT2, 64),
+        ("llama", {**LLAMA, "rope_parameters": {"rope_theta": 1e4, "rope_type": "dynamic", "factor": 2.0}}, 64),
+        ("phi3", {**LLAMA, "rope_parameters": LONG, "original_max_position_embeddings": 32}, 32),
     ],
 )
 def test_positions_end_with_a_table_or_with_frequencies_that_change_with_a_batch(
-    kind: str, scaling: dict[str, Any], limit: int, tmp_path: Path
+    kind: str, fields: dict[str, Any], limit: int, tmp_path: Path
 ) -> None:
     """A short row next to a long one would be turned by the frequencies of the long one."""
-    fields = {**LLAMA, "rope_parameters": {"rope_theta": 10_000.0, **scaling}} if scaling else GPT2
-    fields |= {"original_max_position_embeddings": 32} if kind == "phi3" else {}
     write(kind, tmp_path / "model", fields)
     ours = load(tmp_path / "model")
     ours.require_positions(limit - 1)
@@ -187,14 +182,10 @@ def test_positions_end_with_a_table_or_with_frequencies_that_change_with_a_batch
         ours.hidden(torch.zeros(1, limit + 1, dtype=torch.int64))
 
 
-def test_the_part_with_nan_has_a_name(gpt2: Path) -> None:
+def test_what_only_the_transformer_has_is_refused_and_a_part_with_nan_has_a_name(gpt2: Path) -> None:
     ours: Any = load(gpt2)
     ours.module.transformer.h[1].ln_1.weight[:] = float("nan")
     assert find_nonfinite(ours, torch.arange(4)[None]) == "transformer.h.1.ln_1"
-
-
-def test_what_only_the_transformer_has_is_refused(gpt2: Path) -> None:
-    ours = load(gpt2)
     for changes, words in (
         ({"weights": "int8"}, "weights: int8 needs a model that evalsvc computes"),
         ({"cache_dtype": torch.bfloat16}, "leave cache_dtype out"),
@@ -207,13 +198,13 @@ def test_what_only_the_transformer_has_is_refused(gpt2: Path) -> None:
     average = Virtual(Average((File("a"), File("b"))), {"a": parent, "b": parent})
     virtual = CheckpointRef("virtual", virtual=average, label="step 1")
     with pytest.raises(UnsupportedModel, match="cannot be combined"):
-        ShardContext(virtual, Settings(devices="cpu", threads=1), lambda done: None).model(
-            dtype="float32", rotary_inv_freq_dtype="auto"
-        )
+        load(virtual)
 
 
 def test_sizes_beyond_the_file_are_refused_before_memory_is_taken(gpt2: Path) -> None:
-    fields = json.loads((gpt2 / "config.json").read_text())
+    """Some classes count the layers of their decoder in a field of their own, whatever `num_hidden_layers` is."""
+    written = (gpt2 / "config.json").read_text()
+    marian = {"model_type": "marian", "num_hidden_layers": 1, "decoder_layers": 512, "d_model": 32, "pad_token_id": 0}
     for changes, error, words in (
         ({"vocab_size": 2**26}, CheckpointMismatch, "describes a model of"),
         ({"n_layer": 3}, CheckpointMismatch, "describes a model of"),
@@ -222,26 +213,18 @@ def test_sizes_beyond_the_file_are_refused_before_memory_is_taken(gpt2: Path) ->
         ({"n_head": 5}, InvalidModelConfig, "refuses the configuration"),
         ({"model_type": "gpt_nothing"}, InvalidModelConfig, "for the model_type 'gpt_nothing'"),
         ({"model_type": "vit"}, UnsupportedModel, "no causal language model of the model_type 'vit'"),
+        ({**marian, "decoder_attention_heads": 4, "decoder_ffn_dim": 48}, CheckpointMismatch, "describes a model of"),
     ):
-        (gpt2 / "config.json").write_text(json.dumps({**fields, **changes}))
+        (gpt2 / "config.json").write_text(written)
+        rewrite(gpt2, **changes)
         with pytest.raises(error, match=words):
             load(gpt2)
-
-
-def test_layers_that_a_class_counts_under_another_name(gpt2: Path) -> None:
-    """The class of a decoder counts its layers in a field of its own, whatever `num_hidden_layers` is."""
-    fields = {"model_type": "marian", "num_hidden_layers": 1, "decoder_layers": 512, "vocab_size": ROWS}
-    fields |= {"d_model": 32, "decoder_attention_heads": 4, "decoder_ffn_dim": 48, "pad_token_id": 0}
-    (gpt2 / "config.json").write_text(json.dumps(fields))
-    with pytest.raises(CheckpointMismatch, match="describes a model of"):
-        load(gpt2)
 
 
 @pytest.mark.parametrize("kind", ["bert", "mamba"])
 def test_a_model_whose_numbers_depend_on_padding_is_refused(kind: str, tmp_path: Path) -> None:
     """A BERT attends to later tokens, and a state-space model reads padding."""
-    fields = {"bert": {**LLAMA}, "mamba": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}}[kind]
-    fields.pop("num_key_value_heads", None)
-    write(kind, tmp_path / "model", fields)
+    mamba = {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}
+    write(kind, tmp_path / "model", mamba if kind == "mamba" else {**LLAMA, "num_key_value_heads": 4})
     with pytest.raises(UnsupportedModel, match="computes other numbers for padded prompts with a cache"):
         load(tmp_path / "model")

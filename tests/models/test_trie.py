@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from random_sequences import random_sequences
 from small_models import small_model
 
 from evalsvc.errors import InvalidData
@@ -15,6 +14,16 @@ from evalsvc.models import Transformer, build_trie, read_trie
 from evalsvc.models.trie import Carried, Trie, trie_hidden
 
 Ids = tuple[int, ...]
+
+
+def random_sequences() -> list[Ids]:
+    """Contexts with options, some of which begin alike, solved examples before some, and some of it twice."""
+    pick = random.Random(0)
+    words = [tuple(pick.choices(range(4), k=pick.randint(1, 14))) for _ in range(30)]
+    block = tuple(pick.choices(range(9), k=40))
+    asked = [context + option for context in words[:8] for option in pick.sample(words, 6)]
+    asked += [block + context + option for context in words[8:14] for option in pick.sample(words, 4)]
+    return asked + pick.sample(asked, 15)
 
 
 def ids(text: str) -> Ids:
@@ -91,10 +100,7 @@ def test_questions_share_their_solved_examples_in_rows_of_their_own() -> None:
     rows = trie.batches[0].rows
     assert len(rows) > 5
     assert sum(row.size * row.keys for row in rows) < len(trie.ids) ** 2 / 2
-
-
-def test_texts_with_a_first_word_in_common_share_nothing() -> None:
-    """The mask would cost more than the word, so that plain texts keep plain causal attention. The longest is first."""
+    # A mask would cost more than a first word in common: plain texts keep plain causal attention. The longest is first.
     sequences = [ids(f"The {word * length}") for word, length in (("cat", 30), ("dog", 40), ("eel", 35))]
     rows = [row for batch in build_trie(sequences).batches for row in batch.rows]
     assert [(row.plain, row.size) for row in rows] == [(True, 124), (True, 109), (True, 94)]
@@ -108,9 +114,6 @@ def test_a_long_beginning_is_carried_from_batch_to_batch() -> None:
     assert len(trie.ids) == 50 + 60
 
 
-# hidden states, in float64
-
-
 def build_model(kind: str, **changes: Any) -> Transformer:
     fields = {"n_layers": 3, "seq_len": 64, "vocab_size": 200, "positional_embedding_type": kind}
     return small_model(torch.float64, **fields | changes)
@@ -122,6 +125,8 @@ def build_model(kind: str, **changes: Any) -> Transformer:
     [
         *((kind, {"qk_norm": True}) for kind in ("rotary", "llama_rotary", "head_rotary", "none")),
         *(("rotary", {"n_heads": 6, "n_kv_heads": shared}) for shared in (1, 3)),
+        ("rotary", {"parallel_residual": True, "rotary_dims": 4, "attention_bias": True}),
+        ("rotary", {"norm_place": "after", "model_norm": "rms_norm_wide", "embedding_scale": 8.0}),
     ],
     ids=str,
 )
@@ -136,7 +141,6 @@ def test_equals_each_sequence_alone(kind: str, changes: dict[str, Any], budget: 
 
 
 def test_keys_and_values_are_those_of_a_cache() -> None:
-    """With which a generation goes on."""
     model, sequence = build_model("rotary"), (5, 6, 7, 8)
     trie = build_trie([sequence, (5, 6, 9)])
     _, found = trie_hidden(model, trie, trie.batches[0], Carried(), trie.ids * 0 + range(len(trie.ids)))
@@ -158,9 +162,5 @@ def test_nan_stays_within_what_shares_a_beginning() -> None:
     hidden = torch.cat([part for _, part in read_trie(model, trie)])
     assert all(bool(hidden[torch.tensor(path)].isfinite().all()) for path in trie.paths[:3])
     assert not hidden[trie.paths[3][-1]].isfinite().all()
-
-
-def test_the_table_of_positions_ends() -> None:
-    model = build_model("llama_rotary", seq_len=4)
     with pytest.raises(InvalidData, match="position 8 is beyond"):
-        list(read_trie(model, build_trie([tuple(range(9))])))
+        list(read_trie(build_model("llama_rotary", seq_len=4), build_trie([tuple(range(9))])))
