@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from evalsvc.models import DecodePath, StepShape, Transformer, decoding, graphs
+from evalsvc.models import DecodePath, StepShape, Transformer, decoding
 from evalsvc.models.layer import EAGER
 
 PATHS: tuple[DecodePath, ...] = ("plain", "packed", "compiled", "graph")
@@ -135,7 +135,7 @@ def recorded_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[RecordedCuda]:
         monkeypatch.setattr(torch.cuda, name, getattr(cuda, name))
     monkeypatch.setattr(torch.cuda, "Stream", cuda.make_stream)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: RecordedGraph(cuda))
-    made_once = (graphs.capture_stream, graphs.decoding_stream)
+    made_once = (decoding.capture_stream, decoding.decoding_stream)
     for function in made_once:
         function.cache_clear()
     yield cuda
