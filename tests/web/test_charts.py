@@ -55,9 +55,7 @@ GAP = Missing("run-a", gap(25, message="long " * 60))
 
 
 def rows(spec: Spec, name: str) -> list[dict[str, object]]:
-    datasets = spec["datasets"]
-    assert isinstance(datasets, dict)
-    return list(datasets[name])
+    return list(spec["datasets"][name])
 
 
 def test_a_row_has_only_what_a_point_has() -> None:
@@ -76,13 +74,6 @@ def test_a_logarithmic_scale_has_no_place_for_zero() -> None:
     assert "low" not in found[0]
     assert [row.get("shown") for row in found] == [None, 0.0, -1.0]
     assert rows(spec, "lines") == []
-
-
-def test_gaps_are_on_the_chart_along_steps_only() -> None:
-    [row] = rows(curve_chart(curves(series([1.0])), [GAP]), "gaps")
-    assert (row["x"], row["run"], row["why"]) == (25, "run-a", "failed")
-    assert len(str(row["message"])) == 160
-    assert rows(curve_chart(curves(series([1.0])), [GAP], axis="tokens"), "gaps") == []
 
 
 def test_a_run_keeps_its_colour_and_dash_when_values_come() -> None:
@@ -187,32 +178,24 @@ def test_the_average_of_a_falling_curve_stays_within_its_intervals(weight: float
         truth = [0.8 - 0.5 * math.exp(-4 * at / 250) for at in range(250)]
         noisy = [value + own.gauss(0, 0.01) for value in truth]
         for value, noise, smooth in zip(truth, noisy, smoothed(series(list(noisy)), weight), strict=True):
-            assert smooth is not None
             sides += not noise - 0.0196 <= smooth <= noise + 0.0196
             off += (smooth - value) ** 2
     assert sides / 5000 < 0.06, "the interval of a value covers the truth at .95 of the points"
     assert math.sqrt(off / 5000) < 0.01 / gain, "nearer to the truth than the values"
 
 
-def test_a_straight_line_stays_one_however_its_steps_lie() -> None:
+def test_a_straight_line_stays_one_and_an_average_lies_among_its_values_however_large_they_are() -> None:
     steps = [0, 10, 20, 80, 300, 3000, 3001, 9000, 10_000, 30_000]
-    smooth = smoothed(series([2.0 * step for step in steps], x=steps), 0.9)
-    assert smooth == pytest.approx([2 * step for step in steps])
-
-
-def test_an_average_lies_among_its_values_however_large_they_are() -> None:
+    assert smoothed(series([2.0 * step for step in steps], x=steps), 0.9) == pytest.approx([2 * step for step in steps])
     smooth = smoothed(series([1.7e308, -1.7e308, 1.7e308, 5e-324]), 0.9)
     assert all(value is not None and abs(value) <= 1.7e308 for value in smooth)
     assert smoothed(series([1.0]), 0.9) == [1.0]
 
 
-def test_companions_are_read_at_the_same_places() -> None:
+def test_companions_are_read_at_the_same_places_and_one_that_never_changes_is_a_line() -> None:
     perplexity = series([7.4, 2.7], "loss/text_perplexity", unit="perplexity", x=[20, 30])
     other = series([0.0, 0.0], "loss/text_perplexity", protocol="p2")
     assert companions_of(series([2.0, 1.0]), [perplexity, other]) == {"perplexity": {20: 7.4, 30: 2.7}}
-
-
-def test_a_companion_that_never_changes_is_a_line() -> None:
     unigram = series([6.5, 6.5], "loss/text_unigram", protocol="of the data")
     moving = series([6.5, 6.6], "loss/text_unigram_by_place")
     perplexity = series([9.0, 9.0], "loss/text_perplexity", unit="perplexity")
@@ -221,7 +204,11 @@ def test_a_companion_that_never_changes_is_a_line() -> None:
     assert list(lines_of(series([1.0], baseline="NaN"), [])) == []
 
 
-def test_a_gap_is_of_the_curve_that_lacks_the_value() -> None:
+def test_a_gap_is_of_the_curve_that_lacks_the_value_and_on_the_chart_along_steps_only() -> None:
+    [row] = rows(curve_chart(curves(series([1.0])), [GAP]), "gaps")
+    assert (row["x"], row["run"], row["why"]) == (25, "run-a", "failed")
+    assert len(str(row["message"])) == 160
+    assert rows(curve_chart(curves(series([1.0])), [GAP], axis="tokens"), "gaps") == []
     gaps = tuple(gap(step, variant) for step, variant in ((10, "raw"), (15, "raw"), (15, "ema")))
     values = series([1.0, 2.0])
     where = {"run": "run-a", "x": "step", "sampled": True, "start": 0, "width": 10, "names": []}
@@ -245,8 +232,8 @@ SPEC: dict[str, Any] = {
 
 
 @pytest.mark.usefixtures("child_process")
-def test_the_script_is_made_once_and_is_the_same_each_time(tmp_path: Path) -> None:
-    """Browsers keep it for a year under its name."""
+def test_the_script_is_made_once_and_is_the_same_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Browsers keep it for a year under its name, so one that is made differently has another."""
     made = vega.script(tmp_path / "a")
     before = made.stat()
     assert vega.script(tmp_path / "a") == made
@@ -254,12 +241,8 @@ def test_the_script_is_made_once_and_is_the_same_each_time(tmp_path: Path) -> No
     assert vega.script(tmp_path / "b").read_bytes() == made.read_bytes()
     assert made.name == vega.script_name()
     assert vega.SNIPPET.encode()[:16] in made.read_bytes()
-
-
-def test_a_script_that_is_made_differently_has_another_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = vega.script_name()
     monkeypatch.setattr(vega, "SNIPPET", "window.other = vegaEmbed;")
-    assert vega.script_name() != before
+    assert vega.script_name() != made.name
 
 
 @pytest.mark.usefixtures("child_process")
@@ -274,13 +257,9 @@ def test_a_chart_is_a_picture_of_lines_and_texts(theme: vega.Theme) -> None:
     assert "</text><script>alert(1)</script>" in "".join(root.itertext())
     assert vega.config(theme)["background"] in content.decode()
     assert float(root.get("width")) >= vega.WIDTH
-
-
-@pytest.mark.usefixtures("child_process")
-def test_a_png_has_two_pixels_a_point() -> None:
-    content = vega.render({**SPEC, "width": 300, "autosize": {"type": "fit", "contains": "padding"}}, "png")
-    assert content.startswith(b"\x89PNG\r\n\x1a\n")
-    assert (int.from_bytes(content[16:20]), int.from_bytes(content[20:24])) == (600, 200)
+    png = vega.render({**SPEC, "width": 300, "autosize": {"type": "fit", "contains": "padding"}}, "png", theme)
+    assert png.startswith(b"\x89PNG\r\n\x1a\n")
+    assert (int.from_bytes(png[16:20]), int.from_bytes(png[20:24])) == (600, 200), "two pixels a point"
 
 
 @pytest.mark.usefixtures("child_process")
@@ -296,9 +275,12 @@ def test_a_chart_loads_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("child_process")
-def test_a_chart_that_the_package_cannot_draw_is_an_error_with_its_reason() -> None:
+def test_a_chart_that_cannot_be_drawn_or_takes_long_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InternalError, match=re.escape("the package vl-convert-python failed to render a chart: ")):
         vega.render({"mark": 7}, "svg")
+    monkeypatch.setattr(vega, "SECONDS", 0.01)
+    with pytest.raises(DeadlineExceeded, match=r"was not rendered within 0\.01 s; ask for fewer runs or points"):
+        vega.render(SPEC, "svg")
 
 
 @pytest.mark.parametrize(
@@ -320,13 +302,6 @@ def test_what_a_dying_engine_says_is_not_told(code: int, words: str, monkeypatch
     assert words in raised.value.message
     assert "MemoryDenyWriteExecute" in raised.value.message
     assert "0x" not in raised.value.message
-
-
-@pytest.mark.usefixtures("child_process")
-def test_a_chart_that_takes_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vega, "SECONDS", 0.01)
-    with pytest.raises(DeadlineExceeded, match=r"was not rendered within 0\.01 s; ask for fewer runs or points"):
-        vega.render(SPEC, "svg")
 
 
 def test_without_the_package_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from app_in_process import InlineCoordinator, app_on_port
+from app_in_process import app_on_port
 from chromium import Visit
 from dashboard_history import Dashboard
 from history_reference import Point, write
 from queue_steps import cancel, enter, metric, submission, suite
 from told_run import FAILURE, OTHER, RUN, fail, fill, losses, post
 
-from evalsvc.access_tokens import TokenScope
 from evalsvc.api.middleware import authentication
 from evalsvc.api.state import State
 from evalsvc.store.tokens import create_token, revoke_token
@@ -28,17 +27,19 @@ SOON = 5_000
 """Milliseconds in which an open page shows a new value."""
 
 
-@dataclass(frozen=True)
-class Service:
-    url: str
-    state: State
-
-
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
     with app_on_port(tmp_path_factory.mktemp("told") / "data") as (url, state):
         fill(state)
-        yield Service(url, state)
+        yield Dashboard(url, state)
+
+
+@pytest.fixture
+def visit(chromium: Browser) -> Iterator[Visit]:
+    """An empty page, on which nothing goes wrong; without the right to see a page the browser tells of a 401."""
+    with Visit(chromium) as visit:
+        yield visit
+        assert [message for message in visit.messages if "401" not in message] == visit.violations == []
 
 
 def panel(visit: Visit, metric_name: str) -> Locator:
@@ -55,203 +56,190 @@ def labels(panel: Locator) -> list[str]:
     return texts
 
 
-def drag_free(visit: Visit, panel: Locator) -> tuple[float, float]:
+def place_in(panel: Locator) -> tuple[float, float]:
     """Scroll to a chart, and return a point inside it."""
     panel.scroll_into_view_if_needed()
     box = panel.locator(".chart").bounding_box()
-    assert box is not None
     return box["x"] + 0.6 * box["width"], box["y"] + 0.5 * box["height"]
 
 
-def test_new_values_come_to_an_open_page_and_leave_its_zoom(chromium: Browser, service: Service) -> None:
+def test_new_values_come_to_an_open_page_and_leave_its_zoom(visit: Visit, service: Dashboard) -> None:
     """Late and repeated values took no place at all in other trackers, and a reload threw the zoom away."""
     store = service.state.store
     for step in (0, 100, 300):
         post(store, "live", step, losses(step))
-    with Visit(chromium) as visit:
-        visit.open(f"{service.url}/runs/live")
-        text = panel(visit, "loss/text")
-        assert points(text) == 3
-        x, y = drag_free(visit, text)
-        visit.page.mouse.move(x, y)
-        visit.page.keyboard.down("Control")
-        visit.page.mouse.wheel(0, -200)
-        visit.page.keyboard.up("Control")
-        visit.page.wait_for_timeout(300)
-        zoomed, scrolled = labels(text), visit.page.evaluate("scrollY")
-        visit.page.mouse.move(0, 0)
-        visit.page.get_by_text("Table, files and commands").first.click()
+    visit.open(f"{service.url}/runs/live")
+    text = panel(visit, "loss/text")
+    assert points(text) == 3
+    x, y = place_in(text)
+    visit.page.mouse.move(x, y)
+    visit.page.keyboard.down("Control")
+    visit.page.mouse.wheel(0, -200)
+    visit.page.keyboard.up("Control")
+    visit.page.wait_for_timeout(300)
+    zoomed, scrolled = labels(text), visit.page.evaluate("scrollY")
+    visit.page.mouse.move(0, 0)
+    visit.page.get_by_text("Table, files and commands").first.click()
 
-        post(store, "live", 400, losses(400))
-        text.get_by_text("5 ± 0.1 at 400 (perplexity 32)").wait_for(timeout=SOON)
-        post(store, "live", 200, losses(200))  # a late one
-        visit.page.wait_for_function("() => document.querySelector('.panel table').rows.length == 6", timeout=SOON)
-        post(store, "live", 400, [replace(value, value=1.5) for value in losses(400)], limit=2)
-        text.get_by_text("1.5 ± 0.1", exact=False).wait_for(timeout=SOON)
-        fail(service.state, "live", 500)
-        [evaluation] = post(store, "live", 600)
-        cancel(store, evaluation)
-        text.get_by_text(f"failed: {FAILURE}").wait_for(state="attached", timeout=SOON)
-        text.get_by_text("cancelled: ").wait_for(state="attached", timeout=SOON)
-        visit.page.wait_for_timeout(500)
+    post(store, "live", 400, losses(400))
+    text.get_by_text("5 ± 0.1 at 400 (perplexity 32)").wait_for(timeout=SOON)
+    post(store, "live", 200, losses(200))  # a late one
+    visit.page.wait_for_function("() => document.querySelector('.panel table').rows.length == 6", timeout=SOON)
+    post(store, "live", 400, [replace(value, value=1.5) for value in losses(400)], limit=2)
+    text.get_by_text("1.5 ± 0.1", exact=False).wait_for(timeout=SOON)
+    fail(service.state, "live", 500)
+    [evaluation] = post(store, "live", 600)
+    cancel(store, evaluation)
+    text.get_by_text(f"failed: {FAILURE}").wait_for(state="attached", timeout=SOON)
+    text.get_by_text("cancelled: ").wait_for(state="attached", timeout=SOON)
+    visit.page.wait_for_timeout(500)
 
-        assert points(text) == 7
-        assert labels(text) == zoomed
-        assert visit.page.evaluate("scrollY") == scrolled
-        assert visit.page.locator("details[open]").count() >= 1, "what was open stays open"
-        visit.page.mouse.dblclick(x, y)
-        visit.page.wait_for_timeout(300)
-        assert labels(text) != zoomed
-        assert (visit.messages, visit.failures, visit.violations) == ([], [], [])
+    assert points(text) == 7
+    assert labels(text) == zoomed
+    assert visit.page.evaluate("scrollY") == scrolled
+    assert visit.page.locator("details[open]").count() >= 1, "what was open stays open"
+    visit.page.mouse.dblclick(x, y)
+    visit.page.wait_for_timeout(300)
+    assert labels(text) != zoomed
 
 
-def test_the_first_values_come_to_a_page_that_has_none(chromium: Browser, service: Service) -> None:
+def test_the_first_values_come_to_a_page_that_has_none(visit: Visit, service: Dashboard) -> None:
     post(service.state.store, "young", 0)
-    with Visit(chromium) as visit:
-        visit.open(f"{service.url}/runs/young")
-        visit.page.get_by_text("This run has no values yet.").wait_for()
-        post(service.state.store, "young", 0, losses(0), limit=2)
-        panel(visit, "loss/text").locator("svg").wait_for(timeout=2 * SOON)
-        assert visit.page.get_by_text("This run has no values yet.").count() == 0
-        assert visit.messages == []
+    visit.open(f"{service.url}/runs/young")
+    visit.page.get_by_text("This run has no values yet.").wait_for()
+    post(service.state.store, "young", 0, losses(0), limit=2)
+    panel(visit, "loss/text").locator("svg").wait_for(timeout=2 * SOON)
+    assert visit.page.get_by_text("This run has no values yet.").count() == 0
 
 
-def test_the_slider_says_what_every_chart_has_at_a_step(chromium: Browser, service: Service) -> None:
-    with Visit(chromium) as visit:
-        visit.open(f"{service.url}/runs/{RUN}?with={OTHER}")
-        text = panel(visit, "loss/text").locator(".at-step")
-        image = panel(visit, "loss/image").locator(".at-step")
-        slider = visit.page.get_by_label("Step", exact=True)
-        slider.focus()
-        visit.page.keyboard.press("Home")
-        visit.page.keyboard.press("ArrowRight")
-        visit.page.keyboard.press("ArrowRight")
-        visit.page.wait_for_url("**&step=200")
-        assert text.locator("span").all_text_contents() == [
-            f"{RUN}: 7 ± 0.1 (perplexity 128)",
-            f"{OTHER}: 7.5 ± 0.1 (perplexity 181)",
-        ]
-        assert image.locator("span").first.text_content() == f"{RUN}: NaN ± 0.1"
-        visit.page.keyboard.press("End")
-        visit.page.keyboard.press("ArrowLeft")
-        assert text.locator("span").all_text_contents() == [
-            f"{RUN}: no value, failed: {FAILURE}",
-            f"{OTHER}: no value at 400",
-        ]
-        visit.page.reload()
-        visit.drawn()
-        text.get_by_text("no value at 400").wait_for()
-        assert visit.page.locator("#step-shown").text_content() == "400"
-        visit.page.get_by_role("button", name="Newest").click()
-        visit.page.wait_for_url(lambda url: "step=" not in url)
-        newest = text.locator("span").first.text_content()
-        assert newest == f"{RUN}: 5.5 ± 0.1 at 350 (perplexity 45.25)"
+def test_the_slider_says_what_every_chart_has_at_a_step(visit: Visit, service: Dashboard) -> None:
+    visit.open(f"{service.url}/runs/{RUN}?with={OTHER}")
+    text = panel(visit, "loss/text").locator(".at-step")
+    image = panel(visit, "loss/image").locator(".at-step")
+    slider = visit.page.get_by_label("Step", exact=True)
+    slider.focus()
+    visit.page.keyboard.press("Home")
+    visit.page.keyboard.press("ArrowRight")
+    visit.page.keyboard.press("ArrowRight")
+    visit.page.wait_for_url("**&step=200")
+    assert text.locator("span").all_text_contents() == [
+        f"{RUN}: 7 ± 0.1 (perplexity 128)",
+        f"{OTHER}: 7.5 ± 0.1 (perplexity 181)",
+    ]
+    assert image.locator("span").first.text_content() == f"{RUN}: NaN ± 0.1"
+    visit.page.keyboard.press("End")
+    visit.page.keyboard.press("ArrowLeft")
+    assert text.locator("span").all_text_contents() == [
+        f"{RUN}: no value, failed: {FAILURE}",
+        f"{OTHER}: no value at 400",
+    ]
+    visit.page.reload()
+    visit.drawn()
+    text.get_by_text("no value at 400").wait_for()
+    assert visit.page.locator("#step-shown").text_content() == "400"
+    visit.page.get_by_role("button", name="Newest").click()
+    visit.page.wait_for_url(lambda url: "step=" not in url)
+    newest = text.locator("span").first.text_content()
+    assert newest == f"{RUN}: 5.5 ± 0.1 at 350 (perplexity 45.25)"
 
 
-def test_the_pointer_reads_all_charts_at_a_place(chromium: Browser, service: Service) -> None:
-    with Visit(chromium) as visit:
-        visit.open(f"{service.url}/runs/{RUN}")
-        x, y = drag_free(visit, panel(visit, "loss/image"))
-        visit.page.mouse.move(x, y)
-        panel(visit, "loss/text").get_by_text("6 ± 0.1 (perplexity 64)", exact=True).wait_for()
-        assert visit.page.locator(".mark-rule.role-mark line").count() >= 2
-        visit.page.mouse.click(x, y)
-        visit.page.wait_for_url("**/runs/digits?step=300")
+def test_the_pointer_reads_all_charts_at_a_place(visit: Visit, service: Dashboard) -> None:
+    visit.open(f"{service.url}/runs/{RUN}")
+    x, y = place_in(panel(visit, "loss/image"))
+    visit.page.mouse.move(x, y)
+    panel(visit, "loss/text").get_by_text("6 ± 0.1 (perplexity 64)", exact=True).wait_for()
+    assert visit.page.locator(".mark-rule.role-mark line").count() >= 2
+    visit.page.mouse.click(x, y)
+    visit.page.wait_for_url("**/runs/digits?step=300")
+    visit.page.mouse.move(0, 0)
+    panel(visit, "loss/text").get_by_text("6 ± 0.1 (perplexity 64)", exact=True).wait_for()
+
+
+def test_a_tooltip_says_what_a_point_is(visit: Visit, service: Dashboard) -> None:
+    visit.open(f"{service.url}/runs/{RUN}")
+    text = panel(visit, "loss/text")
+    for at, words in ((4, ("5.5", "virtual", "perplexity 45.25", "400")), (5, ("failed", FAILURE))):
+        text.locator("svg .role-mark.mark-symbol path").nth(at).hover()
+        tip = visit.page.locator("#vg-tooltip-element.visible")
+        tip.wait_for()
+        for word in words:
+            assert word in (tip.text_content() or ""), tip.text_content()
         visit.page.mouse.move(0, 0)
-        panel(visit, "loss/text").get_by_text("6 ± 0.1 (perplexity 64)", exact=True).wait_for()
 
 
-def test_a_tooltip_says_what_a_point_is(chromium: Browser, service: Service) -> None:
-    with Visit(chromium) as visit:
-        visit.open(f"{service.url}/runs/{RUN}")
-        text = panel(visit, "loss/text")
-        for at, words in ((4, ("5.5", "virtual", "perplexity 45.25", "400")), (5, ("failed", FAILURE))):
-            text.locator("svg .role-mark.mark-symbol path").nth(at).hover()
-            tip = visit.page.locator("#vg-tooltip-element.visible")
-            tip.wait_for()
-            for word in words:
-                assert word in (tip.text_content() or ""), tip.text_content()
-            visit.page.mouse.move(0, 0)
-
-
-def test_a_metric_is_found_by_typing_and_drawn_when_it_is_seen(chromium: Browser, service: Service) -> None:
+def test_a_metric_is_found_by_typing_and_drawn_when_it_is_seen(visit: Visit, service: Dashboard) -> None:
     many = [metric(float(index), f"probe/m{index:02d}") for index in range(30)]
     for step in (0, 100):
         post(service.state.store, "wide", step, [*losses(step), *many])
-    with Visit(chromium) as visit:
-        visit.open(f"{service.url}/runs/wide")
-        specs = [asked for asked in visit.requests if "/panels/curve.json" in asked]
-        assert len(specs) < 20, "what is far below is not asked for"
-        assert not panel(visit, "loss/text_perplexity").is_visible()
-        visit.page.get_by_label("Find").fill("text PERP")
-        panel(visit, "loss/text_perplexity").locator("svg").wait_for()
-        assert visit.page.locator("#rest .panel:visible").count() == 1
-        visit.page.wait_for_url("**?find=text+perp")
-        visit.page.reload()
-        assert visit.page.locator("#rest .panel:visible").count() == 1
+    visit.open(f"{service.url}/runs/wide")
+    specs = [asked for asked in visit.requests if "/panels/curve.json" in asked]
+    assert len(specs) < 20, "what is far below is not asked for"
+    assert not panel(visit, "loss/text_perplexity").is_visible()
+    visit.page.get_by_label("Find").fill("text PERP")
+    panel(visit, "loss/text_perplexity").locator("svg").wait_for()
+    assert visit.page.locator("#rest .panel:visible").count() == 1
+    visit.page.wait_for_url("**?find=text+perp")
+    visit.page.reload()
+    assert visit.page.locator("#rest .panel:visible").count() == 1
 
 
-def test_a_long_history_is_drawn_on_a_canvas(chromium: Browser, service: Service) -> None:
+def test_a_long_history_is_drawn_on_a_canvas(visit: Visit, service: Dashboard) -> None:
     values = {"lower/a": [Point(step, float(step % 7), 0.1, 50) for step in range(500)]}
     runs = [f"long-{index}" for index in range(5)]
     for run in runs:
         write(service.state.store, values, run=run)
     query = "&".join(f"with={run}" for run in runs[1:])
-    with Visit(chromium) as visit:
-        visit.open(f"{service.url}/runs/{runs[0]}")
-        assert visit.page.locator(".chart svg").count() == 1
-        visit.open(f"{service.url}/runs/{runs[0]}?{query}")
-        assert visit.page.locator(".chart canvas").count() == 1
-        assert visit.page.locator(".chart").first.get_attribute("aria-label").startswith("lower/a of long-0, long-1")
+    visit.open(f"{service.url}/runs/{runs[0]}")
+    assert visit.page.locator(".chart svg").count() == 1
+    visit.open(f"{service.url}/runs/{runs[0]}?{query}")
+    assert visit.page.locator(".chart canvas").count() == 1
+    assert visit.page.locator(".chart").first.get_attribute("aria-label").startswith("lower/a of long-0, long-1")
 
 
-def test_a_choice_is_a_short_address(chromium: Browser, service: Service) -> None:
-    with Visit(chromium) as visit:
-        visit.open(f"{service.url}/runs/{RUN}")
-        visit.page.get_by_label("Scale", exact=False).and_(visit.page.locator("select")).select_option("log")
-        visit.page.wait_for_url("**/runs/digits?scale=log")
-        visit.page.get_by_text("Overlay other runs").click()
-        visit.page.get_by_label(OTHER).check()
-        visit.page.get_by_role("button", name="Show").click()
-        visit.page.wait_for_url("**/runs/digits?scale=log&with=digits-2")
+def test_a_choice_is_a_short_address(visit: Visit, service: Dashboard) -> None:
+    visit.open(f"{service.url}/runs/{RUN}")
+    visit.page.get_by_label("Scale", exact=False).and_(visit.page.locator("select")).select_option("log")
+    visit.page.wait_for_url("**/runs/digits?scale=log")
+    visit.page.get_by_text("Overlay other runs").click()
+    visit.page.get_by_label(OTHER).check()
+    visit.page.get_by_role("button", name="Show").click()
+    visit.page.wait_for_url("**/runs/digits?scale=log&with=digits-2")
 
 
 WALL = f"/runs/{RUN}/images"
 
 
-def test_the_slider_shows_one_step_or_says_that_it_has_no_images(chromium: Browser, dashboard: Dashboard) -> None:
-    with Visit(chromium).open(f"{dashboard.url}{WALL}?with={OTHER}") as visit:
-        page = visit.page
-        page.locator("#wall-step").focus()
-        page.keyboard.press("Home")
-        page.wait_for_function("() => document.querySelectorAll('#wall thead th').length === 3")
-        assert page.url.endswith(f"{WALL}?with={OTHER}&at=0")
-        page.keyboard.press("End")  # a step whose evaluation has not ended
-        page.locator("#wall .warning").first.wait_for()
-        assert page.locator("#wall-step-shown").text_content() == "6,000: no images"
-        assert page.locator("#wall img").count() == 0
-        assert visit.messages == visit.violations == []
+def test_the_slider_shows_one_step_or_says_that_it_has_no_images(visit: Visit, dashboard: Dashboard) -> None:
+    visit.open(f"{dashboard.url}{WALL}?with={OTHER}")
+    page = visit.page
+    page.locator("#wall-step").focus()
+    page.keyboard.press("Home")
+    page.wait_for_function("() => document.querySelectorAll('#wall thead th').length === 3")
+    assert page.url.endswith(f"{WALL}?with={OTHER}&at=0")
+    page.keyboard.press("End")  # a step whose evaluation has not ended
+    page.locator("#wall .warning").first.wait_for()
+    assert page.locator("#wall-step-shown").text_content() == "6,000: no images"
+    assert page.locator("#wall img").count() == 0
 
 
-def test_two_checkpoints_are_laid_over_each_other_by_keyboard(chromium: Browser, dashboard: Dashboard) -> None:
-    with Visit(chromium).open(dashboard.url + WALL) as visit:
-        page = visit.page
-        page.goto(dashboard.url + WALL)  # a page that has not changed works as the first time
-        page.locator("a.sample").first.focus()
-        page.keyboard.press("Enter")
-        place = page.locator("#wipe")
-        assert "a red seven" in (place.text_content() or "")
-        place.locator("select").select_option(index=2)
-        wipe = place.locator("input[type=range]")
-        wipe.focus()
-        before = place.locator("img").nth(1).evaluate("(image) => image.style.clipPath")
-        page.keyboard.press("ArrowRight")
-        after = place.locator("img").nth(1).evaluate("(image) => image.style.clipPath")
-        assert (before, after) == ("inset(0px 0px 0px 50%)", "inset(0px 0px 0px 49%)")
-        assert "Same prompt, seed and parameters." in (place.text_content() or "")
-        page.keyboard.press("Escape")
-        assert not place.evaluate("(dialog) => dialog.open")
-        assert visit.messages == visit.violations == []
+def test_two_checkpoints_are_laid_over_each_other_by_keyboard(visit: Visit, dashboard: Dashboard) -> None:
+    visit.open(dashboard.url + WALL)
+    page = visit.page
+    page.goto(visit.page.url)  # a page that has not changed works as the first time
+    page.locator("a.sample").first.focus()
+    page.keyboard.press("Enter")
+    place = page.locator("#wipe")
+    assert "a red seven" in (place.text_content() or "")
+    place.locator("select").select_option(index=2)
+    wipe = place.locator("input[type=range]")
+    wipe.focus()
+    before = place.locator("img").nth(1).evaluate("(image) => image.style.clipPath")
+    page.keyboard.press("ArrowRight")
+    after = place.locator("img").nth(1).evaluate("(image) => image.style.clipPath")
+    assert (before, after) == ("inset(0px 0px 0px 50%)", "inset(0px 0px 0px 49%)")
+    assert "Same prompt, seed and parameters." in (place.text_content() or "")
+    page.keyboard.press("Escape")
+    assert not place.evaluate("(dialog) => dialog.open")
 
 
 # Signing in, the forms of an evaluation, and its events
@@ -268,20 +256,16 @@ def waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[s
         yield url, state
 
 
-def token(state: State, scope: TokenScope = "submit") -> str:
-    with state.store.transaction() as session:
-        return create_token(session, scope, scope)
-
-
-def sign_in(visit: Visit, shown: str) -> None:
-    visit.page.get_by_label("Token").fill(shown)
+def sign_in(visit: Visit, token: str) -> None:
+    visit.page.get_by_label("Token").fill(token)
     visit.page.get_by_role("button", name="Sign in").click()
 
 
 @pytest.mark.parametrize("java_script", [True, False])
 def test_sign_in_act_and_sign_out(chromium: Browser, waiting: tuple[str, State], java_script: bool) -> None:
     url, state = waiting
-    shown = token(state)
+    with state.store.transaction() as session:
+        shown = create_token(session, "submit", "submit")
     with Visit(chromium, java_script_enabled=java_script) as visit:
         visit.page.goto(f"{url}/evaluations/1")
         assert visit.page.url == f"{url}/sign-in?next=%2Fevaluations%2F1"
@@ -303,52 +287,43 @@ def test_sign_in_act_and_sign_out(chromium: Browser, waiting: tuple[str, State],
         assert [message for message in visit.messages if "401" not in message] == []
 
 
-def test_a_link_of_another_site_finds_the_session(chromium: Browser, waiting: tuple[str, State]) -> None:
-    """The first request has no strict cookie; without a second one, each link in a chat would ask for the token."""
+def test_a_link_of_another_site_finds_the_session_whose_end_leads_to_the_sign_in(
+    visit: Visit, waiting: tuple[str, State]
+) -> None:
+    """The first request has no strict cookie; without a second one, each link in a chat would ask for the token.
+
+    A wall display would show old values for ever after the end of its session.
+    """
     url, state = waiting
-    shown = token(state, "read")
-    with Visit(chromium) as visit:
-        visit.page.goto(f"{url}/status")
-        sign_in(visit, shown)
-        visit.page.wait_for_url(f"{url}/status")
-        visit.page.route("http://chat.example/", lambda route: route.fulfill(body=f'<a href="{url}/compare?a=x">x</a>'))
-        visit.page.goto("http://chat.example/")
-        visit.page.get_by_role("link").click()
-        visit.page.wait_for_url(f"{url}/compare?a=x")
-        visit.page.get_by_role("heading", name="Compare").wait_for()
-        assert visit.violations == []
+    with state.store.transaction() as session:
+        shown = create_token(session, "read", "read")
+    visit.page.goto(f"{url}/status")
+    sign_in(visit, shown)
+    visit.page.wait_for_url(f"{url}/status")
+    visit.page.route("http://chat.example/", lambda route: route.fulfill(body=f'<a href="{url}/compare?a=x">x</a>'))
+    visit.page.goto("http://chat.example/")
+    visit.page.get_by_role("link").click()
+    visit.page.wait_for_url(f"{url}/compare?a=x")
+    visit.page.get_by_role("heading", name="Compare").wait_for()
+    visit.page.goto(f"{url}/status")
+    with state.store.transaction() as session:
+        revoke_token(session, "read")
+    visit.page.wait_for_url(re.compile("/sign-in"), timeout=ANSWER)
 
 
-def test_a_page_shows_progress_and_results_by_events(chromium: Browser, waiting: tuple[str, State]) -> None:
+def test_a_page_shows_progress_and_results_by_events(visit: Visit, waiting: tuple[str, State]) -> None:
     url, state = waiting
-    assert isinstance(state.coordinator, InlineCoordinator)
-    with Visit(chromium) as visit:
-        visit.page.goto(f"{url}/evaluations/1")
-        summary = visit.page.locator("details summary").last
-        summary.click()
-        visit.page.evaluate("window.scrollTo(0, 200)")
-        before = visit.page.evaluate("[performance.timeOrigin, scrollY]")
-        state.coordinator.step()
-        state.coordinator.step()
-        visit.page.locator("progress[value='4'][max='8']").wait_for(timeout=ANSWER)
-        state.coordinator.work()
-        visit.page.get_by_text("succeeded", exact=True).first.wait_for(timeout=ANSWER)
-        visit.page.get_by_role("button", name="Evaluate again").wait_for(timeout=ANSWER)
-        assert visit.page.locator("th", has_text=re.compile("^loss/text$")).count() == 2
-        assert visit.page.evaluate("[performance.timeOrigin, scrollY]") == before, "no reload, and the same place"
-        assert visit.page.locator("details[open]").count() == 1
-        assert visit.messages == []
-        assert visit.violations == []
-
-
-def test_a_page_whose_session_has_ended_leads_to_the_sign_in(chromium: Browser, waiting: tuple[str, State]) -> None:
-    """A wall display would else show old values for ever."""
-    url, state = waiting
-    shown = token(state, "read")
-    with Visit(chromium) as visit:
-        visit.page.goto(f"{url}/status")
-        sign_in(visit, shown)
-        visit.page.wait_for_url(f"{url}/status")
-        with state.store.transaction() as session:
-            revoke_token(session, "read")
-        visit.page.wait_for_url(re.compile("/sign-in"), timeout=ANSWER)
+    visit.page.goto(f"{url}/evaluations/1")
+    summary = visit.page.locator("details summary").last
+    summary.click()
+    visit.page.evaluate("window.scrollTo(0, 200)")
+    before = visit.page.evaluate("[performance.timeOrigin, scrollY]")
+    state.coordinator.step()
+    state.coordinator.step()
+    visit.page.locator("progress[value='4'][max='8']").wait_for(timeout=ANSWER)
+    state.coordinator.work()
+    visit.page.get_by_text("succeeded", exact=True).first.wait_for(timeout=ANSWER)
+    visit.page.get_by_role("button", name="Evaluate again").wait_for(timeout=ANSWER)
+    assert visit.page.locator("th", has_text=re.compile("^loss/text$")).count() == 2
+    assert visit.page.evaluate("[performance.timeOrigin, scrollY]") == before, "no reload, and the same place"
+    assert visit.page.locator("details[open]").count() == 1

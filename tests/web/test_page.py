@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from app_in_process import app_in_process
@@ -15,6 +18,9 @@ from queue_steps import enter, evaluate_whole, metric, submission, suite
 
 from evalsvc.api.routes.pages import POLICY
 from evalsvc.installation import pip_install
+from evalsvc.spec.documents.fields import Number
+from evalsvc.spec.documents.history import BestPoint, HeadlineSeries
+from evalsvc.web import formats
 from evalsvc.web.page import HERE, PAGES, STATIC, Content, Surroundings, html_of, page_class
 from evalsvc.web.site import MODULES, classic_script
 
@@ -33,9 +39,6 @@ def test_what_a_page_shows_is_text() -> None:
     shown = html_of("problem.html", Content(hostile, {"detail": hostile}), AROUND)
     assert "<script>alert" not in shown
     assert shown.count("&lt;script&gt;alert(1)&lt;/script&gt;&#34;&#39;") == 3, "the title, the heading and the detail"
-
-
-def test_a_variable_that_is_missing_is_an_error() -> None:
     with pytest.raises(UndefinedError, match="'detail' is undefined"):
         html_of("problem.html", Content("a problem", {}), AROUND)
 
@@ -44,14 +47,9 @@ def test_without_the_package_of_charts_a_page_says_how_to_install_it() -> None:
     content = Content("a problem", {"detail": ""})
     assert str(escape(pip_install("dashboard"))) in html_of("problem.html", content, AROUND)
     assert "[dashboard]" not in html_of("problem.html", content, Surroundings("/vega/vega-1.js", "http://host"))
-
-
-def test_a_copy_has_no_modules_and_no_addresses_of_the_service() -> None:
-    content = Content("a problem", {"detail": ""})
-    shown = html_of("problem.html", content, Surroundings(None, "http://host", link=lambda address: None, is_copy=True))
-    assert 'href="/' not in shown
-    assert 'type="module"' not in shown
-    assert "/status" not in shown
+    copy = html_of("problem.html", content, Surroundings(None, "http://host", link=lambda address: None, is_copy=True))
+    for words in ('href="/', 'type="module"', "/status"):
+        assert words not in copy, "a copy has no modules and no addresses of the service"
 
 
 def test_a_page_of_a_run_without_its_content_says_so(tmp_path: Path) -> None:
@@ -96,51 +94,36 @@ IN_TEMPLATES = {
 }
 
 
-def test_there_is_little_javascript() -> None:
-    assert sum(len(script.read_text().splitlines()) for script in SCRIPTS) < LINES
-
-
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_a_script_does_nothing_that_lets_a_text_become_code(script: Path) -> None:
     text = script.read_text()
     assert [what for what, pattern in FORBIDDEN.items() if re.search(pattern, text)] == []
+    assert sum(len(script.read_text().splitlines()) for script in SCRIPTS) < LINES
 
 
 @pytest.mark.parametrize(
     ("rules", "text"),
     [
-        (FORBIDDEN, "element.innerHTML = text"),
-        (FORBIDDEN, "element.outerHTML += text"),
-        (FORBIDDEN, "element.insertAdjacentHTML('beforeend', text)"),
-        (FORBIDDEN, "eval(text)"),
-        (FORBIDDEN, "new Function(text)"),
-        (FORBIDDEN, "setTimeout('go()', 5)"),
-        (FORBIDDEN, "element.setAttribute('onclick', text)"),
-        (FORBIDDEN, "fetch('https://host.example/x')"),
-        (FORBIDDEN, "document.cookie = text"),
+        *((FORBIDDEN, text) for text in ("element.innerHTML = text", "element.outerHTML += text", "eval(text)")),
+        *((FORBIDDEN, text) for text in ("element.insertAdjacentHTML('beforeend', text)", "new Function(text)")),
+        *((FORBIDDEN, text) for text in ("setTimeout('go()', 5)", "element.setAttribute('onclick', text)")),
+        *((FORBIDDEN, text) for text in ("fetch('https://host.example/x')", "document.cookie = text")),
         (FORBIDDEN, "/** The chosen. @type {string[]} */"),
-        (IN_TEMPLATES, "<script>go()</script>"),
-        (IN_TEMPLATES, '<p style="color: red">'),
-        (IN_TEMPLATES, '<button\nonclick="go()">'),
-        (IN_TEMPLATES, '<img src="//host.example/x.png">'),
-        (IN_TEMPLATES, "{{ details | tojson }}"),
-        (IN_TEMPLATES, "<a href={{ address }}>"),
+        *((IN_TEMPLATES, text) for text in ("<script>go()</script>", '<p style="color: red">')),
+        *((IN_TEMPLATES, text) for text in ('<button\nonclick="go()">', '<img src="//host.example/x.png">')),
+        *((IN_TEMPLATES, text) for text in ("{{ details | tojson }}", "<a href={{ address }}>")),
     ],
 )
 def test_a_rule_finds(rules: dict[str, str], text: str) -> None:
     assert len([what for what, pattern in rules.items() if re.search(pattern, text, re.DOTALL)]) == 1
 
 
-def test_the_static_copy_has_every_script_after_those_that_it_imports() -> None:
-    """One that is left out is missed only when a button does nothing."""
+def test_the_static_copy_has_every_script_after_those_that_it_imports_and_no_name_twice() -> None:
+    """One that is left out is missed only when a button does nothing; of two functions with one name, one is gone."""
     assert sorted(MODULES) == [script.stem for script in SCRIPTS]
     for place, name in enumerate(MODULES):
         imported = re.findall(r'from "\./([a-z_]+)\.js"', (STATIC / f"{name}.js").read_text())
         assert set(imported) <= set(MODULES[:place])
-
-
-def test_the_script_of_the_static_copy_has_no_name_twice_and_nothing_of_modules() -> None:
-    """Of two functions with one name, the first is gone without an error."""
     script = classic_script()
     assert re.findall(r"^(?:import|export)\b.*", script, re.MULTILINE) == []
     names = re.findall(r"^(?:async )?(?:function|const|let|class) (\w+)", script, re.MULTILINE)
@@ -155,9 +138,6 @@ def test_a_template_has_nothing_that_the_policy_forbids(template: Path) -> None:
     assert [what for what, pattern in IN_TEMPLATES.items() if re.search(pattern, text, re.DOTALL)] == []
     literals = re.findall(r"""(?:'[^'{}]*'|"[^"{}]*")\s*\|\s*safe\b""", text)
     assert len(literals) == len(re.findall(r"\|\s*safe\b", text))
-
-
-def test_no_module_makes_markup_of_a_text() -> None:
     wrong = r"\bMarkup\b|autoescape\s*=\s*False|HTMLResponse"
     assert [path.name for path in HERE.rglob("*.py") if re.search(wrong, path.read_text())] == []
 
@@ -172,3 +152,51 @@ def test_the_policy_has_no_exception() -> None:
 def test_types_of_scripts_fit(child_process: None) -> None:
     """TypeScript's compiler reads the types in the comments of JavaScript."""
     output_of(find_program("tsc", "Debian's package node-typescript"), *STRICT, *MODERN, *SCRIPTS)
+
+
+# Numbers, times and names
+
+
+@pytest.mark.parametrize(
+    ("shown", "texts"),
+    [
+        (formats.number, {None: "–", 1234567: "1,234,567", 0.123456: "0.12346", -1e-12: "-1e-12", math.nan: "nan"}),
+        (formats.number, {math.inf: "inf", True: "True", "NaN": "NaN", "<b>": "<b>"}),
+        (formats.error, {0.01234: "± 0.012", None: "", "NaN": ""}),
+        (formats.bytes_, {0: "0 B", 999: "999 B", 1000: "1 kB", 1_536_000: "1.54 MB", 5 * 10**15: "5e+03 TB"}),
+        (formats.duration, {0.2: "0 s", 89: "89 s", 91: "2 min", 5500: "2 h", 86_400 * 3: "3 days"}),
+        (formats.segment, {"a/b": "a%2Fb", "..": "..", "ü ?#": "%C3%BC%20%3F%23"}),
+    ],
+)
+def test_numbers_errors_sizes_durations_and_segments_of_a_path(
+    shown: Callable[[Any], str], texts: dict[Any, str]
+) -> None:
+    assert {value: shown(value) for value in texts} == texts
+
+
+def sparkline(steps: list[int], values: list[Number], best: int | None = None) -> tuple[list[Any], Any] | None:
+    """The points of the line, and the place of its dot."""
+    points = {
+        step: BestPoint(step=step, value=value, stderr=None, n=None, groups=None, import_=None)
+        for step, value in zip(steps, values, strict=True)
+    }
+    head: dict[str, Any] = {"metric": "x", "variant": "raw", "protocol": "", "unit": "", "direction": "lower"}
+    head |= {"baseline": None, "differs": {}, "base": None, "base_name": None, "x": steps, "values": values}
+    series = HeadlineSeries(**head, latest=points[steps[-1]], best=None if best is None else points[best])
+    found = formats.sparkline(series, width=92, height=22)
+    return found and ([tuple(map(float, pair.split(","))) for pair in found[0].split()], found[1])
+
+
+def test_a_sparkline_goes_through_the_finite_values_at_their_steps() -> None:
+    """Placed by index, values of rare late steps took as much room as those of many early ones."""
+    assert sparkline([0, 10, 20, 30], [1.0, "NaN", 3.0, 2.0]) == ([(1, 21), (61, 1), (91, 11)], None)
+    assert sparkline([0, 10, 30], [3.0, 1.0, 2.0], best=10)[1] == ("31.0", "21.0"), "a dot marks the best"
+    values: list[list[Number]] = [[1.0], ["NaN", "NaN"], ["NaN", 1.0]]
+    assert [sparkline([*range(len(each))], each) for each in values] == [None] * 3
+    assert {y for _, y in sparkline([0, 10, 20], [2.0, 2.0, 2.0])[0]} == {21.0}
+
+
+def test_steps_of_several_decades_are_placed_by_their_logarithm() -> None:
+    steps = [0, 10, 20, 80, 300, 3000]
+    across = [x for x, _ in sparkline(steps, [9.4, 7.0, 5.0, 4.0, 3.3, 3.2])[0]]
+    assert across == pytest.approx([1 + 90 * math.log1p(step) / math.log1p(3000) for step in steps], abs=0.1)

@@ -28,19 +28,19 @@ def page(client: Client, **query: Any) -> str:
 
 def test_two_checkpoints_have_the_verdicts_of_rest(client: Client) -> None:
     compared = client.compare("run-a@0", "run-b@0")
-    content = ComparePage(a="run-a@0", b="run-b@0").content(client)
-    assert content.values["rows"] == compared.contrasts
+    assert ComparePage(a="run-a@0", b="run-b@0").content(client).values["rows"] == compared.contrasts
     shown = page(client, a="run-a@0", b="run-b@0")
     worse = sum(row.verdict == "worse" for row in compared.contrasts)
     assert worse
     assert f'<strong class="worse">{worse} worse</strong>' in shown
     for row in compared.contrasts:
-        assert row.interval is not None
         assert f"{row.interval.low:.5g} … {row.interval.high:.5g}" in shown
     (accuracy,) = [row for row in compared.contrasts if row.metric == "arc/acc"]
-    assert accuracy.answers is not None
     assert f"<td>{accuracy.answers.only_a} / {accuracy.answers.only_b}</td>" in shown
     assert "by chance alone" in shown
+    holm = page(client, a="run-a@0", b="run-b@0", family="holm")
+    assert 'href="/compare?a=run-b%400&amp;b=run-a%400&amp;family=holm"' in holm, "sides are swapped by a link"
+    assert "judged together by Holm" in holm
 
 
 def test_the_sentence_counts_the_rows_of_the_table(app: App, client: Client) -> None:
@@ -54,14 +54,6 @@ def test_the_sentence_counts_the_rows_of_the_table(app: App, client: Client) -> 
     assert client.compare("run-c@0", "run-c@25").judged == 1, "as the note below the sentence counts"
 
 
-def test_sides_are_swapped_by_a_link(client: Client) -> None:
-    shown = page(client, a="run-a@0", b="run-b@0", family="holm")
-    assert 'href="/compare?a=run-b%400&amp;b=run-a%400&amp;family=holm"' in shown
-    assert "judged together by Holm" in shown
-    forth, back = client.compare("run-a@0", "run-b@0"), client.compare("run-b@0", "run-a@0")
-    assert forth.contrasts[0].difference == pytest.approx(-float(back.contrasts[0].difference or 0))
-
-
 def test_other_protocols_are_told_field_by_field(app: App, client: Client) -> None:
     for step, limit in ((0, 1), (25, 2)):
         enter(app.store, submission(step, run="run-c"), suite())
@@ -70,10 +62,8 @@ def test_other_protocols_are_told_field_by_field(app: App, client: Client) -> No
     content = ComparePage(a="run-c@0", b="run-c@25").content(client)
     (group,) = content.values["other_protocols"]
     assert group.metrics == ["loss/image"]
-    assert [(field.name, field.a, field.b) for field in group.fields] == [
-        ("limit", "1", "2"),
-        ("data", f'"{"1" * 15}…', f'"{"2" * 15}…'),
-    ]
+    fields = [(field.name, field.a, field.b) for field in group.fields]
+    assert fields == [("limit", "1", "2"), ("data", f'"{"1" * 15}…', f'"{"2" * 15}…')]
     assert [field.a_file for field in group.fields] == ["", "/data.jsonl"], "the digest is of a file of the suite"
     assert "Not compared: loss/image" in page(client, a="run-c@0", b="run-c@25")
 
@@ -92,37 +82,29 @@ def test_two_runs_say_where_they_enter_and_leave_the_noise(client: Client) -> No
     assert len(ComparePage(a="run-a", b="run-b").content(client).values["panels"]) == 4
 
 
-def test_from_a_run_to_its_base_and_its_best(client: Client) -> None:
-    base = ComparePage(b="run-b", to="base").content(client)
-    assert base.title == "run-b@50 against run-b@0"
-    best = client.summary("run-b", [client.headline("run-b").metrics[0]])[0].best
-    assert best is not None
-    if best.step != 50:
-        assert ComparePage(b="run-b", to="best").content(client).title == f"run-b@50 against run-b@{best.step}"
-
-
 def test_the_best_checkpoint_is_said_to_be_the_best_of_so_many(client: Client) -> None:
     """The verdicts took the luckiest of all steps for a checkpoint that somebody had named beforehand."""
     with pytest.raises(InvalidRequest, match="best_of"):
         ComparePage.parse([("best_of", "-1")])
     shown = page(client, a="run-a@0", b="run-b@0", best_of=21)
     assert "One of the two is the best of 21 steps" in shown
-    assert "best_of=21" in page(client, a="run-a@0", b="run-b@0", best_of=21).split("Swap sides")[0].rpartition("<a")[2]
+    assert "best_of=21" in shown.split("Swap sides")[0].rpartition("<a")[2]
     assert "99.75 % interval" in shown, "1 − 0.05 / 20"
     assert "--level 0.9975" in shown
-    assert (
-        client.compare("run-a@0", "run-b@0", level=0.9975).contrasts
-        == (ComparePage(a="run-a@0", b="run-b@0", best_of=21).content(client).values["rows"])
-    )
+    content = ComparePage(a="run-a@0", b="run-b@0", best_of=21).content(client)
+    assert content.values["rows"] == client.compare("run-a@0", "run-b@0", level=0.9975).contrasts
     for run in ("run-a", "run-b"):
         content = ComparePage(b=run, to="best").content(client)
         if content.values["query"].a:
             assert content.values["query"].best_of == 3, "the address of the comparison keeps the number"
+            best = client.summary(run, [client.headline(run).metrics[0]])[0].best
+            assert content.title == f"{run}@50 against {run}@{best.step}"
         else:
             assert "the best of 3 steps by" in content.values["note"]
 
 
-def test_what_cannot_be_compared_is_told(app: App, client: Client) -> None:
+def test_a_run_is_compared_with_its_base_and_what_cannot_be_compared_is_told(app: App, client: Client) -> None:
+    assert ComparePage(b="run-b", to="base").content(client).title == "run-b@50 against run-b@0"
     put(app.store, "run-e", 0, 1, 0.5)
     assert "run-e@0, the newest evaluated checkpoint, is the base of the run." in page(client, b="run-e", to="base")
     with pytest.raises(UnknownName, match="run is named 'run-x'"):

@@ -31,16 +31,16 @@ def html(client: Client, number: int = 1, visitor: Visitor = SUBMITTER) -> str:
     return html_of("evaluation.html", content, Surroundings(None, "http://evalsvc", visitor=visitor))
 
 
-def test_what_is_not_over_is_followed_and_may_be_cancelled(client: Client) -> None:
+def test_what_is_not_over_is_followed_and_may_be_cancelled(app: App, client: Client) -> None:
     page = html(client)
     assert 'data-events="/v1/evaluations/1/events"' in page
     assert 'data-watched=""' in page, "events take the place of questions"
     assert 'action="/evaluations/1/cancel"' in page
     assert '<input type="hidden" name="key" value="k3y">' in page
     assert "/retry" not in page
-
-
-def test_progress_is_of_the_running_task(app: App, client: Client) -> None:
+    assert "<form" not in html(client, visitor=Visitor()), "only for who may submit"
+    page = html(client, visitor=Visitor(may_sign_in=True))
+    assert '<a href="/sign-in?next=/evaluations/1">Sign in</a> to cancel' in page
     app.coordinator.step()
     app.coordinator.step()
     page = html(client)
@@ -59,12 +59,6 @@ def test_a_failure_is_whole_and_has_its_cure(app: App, client: Client) -> None:
     assert "data-events" not in page
 
 
-def test_only_who_may_submit_has_forms(client: Client) -> None:
-    assert "<form" not in html(client, visitor=Visitor())
-    page = html(client, visitor=Visitor(may_sign_in=True))
-    assert '<a href="/sign-in?next=/evaluations/1">Sign in</a> to cancel' in page
-
-
 def test_protocols_show_what_they_share_once(app: App, client: Client) -> None:
     """Ten metrics of a task differ in a field or two of forty."""
     shared = {"task": "loss", "data": "d" * 64}
@@ -72,16 +66,11 @@ def test_protocols_show_what_they_share_once(app: App, client: Client) -> None:
     first, second = (metric(1.0, f"loss/{n}", protocol=Protocol({**shared, "resize": n})) for n in ("a", "b"))
     evaluate_whole(app.store, first, second)
     (number,) = [each.id for each in client.evaluations("run-a", first=50)]
-    made = EvaluationPage(evaluation=number).content(client).values["made"]
-    assert isinstance(made, dict)
-    how = made["loss-0"]
+    how = EvaluationPage(evaluation=number).content(client).values["made"]["loss-0"]
     assert how.shared == [("task", "loss", ""), ("data", "d" * 64, "/data.jsonl")]
-    assert [(own.metrics, own.fields) for own in how.protocols] == [
-        (["loss/a"], [("resize", "a", "")]),
-        (["loss/b"], [("resize", "b", "")]),
-    ]
-    page = html(client, number)
-    assert page.count("/data.jsonl</td>") == 1
+    own = [(each.metrics, each.fields) for each in how.protocols]
+    assert own == [([f"loss/{name}"], [("resize", name, "")]) for name in ("a", "b")]
+    assert html(client, number).count("/data.jsonl</td>") == 1
 
 
 def test_acts(app: App, client: Client) -> None:
@@ -96,33 +85,27 @@ def test_acts(app: App, client: Client) -> None:
     app.coordinator.work()
     act("again", 2)
     assert client.evaluation(2).checkpoint == client.evaluation(1).checkpoint
-    assert "only failed and cancelled evaluations can be retried" in app.http.post("/evaluations/1/retry").text
     assert "act is named &#39;cancle&#39;; did you mean &#39;cancel&#39;" in app.http.post("/evaluations/1/cancle").text
 
 
-def status(client: Client) -> str:
-    return html_of("status.html", StatusPage().content(client), Surroundings(None, "http://evalsvc"))
+def test_workers_queue_storage_and_failures_with_their_cure(app: App, client: Client) -> None:
+    def status() -> str:
+        return html_of("status.html", StatusPage().content(client), Surroundings(None, "http://evalsvc"))
 
-
-def test_workers_queue_and_storage(app: App, client: Client) -> None:
     app.coordinator.step()
     app.coordinator.busy = {"tls://0": AtWork(1, "run", 12.5)}
-    shown = status(client)
+    shown = status()
     assert '<a href="/evaluations/1">run-a@25</a>' in shown
     assert "unknown: no evaluation ended in the last hour" in shown
     disk = app.http.get("/v1/status").json()["disk"]
     assert f"SQLite, {bytes_(disk['database_bytes'])}" in shown
     assert f"{bytes_(disk['free_bytes'])} of {bytes_(disk['total_bytes'])}" in shown
-
-
-def test_failures_have_their_cure_and_what_is_missing_is_told(app: App, client: Client) -> None:
     app.coordinator.error = ShardError("out_of_memory", "no memory")
     app.coordinator.work()
     app.coordinator.processes = 0
-    shown = status(client)
-    assert "not ready" in shown
-    assert "no live worker" in shown
-    assert "EVALSVC_BATCH_TOKENS" in shown
+    shown = status()
+    for words in ("not ready", "no live worker", "EVALSVC_BATCH_TOKENS"):
+        assert words in shown
 
 
 @pytest.mark.parametrize(
