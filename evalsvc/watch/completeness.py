@@ -31,8 +31,6 @@ Outline = Mapping[str, object]
 
 @dataclass(frozen=True)
 class Verdict:
-    """Result of the classification of a file or folder."""
-
     kind: Literal["checkpoint", "waits", "no checkpoint"]
     reason: str = ""
     """Reason to print once; empty if the user need not know."""
@@ -53,14 +51,12 @@ class Classifier:
     """Pattern for names of checkpoints; if given, other names are no checkpoints."""
     steps_per_epoch: int | None = None
     averaged: bool = True
-    """Whether averaged weights are posted too."""
     clock: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
     _seen: dict[str, tuple[str, float]] = field(default_factory=dict)
     """Last mark of a candidate, and the time of the clock since which the mark is unchanged, by URI."""
 
     def classify(self, candidate: Candidate) -> Verdict:
-        """Return the verdict about a candidate as it is now."""
         named = None if self.step_pattern is None else self.step_pattern.read(candidate.name)
         if named is None and self.step_pattern is not None:
             return Verdict("no checkpoint")
@@ -96,10 +92,8 @@ class Classifier:
         return Verdict("no checkpoint", NO_STEP) if step is None else _checkpoint(step, named.variant or "raw")
 
     def _is_settled(self, candidate: Candidate) -> bool:
-        """Return whether the marker exists, or the candidate is unchanged for `settle` seconds.
-
-        The time without a change is measured by this process, or by the modification time of the file.
-        """
+        """Return whether the marker exists, or the candidate is unchanged for `settle` seconds. The time without a
+        change is measured by this process, or by the modification time of the file."""
         mark, since = self._seen.get(candidate.uri, ("", 0.0))
         if mark != candidate.mark:
             since = self.clock()
@@ -196,8 +190,6 @@ _BARE = re.compile(r"(\d{5,7})(?:\.[a-z]+)?", re.ASCII)
 
 @dataclass(frozen=True)
 class Named:
-    """Parts of a name; None for parts that the name does not have."""
-
     step: int | None = None
     epoch: int | None = None
     variant: str | None = None
@@ -207,7 +199,6 @@ class StepPattern:
     """Regular expression of the user. The group `step` or `epoch`, or else the first group as a step, is a number."""
 
     def __init__(self, pattern: str) -> None:
-        """Raise InvalidRequest if `pattern` is no regular expression or has no group."""
         try:
             self._pattern = re.compile(pattern)
         except re.error as error:
@@ -220,7 +211,6 @@ class StepPattern:
             )
 
     def read(self, name: str) -> Named | None:
-        """Return the parts of a name; None if the pattern does not match the name."""
         if (match := self._pattern.search(name)) is None:
             return None
         groups = match.groupdict()
@@ -267,14 +257,11 @@ class _Content(BaseModel):
     digests: dict[str, tuple[str, str]] = {}
     """Mark and SHA-256 by URI."""
     steps: dict[int, int] = {}
-    """Step by epoch."""
 
 
 class Memory:
-    """Digests of files, and steps of epochs whose files were removed, in a file that outlives the watcher.
-
-    A missing, damaged or incompatible file counts as empty: the service knows the posted checkpoints.
-    """
+    """Digests of files, and steps of epochs whose files were removed, in a file that outlives the watcher. A missing,
+    damaged or incompatible file counts as empty: the service knows the posted checkpoints."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -285,7 +272,6 @@ class Memory:
 
     @classmethod
     def of(cls, data_home: Path, place: str, run: str) -> Memory:
-        """Return the memory for the watcher of a folder and a run."""
         name = hashlib.sha256(f"{place}\n{run}".encode()).hexdigest()[:16]
         return cls(data_home / "watch" / f"{name}.json")
 
@@ -307,7 +293,6 @@ class Memory:
             self._write()
 
     def forget_others(self, uris: Collection[str]) -> None:
-        """Remove the digests of all URIs except `uris`."""
         digests = self._content.digests
         self._content.digests = {uri: kept for uri, kept in digests.items() if uri in uris}
 

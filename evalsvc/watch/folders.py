@@ -23,22 +23,17 @@ INSIDE = "checkpoints"
 
 @dataclass(frozen=True)
 class Candidate:
-    """File or folder that may be a checkpoint."""
-
     name: str
     uri: str
     """Absolute path, or address in a store, as posted to the service."""
     mark: str
     """Fingerprint of the content by names, sizes and times: a changed mark means changed content."""
     size: int
-    """Size in bytes; for a folder, the size of all its files."""
     modified: float | None
     """Time of the last change, in seconds since 1970; None in a store."""
     path: Path | None
-    """Local path; None in a store."""
     is_folder: bool
     problem: str | None = None
-    """Reason why the candidate is not complete; None if no reason is known."""
 
 
 class LocalFolder:
@@ -54,7 +49,6 @@ class LocalFolder:
         return self.folder.is_dir()
 
     def list(self) -> Sequence[Candidate]:
-        """Return the candidates in no order, without files that are removed meanwhile."""
         return [candidate for folder in (self.folder, self.folder / INSIDE) for candidate in _inside(folder)]
 
 
@@ -98,7 +92,6 @@ class RemoteFolder:
     """Folder in a store, and its folder `checkpoints`. Objects are always complete; folders are inspected."""
 
     def __init__(self, uri: str, settings: Settings) -> None:
-        """Open the folder without a request."""
         self.uri = parse_remote(uri.rstrip("/"), settings)
         if self.uri.scheme in HTTP:
             scheme = self.uri.scheme
@@ -113,7 +106,6 @@ class RemoteFolder:
         return True
 
     def list(self) -> Sequence[Candidate]:
-        """Return the candidates in the folder, or none if the folder does not exist yet."""
         candidates: list[Candidate] = []
         for place in (self.uri, _below(self.uri, INSIDE)):
             try:

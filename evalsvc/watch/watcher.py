@@ -45,8 +45,6 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Posting:
-    """Fields that all posts of a watcher have in common."""
-
     run: str
     suites: Sequence[str] | None = None
     """Names of suites; None for the suites of the run's plan."""
@@ -69,7 +67,6 @@ class Watcher:
         self._say, self._complain = say, complain
         self._spool = posting.spool
         self._done: dict[str, str] = {}
-        """Marks of candidates that are finished, by URI."""
         self._skipped: set[str] = set()
         """URIs of candidates that are named as not posted for what their names say."""
         self._last_complaints: dict[str, str] = {}
@@ -86,7 +83,6 @@ class Watcher:
         """Numbers of refused posts, of lines about posts and evaluations, and of checkpoints with nothing to post."""
 
     def watch(self, every: float) -> None:
-        """Look at the folder every `every` seconds, without end."""
         while True:
             self.look()
             time.sleep(every if self._delay is None else self._delay)
@@ -104,9 +100,7 @@ class Watcher:
 
     def look(self, patient: bool = True) -> list[str]:
         """Post new complete checkpoints in the order of steps, and return the names of files that may become complete.
-
-        With `patient`, a service or store that does not answer is asked again at the next look.
-        """
+        With `patient`, a service or store that does not answer is asked again at the next look."""
         waiting: list[str] = []
         try:
             new = self._new(waiting)  # before the first request: files settle while the service is down
@@ -210,10 +204,8 @@ class Watcher:
     def _known_checkpoint(
         self, candidate: Candidate, verdict: Verdict, sha256: str | None
     ) -> Checkpoint | RunCheckpoint | None:
-        """Return the checkpoint of the service with the same step, variant and content; None if the service has none.
-
-        A checkpoint that was posted without a digest counts as another one. To post a checkpoint twice does no harm.
-        """
+        """Return the checkpoint of the service with the same step, variant and content; None if the service has none. A
+        checkpoint that was posted without a digest counts as another one. To post a checkpoint twice does no harm."""
         known = self._history().get((verdict.step, verdict.variant))
         if known is None or sha256 is not None:
             return known if known is not None and known.sha256 == sha256 else None

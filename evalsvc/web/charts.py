@@ -18,7 +18,6 @@ from evalsvc.spec.documents.history import Axis
 from evalsvc.web.curves import Curve, Line, Missing
 
 Spec = dict[str, object]
-"""A Vega-Lite spec, as JSON."""
 
 Rows = list[dict[str, object]]
 Scale = Literal["linear", "log"]
@@ -38,7 +37,6 @@ NO_LOSS = "#becde1"
 """Colour of image codes without a target, which the scale does not have."""
 
 LONGEST = 160
-"""Characters of a reason in a tooltip."""
 
 FEW, MANY = 60, 200
 """Points of a curve that have large marks, and points that have smaller ones."""
@@ -46,7 +44,6 @@ FEW, MANY = 60, 200
 AXIS_TITLES: Mapping[Axis, str] = {"step": "training step", "tokens": "training tokens"}
 
 POWERS = [0, *(10**power for power in range(16))]
-"""Ticks of a logarithmic axis."""
 
 STANDARD_ERRORS = [sign * size for sign in (-1, 1) for size in (2, 10, 100, 1000, 10_000, 100_000)] + [0]
 """Labels of an axis that is linear near zero and logarithmic beyond."""
@@ -89,10 +86,8 @@ def curve_chart(
     smooth: bool = False,
 ) -> Spec:
     """Return the chart of one metric of several runs, with intervals; `scale` is of the values, `along` of the axis.
-
     The chart has two parameters: `zoom`, the selection that scales follow, and `at`, a place to mark or null. On a
-    logarithmic scale values up to zero are left out. Gaps have steps, and so no place along tokens.
-    """
+    logarithmic scale values up to zero are left out. Gaps have steps, and so no place along tokens."""
     labels = list(dict.fromkeys(curve.label for curve in curves))
     floor = 0.0 if scale == "log" else -inf
     datasets = {
@@ -160,7 +155,13 @@ def _cut(text: str) -> str:
 def _curve_layers(
     curves: Sequence[Curve], labels: Sequence[str], x: Spec, axis: Axis, scale: Scale, smooth: bool
 ) -> list[Spec]:
-    y = _y_of(scale, next((curve.series.unit for curve in curves if curve.series.unit), None))
+    y: Spec = {
+        "field": "y",
+        "type": "quantitative",
+        "title": next((curve.series.unit for curve in curves if curve.series.unit), None),
+        "scale": {"type": "log", "nice": False, "padding": 12} if scale == "log" else {"zero": False},
+        "axis": {"labelExpr": SHORT, "tickCount": 6, "labelOverlap": True},
+    }
     place: Spec = {"x": x, "y": y, "color": _by_run(labels, COLOURS), "detail": {"field": "series"}}
     path: Spec = place | {"strokeDash": _by_run(labels, DASHES)}
     band: Spec = {"type": "area", "opacity": 0.12, "clip": True} | UNREAD
@@ -219,7 +220,6 @@ def _curve_layers(
 
 
 def _description(curves: Sequence[Curve], axis: Axis) -> str:
-    """Return the text that a screen reader reads for the chart."""
     drawn = [curve for curve in curves if curve.series.x]
     if not drawn:
         return "no values"
@@ -373,16 +373,6 @@ def _x_of(axis: Axis, scale: Scale = "linear") -> Spec:
         "title": AXIS_TITLES[axis],
         "scale": {"type": "symlog" if scale == "log" else "linear", "zero": False, "nice": False, "padding": 6},
         "axis": {"labelExpr": label, "labelFlush": True, "labelOverlap": True} | ticks,
-    }
-
-
-def _y_of(scale: Scale, title: str | None) -> Spec:
-    return {
-        "field": "y",
-        "type": "quantitative",
-        "title": title,
-        "scale": {"type": "log", "nice": False, "padding": 12} if scale == "log" else {"zero": False},
-        "axis": {"labelExpr": SHORT, "tickCount": 6, "labelOverlap": True},
     }
 
 

@@ -35,7 +35,6 @@ class Curve:
         return "virtual" if self.series.virtual and self.series.virtual[at] else "measured"
 
     def companions_at(self, x: int) -> dict[str, Number]:
-        """Return the values that are read next to the value at `x`."""
         return {name: values[x] for name, values in self.companions.items() if x in values}
 
 
@@ -49,17 +48,13 @@ class Line:
 
 @dataclass(frozen=True)
 class Missing:
-    """A gap of the curve with a label."""
-
     label: str
     gap: Gap
 
 
 def companions_of(series: BucketSeries, others: Sequence[BucketSeries]) -> dict[str, dict[int, Number]]:
-    """Return the values of a series' companions by short name and x, but for companions that are lines.
-
-    A companion has the variant of the series, and the same protocol or the only one of the companion.
-    """
+    """Return the values of a series' companions by short name and x, but for companions that are lines. A companion has
+    the variant of the series, and the same protocol or the only one of the companion."""
     return {
         companion_name(other.metric, series.metric): dict(zip(other.x, other.last, strict=True))
         for other in _matching(series, others)

@@ -28,7 +28,6 @@ def error(stderr: object) -> str:
 
 
 def bytes_(count: int) -> str:
-    """Return a number of bytes in the largest unit that keeps it above 1."""
     value, unit = float(count), "B"
     for larger in ("kB", "MB", "GB", "TB"):
         if value < 1000:
@@ -38,7 +37,6 @@ def bytes_(count: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a duration in the largest unit that keeps the number above 1.5."""
     for unit, size in (("days", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= 1.5 * size:
             return f"{seconds / size:.0f} {unit}"
@@ -46,15 +44,12 @@ def duration(seconds: float) -> str:
 
 
 segment = partial(quote, safe="")
-"""A text as one segment of a path."""
 
 
 def sparkline(series: HeadlineSeries, width: int = 96, height: int = 22) -> tuple[str, tuple[str, str] | None] | None:
     """Return the points of a line through the finite values of a series, and the place of the best one, for an SVG.
-
     None with fewer than two values. They are placed by step, or by log(1 + step) where half of the steps are in the
-    first tenth of the range.
-    """
+    first tenth of the range."""
     best = series.best
     values = {step: value for step, value in zip(series.x, series.values, strict=True) if isinstance(value, float)}
     values |= {best.step: best.value} if best is not None and isinstance(best.value, float) else {}
@@ -79,4 +74,3 @@ FILTERS: Mapping[str, Callable[..., object]] = {
     "segment": segment,
     "sparkline": sparkline,
 }
-"""Functions that templates call, by name."""

@@ -33,7 +33,6 @@ PAGES: Mapping[str, str] = {
     "/protocols/{protocol}": "evalsvc.web.pages.evaluation:ProtocolPage",
     "/status": "evalsvc.web.pages.runs:StatusPage",
 }
-"""The class of each page, by the pattern of its path."""
 
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
@@ -41,11 +40,8 @@ STATIC = HERE / "static"
 
 @dataclass(frozen=True)
 class Content:
-    """What a template is filled with."""
-
     title: str
     values: Mapping[str, object]
-    """Variables of the template."""
     watched: Sequence[str] = field(default_factory=list)
     """REST addresses that change when the page's content changes."""
 
@@ -62,8 +58,6 @@ class Page(Query):
 
 @dataclass(frozen=True)
 class Visitor:
-    """The reader of a page."""
-
     may_submit: bool = False
     """Whether pages have forms that cancel and begin evaluations."""
     name: str | None = None
@@ -81,24 +75,20 @@ class Surroundings:
     vega: str | None
     """Address of the script that draws charts; None without the extra `dashboard`."""
     url: str
-    """Address of the service, for the lines to copy."""
     link: Callable[[str], str | None] = str
     """Returns what leads from the page to an address of the service; None if nothing does."""
     is_copy: bool = False
-    """Whether the pages are files, without a service."""
     links: Mapping[str, str] = field(default_factory=dict)
     """Addresses of pages that every page links to, by the text of the link."""
     visitor: Visitor = Visitor()
 
 
 def page_class(pattern: str) -> type[Page]:
-    """Return the class of the page with a path pattern."""
     page: type[Page] = resolve_name(PAGES[pattern])
     return page
 
 
 def html_of(template: str, content: Content, around: Surroundings) -> str:
-    """Return a page as HTML."""
     values = {"title": content.title, "watched": content.watched, "around": around, "version": __version__}
     values |= {"install": None if around.vega else pip_install("dashboard")}
     values |= {"href": lambda address: {"href": around.link(address)}}

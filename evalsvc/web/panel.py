@@ -29,7 +29,6 @@ PANELS: Mapping[str, str] = {
     "contrasts": "evalsvc.web.panels.differences:ContrastsQuery",
     "origin": "evalsvc.web.panels.origin:OriginQuery",
 }
-"""The query class of each panel."""
 
 Cell = str | int | float | None
 
@@ -67,8 +66,6 @@ class Query(BaseModel):
 
 @dataclass(frozen=True)
 class Table:
-    """The numbers of a chart."""
-
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
 
@@ -79,13 +76,9 @@ class Table:
 
 @dataclass(frozen=True)
 class Commands:
-    """Lines that get the numbers of a panel by other ways."""
-
     cli: str
     rest: str
-    """Path and query of the REST route."""
     more: Mapping[str, str] = field(default_factory=dict)
-    """Other lines, by what they are for."""
 
     def shown(self, url: str, table: str) -> Mapping[str, str]:
         """Return the lines by the name of the program that they are for; `table` is the address of the CSV table."""
@@ -98,8 +91,6 @@ class Commands:
 
 
 class PanelQuery(Query):
-    """What a panel shows."""
-
     name: ClassVar[str]
     theme: Theme = "light"
     """Colours of the chart as SVG and PNG; in a browser, charts follow the page."""
@@ -116,18 +107,14 @@ class PanelQuery(Query):
 
 @dataclass(frozen=True)
 class Panel:
-    """A chart with its table."""
-
     query: PanelQuery
     title: str
     spec: Spec | None
-    """The chart; None if there is nothing to draw."""
     table: Table
     commands: Commands
     notes: Sequence[str] = field(default_factory=list)
     """Sentences about what the chart leaves out or cannot compare."""
     protocols: Sequence[str] = field(default_factory=list)
-    """Ids of the protocols that the values were measured by."""
     origin: str | None = None
     """Address of the panel that tells how the newest value was made."""
     watched: Sequence[str] = field(default_factory=list)
@@ -142,7 +129,6 @@ MetricName = Annotated[str, Field(min_length=1, max_length=300)]
 
 
 def panel_class(name: str) -> type[PanelQuery]:
-    """Return the query class of a panel."""
     if name not in PANELS:
         raise UnknownName.among("panel", name, PANELS)
     query: type[PanelQuery] = resolve_name(PANELS[name])

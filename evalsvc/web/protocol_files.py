@@ -48,14 +48,12 @@ class Measured:
 
 
 def in_words(value: object) -> str:
-    """Return a text as it is, and any other value as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def measured_in(
     task: Task, evaluation: Evaluation, suite: EvaluatedSuite, checkpoint: Checkpoint
 ) -> Iterator[Measured]:
-    """Yield the protocols of the metrics of an evaluation's task."""
     names: dict[str, list[str]] = {}
     for metric in task.metrics or []:
         names.setdefault(metric.protocol, []).append(metric.name)

@@ -99,8 +99,6 @@ def classic_script() -> str:
 
 
 class _Site:
-    """A copy that is being written."""
-
     def __init__(self, source: ServiceReader, around: Surroundings, folder: Path, runs: Sequence[str]) -> None:
         self._source, self._around, self._folder, self._runs = source, around, folder, runs
         self._files: dict[str, str | None] = {"/": file_name("/")}
@@ -207,10 +205,8 @@ def _patiently(ask: Callable[[A], T], given: A) -> T:
 
 
 def file_name(address: str, ending: str = "html") -> str:
-    """Return the name of the file that stands for an address of the service, of characters that every disk takes.
-
-    A name that is not the address itself has a digest, so that no two files have one name, on any disk.
-    """
+    """Return the name of the file that stands for an address of the service, of characters that every disk takes. A
+    name that is not the address itself has a digest, so that no two files have one name, on any disk."""
     plain = re.sub(r"\.\w+\?", "?", address.strip("/")) or "index"
     stem = re.sub(r"[^a-z0-9._/-]+|(?<![a-z0-9])\.+", "_", plain.lower())[:120]
     digest = "" if stem == plain else "-" + hashlib.sha256(address.encode()).hexdigest()[:12]

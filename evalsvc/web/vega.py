@@ -26,7 +26,6 @@ from evalsvc.web.charts import Spec
 PACKAGE = "vl_convert"
 
 SECONDS = 60.0
-"""Longest time of one call of the engine."""
 
 MOST_MARKS, MOST_CURVES = 10_000, 400
 """Most marks of a chart that is rendered, and most curves or metrics, with which the height of the chart grows."""

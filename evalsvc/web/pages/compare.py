@@ -29,13 +29,10 @@ MAX_METRICS, MAX_FILES = 8, 4
 differing protocols whose files are looked up."""
 
 VERDICTS: Sequence[Verdict] = get_args(Verdict)
-"""Verdicts in the order in which a page counts them."""
 
 
 @dataclass(frozen=True)
 class FieldDifference:
-    """A field in which two protocols differ."""
-
     name: str
     a: str
     a_file: str
@@ -46,20 +43,15 @@ class FieldDifference:
 
 @dataclass(frozen=True)
 class OtherProtocols:
-    """Metrics that were measured by different protocols, with the fields that differ."""
-
     metrics: Sequence[str]
     fields: Sequence[FieldDifference]
 
 
 class ComparePage(Page):
-    """Two checkpoints (RUN@STEP) or two runs (RUN)."""
-
     template: ClassVar = "compare.html"
 
     a: Side = ""
     b: Side = ""
-    """Checkpoint or run that is compared with `a`."""
     to: Literal["", "base", "best"] = ""
     """With the run `b` alone: compare its newest evaluated checkpoint with the run's base, or with its best one."""
     family: Family = "none"

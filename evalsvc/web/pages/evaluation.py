@@ -51,8 +51,6 @@ class Made:
 
 
 class EvaluationPage(Page):
-    """The evaluation of a checkpoint by a suite."""
-
     template: ClassVar = "evaluation.html"
 
     evaluation: EvaluationId
@@ -110,8 +108,6 @@ def _made(task: documents.Task, measured: Sequence[Measured]) -> Made:
 
 
 class ProtocolPage(Page):
-    """The fields of a protocol: everything that moves a number measured under it."""
-
     template: ClassVar = "protocol.html"
 
     protocol: Annotated[str, Field(max_length=64)]

@@ -20,7 +20,6 @@ from evalsvc.web.pages.run import RunName
 from evalsvc.web.panels.loss_map import LossMapQuery, loss_maps
 
 COLUMNS, ROWS = 8, 12
-"""Most checkpoints and prompts of a page."""
 
 COMPARED, MAX_LINKS = 64, 200
 """Maximum number of rows whose images are compared to order them, and of steps that the page links to one by one."""
@@ -29,7 +28,6 @@ MAX_FIELDS, MAX_VALUE = 40, 300
 """Maximum number of an image's parameters that are shown, and of characters of each."""
 
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif")
-"""Media types of artifacts that a page shows as images."""
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 """Formats that are decoded. Images come from tasks and their plug-ins, so formats, bytes and pixels have bounds."""
@@ -55,9 +53,7 @@ class Column:
     pictures: Sequence[Artifact] = ()
     maps: Sequence[LossMapQuery] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
-    """How the images were drawn."""
     missing: bool = False
-    """Whether the checkpoint has no images, or does not exist."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +76,6 @@ class ImagesPage(Page):
     also: Annotated[tuple[RunName, ...], Field(max_length=3, alias="with")] = ()
     """Other runs, whose checkpoints are columns, too."""
     step: Annotated[tuple[Step, ...], Field(max_length=COLUMNS)] = ()
-    """Steps to show; by default, the first, the last, and others evenly between."""
     at: Step | None = None
     """Only this step, of each run, whether it has images or not."""
     task: Annotated[str, Field(max_length=128)] = ""
@@ -125,7 +120,6 @@ class ImagesPage(Page):
         return Content(f"{self.run}: images", values)
 
     def address(self, **changes: Any) -> str:
-        """Return the address of the page with other parameters, as its own links have it."""
         given = self.model_copy(update=changes).model_dump(by_alias=True)
         pairs = [
             (name, value)
@@ -200,17 +194,23 @@ def _change_between(source: ServiceReader, one: Artifact | None, other: Artifact
         return None
     if one.sha256 == other.sha256:
         return 0.0
-    left, right = (reduced(_content(source, artifact)) for artifact in (one, other))
+    pixels = []
+    for artifact in (one, other):
+        if artifact.size > MAX_BYTES or artifact.pruned_at is not None:
+            return None
+        try:
+            pixels.append(reduced(source.artifact_content(artifact.id).content))
+        except EvalsvcError:
+            return None
+    left, right = pixels
     if left is None or right is None:
         return None
     return sum(abs(a - b) for a, b in zip(left, right, strict=True)) / (255 * len(left))
 
 
 def reduced(content: bytes) -> bytes | None:
-    """Return an image as SIDE × SIDE pixels of red, green and blue.
-
-    None if the content is no image within bounds, or Pillow is not installed: only workers need Pillow.
-    """
+    """Return an image as SIDE × SIDE pixels of red, green and blue. None if the content is no image within bounds, or
+    Pillow is not installed: only workers need Pillow."""
     try:
         from PIL import Image
     except ModuleNotFoundError:
@@ -224,12 +224,3 @@ def reduced(content: bytes) -> bytes | None:
         return None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         return None
-
-
-def _content(source: ServiceReader, artifact: Artifact) -> bytes:
-    if artifact.size > MAX_BYTES or artifact.pruned_at is not None:
-        return b""
-    try:
-        return source.artifact_content(artifact.id).content
-    except EvalsvcError:
-        return b""

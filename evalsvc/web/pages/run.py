@@ -23,25 +23,19 @@ SHOWN_ROWS = 20
 """Rows of a table below a chart; the panel's own page has all."""
 
 MEASURED = ("succeeded", "partly_failed")
-"""States of evaluations that have results."""
 
 CHECKPOINTS = 100
-"""Checkpoints of a page that lists them."""
 
 WEIGHTS = (0.6, 0.9, 0.97)
-"""Weights of neighbouring values that the page offers for smoothing."""
 
 RunName = Annotated[str, Field(max_length=128)]
 
 
 class RunPage(Page):
-    """The curves of a run."""
-
     template: ClassVar = "run.html"
 
     run: RunName
     also: Annotated[tuple[RunName, ...], Field(max_length=MAX_OVERLAID, alias="with")] = ()
-    """Other runs, drawn over the run."""
     x: Axis = "step"
     scale: Scale = "linear"
     along: Scale = "linear"
@@ -96,7 +90,6 @@ class RunPage(Page):
 
 
 def _newest(source: ServiceReader, run: documents.Run) -> tuple[str | None, list[str]]:
-    """Return the newest checkpoint that has results, and the warnings of these results."""
     for checkpoint in reversed(run.checkpoints):
         newest = {each.suite: each.id for each in checkpoint.evaluations if each.state in MEASURED}
         if newest:

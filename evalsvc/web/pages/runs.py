@@ -22,10 +22,8 @@ from evalsvc.web.page import Content, Page
 from evalsvc.web.pages.run import MAX_OVERLAID, RunName
 
 SHOWN, COLUMNS = 50, 6
-"""Rows and metrics of a page."""
 
 SPARK_POINTS, MANY_TAGS = 40, 50
-"""Points of a small curve, and tags that a form offers."""
 
 QUICK_SECONDS, SECONDS = 0.3, 2.0
 """Time that a request for headlines may take for comparisons. The service keeps verdicts, so that a next request has
@@ -65,7 +63,6 @@ class Spread:
 
     metric: str
     n: int
-    """Number of runs with a finite value under the protocol that most of them have."""
     mean: float
     deviation: float | None
     """Standard deviation between runs; None for one run."""
@@ -80,8 +77,6 @@ class Spread:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that belong together, with their spreads by metric."""
-
     title: str
     runs: Sequence[RunSummary]
     spreads: Mapping[str, Spread]
@@ -89,15 +84,11 @@ class Group:
 
 @dataclass(frozen=True)
 class Row:
-    """A run with its headline series by metric."""
-
     run: RunSummary
     series: Mapping[str, HeadlineSeries]
 
 
 class RunsPage(Page):
-    """Every run, with its headline metrics."""
-
     template: ClassVar = "runs.html"
 
     find: Annotated[str, Field(max_length=128)] = ""
@@ -144,7 +135,6 @@ class RunsPage(Page):
         return Content("Runs", values, ["/v1/runs?limit=1"])
 
     def link(self, **changes: object) -> str:
-        """Return the address of this page with other parameters."""
         query = self.model_copy(update={"page": 1, "verdicts": "quick", **changes}).to_query()
         return f"/?{query}" if query else "/"
 
@@ -258,8 +248,6 @@ def _columns(metrics: Iterable[str]) -> list[str]:
 
 
 class StatusPage(Page):
-    """The state of the service: its workers, its queue, its disk, and what failed last."""
-
     template: ClassVar = "status.html"
 
     def content(self, source: ServiceReader) -> Content:

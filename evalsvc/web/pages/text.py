@@ -42,13 +42,10 @@ VERDICTS = {
     "indistinguishable": ("no difference seen", ""),
     "too few": ("too few items to tell", ""),
 }
-"""Words and style classes of verdicts."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a text."""
-
     kind: Kind
     text: str
     compared: bool = True
@@ -57,8 +54,6 @@ class Piece:
 
 @dataclass(frozen=True)
 class Shown:
-    """A completion with its difference from another text."""
-
     step: int
     variant: str
     pieces: Sequence[Piece]
@@ -69,8 +64,6 @@ class Shown:
 
 @dataclass(frozen=True)
 class Forgetting:
-    """What a checkpoint has forgotten by one task."""
-
     artifact: Artifact
     report: ForgettingReport | None
     note: str = ""
@@ -78,7 +71,6 @@ class Forgetting:
 
     @property
     def benchmarks(self) -> Mapping[str, Sequence[ForgettingRow]]:
-        """Rows that are shown, by what they measure."""
         by_name: dict[str, list[ForgettingRow]] = {}
         for row in self.report.rows[:MAX_ROWS] if self.report else ():
             by_name.setdefault(row.what, []).append(row)
@@ -86,7 +78,6 @@ class Forgetting:
 
     @property
     def flipped(self) -> Sequence[tuple[str, FlippedQuestion]]:
-        """Flipped questions with their benchmarks."""
         benchmarks = self.report.flipped if self.report else ()
         return [(flipped.benchmark, question) for flipped in benchmarks for question in flipped.questions]
 
@@ -262,10 +253,8 @@ def _changes(old: Sequence[str], new: Sequence[str]) -> list[tuple[Kind, str]]:
 
 
 def _rows(old: Sequence[str], new: Sequence[str]) -> Iterator[int]:
-    """Yield a bit vector for no new word, for the first one, for the first two, and so on.
-
-    Bit i is 0 if the longest common subsequence with the first i + 1 old words is longer than that with the first i.
-    """
+    """Yield a bit vector for no new word, for the first one, for the first two, and so on. Bit i is 0 if the longest
+    common subsequence with the first i + 1 old words is longer than that with the first i."""
     places: dict[str, int] = {}
     for place, word in enumerate(old):
         places[word] = places.get(word, 0) | 1 << place

@@ -46,8 +46,6 @@ class _Drawn:
 
 
 class CurveQuery(PanelQuery):
-    """A metric of one or several runs along training."""
-
     name: ClassVar = "curve"
 
     run: RunNames
@@ -60,7 +58,6 @@ class CurveQuery(PanelQuery):
     base: Annotated[str, Field(max_length=500)] | None = None
     """Checkpoint whose value is drawn as a line, as RUN@STEP or RUN@STEP:VARIANT."""
     x: Axis = "step"
-    """Axis: training steps or training tokens."""
     scale: Scale = "linear"
     """Scale of the values; `along` is that of the axis."""
     along: Scale = "linear"

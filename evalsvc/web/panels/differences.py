@@ -30,9 +30,7 @@ class ContrastsQuery(PanelQuery):
     a: CheckpointName
     """Checkpoint that the other one is compared with, as RUN@STEP or RUN@STEP:VARIANT."""
     b: CheckpointName
-    """Checkpoint that is compared."""
     level: Annotated[float, Field(gt=0, lt=1)] = LEVEL
-    """Level of the verdicts."""
     family: Family = "none"
     """Verdicts on each metric alone, or on all metrics together by Holm's method."""
 
@@ -40,7 +38,6 @@ class ContrastsQuery(PanelQuery):
         return self.panel_of(source.compare(self.a, self.b, level=self.level, family=self.family))
 
     def panel_of(self, comparison: Comparison) -> Panel:
-        """Return the panel of a comparison that was read already."""
         given = self.model_dump(include={"level", "family"}, exclude_defaults=True)
         rows, _ = divided(comparison.contrasts)
         notes = [f"verdicts are at the level {comparison.level:g}"]
@@ -100,7 +97,6 @@ class DifferenceQuery(PanelQuery):
         return self.panel_of(source.compare_runs(self.a, self.b, [self.metric]))
 
     def panel_of(self, comparison: RunComparison) -> Panel:
-        """Return the panel of a comparison that was read already."""
         curves = [curve for curve in comparison.curves if curve.metric == self.metric]
         if not curves and self.metric not in comparison.refused:
             raise UnknownName.among("metric", self.metric, [curve.metric for curve in comparison.curves])

@@ -43,8 +43,6 @@ class LossProfile(BaseModel):
 
 
 class LossMapQuery(PanelQuery):
-    """The mean loss by image code of a task."""
-
     name: ClassVar = "loss_map"
 
     evaluation: EvaluationId
@@ -75,7 +73,6 @@ class LossMapQuery(PanelQuery):
 
 
 def loss_maps(artifacts: Iterable[Artifact]) -> list[LossMapQuery]:
-    """Return the maps that can be drawn from artifacts."""
     return [LossMapQuery(evaluation=each.evaluation, task=each.task) for each in artifacts if _has_map(each)]
 
 

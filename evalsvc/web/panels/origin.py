@@ -18,18 +18,14 @@ from evalsvc.web.protocol_files import Measured, MeasuredTask, in_words, leaves,
 
 
 class OriginQuery(PanelQuery):
-    """How a value of a metric was made."""
-
     name: ClassVar = "origin"
 
     run: Annotated[str, Field(min_length=1, max_length=128)]
     metric: MetricName
     variant: Annotated[str, Field(max_length=128)] = "raw"
-    """Variant of the weights."""
     step: Annotated[int, Field(ge=0, le=MAX_STEP)] | None = None
     """Training step; by default, the step of the newest value."""
     protocol: Annotated[str, Field(max_length=64)] | None = None
-    """Id of the protocol; by default, any."""
 
     def panel(self, source: ServiceReader) -> Panel:
         step = self.step
