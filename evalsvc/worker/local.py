@@ -62,9 +62,12 @@ def run_suite(
 def result_document(suite: Suite, checkpoint: CheckpointRef, looks: Sequence[TaskLook]) -> ResultFile:
     """Combine looks at tasks, one per task, to the result of a checkpoint. Artifacts hold their `content` as bytes."""
     measured = {look.task: look.result.output for look in looks if isinstance(look.result.output, MergeResult)}
+    notes = {task: output.notes for task, output in measured.items()}
+    digests = [look.result.provenance.get("checkpoint_sha256") for look in reversed(looks)]
+    sha256 = next(filter(None, digests), checkpoint.sha256)
     errors = {look.task: look.result.error for look in looks if look.result.error is not None}
     return ResultFile(
-        checkpoint=ResultCheckpoint(path=checkpoint.path, label=checkpoint.label, sha256=_sha256(checkpoint, looks)),
+        checkpoint=ResultCheckpoint(path=checkpoint.path, label=checkpoint.label, sha256=sha256),
         suite=ResultSuite(name=suite.name, digest=suite.digest, tasks=suite.tasks_to_json()),
         metrics=[TaskMetric(**metric, task=task) for task, output in measured.items() for metric in output.metrics],
         protocols={key: dict(content) for output in measured.values() for key, content in output.protocols.items()},
@@ -76,18 +79,11 @@ def result_document(suite: Suite, checkpoint: CheckpointRef, looks: Sequence[Tas
             for task, output in measured.items()
             if output.warnings
         },
-        provenance={look.task: _provenance(look) for look in looks},
+        provenance={
+            look.task: {**look.result.provenance, "shards": look.shards, "notes": notes.get(look.task, {})}
+            for look in looks
+        },
     )
-
-
-def _provenance(look: TaskLook) -> dict[str, object]:
-    notes = look.result.output.notes if isinstance(look.result.output, MergeResult) else {}
-    return {**look.result.provenance, "shards": look.shards, "notes": notes}
-
-
-def _sha256(checkpoint: CheckpointRef, looks: Sequence[TaskLook]) -> str | None:
-    digests = [look.result.provenance.get("checkpoint_sha256") for look in looks]
-    return next((sha256 for sha256 in reversed(digests) if sha256), checkpoint.sha256)
 
 
 def walk_task(

@@ -42,7 +42,6 @@ class Both:
     total: int
     unit: str
     last: bool
-    """Whether no further samples follow."""
 
 
 @dataclass
@@ -63,21 +62,18 @@ class Trial:
     tasks: int = 1
     """Number of tasks that share the level of a family."""
     spending: Spending = DEFAULT_SPENDING
-    """Division of a rule's level among the looks."""
     fractions: list[float] = field(default_factory=list)
     """Share of the samples at each look so far, in (0, 1]."""
     settled: dict[tuple[str, int], Comparison] = field(default_factory=dict)
     """Decided comparisons by metric and number among the metric's. The id of the protocol would not name a row at all
     looks: protocols with the number of samples change."""
     looks: list[Look] = field(default_factory=list)
-    """Looks at all metrics so far."""
     comparisons: list[Comparison] = field(default_factory=list)
     samples: Samples | None = None
     """Samples that were drawn by then; None where a side failed."""
     metrics: int = 0
     """Number of metrics of the task so far, including metrics that need further samples."""
     protocols: dict[str, Mapping[str, object]] = field(default_factory=dict)
-    """Contents of the protocols at all looks, by id."""
 
     def level(self, rule: Rule) -> float:
         """Return the probability with which all looks together may call an unchanged metric worse."""

@@ -72,10 +72,12 @@ def test_rotary_frequencies_of_the_file_are_in_protocol_and_provenance(
     plain = replace(plain, model=find_model_config(Path(plain.path)))
     own, saved = turned(plain, tmp_path / "turned.pt")
     suite = parse_suite({"tasks": [{"kind": kind, "name": "task", **MINIATURE[kind]}]}, "small")
-    results = [
-        run_suite(suite, one, ignored, base).model_dump() for one, base in ((plain, plain), (own, plain), (plain, own))
-    ]
-    before, after, of_base = (contents(result) for result in results)
+    pairs = (plain, plain), (own, plain), (plain, own)
+    results = [run_suite(suite, one, lambda *now: None, base).model_dump() for one, base in pairs]
+    assert [result["errors"] for result in results] == [{}] * 3
+    before, after, of_base = (
+        {metric["name"]: result["protocols"][metric["protocol"]] for metric in result["metrics"]} for result in results
+    )
     uses_model = kind != "alignment"
     for name, content in before.items():
         assert without_rotary(content) == without_rotary(after[name]) == without_rotary(of_base[name])
@@ -85,26 +87,14 @@ def test_rotary_frequencies_of_the_file_are_in_protocol_and_provenance(
         assert of_base[name].get("base_rotary") == ("file" if "base" in content else None)
     shards = results[1]["provenance"]["task"]["shards"]
     assert any(provenance.get("rotary_inv_freq") == saved for provenance in shards)
-    assert (values(results[0]) != values(results[1])) == uses_model
-
-
-def ignored(*progress: Any) -> None:
-    pass
+    values = [[metric["value"] for metric in result["metrics"]] for result in results]
+    assert (values[0] != values[1]) == uses_model
 
 
 def without_rotary(content: Mapping[str, Any]) -> dict[str, Any]:
     """A protocol, without what is said of rotary frequencies, and of the base and other protocols by their digests."""
     others = ("rotary", "base_rotary", "base", "less", "members")
     return {key: value for key, value in content.items() if key not in others}
-
-
-def contents(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    assert result["errors"] == {}
-    return {metric["name"]: result["protocols"][metric["protocol"]] for metric in result["metrics"]}
-
-
-def values(result: Mapping[str, Any]) -> list[Any]:
-    return [metric["value"] for metric in result["metrics"]]
 
 
 def test_a_link_put_in_the_place_of_a_posted_file(
@@ -144,6 +134,7 @@ def test_a_link_into_the_data_folder_is_not_followed(
         ({"model": {**MODEL, "n_heads": 0}}, "invalid_model_config", "n_heads"),
         ({"layout": {"text": {"size": 113}}}, "invalid_layout", "text (0…112) exceeds the table of 112 rows"),
         ({"layout": {"text": {"sise": 3}}}, "invalid_layout", "did you mean 'size'"),
+        ({"path": __file__, "identity": None}, "not_a_checkpoint", ""),
     ],
 )
 def test_what_was_posted_wrongly_names_the_checkpoint(
@@ -151,7 +142,7 @@ def test_what_was_posted_wrongly_names_the_checkpoint(
 ) -> None:
     (tmp_path / "text.jsonl").write_text('{"text_ids": [1, 2, 3]}\n')
     suite = parse_suite({"tasks": [{"kind": "loss", "data": "text.jsonl"}]}, "text", tmp_path)
-    error = run_suite(suite, replace(checkpoint, **changes), ignored).errors["loss"]
+    error = run_suite(suite, replace(checkpoint, **changes), lambda *now: None).errors["loss"]
     assert (error.code, error.message.partition(": ")[0]) == (code, "run-a step 2")
     assert fragment in error.message
 
@@ -160,12 +151,7 @@ def test_what_was_posted_wrongly_names_the_checkpoint(
     ("text", "heads", "code", "fragment"),
     [
         ("graft(run-a@2, run-a@3, layers=1-4)", 4, "invalid_request", "layers=2-4, but the model has 2 layers"),
-        (
-            "avg(run-a@2, run-a@3)",
-            2,
-            "checkpoint_mismatch",
-            "run-a@2 and run-a@3 are different models: n_heads 4 and 2",
-        ),
+        ("avg(run-a@2, run-a@3)", 2, "checkpoint_mismatch", "run-a@3 are different models: n_heads 4 and 2"),
     ],
 )
 def test_what_does_not_fit_together_is_said_by_the_plan(
@@ -175,13 +161,6 @@ def test_what_does_not_fit_together_is_said_by_the_plan(
     parents = dict((first, (second[0], replace(second[1], model={**MODEL, "n_heads": heads}))))
     planned = run_shard(ShardRequest(suite.tasks[1], "plan", virtual_of(text, parents)), ignore, Settings.load())
     assert refused(planned, code, fragment).startswith("run-v step 7: ")
-
-
-def test_a_file_that_is_no_checkpoint_fails_before_the_data(suite: Suite, tmp_path: Path) -> None:
-    path = tmp_path / "notes.txt"
-    path.write_text("not weights")
-    request = ShardRequest(suite.tasks[1], "plan", CheckpointRef(str(path), label="run-a step 2"))
-    assert refused(run_shard(request, ignore, Settings.load()), "not_a_checkpoint").startswith("run-a step 2: ")
 
 
 def test_data_outside_the_roots_is_not_opened(
@@ -196,12 +175,6 @@ def test_data_outside_the_roots_is_not_opened(
     for reference in (checkpoint, tokenizer):
         message = refused(run_stage(reference, suite), "invalid_data", "outside the allowed folders")
         assert "root:" not in message
-
-
-def test_networks_of_the_image_path_share_a_device(checkpoint: CheckpointRef) -> None:
-    """The classifier once stayed on the CPU while pixels were on the GPU."""
-    context = ShardContext(checkpoint, Settings.load(devices="meta"), ignore)
-    assert context.extractor(str(ROOT / "classifier.safetensors"), "digits").device == torch.device("meta")
 
 
 def test_image_tokenizers_of_hugging_face_and_of_their_authors(
@@ -220,27 +193,21 @@ def test_image_tokenizers_of_hugging_face_and_of_their_authors(
     context = ShardContext(checkpoint, Settings.load(), ignore)
     for name in (str(whole_model(tmp_path / "whole", janus_config(), theirs)), str(folder), "janus-pro-1b", str(file)):
         assert context.decoder(name).digest == tokenizer.digest
-    monkeypatch.setenv("EVALSVC_ROOTS", str(tmp_path / "whole"))
-    with pytest.raises(InvalidData, match="alone"):
-        ShardContext(checkpoint, Settings.load(), ignore).decoder(str(folder))
+    monkeypatch.delenv("EVALSVC_ROOTS")
+    context = ShardContext(checkpoint, Settings.load(devices="meta"), ignore)
+    digits = context.extractor(str(ROOT / "classifier.safetensors"), "digits")
+    assert digits.device == torch.device("meta"), "the classifier once stayed on the CPU while pixels were on the GPU"
 
 
-def test_a_path_has_the_configuration_next_to_it_or_one_of_its_own(tmp_path: Path) -> None:
-    alone, config = shutil.copy(DECODER, tmp_path / "alone.ckpt"), str(Path(DECODER).parent / "config.yaml")
-    for path, given in ((DECODER, None), (str(alone), config)):
+def test_a_path_has_the_configuration_next_to_it_or_one_of_its_own_and_a_name_is_an_asset(tmp_path: Path) -> None:
+    """Nothing outside the roots is read."""
+    alone, folder = shutil.copy(DECODER, tmp_path / "alone.ckpt"), Path(DECODER).parent
+    for path, given in ((DECODER, None), (str(alone), str(folder / "config.yaml"))):
         decoder = find_decoder(Settings(), path, given).load(False, "float32", "cpu")
         assert decoder.digest == load_decoder(DECODER).digest
-
-
-@pytest.mark.parametrize("config", [None, "/secret/config.yaml"])
-def test_nothing_outside_the_roots_is_read(config: str | None, tmp_path: Path) -> None:
-    settings = Settings(roots=str(Path(DECODER).parent if config else tmp_path))
-    path = DECODER if config else str(tmp_path.parent / "decoder.ckpt")
-    with pytest.raises(InvalidData, match="outside the allowed folders"):
-        find_decoder(settings, path, config)
-
-
-def test_a_name_is_an_asset(tmp_path: Path) -> None:
+    for path, given in ((str(alone), None), (DECODER, "/secret/config.yaml")):
+        with pytest.raises(InvalidData, match="outside the allowed folders"):
+            find_decoder(Settings(roots=str(folder)), path, given)
     settings = Settings(assets=str(tmp_path))
     with pytest.raises(AssetMissing, match="run: evalsvc assets pull movqgan-67M"):
         find_decoder(settings, "movqgan-67M", None)

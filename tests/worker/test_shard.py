@@ -1,11 +1,12 @@
 import json
 import logging
 import math
+import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,23 +14,22 @@ import msgpack
 import numpy as np
 import pytest
 import torch
-from worker_stages import count_loads, ignore, refused, run_stage
+from worker_stages import LAYOUT, MODEL, count_loads, ignore, planned, refused, run_stage, virtual_of
 
+from evalsvc.checkpoints.expression import digest_of
 from evalsvc.checkpoints.reference import CheckpointRef, hash_files
 from evalsvc.config import Settings
 from evalsvc.errors import Cancelled
 from evalsvc.installation import pip_install
 from evalsvc.messages import ShardRequest, ShardResult, Stage
+from evalsvc.models import loading
 from evalsvc.spec.suite import Suite, TaskSpec
 from evalsvc.tasks.task import Context, Plan, Shard, Task, TaskResult, Work
+from evalsvc.worker import models
 from evalsvc.worker import shard as shard_module
+from evalsvc.worker.context import ShardContext
 from evalsvc.worker.local import run_suite
 from evalsvc.worker.shard import run_shard
-
-
-def test_a_plan_loads_no_model(checkpoint: CheckpointRef, suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
-    loads = count_loads(monkeypatch)
-    assert (run_stage(checkpoint, suite).error, loads) == (None, [])
 
 
 class Panic(BaseException):
@@ -102,11 +102,14 @@ def test_every_exception_becomes_a_result(faulty: Run, error: BaseException, cod
 def test_a_bug_names_the_innermost_line_and_leaves_its_trace_in_the_log(
     faulty: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """The interrupt key gets through."""
     with caplog.at_level(logging.ERROR):
         message = refused(faulty("run"), "internal_error")
     assert message.startswith("AttributeError: 'int' object has no attribute 'startswith' at evalsvc/spec/paths.py:")
     assert "Traceback" in caplog.text
     assert "context.dataset(7)" in caplog.text
+    with pytest.raises(KeyboardInterrupt):
+        faulty(error=KeyboardInterrupt())
 
 
 def test_items_are_what_every_json_and_database_can_hold(faulty: Run) -> None:
@@ -135,11 +138,6 @@ def test_outputs_of_another_version_of_a_task_are_refused(faulty: Run) -> None:
     refused(result, "data_changed", "'faulty' was", "by another version of its code (no Nothing: number: ")
 
 
-def test_the_interrupt_key_gets_through(faulty: Run) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        faulty(error=KeyboardInterrupt())
-
-
 @pytest.mark.usefixtures("short_process")
 def test_a_worker_without_its_packages_says_how_to_install_them() -> None:
     script = "import sys; sys.modules['torch'] = None; import evalsvc.worker.shard"
@@ -166,3 +164,145 @@ def test_a_suite_is_evaluated_without_a_service(checkpoint: CheckpointRef, suite
     assert (len(provenance["shards"]), provenance["notes"]["sequences"]) == (2, 3)
     of_pairs = [now for now in progress if now[0] == "pairs"]
     assert (of_pairs[-1], sorted(of_pairs, key=lambda now: now[1])) == (("pairs", 3, 3, "sequences"), of_pairs)
+
+
+# The checkpoint of a shard: loaded once, and the one that was posted
+
+
+def test_the_model_is_loaded_once_for_all_shards(
+    checkpoint: CheckpointRef, suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loading takes longer than a shard; the digest that the first shard finds must not load it again."""
+    loads = count_loads(monkeypatch)
+    assert (run_stage(checkpoint, suite).error, loads) == (None, []), "a plan needs none"
+    first = run_stage(checkpoint, suite, "run")
+    assert first.error is None
+    known = replace(checkpoint, sha256=first.provenance["checkpoint_sha256"])
+    assert run_stage(known, suite, "run").error is None
+    assert len(loads) == 1
+    other = replace(suite.tasks[0], parameters={**suite.tasks[0].parameters, "dtype": "bfloat16"})
+    run_suite(Suite("s", "", (other,)), checkpoint, lambda *now: None)
+    assert len(loads) == 2
+
+
+@pytest.mark.parametrize("stage", ["plan", "run"])
+@pytest.mark.parametrize(
+    ("harm", "code", "fragment"),
+    [
+        (lambda path: path.unlink(), "checkpoint_gone", "was deleted before it was evaluated; post it again"),
+        (lambda path: path.write_bytes(b"x" * 7), "checkpoint_changed", "has 7 bytes"),
+        (lambda path: os.utime(path, (1, 1)), "checkpoint_changed", "bytes of 1970-01-01 00:00:01 UTC, but was posted"),
+    ],
+)
+def test_a_checkpoint_that_is_not_the_posted_one(
+    request: pytest.FixtureRequest, suite: Suite, weights: Path, stage: Stage, harm: Any, code: str, fragment: str
+) -> None:
+    checkpoint, virtual = (request.getfixturevalue(name) for name in ("checkpoint", "virtual"))
+    payloads = planned(checkpoint, suite)[:1]
+    harm(weights)
+    for reference, label in ((checkpoint, "run-a step 2: "), (virtual, "run-v step 7: run-a step 2: ")):
+        result = run_shard(ShardRequest(suite.tasks[0], stage, reference, payloads), ignore, Settings.load())
+        assert refused(result, code, fragment).startswith(label)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_checkpoint_replaced_while_it_is_read(
+    checkpoint: CheckpointRef, suite: Suite, weights: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """What is half old and half new fails in any way or in none; that it was replaced must be said."""
+    load = loading.load_model
+
+    def load_meanwhile(path: Path, *given: Any, **named: Any) -> Any:
+        if when == "before":
+            weights.write_bytes(b"something else")
+        model = load(path, *given, **named)
+        os.utime(path, (1, 1))
+        return model
+
+    monkeypatch.setattr(loading, "load_model", load_meanwhile)
+    refused(run_stage(checkpoint, suite, "run"), "checkpoint_changed")
+
+
+def test_hash_and_weights_are_of_one_file(
+    checkpoint: CheckpointRef, suite: Suite, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of the same size and time that takes the name between hashing and loading, and gives it back."""
+    load, digest = loading.load_model, hash_files(weights)
+
+    def load_meanwhile(path: Path, *given: Any, **named: Any) -> Any:
+        weights.parent.rename(weights.parent.with_name("kept"))
+        weights.parent.mkdir()
+        weights.write_bytes(b"another file")
+        model = load(path, *given, **named)
+        weights.unlink()
+        weights.parent.rmdir()
+        weights.parent.with_name("kept").rename(weights.parent)
+        return model
+
+    monkeypatch.setattr(loading, "load_model", load_meanwhile)
+    result = run_stage(replace(checkpoint, model={**MODEL, "precision": "fp32"}), suite, "run")
+    assert result.error is None
+    assert result.provenance["checkpoint_sha256"] == digest
+
+
+def test_a_checkpoint_without_identity_that_goes_away_while_it_is_read(
+    checkpoint: CheckpointRef, suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "hash_files", lambda path: path.unlink() or hash_files(path))
+    error = run_stage(replace(checkpoint, identity=None), suite, "run").error
+    assert error.code in ("checkpoint_gone", "checkpoint_not_found")
+    assert error.message.startswith("run-a step 2: ")
+
+
+def test_another_digest_than_the_posted_one(checkpoint: CheckpointRef, virtual: CheckpointRef, suite: Suite) -> None:
+    """Of a checkpoint or of a parent; a model that is loaded already must not hide it."""
+    parents = dict(virtual.virtual.parents)
+    parents["run-a@3"] = replace(parents["run-a@3"], sha256="0" * 64)
+    wrong = replace(checkpoint, sha256="0" * 64), virtual_of(virtual.path, parents)
+    words = f"expected {'0' * 64}", f"run-a step 3: {parents['run-a@3'].path} has sha256"
+    for right, other, fragment in zip((checkpoint, virtual), wrong, words, strict=True):
+        for _ in range(2):
+            refused(run_stage(other, suite, "run"), "checkpoint_changed", fragment)
+            assert run_stage(right, suite, "run").error is None
+
+
+def test_a_virtual_checkpoint_has_the_numbers_of_a_file_with_its_tensors(
+    virtual: CheckpointRef, suite: Suite, tmp_path: Path
+) -> None:
+    parents = [torch.load(parent.path, weights_only=True) for parent in virtual.virtual.parents.values()]
+    first, second = (content.get("state_dict", content) for content in parents)
+    torch.save({name: 0.75 * first[name] + 0.25 * second[name] for name in first}, tmp_path / "plain.pt")
+    file = CheckpointRef(str(tmp_path / "plain.pt"), model=MODEL, layout=LAYOUT)
+    found, expected = (run_suite(suite, reference, lambda *now: None).model_dump() for reference in (virtual, file))
+    assert len(found["metrics"]) > 10
+    for metric, plain in zip(found["metrics"], expected["metrics"], strict=True):
+        assert metric["value"] == pytest.approx(plain["value"], rel=1e-6)
+        assert metric["protocol"] == plain["protocol"], "how the weights came about is not how they were measured"
+    digests = found["provenance"]["pairs"]["shards"][0]["parents_sha256"]
+    assert digests == {name: hash_files(Path(parent.path)) for name, parent in virtual.virtual.parents.items()}
+    assert found["checkpoint"]["sha256"] == digest_of(virtual.virtual.expression, digests)
+
+
+def test_a_parent_replaced_while_the_weights_are_computed(
+    virtual: CheckpointRef, suite: Suite, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the tensors from one file and half from another is a model that never was."""
+    load = models.load_virtual
+    meanwhile = lambda *given, **named: weights.write_bytes(b"something else") and load(*given, **named)  # noqa: E731
+    monkeypatch.setattr(models, "load_virtual", meanwhile)
+    message = refused(run_stage(virtual, suite, "run"), "checkpoint_changed")
+    assert message.startswith("run-v step 7: run-a step 2: ")
+
+
+def test_a_virtual_base_is_loaded_beside_the_checkpoint(
+    virtual: CheckpointRef, checkpoint: CheckpointRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads = count_loads(monkeypatch)
+    context = ShardContext(checkpoint, Settings.load(), ignore, virtual)
+    found = {context.digest(), context.base.digest()}
+    for _ in range(2):
+        for each in (context, context.base):
+            each.model(dtype="float32", rotary_inv_freq_dtype="auto")
+    assert len(loads) == 1
+    assert {context.digest(), context.base.digest()} == found, "known before it is loaded, and the same afterwards"
+    assert len(found) == 2

@@ -22,9 +22,7 @@ from evalsvc.metrics.intervals import critical_value
 from evalsvc.metrics.sequential import boundaries, level_of
 from evalsvc.metrics.shares import standard_error
 from evalsvc.spec.suite import Suite, parse_suite
-from evalsvc.worker import context
 from evalsvc.worker.local import TaskLook, run_suite
-from evalsvc.worker.models import ModelCache
 from evalsvc.worker.trial import Both, Trial, sample_until_decided
 
 RULE = Rule(metric="t/x", standard_errors=1.96, relative=0.0)
@@ -55,13 +53,7 @@ def look(trial: Trial, differences: Sequence[float], n: int, total: int = 1024, 
     return next(iter(judge(trial, Both(candidate, baseline, n, total, "images", last=n == total))), None)
 
 
-def decided(differences: Sequence[float], n: int, rule: Rule = RULE, **fields: Any) -> tuple[str, str]:
-    """The verdict of the first look, and why; of none, two empty strings."""
-    found = look(trial_of(rule), differences, n, **fields)
-    return ("", "") if found is None else (found.verdict, found.reason)
-
-
-def noise(mean: float) -> list[float]:
+def noisy(mean: float) -> list[float]:
     return [mean + (1 if index % 2 else -1) for index in range(1024)]
 
 
@@ -75,14 +67,14 @@ def join(*results: Result) -> Result:
 
 def several(n: int, total: int = 1024, **means: float) -> Both:
     """A look at several metrics."""
-    made = [sides(noise(mean), n, f"t/{name}") for name, mean in means.items()]
+    made = [sides(noisy(mean), n, f"t/{name}") for name, mean in means.items()]
     return Both(*map(join, *made), n, total, "images", last=n == total)
 
 
 class TestLook:
     def test_what_a_single_test_would_call_worse_goes_on(self) -> None:
         """At an eighth of the data 1.96 standard errors are no news: of eight such looks one in five would err."""
-        differences = noise(0.25)
+        differences = noisy(0.25)
         trial = trial_of(RULE)
         assert look(trial, differences, 128) is None
         (seen,) = trial.looks
@@ -94,18 +86,20 @@ class TestLook:
 
     def test_it_stops_beyond_a_boundary_or_where_no_regression_is_left(self) -> None:
         for direction, verdict in (("lower", "worse"), ("higher", "better")):
-            assert decided(noise(2.0), 128, direction=direction)[0] == verdict
+            assert look(trial_of(RULE), noisy(2.0), 128, direction=direction).verdict == verdict
         tolerant = RULE.model_copy(update={"absolute": 1.0})
-        for mean, verdict in ((0.0, "within_tolerance"), (0.8, ""), (-0.5, "within_tolerance")):
-            found = decided(noise(mean), 128, tolerant)
-            assert (found[0], "within the tolerance 1" in found[1]) == (verdict, bool(verdict))
-        assert decided([math.nan, *noise(0.0)], 128)[0] == "worse", "it diverged"
+        for mean in (0.0, -0.5):
+            found = look(trial_of(tolerant), noisy(mean), 128)
+            assert (found.verdict, "within the tolerance 1" in found.reason) == ("within_tolerance", True)
+        assert look(trial_of(tolerant), noisy(0.8), 128) is None
+        assert look(trial_of(RULE), [math.nan, *noisy(0.0)], 128).verdict == "worse", "it diverged"
 
     def test_equal_so_far_is_not_equal(self) -> None:
         """256 prompts that are read alike on both sides have an error of zero and prove nothing of the next ones."""
-        assert decided([0.0] * 256, 256) == ("", "")
-        assert decided([0.0] * 1024, 1024) == ("within_tolerance", "equal")
-        found = look(trial_of(RULE), noise(0.0), 1024)
+        assert look(trial_of(RULE), [0.0] * 256, 256) is None
+        found = look(trial_of(RULE), [0.0] * 1024, 1024)
+        assert (found.verdict, found.reason) == ("within_tolerance", "equal")
+        found = look(trial_of(RULE), noisy(0.0), 1024)
         noise_of_one_look = critical_value(RULE.level, 1023) * found.difference.stderr
         assert (found.verdict, found.difference.noise) == ("within_noise", pytest.approx(noise_of_one_look)), "the last"
 
@@ -124,8 +118,8 @@ class TestLook:
 
     def test_a_metric_that_a_rule_names_is_waited_for(self) -> None:
         """FID on 2,048 features begins with 2,049 images; a look before must not pass it unseen."""
-        assert look(trial_of(Rule(metric="t/fid"), RULE), noise(-2.0), 256) is None
-        assert look(trial_of(Rule(metric="other/fid"), RULE), noise(-2.0), 256) is not None
+        assert look(trial_of(Rule(metric="t/fid"), RULE), noisy(-2.0), 256) is None
+        assert look(trial_of(Rule(metric="other/fid"), RULE), noisy(-2.0), 256) is not None
 
     @pytest.mark.parametrize(
         ("tolerance", "early", "late"), [({}, "not_judged", "not_judged"), ({"absolute": 0.1}, "ignored", "worse")]
@@ -136,7 +130,7 @@ class TestLook:
         rule = Rule(metric="t/*", standard_errors=1.96, **tolerance)
         more = [result(value("t/recall", number, None, direction="higher")) for number in (0.1, 0.9)]
         for n, verdict in ((256, early), (1024, late)):
-            both = Both(*map(join, sides(noise(2.0), n), more), n, 1024, "images", last=n == 1024)
+            both = Both(*map(join, sides(noisy(2.0), n), more), n, 1024, "images", last=n == 1024)
             assert [one.verdict for one in judge(trial_of(rule), both)] == ["worse", verdict]
 
 
@@ -155,7 +149,7 @@ class TestLevel:
 
     def test_few_items_at_a_look_ask_for_the_quantile_of_so_many(self) -> None:
         trial = trial_of(RULE, spending="pocock")
-        assert look(trial, noise(0.0), 16, 32) is None
+        assert look(trial, noisy(0.0), 16, 32) is None
         (seen,) = trial.looks
         boundary = boundaries(level_of(1.96), (0.5,), "pocock")[0]
         assert (seen.standard_errors, seen.level) == (pytest.approx(boundary), pytest.approx(0.025, abs=1e-4))
@@ -185,12 +179,6 @@ class TestLevel:
 Weights = Callable[[str], CheckpointRef]
 
 
-@pytest.fixture(autouse=True)
-def _worker(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EVALSVC_THREADS", "1")
-    monkeypatch.setattr(context, "_models", ModelCache())
-
-
 @pytest.fixture
 def weights(open_lm_case: Path, tmp_path: Path) -> Weights:
     def make(name: str) -> CheckpointRef:
@@ -210,6 +198,9 @@ def count(tmp_path: Path) -> int:
     return len((tmp_path / "log").read_text().splitlines())
 
 
+MARK = Rules((Rule(metric="*/mark", relative=0.0, absolute=0.03),))
+
+
 def sample(candidate: CheckpointRef, baseline: CheckpointRef, suite: Suite, rules: Rules) -> Report:
     refs = candidate, baseline
     return sample_until_decided(refs, suite, rules, Settings.load(), lambda *now: None, lambda look: None)
@@ -217,9 +208,7 @@ def sample(candidate: CheckpointRef, baseline: CheckpointRef, suite: Suite, rule
 
 class TestBothSides:
     def gate(self, candidate: CheckpointRef, baseline: CheckpointRef, tmp_path: Path, **parameters: Any) -> Report:
-        suite = parse_suite(steps(tmp_path, **parameters), "marks")
-        rules = [Rule(metric="steps/mark", relative=0.0, absolute=0.03)]
-        return sample(candidate, baseline, suite, Rules(tuple(rules)))
+        return sample(candidate, baseline, parse_suite(steps(tmp_path, **parameters), "marks"), MARK)
 
     def test_a_worse_checkpoint_is_sampled_no_further_than_it_takes(self, weights: Weights, tmp_path: Path) -> None:
         report = self.gate(weights("worse"), weights("before"), tmp_path, drift=0.2)
@@ -245,11 +234,10 @@ class TestBothSides:
         """Two tasks of one metric each; the level of a rule is that of the gate."""
         (task,) = steps(tmp_path)["tasks"]
         suite = parse_suite({"tasks": [task, {**task, "name": "more"}]}, "marks")
-        rules = [Rule(metric="*/mark", relative=0.0, absolute=0.03)]
-        report = sample(weights("after"), weights("before"), suite, Rules(tuple(rules), "holm"))
+        report = sample(weights("after"), weights("before"), suite, Rules(MARK.rules, "holm"))
         assert (report.alarms.family, report.alarms.metrics) == ("bonferroni", 2)
-        assert report.alarms.at_most == pytest.approx(rules[0].level)
-        assert {look.level for look in report.looks} == {rules[0].level / 2}
+        assert report.alarms.at_most == pytest.approx(MARK.rules[0].level)
+        assert {look.level for look in report.looks} == {MARK.rules[0].level / 2}
 
     def test_a_side_that_fails_is_named(self, weights: Weights, tmp_path: Path) -> None:
         broken = weights("broken")
