@@ -15,7 +15,7 @@ from asyncio import CancelledError
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from evalsvc.cluster.cluster import Cluster, Member, Outcome
@@ -117,7 +117,6 @@ class Coordinator:
         return self._stopping.is_set()
 
     def alive(self) -> bool:
-        """Return whether the coordinator completes its rounds."""
         return self._thread.is_alive() and time.monotonic() - self._round_at < STALLED_AFTER
 
     def wake(self) -> None:
@@ -127,18 +126,15 @@ class Coordinator:
         self._events.put(None)
 
     def live(self) -> Mapping[int, LiveTask]:
-        """Return the progress of running tasks, by task id."""
         return self._in_flight.live()
 
     def members(self) -> list[Member]:
         return self._cluster.members()
 
     def at_work(self) -> Mapping[str, AtWork]:
-        """Return running shards, by the address of their worker."""
         return self._in_flight.at_work(self._cluster.place)
 
     def workers(self) -> int:
-        """Return the number of live worker processes."""
         return self._cluster.slots()
 
     def _run(self) -> None:
@@ -340,38 +336,31 @@ FIRST_WAIT = 0.5
 """Seconds of back-off after the first failure; doubled after each further failure."""
 
 
+@dataclass
 class RetriedCall:
     """A repeated call. It never raises, and does not block other calls during its back-off."""
 
-    def __init__(
-        self,
-        name: str,
-        do: Callable[[], None],
-        longest_wait: float,
-        translate: Callable[[Exception], Exception] = lambda error: error,
-    ) -> None:
-        """`translate` converts expected exceptions to an EvalsvcError; others are logged with a traceback."""
-        self._name = name
-        self._do = do
-        self._longest_wait = longest_wait
-        self._translate = translate
-        self._wait = 0.0
-        self._again_at = 0.0
+    name: str
+    do: Callable[[], None]
+    longest_wait: float
+    translate: Callable[[Exception], Exception] = lambda error: error
+    """Converts expected exceptions to an EvalsvcError; others are logged with a traceback."""
+    _wait: float = 0.0
+    _again_at: float = 0.0
 
     def attempt(self) -> bool:
-        """Make the call, unless it is in its back-off; return whether it succeeded."""
         if time.monotonic() < self._again_at:
             return False
         try:
-            self._do()
+            self.do()
             self._wait = 0.0
             return True
         except (CancelledError, Exception) as failure:  # an event loop that ends raises the first
-            error = self._translate(failure) if isinstance(failure, Exception) else failure
-        self._wait = min(2 * self._wait or FIRST_WAIT, self._longest_wait)
+            error = self.translate(failure) if isinstance(failure, Exception) else failure
+        self._wait = min(2 * self._wait or FIRST_WAIT, self.longest_wait)
         self._again_at = time.monotonic() + self._wait
         if isinstance(error, EvalsvcError):
-            log.warning("could not %s: %s; retrying in %.1f s", self._name, error, self._wait)
+            log.warning("could not %s: %s; retrying in %.1f s", self.name, error, self._wait)
         else:
-            log.error("could not %s; retrying in %.1f s", self._name, self._wait, exc_info=error)
+            log.error("could not %s; retrying in %.1f s", self.name, self._wait, exc_info=error)
         return False

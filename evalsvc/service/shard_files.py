@@ -41,10 +41,8 @@ class ShardFiles:
         """Id by which workers recognise the shared folder."""
 
     def keep(self, assignment: Assignment, result: ShardResult) -> ShardResult:
-        """Write the large parts of a result to files; return the result with the files' names in their place.
-
-        If a file cannot be written, the returned result is that error.
-        """
+        """Write the large parts of a result to files; return the result with the files' names in their place. If a file
+        cannot be written, the returned result is that error."""
         if result.error is not None:
             return result
         try:
@@ -54,7 +52,6 @@ class ShardFiles:
         return replace(result, output=output)
 
     def keep_new(self, files: Mapping[str, bytes]) -> None:
-        """Write new files for later evaluations."""
         for name, content in files.items():
             self._kept.keep_bytes(name, content)
 
@@ -133,11 +130,9 @@ class Housekeeping:
 def prune(
     settings: Settings, writing: Transaction, reading: Transaction, *, run: str | None = None, dry_run: bool = False
 ) -> documents.Pruned:
-    """Prune artifacts that the rules do not keep, of all runs or of one; with `dry_run` only count them.
-
-    The rows go first, and then the contents that no remaining row names. If the service dies in between, nothing is
-    lost: leftover contents are swept at the next start.
-    """
+    """Prune artifacts that the rules do not keep, of all runs or of one; with `dry_run` only count them. The rows go
+    first, and then the contents that no remaining row names. If the service dies in between, nothing is lost: leftover
+    contents are swept at the next start."""
     default = parse_retention(settings.retention)
     with reading() if dry_run else writing() as session:
         prunable = find_prunable(session, default, run)

@@ -68,10 +68,8 @@ class ShardQueue:
         return lost
 
     def settle(self, item: InFlight, outcome: Outcome) -> bool:
-        """Store the outcome of an attempt; return whether the attempt succeeded, and was the current one.
-
-        Raise an error that may pass, such as an outage of the database, after which the outcome can be stored.
-        """
+        """Store the outcome of an attempt; return whether the attempt succeeded, and was the current one. Raise an
+        error that may pass, such as an outage of the database, after which the outcome can be stored."""
         if isinstance(outcome.value, ShardResult) and outcome.value.lost:
             item.lost, outcome = list(outcome.value.lost), Outcome(outcome.key, "lost")
             log.warning("%s cannot read outputs of other shards, which are rerun: %s", outcome.key, item.lost)

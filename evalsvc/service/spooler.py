@@ -60,10 +60,8 @@ class Spooler:
         self._sweep_at = 0.0
 
     def poll(self, in_use: Collection[int] = ()) -> None:
-        """Begin requested copies, including those that a restart interrupted, and release finished ones.
-
-        `in_use` are checkpoints of running shards: a cancelled evaluation may be retried before its shard has stopped.
-        """
+        """Begin requested copies, including those that a restart interrupted, and release finished ones. `in_use` are
+        checkpoints of running shards: a cancelled evaluation may be retried before its shard has stopped."""
         with self._store.reading() as session:
             for checkpoint in session.scalars(select(Checkpoint).where(Checkpoint.spool_state == "copying")):
                 if checkpoint.id not in self._begun:

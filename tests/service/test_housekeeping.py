@@ -5,6 +5,7 @@ import threading
 from asyncio import CancelledError
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -118,7 +119,6 @@ def test_contents_go_in_pieces_and_what_is_gone_is_no_error(tmp_path: Path, monk
     asked: list[int] = []
 
     def named(piece: object) -> list[str]:
-        assert isinstance(piece, list)
         asked.append(len(piece))
         return [digests[1]]
 
@@ -133,31 +133,18 @@ def shard(checkpoint: int, run: int = 1, stage: Stage = "run", begins: bool = Fa
 
 
 def test_a_shard_goes_to_the_worker_that_has_its_checkpoint() -> None:
+    """Runs are counted, and their turns noted; planning and merging leave what is loaded."""
     placement = Placement()
     assert placement.choose(["w1", "w2"], shard(7)) == "w1"
     assert placement.choose(["w2"], shard(8)) == "w2"
     assert placement.choose(["w1", "w2"], shard(8)) == "w2"
     assert placement.choose(["w1", "w2", "w3"], shard(7)) == "w1"
     assert placement.choose(["w1", "w2", "w3"], shard(9)) == "w3", "which has nothing to lose"
-    assert placement.choose(["w2"], shard(9)) == "w2", "it waits for nobody"
-    assert placement.worker_state(["w2", "w4"], []).loaded == {9}
-
-
-def test_planning_and_merging_leave_what_is_loaded() -> None:
-    placement = Placement()
-    placement.choose(["w1"], shard(7))
-    placement.choose(["w1"], shard(8, stage="plan"))
-    placement.choose(["w1"], shard(9, stage="merge"))
-    assert placement.worker_state(["w1"], []).loaded == {7}
-
-
-def test_runs_are_counted_and_their_turns_noted() -> None:
-    placement = Placement()
-    placement.choose(["w1"], shard(7, run=2, stage="plan", begins=True))
-    placement.choose(["w1"], shard(7, run=1, stage="plan", begins=True))
-    placement.choose(["w1"], shard(7, run=3))
-    worker_state = placement.worker_state([], [shard(7, run=1), shard(8, run=1), shard(9, run=2)])
-    assert dict(worker_state.busy) == {1: 2, 2: 1}
+    assert placement.choose(["w2"], shard(9, run=3)) == "w2", "it waits for nobody"
+    placement.choose(["w2"], shard(7, run=2, stage="plan", begins=True))
+    placement.choose(["w2"], shard(8, run=1, stage="merge", begins=True))
+    worker_state = placement.worker_state(["w2", "w4"], [shard(7, run=1), shard(8, run=1), shard(9, run=2)])
+    assert (worker_state.loaded, dict(worker_state.busy)) == ({9}, {1: 2, 2: 1})
     assert worker_state.turns[2] < worker_state.turns[1]
     assert 3 not in worker_state.turns
 
@@ -188,23 +175,18 @@ def test_what_fails_is_tried_again_later_each_time_and_at_once_when_it_worked(mo
     assert tries[-1] == clock
 
 
-def test_a_cancelled_wait_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    """It is no Exception, and a client whose loop ends raises it in the thread that waits for an answer."""
-
-    def fail() -> None:
-        raise CancelledError
-
-    assert not RetriedCall("reach the cluster", fail, 5).attempt()
-    assert "could not reach the cluster" in caplog.text
-
-
 def test_what_is_expected_has_no_trace_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    def fail() -> None:
-        raise OSError("gone")
+    """A cancelled wait is no Exception, and a client whose loop ends raises it in the thread that waits."""
 
-    RetriedCall("store", fail, 5, lambda error: DatabaseUnusable(f"the database is {error}")).attempt()
-    RetriedCall("store", fail, 5).attempt()
-    expected, surprise = caplog.records
+    def fail(error: BaseException) -> None:
+        raise error
+
+    gone = partial(fail, OSError("gone"))
+    assert not RetriedCall("store", gone, 5, lambda error: DatabaseUnusable(f"the database is {error}")).attempt()
+    assert not RetriedCall("store", gone, 5).attempt()
+    assert not RetriedCall("reach the cluster", partial(fail, CancelledError()), 5).attempt()
+    expected, surprise, cancelled = caplog.records
     assert expected.getMessage() == "could not store: the database is gone; retrying in 0.5 s"
     assert (expected.levelno, expected.exc_info) == (logging.WARNING, None)
     assert surprise.exc_info is not None
+    assert cancelled.getMessage().startswith("could not reach the cluster")

@@ -56,12 +56,8 @@ def test_a_base_is_kept_as_long_as_it_is_one(store: Store, spooler: Spooler) -> 
     assert left(spooler, first, averaged, later, named) == [True, True, False, True]
     set_base(store, "run-a", "text", 9)
     assert left(spooler, first, averaged, named) == [False, False, True]
-
-
-def test_a_base_that_was_replaced_is_dropped(store: Store, spooler: Spooler) -> None:
-    old = spool(store, spooler, 0)
-    new = spool(store, spooler, 0, identity=Identity(7, 7), replace=True)
-    assert left(spooler, old, new) == [False, True]
+    replacement = spool(store, spooler, 9, "text", identity=Identity(7, 7), replace=True)
+    assert left(spooler, named, replacement) == [False, True]
 
 
 def test_a_parent_is_kept_as_long_as_a_virtual_checkpoint_waits(store: Store, spooler: Spooler) -> None:
@@ -108,6 +104,7 @@ def test_what_was_cancelled_is_kept_until_its_shard_has_stopped(store: Store, sp
 def test_what_is_retried_meanwhile_keeps_its_copy(
     store: Store, spooler: Spooler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A release waits for a post that sends the file again: it took away what the post had just put in its place."""
     copy = spool(store, spooler, 3)
     state(store, 1, "cancelled")
     transaction = store.transaction
@@ -124,11 +121,7 @@ def test_what_is_retried_meanwhile_keeps_its_copy(
     assert copy.exists()
     monkeypatch.undo()
     assert ask(store, find_checkpoint, 1).spool_state == "ready"
-
-
-def test_a_release_waits_for_a_post_that_sends_the_file_again(store: Store, spooler: Spooler) -> None:
-    """The post put the file in its place between the release and the removal, and the removal took the file away."""
-    copy = spool(store, spooler, 3)
+    state(store, 1, "cancelled")
     release = threading.Thread(target=spooler.poll)
     with releasing:
         release.start()
@@ -198,7 +191,7 @@ def test_copies_of_no_checkpoint_are_removed(
     for step in (1, 2, 3):
         enter(store, submission(step, run="run-a"), suite())
     orphans, given_next = (
-        [tmp_path / "spool" / name for name in names] for names in (("2", "3.partial"), ("5", "notes"))
+        [tmp_path / "spool" / name for name in pair] for pair in (("2", "3.partial"), ("5", "notes"))
     )
     for folder in (*orphans, *given_next):
         folder.mkdir(parents=True)
