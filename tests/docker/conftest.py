@@ -12,12 +12,6 @@ from programs import find_program, lacking
 
 
 @pytest.fixture(scope="session")
-def hadolint(short_process: None) -> str:
-    """The checker of Dockerfiles, of the extra `test`. Where TESTS_REQUIRE names it, a test fails without it."""
-    return find_program("hadolint", "the extra `test`")
-
-
-@pytest.fixture(scope="session")
 def compose(short_process: None) -> str:
     """Debian's docker-compose, which reads files without an engine; required by the name `compose`."""
     return find_program("docker-compose", "Debian's package of this name, version 2", "compose")

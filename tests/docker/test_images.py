@@ -1,4 +1,7 @@
-"""Both images, really built and run: by compose.yaml, with PostgreSQL, on read-only roots and as their own user."""
+"""Both images, really built and run: by compose.yaml, with PostgreSQL, on read-only roots and as their own user.
+
+And the Dockerfiles as a checker reads them, and the compose files as docker-compose does.
+"""
 
 import json
 import os
@@ -9,26 +12,27 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from images import Image
 from machines import wait_for
+from programs import find_program, output_of
 from sqlalchemy import make_url
-from stack import Stack, resolved
+from stack import Stack, resolved, seconds_of
 
+from evalsvc.config import Settings, unknown_variables
 from evalsvc.miniature import ROOT as MINIATURE
 
-DOCKER = Path(__file__).parents[2] / "docker"
+ROOT = Path(__file__).parents[2]
+DOCKER = ROOT / "docker"
 USER = 10001
 
 # Of the first test of each image, which builds it; on a busy machine.
 pytestmark = pytest.mark.timeout(3600)
 
-LARGEST_API_MB = 650
-"""Of the image of the service with its base. torch for CPUs alone has more."""
-
 READY = """
-import http.client, json, pathlib
+import http.client, json
 service = http.client.HTTPConnection("127.0.0.1", 8321, timeout=30)
 service.request("GET", "/readyz")
 answer = service.getresponse()
@@ -37,7 +41,7 @@ print(json.dumps([answer.status, json.loads(answer.read())]))
 
 
 def test_the_image_of_the_service_has_neither_torch_nor_weights(api_image: Image) -> None:
-    assert api_image.megabytes < LARGEST_API_MB
+    assert api_image.megabytes < 650, "with its base; torch for CPUs alone has more"
     names = {path.name for path in api_image.packages.iterdir()}
     assert names.isdisjoint({"torch", "numpy", "lm_eval", "pip"})
     package = api_image.packages / "evalsvc"
@@ -180,3 +184,69 @@ def have_assets(stack: Stack, inception_path: Path) -> None:
     shutil.copytree(inception_path.parent, folder)
     for path in (folder, *folder.iterdir()):
         os.chown(path, USER, USER)
+
+
+# Dockerfiles and compose files
+
+FILES = {"compose.yaml": ("gpu", "client"), "compose.cpu.yaml": ("demo",)}
+"""With the profiles of each."""
+
+
+@pytest.fixture(params=FILES)
+def composed(request: pytest.FixtureRequest, compose: str) -> dict[str, Any]:
+    return resolved(DOCKER / request.param, *FILES[request.param])["services"]
+
+
+def test_no_service_may_more_than_it_needs(composed: dict[str, Any]) -> None:
+    for name, service in composed.items():
+        assert service["read_only"], name
+        assert service["init"], name
+        assert (service["cap_drop"], service["security_opt"]) == (["ALL"], ["no-new-privileges:true"]), name
+        assert not {"cap_add", "privileged"} & set(service), name
+        assert "/tmp" in service["tmpfs"], name
+        assert service.get("user", "") in ("", "999:999"), f"{name}: otherwise that of the image, which is 10001"
+
+    ports = [(name, port["host_ip"], port["target"]) for name in composed for port in composed[name].get("ports", [])]
+    assert ports == [("api", "127.0.0.1", Settings().port)], "to this machine"
+
+
+def test_variables_are_settings_and_every_service_has_time_to_end_and_a_health_check_or_none(
+    composed: dict[str, Any],
+) -> None:
+    """That of the image is for the service: a scheduler or client would be called ill by it."""
+    for name in {"api", "worker"} & set(composed):
+        assert seconds_of(composed[name]["stop_grace_period"]) > 2 * Settings().grace, name
+    for name, service in composed.items():
+        assert unknown_variables(service.get("environment", {})) == [], name
+        if service["image"] == "evalsvc-api" and name != "api":
+            check = service["healthcheck"]
+            assert check.get("disable") or check["test"], name
+
+
+def test_secrets_are_made_once_and_are_nobody_elses(tmp_path: Path, short_process: None) -> None:
+    script = shutil.copy(DOCKER / "make-secrets.sh", tmp_path)
+    subprocess.run(["sh", script], check=True, capture_output=True)
+    folder = tmp_path / "secrets"
+    password, url = ((folder / name).read_text() for name in ("database_password", "database_url"))
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()} == {0o644}
+    assert len(password) == 64
+    address = Settings.load({"EVALSVC_DATABASE_URL": f"@{folder / 'database_url'}"}).database
+    assert address == f"postgresql+psycopg://evalsvc:{password}@database/evalsvc"
+    subprocess.run(["sh", script], check=True, capture_output=True)
+    assert (folder / "database_url").read_text() == url
+
+
+@pytest.mark.parametrize("file", sorted(DOCKER.glob("*.Dockerfile")), ids=lambda file: file.stem)
+def test_the_checker_finds_nothing(short_process: None, file: Path) -> None:
+    """Where TESTS_REQUIRE names `hadolint`, the test fails without the program."""
+    assert output_of(find_program("hadolint", "the extra `test`"), file) == ""
+
+
+def test_nothing_of_the_checkout_but_the_package_reaches_a_build() -> None:
+    """A list of what is left out would send every file that it does not know of, keys and data included."""
+    patterns = (ROOT / ".dockerignore").read_text().splitlines()
+    lines = [line for line in patterns if line and not line.startswith("#")]
+    assert lines[0] == "*"
+    sent = {line.removeprefix("!") for line in lines if line.startswith("!")}
+    assert sent == {"LICENSE", "README.md", "evalsvc", "migrations", "pyproject.toml"}

@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -18,9 +17,7 @@ from evalsvc.api.routes.prometheus import FAMILIES
 
 MONITORING = ROOT / "docker" / "monitoring"
 ALERTS = MONITORING / "alerts.yaml"
-RULES: list[dict[str, Any]] = [
-    rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]
-]
+RULES = [rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
 DASHBOARD = json.loads((MONITORING / "grafana.json").read_text())
 
 Series = Mapping[str, str]
@@ -113,9 +110,8 @@ SITUATIONS: dict[str, tuple[Series, Mapping[int, str]]] = {
 """What differs from a healthy service, and the alert that fires at some minutes, without `Evalsvc` before its name."""
 
 
-@pytest.fixture
-def promtool(child_process: None) -> str:
-    return find_program("promtool", "Debian's package prometheus")
+def promtool(*arguments: str | Path) -> None:
+    output_of(find_program("promtool", "Debian's package prometheus"), *arguments)
 
 
 def written(series: str) -> str:
@@ -125,7 +121,7 @@ def written(series: str) -> str:
 
 
 @pytest.mark.parametrize("name", SITUATIONS)
-def test_exactly_the_alerts_of_a_situation_fire(promtool: str, name: str, tmp_path: Path) -> None:
+def test_exactly_the_alerts_of_a_situation_fire(child_process: None, name: str, tmp_path: Path) -> None:
     changes, firing = SITUATIONS[name]
     expected = [
         {
@@ -139,7 +135,7 @@ def test_exactly_the_alerts_of_a_situation_fire(promtool: str, name: str, tmp_pa
     test = {"interval": "1m", "input_series": series, "promql_expr_test": expected}
     file = tmp_path / "situation.yaml"
     file.write_text(yaml.safe_dump({"rule_files": [str(ALERTS)], "evaluation_interval": "1m", "tests": [test]}))
-    output_of(promtool, "test", "rules", file)
+    promtool("test", "rules", file)
 
 
 def test_every_alert_fires_in_a_situation_and_is_listed_on_the_page_with_what_to_do() -> None:
@@ -159,9 +155,8 @@ SELECTOR = re.compile(r"([A-Za-z_:][\w:]*)\s*(?:\{([^}]*)\})?")
 OF_THE_SCRAPE = {"job", "instance"}
 
 
-def expressions() -> list[str]:
-    panels = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
-    return [rule["expr"] for rule in RULES] + panels
+PANELS = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
+EXPRESSIONS = [rule["expr"] for rule in RULES] + PANELS
 
 
 def labels_by_name() -> dict[str, set[str]]:
@@ -182,7 +177,7 @@ def selectors(expression: str) -> Iterator[tuple[str, list[tuple[str, str, str]]
 
 def test_expressions_use_metrics_and_labels_that_exist() -> None:
     shown = labels_by_name()
-    for expression in expressions():
+    for expression in EXPRESSIONS:
         found = list(selectors(expression))
         assert found, expression
         known: set[str] = set()
@@ -214,25 +209,20 @@ def test_values_that_alerts_select_are_shown_by_a_service(tmp_path: Path) -> Non
         assert any(sample.name == name and pair.items() <= sample.labels.items() for sample in samples), (name, pair)
 
 
-# Dashboard
-
-
-def test_the_expressions_of_the_dashboard_are_expressions(promtool: str, tmp_path: Path) -> None:
+def test_the_expressions_of_the_dashboard_are_expressions(child_process: None, tmp_path: Path) -> None:
     rules = [
         {"record": f"panel:{number}", "expr": re.sub(r"\$(job|instance)", ".*", text.replace("$__rate_interval", "5m"))}
-        for number, text in enumerate(expressions())
+        for number, text in enumerate(EXPRESSIONS)
     ]
     file = tmp_path / "panels.yaml"
     file.write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))
-    output_of(promtool, "check", "rules", file)
-    output_of(promtool, "check", "rules", "--lint-fatal", ALERTS)
+    promtool("check", "rules", file)
+    promtool("check", "rules", "--lint-fatal", ALERTS)
     assert "$" not in file.read_text()
 
 
 def test_the_dashboard_shows_every_metric_of_the_service() -> None:
     """A metric that is added is shown, or named here as one that has nothing to show by itself."""
-    shown = {
-        name for panel in DASHBOARD["panels"] for target in panel["targets"] for name, _ in selectors(target["expr"])
-    }
+    shown = {name for panel in PANELS for name, _ in selectors(panel)}
     left_out = {"process_virtual_memory_bytes", "process_start_time_seconds", "evalsvc_request_seconds_sum"}
     assert labels_by_name().keys() - shown == left_out | {"evalsvc_request_seconds_count"}
