@@ -211,15 +211,12 @@ def test_smollm2_is_what_transformers_reads_from_the_file(
     tokenizer = read_tokenizer(smollm2 / "tokenizer.json")
     by_file = AutoTokenizer.from_pretrained(tmp_path, gguf_file="model.gguf")
     by_folder = AutoTokenizer.from_pretrained(smollm2)
-    asked = [text for name in ("arc_easy", "lambada_openai") for text in questions(shared, name)]
+    lines = [(shared / f"golden/text_tasks/{name}.jsonl").read_text() for name in ("arc_easy", "lambada_openai")]
+    rows = [json.loads(line) for text in lines for line in text.splitlines()]
+    asked = [row.get("query") or row["context"] + row["continuation"] for row in rows]
     assert len(asked) > 5000
     for text in (*TEXTS, *asked):
         ids = tokenizer.encode(text)
         assert ids == by_folder(text).input_ids, text
         assert ids == by_file(text).input_ids or re.search(r"\s\s\d", text), text
     assert tokenizer.encode("a  1") == by_folder("a  1").input_ids != by_file("a  1").input_ids
-
-
-def questions(shared: Path, name: str) -> list[str]:
-    rows = map(json.loads, (shared / "golden" / "text_tasks" / f"{name}.jsonl").read_text().splitlines())
-    return [row.get("query") or row["context"] + row["continuation"] for row in rows]

@@ -274,7 +274,7 @@ def test_a_metric_and_its_companions_are_read_once(told: App, monkeypatch: pytes
     assert "loss/text" not in asked[1]
 
 
-def test_a_gap_has_its_reason_on_the_chart_and_in_the_table(told: App) -> None:
+def test_a_gap_has_its_reason_on_the_chart_and_in_the_table_and_what_is_no_number_its_word(told: App) -> None:
     found = panel(told, *TEXT)
     gaps = [(row["x"], row["run"], row["why"]) for row in data(found, "gaps")]
     assert gaps == [(400, RUN, "failed"), (500, RUN, "cancelled")]
@@ -283,14 +283,11 @@ def test_a_gap_has_its_reason_on_the_chart_and_in_the_table(told: App) -> None:
     assert [step for step, *_ in table] == [500, 400, 350, 300, 200, 100, 0], "newest first"
     assert table[1] == (400, None, f"failed: {FAILURE}")
     assert table[2] == (350, 5.5, "virtual")
-
-
-def test_what_is_no_number_is_said_as_such(told: App) -> None:
-    found = panel(told, ("run", RUN), ("metric", "loss/image"))
-    [row] = [row for row in data(found, "points") if row["x"] == 200]
+    image = panel(told, ("run", RUN), ("metric", "loss/image"))
+    [row] = [row for row in data(image, "points") if row["x"] == 200]
     assert (row["y"], row["word"]) == (None, "NaN")
-    assert (200, "NaN") in columns(found, "step", "value")
-    assert "NaN" in found.table.to_csv()
+    assert (200, "NaN") in columns(image, "step", "value")
+    assert "NaN" in image.table.to_csv()
 
 
 def test_runs_are_drawn_over_each_other(told: App) -> None:

@@ -72,26 +72,19 @@ def test_the_rows_that_changed_most_come_first(app: App) -> None:
     assert prompts(page(app, "?order=changed&between=2&between=2")) == PROMPTS, "nothing to compare"
 
 
-def test_a_step_without_images_shows_none(app: App) -> None:
+def test_a_step_without_images_shows_none_and_one_step_of_several_runs_is_kept_by_links(app: App) -> None:
     """A slider that goes on with the image of another step has people read what is not there."""
     text = page(app, "?at=300")
     assert "run-a has no images at step 300." in text
     assert "<img" not in text
     assert 'data-steps="100 200 300" data-shown="100 200"' in text
-
-
-def test_one_step_of_several_runs(app: App) -> None:
     for step in (100, 200):
-        text = page(app, f"?at={step}&with=run-b")
+        text = page(app, f"?at={step}&with=run-b&find=one")
         heads = re.findall(r'<th scope="col">(?!prompt)([^/]*)</th>', text)
         assert heads == [f"run-a<br>step {step}", f"run-b<br>step {step}"]
     assert "run-b has no images at step 200." in text
-
-
-def test_links_of_the_page_keep_its_state(app: App) -> None:
-    text = page(app, "?at=100&with=run-b&find=one")
     links = [unescape(link) for link in re.findall(r'href="([?][^"]*)"', text)]
-    assert links
+    assert links, "of the page, which keep its state"
     for link in links:
         assert "with=run-b" in link
         assert "find=one" in link

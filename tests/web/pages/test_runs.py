@@ -195,6 +195,8 @@ def test_wrong_and_empty_parameters(several: App, query: str) -> None:
 
 def test_fifty_runs_of_many_cost_two_questions(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each row once asked for its run, its headline, its curves and its summary."""
+    assert "evalsvc submit RUN STEP FILE" in page(app)
+    assert "No run fits" in page(app, "?find=x")
     for number in range(60):
         write(app.store, {"lower/x": points(3, 2, 1)}, f"run-{number:02d}")
     asked: list[str] = []
@@ -223,11 +225,6 @@ def test_runs_that_are_not_compared_yet_have_a_link(app: App, monkeypatch: pytes
     assert 'id="all-verdicts" href="/?verdicts=all"' in page(app)
     assert "all-verdicts" not in page(app, "?verdicts=all")
     assert "all-verdicts" not in page(app), "the service kept them"
-
-
-def test_no_runs(app: App) -> None:
-    assert "evalsvc submit RUN STEP FILE" in page(app)
-    assert "No run fits" in page(app, "?find=x")
 
 
 # The pages of a run and of its checkpoints
@@ -280,6 +277,7 @@ def test_a_table_below_a_chart_has_the_newest_rows(told: App) -> None:
 
 def test_a_run_without_tokens_says_so(told: App) -> None:
     enter(told.store, submission(5, run="bare"), suite())
+    assert "This run has no values yet." in run_page(told, run="bare")
     evaluate_whole(told.store, *losses(5))
     assert "read the history with x=step" in run_page(told, "?x=tokens", "bare")
     assert headline(run_page(told, "?x=tokens")), "a run with tokens has its panels"
@@ -296,11 +294,6 @@ def test_what_the_page_cannot_show_is_refused(told: App) -> None:
         assert answer.status_code in (200, 400, 404, 422), field
         assert "<script>alert" not in answer.text, field
     assert told.http.get("/panels/curve.html", params={"run": RUN, "metric": "m" * 10_000}).status_code == 422
-
-
-def test_an_empty_run_waits_for_its_values(told: App) -> None:
-    enter(told.store, submission(5, run="empty"), suite())
-    assert "This run has no values yet." in run_page(told, run="empty")
 
 
 def test_the_checkpoints_are_listed_newest_first_with_a_link_to_each_evaluation(
