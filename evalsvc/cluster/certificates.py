@@ -25,7 +25,6 @@ DAYS = 3650
 
 
 def write_certificates(folder: Path) -> Mapping[str, Path]:
-    """Write the certificates to `folder`, which is created if it is missing; return their paths by name."""
     paths = {name: folder / name for name in (CA, CERT, KEY)}
     if existing := [str(path) for path in paths.values() if path.exists()]:
         raise InvalidRequest(

@@ -126,7 +126,8 @@ class Cluster:
             self._client = own_client(self._cluster)
         self._connection = connection(self._client)
         self._subscribe(PROGRESS_TOPIC, {"key": str, "done": int, "worker": str}, self._progress)
-        self._subscribe(DEATH_TOPIC, {"worker": str, "cause": str}, self._death)
+        death = {"worker": str, "cause": str}
+        self._subscribe(DEATH_TOPIC, death, lambda told: self._deaths.explain(told["worker"], told["cause"]))
         self._subscribe(SCHEDULER_TOPIC, {"action": str, "workers": Sequence}, self._silence)
 
     def _subscribe(self, topic: str, fields: Mapping[str, type], handle: Callable[[Any], None]) -> None:
@@ -175,7 +176,6 @@ class Cluster:
         ]
 
     def slots(self) -> int:
-        """Return the number of workers that accept shards; each runs one shard at a time."""
         return sum(member.takes_shards for member in self.members())
 
     def members(self) -> list[Member]:
@@ -189,10 +189,8 @@ class Cluster:
         return self._sent.get(key)
 
     def submit(self, key: str, target: str, request: object, worker: str | None = None) -> None:
-        """Run `target` (`module:function`), which returns bytes, with `request` on a worker, or on any.
-
-        `key` must be new for every call. A worker that is gone, or drains, before the call begins makes it `lost`.
-        """
+        """Run `target` (`module:function`), which returns bytes, with `request` on a worker, or on any. `key` must be
+        new for every call. A worker that is gone, or drains, before the call begins makes it `lost`."""
         assert self._client is not None
         name = key + self._suffix
         options: dict[str, Any] = {"pure": False, "retries": 0, "resources": RESOURCES, "fifo_timeout": "0s"}
@@ -277,9 +275,6 @@ class Cluster:
             outcome = replace(outcome, kind="lost")
         self._on_outcome(outcome)
 
-    def _death(self, message: Any) -> None:
-        self._deaths.explain(message["worker"], message["cause"])
-
     def _silence(self, message: Any) -> None:
         if message["action"] == "worker-ttl-timed-out":
             for address in message["workers"]:
@@ -314,7 +309,6 @@ CAUSES, CAUSE_CHARACTERS = 10_000, 500
 """Limits of the causes that are kept, and of each: any worker can send causes, for any address."""
 
 SILENT = "it sent no heartbeat for EVALSVC_WORKER_TTL, {ttl:g} s: stopped, disconnected, or too busy"
-"""Cause of death of a worker without heartbeats."""
 
 OutcomeKind: TypeAlias = Literal["result", "error", "cancelled", "worker_died", "lost", "refused"]
 

@@ -22,7 +22,6 @@ DEVICES, CHOICES = "--devices (EVALSVC_DEVICES)", "all, cpu, or cards such as cu
 PROC_CARDS = Path("/proc/driver/nvidia/gpus")
 """Folder with one subfolder per card. Missing on WSL2, on Jetson, and in some containers."""
 DRIVER = "libcuda.so.1"
-"""The driver's library, which every machine with a driver has."""
 
 ASK_TORCH = "import torch as t; print(t.__version__, t.cuda.device_count() if t.cuda.is_available() else 0)"
 

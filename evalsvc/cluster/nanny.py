@@ -68,7 +68,19 @@ def execute(target: str, key: str, request: object) -> bytes:
     """Import `target` on a worker, call it with the request, a `report` that raises Cancelled, and the settings, and
     return its bytes or its error as a packed `Reply`."""
     try:
-        reply = _execute(target, key, request)
+        worker = get_worker()
+        if _draining.is_set():
+            return REPLY.pack(Reply("refused"))
+        setup: WorkerSetup = plugin_of(worker, WorkerSetup.name)
+        module, _, name = target.partition(":")
+        with about(**ids_in(key), worker=worker.address):
+            log.info("begun")
+            begun = time.monotonic()
+            try:
+                function: Callable[[object, Report, Settings], bytes] = getattr(importlib.import_module(module), name)
+                reply = Reply("result", function(request, Report(key), setup.settings))
+            finally:
+                log.info("ended after %.3f s", time.monotonic() - begun)
         return REPLY.pack(reply)
     except Cancelled:
         return REPLY.pack(Reply("cancelled"))
@@ -78,22 +90,6 @@ def execute(target: str, key: str, request: object) -> bytes:
         log.exception("%s failed", key)
         message = f"{type(error).__name__}: {error}".encode(errors="backslashreplace").decode()
         return REPLY.pack(Reply("error", message=message))
-
-
-def _execute(target: str, key: str, request: object) -> Reply:
-    worker = get_worker()
-    if _draining.is_set():
-        return Reply("refused")
-    setup: WorkerSetup = plugin_of(worker, WorkerSetup.name)
-    module, _, name = target.partition(":")
-    with about(**ids_in(key), worker=worker.address):
-        log.info("begun")
-        begun = time.monotonic()
-        try:
-            function: Callable[[object, Report, Settings], bytes] = getattr(importlib.import_module(module), name)
-            return Reply("result", function(request, Report(key), setup.settings))
-        finally:
-            log.info("ended after %.3f s", time.monotonic() - begun)
 
 
 class Report:
@@ -127,11 +123,9 @@ def cancel_name(key: str) -> str:
 
 
 class WorkerSetup(WorkerPlugin):  # type: ignore[misc]
-    """Worker plugin that sets the settings of shards, the logs, and the handling of signals.
-
-    A service manager, a batch system or Ctrl-C signals all processes simultaneously, but the worker's parent decides
-    when the worker stops. So a worker ignores SIGINT, and obeys SIGTERM only if its parent does not drain it.
-    """
+    """Worker plugin that sets the settings of shards, the logs, and the handling of signals. A service manager, a batch
+    system or Ctrl-C signals all processes simultaneously, but the worker's parent decides when the worker stops. So a
+    worker ignores SIGINT, and obeys SIGTERM only if its parent does not drain it."""
 
     name = "evalsvc-worker"
 
@@ -171,8 +165,6 @@ def is_draining(_worker: Worker) -> bool:
 
 
 class WorkerNanny(ExitNanny):
-    """A nanny that reports the cause of its worker process's death."""
-
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._oom_kills = oom_kills()
@@ -218,7 +210,6 @@ def oom_kills() -> int:
 
 
 def nanny_options(settings: Settings, device: str, processes: int, drains: bool) -> dict[str, object]:
-    """Return the options of a WorkerNanny for one of `processes`; `drains`: SIGTERM drains the worker itself."""
     return {
         "nthreads": 1,
         "resources": RESOURCES,

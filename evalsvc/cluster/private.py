@@ -44,7 +44,6 @@ def has_tasks(worker: Worker) -> bool:
 
 
 def has_work(worker: Worker) -> bool:
-    """Return whether a worker executes a task, or is about to."""
     state = worker.state
     return bool(state.executing_count or state.ready or state.constrained)
 

@@ -51,11 +51,9 @@ DASK_SETTINGS = {
 
 
 def configure(settings: Settings, scratch: Path, processes: int = 1) -> None:
-    """Configure Dask here, overriding the user's own Dask configuration. `processes` workers share the cores.
-
-    No other user may write `scratch`. Dask's default is shared by all users of the machine: a lock there stops every
-    worker from starting, and Dask puts the folder first among those that Python imports from.
-    """
+    """Configure Dask here, overriding the user's own Dask configuration. `processes` workers share the cores. No other
+    user may write `scratch`. Dask's default is shared by all users of the machine: a lock there stops every worker from
+    starting, and Dask puts the folder first among those that Python imports from."""
     # Without a network, Dask warns that it found no address for a scheduler within this process.
     warnings.filterwarnings("ignore", "Couldn't detect a suitable IP address", RuntimeWarning)
     # Dask reads its own setting when it is imported, which was before.

@@ -4,6 +4,7 @@ import fcntl
 import gc
 import os
 import pickle
+import re
 import signal
 import ssl
 import stat
@@ -22,12 +23,17 @@ from distributed import Client, Future
 from machines import Machines, wait_for
 from watched_cluster import Watched
 
+from evalsvc.api.server import serve
 from evalsvc.cluster import cluster as cluster_module
+from evalsvc.cluster import devices
 from evalsvc.cluster.certificates import write_certificates
-from evalsvc.cluster.cluster import ROSTER_AGE, Deaths, Outcome
-from evalsvc.cluster.supervisor import run_scheduler, run_workers
+from evalsvc.cluster.cluster import ROSTER_AGE, Deaths, Outcome, outcome_of
+from evalsvc.cluster.devices import check_devices, device_list, worker_environment
+from evalsvc.cluster.nanny import PROGRESS_TOPIC
+from evalsvc.cluster.supervisor import run_scheduler
 from evalsvc.config import THREAD_WAITS, Settings
-from evalsvc.errors import DataDirectoryUnusable, InvalidRequest
+from evalsvc.errors import DataDirectoryUnusable, InvalidRequest, MissingPackage
+from evalsvc.installation import pip_install
 
 
 @pytest.fixture(scope="module")
@@ -84,43 +90,20 @@ def test_a_result_comes_back_as_it_was_returned(cluster: Watched, size: int) -> 
     assert cluster.outcome() == Outcome(f"echo-{size}", "result", b"x" * size)
 
 
-@pytest.fixture(scope="module")
-def outside(child_process: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
-    """A cluster whose scheduler and worker are processes of others."""
-    machines = Machines(tmp_path_factory.mktemp("machines"))
-    machines.start_worker()
-    cluster = Watched(Settings(**machines.settings()))
-    cluster.start()
-    yield cluster
-    cluster.close()
-    machines.stop()
+@pytest.mark.parametrize("returned", ["text", [b"a"], b"\xc1"])
+def test_a_result_that_cannot_be_read_counts_against_its_call(returned: object) -> None:
+    """As `lost` it cost nothing and was tried for ever. test_private.py has what a hostile worker may send."""
+    future = types.SimpleNamespace(status="finished", result=lambda timeout: returned)
+    assert outcome_of("call", future) == Outcome("call", "worker_died")
 
 
-@pytest.mark.parametrize(
-    ("way", "kind"),
-    [
-        ("result", "worker_died"),
-        ("list", "worker_died"),
-        ("text", "worker_died"),
-        ("bytes of another form", "worker_died"),
-        ("exception", "error"),
-        ("warning", "result"),
-        ("event", "result"),
-        ("repickled event", "result"),
-    ],
-)
-def test_a_hostile_worker_runs_no_code_in_the_service(outside: Watched, tmp_path: Path, way: str, kind: str) -> None:
-    """It may spoil its own calls, and the connection for the calls of others goes on."""
-    ran = tmp_path / "ran"
-    connection = outside._connection
-    outside.submit(f"hostile-{way}", "cluster_jobs:hostile", (way, str(ran)))
-    assert outside.outcome().kind == kind
-    outside.submit(f"after-{way}", "cluster_jobs:count", {"steps": 12})
-    assert outside.outcome() == Outcome(f"after-{way}", "result", b"")
-    assert max(done for key, done in outside.progress if key == f"after-{way}") >= 5
-    assert outside._connection is connection
-    assert outside.connected()
-    assert str(os.getpid()) not in (ran.read_text().split() if ran.exists() else [])
+def test_messages_of_another_form_spoil_no_progress(cluster: Watched) -> None:
+    for message in ("text", {"key": "odd"}, {"key": "odd", "done": "many", "worker": "tls://x"}):
+        cluster._client.log_event(PROGRESS_TOPIC, message)
+    cluster.submit("heard", "cluster_jobs:count", {"steps": 12})
+    assert cluster.outcome() == Outcome("heard", "result", b"")
+    assert max(done for key, done in cluster.progress if key == "heard") >= 5
+    assert cluster.connected()
 
 
 def test_an_exception_is_an_outcome(cluster: Watched) -> None:
@@ -136,12 +119,6 @@ def test_an_exception_is_an_outcome(cluster: Watched) -> None:
         assert outcome.value.startswith(message)
 
 
-def test_a_result_that_cannot_be_read_counts_against_its_call(cluster: Watched, tmp_path: Path) -> None:
-    """As `lost` it cost nothing and was tried for ever."""
-    cluster.submit("unreadable", "cluster_jobs:hostile", ("text", str(tmp_path / "ran")))
-    assert cluster.outcome() == Outcome("unreadable", "worker_died")
-
-
 def test_causes_of_death_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that was taken over filled the service's memory with them."""
     monkeypatch.setattr(cluster_module, "CAUSES", 10)
@@ -154,14 +131,6 @@ def test_causes_of_death_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [len(outcome.cause) for outcome in told] == [500]
 
 
-def test_a_worker_that_dies_takes_nobody_with_it_and_comes_back(cluster: Watched) -> None:
-    cluster.submit("die", "cluster_jobs:die", {})
-    cluster.submit("bystander", "cluster_jobs:count", {"steps": 10})
-    outcomes = {outcome.key: outcome.kind for outcome in (cluster.outcome(), cluster.outcome())}
-    assert outcomes == {"die": "worker_died", "bystander": "result"}
-    wait_for(lambda: cluster.slots() == 2, "another worker process")
-
-
 def test_a_cancelled_call_stops_at_its_next_report(cluster: Watched) -> None:
     cluster.submit("long", "cluster_jobs:count", {"steps": 1000})
     cluster.wait_for_progress("long")
@@ -169,11 +138,7 @@ def test_a_cancelled_call_stops_at_its_next_report(cluster: Watched) -> None:
     cluster.cancel("long")
     assert cluster.outcome() == Outcome("long", "cancelled")
     assert time.monotonic() - begun < 2
-
-
-def test_a_call_that_is_cancelled_before_it_begins_is_no_error(cluster: Watched) -> None:
-    """Its evaluation, retried meanwhile, failed with `internal_error: Cancelled`."""
-    cluster.cancel("early")
+    cluster.cancel("early")  # before it begins: its evaluation, retried meanwhile, failed with `internal_error`
     cluster.submit("early", "cluster_jobs:count", {"steps": 1000})
     assert cluster.outcome() == Outcome("early", "cancelled")
 
@@ -195,8 +160,12 @@ def test_a_call_goes_on_when_it_cannot_ask_whether_it_is_cancelled(cluster: Watc
     assert cluster.outcome().kind == "result"
 
 
-def test_two_services_on_one_scheduler_have_calls_of_the_same_name(machines: Machines) -> None:
+def test_two_services_on_one_scheduler_have_calls_of_the_same_name(
+    request: pytest.FixtureRequest, tmp_path: Path, child_process: None
+) -> None:
     """The second had the result of the first, and one that the first had cancelled was cancelled in the second too."""
+    machines = Machines(tmp_path)
+    request.addfinalizer(machines.stop)
     machines.start_worker()
     first, second = (Watched(Settings(**machines.settings())) for _ in range(2))
     with closing(first), closing(second):
@@ -254,13 +223,6 @@ def test_nobody_without_the_certificate_is_let_in(cluster: Watched) -> None:
     gc.collect()
 
 
-def test_a_scheduler_that_does_not_answer_is_named(tmp_path: object) -> None:
-    with pytest.raises(InvalidRequest, match="needs TLS; set --tls FOLDER"):
-        Watched(Settings(scheduler="tls://127.0.0.1:1")).start()
-    with pytest.raises(InvalidRequest, match="must begin with tls://"):
-        run_workers(Settings(), "tcp://127.0.0.1:1", print)
-
-
 @pytest.mark.usefixtures("child_process")
 def test_no_other_user_can_keep_workers_from_starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dask's own folder is shared by all users: one who held its lock stopped every worker, and a module that lay there
@@ -280,27 +242,21 @@ def test_no_other_user_can_keep_workers_from_starting(tmp_path: Path, monkeypatc
     assert [path.name for path in shared.iterdir()] == ["global.lock"]
 
 
-@pytest.fixture
-def with_bokeh(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """Where bokeh is installed, Dask can import its dashboard; which schedulers have one."""
+@pytest.mark.usefixtures("child_process")
+def test_no_scheduler_shows_a_dashboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It needs no certificate, and tells every user of the machine what runs. Dask imports it where bokeh is."""
     shown: list[object] = []
     dashboard = types.ModuleType("distributed.dashboard.scheduler")
     dashboard.connect = lambda *arguments, **_: shown.append(arguments)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, dashboard.__name__, dashboard)
     monkeypatch.setattr(distributed.dashboard, "scheduler", dashboard, raising=False)
-    return shown
-
-
-@pytest.mark.usefixtures("child_process")
-def test_no_scheduler_shows_a_dashboard(tmp_path: Path, with_bokeh: list[object]) -> None:
-    """It needs no certificate, and tells every user of the machine what runs."""
     cluster = Watched(Settings(data_dir=str(tmp_path), devices="cpu", threads=1))
     cluster.start()
     cluster.close()
     write_certificates(tmp_path / "tls")
     settings = Settings(tls=str(tmp_path / "tls"))
     run_scheduler(settings, "127.0.0.1", 0, lambda _: os.kill(os.getpid(), signal.SIGTERM))
-    assert with_bokeh == []
+    assert shown == []
 
 
 def test_a_link_in_the_place_of_the_folder_of_dask_is_refused(tmp_path: Path) -> None:
@@ -333,9 +289,89 @@ def test_what_workers_may_use_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match=r"ca\.pem: exists already"):
         write_certificates(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["ca.pem"]
-
-
-def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
     with pytest.raises(InvalidRequest, match="cannot be written"):
-        write_certificates(tmp_path / "file" / "tls")
+        write_certificates(tmp_path / "ca.pem" / "tls")
+
+
+# Devices: which a machine has, and what is said of those that it has not
+
+
+def test_devices_are_listed_or_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert device_list("cuda:0, cpu") == ["cuda:0", "cpu"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert device_list("all") == ["cuda:0", "cuda:1"]
+    assert worker_environment("cuda:1")["CUDA_VISIBLE_DEVICES"] == "5"
+    with pytest.raises(InvalidRequest, match="there is no device 'cuda:2'; this machine has 2 CUDA cards"):
+        worker_environment("cuda:2")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert device_list("all") == ["cpu"]
+
+
+FAKE_TORCH = "__version__ = '2.13.0'\nclass cuda: is_available, device_count = lambda: True, lambda: 2"
+
+
+@pytest.mark.usefixtures("short_process")
+def test_cards_that_the_driver_does_not_list_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`all` was the CPU on WSL2, which has a driver, here any library, and no folder of cards; `cuda:0` was refused."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(devices, "PROC_CARDS", tmp_path / "not there")
+    monkeypatch.setattr(devices, "DRIVER", "libc.so.6")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "torch.py").write_text(FAKE_TORCH)
+    devices._unlisted_cards.cache_clear()
+    assert device_list("all") == ["cuda:0", "cuda:1"]
+    check_devices(["cuda:1"])
+    assert worker_environment("cuda:1")["CUDA_VISIBLE_DEVICES"] == "1"
+    (tmp_path / "torch.py").write_text("raise OSError('asked twice')")
+    assert device_list("all") == ["cuda:0", "cuda:1"], "torch takes seconds, and is asked once"
+    devices._unlisted_cards.cache_clear()
+    monkeypatch.setattr(devices, "DRIVER", "libcuda_that_is_not_there.so.1")
+    assert device_list("all") == ["cpu"], "without a driver torch is not asked"
+
+
+@pytest.mark.usefixtures("short_process")
+@pytest.mark.parametrize(
+    ("names", "cards", "words"),
+    [
+        ("cuda:0", "", r"there is no device 'cuda:0'; this machine has 0 CUDA cards; use all, cpu, or cards such"),
+        ("cuda", "", "there is no device 'cuda'"),
+        ("cpu,cuda:2", "3,5", "there is no device 'cuda:2'; this machine has 2 CUDA cards"),
+        ("gpu", "3", r"--devices \(EVALSVC_DEVICES\) names 'gpu', which is not a device; use all, cpu, or cards such"),
+        ("cpu:0", "", "names 'cpu:0', which is not a device"),
+        ("cuda:-1", "3", "names 'cuda:-1', which is not a device"),
+        (",", "", r"--devices \(EVALSVC_DEVICES\) names no device; use all"),
+    ],
+)
+def test_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch, names: str, cards: str, words: str) -> None:
+    """`cuda:0` without a card never ended, and `gpu` was ready and failed every evaluation by an internal error."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", cards)
+    with pytest.raises(InvalidRequest, match=words):
+        check_devices(device_list(names))
+    with pytest.raises(InvalidRequest, match=words):
+        serve(Settings(devices=names, port=0), print)
+
+
+@pytest.mark.usefixtures("short_process")
+@pytest.mark.parametrize(
+    ("torch", "words"),
+    [
+        (
+            "__version__ = '2.13.0+cpu'\nclass cuda: is_available = lambda: False",
+            r"torch 2\.13\.0\+cpu sees 0 CUDA cards",
+        ),
+        ("raise OSError('libcuda.so.1 is broken')", r"its CUDA cards \(OSError: libcuda.so.1 is broken\); run"),
+        (
+            "raise ModuleNotFoundError(\"No module named 'torch'\")",
+            re.escape(f"a worker on this machine needs the package 'torch'; run: {pip_install('worker')}"),
+        ),
+    ],
+)
+def test_a_card_that_torch_cannot_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torch: str, words: str) -> None:
+    """The machine shows it, and the workers' torch has no CUDA, or the driver is too old."""
+    (tmp_path / "torch.py").write_text(torch)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with pytest.raises((InvalidRequest, MissingPackage), match=words):
+        check_devices(["cpu", "cuda:0"])
+    (tmp_path / "torch.py").write_text(FAKE_TORCH)
+    check_devices(["cuda:0", "cuda", "cpu"])

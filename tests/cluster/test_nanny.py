@@ -1,7 +1,10 @@
-"""`evalsvc worker` and `evalsvc scheduler` as processes: what ends them, and what starts them again."""
+"""`evalsvc worker` and `evalsvc scheduler` as processes, some on machines that are cut off: what ends them."""
 
 import multiprocessing
+import os
+import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,13 +14,24 @@ import psutil
 import pytest
 from laboratory import Laboratory, begun_on_two, just_begun
 from machines import BUSY, GIVEN_UP_WITHIN, TTL, Machines, term, wait_for
-from watched_cluster import Watched, serve_slowly
+from programs import lacking
+from slow_nanny import serve_slowly
+from watched_cluster import Watched
 
 from evalsvc.cluster.cluster import Outcome
 from evalsvc.cluster.nanny import cause_of_death
 from evalsvc.cluster.supervisor import LONGEST_WAIT, STEADY, Backoff, run_scheduler, run_workers
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest, PortInUse
+
+SILENT_SOON = {"EVALSVC_WORKER_TTL": str(TTL), "EVALSVC_GRACE": "20"}
+
+
+@pytest.fixture
+def machines(tmp_path: Path, child_process: None) -> Iterator[Machines]:
+    machines = Machines(tmp_path / "machines", **SILENT_SOON)
+    yield machines
+    machines.stop()
 
 
 @pytest.fixture
@@ -28,13 +42,20 @@ def cluster(machines: Machines) -> Iterator[Watched]:
     cluster.close()
 
 
-def test_a_worker_finishes_its_call_before_it_goes_and_gets_no_other(machines: Machines, cluster: Watched) -> None:
-    """Dask itself starts the call again elsewhere while the old one goes on, and counts it as a death."""
+@pytest.mark.parametrize("group", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_a_worker_finishes_its_call_before_it_goes_and_gets_no_other(
+    machines: Machines, cluster: Watched, group: bool
+) -> None:
+    """Dask itself starts the call again elsewhere while the old one goes on, and counts it as a death.
+
+    systemd, Slurm and Ctrl-C signal the whole group: the worker process and its nanny as well.
+    """
     leaving = machines.start_worker()
     [address] = wait_for(cluster.free, "a worker")
     cluster.submit("long", "cluster_jobs:count", {"steps": 40}, address)
     cluster.wait_for_progress("long")
-    term(leaving)
+    for process in [*(leaving.workers() if group else ()), leaving.process]:
+        process.send_signal(signal.SIGTERM)
     leaving.wait_for_text("draining: running shards finish")
     wait_for(lambda: cluster.slots() == 0, "nothing more is dispatched")
     cluster.submit("late", "cluster_jobs:count", {"steps": 1}, address)
@@ -62,19 +83,6 @@ def test_a_second_signal_ends_a_worker_with_work(machines: Machines, cluster: Wa
     _, alive = psutil.wait_procs(below, timeout=20)
     assert alive == []
     assert cluster.outcome().kind == "worker_died"
-
-
-@pytest.mark.long
-def test_a_signal_to_the_whole_group_drains_too(machines: Machines, cluster: Watched) -> None:
-    """As systemd, Slurm and Ctrl-C send it: to the worker process and its nanny as well."""
-    worker = machines.start_worker()
-    [address] = wait_for(cluster.free, "a worker")
-    cluster.submit("long", "cluster_jobs:count", {"steps": 30}, address)
-    cluster.wait_for_progress("long")
-    for process in [*worker.workers(), worker.process]:
-        process.send_signal(signal.SIGTERM)
-    assert cluster.outcome().kind == "result"
-    assert worker.process.wait(timeout=60) == 0
 
 
 def test_what_is_killed_comes_back_and_the_cause_is_told(machines: Machines, cluster: Watched) -> None:
@@ -175,6 +183,8 @@ def test_a_port_that_is_taken_and_an_address_that_is_not_here_are_named(machines
         run_scheduler(Settings(), "127.0.0.1", 0, print)
     with pytest.raises(InvalidRequest, match="there is no device 'cuda:99'"):
         run_workers(replace(settings, devices="cuda:99"), "tls://x:1", print)
+    with pytest.raises(InvalidRequest, match="must begin with tls://"):
+        run_workers(Settings(), "tcp://127.0.0.1:1", print)
 
 
 def test_the_cause_of_death_is_in_words() -> None:
@@ -219,27 +229,96 @@ def test_a_worker_that_is_just_being_started_is_ended(tmp_path: Path, machines: 
         command.join()
 
 
-def test_a_stopped_worker_is_given_up(laboratory: Laboratory, machines: Machines) -> None:
-    """Stopped with its command, as a machine that hangs: nobody can kill it, and it goes on later."""
-    coordinator = laboratory.start(worker_ttl=TTL, **machines.settings())
-    workers = [machines.start_worker(), machines.start_worker()]
-    [worker], command = workers[0].workers(), psutil.Process(workers[0].process.pid)
-    evaluation = laboratory.post(shards=8, steps=8, seconds=0.25)
+class Machine:
+    """A namespace of the network with one card, `inside`, whose other end, `outside`, is here."""
+
+    def __init__(self, index: int) -> None:
+        self.name = f"evalsvc-{os.getpid()}-{index}"
+        self.inside, self.outside = "eth0", f"ev{os.getpid() % 100_000}-{index}"
+        subnet = f"10.231.{index}"
+        self.here = f"{subnet}.1"
+        self.prefix = ["ip", "netns", "exec", self.name]
+        run("ip", "netns", "add", self.name)
+        run("ip", "link", "add", self.outside, "type", "veth", "peer", "name", self.inside, "netns", self.name)
+        run("ip", "address", "add", f"{self.here}/24", "dev", self.outside)
+        run("ip", "link", "set", self.outside, "up")
+        run(*self.prefix, "ip", "address", "add", f"{subnet}.2/24", "dev", self.inside)
+        for device in ("lo", self.inside):
+            self.turn("up", device)
+
+    def turn(self, state: str, device: str = "eth0") -> None:
+        """Cut the machine off by `down`: nothing is closed, and both sides only hear nothing any more."""
+        run(*self.prefix, "ip", "link", "set", device, state)
+
+    def remove(self) -> None:
+        # The link goes with its namespace, but not before the last process in it has gone.
+        subprocess.run(["ip", "link", "delete", self.outside], check=False, capture_output=True)
+        run("ip", "netns", "delete", self.name)
+
+
+def run(*command: str) -> None:
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise OSError(f"{' '.join(command)}: {done.stderr.strip()}")
+
+
+@pytest.fixture
+def far_machines(tmp_path: Path, child_process: None) -> Iterator[list[Machine]]:
+    """Two machines. Where TESTS_REQUIRE names `netns`, a test that needs them fails without root and `ip`."""
+    made: list[Machine] = []
+    try:
+        if os.geteuid() != 0 or shutil.which("ip") is None:
+            raise OSError("neither root nor ip" if os.geteuid() else "no ip")
+        made.append(Machine(1))
+        made.append(Machine(2))
+    except OSError as error:
+        lacking("netns", f"needs network namespaces: root, and ip of iproute2 ({error})")
+    yield made
+    for machine in made:
+        machine.remove()
+
+
+@pytest.mark.parametrize("way", ["stopped", "cut off"])
+def test_a_silent_worker_is_given_up(
+    request: pytest.FixtureRequest, tmp_path: Path, way: str, child_process: None
+) -> None:
+    """Stopped with its command, as a machine that hangs, it goes on later; no connection is closed by a cut either.
+
+    The shard would be waited for, and its late result would be a second one.
+    """
+    far: list[Machine] = request.getfixturevalue("far_machines") if way == "cut off" else []
+    laboratory, machines = Laboratory(tmp_path), Machines(tmp_path / "machines", "0.0.0.0", **SILENT_SOON)
+    request.addfinalizer(laboratory.close)
+    request.addfinalizer(machines.stop)
+    scheduler = f"tls://127.0.0.1:{machines.port}"
+    coordinator = laboratory.start(worker_ttl=TTL, **machines.settings() | {"scheduler": scheduler})
+    for here, prefix in [(machine.here, machine.prefix) for machine in far] or [("127.0.0.1", ())] * 2:
+        machines.address = f"tls://{here}:{machines.port}"
+        worker = machines.start_worker(prefix=prefix)
+    [process] = worker.workers()
+
+    def turn(state: str) -> None:
+        if far:
+            far[1].turn(state)
+        for each in () if far else (psutil.Process(worker.process.pid), process):
+            if each.is_running():
+                each.suspend() if state == "down" else each.resume()
+
+    evaluation = laboratory.post(shards=8, steps=8, seconds=0.4, deaf=True)
     begun_on_two(laboratory, shards=3)
-    shard = just_begun(laboratory, worker.pid)
-    stopped = time.monotonic()
-    for process in (command, worker):
-        process.suspend()
+    shard = just_begun(laboratory, process.pid)
+    turn("down")
+    silent_at = time.monotonic()
     try:
         laboratory.wait_until(lambda _: [index for index, *_ in laboratory.attempts()].count(shard) == 2)
-        seconds = time.monotonic() - stopped
-        print(f"a stopped worker was given up after {seconds:.1f} s")
+        seconds = time.monotonic() - silent_at
+        print(f"a worker that was {way} was given up after {seconds:.1f} s")
         assert seconds < GIVEN_UP_WITHIN + BUSY
         assert coordinator.workers() == 1, "its slot does not count"
+        if far:
+            laboratory.wait_until(lambda _: (shard, 7, str(process.pid)) in laboratory.log())  # it has gone on alone
     finally:
-        for process in (command, worker):
-            if process.is_running():
-                process.resume()
+        turn("up")
     assert laboratory.succeeds(evaluation)
     assert laboratory.outcomes() == {"succeeded": 8, "worker_died": 1}
     assert laboratory.history()[0].value == [64]
