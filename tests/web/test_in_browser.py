@@ -23,6 +23,8 @@ from evalsvc.store.tokens import create_token, revoke_token
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator
 
+POINT = "svg .role-mark.mark-symbol path"
+
 SOON = 5_000
 """Milliseconds in which an open page shows a new value."""
 
@@ -46,10 +48,6 @@ def panel(visit: Visit, metric_name: str) -> Locator:
     return visit.page.locator(f'.panel[data-name="{metric_name}"]')
 
 
-def points(panel: Locator) -> int:
-    return panel.locator("svg .role-mark.mark-symbol path").count()
-
-
 def labels(panel: Locator) -> list[str]:
     texts = panel.locator("svg .role-axis-label").first.locator("text").all_text_contents()
     assert texts
@@ -70,7 +68,7 @@ def test_new_values_come_to_an_open_page_and_leave_its_zoom(visit: Visit, servic
         post(store, "live", step, losses(step))
     visit.open(f"{service.url}/runs/live")
     text = panel(visit, "loss/text")
-    assert points(text) == 3
+    assert text.locator(POINT).count() == 3
     x, y = place_in(text)
     visit.page.mouse.move(x, y)
     visit.page.keyboard.down("Control")
@@ -94,7 +92,7 @@ def test_new_values_come_to_an_open_page_and_leave_its_zoom(visit: Visit, servic
     text.get_by_text("cancelled: ").wait_for(state="attached", timeout=SOON)
     visit.page.wait_for_timeout(500)
 
-    assert points(text) == 7
+    assert text.locator(POINT).count() == 7
     assert labels(text) == zoomed
     assert visit.page.evaluate("scrollY") == scrolled
     assert visit.page.locator("details[open]").count() >= 1, "what was open stays open"
@@ -143,8 +141,17 @@ def test_the_slider_says_what_every_chart_has_at_a_step(visit: Visit, service: D
     assert newest == f"{RUN}: 5.5 ± 0.1 at 350 (perplexity 45.25)"
 
 
-def test_the_pointer_reads_all_charts_at_a_place(visit: Visit, service: Dashboard) -> None:
+def test_the_pointer_reads_all_charts_at_a_place_and_a_tooltip_says_what_a_point_is(
+    visit: Visit, service: Dashboard
+) -> None:
     visit.open(f"{service.url}/runs/{RUN}")
+    text = panel(visit, "loss/text")
+    for at, words in ((4, ("5.5", "virtual", "perplexity 45.25", "400")), (5, ("failed", FAILURE))):
+        text.locator(POINT).nth(at).hover()
+        tip = visit.page.locator("#vg-tooltip-element.visible")
+        tip.wait_for()
+        assert all(word in (tip.text_content() or "") for word in words), tip.text_content()
+        visit.page.mouse.move(0, 0)
     x, y = place_in(panel(visit, "loss/image"))
     visit.page.mouse.move(x, y)
     panel(visit, "loss/text").get_by_text("6 ± 0.1 (perplexity 64)", exact=True).wait_for()
@@ -152,19 +159,7 @@ def test_the_pointer_reads_all_charts_at_a_place(visit: Visit, service: Dashboar
     visit.page.mouse.click(x, y)
     visit.page.wait_for_url("**/runs/digits?step=300")
     visit.page.mouse.move(0, 0)
-    panel(visit, "loss/text").get_by_text("6 ± 0.1 (perplexity 64)", exact=True).wait_for()
-
-
-def test_a_tooltip_says_what_a_point_is(visit: Visit, service: Dashboard) -> None:
-    visit.open(f"{service.url}/runs/{RUN}")
-    text = panel(visit, "loss/text")
-    for at, words in ((4, ("5.5", "virtual", "perplexity 45.25", "400")), (5, ("failed", FAILURE))):
-        text.locator("svg .role-mark.mark-symbol path").nth(at).hover()
-        tip = visit.page.locator("#vg-tooltip-element.visible")
-        tip.wait_for()
-        for word in words:
-            assert word in (tip.text_content() or ""), tip.text_content()
-        visit.page.mouse.move(0, 0)
+    text.get_by_text("6 ± 0.1 (perplexity 64)", exact=True).wait_for()
 
 
 def test_a_metric_is_found_by_typing_and_drawn_when_it_is_seen(visit: Visit, service: Dashboard) -> None:
