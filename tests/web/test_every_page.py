@@ -136,19 +136,6 @@ def barriers(page: Page, *rules: str) -> list[str]:
     ]
 
 
-def tab_walk(page: Page) -> tuple[list[str], list[str], list[str]]:
-    """Press Tab to the end of a page: its controls in order, those reached, and those whose focus is unseen."""
-    page.evaluate(FOLLOW_FOCUS)
-    controls: list[str] = page.evaluate("() => window.controls")
-    for _ in range(MOST_STOPS):
-        page.keyboard.press("Tab")
-        if page.evaluate("() => window.over || document.activeElement === document.body"):
-            break
-    stops: list[tuple[int, str, bool]] = page.evaluate("() => window.stops")
-    reached = [controls[index] for index, _, _ in stops if index >= 0]
-    return controls, reached, [name for _, name, seen in stops if not seen]
-
-
 @pytest.fixture(scope="module", params=ADDRESSES)
 def visit(request: pytest.FixtureRequest, chromium: Browser, dashboard: Dashboard) -> Iterator[Visit]:
     """A page that is open, with its charts drawn from top to bottom, for somebody who wants no motion."""
@@ -166,37 +153,38 @@ def test_nothing_goes_wrong(visit: Visit, dashboard: Dashboard) -> None:
     assert visit.page.locator("img[src='x'], script:not([src]), [onerror]").count() == 0
 
 
-def test_nobody_is_kept_out(visit: Visit) -> None:
+def test_nobody_is_kept_out_and_nothing_moves_for_somebody_who_wants_no_motion(visit: Visit) -> None:
     assert barriers(visit.page) == []
+    assert visit.page.evaluate(ANIMATED) == []
 
 
 def test_everybody_can_read_it_in_the_dark(visit: Visit) -> None:
     visit.page.emulate_media(color_scheme="dark")
-    try:
-        visit.page.wait_for_function(AXES_ARE_LIGHT)
-        assert barriers(visit.page, "color-contrast") == []
-    finally:
-        visit.page.emulate_media(color_scheme="light")
+    visit.page.wait_for_function(AXES_ARE_LIGHT)
+    found = barriers(visit.page, "color-contrast")
+    visit.page.emulate_media(color_scheme="light")
+    assert found == []
 
 
 def test_the_keyboard_reaches_everything_in_order_and_shows_where_it_is(visit: Visit) -> None:
-    controls, reached, unseen = tab_walk(visit.page)
-    assert reached == controls
+    visit.page.evaluate(FOLLOW_FOCUS)
+    controls: list[str] = visit.page.evaluate("() => window.controls")
+    for _ in range(MOST_STOPS):
+        visit.page.keyboard.press("Tab")
+        if visit.page.evaluate("() => window.over || document.activeElement === document.body"):
+            break
+    stops: list[tuple[int, str, bool]] = visit.page.evaluate("() => window.stops")
+    assert [controls[index] for index, _, _ in stops if index >= 0] == controls
     assert len(controls) > 5, "the head of the page alone has as many"
-    assert unseen == []
+    assert [name for _, name, seen in stops if not seen] == [], "whose focus is unseen"
 
 
 @pytest.mark.parametrize("size", [PHONE, ZOOMED], ids=["phone", "zoomed to 200 %"])
 def test_nothing_makes_a_page_scroll_sideways(visit: Visit, size: dict[str, int]) -> None:
     visit.page.set_viewport_size(size)
-    try:
-        assert visit.page.evaluate(TOO_WIDE) == []
-    finally:
-        visit.page.set_viewport_size(DESK)
-
-
-def test_nothing_moves_for_somebody_who_wants_no_motion(visit: Visit) -> None:
-    assert visit.page.evaluate(ANIMATED) == []
+    found = visit.page.evaluate(TOO_WIDE)
+    visit.page.set_viewport_size(DESK)
+    assert found == []
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
