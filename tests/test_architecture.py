@@ -200,7 +200,6 @@ TESTS_WITHOUT_TORCH = ("api", "client", "cluster", "compare", "files", "service"
 TESTS_WITH_TORCH = (
     "compare/test_damaged_checkpoint.py",
     "compare/test_text_pages.py",
-    "service/test_data_folders.py",
     "service/test_service.py",
 )
 """Among those: they evaluate checkpoints, or ask what does."""

@@ -1,4 +1,6 @@
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,3 +30,16 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     yield start
     for service in started:
         service.stop()
+
+
+@pytest.fixture
+def refusal(child_process: None) -> Callable[..., str]:
+    """Starts services that do not start; the line that they say."""
+
+    def start(folder: Path, *options: str) -> str:
+        command = [sys.executable, "-m", "evalsvc.cli", "serve", "--port", "0", "--data-dir", str(folder), *options]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=90)
+        assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1), done.stderr
+        return done.stderr
+
+    return start

@@ -1,9 +1,11 @@
-"""The database goes away in the middle of an evaluation: what users see meanwhile, and that nothing is lost over it.
+"""The database goes away in the middle of an evaluation, and processes of backups and uploads are killed.
 
-TESTS_LONG=1 lets outages last as long as in earnest.
+What users see meanwhile, and that nothing is lost over it. TESTS_LONG=1 lets outages last as long as in earnest.
 """
 
+import hashlib
 import os
+import random
 import re
 import sqlite3
 import subprocess
@@ -16,15 +18,25 @@ from pathlib import Path
 import httpx2
 import pytest
 import sqlalchemy as sa
+from filled_store import files_of
 from machines import wait_for
+from ports import free_port
 from postgresql_server import PostgresqlServer
+from programs import lacking, output_of
 from service_process import CHECKPOINT, Serve, ServiceProcess, steps_begun
 
-pytestmark = pytest.mark.usefixtures("child_process")
+from evalsvc.client.uploads import PART_BYTES
+from evalsvc.config import Settings
+from evalsvc.errors import BackupUnusable
+from evalsvc.store.backup import restore_backup
+
+pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("child_process")]
 
 SmallDisk = Callable[[Path, str], Path]
 
-OUTAGE = 30.0 if os.environ.get("TESTS_LONG") else 6.0
+LONG = bool(os.environ.get("TESTS_LONG"))
+
+OUTAGE = 30.0 if LONG else 6.0
 """Seconds that PostgreSQL is away."""
 
 
@@ -47,7 +59,6 @@ def is_unusable(response: httpx2.Response, *words: str) -> None:
         assert word in document["detail"], document["detail"]
 
 
-@pytest.mark.timeout(400)
 @pytest.mark.parametrize("end", [pytest.param("stop", marks=pytest.mark.long), "kill"])
 def test_postgresql_goes_away_and_comes_back(serve: Serve, server: PostgresqlServer, tmp_path: Path, end: str) -> None:
     """The results of the workers wait for it, and none of them works for nothing."""
@@ -82,7 +93,6 @@ def test_postgresql_goes_away_and_comes_back(serve: Serve, server: PostgresqlSer
     service.stop()
 
 
-@pytest.mark.timeout(400)
 def test_another_writer_holds_sqlite_for_long(serve: Serve, tmp_path: Path) -> None:
     """Requests that write wait, and say so in the end; those that read go on, and so does the coordinator."""
     service, log = serve(), tmp_path / "steps.log"
@@ -124,10 +134,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[Path, str], Path]]:
         command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode != 0:
-            reason = f"needs to mount a tmpfs: {done.stderr.strip()}"
-            if "tmpfs" in os.environ.get("TESTS_REQUIRE", "").split(","):
-                pytest.fail(reason)
-            pytest.skip(reason)
+            lacking("tmpfs", f"needs to mount a tmpfs: {done.stderr.strip()}")
         mounted.append(folder)
         return folder
 
@@ -149,16 +156,9 @@ def fill(folder: Path) -> Path:
     return filler
 
 
-def start_once(folder: Path, *options: str) -> str:
-    """What `evalsvc serve` says that does not start."""
-    command = [sys.executable, "-m", "evalsvc.cli", "serve", "--port", "0", "--data-dir", str(folder), *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=90)
-    assert (done.returncode, done.stdout) == (2, ""), done.stderr
-    assert len(done.stderr.splitlines()) == 1, done.stderr
-    return done.stderr
-
-
-def test_a_full_disk_at_the_first_start(small_disk: SmallDisk, serve: Serve, tmp_path: Path) -> None:
+def test_a_full_disk_at_the_first_start(
+    small_disk: SmallDisk, serve: Serve, refusal: Callable[..., str], tmp_path: Path
+) -> None:
     """With no room for a file, for the tables, and for some of them."""
     folder = small_disk(tmp_path / "data", "16m")
     filler = fill(folder)
@@ -166,13 +166,12 @@ def test_a_full_disk_at_the_first_start(small_disk: SmallDisk, serve: Serve, tmp
     for room in (0, 16_384, 131_072):
         with filler.open("r+b") as stream:
             stream.truncate(size - room)
-        assert re.search(r"(cannot be written|cannot be used|is full).*\[data", start_once(folder))
+        assert re.search(r"(cannot be written|cannot be used|is full).*\[data", refusal(folder))
     filler.unlink()
     service = serve("--data-dir", str(folder))
     assert service.request("GET", "/v1/runs")["runs"] == []
 
 
-@pytest.mark.timeout(400)
 def test_sqlite_on_a_full_disk_stays_sound(small_disk: SmallDisk, serve: Serve, tmp_path: Path) -> None:
     folder, log = small_disk(tmp_path / "data", "16m"), tmp_path / "steps.log"
     service = serve("--data-dir", str(folder))
@@ -200,3 +199,133 @@ def test_sqlite_on_a_full_disk_stays_sound(small_disk: SmallDisk, serve: Serve, 
     with sqlite3.connect(folder / "evalsvc.db") as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     connection.close()
+
+
+# Backups and uploads that are killed
+
+
+def test_backups_that_are_killed(serve: Serve, tmp_path: Path) -> None:
+    """kill -9, ten times, of a backup of a service at work: no file is left that a restore takes for a backup.
+
+    What was unfinished in a whole one is finished where it is restored, its outputs included.
+    """
+    service = serve()
+    large = service.data_dir / "shared" / "statistics" / "large.npz"
+    large.parent.mkdir(exist_ok=True)
+    large.write_bytes(random.Random(1).randbytes(50_000_000))
+    task = {"kind": "steps", "log": str(tmp_path / "steps.log"), "shards": 2, "steps": 2}
+    service.put_suite("steps", task)
+    service.put_suite("slow", task | {"shards": 4, "seconds": 0.5, "size": 100_000, "leaves": True})
+    backups, dice = tmp_path / "backups", random.Random(2)
+    backups.mkdir()
+    command = [sys.executable, "-m", "evalsvc.cli", "backup", str(backups / "b.tar")]
+    steps = killed = 0
+    while killed < 10:
+        steps += 1
+        service.post("run", steps, CHECKPOINT, ["steps"], spool="copy")
+        environment = os.environ | {"TMPDIR": str(tmp_path)}
+        process = subprocess.Popen([*command, "--data-dir", str(service.data_dir)], env=environment)
+        wait_for(lambda: any(backups.iterdir()), "a backup that has begun")
+        time.sleep(dice.random() * 0.1)
+        process.kill()
+        process.wait(timeout=10)
+        [left] = backups.iterdir()
+        target = tmp_path / f"target-{steps}"
+        try:
+            restore_backup(Settings(data_dir=str(target)), left)
+        except BackupUnusable:
+            killed += 1
+            assert left.suffix == ".partial"
+            assert not target.exists()
+        else:  # the last byte was written before the process was killed
+            assert files_of(target).keys() >= {"shared/statistics/large.npz"}
+        left.unlink()
+
+    outputs = service.data_dir / "shared" / "outputs"
+    service.post("run", steps + 1, CHECKPOINT, ["slow"], spool="copy")
+    wait_for(lambda: any(outputs.glob("*/*")), "an output that waits for its merge")
+    output_of(*command, "--data-dir", service.data_dir)
+    service.stop()
+    output_of(*command[:3], "restore", backups / "b.tar", "--data-dir", tmp_path / "restored")
+    restored = serve(name="restored")
+    for evaluation in range(1, steps + 2):
+        assert restored.wait(evaluation)["state"] == "succeeded"
+    totals = {("steps/total", step): 4 for step in range(1, steps + 1)}
+    assert restored.history("run") == totals | {("steps/total", steps + 1): 8}
+
+
+def test_a_restored_database_needs_its_data_folder(
+    serve: Serve, refusal: Callable[..., str], tmp_path: Path, empty_postgresql: str
+) -> None:
+    """Neither an empty folder nor another one is taken, until somebody says that its own is lost."""
+    service = serve("--database-url", empty_postgresql)
+    service.wait(service.begin_steps(tmp_path / "steps.log", shards=1, steps=1))
+    service.stop()
+    said = refusal(tmp_path / "empty", "--database-url", empty_postgresql)
+    assert f"the folder {tmp_path / 'empty'} is not its data folder" in said
+    assert said.strip().endswith("[data_directory_unusable]")
+    begun = serve("--database-url", empty_postgresql, "--new-data-folder", name="empty")
+    assert begun.history("run") == {("steps/total", 1): 1}
+
+
+SIZE = 2_000_000_000 if LONG else 120_000_000
+KILLS = 10 if LONG else 2
+"""Of the client and of the service each."""
+
+SUBMIT = """
+import sys
+from evalsvc.client import Client
+with Client(sys.argv[1]) as client:
+    client.submit("sent", 1, sys.argv[2], suites=[], model="open_lm_160m", upload=True)
+"""
+
+
+@pytest.mark.timeout(1800 if LONG else 180)
+def test_an_upload_that_is_killed_on_both_sides_arrives_whole(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVALSVC_UPLOAD_BYTES", "5000000000")
+    monkeypatch.setenv("EVALSVC_RATE_LIMIT", "0")
+    service, file = serve("--port", str(free_port())), tmp_path / "epoch_1.pt"
+    uploads = service.data_dir / "uploads"
+    with file.open("wb") as stream:
+        for _ in range(SIZE // 1_000_000):
+            stream.write(os.urandom(1_000_000))
+
+    def start_trainer() -> subprocess.Popen[bytes]:
+        """A process that submits the file, and knows nothing of the process before it."""
+        return subprocess.Popen([sys.executable, "-c", SUBMIT, service.url, str(file)])
+
+    def arrived() -> int:
+        return max((path.stat().st_size for path in uploads.glob("*")), default=0)
+
+    def most_memory() -> int:
+        status = Path(f"/proc/{service.process.pid}/status").read_text()
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+
+    chance, killed, idle = random.Random(7), [], most_memory()
+    trainer = start_trainer()
+    try:
+        for kill in range(KILLS):
+            due = SIZE * (kill + 1) // (KILLS + 2)
+            wait_for(lambda due=due: arrived() >= due, f"{due:,} bytes are there", 300)
+            time.sleep(chance.random() * 0.05)
+            killed.append(arrived())
+            for process in (service, trainer) if kill % 2 else (trainer, service):
+                process.kill()
+            trainer.wait(timeout=10)
+            # A part counts as a whole: a service that outlives the trainer removes the part that broke off.
+            assert arrived() >= killed[-1] - PART_BYTES, "what counted stays"
+            service.start()
+            trainer = start_trainer()
+        assert trainer.wait(timeout=600) == 0
+    finally:
+        trainer.kill()
+    assert most_memory() - idle < SIZE // 2, "it is not read whole"
+    assert all(0 < offset < SIZE for offset in killed), "each kill came while bytes arrived"
+    [spooled] = (service.data_dir / "spool").glob("*/upload:*")
+    assert spooled.stat().st_size == SIZE
+    with spooled.open("rb") as there, file.open("rb") as here:
+        digests = [hashlib.file_digest(stream, "sha256").hexdigest() for stream in (there, here)]
+    assert digests[0] == digests[1] == spooled.name.removeprefix("upload:")
+    assert list(uploads.iterdir()) == []

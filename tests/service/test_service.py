@@ -5,17 +5,31 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from laboratory import Laboratory
-from machines import Command, free_port, wait_for
+from machines import Command, Machines, wait_for
+from miniature_run import DECODER, LAYOUT
+from ports import free_port
+from posts_and_results import submission
+from queue_steps import enter
+from safetensors.numpy import load_file, save_file
 from service_process import CHECKPOINT, Serve, steps_begun
+from sqlalchemy import select
+from tiny_vision import write_clip
 
+from evalsvc.checkpoints.reference import identify
 from evalsvc.cluster.certificates import write_certificates
+from evalsvc.files.kept import claim_shared
 from evalsvc.miniature import ROOT
+from evalsvc.spec.suite import parse_suite
+from evalsvc.store.queue import transitions
+from evalsvc.store.tables import Shard, Task
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("child_process")]
 
@@ -85,48 +99,23 @@ def test_an_existing_scheduler_is_used_over_tls(serve: Serve, tmp_path: Path) ->
         scheduler.wait(timeout=20)
 
 
-def test_evaluations_on_workers_of_its_own(tmp_path: Path) -> None:
-    """One runs on all workers, with progress, and another one kills them."""
-    with closing(Laboratory(tmp_path)) as laboratory:
-        coordinator = laboratory.start(max_attempts=2)
-        poisoned = laboratory.post("poisoned", shards=3, poison=1)
-        evaluation = laboratory.post(shards=8, seconds=0.1)
-        laboratory.wait_until(lambda _: any(live.done for live in coordinator.live().values()))
-        assert laboratory.succeeds(evaluation)
-        code, message = laboratory.failure(poisoned)
-        assert code == "worker_died"
-        assert "2 times (the last time, it was killed by signal 9 (SIGKILL))" in message
-        assert laboratory.outcomes("poisoned")["worker_died"] == 2
-        assert laboratory.outcomes() == {"succeeded": 8}
-        assert set(laboratory.steps().values()) == {1}
-        assert len({worker for *_, worker in laboratory.log()}) >= 2
-        laboratory.wait_until(lambda _: coordinator.workers() == 2)
-
-
-def test_a_second_service_is_refused_and_a_reader_only_reads(serve: Serve, tmp_path: Path) -> None:
+def test_a_second_service_is_refused_and_a_reader_only_reads(
+    serve: Serve, refusal: Callable[..., str], tmp_path: Path
+) -> None:
     first = serve()
     evaluation = first.begin_steps(tmp_path / "steps.log", shards=1, steps=1)
     first.wait(evaluation)
-    command = [sys.executable, "-m", "evalsvc.cli", "serve", "--port", "0", "--data-dir", str(first.data_dir)]
-    second = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert second.returncode == 2
-    assert f"is served by another evalsvc (process {first.process.pid} on " in second.stderr
-    assert (
-        "stop the other service; only `evalsvc serve --read-only` may run next to it [database_in_use]" in second.stderr
-    )
-    elsewhere = [*command, "--database-url", f"sqlite:///{tmp_path / 'other.db'}"]
-    third = subprocess.run(elsewhere, capture_output=True, text=True, timeout=60)
-    assert third.returncode == 2
-    assert f"has the artifacts of another database, sqlite:///{first.data_dir}/evalsvc.db" in third.stderr
-    assert "Traceback" not in second.stderr + second.stdout + third.stderr + third.stdout
-
+    second = refusal(first.data_dir)
+    assert f"is served by another evalsvc (process {first.process.pid} on " in second
+    assert "only `evalsvc serve --read-only` may run next to it [database_in_use]" in second
+    third = refusal(first.data_dir, "--database-url", f"sqlite:///{tmp_path / 'other.db'}")
+    assert f"has the artifacts of another database, sqlite:///{first.data_dir}/evalsvc.db" in third
     reader = serve("--data-dir", str(first.data_dir), "--read-only", name="reader")
     assert reader.history("run") == first.history("run") != {}
-    ready = reader.request("GET", "/readyz")
-    assert (ready["workers"], ready["read_only"]) == (0, True)
-    refused = reader.ask("PUT", "/v1/suites/other", json={"tasks": [{"kind": "steps", "log": "x"}]})
-    assert (refused.status_code, refused.json()["code"]) == (503, "read_only")
-    assert "send writes to the other service of its database" in refused.json()["detail"]
+    assert (
+        reader.ask("PUT", "/v1/suites/other", json={"tasks": [{"kind": "steps", "log": "x"}]}).json()["code"]
+        == "read_only"
+    )
     first.kill()
     assert reader.history("run") != {}
     first.start()
@@ -161,7 +150,6 @@ def test_a_second_signal_ends_it_at_once(serve: Serve, tmp_path: Path, monkeypat
     monkeypatch.setenv("EVALSVC_LOG_LEVEL", "info")
     service, log = serve(), tmp_path / "steps.log"
     evaluation = service.begin_steps(log, shards=1, steps=100)
-    assert service.process is not None
     process, workers = service.process, service.workers()
     process.send_signal(signal.SIGINT)
     service.wait_until_it_drains()
@@ -173,3 +161,102 @@ def test_a_second_signal_ends_it_at_once(serve: Serve, tmp_path: Path, monkeypat
     service.process = None
     service.start()
     assert service.evaluation(evaluation)["state"] == "running"
+
+
+# Workers with data folders of their own, which see statistics, answers and outputs in the shared folder
+
+
+class Site:
+    """A service in this process, and workers of its scheduler, each with an empty data folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.machines = Machines(folder / "machines")
+        self.laboratory = Laboratory(folder)
+        self.shared = self.laboratory.data / "shared"
+        claim_shared(self.shared, "this service")
+        self.mounted = folder / "mounted"
+        self.mounted.symlink_to(self.shared)
+        self.coordinator = self.laboratory.start(**self.machines.settings())
+        self._started = 0
+
+    def start_worker(self, shared: Path | None = None) -> Command:
+        self._started += 1
+        data = self.folder / f"worker-{self._started}"
+        self.machines.environment = {"EVALSVC_DATA_DIR": str(data), "EVALSVC_SHARED": str(shared or self.mounted)}
+        worker = self.machines.start_worker()
+        self.laboratory.wait_until(lambda _: self.coordinator.workers() == 1)
+        return worker
+
+    def stop_worker(self, worker: Command) -> None:
+        worker.stop()
+        self.laboratory.wait_until(lambda _: self.coordinator.workers() == 0)
+
+    def evaluate(self, step: int, suite_name: str, **task: Any) -> tuple[Task, list[str]]:
+        """The task, once it is over, and the kinds of shards that it was cut into."""
+        weights = ROOT / "runs" / "pretrained" / "checkpoints" / f"epoch_{step}.pt"
+        suite = parse_suite({"tasks": [task]}, suite_name)
+        posted = submission(
+            step, uri=str(weights), path=str(weights), identity=identify(weights), layout=LAYOUT, run="run-a"
+        )
+        [evaluation] = enter(self.laboratory.store, posted, suite)
+        self.laboratory.wake()
+        self.laboratory.wait(evaluation, 300)
+        with self.laboratory.store.reading() as session:
+            [done] = session.scalars(select(Task).where(Task.evaluation_id == evaluation))
+            query = select(Shard.payload).where(Shard.task_id == done.id, Shard.stage == "run").order_by(Shard.index)
+            return done, [str((payload or {}).get("part")) for payload in session.scalars(query)]
+
+    def close(self) -> None:
+        self.laboratory.close()
+        self.machines.stop()
+
+
+@pytest.mark.timeout(600)
+def test_features_are_computed_once_and_answers_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second worker has seen neither the real images' features nor the base's answers.
+
+    A worker without the folder fails its shards, which are tried again: the results of a merge would be lost.
+    """
+    (tmp_path / "clip").mkdir()
+    save_file({"images": load_file(ROOT / "images.safetensors")["images"][:40]}, tmp_path / "real.safetensors")
+    images: dict[str, Any] = {
+        "kind": "text_to_image",
+        "name": "digits",
+        "captions": str(ROOT / "captions.jsonl"),
+        "samples": 24,
+        "decoder": DECODER,
+        "reference": str(tmp_path / "real.safetensors"),
+        "clip": str(write_clip(tmp_path / "clip")),
+        "metrics": ["cmmd"],
+        "batch": 24,
+        "keep": 0,
+        "shard_size": 20,
+    }
+    questions = {"kind": "language", "benchmarks": ["cloze"], "include_path": [str(ROOT)], "limit": 12}
+    with closing(Site(tmp_path)) as site:
+        worker = site.start_worker()
+        computed, parts = site.evaluate(5, "images", **images)
+        assert parts == ["reference", "reference", "sample", "sample"]
+        asked, _ = site.evaluate(0, "text", **questions)
+        assert [shard["answers_reused"] for shard in asked.provenance["shards"]] == [0]
+        kept = sorted(path.name[64:] for path in (site.shared / "statistics").glob("*.npz"))
+        assert kept == [".features.npz", ".moments.npz"], "the service has them"
+        assert not (tmp_path / "worker-1" / "statistics").exists(), "and not the worker"
+        site.stop_worker(worker)
+        worker = site.start_worker()
+        found, parts = site.evaluate(5, "images-again", **{**images, "shard_size": 12})
+        assert parts == ["sample", "sample"], "nothing was computed again, not by the merge either"
+        # Parts of another size round features otherwise, and a small CMMD is a difference of means that are close to 1.
+        assert [metric["value"] for metric in found.metrics] == pytest.approx(
+            [metric["value"] for metric in computed.metrics], rel=1e-5, abs=1e-7
+        )
+        again, _ = site.evaluate(0, "text-again", **questions, shard_size=6)
+        assert sum(shard["answers_reused"] for shard in again.provenance["shards"]) == 4 * 12
+        assert again.metrics == asked.metrics
+        site.stop_worker(worker)
+        monkeypatch.setattr(transitions, "FIRST_BACK_OFF", 0.1)
+        site.start_worker(tmp_path / "elsewhere")
+        failed, _ = site.evaluate(0, "text-lost", **questions | {"limit": 2})
+        assert failed.error["code"] == "source_unreachable"
+        assert f"cannot use {tmp_path / 'elsewhere'} as the folder" in failed.error["message"]
