@@ -15,8 +15,7 @@ import pytest
 from laboratory import Laboratory, begun_on_two, just_begun
 from machines import BUSY, GIVEN_UP_WITHIN, TTL, Machines, term, wait_for
 from programs import lacking
-from slow_nanny import serve_slowly
-from watched_cluster import Watched
+from watched_cluster import Watched, serve_slowly
 
 from evalsvc.cluster.cluster import Outcome
 from evalsvc.cluster.nanny import cause_of_death

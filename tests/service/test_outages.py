@@ -19,8 +19,7 @@ import httpx2
 import pytest
 import sqlalchemy as sa
 from filled_store import files_of
-from machines import wait_for
-from ports import free_port
+from machines import free_port, wait_for
 from postgresql_server import PostgresqlServer
 from programs import lacking, output_of
 from service_process import CHECKPOINT, Serve, ServiceProcess, steps_begun

@@ -13,9 +13,8 @@ from typing import Any
 import psutil
 import pytest
 from laboratory import Laboratory
-from machines import Command, Machines, wait_for
+from machines import Command, Machines, free_port, wait_for
 from miniature_run import DECODER, LAYOUT
-from ports import free_port
 from posts_and_results import submission
 from queue_steps import enter
 from safetensors.numpy import load_file, save_file
