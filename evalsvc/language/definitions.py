@@ -164,7 +164,6 @@ def _is_shipped(path: Path) -> bool:
 
 def _anchored(config: Config, inherited: object, path: Path) -> Config:
     """Resolve relative data files against their YAML file; lm-eval resolves them against the working directory.
-
     `inherited` is the `dataset_path` if `config` has none. Files of a dataset on the hub are relative to the dataset.
     """
     dataset = config.get("dataset_path", inherited)

@@ -260,11 +260,10 @@ def spread_of(numbers: Numbers) -> Spread | None:
 def _errors_of(
     parts: Sequence[float], weights: Sequence[float] | None, groups: Sequence[Hashable] | None
 ) -> tuple[int, Spread | None]:
-    """Return the number of independent groups of `parts`, and the errors of the mean of the parts.
-
-    With u_g the sum of d_i − mean(d) over the items of a group (without groups, of one item), G groups and n items,
-    stderr² = G / (G − 1) · Σ u_g² / n². With w_g the weight of a group (without weights, the number of its items), the
-    degrees of freedom are the effective number of groups, (Σ w_g)² / Σ w_g², less one.
+    """Return the number of independent groups of `parts`, and the errors of the mean of the parts. With u_g the sum of
+    d_i − mean(d) over the items of a group (without groups, of one item), G groups and n items, stderr² = G / (G − 1) ·
+    Σ u_g² / n². With w_g the weight of a group (without weights, the number of its items), the degrees of freedom are
+    the effective number of groups, (Σ w_g)² / Σ w_g², less one.
 
     Source: W. G. Cochran, Sampling Techniques, 3rd edition, 9A.1; L. Kish, Survey Sampling, 1965, section 11.7, for the
     effective number.

@@ -187,11 +187,9 @@ class Spooler:
 
     def _sweep(self) -> None:
         """Remove copies that no checkpoint has: a post was rolled back, or the database or the service died meanwhile.
-
         A post links its copy before it commits, so only a copy that two searches find unnamed is removed. An id above
         all checkpoints may be given again at any moment (SQLite does), or the database is a new one next to the files
-        of another: such a copy stays, and is replaced or found when there are more checkpoints.
-        """
+        of another: such a copy stays, and is replaced or found when there are more checkpoints."""
         if time.monotonic() < self._sweep_at:
             return
         copies = {int(path.stem) for path in (self._data_path / "spool").glob("*") if path.stem.isdecimal()}

@@ -54,12 +54,11 @@ class Until(BaseModel):
 
 
 def _cautious_error(metric: Mapping[str, Any]) -> float:
-    """Return the standard error that a task may stop by; infinity if the standard error is unknown or zero.
-
-    A standard error of zero only says that all items so far are equal. For a share p (unit `fraction`) the result is at
-    least the standard error of Agresti and Coull, √(q (1 − q) / (n + 4)) with q = (n p + 2) / (n + 4), where n is the
-    number of independent items with the standard error of the share, p (1 − p) / stderr². Otherwise a task would stop
-    at a look that has few ones, and so a small standard error, by luck.
+    """Return the standard error that a task may stop by; infinity if the standard error is unknown or zero. A standard
+    error of zero only says that all items so far are equal. For a share p (unit `fraction`) the result is at least the
+    standard error of Agresti and Coull, √(q (1 − q) / (n + 4)) with q = (n p + 2) / (n + 4), where n is the number of
+    independent items with the standard error of the share, p (1 − p) / stderr². Otherwise a task would stop at a look
+    that has few ones, and so a small standard error, by luck.
 
     Source: A. Agresti, B. A. Coull, The American Statistician 52 (1998) 119–126.
     """

@@ -106,12 +106,10 @@ def curve_chart(
 
 
 def _points(curves: Sequence[Curve], floor: float) -> Rows:
-    """Return a row per point. Values up to `floor` have no place on the chart's scale, and so no `y`.
-
-    A row has only the fields that have a value, since a chart may have thousands of rows; but a line breaks where `y`
-    is null. `word` has a value that is no number, and `shown` one that has no place. `crowd` is 1 where points are
-    many, and 2 where they are very many: large marks would hide one another.
-    """
+    """Return a row per point. Values up to `floor` have no place on the chart's scale, and so no `y`. A row has only
+    the fields that have a value, since a chart may have thousands of rows; but a line breaks where `y` is null. `word`
+    has a value that is no number, and `shown` one that has no place. `crowd` is 1 where points are many, and 2 where
+    they are very many: large marks would hide one another."""
     longest = max((len(curve.series.x) for curve in curves), default=0)
     crowd = None if longest <= FEW else 1 if longest <= MANY else 2
     rows: Rows = []

@@ -156,10 +156,8 @@ def _later(reason: str, seconds: int) -> Response:
 
 
 def _needs_of_request(scope: Scope) -> Needs | None:
-    """Return what the route of a request needs, found as the router finds it; None if no route has path and method.
-
-    A route without a mark needs `admin`. At the path of an open route, other methods are open too, and get 405.
-    """
+    """Return what the route of a request needs, found as the router finds it; None if no route has path and method. A
+    route without a mark needs `admin`. At the path of an open route, other methods are open too, and get 405."""
     other_method = None
     for route in scope["app"].routes if scope["type"] == "http" else ():
         match, _ = route.matches(scope)

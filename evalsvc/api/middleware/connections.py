@@ -141,10 +141,8 @@ class TimeoutProtocol(H11Protocol):
         self.app = problem(STATUS[error], error.code, detail, {"Retry-After": "30", "Connection": "close"})
 
     def _watch(self) -> None:
-        """Start the timer for the head of a request, and stop the timer once the head is complete.
-
-        The timer also limits the rest of a body after the request was answered, since no code reads this rest.
-        """
+        """Start the timer for the head of a request, and stop the timer once the head is complete. The timer also
+        limits the rest of a body after the request was answered, since no code reads this rest."""
         answered = self.conn.their_state is h11.SEND_BODY and self.conn.our_state is h11.DONE
         if self.conn.their_state is not h11.IDLE and not answered:
             self._stop()

@@ -201,10 +201,8 @@ def remove_suite(name: SuitePath, state: CurrentState) -> JsonAnswer:
 
 
 def _content(body: bytes, name: str, content_type: str) -> Any:
-    """Parse a body as JSON if its Content-Type or first character says so; otherwise return the body for YAML.
-
-    JSON with tabs is not valid YAML.
-    """
+    """Parse a body as JSON if its Content-Type or first character says so; otherwise return the body for YAML. JSON
+    with tabs is not valid YAML."""
     says_json = "json" in content_type
     if says_json or body.lstrip().startswith(b"{"):
         try:

@@ -51,11 +51,9 @@ def next_shard(session: Session, worker_state: WorkerState) -> Shard | None:
 
 
 def _first_of_each_run(session: Session, loaded: frozenset[int], passed: Collection[int]) -> list[Row[tuple[int, ...]]]:
-    """Return the evaluation of each run that comes first, with the id of the run's oldest evaluation.
-
-    A subquery looks up begun evaluations by their shards, of which there are few. Waiting evaluations are joined with
-    their checkpoints only: with a bad query plan, a join with all shards would take seconds.
-    """
+    """Return the evaluation of each run that comes first, with the id of the run's oldest evaluation. A subquery looks
+    up begun evaluations by their shards, of which there are few. Waiting evaluations are joined with their checkpoints
+    only: with a bad query plan, a join with all shards would take seconds."""
     waiting_shard = select(Shard.id).join(Task).where(Task.evaluation_id == Evaluation.id, _is_waiting()).exists()
     running = session.scalars(select(Evaluation.id).where(Evaluation.state == "running", waiting_shard)).all()
     begun = Evaluation.started_at.is_not(None)
