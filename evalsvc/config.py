@@ -10,6 +10,7 @@ import math
 import os
 import re
 from collections.abc import Container, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -187,7 +188,7 @@ class Settings:
     def worker_threads(self, processes: int = 1) -> int:
         """Return the CPU threads of each of `processes` worker processes on this machine. The service and `evalsvc run`
         use the same number, which changes the last digits of sums."""
-        return self.threads or max(1, (os.cpu_count() or 1) // processes)
+        return self.threads or max(1, usable_cores() // processes)
 
     @property
     def data_path(self) -> Path:
@@ -230,8 +231,8 @@ class Settings:
 
     @property
     def uploads_path(self) -> Path:
-        """Folder of the files that clients send, until each becomes a checkpoint."""
-        return self.data_path / "uploads"
+        """Folder of the files that clients send, on the file system of the spool: each is linked there in the end."""
+        return self.data_path / "spool" / "uploads"
 
     @property
     def datasets_path(self) -> Path:
@@ -381,6 +382,35 @@ THREAD_WAITS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
 """How threads of a product wait for each other: libgomp's spin for a microsecond or two, then sleep. By default they
 spin for milliseconds, and hold the core that another process, or the awaited thread, needs: next to one busy process a
 step of sampling takes ten times as long. Sleeping at once costs a fifth of the speed of a quiet machine."""
+
+
+def writes_to_journal() -> bool:
+    """Return whether standard error is systemd's journal, which reads `<LEVEL>` at the beginning of a line."""
+    try:
+        status = os.fstat(2)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+CONTROL_GROUPS = Path("/sys/fs/cgroup")
+
+
+def usable_cores(groups: Path = CONTROL_GROUPS, own: Path = Path("/proc/self/cgroup")) -> int:
+    """Return the number of cores that this process may use: those of its affinity, and at most the quota of its control
+    group and of those above (`cpu.max` of version 2), as containers and units have one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has none
+    try:
+        name = next(line[3:] for line in own.read_text().splitlines() if line.startswith("0::")).strip("/")
+    except (OSError, StopIteration):
+        return cores
+    for group in (groups / name, *(groups / name).parents):
+        if not group.is_relative_to(groups):
+            break
+        with suppress(OSError, ValueError):  # no such file, or `max`: no quota
+            quota, period = map(int, (group / "cpu.max").read_text().split())
+            cores = min(cores, max(1, round(quota / period)))
+    return cores
 
 
 def thread_waits() -> dict[str, str]:

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from evalsvc.checkpoints.reference import Identity
 from evalsvc.errors import CacheFull, CheckpointError, DataDirectoryUnusable, InvalidRequest, os_reason
+from evalsvc.files.atomic import FOR_GROUP
 
 POLL = 0.2
 """Seconds between two checks of a copy that another process is filling."""
@@ -94,11 +95,20 @@ def link_into(copy: Copy, source: Path, name: str) -> None:
 
 
 def keep_upload(copy: Copy, source: Path, name: str) -> None:
-    """Keep an uploaded file under a name, by a hard link; the caller deletes the upload once the post is stored."""
-    if (reason := _problem(copy, lambda folder: os.link(source, folder / name, follow_symlinks=False))) is not None:
+    """Keep an uploaded file under a name, by a hard link if the file system has them; the caller deletes the upload
+    once the post is stored."""
+
+    def fill(folder: Path) -> None:
+        try:
+            os.link(source, folder / name, follow_symlinks=False)
+        except OSError:
+            shutil.copyfile(source, folder / name, follow_symlinks=False)
+        os.chmod(folder / name, FOR_GROUP)
+
+    if (reason := _problem(copy, fill)) is not None:
         raise DataDirectoryUnusable(
-            f"the uploaded file {source} cannot be linked to {copy.folder} ({reason}); the folders `uploads` and "
-            "`spool` of the data folder must be on one file system that has hard links"
+            f"the uploaded file {source} cannot be kept in {copy.folder} ({reason}); free some space in the data "
+            "folder, or change its permissions"
         )
 
 
@@ -115,7 +125,14 @@ def _problem(copy: Copy, fill: Fill) -> str | None:
 def copy_files(source: Path, target: Path) -> None:
     """Copy a file or folder with its modification times, and replace what an earlier copy left of `target`."""
     shutil.rmtree(target, ignore_errors=True)
-    _put(source, target, shutil.copy2)
+    _put(source, target, _copy)
+
+
+def _copy(source: str, target: str) -> None:
+    status = os.stat(source)
+    shutil.copyfile(source, target)
+    os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
+    os.chmod(target, FOR_GROUP)  # the owner of the source may have it for himself
 
 
 def _link(source: str, target: str) -> None:
@@ -130,6 +147,8 @@ def _link(source: str, target: str) -> None:
 def _put(source: Path, target: Path, put: Callable[[str, str], object]) -> None:
     if source.is_dir():
         shutil.copytree(source, target, copy_function=put)
+        for folder, _, _ in os.walk(target):
+            os.chmod(folder, 0o750)  # as `FOR_GROUP`; `copytree` copies the permissions of folders
     else:
         put(str(source), str(target))
 

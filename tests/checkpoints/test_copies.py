@@ -84,9 +84,40 @@ def test_a_link_that_cannot_be_made(original: Path, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(os, "link", refuse)
     with pytest.raises(InvalidRequest, match=r"invalid cross-device link.*use spool=copy"):
         link_into(spooled(tmp_path, 1), original, original.name)
-    with pytest.raises(DataDirectoryUnusable, match="one file system"):
-        keep_upload(spooled(tmp_path, 7), original, "upload:abc")
     assert list((tmp_path / "spool").iterdir()) == []
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_an_upload_is_kept_with_links_and_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_links: bool
+) -> None:
+    """Workers read the copy, and may be other users of the group; the upload itself is the service's alone."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    if not has_links:
+        monkeypatch.setattr(os, "link", refuse)
+    upload = tmp_path / "verified"
+    upload.write_bytes(b"weights")
+    upload.chmod(0o600)
+    keep_upload(copy := spooled(tmp_path, 7), upload, "upload:abc")
+    kept = copy.folder / "upload:abc"
+    assert (kept.read_bytes(), kept.stat().st_mode & 0o777) == (b"weights", 0o640)
+    monkeypatch.setattr(shutil, "copyfile", refuse)
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(DataDirectoryUnusable, match=r"verified cannot be kept in .*free some space in the data folder"):
+        keep_upload(spooled(tmp_path, 8), upload, "upload:abc")
+
+
+def test_workers_of_another_user_can_read_a_copy(original: Path, tmp_path: Path) -> None:
+    """Whatever the umask of the training job was."""
+    for path in (original, *original.rglob("*")):
+        path.chmod(0o700 if path.is_dir() else 0o600)
+    copy = spooled(tmp_path, 1)
+    copy.fill(lambda folder: copy_files(original, folder / original.name))
+    modes = {path.is_dir(): path.stat().st_mode & 0o777 for path in copy.folder.rglob("*")}
+    assert modes.items() <= {True: 0o750, False: 0o640}.items()
 
 
 def test_an_uploaded_file_gets_its_name_in_the_spool(tmp_path: Path) -> None:

@@ -286,7 +286,7 @@ def test_an_upload_that_is_killed_on_both_sides_arrives_whole(
     monkeypatch.setenv("EVALSVC_UPLOAD_BYTES", "5000000000")
     monkeypatch.setenv("EVALSVC_RATE_LIMIT", "0")
     service, file = serve("--port", str(free_port())), tmp_path / "epoch_1.pt"
-    uploads = service.data_dir / "uploads"
+    uploads = service.data_dir / "spool" / "uploads"
     with file.open("wb") as stream:
         for _ in range(SIZE // 1_000_000):
             stream.write(os.urandom(1_000_000))

@@ -35,8 +35,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
 def app(running: App) -> App:
     """The application that takes uploads, with nothing in it."""
     empty(running.store)
-    for folder in ("uploads", "spool"):
-        shutil.rmtree(running.settings.data_path / folder, ignore_errors=True)
+    shutil.rmtree(running.settings.data_path / "spool", ignore_errors=True)
     running.coordinator.woken = 0
     return running
 
@@ -98,7 +97,7 @@ def test_from_the_first_byte_to_a_checkpoint(app: App) -> None:
     assert (checkpoint["uri"], checkpoint["sha256"]) == (f"upload:{SHA256}", SHA256)
     assert (checkpoint["spool_state"], checkpoint["in_use"]) == ("ready", False)
     file = spooled(app)
-    assert (file.read_bytes(), file.stat().st_mode & 0o777, file.stat().st_nlink) == (CONTENT, 0o600, 1)
+    assert (file.read_bytes(), file.stat().st_mode & 0o777, file.stat().st_nlink) == (CONTENT, 0o640, 1)
     assert file.stat().st_mtime_ns == 0, "the same content sent again has the same identity"
     assert os.listdir(app.settings.uploads_path) == [], "the upload has become the checkpoint"
     assert app.coordinator.woken == 1
