@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -81,6 +85,30 @@ def find_origin(package: Path = PACKAGE) -> Origin:
         return recorded_origin(metadata.distribution(NAME).read_text("direct_url.json"))
     except metadata.PackageNotFoundError:
         return Origin()
+
+
+@cache
+def code_digest() -> str:
+    """Return 12 hexadecimal digits of the SHA-256 of the package's code and presets: processes with other digits run
+    another evalsvc, whatever their version says. A wheel has the migrations too, and a checkout next to the package."""
+    digest = hashlib.sha256()
+    files = (path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".yaml"))
+    for file in sorted(path for path in files if path.relative_to(PACKAGE).parts[0] != "migrations"):
+        digest.update(f"{file.relative_to(PACKAGE)}\0".encode() + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
+
+
+@cache
+def find_commit(package: Path = PACKAGE) -> str:
+    """Return the commit of the running code, as an image records it, or pip, or Git; empty if it is not known."""
+    if (recorded := package / "COMMIT").is_file():
+        return recorded.read_text().strip()
+    origin = find_origin(package)
+    if origin.is_editable and origin.folder and (origin.folder / ".git").exists():
+        command = ["git", "-C", str(origin.folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        with suppress(OSError, subprocess.SubprocessError):
+            return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    return origin.commit
 
 
 def recorded_origin(record: str | None) -> Origin:

@@ -60,7 +60,8 @@ def line_style(line: str) -> str:
 
 def _lines(status: documents.Status, url: str) -> Iterator[str]:
     ready = "ready" if status.status == "ready" else "NOT READY"
-    yield f"evalsvc {status.version} at {url}: {ready}, database {status.database}"
+    code = f" (code {status.code})" if status.code else ""
+    yield f"evalsvc {status.version}{code} at {url}: {ready}, database {status.database}"
     for missing in status.missing:
         yield f"  ! {_one_line(missing)}"
     if (disk := status.disk) is not None:
@@ -75,8 +76,8 @@ def _lines(status: documents.Status, url: str) -> Iterator[str]:
         what = "idle"
         if (work := worker.runs) is not None:
             what = f"{work.run}@{work.step}, {work.task} ({work.stage}) for {duration(work.seconds)}"
-        unavailable = "" if worker.takes_shards else "; drains, or sends no heartbeat"
-        yield f"  {worker.name} on {worker.host}: {what}{unavailable}"
+        refuses = f"; takes no shards: {worker.refuses}" if worker.refuses else ""
+        yield f"  {worker.name} on {worker.host}: {what}{refuses}"
     yield from _queue(status.queue)
     if status.running:
         yield "running:"

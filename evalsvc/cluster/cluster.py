@@ -45,6 +45,7 @@ from evalsvc.cluster.settings import NO_DASHBOARD, WIDGETS_ONLY, configure, priv
 from evalsvc.config import Settings
 from evalsvc.connection_errors import explain_scheduler
 from evalsvc.errors import ServiceUnreachable
+from evalsvc.installation import code_digest
 
 log = logging.getLogger(__name__)
 
@@ -65,18 +66,23 @@ ROSTER_AGE = 0.5
 many a shard. With more than 50 workers the list is used longer. A shard that is sent to a worker which has left is lost
 and queued again."""
 
+OTHER_CODE = (
+    "it runs another evalsvc (code {code}, the service has {own}); install the same on both, and restart the older one"
+)
+
 SCHEDULER_TOPIC = "scheduler"
 """Dask's own topic, which reports workers that were silent for too long."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """A worker process, which takes no shards if it drains or sends no heartbeats."""
+    """A worker process."""
 
     address: str
     name: str
     host: str
-    takes_shards: bool
+    refuses: str
+    """Why the worker gets no shards, as a clause; empty if it gets some."""
 
 
 class Cluster:
@@ -172,16 +178,16 @@ class Cluster:
         return [
             address
             for address, worker in known.items()
-            if address not in busy and self._takes(address, worker, len(known))
+            if address not in busy and not self._refusal(address, worker, len(known))
         ]
 
     def slots(self) -> int:
-        return sum(member.takes_shards for member in self.members())
+        return sum(not member.refuses for member in self.members())
 
     def members(self) -> list[Member]:
         known = self._known_workers() or {}
         return [
-            Member(address, worker.name, worker.host, self._takes(address, worker, len(known)))
+            Member(address, worker.name, worker.host, self._refusal(address, worker, len(known)))
             for address, worker in known.items()
         ]
 
@@ -234,15 +240,18 @@ class Cluster:
             log.warning("the scheduler did not list its workers (%s: %s)", type(error).__name__, error)
             return None
 
-    def _takes(self, address: str, worker: KnownWorker, workers: int) -> bool:
+    def _refusal(self, address: str, worker: KnownWorker, workers: int) -> str:
         # The scheduler's clock differs, so its times of heartbeats are only compared with each other.
         now = time.monotonic()
         last, since = self._heard.get(address, (None, now))
         if worker.last_seen != last:
             last, since = worker.last_seen, now
             self._heard[address] = (last, since)
-        drains = worker.is_draining or address in self._refused
-        return not drains and now - since < SILENT_AFTER + workers / 50
+        if worker.code != code_digest():
+            return OTHER_CODE.format(code=worker.code[:12] if worker.code.isalnum() else "unknown", own=code_digest())
+        if worker.is_draining or address in self._refused:
+            return "it drains"
+        return "" if now - since < SILENT_AFTER + workers / 50 else "it sends no heartbeat"
 
     def _watch(self, known: Mapping[str, KnownWorker]) -> None:
         """Report calls as lost whose worker is gone. They would wait forever: no other worker may run them."""

@@ -28,6 +28,7 @@ from evalsvc.cluster.settings import NO_DASHBOARD
 from evalsvc.config import Settings
 from evalsvc.errors import Cancelled
 from evalsvc.files.codec import Codec
+from evalsvc.installation import code_digest
 from evalsvc.log import about, configure_logs, ids_in
 
 log = logging.getLogger(__name__)
@@ -124,8 +125,8 @@ def cancel_name(key: str) -> str:
 
 class WorkerSetup(WorkerPlugin):  # type: ignore[misc]
     """Worker plugin that sets the settings of shards, the logs, and the handling of signals. A service manager, a batch
-    system or Ctrl-C signals all processes simultaneously, but the worker's parent decides when the worker stops. So a
-    worker ignores SIGINT, and obeys SIGTERM only if its parent does not drain it."""
+    system, a closed terminal or Ctrl-C signals all processes simultaneously, but the worker's parent decides when the
+    worker stops. So a worker ignores SIGINT and SIGHUP, and obeys SIGTERM only if its parent does not drain it."""
 
     name = "evalsvc-worker"
 
@@ -137,6 +138,7 @@ class WorkerSetup(WorkerPlugin):  # type: ignore[misc]
     def setup(self, worker: Worker) -> None:
         configure_logs(self.settings.log_format, self.settings.log_level)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         if self._drains:
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._begin, worker)
         else:
@@ -162,6 +164,10 @@ class WorkerSetup(WorkerPlugin):  # type: ignore[misc]
 
 def is_draining(_worker: Worker) -> bool:
     return _draining.is_set()
+
+
+def code_of(_worker: Worker) -> str:
+    return code_digest()
 
 
 class WorkerNanny(ExitNanny):
@@ -218,5 +224,5 @@ def nanny_options(settings: Settings, device: str, processes: int, drains: bool)
         "silence_logs": logging.ERROR,
         **NO_DASHBOARD,
         "plugins": (WorkerSetup(worker_settings(settings, device, processes), drains),),
-        "metrics": {"draining": is_draining},
+        "metrics": {"draining": is_draining, "code": code_of},
     }

@@ -64,6 +64,8 @@ class KnownWorker:
     last_seen: float
     """Time of the last heartbeat by the scheduler's clock."""
     is_draining: bool
+    code: str
+    """`installation.code_digest` of the worker; empty if the worker announces none."""
 
 
 def known_workers(client: Client, timeout: float) -> Mapping[str, KnownWorker]:
@@ -71,9 +73,10 @@ def known_workers(client: Client, timeout: float) -> Mapping[str, KnownWorker]:
     identity = client.sync(client.scheduler.identity, n_workers=-1, callback_timeout=timeout)
     known = {}
     for address, info in identity["workers"].items():
-        metrics = info["metrics"]  # a heartbeat in another form than that of Dask's workers counts as draining
-        is_draining = not isinstance(metrics, dict) or bool(metrics.get("draining"))
-        known[address] = KnownWorker(str(info["name"]), str(info["host"]), info["last_seen"], is_draining)
+        metrics = info["metrics"]  # a heartbeat in another form than that of Dask's workers announces no code
+        said = metrics if isinstance(metrics, dict) else {}
+        is_draining, code = bool(said.get("draining")), str(said.get("code", ""))
+        known[address] = KnownWorker(str(info["name"]), str(info["host"]), info["last_seen"], is_draining, code)
     return known
 
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 import os
 import platform
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from importlib import metadata
 
 from evalsvc import __version__
-from evalsvc.config import PREFIX, SECRETS, SETTINGS, Settings, shown_url
+from evalsvc.config import PREFIX, SECRETS, SETTINGS, Settings, shown_url, usable_cores
 from evalsvc.errors import EvalsvcError
-from evalsvc.installation import NAME, find_origin
+from evalsvc.installation import NAME, code_digest, find_commit, find_origin
 
 TOOLS = re.compile(r"extra == ['\"](test|docs|all)['\"]")
 """Marker of packages that evalsvc does not compute with; `all` repeats the other extras."""
@@ -22,19 +20,12 @@ TOOLS = re.compile(r"extra == ['\"](test|docs|all)['\"]")
 
 def report_lines() -> Iterator[str]:
     """Yield the lines of the report. Neither torch nor a package of the service is imported."""
-    origin = find_origin()
-    commit = origin.commit
-    # A copied folder does not record its commit.
-    if origin.is_editable and origin.folder and (origin.folder / ".git").exists():
-        command = ["git", "-C", str(origin.folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        with suppress(OSError, subprocess.SubprocessError):
-            done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-            commit = done.stdout.strip()
     yield f"evalsvc {__version__}"
-    yield f"installed from: {origin}"
-    yield f"commit: {commit or 'not known'}"
+    yield f"installed from: {find_origin()}"
+    yield f"commit: {find_commit() or 'not known'}"
+    yield f"code: {code_digest()}"
     yield f"python: {platform.python_implementation()} {platform.python_version()} ({sys.executable})"
-    yield f"platform: {platform.platform()}, {os.cpu_count()} cores"
+    yield f"platform: {platform.platform()}, {usable_cores()} of {os.cpu_count()} cores"
     try:
         settings = Settings.load()
     except EvalsvcError as error:

@@ -22,6 +22,7 @@ from evalsvc.cluster.nanny import cause_of_death
 from evalsvc.cluster.supervisor import LONGEST_WAIT, STEADY, Backoff, run_scheduler, run_workers
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest, PortInUse
+from evalsvc.installation import PACKAGE, code_digest
 
 SILENT_SOON = {"EVALSVC_WORKER_TTL": str(TTL), "EVALSVC_GRACE": "20"}
 
@@ -157,6 +158,20 @@ def test_a_call_for_a_worker_that_is_gone_is_lost(machines: Machines, cluster: W
     cluster.submit("nowhere", "cluster_jobs:count", {"steps": 1}, "tls://127.0.0.1:9")
     wait_for(lambda: cluster.free() and not cluster.outcomes.empty(), "it is given up")
     assert cluster.outcome() == Outcome("nowhere", "lost")
+
+
+def test_a_worker_of_another_evalsvc_gets_no_calls(machines: Machines, cluster: Watched, tmp_path: Path) -> None:
+    """Such a worker cannot read what the service sends, or worse, reads it otherwise."""
+    copy = tmp_path / "other"
+    shutil.copytree(PACKAGE, copy / "evalsvc", ignore=shutil.ignore_patterns("__pycache__", "miniature"))
+    (copy / "evalsvc" / "metrics" / "__init__.py").write_text("# another version\n")
+    machines.start_worker(prefix=("env", f"--chdir={copy}"))
+    [member] = wait_for(cluster.members, "the worker's heartbeat")
+    assert f"the service has {code_digest()}" in member.refuses
+    assert (cluster.free(), cluster.slots()) == ([], 0)
+    machines.start_worker()
+    [address] = wait_for(cluster.free, "a worker of the same evalsvc")
+    assert address != member.address
 
 
 def test_a_worker_without_certificates_is_not_let_in(machines: Machines, cluster: Watched, tmp_path: Path) -> None:

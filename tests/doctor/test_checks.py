@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from evalsvc import __version__
+from evalsvc import __version__, installation
 from evalsvc.config import SECRETS, Settings
 from evalsvc.doctor import bug_report
 from evalsvc.doctor.bug_report import report_lines
 from evalsvc.doctor.checks import Check, check_verification, files_of, run_checks
 from evalsvc.doctor.verification import FILE, keep_verification, present_versions
 from evalsvc.errors import InvalidSuite, UnknownName
-from evalsvc.installation import PACKAGE, Origin, find_origin, pip_install
+from evalsvc.installation import PACKAGE, Origin, find_commit, find_origin, pip_install
 from evalsvc.spec.suite import TaskSpec
 from evalsvc.store.session import Store, open_store
 from evalsvc.store.tokens import create_token
@@ -283,18 +283,26 @@ def test_it_names_the_commit_of_the_checkout() -> None:
 
 
 def test_the_commit_of_an_address_is_known_and_that_of_a_copy_is_not(
-    no_programs: None, monkeypatch: pytest.MonkeyPatch
+    no_programs: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The folder of a copy may have moved on since it was copied."""
     assert find_origin().folder is not None
+    find_commit.cache_clear()
     assert report("commit") == ["not known"], "without git"
     origins = [Origin(url="git+https://git.example/evalsvc@0123abc", commit="0123abc"), Origin(PACKAGE.parent)]
     monkeypatch.setattr(bug_report, "find_origin", lambda: origins[0])
+    monkeypatch.setattr(installation, "find_origin", lambda package: origins[0])
+    find_commit.cache_clear()
     assert report("commit") == ["0123abc"]
     assert report("installed from") == ["git+https://git.example/evalsvc@0123abc"]
     monkeypatch.undo()
-    monkeypatch.setattr(bug_report, "find_origin", lambda: origins[1])
+    monkeypatch.setattr(installation, "find_origin", lambda package: origins[1])
+    find_commit.cache_clear()
     assert report("commit") == ["not known"]
+    image = tmp_path / "COMMIT"
+    image.write_text("4567def\n")
+    assert find_commit(tmp_path) == "4567def", "an image records it"
+    find_commit.cache_clear()
 
 
 @pytest.mark.usefixtures("no_programs")

@@ -66,7 +66,7 @@ class InlineCoordinator(Coordinator):
         return self.tasks
 
     def members(self) -> list[Member]:
-        return [Member(f"tls://{index}", f"cpu#{index}", "127.0.0.1", True) for index in range(self.processes)]
+        return [Member(f"tls://{index}", f"cpu#{index}", "127.0.0.1", "") for index in range(self.processes)]
 
     def at_work(self) -> dict[str, AtWork]:
         return self.busy

@@ -95,7 +95,7 @@ class InProcessCluster(Cluster):
         return [address for address in self.workers() if address not in busy]
 
     def members(self) -> list[Member]:
-        return [Member(address, f"cpu#{index}", "127.0.0.1", True) for index, address in enumerate(self.workers())]
+        return [Member(address, f"cpu#{index}", "127.0.0.1", "") for index, address in enumerate(self.workers())]
 
     def place(self, key: str) -> str | None:
         call = self._calls.get(key)

@@ -11,6 +11,7 @@ from evalsvc.api.middleware.access import MaySee, needs
 from evalsvc.api.routing import router_of
 from evalsvc.api.state import CurrentState, State
 from evalsvc.errors import EvalsvcError, NotReady
+from evalsvc.installation import code_digest, find_commit
 from evalsvc.spec import documents
 from evalsvc.store.queue.status import failed_view, queue_view, running_view, warned_view, work_view
 from evalsvc.store.views import document_of
@@ -42,6 +43,8 @@ def read_status(state: State) -> documents.Status:
             status="not_ready" if missing else "ready",
             missing=missing,
             version=__version__,
+            code=code_digest(),
+            commit=find_commit(),
             database=session.get_bind().dialect.name,
             workers=[document_of(documents.Worker, member, runs=work.get(member.address)) for member in members],
             queue=queue_view(session),
@@ -61,7 +64,7 @@ def read_status(state: State) -> documents.Status:
 )
 @needs(None)
 async def healthz() -> JsonAnswer:
-    return JsonAnswer(documents.Health(status="ok", version=__version__))
+    return JsonAnswer(documents.Health(status="ok", version=__version__, code=code_digest(), commit=find_commit()))
 
 
 @router.get(
@@ -111,9 +114,10 @@ def missing_parts(state: State) -> list[str]:
         )
     if not state.coordinator.alive():
         missing.append("the coordinator has stopped; restart the service, whose log names the cause")
-    if not state.coordinator.workers():
+    members = state.coordinator.members()
+    if all(member.refuses for member in members):
         missing.append(
             "no live worker; wait some seconds for a starting worker, or find out with `evalsvc doctor` why no "
-            "worker starts"
+            "worker starts" + "".join(f"; {member.name} on {member.host}: {member.refuses}" for member in members[:3])
         )
     return missing

@@ -32,6 +32,7 @@ from evalsvc.api.routing import router_of
 from evalsvc.api.state import CurrentState, State
 from evalsvc.config import Settings
 from evalsvc.errors import EvalsvcError
+from evalsvc.installation import code_digest, find_commit
 from evalsvc.store.queue.status import kinds_of, read_depths, read_totals
 from evalsvc.store.queue.transitions import SECONDS
 from evalsvc.store.tables import AttemptTotal
@@ -82,7 +83,9 @@ FAMILIES: Mapping[str, Family] = {
     "evalsvc_event_streams": Family("gauge", "Open event streams."),
     "evalsvc_disk_free_bytes": Family("gauge", "Free bytes of the disk of a folder of the service.", ("folder",)),
     "evalsvc_disk_total_bytes": Family("gauge", "Size in bytes of the disk of a folder of the service.", ("folder",)),
-    "evalsvc_build_info": Family("gauge", "Always 1; the labels are the versions in use.", ("version", "python")),
+    "evalsvc_build_info": Family(
+        "gauge", "Always 1; the labels are the versions in use.", ("version", "code", "commit", "python")
+    ),
     # The following metrics are from prometheus_client, which reads /proc and shows them on Linux only.
     "process_virtual_memory_bytes": Family("gauge", "Virtual memory size in bytes."),
     "process_resident_memory_bytes": Family("gauge", "Resident memory size in bytes."),
@@ -152,7 +155,7 @@ class _ServiceCollector(Collector):
         yield _gauge("evalsvc_event_streams", self._streams)
         yield from _disks(self._state.settings)
         build = _family(GaugeMetricFamily, "evalsvc_build_info")
-        build.add_metric([__version__, platform.python_version()], 1)
+        build.add_metric([__version__, code_digest(), find_commit(), platform.python_version()], 1)
         yield build
         live = coordinator.live()
         try:

@@ -204,12 +204,22 @@ class Pruned(Document):
 
 Version = Annotated[str, Field(examples=["0.1.0"])]
 
+Code = Annotated[
+    str, Field(examples=["5f2b9c01d7aa"], description="Digest of the service's code, which its workers must have too.")
+]
+
+Commit = Annotated[
+    str, Field(examples=["8c5f0e2"], description="Commit of the service's code; empty if it is not recorded.")
+]
+
 
 class Health(Document):
     """The service is alive."""
 
     status: Literal["ok"]
     version: Version
+    code: Code = ""
+    commit: Commit = ""
 
 
 class Alive(Document):
@@ -249,7 +259,8 @@ class Worker(Document):
 
     name: Annotated[str, Field(examples=["cuda:0#0"])]
     host: Annotated[str, Field(examples=["127.0.0.1"])]
-    takes_shards: Annotated[bool, Field(examples=[True])]
+    refuses: Annotated[str, Field(examples=[""])] = ""
+    """Why the worker gets no shards: it drains, sends no heartbeat, or runs another evalsvc than the service."""
     runs: Work | None
 
 
@@ -351,6 +362,8 @@ class Status(Document):
     missing: Annotated[list[str], Field(examples=[[]])]
     """Reasons why the service cannot evaluate, each with a remedy."""
     version: Version
+    code: Code = ""
+    commit: Commit = ""
     database: Annotated[str, Field(examples=["sqlite"])]
     workers: list[Worker]
     queue: Queue

@@ -11,6 +11,7 @@ from sqlalchemy import event
 
 from evalsvc import __version__
 from evalsvc.client import Client
+from evalsvc.installation import code_digest, find_commit
 from evalsvc.spec.documents import Worker
 from evalsvc.store import session
 from evalsvc.store.queue.status import AtWork
@@ -104,12 +105,13 @@ def test_who_lost_the_database_takes_no_posts(app: App, weights: Path) -> None:
 
 def test_an_empty_service(app: App) -> None:
     """It is alive, and ready until somebody migrates the database under it."""
-    assert app.http.get("/healthz").json() == {"status": "ok", "version": __version__}
+    code = {"code": code_digest(), "commit": find_commit()}
+    assert app.http.get("/healthz").json() == {"status": "ok", "version": __version__, **code}
     assert app.http.get("/readyz").json() == {"status": "ok", "database": "ok", "schema": "ok", "workers": 1}
     with Client("http://evalsvc", transport=app.transport) as client:
         found = client.status()
     assert found.status == "ready"
-    assert found.workers == [Worker(name="cpu#0", host="127.0.0.1", takes_shards=True, runs=None)]
+    assert found.workers == [Worker(name="cpu#0", host="127.0.0.1", runs=None)]
     assert (found.queue.queued, found.queue.seconds_left, found.queue.runs) == (0, None, [])
     app.coordinator.processes = 0
     found = app.http.get("/v1/status").json()

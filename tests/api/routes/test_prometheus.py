@@ -16,6 +16,7 @@ from queue_steps import dispatched, enter, evaluate_whole, metric, store_result,
 from evalsvc import __version__
 from evalsvc.api.routes import runs
 from evalsvc.api.routes.prometheus import FAMILIES
+from evalsvc.installation import code_digest, find_commit
 from evalsvc.messages import ShardError, ShardResult
 from evalsvc.store.queue.attempts import give_up
 from evalsvc.store.queue.status import read_totals
@@ -63,7 +64,8 @@ def test_what_waits_and_what_was_done(app: App) -> None:
     assert (at("shards", state="queued"), at("shards", state="running")) == (2, 0)
     assert at("attempts_total", kind="loss", stage="plan", outcome="lost") == 1
     assert at("units_per_second", kind="loss") == 2.5
-    assert at("build_info", version=__version__, python=platform.python_version()) == 1
+    build = {"code": code_digest(), "commit": find_commit(), "python": platform.python_version()}
+    assert at("build_info", version=__version__, **build) == 1
     assert at("attempts_total", kind="loss", stage="run", outcome="succeeded") == 3
     assert at("attempts_total", kind="loss", stage="plan", outcome="failed") == 1
     assert at("failures_total", code="invalid_data") == 1
