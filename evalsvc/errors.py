@@ -33,6 +33,7 @@ EvalsvcError
 ├── EvaluationError
 │   ├── NonFinite                    non_finite
 │   ├── DataChanged                  data_changed
+│   ├── PlanOutdated                 plan_outdated
 │   ├── OutOfMemory                  out_of_memory
 │   ├── ArtifactNotWritten           artifact_not_written
 │   ├── WorkerDied                   worker_died
@@ -267,6 +268,12 @@ class DataChanged(EvaluationError):
         """Return an error for `what`. `causes` follow in brackets, where `what` does not say what has changed."""
         aside = f" ({causes})" if causes else ""
         return cls(f"{what} has changed since this evaluation was planned{aside}; evaluate again")
+
+
+class PlanOutdated(EvaluationError):
+    """Another version of evalsvc planned the task, or ran its shards. The service plans the task again by itself."""
+
+    code = "plan_outdated"
 
 
 class OutOfMemory(EvaluationError):

@@ -28,7 +28,7 @@ STATUS: dict[type[EvalsvcError], int] = {
         404: (errors.UnknownName, errors.UploadNotFound),
         409: (
             *(errors.Conflict, errors.WrongState, errors.TargetNotEmpty, errors.NotComparable, errors.UploadConflict),
-            *(errors.CheckpointChanged, errors.DataChanged, errors.Cancelled),
+            *(errors.CheckpointChanged, errors.DataChanged, errors.PlanOutdated, errors.Cancelled),
         ),
         410: (errors.CheckpointGone, errors.ArtifactPruned, errors.ItemsLost),
         422: (

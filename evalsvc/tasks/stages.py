@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any, TypeAlias, TypeGuard, overload
 
-from evalsvc.errors import DataChanged, InternalError
+from evalsvc.errors import InternalError, PlanOutdated
 from evalsvc.files.atomic import FileLost
 from evalsvc.files.codec import Codec, Unreadable
 from evalsvc.files.outputs import KeptOutput, OutputFile, OutputsLost
@@ -113,6 +113,7 @@ def _planned(request: ShardRequest) -> Iterator[None]:
     try:
         yield
     except Unreadable as error:
-        raise DataChanged(
-            f"task {request.task.name!r} was planned or run by another version of its code ({error}); evaluate again"
+        raise PlanOutdated(
+            f"task {request.task.name!r} was planned or run by another version of its code ({error}); a "
+            "service plans the task again by itself, unless a plug-in returns shards that it cannot read"
         ) from None

@@ -135,7 +135,7 @@ def test_an_output_of_another_type_than_the_class_names_fails_its_shard(faulty: 
 
 def test_outputs_of_another_version_of_a_task_are_refused(faulty: Run) -> None:
     result = faulty("merge", msgpack.packb({"number": "many"}))
-    refused(result, "data_changed", "'faulty' was", "by another version of its code (no Nothing: number: ")
+    refused(result, "plan_outdated", "'faulty' was", "by another version of its code (no Nothing: number: ")
 
 
 @pytest.mark.usefixtures("short_process")

@@ -6,6 +6,7 @@ Only the current, running attempt of a shard can change the shard (the fence). W
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,16 +17,18 @@ from sqlalchemy.orm import Session, joinedload
 from evalsvc.checkpoints.copies import spool_path
 from evalsvc.checkpoints.expression import parse_expression
 from evalsvc.checkpoints.reference import CheckpointRef, Identity, Virtual
-from evalsvc.errors import is_transient
+from evalsvc.errors import PlanOutdated, is_transient
 from evalsvc.files.outputs import OutputFile
 from evalsvc.messages import ShardError, ShardRequest, ShardResult, Stage
 from evalsvc.spec.suite import TaskSpec
 from evalsvc.store.lookup import checkpoint_label, hold, hold_all, step_of
 from evalsvc.store.queue.order import WorkerState, next_shard
-from evalsvc.store.queue.stages import advance
+from evalsvc.store.queue.stages import advance, plan_again
 from evalsvc.store.queue.transitions import Cause, Event, apply
 from evalsvc.store.runs.base import find_base, is_first
-from evalsvc.store.tables import Attempt, Checkpoint, Evaluation, Shard, Task
+from evalsvc.store.tables import OVER, Attempt, Checkpoint, Evaluation, Shard, Task
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,15 @@ def _end(session: Session, assignment: Assignment, cause: Cause, max_attempts: i
     if shard is None:
         return False
     error, failures = cause.error, shard.failed_attempts + 1
+    if error is not None and error.code == PlanOutdated.code and shard.stage != "plan" and shard.task.state not in OVER:
+        log.warning(
+            "evaluation %s: task %s is planned again: %s", assignment.evaluation_id, shard.task.name, error.message
+        )
+        apply(session, shard, Event.RELEASE, cause)
+        plan_again(session, shard.task, error)
+        session.flush()
+        advance(session, shard.task)
+        return True
     if error is not None and cause.outcome == "failed" and not is_transient(error.code):
         event = Event.FAIL
     elif shard.task.state == "cancelled":

@@ -5,19 +5,20 @@ A stage is queued once the stage before has ended.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from evalsvc.errors import WrongState
+from evalsvc.errors import PlanOutdated, WrongState
+from evalsvc.files.codec import Unreadable
 from evalsvc.messages import KeptResult, PlanResult, ShardError, units_of
 from evalsvc.spec.looks import stop_note
 from evalsvc.store.history.writing import write_values
 from evalsvc.store.lookup import find_evaluation, hold, hold_all, require_current_parents
-from evalsvc.store.queue.transitions import LOOK, MERGE, PLAN, Event, apply, fail_task, from_row
-from evalsvc.store.tables import OVER, Artifact, Evaluation, Shard, Task, now
+from evalsvc.store.queue.transitions import LOOK, MERGE, PLAN, Cause, Event, apply, fail_task, from_row
+from evalsvc.store.tables import OVER, Artifact, Attempt, Evaluation, Shard, Task, now
 
 
 def advance(session: Session, task: Task) -> None:
@@ -37,10 +38,17 @@ def advance(session: Session, task: Task) -> None:
     stages: dict[str, list[Shard]] = {"plan": [], "run": [], "look": [], "merge": []}
     for shard in session.scalars(select(Shard).where(Shard.task_id == task.id).order_by(Shard.index)):
         stages[shard.stage].append(shard)
-    plan, runs, looks, merges = stages["plan"][0], stages["run"], stages["look"], stages["merge"]
+    plan = stages["plan"][0]
     if plan.state != "succeeded":
         return
-    planned = from_row(PLAN, plan.output)
+    try:
+        _go_on(session, task, from_row(PLAN, plan.output), stages)
+    except Unreadable as error:
+        plan_again(session, task, ShardError(PlanOutdated.code, f"the plan or a look cannot be read: {error}"))
+
+
+def _go_on(session: Session, task: Task, planned: PlanResult, stages: Mapping[str, Sequence[Shard]]) -> None:
+    runs, looks, merges = stages["run"], stages["look"], stages["merge"]
     if not runs:
         task.total, task.unit, task.looks = planned.total, planned.unit, bool(planned.looks)
         for index, payload in enumerate(planned.shards):
@@ -58,6 +66,22 @@ def advance(session: Session, task: Task) -> None:
                 apply(session, look, Event.SKIP)
         _store_result(session, task, merges[0], runs, looks)
         close_evaluation(task.evaluation)
+
+
+PLANS = 10
+"""The number of failures of a plan, outdated plans among them, after which the task fails: a plug-in may return shards
+that it cannot read."""
+
+
+def plan_again(session: Session, task: Task, error: ShardError) -> None:
+    """Plan a task anew, because this version of the code cannot read the plan or an output. No shard of it is kept."""
+    plan = session.scalars(select(Shard).where(Shard.task_id == task.id, Shard.stage == "plan")).one()
+    planned = (Shard.task_id == task.id, Shard.stage != "plan")
+    session.execute(delete(Attempt).where(Attempt.shard_id.in_(select(Shard.id).where(*planned))))
+    session.execute(delete(Shard).where(*planned))
+    task.total = task.unit = task.looks = None
+    event = Event.LOSE_OUTPUT if plan.failed_attempts + 1 < PLANS else Event.EXHAUST
+    apply(session, plan, event, Cause(error=error))
 
 
 def _look(session: Session, task: Task, plan: PlanResult, runs: Sequence[Shard], looks: Sequence[Shard]) -> bool:
