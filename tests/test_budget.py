@@ -19,17 +19,17 @@ PACKAGE = Path(evalsvc.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 ROOM_CEILINGS: Mapping[str, tuple[int, int]] = {
-    ".": (1_530, 9),
-    "api": (5_960, 35),
+    ".": (1_650, 9),
+    "api": (5_990, 35),
     "assets": (600, 5),
-    "checkpoints": (2_600, 17),
-    "cli": (5_820, 34),
+    "checkpoints": (2_620, 17),
+    "cli": (5_840, 34),
     "client": (1_190, 8),
-    "cluster": (1_230, 8),
+    "cluster": (1_260, 8),
     "compare": (2_490, 13),
     "data": (1_290, 6),
     "decoders": (1_240, 10),
-    "doctor": (1_250, 8),
+    "doctor": (1_240, 8),
     "families": (1_140, 8),
     "features": (1_270, 10),
     "files": (1_290, 12),
@@ -40,8 +40,8 @@ ROOM_CEILINGS: Mapping[str, tuple[int, int]] = {
     "sampling": (1_030, 7),
     "scoring": (250, 2),
     "service": (980, 5),
-    "spec": (4_440, 28),
-    "store": (5_860, 35),
+    "spec": (4_450, 28),
+    "store": (5_920, 35),
     "tasks": (6_470, 36),
     "verify": (970, 6),
     "watch": (840, 5),
@@ -51,10 +51,10 @@ ROOM_CEILINGS: Mapping[str, tuple[int, int]] = {
 """The most lines, and files, of each package; those in the root of evalsvc are `.`."""
 
 CEILINGS: Mapping[str, int] = {
-    "lines": 64_000,
+    "lines": 64_300,
     "files": 391,
     "commands": 50,
-    "options": 287,
+    "options": 288,
     "routes": 49,
     "settings": 34,
     "modules in the root": 8,

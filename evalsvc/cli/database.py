@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from sqlalchemy import select
 from typer import Argument, Option
 
 from evalsvc.access_tokens import TokenScope
@@ -23,8 +24,9 @@ from evalsvc.cli.wording import counted
 from evalsvc.config import Settings
 from evalsvc.errors import first_few
 from evalsvc.store.backup import restore_backup, write_backup
-from evalsvc.store.session import Store, open_store, require_database, translated
-from evalsvc.store.tables import Token
+from evalsvc.store.data_folder import require_owner
+from evalsvc.store.session import Store, open_known, open_store, translated
+from evalsvc.store.tables import Term, Token
 from evalsvc.store.tokens import all_tokens, create_token, revoke_token
 
 commands = typer.Typer()
@@ -36,6 +38,9 @@ tokens_app = add_group(
 )
 
 
+NEW = "; add --new to make a token before the service is started for the first time"
+
+
 @tokens_app.command()
 def create(
     name: Annotated[str, Argument(metavar="NAME", help="Name of the token, such as the job that uses the token.")],
@@ -44,6 +49,9 @@ def create(
         Option(help="Scope: read; submit, which can also post; admin, which can also delete, rename and set rules."),
     ] = "read",
     days: Annotated[float | None, Option(help="Days until the token expires.", show_default="never")] = None,
+    new: Annotated[
+        bool, Option("--new", help="Set up the database, for a token that precedes the first start of the service.")
+    ] = False,
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
 ) -> None:
@@ -55,7 +63,7 @@ def create(
     with suppress(OSError):  # a pipe, or a stream of a program
         if stat.S_ISREG(os.fstat(sys.stdout.fileno()).st_mode):
             os.fchmod(sys.stdout.fileno(), 0o600)
-    with _opened(data_dir, database_url, may_create=True) as store, store.transaction() as session:
+    with _opened(data_dir, database_url, new, NEW) as store, store.transaction() as session:
         token = create_token(session, name, scope, days)
     say(token)
     say(
@@ -100,14 +108,15 @@ def revoke(
 
 
 @contextmanager
-def _opened(data_dir: Path | None, database_url: str | None, may_create: bool = False) -> Iterator[Store]:
-    """Open the database of the service. With `may_create`, a missing one is created: tokens can precede the service."""
-    database = Settings.load(data_dir=data_dir, database_url=database_url).database
-    if not may_create:
-        require_database(database)
-    store = open_store(database, migrate=False)
+def _opened(data_dir: Path | None, database_url: str | None, new: bool = False, advice: str = "") -> Iterator[Store]:
+    """Open the database of the service, or begin one with `new`; refuse one that is not that of the data folder."""
+    settings = Settings.load(data_dir=data_dir, database_url=database_url)
+    store = open_store(settings.database, migrate=False) if new else open_known(settings, advice)
     try:
+        store.check_schema()
         with translated(store.url):
+            with store.reading() as session:
+                require_owner(settings.data_path, session.scalar(select(Term.database_id)), store.url)
             yield store
     finally:
         store.close()

@@ -41,7 +41,7 @@ from evalsvc.files.kept import FILE_NAME, claim_shared
 from evalsvc.store import data_folder
 from evalsvc.store.data_folder import named_artifacts, named_items, named_outputs
 from evalsvc.store.lock import CoordinatorLock, database_id
-from evalsvc.store.session import Store, database_unusable, is_known_revision, require_database, translated
+from evalsvc.store.session import Store, database_unusable, is_known_revision, open_known, translated
 from evalsvc.store.tables import Artifact, Base, Checkpoint, Term
 
 DATABASE = "evalsvc.db"
@@ -85,10 +85,9 @@ def write_backup(settings: Settings, path: Path, *, force: bool = False, spool: 
         raise InvalidRequest(f"{path} exists; choose another name, or add --force to replace the file")
     if not path.parent.is_dir():
         raise InvalidRequest(f"{path}: the folder {path.parent} does not exist; create the folder first")
-    require_database(settings.database)
     try:
         with (
-            closing(Store(settings.database)) as store,
+            closing(open_known(settings)) as store,
             translated(store.url),
             tempfile.TemporaryDirectory(prefix="evalsvc-backup-") as staging,
             replacing(path) as stream,
@@ -114,7 +113,7 @@ def _write(store: Store, settings: Settings, tar: tarfile.TarFile, database: Pat
         with closing(_copy_database(store, database)) as copy:
             with copy.reading() as session:
                 identity = session.scalar(select(Term.database_id))
-            if identity is not None:
+            if not data_folder.require_owner(settings.data_path, identity, store.url) and identity is not None:
                 data_folder.claim_data_folder(settings.data_path, identity, store.url, may_begin=False)
             named = named_files(copy, spool=spool)
         lost = set()
@@ -340,8 +339,7 @@ def _require_empty(store: Store, settings: Settings) -> None:
                 )
     store.migrate()
     with store.reading() as session:
-        identity = session.scalar(select(Term.database_id)) or "none yet"
-        data_folder.require_owner(settings.data_path, identity, store.url)
+        data_folder.require_owner(settings.data_path, session.scalar(select(Term.database_id)), store.url)
     restoring = settings.data_path / data_folder.RESTORING
     for subfolder in (_home(settings, name) / name for name in FOLDERS):
         if restoring.exists():  # an earlier restore failed, and the subfolder was empty before

@@ -74,25 +74,35 @@ def write_owner(folder: Path, database_id: str, url: str) -> None:
         raise unwritable(str(path), error) from None
 
 
-def require_owner(folder: Path, database_id: str, url: str) -> bool:
-    """Return whether the folder belongs to this database: False for a folder without an owner."""
+def _owner(folder: Path) -> dict[str, str] | None:
     path = folder / OWNER
     try:
         owner = json.loads(path.read_bytes()) if path.exists() else None
-        if owner is None:
-            return False
     except OSError as error:
         raise unwritable(str(path), error) from None
     except ValueError:
-        owner = None
-    content = owner if isinstance(owner, dict) else {}
-    if content.get("id") != database_id:
+        owner = {}
+    return owner if isinstance(owner, dict) or owner is None else {}
+
+
+def owner_url(folder: Path) -> str | None:
+    """Return the URL, without a password, of the database that the folder belongs to; None for a folder without one."""
+    owner = _owner(folder)
+    return None if owner is None else str(owner.get("url", f"see {folder / OWNER}"))
+
+
+def require_owner(folder: Path, database_id: str | None, url: str) -> bool:
+    """Return whether the folder belongs to this database, whose id is None before its first service: False for a folder
+    without an owner."""
+    owner = _owner(folder)
+    if owner is not None and (database_id is None or owner.get("id") != database_id):
         raise DataDirectoryUnusable(
-            f"the folder {folder} has the artifacts of another database, {content.get('url', f'see {path}')}, and a "
-            f"service on {shown_url(url)} would remove them; choose another folder with --data-dir "
-            f"(EVALSVC_DATA_DIR), or remove {path} if the other database is lost for good"
+            f"the folder {folder} has the artifacts of another database, {owner_url(folder)}, which a service on "
+            f"{shown_url(url)} would remove; give the URL of that database with --database-url "
+            "(EVALSVC_DATABASE_URL), choose another folder with --data-dir (EVALSVC_DATA_DIR), or remove "
+            f"{folder / OWNER} if that database is lost for good"
         )
-    return True
+    return owner is not None
 
 
 def unwritable(what: str, error: OSError) -> DataDirectoryUnusable:

@@ -26,10 +26,10 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, Operationa
 from sqlalchemy.exc import TimeoutError as NoConnection
 from sqlalchemy.orm import Session
 
-from evalsvc.config import shown_url
+from evalsvc.config import Settings, shown_url
 from evalsvc.errors import DatabaseUnusable, SchemaVersionMismatch
 from evalsvc.installation import missing_package, newer_version
-from evalsvc.store.data_folder import make_data_folder, unwritable
+from evalsvc.store.data_folder import make_data_folder, owner_url, unwritable
 from evalsvc.store.events import note_events
 
 FIRST_REVISION = "0100"
@@ -245,14 +245,28 @@ def _no_url(url: str) -> DatabaseUnusable:
     )
 
 
-def require_database(url: str) -> None:
-    """Raise DatabaseUnusable if `url` is SQLite's and its file does not exist: opening would create an empty one."""
+def open_known(settings: Settings, advice: str = "") -> Store:
+    """Open the database of a service. Never begin one: with another URL than the service's, it would be an empty one.
+
+    Raises DatabaseUnusable: the database does not exist or is empty. `advice` follows what the error says to do.
+    """
+    url, owner = settings.database, owner_url(settings.data_path)
     parsed = parse_url(url)
+    where = "say with --data-dir or --database-url (EVALSVC_DATA_DIR, EVALSVC_DATABASE_URL) where the service has it"
+    where += advice
+    if owner is not None:
+        folder = f"{settings.data_path} is the data folder of {owner}"
+        where = f"{folder}: give the URL of that database with --database-url (EVALSVC_DATABASE_URL)"
     if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
-        raise DatabaseUnusable(
-            f"there is no database {shown_url(url)}; say with --data-dir or --database-url "
-            "(EVALSVC_DATA_DIR, EVALSVC_DATABASE_URL) where the service has it"
-        )
+        raise DatabaseUnusable(f"there is no database {shown_url(url)}; {where}")
+    store = Store(url)
+    try:
+        if store.schema_version() is None:
+            raise DatabaseUnusable(f"the database {shown_url(url)} is empty; {where}")
+    except BaseException:
+        store.close()
+        raise
+    return store
 
 
 def connect_arguments(url: str) -> dict[str, int | str]:

@@ -20,6 +20,7 @@ from evalsvc.config import Settings
 from evalsvc.files.artifacts import keep_content
 from evalsvc.files.secrets import read_token
 from evalsvc.spec.documents import Status
+from evalsvc.store.data_folder import write_owner
 from evalsvc.store.session import open_store
 from evalsvc.store.tokens import all_tokens, create_token
 
@@ -106,10 +107,11 @@ STATUS: dict[str, Any] = {
     "status": "ready",
     "missing": [],
     "version": "1.0",
+    "code": "5f2b9c01d7aa",
     "database": "sqlite",
     "workers": [
-        {"name": "cpu#0", "host": "127.0.0.1", "takes_shards": False, "runs": None},
-        {"name": "cpu#1", "host": "127.0.0.1", "takes_shards": True, "runs": AT_WORK},
+        {"name": "cpu#0", "host": "127.0.0.1", "refuses": "it drains", "runs": None},
+        {"name": "cpu#1", "host": "127.0.0.1", "runs": AT_WORK},
     ],
     "queue": QUEUE,
     "running": [evaluation(7, 50, "ema_0.99", started_at=None, tasks=[{"name": "loss", "progress": PROGRESS}])],
@@ -131,10 +133,10 @@ def screen(status: dict[str, Any], url: str, width: int | None = None) -> list[s
 
 def test_everything_is_on_one_screen() -> None:
     assert screen(STATUS, "http://127.0.0.1:8321") == [
-        "evalsvc 1.0 at http://127.0.0.1:8321: ready, database sqlite",
+        "evalsvc 1.0 (code 5f2b9c01d7aa) at http://127.0.0.1:8321: ready, database sqlite",
         "disk: 812 GB of 1.92 TB free; the data folder has more than 48.1 GB, the database 212 MB",
         "workers: 2, 1 at work",
-        "  cpu#0 on 127.0.0.1: idle; drains, or sends no heartbeat",
+        "  cpu#0 on 127.0.0.1: idle; takes no shards: it drains",
         "  cpu#1 on 127.0.0.1: few@50, loss (run) for 2 min",
         "queue: 3 evaluations wait, the oldest for 67 min; 1 run; 12 in the last hour, about 20 min left",
         "  many: 2 wait (the oldest for 67 min), 0 run",
@@ -165,7 +167,7 @@ def test_an_idle_service_that_cannot_work_and_one_with_many_runs() -> None:
     status = {**STATUS, "status": "not_ready", "missing": ["no live worker"], "workers": [], "queue": empty}
     lines = screen({**status, "running": [], "failed": [], "warned": [], "disk": None}, "http://x")
     assert lines == [
-        "evalsvc 1.0 at http://x: NOT READY, database sqlite",
+        "evalsvc 1.0 (code 5f2b9c01d7aa) at http://x: NOT READY, database sqlite",
         "  ! no live worker",
         "workers: 0, 0 at work",
         "queue: empty; 12 evaluations in the last hour",
@@ -190,7 +192,7 @@ def test_ready_and_not(evalsvc: Shell, service: Any, monkeypatch: pytest.MonkeyP
 
 def test_a_token_is_shown_once_alone_on_standard_output(evalsvc: Shell) -> None:
     """`EVALSVC_TOKEN=$(evalsvc tokens create …)` must get the token and nothing else."""
-    made = evalsvc("tokens create trainer --scope submit --days 30")
+    made = evalsvc("tokens create trainer --scope submit --days 30 --new")
     token = made.out.strip()
     assert TOKEN.fullmatch(token), made.err
     assert "token 'trainer' with scope submit is shown only this time" in made.err
@@ -206,7 +208,7 @@ def test_a_file_for_a_token_is_its_owners_alone(tmp_path: Path, monkeypatch: pyt
     with file.open("w") as stdout:
         file.chmod(0o644)
         monkeypatch.setattr(sys, "stdout", stdout)
-        create("trainer", data_dir=tmp_path / "data")
+        create("trainer", data_dir=tmp_path / "data", new=True)
         monkeypatch.undo()
     assert TOKEN.fullmatch(read_token(file, "EVALSVC_TOKEN"))
 
@@ -214,7 +216,7 @@ def test_a_file_for_a_token_is_its_owners_alone(tmp_path: Path, monkeypatch: pyt
 def test_from_the_first_token_to_the_last(evalsvc: Shell) -> None:
     """On a database that is not there yet, and is named: the first token may be made before the service is started."""
     option = "--database-url sqlite:///named.db"
-    assert evalsvc(f"tokens create ci {option}").code == 0
+    assert evalsvc(f"tokens create ci --new {option}").code == 0
     assert [token["name"] for token in evalsvc(f"tokens list {option} --format json").json["tokens"]] == ["ci"]
     assert evalsvc(f"tokens revoke ci {option}").out == "token 'ci' is revoked\n"
     assert "revoked" in evalsvc(f"tokens list {option}").out
@@ -229,12 +231,27 @@ def test_from_the_first_token_to_the_last(evalsvc: Shell) -> None:
 
 def test_a_mistyped_data_folder_is_no_service_without_tokens(evalsvc: Shell, tmp_path: Path) -> None:
     """Nothing is created, and nobody believes that the service is open."""
-    for words in ("list", "revoke ci"):
+    for words in ("list", "revoke ci", "create ci"):
         refused = evalsvc(f"tokens {words} --data-dir mistyped")
         assert (refused.code, "there is no database" in refused.err) == (2, True)
     assert not (tmp_path / "mistyped").exists()
     open_store(f"sqlite:///{tmp_path / 'evalsvc.db'}", migrate=False).close()
     assert "no token exists, so anyone on this machine can use" in evalsvc(f"tokens list --data-dir {tmp_path}").out
+
+
+def test_a_forgotten_url_makes_no_second_database_in_a_data_folder(evalsvc: Shell, tmp_path: Path) -> None:
+    """A token in it would be refused by the service, and a backup of it would have none of the results."""
+    write_owner(tmp_path, "b" * 32, "postgresql+psycopg://evalsvc:secret@db.example/evalsvc")
+    named = "data folder of postgresql+psycopg://evalsvc:***@db.example/evalsvc: give the URL of that database with"
+    for words in ("tokens create ci", "tokens list", "backup b.tar"):
+        refused = evalsvc(f"{words} --data-dir {tmp_path}")
+        assert (refused.code, named in refused.err) == (2, True), refused.err
+    assert not (tmp_path / "evalsvc.db").exists()
+    copy_migrated(tmp_path / "evalsvc.db")
+    for words in ("tokens create ci --new", "tokens create ci", "backup b.tar"):
+        refused = evalsvc(f"{words} --data-dir {tmp_path}")
+        assert (refused.code, "has the artifacts of another database" in refused.err) == (2, True), refused.err
+    assert not (tmp_path / "b.tar").exists()
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from migrated import add_migration
 from posts_and_results import act, ask
 
 from evalsvc.access_tokens import hash_token
+from evalsvc.config import Settings
 from evalsvc.errors import (
     Conflict,
     DatabaseUnusable,
@@ -30,7 +31,7 @@ from evalsvc.errors import (
 from evalsvc.installation import pip_install
 from evalsvc.store import session as session_module
 from evalsvc.store.lock import CoordinatorLock
-from evalsvc.store.session import POOL, Store, alembic_config, open_store, require_database
+from evalsvc.store.session import POOL, Store, alembic_config, open_known, open_store
 from evalsvc.store.tables import Run, Token
 from evalsvc.store.tokens import all_tokens, create_token, has_tokens, note_use, revoke_token
 
@@ -133,7 +134,7 @@ def test_no_reader_of_the_address_shows_its_password() -> None:
     """`tokens list` and `backup` ended in a traceback, whose last line was the password."""
     words = r"--database-url \(EVALSVC_DATABASE_URL\) .* write %40 for @"
     for url in ("hunter2", *(f"postgresql+psycopg://{rest}" for rest in ESCAPES.split())):
-        for use in (Store, CoordinatorLock, require_database):
+        for use in (Store, CoordinatorLock, lambda url: open_known(Settings(database_url=url))):
             with pytest.raises(DatabaseUnusable, match=words) as error:
                 use(url)
             assert "ter2" not in error.value.message
