@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import signal
 import socket
 import ssl
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -51,6 +53,10 @@ KEEP_ALIVE_SECONDS = 75
 uvicorn's default of 5 s, many clients that poll every few seconds would get such errors."""
 
 
+RENEWAL_TICKS = 20
+"""Tenths of a second between two looks at the certificate's file."""
+
+
 @dataclass(frozen=True)
 class Started:
     url: str
@@ -70,7 +76,8 @@ def serve(
 
     `new_data_folder` lets a database with runs claim an empty data folder, in place of a lost one.
     """
-    check_certificate(settings)
+    if settings.https_cert:
+        check_certificate(settings.https_cert)
     _ = settings.trusted_networks  # raises for what is neither an address nor a network
     if not settings.scheduler and not settings.read_only:
         check_devices(device_list(settings.devices))
@@ -151,8 +158,8 @@ def check_address(settings: Settings, has_tokens: bool, insecure: bool) -> None:
         )
     if has_tokens and not settings.https_cert:
         log.warning(
-            "clients send tokens to %s unencrypted, so that the network can read them; give --https-cert and "
-            "--https-key, or run an https proxy in front of 127.0.0.1",
+            "clients send tokens to %s unencrypted, so that the network can read them; give --https-cert, "
+            "or run an https proxy in front of 127.0.0.1",
             settings.host,
         )
 
@@ -171,11 +178,8 @@ def warn_of_roots(settings: Settings, has_tokens: bool) -> None:
                 log.warning("evaluations with suite %r will fail: %s", name, problem)
 
 
-def check_certificate(settings: Settings) -> None:
-    """Raise InvalidRequest unless the file for https, if given, is a certificate with its key."""
-    file = settings.https_cert
-    if not file:
-        return
+def check_certificate(file: str) -> None:
+    """Raise InvalidRequest unless the file for https is a certificate with its key."""
     if not os.access(file, os.R_OK) or not Path(file).is_file():
         raise InvalidRequest(f"--https-cert {file}: the file does not exist or cannot be read; name a readable file")
     try:
@@ -209,7 +213,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """A server that calls `on_started` once the service answers.
+    """A server that calls `on_started` once the service answers, and reads a certificate that is renewed.
 
     After the first signal, the coordinator drains while the server still answers. After the second signal, the process
     exits immediately; running shards are run again later.
@@ -221,6 +225,7 @@ class _Server(uvicorn.Server):
         self._on_started = on_started
         self._asked_to_end = False
         self._drained_by = 0.0
+        self._certificate: tuple[int, int] | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._asked_to_end:
@@ -228,9 +233,24 @@ class _Server(uvicorn.Server):
         self._asked_to_end = True
 
     async def on_tick(self, counter: int) -> bool:
+        if counter % RENEWAL_TICKS == 0 and self.config.ssl is not None:
+            self._read_certificate(self.config.ssl)
         if self._asked_to_end and not self.should_exit:
             self.should_exit = self._is_drained()
         return await super().on_tick(counter)
+
+    def _read_certificate(self, context: ssl.SSLContext) -> None:
+        """Let new connections use the certificate that is in the file now; one that cannot be used changes nothing."""
+        file = str(self.config.ssl_certfile)
+        try:
+            status = os.stat(file)
+            found, self._certificate = self._certificate, (status.st_mtime_ns, status.st_ino)
+            if found not in (None, self._certificate):
+                check_certificate(file)
+                context.load_cert_chain(file)
+                log.info("the certificate of %s is renewed", file)
+        except (EvalsvcError, OSError) as error:
+            log.warning("the renewed certificate is not used, and the one before is still shown: %s", error)
 
     def _is_drained(self) -> bool:
         state: State = self._app.state.state
@@ -242,6 +262,9 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        hang_up = signal.getsignal(signal.SIGHUP)  # ignored under `nohup`
+        if hang_up is not signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGHUP, self.handle_exit)  # a closed terminal, and managers that reload a service
         if self.started:
             self._on_started()
 

@@ -37,6 +37,12 @@ STEADY = 60.0
 DRAIN_INTERVAL = 1.0
 
 
+def end_signals() -> list[signal.Signals]:
+    """Return the signals that end a process of the cluster: SIGHUP too, unless it is ignored as under `nohup`."""
+    ignores = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [signal.SIGTERM, signal.SIGINT, *([] if ignores else [signal.SIGHUP])]
+
+
 class Backoff:
     def __init__(self) -> None:
         self._wait = FIRST_WAIT
@@ -82,7 +88,7 @@ class Supervisor:
 
     async def run(self) -> None:
         """Run until a signal arrives and all workers have ended."""
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in end_signals():
             asyncio.get_running_loop().add_signal_handler(number, self._signal, number)
         serving = {index: asyncio.ensure_future(self._serve(index)) for index in range(len(self._devices))}
         stopping = asyncio.ensure_future(self._stopping.wait())
@@ -163,7 +169,7 @@ def _require_free(host: str, port: int) -> None:
 async def _serve(security: Security, host: str, port: int, announce: Callable[[str], None]) -> None:
     scheduler = await Scheduler(host=host, port=port, protocol="tls://", security=security, **NO_DASHBOARD)
     ended = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in end_signals():
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
     announce(scheduler.address)
     await ended.wait()

@@ -1,14 +1,17 @@
 """What is found before anything is started."""
 
 import asyncio
+import signal
 import socket
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import serialization
 from http_pages import make_pair
+from machines import wait_for
 from service_process import ServiceProcess
 
 from evalsvc.api.server import check_address, check_certificate, listen, server_config, warn_of_roots
@@ -88,8 +91,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 def test_certificates_are_looked_at_before_anything_starts(certificate: tuple[str, str]) -> None:
     folder = Path(certificate[0]).parent
-    check_certificate(Settings())
-    check_certificate(Settings(https_cert=certificate[1]))
+    check_certificate(certificate[1])
     key = serialization.load_pem_private_key((folder / "key.pem").read_bytes(), None)
     form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8)
     locked = key.private_bytes(*form, serialization.BestAvailableEncryption(b"password"))
@@ -102,13 +104,14 @@ def test_certificates_are_looked_at_before_anything_starts(certificate: tuple[st
     }
     for name, words in wrong.items():
         with pytest.raises(InvalidRequest, match=words) as error:
-            check_certificate(Settings(https_cert=str(folder / name)))
+            check_certificate(str(folder / name))
         assert "PRIVATE" not in error.value.message
 
 
 @pytest.mark.usefixtures("child_process")
 def test_a_service_by_https(certificate: tuple[str, str], tmp_path: Path) -> None:
-    """As it is started, with a token, reached by the client that trusts its certificate and by no other."""
+    """As it is started, with a token, reached by the client that trusts its certificate and by no other, and by those
+    that trust the next certificate once that is in the file."""
     cert, pair = certificate
     store = open_store(f"sqlite:///{tmp_path / 'evalsvc.db'}", migrate=False)
     with store.transaction() as session:
@@ -123,8 +126,24 @@ def test_a_service_by_https(certificate: tuple[str, str], tmp_path: Path) -> Non
             client.runs()
         with Client(service.url, ca=cert) as client, pytest.raises(Unauthorized, match="this service needs a token"):
             client.runs()
+        Path(pair).write_text("a renewal that was cut off")
+        wait_for(lambda: "the one before is still shown" in service.log.read_text(), "the broken file is seen")
+        with Client(service.url, token=token, ca=cert) as client:
+            assert client.runs() == []
+        renewed = make_pair(tmp_path / "renewed")
+        Path(pair).write_bytes(renewed.cert.read_bytes() + renewed.key.read_bytes())
+
+        def trusts_the_next() -> bool:
+            with Client(service.url, token=token, ca=str(renewed.cert)) as client, suppress(ServiceUnreachable):
+                return client.runs() == []
+            return False
+
+        wait_for(trusts_the_next, "the renewed certificate is shown")
         assert token not in service.log.read_text()
         assert "EVALSVC_ROOTS IS NOT SET" in service.log.read_text()
+        assert service.process is not None
+        service.process.send_signal(signal.SIGHUP)  # as a closed terminal
+        assert service.process.wait(timeout=60) == 0
     finally:
         service.stop()
     assert stat.S_IMODE((tmp_path / "evalsvc.db").stat().st_mode) == 0o600

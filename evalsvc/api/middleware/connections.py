@@ -96,7 +96,7 @@ class TimeoutProtocol(H11Protocol):
                 TimeoutProtocol._warned_at = time.monotonic()
                 log.warning(
                     "a client at %s speaks https, and the service listens by http; give the client an address that "
-                    "begins with http://, or start the service with --https-cert and --https-key",
+                    "begins with http://, or start the service with --https-cert",
                     self.client[0] if self.client else "an unknown address",
                 )
             self.send_400_response("The service listens by http, not by https.")
