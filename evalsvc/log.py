@@ -10,15 +10,17 @@ import json
 import logging
 import re
 import sys
+import threading
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from types import MappingProxyType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 from evalsvc.access_tokens import TOKEN
+from evalsvc.config import writes_to_journal
 from evalsvc.errors import InvalidRequest, UnknownName
 from evalsvc.spec.visible_text import visible_line
 
@@ -63,6 +65,12 @@ def configure_logs(form: str, level: str) -> None:
             raise InvalidRequest(f"{setting} is {value!r}; {UnknownName.among('choice', value, known).message}")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if form.lower() == "json" else TextLines())
+    handler.addFilter(_tame)
+    if form.lower() == "json":  # nothing else writes lines
+        logging.captureWarnings(True)
+        sys.excepthook = _log_uncaught
+        threading.excepthook = lambda found: _log_uncaught(found.exc_type, found.exc_value, found.exc_traceback)
+    adopt_dask()
     root = logging.getLogger()
     for old in [item for item in root.handlers if isinstance(item.formatter, _Lines)]:
         root.removeHandler(old)
@@ -72,7 +80,55 @@ def configure_logs(form: str, level: str) -> None:
     logging.getLogger("evalsvc").setLevel(level.upper())
 
 
+def adopt_dask() -> None:
+    """Have the loggers of Dask write by the process's own handler. Dask gives them others when it is imported."""
+    for name in list(logging.root.manager.loggerDict):
+        if name.partition(".")[0] == "distributed":
+            logging.getLogger(name).handlers.clear()
+            logging.getLogger(name).propagate = True
+
+
+def _tame(record: logging.LogRecord) -> bool:
+    """Lower the level of Dask's errors, which the service recovers from, and name those without a message."""
+    if record.name.partition(".")[0] != "distributed" or record.levelno <= logging.WARNING:
+        return True
+    record.levelno, record.levelname = logging.WARNING, "WARNING"
+    if not record.getMessage().strip():
+        record.msg, record.args = "an operation of Dask failed, and is repeated where it matters", None
+    return logging.getLogger().level <= logging.WARNING
+
+
+def _log_uncaught(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt) or error is None:
+        sys.__excepthook__(kind, error or kind(), trace)
+    else:
+        logging.getLogger("evalsvc").error("an error was not handled", exc_info=(kind, error, trace))
+
+
+def log_line(message: str, level: int = logging.INFO) -> str | None:
+    """Return a line of the process's log in JSON; None if the process does not log in JSON."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler.formatter, JsonLines):
+            return handler.formatter.format(logging.LogRecord("evalsvc", level, "", 0, message, (), None))
+    return None
+
+
+PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
+"""Priorities of the system's log by level."""
+
+
 class _Lines(logging.Formatter):
+    """The common part of both formats: time, level, and fields; and the priority before each line for the journal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._for_journal = writes_to_journal()
+
+    def with_priority(self, record: logging.LogRecord, text: str) -> str:
+        if not self._for_journal:
+            return text
+        return "\n".join(f"<{PRIORITIES.get(record.levelno, 6)}>{line}" for line in text.split("\n"))
+
     def fields(self, record: logging.LogRecord) -> dict[str, Any]:
         """Return the fields of the context, of an attempt named in the message, and of the record itself."""
         return {**_about.get(), **ids_in(record.getMessage()), **getattr(record, "fields", {})}
@@ -94,7 +150,8 @@ class TextLines(_Lines):
         fields = "".join(f" {name}={_word(value)}" for name, value in self.fields(record).items())
         message = visible_line(without_secrets(record.getMessage()))
         line = f"{self.time(record)} {record.levelname} {record.name}{fields}: {message}"
-        return line + "".join(f"\n    {visible_line(part)}" for part in self.trace(record).splitlines())
+        below = "".join(f"\n    {visible_line(part)}" for part in self.trace(record).splitlines())
+        return self.with_priority(record, line + below)
 
 
 class JsonLines(_Lines):
@@ -108,7 +165,7 @@ class JsonLines(_Lines):
         for name, value in document.items():
             if not isinstance(value, int | float | bool | None):
                 document[name] = without_secrets(str(value))
-        return json.dumps(document)
+        return self.with_priority(record, json.dumps(document))
 
 
 def without_secrets(text: str) -> str:

@@ -4,9 +4,11 @@ import asyncio
 import io
 import json
 import logging
+import os
 import re
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -38,7 +40,10 @@ def logging_as(monkeypatch: pytest.MonkeyPatch) -> Iterator[Configure]:
         configure_logs(form, level)
         return stream
 
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
     yield begin
+    logging.captureWarnings(False)
     root.handlers[:] = before[0]
     root.setLevel(before[1])
     package.setLevel(before[2])
@@ -67,6 +72,35 @@ def test_a_line_for_people(logging_as: Configure) -> None:
         log.warning("no run is named %s", "x\n2026 ERROR evalsvc: all is lost\x1b[2J")
     begin, end = r'\S+Z WARNING evalsvc\.test evaluation=1 worker="two words": ', r"\\x1b\[2J\n"
     assert re.fullmatch(begin + r"no run is named x\\x0a2026 ERROR evalsvc: all is lost" + end, stream.getvalue())
+
+
+def test_what_libraries_and_interpreters_write_are_lines_too(logging_as: Configure) -> None:
+    """Dask logs what it repeats as an error, some of it without a message, and by handlers of its own."""
+    dask = logging.getLogger("distributed.test")
+    dask.addHandler(logging.StreamHandler(sys.stderr))
+    dask.propagate = False
+    stream = logging_as()
+    dask.error("")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn("soon gone", stacklevel=1)
+    thread = threading.Thread(target=lambda: int("many"))
+    thread.start()
+    thread.join()
+    sys.excepthook(ValueError, ValueError("last"), None)
+    said = [(line["level"], line["logger"]) for line in lines(stream)]
+    assert said == [("warning", "distributed.test"), ("warning", "py.warnings"), *[("error", "evalsvc")] * 2]
+    assert lines(stream)[0]["message"].startswith("an operation of Dask failed")
+    assert "invalid literal for int()" in lines(stream)[2]["trace"]
+
+
+def test_lines_for_the_journal_have_priorities(logging_as: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    status = os.fstat(2)
+    monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+    stream = logging_as("text")
+    log.warning("look if it comes again")
+    log.info("all goes well")
+    assert [line[:3] for line in stream.getvalue().splitlines()] == ["<4>", "<6>"]
 
 
 def test_threads_and_contexts_are_apart(logging_as: Configure) -> None:
@@ -222,8 +256,7 @@ def test_a_service_and_its_workers(tmp_path: Path, weights: Path, monkeypatch: p
         service.put_suite("broken", {"kind": "loss", "data": "/nowhere.jsonl"})
         (evaluation,) = service.post("run-a", 1, weights, ["broken"])
         assert service.wait(evaluation)["state"] == "failed"
-    texts = service.log.read_text().splitlines()
-    found = [json.loads(line) for line in texts if not line.startswith("evalsvc listens")]
+    found = [json.loads(line) for line in service.log.read_text().splitlines()]
     ours = [line for line in found if line.get("evaluation") == evaluation]
     assert all({"shard", "attempt"} <= set(line) for line in ours)
     said = {line["logger"] for line in ours}

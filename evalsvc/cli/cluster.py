@@ -9,7 +9,7 @@ import typer
 from typer import Argument, Option
 
 from evalsvc.cli.options import Devices, Threads, Tls
-from evalsvc.cli.terminal import say
+from evalsvc.cli.terminal import announce, say
 from evalsvc.cluster.certificates import write_certificates
 from evalsvc.cluster.supervisor import run_scheduler, run_workers
 from evalsvc.config import Settings, drop_secrets
@@ -32,7 +32,7 @@ def worker(
     settings = Settings.load(tls=tls, devices=devices, threads=threads)
     drop_secrets()
     configure_logs(settings.log_format, settings.log_level)
-    raise typer.Exit(run_workers(settings, scheduler, say))
+    raise typer.Exit(run_workers(settings, scheduler, announce))
 
 
 @commands.command()
@@ -49,7 +49,7 @@ def scheduler(
     settings = Settings.load(tls=tls)
     drop_secrets()
     configure_logs(settings.log_format, settings.log_level)
-    run_scheduler(settings, host, port, lambda address: say(f"evalsvc scheduler listens on {address}"))
+    run_scheduler(settings, host, port, lambda address: announce(f"evalsvc scheduler listens on {address}"))
 
 
 @commands.command()

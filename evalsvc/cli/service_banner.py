@@ -8,7 +8,7 @@ from functools import partial
 
 from evalsvc.api.middleware.browsers import is_loopback
 from evalsvc.api.server import Started, serve
-from evalsvc.cli.terminal import say
+from evalsvc.cli.terminal import announce
 from evalsvc.cluster.devices import device_list
 from evalsvc.config import Settings, shown_url
 
@@ -19,11 +19,11 @@ WIDTH = 80
 def serve_announced(settings: Settings, *, migrate: bool, insecure: bool, new_data_folder: bool) -> None:
     """Serve until the process is stopped, and say so when the service answers."""
 
-    def announce(started: Started) -> None:
+    def describe(started: Started) -> None:
         # One write: a program that reads only the address may then close the pipe.
-        say("\n".join(describe_service(settings, started)))
+        announce("\n".join(describe_service(settings, started)))
 
-    serve(settings, announce, migrate=migrate, insecure=insecure, new_data_folder=new_data_folder)
+    serve(settings, describe, migrate=migrate, insecure=insecure, new_data_folder=new_data_folder)
 
 
 def describe_service(settings: Settings, started: Started) -> list[str]:

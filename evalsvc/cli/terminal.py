@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shutil
 import sys
@@ -16,6 +17,7 @@ from rich.text import Text
 from evalsvc.cli.wording import in_options
 from evalsvc.errors import InvalidRequest
 from evalsvc.files.csv_cells import csv_text
+from evalsvc.log import log_line
 from evalsvc.spec.visible_text import visible, visible_line
 
 PIPE, SCREEN = 120, 40
@@ -211,9 +213,17 @@ def say_json(document: object) -> None:
     print(json.dumps(document, indent=2).replace("\x7f", "\\u007f"), flush=True)
 
 
+def announce(text: str) -> None:
+    """Print what a service does, as a line of its log if the log is JSON."""
+    say(log_line(text) or text)
+
+
 def complain(message: str) -> None:
     """Print an error on stderr, with options and commands in place of a service's fields and routes."""
-    warn(in_options(message), ("error:", "bold red"))
+    if (line := log_line(in_options(message), logging.ERROR)) is not None:
+        say(line, err=True)
+    else:
+        warn(in_options(message), ("error:", "bold red"))
 
 
 def warn(message: str, label: tuple[str, str] = ("warning:", "bold yellow")) -> None:

@@ -14,6 +14,7 @@ from distributed import Security
 from evalsvc.cluster.certificates import CA, CERT, KEY
 from evalsvc.config import Settings, thread_waits
 from evalsvc.errors import DataDirectoryUnusable, InvalidRequest, os_reason
+from evalsvc.log import adopt_dask
 
 WIDGETS_ONLY = "1h"
 """Time between two inventories of the workers, which Dask makes for its widgets in notebooks; by default every second
@@ -58,6 +59,7 @@ def configure(settings: Settings, scratch: Path, processes: int = 1) -> None:
     warnings.filterwarnings("ignore", "Couldn't detect a suitable IP address", RuntimeWarning)
     # Dask reads its own setting when it is imported, which was before.
     logging.getLogger("distributed").setLevel(logging.ERROR)
+    adopt_dask()
     threads = str(settings.worker_threads(processes))
     environment = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
     environment |= thread_waits()

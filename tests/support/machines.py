@@ -94,7 +94,7 @@ class Machines:
     def start_scheduler(self) -> Command:
         listen = ["scheduler", "--host", self.host, "--port", str(self.port), *self.options]
         self.scheduler = self._start("scheduler", listen, self.prefix)
-        self.scheduler.wait_for_text(r"listens on (tls://\S+)")
+        self.scheduler.wait_for_text(r"listens on (tls://[^\s\"]+)")
         return self.scheduler
 
     def start_worker(self, *options: str, prefix: Sequence[str] = (), wait: bool = True) -> Command:

@@ -41,7 +41,7 @@ class ServiceProcess:
 
         def address() -> re.Match[str] | None:
             assert process.poll() is None, self.log.read_text()
-            return re.search(r"listens on (https?://\S+)", self.log.read_text())
+            return re.search(r"listens on (https?://[^\s\"]+)", self.log.read_text())
 
         self.url = wait_for(address, f"the service listens, as {self.log} says")[1]
         return self
