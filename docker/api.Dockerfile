@@ -8,15 +8,19 @@ ARG EXTRAS=postgresql,dashboard,s3,gs,hf
 RUN python3 -P -m venv /opt/tools && python3 -P -m venv --without-pip /opt/evalsvc
 WORKDIR /src
 # The dependencies first and alone: a change to the code does not install them again.
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE constraints.txt ./
 COPY evalsvc/__init__.py evalsvc/
 RUN mkdir migrations \
-    && /opt/tools/bin/pip --python /opt/evalsvc/bin/python install --no-cache-dir ".[${EXTRAS}]" \
-    && /opt/tools/bin/pip --python /opt/evalsvc/bin/python uninstall --yes evalsvc
+    && /opt/tools/bin/pip --python /opt/evalsvc/bin/python install --no-cache-dir \
+        --constraint constraints.txt ".[${EXTRAS}]" \
+    && /opt/tools/bin/pip --python /opt/evalsvc/bin/python uninstall --yes evalsvc \
+    && find /opt/evalsvc -type d -name tests -prune -exec rm -r {} +
+ARG REVISION=
 COPY migrations migrations
 COPY evalsvc evalsvc
 # The weights of the bundled runs and of the golden cases are for workers.
 RUN rm -r evalsvc/miniature/runs/*/checkpoints evalsvc/verify/golden \
+    && echo "${REVISION}" > evalsvc/COMMIT \
     && /opt/tools/bin/pip wheel --no-cache-dir --no-deps --wheel-dir /wheel .
 
 FROM ${BASE_IMAGE}

@@ -12,17 +12,20 @@ ARG OPEN_LM=
 RUN python3 -P -m venv /opt/evalsvc
 WORKDIR /src
 # The dependencies first and alone: a change to the code does not install them again.
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE constraints.txt ./
 COPY evalsvc/__init__.py evalsvc/
 RUN mkdir migrations \
-    && /opt/evalsvc/bin/pip install --no-cache-dir \
+    && /opt/evalsvc/bin/pip install --no-cache-dir --constraint constraints.txt \
         ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} ".[${EXTRAS}]" \
-    && /opt/evalsvc/bin/pip uninstall --yes evalsvc
+    && /opt/evalsvc/bin/pip uninstall --yes evalsvc \
+    && find /opt/evalsvc -type d -name tests -prune -exec rm -r {} +
 # open_lm is on no package index, and what it requires pins old versions of other packages.
 RUN if [ -n "$OPEN_LM" ]; then /opt/evalsvc/bin/pip install --no-cache-dir --no-deps "xformers>=0.0.30" "$OPEN_LM"; fi
+ARG REVISION=
 COPY migrations migrations
 COPY evalsvc evalsvc
-RUN /opt/evalsvc/bin/pip wheel --no-cache-dir --no-deps --wheel-dir /wheel .
+RUN echo "${REVISION}" > evalsvc/COMMIT \
+    && /opt/evalsvc/bin/pip wheel --no-cache-dir --no-deps --wheel-dir /wheel .
 
 FROM ${BASE_IMAGE}
 ARG REVISION=unknown

@@ -74,7 +74,7 @@ def variables(container: Object, objects: list[Object]) -> dict[str, str]:
     maps = named(objects, "ConfigMap")
     shared = [maps[source["configMapRef"]["name"]]["data"] for source in container.get("envFrom", [])]
     return {name: text for data in shared for name, text in data.items()} | {
-        item["name"]: item["value"] for item in container.get("env", [])
+        item["name"]: item.get("value", "") for item in container.get("env", [])
     }
 
 
@@ -147,6 +147,13 @@ def test_addresses_ports_probes_and_devices(objects: list[Object], overlay: str)
             devices = variables(container, objects)["EVALSVC_DEVICES"]
             gpus = container["resources"]["limits"].get("nvidia.com/gpu")
             assert (devices, gpus) == (("cpu", None) if overlay == "cpu" else ("all", 1))
+            assert container["image"].startswith("evalsvc-worker-cpu" if overlay == "cpu" else "")
+            [threads] = [item["valueFrom"] for item in container["env"] if item["name"] == "EVALSVC_THREADS"]
+            assert threads == {"resourceFieldRef": {"containerName": "worker", "resource": "requests.cpu"}}
+            assert ("tolerations" in pods(objects)["evalsvc-worker"]["spec"]) == (overlay != "cpu")
+    [budget] = named(objects, "PodDisruptionBudget").values()
+    worker = pods(objects)["evalsvc-worker"]["metadata"]["labels"]
+    assert budget["spec"]["selector"]["matchLabels"].items() <= worker.items()
 
 
 def test_a_pod_has_the_time_that_its_end_takes(objects: list[Object]) -> None:
@@ -190,6 +197,7 @@ def test_the_first_token_is_made_once(
 
 SYSTEMD = ROOT / "docker" / "systemd"
 UNITS = sorted(path.name for path in SYSTEMD.glob("*.service"))
+PARTS = [name for name in UNITS if name != "evalsvc-backup.service"]
 PROGRAM = "/opt/evalsvc/bin/evalsvc"
 
 
@@ -202,7 +210,9 @@ def units(tmp_path: Path) -> Path:
         (folder / name).write_text((SYSTEMD / name).read_text().replace(PROGRAM, str(shutil.which("true"))))
     drop_in = folder / "evalsvc-serve.service.d"
     drop_in.mkdir()
-    shutil.copy(SYSTEMD / "postgresql.conf", drop_in)
+    for name in ("postgresql.conf", "https.conf"):
+        shutil.copy(SYSTEMD / name, drop_in)
+    shutil.copy(SYSTEMD / "evalsvc-backup.timer", folder)
     return folder
 
 
@@ -226,7 +236,7 @@ def environment(name: str) -> dict[str, str]:
 def test_units_are_units_and_confined(child_process: None, units: Path, name: str) -> None:
     """On a machine that systemd does not run, it warns of that, too."""
     analyze = find_program("systemd-analyze", "Debian's package systemd")
-    said = output_of(analyze, "verify", "--man=no", *sorted(units.glob("*.service")))
+    said = output_of(analyze, "verify", "--man=no", units / "evalsvc-backup.timer", *units.glob("*.service"))
     assert [line for line in said.splitlines() if str(units) in line or ".service" in line] == []
     limit = "--threshold=20"  # 2.0 of 10; a unit without any sandbox has 9.6
     output_of(analyze, "security", "--offline=true", "--no-pager", limit, units / name)
@@ -250,11 +260,11 @@ def test_commands_exist(name: str) -> None:
     check_command([re.sub(r"\$\{(\w+)\}", lambda found: environment(name)[found[1]], word) for word in words])
 
 
-@pytest.mark.parametrize("name", [*UNITS, "postgresql.conf"])
+@pytest.mark.parametrize("name", [*PARTS, "postgresql.conf", "https.conf"])
 def test_settings_exist_and_credentials_that_are_named_are_loaded(name: str) -> None:
     loaded = {line.partition(":")[0] for line in values(name, "LoadCredential")}
     named = {CA, CERT, KEY} if environment(name).get("EVALSVC_TLS") == "%d" else set()
-    named |= {value.removeprefix("@%d/") for value in environment(name).values() if value.startswith("@%d/")}
+    named |= {value.partition("%d/")[2] for value in environment(name).values() if "%d/" in value}
     assert named == loaded != set()
     given = {variable for variable in environment(name) if variable.startswith("EVALSVC_")}
     assert set() != given <= {variable for variable, _, _ in setting_help()}
@@ -269,7 +279,8 @@ def test_a_worker_is_another_user_with_a_folder_of_its_own() -> None:
     assert set(made) == {
         item for name in UNITS for key in ("User", "SupplementaryGroups") for item in values(name, key)
     }
-    assert len({user for name in UNITS for user in values(name, "User")}) == len(UNITS), "so is the scheduler"
+    assert len({user for name in PARTS for user in values(name, "User")}) == len(PARTS), "so is the scheduler"
+    assert values("evalsvc-backup.service", "User") == values("evalsvc-serve.service", "User")
     folder = environment("evalsvc-serve.service")["EVALSVC_DATA_DIR"]
     assert environment("evalsvc-worker.service")["EVALSVC_DATA_DIR"] == folder, "spooled files have one path"
     assert f"/var/lib/evalsvc-worker:{folder}" in values("evalsvc-worker.service", "BindPaths")

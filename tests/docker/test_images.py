@@ -74,7 +74,8 @@ def services(folder: Path, images: dict[str, Image], database: str, runs: Path) 
     secrets.mkdir(mode=0o700)
     url = address.update_query_dict({"host": "/run/postgresql"}).set(drivername="postgresql")
     (secrets / "database_url").write_text(url.render_as_string(hide_password=False))
-    document = resolved(DOCKER / "compose.yaml", "gpu", "client", CHECKPOINTS=str(runs), EVALSVC_DEVICES="cpu")
+    variables = {"CHECKPOINTS": str(runs), "EVALSVC_DEVICES": "cpu", "EVALSVC_UPLOAD_BYTES": "1000000000"}
+    document = resolved(DOCKER / "compose.yaml", "gpu", "client", **variables)
     document["secrets"]["database_url"]["file"] = str(secrets / "database_url")
     name = ".s.PGSQL.5432"
     with closing(Stack(folder, document, images, {f"/run/postgresql/{name}": str(socket_folder / name)})) as stack:
@@ -84,7 +85,7 @@ def services(folder: Path, images: dict[str, Image], database: str, runs: Path) 
 def test_the_service_runs_from_its_image(api_image: Image, empty_postgresql: str, tmp_path: Path) -> None:
     """With certificates and a token that it makes, on a read-only root; workers join it from another machine."""
     runs = tmp_path / "runs"
-    runs.mkdir()
+    shutil.copytree(MINIATURE / "runs" / "pretrained", runs)
     with services(tmp_path / "stack", {"evalsvc-api": api_image}, empty_postgresql, runs) as stack:
         stack.up("api")
         stack.wait_until_healthy("api")
@@ -93,6 +94,9 @@ def test_the_service_runs_from_its_image(api_image: Image, empty_postgresql: str
             wait_for(lambda: ready(stack)[0] == 200, f"the service is ready; last: {ready(stack)}")
             assert ready(stack) == [200, {"status": "ok"}], "without a token no more is said"
             stack.run("client", "status")
+            stack.run("client", "submit", "uploaded", "1", "/runs/checkpoints/epoch_1.pt", "--upload")
+            [kept] = stack.volume("spool").glob("*/upload:*")
+            assert kept.read_bytes() == (runs / "checkpoints" / "epoch_1.pt").read_bytes()
         process = dict(line.split(":\t", 1) for line in stack.shell("api", "cat /proc/1/status").splitlines())
         assert process["Uid"].split() == process["Gid"].split() == 4 * [str(USER)]
         assert {int(process[name], 16) for name in ("CapPrm", "CapEff", "CapBnd", "CapAmb")} == {0}
@@ -194,7 +198,7 @@ FILES = {"compose.yaml": ("gpu", "client"), "compose.cpu.yaml": ("demo",)}
 
 @pytest.fixture(params=FILES)
 def composed(request: pytest.FixtureRequest, compose: str) -> dict[str, Any]:
-    return resolved(DOCKER / request.param, *FILES[request.param])["services"]
+    return resolved(DOCKER / request.param, *FILES[request.param], CHECKPOINTS="/mnt/runs")["services"]
 
 
 def test_no_service_may_more_than_it_needs(composed: dict[str, Any]) -> None:
@@ -249,4 +253,4 @@ def test_nothing_of_the_checkout_but_the_package_reaches_a_build() -> None:
     lines = [line for line in patterns if line and not line.startswith("#")]
     assert lines[0] == "*"
     sent = {line.removeprefix("!") for line in lines if line.startswith("!")}
-    assert sent == {"LICENSE", "README.md", "evalsvc", "migrations", "pyproject.toml"}
+    assert sent == {"LICENSE", "README.md", "constraints.txt", "evalsvc", "migrations", "pyproject.toml"}

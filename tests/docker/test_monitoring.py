@@ -84,6 +84,7 @@ SITUATIONS: dict[str, tuple[Series, Mapping[int, str]]] = {
     "the coordinator stopped": ({"evalsvc_coordinator_up": "1x99 0x500"}, {101: "", 103: "CoordinatorDown"}),
     "a worker is replaced": ({WORKERS: "4x99 0x5 4x400"}, {105: "", 120: ""}),
     "no workers, nothing waits": ({WORKERS: "4x99 0x500", QUEUED: "0x600"}, {105: "", 111: "NoWorkers"}),
+    "a worker does not come back": ({WORKERS: "4x99 3x500"}, {150: "", 165: "WorkersMissing", 470: ""}),
     "a service that only reads": ({WORKERS: "_", "evalsvc_coordinator_up": "_"}, {130: ""}),
     "nothing evaluated for an hour": ({SUCCEEDED: "0+1x99 99x500"}, {100: "", 160: "", 166: "NothingEvaluated"}),
     "an idle hour ends": ({SUCCEEDED: "5x600", QUEUED: "0x300 3x299"}, {310: "", 360: "", 367: "NothingEvaluated"}),
