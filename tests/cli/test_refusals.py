@@ -39,6 +39,11 @@ REFUSED = [
     ("sumbit", "Did you mean 'submit'"),
     ("--verbose metrics", "evalsvc --version --verbose"),
     ("worker tcp://127.0.0.1:8786", "must begin with tls://"),
+    ("worker tls://127.0.0.1:8786", "an existing scheduler needs TLS; set --tls FOLDER (EVALSVC_TLS)"),
+    (
+        "worker tls://127.0.0.1:8786 --tls .",
+        "--tls . (EVALSVC_TLS): there is no ca.pem, cert.pem, key.pem",
+    ),
     ("serve --host 0.0.0.0 --port 0", "which has no tokens; create a token first"),
     ("serve --port 0 --suites nowhere", "does not exist; create it or change --suites"),
     ("assets pull inception movqgan-67M --from a.pt", "holds one asset, and 2 assets are named; name one asset"),

@@ -41,7 +41,7 @@ def samples(app: App, brightness: Sequence[int]) -> list[KeptArtifact]:
 
 
 @pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+def app(many_cases: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
     with app_in_process(tmp_path_factory.mktemp("images") / "data") as app:
         store(app, 100, samples(app, [0, 0, 0, 0]))
         store(app, 200, samples(app, [51, 255, 0, 102]))

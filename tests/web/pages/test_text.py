@@ -22,7 +22,7 @@ from evalsvc.web.pages.text import MAX_FLIPS, MAX_ROWS, MAX_TEXT, MAX_WORDS, Pie
 
 
 @pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+def app(many_cases: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
     with app_in_process(tmp_path_factory.mktemp("forgetting") / "data") as app:
         yield app
 
