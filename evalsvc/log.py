@@ -81,7 +81,8 @@ def configure_logs(form: str, level: str) -> None:
 
 
 def adopt_dask() -> None:
-    """Have the loggers of Dask write by the process's own handler. Dask gives them others when it is imported."""
+    """Have the loggers of Dask write errors alone, by the process's own handler. Dask sets up others itself."""
+    logging.getLogger("distributed").setLevel(logging.ERROR)
     for name in list(logging.root.manager.loggerDict):
         if name.partition(".")[0] == "distributed":
             logging.getLogger(name).handlers.clear()

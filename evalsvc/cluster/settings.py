@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import stat
 import warnings
@@ -57,8 +56,6 @@ def configure(settings: Settings, scratch: Path, processes: int = 1) -> None:
     starting, and Dask puts the folder first among those that Python imports from."""
     # Without a network, Dask warns that it found no address for a scheduler within this process.
     warnings.filterwarnings("ignore", "Couldn't detect a suitable IP address", RuntimeWarning)
-    # Dask reads its own setting when it is imported, which was before.
-    logging.getLogger("distributed").setLevel(logging.ERROR)
     adopt_dask()
     threads = str(settings.worker_threads(processes))
     environment = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
