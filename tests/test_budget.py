@@ -25,7 +25,7 @@ ROOM_CEILINGS: Mapping[str, tuple[int, int]] = {
     "checkpoints": (2_620, 17),
     "cli": (5_840, 34),
     "client": (1_190, 8),
-    "cluster": (1_260, 8),
+    "cluster": (1_250, 8),
     "compare": (2_490, 13),
     "data": (1_290, 6),
     "decoders": (1_240, 10),
@@ -42,7 +42,7 @@ ROOM_CEILINGS: Mapping[str, tuple[int, int]] = {
     "service": (980, 5),
     "spec": (4_450, 28),
     "store": (5_920, 35),
-    "tasks": (6_470, 36),
+    "tasks": (6_480, 36),
     "verify": (970, 6),
     "watch": (840, 5),
     "web": (3_050, 21),
@@ -51,7 +51,7 @@ ROOM_CEILINGS: Mapping[str, tuple[int, int]] = {
 """The most lines, and files, of each package; those in the root of evalsvc are `.`."""
 
 CEILINGS: Mapping[str, int] = {
-    "lines": 64_300,
+    "lines": 64_280,
     "files": 391,
     "commands": 50,
     "options": 288,

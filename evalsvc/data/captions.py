@@ -1,5 +1,7 @@
 """Captions from COCO annotations, CSV or JSONL: prompts to sample from, and texts of images.
 
+These are texts. They become ids in `tasks.text_to_image.prompts` (prompts) and in `data.tokens` (pairs).
+
 COCO (`.json`): every entry of `annotations` is a caption with the id `image_id:id` and the image whose `file_name` is
 in `images`.
 

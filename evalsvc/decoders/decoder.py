@@ -20,8 +20,8 @@ class ImageDecoder(nn.Module, ABC):
     """Frozen image tokenizer with a finite codebook, whose codes stand for squares of pixels.
 
     A subclass defines how its files are recognised (`targets`, `telltale`), how the network is built, and how pixels
-    and latents [B, C, h, w] relate: `latents`, `nearest`, `lookup` and `render`, which training may use; all other
-    methods have no gradients.
+    and latents [B, C, h, w] relate: `latents`, `nearest`, `lookup` and `render`, which training may use; and what
+    decoding costs: `decode_bytes`, `images_at_once`. All other methods have no gradients.
     """
 
     targets: ClassVar[tuple[str, ...]]

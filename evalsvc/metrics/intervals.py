@@ -1,7 +1,8 @@
 """Intervals that keep their level with few items and with skewed items.
 
 value ± z · stderr misses too often where items are few, since their standard error is uncertain, or skewed. Student's t
-corrects for the first, Hall's transformation for the second. Intervals of single values are in `value_interval`.
+corrects for the first, Hall's transformation for the second. Standard errors come from `ratio` (ratios of sums),
+`shares` (means, shares) and the `Estimate` of an image metric; the interval of a single value is in `value_interval`.
 """
 
 from __future__ import annotations

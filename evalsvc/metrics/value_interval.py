@@ -1,4 +1,5 @@
-"""The interval of a value of a metric: the only place where ends are computed for a single value.
+"""The interval of a value of a metric: the place where ends are computed for a single value, but for the quotient of
+what is retained (`ratio`).
 
 `with_intervals` runs where a task merges its items. The ends are stored with the value, and every table, page, chart
 and client shows the stored ends.

@@ -1,4 +1,8 @@
-"""Prompts of the image task: captions, selected and tokenised once per worker process, file and layout."""
+"""Prompts of the image task: captions, selected and tokenised once per worker process, file and layout.
+
+caption → `TextEncoder` (ids of the tokenizer, with the token before a text) → `VocabularyLayout.prompt` (cut, moved to
+the rows of text in the model's table, and set into the template)
+"""
 
 from __future__ import annotations
 
