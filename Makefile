@@ -1,4 +1,4 @@
-# The words of the house: demo, serve, check, test, test-all, test-long, soak, bench, bench-check, bench-quick, paper,
+# The words of the house: demo, serve, check, test, test-all, test-long, test-begin, soak, bench, bench-check, bench-quick, paper,
 # paper-real, docs, gpu. Each sets up what it needs in .venv.
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,7 +10,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TESTS_AT_ONC
 # Tests start some hundred processes, none of which is to compile the package anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo serve check test test-all test-long soak bench bench-check bench-quick paper paper-real docs gpu clean
+.PHONY: demo serve check test test-all test-long test-begin soak bench bench-check bench-quick paper paper-real docs gpu clean
 
 demo: $(VENV)/demo
 	$(BIN)/evalsvc assets pull inception
@@ -35,6 +35,10 @@ test-all: test
 # All tests: those too that the others leave out for their length, outages of half a minute, ten thousand requests.
 test-long: check
 	TESTS_LONG=1 $(PYTEST) -m "" tests benchmarks/tests
+
+# The long ones for ten seconds each, so that none of them rots.
+test-begin: check
+	$(PYTEST) -m long --begin 10 tests benchmarks/tests
 
 # Random faults for a quarter of an hour: on both databases, with workers of the service's own and with a scheduler.
 soak: $(VENV)/all

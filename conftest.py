@@ -3,7 +3,9 @@ from __future__ import annotations
 import gc
 import multiprocessing.process
 import os
+import signal
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -94,6 +96,50 @@ def pytest_collection_finish() -> None:
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """A process that a test starts without saying so would make the first tier slow again, unseen."""
     with guard.watching(allowed=bool(needs(item) & MAY_START)):
+        return (yield)
+
+
+class Begun(BaseException):
+    """A test has run for the seconds of --begin; no Exception, so that nothing under test catches it."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--begin", type=float, metavar="SECONDS", help="Stop and skip each test after so many seconds.")
+
+
+@contextmanager
+def _begun(item: pytest.Item) -> Iterator[None]:
+    """Stop a part of a test where only its beginning is asked for. SIGALRM is that of pytest-timeout."""
+    seconds = item.config.getoption("--begin")
+    if seconds is None:
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise Begun
+
+    before, main = signal.signal(signal.SIGUSR1, stop), threading.get_ident()
+    timer = threading.Timer(seconds, lambda: signal.pthread_kill(main, signal.SIGUSR1))
+    timer.start()
+    try:
+        yield
+    except Begun:
+        raise pytest.skip.Exception(f"it has begun, and was stopped after {seconds:g} s") from None
+    finally:
+        timer.cancel()
+        timer.join()
+        signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    with _begun(item):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    with _begun(item):
         return (yield)
 
 
