@@ -201,6 +201,7 @@ TESTS_WITH_TORCH = (
     "compare/test_damaged_checkpoint.py",
     "compare/test_text_pages.py",
     "service/test_service.py",
+    "store/queue/test_upgrade.py",
 )
 """Among those: they evaluate checkpoints, or ask what does."""
 
