@@ -99,10 +99,6 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         return (yield)
 
 
-class Begun(BaseException):
-    """A test has run for the seconds of --begin; no Exception, so that nothing under test catches it."""
-
-
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--begin", type=float, metavar="SECONDS", help="Stop and skip each test after so many seconds.")
 
@@ -116,15 +112,13 @@ def _begun(item: pytest.Item) -> Iterator[None]:
         return
 
     def stop(*_: object) -> None:
-        raise Begun
+        pytest.skip(f"it has begun, and was stopped after {seconds:g} s")  # no Exception, which code under test catches
 
     before, main = signal.signal(signal.SIGUSR1, stop), threading.get_ident()
     timer = threading.Timer(seconds, lambda: signal.pthread_kill(main, signal.SIGUSR1))
     timer.start()
     try:
         yield
-    except Begun:
-        raise pytest.skip.Exception(f"it has begun, and was stopped after {seconds:g} s") from None
     finally:
         timer.cancel()
         timer.join()
