@@ -142,6 +142,7 @@ EXAMPLES, CASES = (100, 2_000) if os.environ.get("TESTS_LONG") else (4, 1_000)
 
 
 @pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.timeout(900 if os.environ.get("TESTS_LONG") else 180)
 @pytest.mark.usefixtures("many_cases")
 @pytest.mark.parametrize(
     ("database", "with_token"),
