@@ -38,6 +38,7 @@ from evalsvc.api.routes.pages import add_pages
 from evalsvc.api.state import State
 from evalsvc.config import Settings
 from evalsvc.files.uploads import Uploads
+from evalsvc.installation import code_digest, find_commit
 from evalsvc.service.coordinator import Coordinator
 from evalsvc.spec import catalog
 from evalsvc.spec.artifact_policy import parse_retention
@@ -118,6 +119,8 @@ def _lifespan(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         reads = bool(settings.read_only)
+        for known in (code_digest, find_commit):  # of the code that runs, and not while a probe waits
+            await run_in_threadpool(known)
         store = await run_in_threadpool(partial(open_store, settings.database, migrate=False, read_only=reads))
         coordinator = make_coordinator(store, settings)
         if not reads:
