@@ -20,7 +20,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 ROOM_CEILINGS: Mapping[str, tuple[int, int]] = {
     ".": (1_650, 9),
-    "api": (5_990, 35),
+    "api": (6_000, 35),
     "assets": (600, 5),
     "checkpoints": (2_620, 17),
     "cli": (5_840, 34),
@@ -51,7 +51,7 @@ ROOM_CEILINGS: Mapping[str, tuple[int, int]] = {
 """The most lines, and files, of each package; those in the root of evalsvc are `.`."""
 
 CEILINGS: Mapping[str, int] = {
-    "lines": 64_280,
+    "lines": 64_290,
     "files": 391,
     "commands": 50,
     "options": 288,

@@ -244,11 +244,16 @@ class _Server(uvicorn.Server):
         file = str(self.config.ssl_certfile)
         try:
             status = os.stat(file)
-            found, self._certificate = self._certificate, (status.st_mtime_ns, status.st_ino)
-            if found not in (None, self._certificate):
-                check_certificate(file)
-                context.load_cert_chain(file)
-                log.info("the certificate of %s is renewed", file)
+            seen = status.st_mtime_ns, status.st_ino
+        except OSError:
+            seen = 0, 0
+        before, self._certificate = self._certificate, seen
+        if before in (None, seen):  # also a file that is missing or broken is told of once
+            return
+        try:
+            check_certificate(file)
+            context.load_cert_chain(file)
+            log.info("the certificate of %s is renewed", file)
         except (EvalsvcError, OSError) as error:
             log.warning("the renewed certificate is not used, and the one before is still shown: %s", error)
 

@@ -130,6 +130,8 @@ def test_a_service_by_https(certificate: tuple[str, str], tmp_path: Path) -> Non
         wait_for(lambda: "the one before is still shown" in service.log.read_text(), "the broken file is seen")
         with Client(service.url, token=token, ca=cert) as client:
             assert client.runs() == []
+        Path(pair).unlink()
+        wait_for(lambda: "the file does not exist" in service.log.read_text(), "the missing file is seen")
         renewed = make_pair(tmp_path / "renewed")
         Path(pair).write_bytes(renewed.cert.read_bytes() + renewed.key.read_bytes())
 
