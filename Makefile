@@ -1,5 +1,5 @@
-# The words of the house: demo, serve, check, test, test-all, test-long, test-begin, soak, bench, bench-check, bench-quick, paper,
-# paper-real, docs, gpu. Each sets up what it needs in .venv.
+# The words of the house: demo, serve, check, test, test-all, test-long, test-begin, soak, bench, bench-check,
+# bench-quick, paper, paper-real, docs, gpu. Each sets up what it needs in .venv.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin

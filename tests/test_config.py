@@ -8,7 +8,7 @@ import pytest
 from evalsvc import config
 from evalsvc.access_tokens import PREFIX, TokenScope, hash_token, includes, new_token
 from evalsvc.access_tokens import TOKEN as FORM
-from evalsvc.config import REMOVED, SETTINGS, Settings, drop_secrets, setting_help, setting_sources
+from evalsvc.config import REMOVED, SETTINGS, Settings, drop_secrets, setting_help, setting_sources, usable_cores
 from evalsvc.errors import InvalidRequest
 
 
@@ -18,6 +18,33 @@ def test_defaults_need_no_environment() -> None:
     assert settings.host == "127.0.0.1"
     assert settings.suites_path is None
     assert settings.root_paths == (Path("/"),)
+
+
+@pytest.mark.parametrize(
+    ("quotas", "cores"),
+    [
+        ({}, 64),
+        ({"pods/pod1": "150000 100000"}, 2),
+        ({"pods/pod1": "max 100000"}, 64),
+        ({"": "50000 100000"}, 1),
+    ],
+    ids=["no quota", "one core and a half", "unlimited", "of a group above"],
+)
+def test_threads_follow_affinity_and_the_quota_of_control_groups(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quotas: dict[str, str], cores: int
+) -> None:
+    """A worker that was kept to one core computed with two threads, and a pod with as many as its node has cores."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(64)))
+    (tmp_path / "own").write_text("3:cpu:/\n0::/pods/pod1\n")
+    groups = tmp_path / "cgroup"
+    (groups / "pods" / "pod1").mkdir(parents=True)
+    for group, quota in quotas.items():
+        (groups / group / "cpu.max").write_text(f"{quota}\n")
+    assert usable_cores(groups, tmp_path / "own") == cores
+    assert usable_cores(groups, tmp_path / "nowhere") == 64
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {3})
+    assert usable_cores(groups, tmp_path / "own") == 1
+    assert Settings(threads=7).worker_threads(2) == 7
 
 
 def test_variables_have_the_types_of_their_defaults_and_arguments_win() -> None:

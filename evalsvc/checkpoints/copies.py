@@ -101,7 +101,7 @@ def keep_upload(copy: Copy, source: Path, name: str) -> None:
     def fill(folder: Path) -> None:
         try:
             os.link(source, folder / name, follow_symlinks=False)
-        except OSError:
+        except OSError:  # another file system, or one without links; what else is wrong, copying finds too
             shutil.copyfile(source, folder / name, follow_symlinks=False)
         os.chmod(folder / name, FOR_GROUP)
 
