@@ -1,18 +1,22 @@
 from __future__ import annotations
 
+import ctypes
 import gc
 import multiprocessing.process
 import os
 import signal
 import sys
 import threading
+import traceback
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 from programs import lacking
 
@@ -103,6 +107,35 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--begin", type=float, metavar="SECONDS", help="Stop and skip each test after so many seconds.")
 
 
+PR_SET_CHILD_SUBREAPER = 36
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--begin") is not None:
+        # A process whose parent is killed is a child of this one from then on.
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    starts_tests = hasattr(config, "workerinput") or not config.getoption("numprocesses", None)
+    if config.getoption("--begin") is not None and starts_tests:
+        _end_processes(set())
+
+
+def _below() -> set[psutil.Process]:
+    return set(psutil.Process().children(recursive=True))
+
+
+def _end_processes(kept: set[psutil.Process]) -> None:
+    ended = []
+    for process in _below() - kept:
+        with suppress(psutil.Error):
+            if "multiprocessing.resource_tracker" not in " ".join(process.cmdline()):  # it ends with this process
+                process.kill()
+                ended.append(process)
+    psutil.wait_procs(ended, timeout=10)
+
+
 @contextmanager
 def _begun(item: pytest.Item) -> Iterator[None]:
     """Stop a part of a test where only its beginning is asked for. SIGALRM is that of pytest-timeout."""
@@ -111,17 +144,27 @@ def _begun(item: pytest.Item) -> Iterator[None]:
         yield
         return
 
-    def stop(*_: object) -> None:
-        pytest.skip(f"it has begun, and was stopped after {seconds:g} s")  # no Exception, which code under test catches
+    over = threading.Event()
+
+    def stop(_: int, frame: FrameType | None) -> None:
+        imports = any("importlib" in each.f_code.co_filename for each, _ in traceback.walk_stack(frame))
+        if not (over.is_set() or imports):  # a module that is imported half would stay so, for later tests
+            over.set()
+            pytest.skip(f"it has begun, and was stopped after {seconds:g} s")  # no Exception, which tested code catches
+
+    def ask(pause: float) -> None:
+        while not over.wait(pause):
+            signal.pthread_kill(main, signal.SIGUSR1)
+            pause = 0.2
 
     before, main = signal.signal(signal.SIGUSR1, stop), threading.get_ident()
-    timer = threading.Timer(seconds, lambda: signal.pthread_kill(main, signal.SIGUSR1))
-    timer.start()
+    thread = threading.Thread(target=ask, args=[seconds])
+    thread.start()
     try:
         yield
     finally:
-        timer.cancel()
-        timer.join()
+        over.set()
+        thread.join()
         signal.signal(signal.SIGUSR1, before)
 
 
@@ -133,8 +176,15 @@ def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Programs that a stopped test has started end with it. Those of its fixtures end with them, or with all tests."""
+    before = _below() if item.config.getoption("--begin") is not None else set()
     with _begun(item):
-        return (yield)
+        try:
+            return (yield)
+        except pytest.skip.Exception:
+            if item.config.getoption("--begin") is not None:
+                _end_processes(before)
+            raise
 
 
 @pytest.fixture(scope="session")
