@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx2
 import pytest
 from machines import wait_for
-from programs import lacking
+from programs import lacking, require_index
 
 from evalsvc import __version__
 
@@ -130,10 +130,7 @@ class Environment:
 
 
 def environment_with(folder: Path, wheel: Path, extras: str = "") -> Environment:
-    probe = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder / "probe"), "h11"]
-    answer = subprocess.run(probe, capture_output=True, text=True, check=False)
-    if answer.returncode:
-        lacking("index", f"needs pip and a package index: {answer.stderr.strip().splitlines()[-1]}")
+    require_index(folder)
     run(folder, sys.executable, "-m", "venv", str(folder / "venv"))
     made = Environment(folder / "venv", wheel)
     made.run("python", "-m", "pip", "install", "--quiet", f"evalsvc{extras} @ {wheel.as_uri()}")

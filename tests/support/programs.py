@@ -23,6 +23,14 @@ def lacking(requirement: str, reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
+def require_index(folder: Path) -> None:
+    """Skip the test where pip reaches no package index, or fail it where TESTS_REQUIRE names `index`."""
+    probe = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder / "probe"), "h11"]
+    answer = subprocess.run(probe, capture_output=True, text=True, check=False)
+    if answer.returncode:
+        lacking("index", f"needs pip and a package index: {answer.stderr.strip().splitlines()[-1]}")
+
+
 def output_of(*command: str | Path, folder: Path | None = None) -> str:
     """Return what a program prints on both streams; AssertionError with that text if it fails."""
     done = subprocess.run(list(map(str, command)), cwd=folder, text=True, capture_output=True, check=False, timeout=60)
