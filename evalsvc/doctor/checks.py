@@ -58,7 +58,7 @@ def run_checks(settings: Settings, suites: Sequence[str] = ()) -> list[Check]:
         *_check_torch(settings),
         check_lm_eval(settings),
         check_verification(settings),
-        _check_data_folder(settings.data_path),
+        *_check_data_folder(settings),
         *_check_database(settings),
         *(_check_asset(name, settings) for name in ASSETS),
         *(_check_suite(name, files[name], settings, needed=bool(suites)) for name in suites or files),
@@ -121,12 +121,18 @@ def check_verification(settings: Settings) -> Check:
     return Check("verify", True, f"{agreed} rows agree{untried} {where}")
 
 
-def _check_data_folder(folder: Path) -> Check:
+def _check_data_folder(settings: Settings) -> Iterator[Check]:
+    folder = settings.data_path
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     ok = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
     state = str(folder) + ("" if folder.exists() else " (created at the first start)")
     do = f"{existing} cannot be written; change its permissions, or set another folder by --data-dir (EVALSVC_DATA_DIR)"
-    return Check("data folder", ok, state, do)
+    yield Check("data folder", ok, state, do)
+    spool = folder / "spool" if (folder / "spool").exists() else existing
+    roots = [root for root in settings.root_paths if settings.has_roots and root.exists()]
+    if apart := [str(root) for root in roots if root.stat().st_dev != spool.stat().st_dev]:
+        state = f"spool=link cannot link from {', '.join(apart)}: another file system than {folder / 'spool'}"
+        yield Check("spool", False, state, "post checkpoints with spool=copy", needed=False)
 
 
 def _check_database(settings: Settings) -> Iterator[Check]:
@@ -145,8 +151,7 @@ def _check_database(settings: Settings) -> Iterator[Check]:
         except EvalsvcError as error:
             state, _, do = error.message.partition("; ")
             yield Check("database", False, state, do or "start the database or correct EVALSVC_DATABASE_URL")
-    if settings.useless_roots:
-        names = ", ".join(map(str, settings.useless_roots))
+    if names := ", ".join(map(str, settings.useless_roots)):
         do = f"{names} is in the data folder, where nothing is read; change EVALSVC_ROOTS"
         yield Check("roots", False, settings.roots, do)
     else:

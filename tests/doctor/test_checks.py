@@ -40,6 +40,13 @@ def test_fresh_machine_is_fine_and_stays_fresh(tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()
 
 
+def test_a_folder_from_which_nothing_can_be_linked(tmp_path: Path) -> None:
+    found = check("spool", tmp_path / "data", roots=f"/proc:{tmp_path}")
+    assert (state(found), found.do) == ((False, False), "post checkpoints with spool=copy")
+    assert found.found.startswith("spool=link cannot link from /proc: another file system than ")
+    assert "spool" not in {item.name for item in run_checks(Settings(data_dir=str(tmp_path), roots=str(tmp_path)))}
+
+
 def test_data_of_a_shipped_suite_are_needed_where_it_is_named(tmp_path: Path) -> None:
     found = check("suite loss", tmp_path)
     assert state(found) == (False, False)
