@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -110,8 +110,7 @@ def _coordinator_lock(settings: Settings) -> Iterator[CoordinatorLock | None]:
 
 
 def _check_database(settings: Settings, migrate: bool, insecure: bool, new_data_folder: bool) -> bool:
-    store = open_store(settings.database, migrate, read_only=bool(settings.read_only))
-    try:
+    with closing(open_store(settings.database, migrate, read_only=bool(settings.read_only))) as store:
         with translated(store.url), store.reading() as session:
             any_tokens = has_tokens(session)
         check_address(settings, any_tokens, insecure)
@@ -124,8 +123,6 @@ def _check_database(settings: Settings, migrate: bool, insecure: bool, new_data_
             claim_data_folder(settings.data_path, identity, store.url, may_begin=new_data_folder or is_new)
             claim_shared(settings.shared_path, identity)
         return any_tokens
-    finally:
-        store.close()
 
 
 def server_config(settings: Settings, app: ASGIApp) -> uvicorn.Config:

@@ -6,7 +6,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -112,14 +112,11 @@ def _opened(data_dir: Path | None, database_url: str | None, new: bool = False, 
     """Open the database of the service, or begin one with `new`; refuse one that is not that of the data folder."""
     settings = Settings.load(data_dir=data_dir, database_url=database_url)
     store = open_store(settings.database, migrate=False) if new else open_known(settings, advice)
-    try:
+    with closing(store), translated(store.url):
         store.check_schema()
-        with translated(store.url):
-            with store.reading() as session:
-                require_owner(settings.data_path, session.scalar(select(Term.database_id)), store.url)
-            yield store
-    finally:
-        store.close()
+        with store.reading() as session:
+            require_owner(settings.data_path, session.scalar(select(Term.database_id)), store.url)
+        yield store
 
 
 def _state(token: Token) -> str:
@@ -161,8 +158,9 @@ def restore(
     Stop the service of that database first. The database stays empty until the whole backup has been restored.
     """
     settings = Settings.load(data_dir=data_dir, database_url=database_url)
-    _warn_of_lost(restore_backup(settings, file))
-    say(f"restored {file}; data folder: {settings.data_path}")
+    lost, writer = restore_backup(settings, file)
+    _warn_of_lost(lost)
+    say(f"restored {file}, written by {writer}; data folder: {settings.data_path}")
 
 
 def _warn_of_lost(names: list[str]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import get_args
 
@@ -135,9 +136,8 @@ def _batches(
         by_length.setdefault(spec.padded_length(prompt), []).append(index)
     if not by_length:
         return
-    sampler = Sampler(model, spec, max(by_length))
     done = 0
-    try:
+    with closing(Sampler(model, spec, max(by_length))) as sampler:
         for padded, indices in sorted(by_length.items()):
             for start in range(0, len(indices), spec.batch):
                 batch = tuple(indices[start : start + spec.batch])
@@ -146,8 +146,6 @@ def _batches(
                     on_step(done)
                 # Copy: the buffer is reused, and a tensor of inference mode would spread that mode to its users.
                 yield Samples(batch, sampler.codes[: len(batch)].clone(), sampler.path)
-    finally:
-        sampler.close()
 
 
 class Sampler:

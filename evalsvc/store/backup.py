@@ -38,6 +38,7 @@ from evalsvc.errors import BackupUnusable, DatabaseUnusable, InvalidRequest, Tar
 from evalsvc.files.artifacts import artifact_path
 from evalsvc.files.atomic import FOR_GROUP, replacing, write_whole
 from evalsvc.files.kept import FILE_NAME, claim_shared
+from evalsvc.installation import code_digest, find_commit
 from evalsvc.store import data_folder
 from evalsvc.store.data_folder import named_artifacts, named_items, named_outputs
 from evalsvc.store.lock import CoordinatorLock, database_id
@@ -150,6 +151,8 @@ def _add(tar: tarfile.TarFile, added: set[str], folder: Path, name: str, sha256:
                 header.size, header.mode, header.mtime = status.st_size, 0o600, int(status.st_mtime)
                 if name.startswith("spool/"):  # the exact time is a part of a checkpoint's identity
                     header.pax_headers = {"mtime": f"{status.st_mtime_ns // 10**9}.{status.st_mtime_ns % 10**9:09}"}
+                if name == DATABASE:
+                    header.pax_headers = {"comment": f"code {code_digest()}, commit {find_commit() or 'unknown'}"}
                 stream.seek(0)
                 tar.addfile(header, stream)
                 added.add(name)
@@ -219,8 +222,8 @@ def _keep_ids(table: Table, source: Connection, target: Connection) -> None:
 # restore
 
 
-def restore_backup(settings: Settings, path: Path) -> list[str]:
-    """Restore a backup; return the artifacts and results per item that were missing or damaged before."""
+def restore_backup(settings: Settings, path: Path) -> tuple[list[str], str]:
+    """Restore a backup; return artifacts and results per item that were lost before, and what code wrote the backup."""
     try:
         stream = path.open("rb")
     except OSError as error:
@@ -230,7 +233,9 @@ def restore_backup(settings: Settings, path: Path) -> list[str]:
         _require_unchanged(stream)
         with tarfile.open(fileobj=stream, mode="r:", tarinfo=_Header) as tar:
             members = _read_members(tar, path.stat().st_size)
-            _extract(tar, members.pop(DATABASE), Path(staging) / DATABASE)
+            database = members.pop(DATABASE)
+            writer = re.fullmatch(r"code \w+, commit [\w-]+", database.pax_headers.get("comment", ""), re.ASCII)
+            _extract(tar, database, Path(staging) / DATABASE)
             with closing(Store(f"sqlite:///{staging}/{DATABASE}")) as copy:
                 named = _checked_names(copy)
                 data_folder.make_data_folder(folder)
@@ -249,7 +254,8 @@ def restore_backup(settings: Settings, path: Path) -> list[str]:
                     claim_shared(settings.shared_path, database_id(store))
                     os.sync()
                     (folder / data_folder.RESTORING).unlink()
-    return sorted(name for name in named if name.startswith(("artifacts/", "items/")) and name not in members)
+    lost = sorted(name for name in named if name.startswith(("artifacts/", "items/")) and name not in members)
+    return lost, writer[0][:100] if writer else "code unknown"
 
 
 @contextmanager

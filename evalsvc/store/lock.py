@@ -15,7 +15,7 @@ import os
 import socket
 import time
 import uuid
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, suppress
 from copy import copy
 from pathlib import Path
 
@@ -96,15 +96,11 @@ class CoordinatorLock:
         self._lock.release()
 
     def _holder(self) -> str:
-        store = Store(self._url)
-        try:
-            with store.reading() as session:
-                row = session.scalar(select(Term))
-                return "" if row is None else f" ({row.holder}, since {row.since:%Y-%m-%d %H:%M} UTC)"
-        except SQLAlchemyError:
-            return ""  # a database of another schema version may have no such table
-        finally:
-            store.close()
+        # A database of another schema version may have no such table.
+        with closing(Store(self._url)) as store, suppress(SQLAlchemyError), store.reading() as session:
+            if row := session.scalar(select(Term)):
+                return f" ({row.holder}, since {row.since:%Y-%m-%d %H:%M} UTC)"
+        return ""
 
 
 class _FileLock:

@@ -19,6 +19,7 @@ from evalsvc.cli.status import status_screen
 from evalsvc.config import Settings
 from evalsvc.files.artifacts import keep_content
 from evalsvc.files.secrets import read_token
+from evalsvc.installation import code_digest, find_commit
 from evalsvc.spec.documents import Status
 from evalsvc.store.data_folder import write_owner
 from evalsvc.store.session import open_store
@@ -273,7 +274,8 @@ def test_there_and_back(evalsvc: Shell, data: Path, tmp_path: Path) -> None:
     assert evalsvc("backup b.tar --data-dir data --force --no-spool").code == 0
     copy_migrated(tmp_path / "name.db")
     restore = f"restore b.tar --data-dir restored --database-url sqlite:///{tmp_path / 'name.db'}"
-    assert evalsvc(restore).out == "restored b.tar; data folder: restored\n"
+    writer = f"code {code_digest()}, commit {find_commit()}"
+    assert evalsvc(restore).out == f"restored b.tar, written by {writer}; data folder: restored\n"
     assert [path.read_bytes() for path in (tmp_path / "restored" / "artifacts").glob("*/*")] == [b"grid"]
     assert (tmp_path / "restored" / "database.json").is_file()
     assert not (tmp_path / "restored" / "evalsvc.db").exists()

@@ -61,7 +61,7 @@ def lite(tmp_path: Path) -> Iterator[tuple[Store, Settings]]:
 def restored(path: Path, lost: Sequence[str] = ()) -> Iterator[Store]:
     """The database of a backup, restored into the folder `restored` beside it."""
     target = Store(f"sqlite:///{path.parent / 'restored' / 'evalsvc.db'}")
-    assert restore_backup(settings_of(target, path.parent / "restored"), path) == list(lost)
+    assert restore_backup(settings_of(target, path.parent / "restored"), path)[0] == list(lost)
     yield target
     target.close()
 

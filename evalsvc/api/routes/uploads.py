@@ -6,6 +6,7 @@ import base64
 import binascii
 import hashlib
 import re
+from contextlib import closing
 from email.utils import format_datetime
 from typing import Annotated, Any
 
@@ -198,12 +199,9 @@ async def patch_upload(
         )
     run = state.threads.run
     kept_bytes = await run("upload", _kept_bytes, state)
-    part = await run("upload", Part, state.uploads, owner, sha256, offset, checksum, kept_bytes)
-    try:
+    with closing(await run("upload", Part, state.uploads, owner, sha256, offset, checksum, kept_bytes)) as part:
         await _receive(request, state, part, kept_bytes)
         await run("upload", part.finish)
-    finally:
-        part.close()
     if part.offset == part.upload.length:
         await run("digest", state.uploads.verify, owner, sha256)
     return Response(status_code=204, headers=_headers(await run("upload", state.uploads.find, owner, sha256)))
