@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from doc_blocks import DOCS, read_blocks
+from doc_commands import check_command, commands
 from images import Image
 from machines import wait_for
 from programs import find_program, output_of
@@ -225,6 +227,21 @@ def test_variables_are_settings_and_every_service_has_time_to_end_and_a_health_c
         if service["image"] == "evalsvc-api" and name != "api":
             check = service["healthcheck"]
             assert check.get("disable") or check["test"], name
+
+
+def test_commands_of_the_page_name_services_and_what_evalsvc_takes(compose: str) -> None:
+    """The images' entry point is evalsvc. `exec` has no entry point, so its words begin with the program."""
+    services = resolved(DOCKER / "compose.yaml", *FILES["compose.yaml"], CHECKPOINTS="/mnt/runs")["services"]
+    texts = [block.text for block in read_blocks(DOCS / "how-to" / "deploy.md") if block.language == "sh"]
+    typed = [words for text in texts for words in commands(text) if words[:3] == ["docker", "compose", "-f"]]
+    assert {words[3] for words in typed} == {f"docker/{name}" for name in FILES}
+    starts = [words for words in typed if {"run", "exec"} & set(words)]
+    assert len(starts) >= 9
+    for words in starts:
+        [at, *_] = [at for at, word in enumerate(words) if word in services]
+        program = words[at + 1 :] if "exec" in words else ["evalsvc", *words[at + 1 :]]
+        if program[0] == "evalsvc":
+            check_command(program[1:])
 
 
 def test_secrets_are_made_once_and_are_nobody_elses(tmp_path: Path, short_process: None) -> None:
