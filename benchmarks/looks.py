@@ -5,7 +5,8 @@ those of any evaluation. The first evaluation computes the statistics of the rea
 from its first shard to its last result, with looks at 256, 512, … images.
 
 - *own*: the worker is the service's own and has its data folder;
-- *elsewhere*: the worker serves a scheduler and has a data folder of its own, as one on another machine.
+- *elsewhere*: the worker serves a scheduler and has a data folder of its own, as one on another machine, where the
+  service's shared folder is mounted.
 
 Each is measured with a metric that needs the moments of the real images (`fid`) and one that needs their features
 (`kid`). Peaks are what a process had in memory at most, beyond what it had before the evaluation. Bytes are those of

@@ -369,11 +369,13 @@ def test_every_page_of_a_long_history_is_drawn_and_known_the_second_time() -> No
 
 
 @pytest.mark.long
-def test_a_worker_of_the_services_own_gets_no_features_and_another_one_gets_each_once() -> None:
+def test_workers_send_features_once_and_read_them_from_the_shared_folder() -> None:
     document = last_line("looks")
     outputs = 512 * 2048 * 4
-    assert document["own kid"]["received"] < outputs / 4
-    assert outputs < document["elsewhere kid"]["received"] < 2 * outputs
+    for place in ("own kid", "elsewhere kid"):
+        assert document[place]["received"] < outputs / 4, place
+        assert document[place]["sent"] < 2 * outputs, place
+    assert outputs < document["elsewhere kid"]["sent"]
 
 
 @pytest.mark.long
