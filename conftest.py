@@ -130,7 +130,9 @@ def _end_processes(kept: set[psutil.Process]) -> None:
     ended = []
     for process in _below() - kept:
         with suppress(psutil.Error):
-            if "multiprocessing.resource_tracker" not in " ".join(process.cmdline()):  # it ends with this process
+            # Python's tracker of resources ends with this process. PostgreSQL is a fixture's, also when restarted.
+            own = "resource_tracker" in " ".join(process.cmdline()) or process.name() == "postgres"
+            if not own and not kept.intersection(process.parents()):
                 process.kill()
                 ended.append(process)
     psutil.wait_procs(ended, timeout=10)
