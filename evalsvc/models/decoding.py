@@ -356,16 +356,18 @@ class DecodeStep:
         self.graphs = Graphs(shape.rows, weight.device) if way.replayed else None
 
     def read(self, prompts: Sequence[PaddedPrompts]) -> Tensor:
-        ends, masks, prefixes = [], [], []
-        for part in prompts:
-            rows = part.rows.stop - part.rows.start
-            cache = self.model.new_cache(part.ids.shape[0], part.ids.shape[1], self.cache_dtype)
-            hidden = self.model.hidden(part.ids, mask=part.mask, positions=part.positions, cache=cache)
-            ends.append(hidden[:, -1].expand(rows, -1))
-            masks.append(part.mask.expand(rows, -1))
-            prefixes.append((part.rows, cache))
-        self.begin(prefixes, torch.cat(masks))
+        counts = [part.rows.stop - part.rows.start for part in prompts]
+        ends = [self._loaded(part).expand(count, -1) for part, count in zip(prompts, counts, strict=True)]
+        masks = [part.mask.expand(count, -1) for part, count in zip(prompts, counts, strict=True)]
+        self.begin([], torch.cat(masks))
         return self.head(ends[0] if len(ends) == 1 else torch.cat(ends))
+
+    def _loaded(self, part: PaddedPrompts) -> Tensor:  # [R, D], at the ends of the prompts
+        """Read and load one part; its own keys and values are freed before the next part is read."""
+        cache = self.model.new_cache(*part.ids.shape, self.cache_dtype)
+        hidden = self.model.hidden(part.ids, mask=part.mask, positions=part.positions, cache=cache)
+        self.cache.load(part.rows, cache)
+        return hidden[:, -1]
 
     def begin(self, prefixes: Sequence[tuple[slice, KVCache]], mask: Tensor) -> None:  # [R, padded] bool, True = real
         """Drop the last batch, and load the keys and values of this batch's prompts, given by rows."""

@@ -77,7 +77,7 @@ def footprint(
     where, codes = torch.device(device), len(spec.image_ids)
     path = chosen_path(config, spec, dtype, where)
     way = PATHS.get(path)
-    capacity = rounded_slots(prompt_length + spec.length - 1, path)
+    capacity = rounded_slots(prompt_length + spec.read_before(spec.length - 1), path)
     laid_out = (way is not None and way.packed) or spec.weights != "plain"
     # Graphs keep logits and the outputs of layers, one graph per span.
     graphs = capacity // way.slots * spec.rows * 4 * (codes + 4 * config.ffn_dim) if way and way.replayed else 0

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import get_args
 
 import torch
@@ -46,6 +45,8 @@ class Prompt:
     """Id that selects the noise: rows of a prompt list with the same text have different ids and images."""
     ids: tuple[int, ...]
     """Ids before the first drawn token, at least one, as rows of the model's table."""
+    unconditional: tuple[int, ...] | None = field(default=None, kw_only=True)
+    """Unconditional prompt of guidance, for all prompts of a call or for none; None: `SamplerSpec.unconditional`."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class SamplerSpec:
     batch: int
     """Number of images drawn together; dummies fill the last batch. Guidance doubles the rows."""
     unconditional: tuple[int, ...] | None = None
+    """Unconditional prompt of guidance, for prompts without one of their own."""
     bucket: int = 16
     """Multiple of tokens to which prompts are padded; prompts of one padded length share batches."""
     weights: WeightFormat = "plain"
@@ -68,21 +70,21 @@ class SamplerSpec:
     """Dtype of keys and values, a name in CACHE_DTYPES; None: the model's dtype."""
     path: DecodePath | None = None
     """Path of a step, see `models.decoding`; None: that of `chosen_path`."""
+    row_end: tuple[int, int] | None = None
+    """Row of the token that follows every row of codes, and the number of codes in a row. The token is read and never
+    drawn: after the last row of codes nothing is drawn, and the token is left out."""
 
     def __post_init__(self) -> None:
-        for field in ("length", "batch", "bucket"):
-            if getattr(self, field) < 1:
-                raise InvalidRequest(f"{field} is {getattr(self, field)}; it must be 1 or more")
-        for field, choices in _CHOICES.items():
-            if getattr(self, field) not in choices:
-                raise UnknownName.among(field, getattr(self, field), [name for name in choices if name is not None])
+        for name in ("length", "batch", "bucket"):
+            if getattr(self, name) < 1:
+                raise InvalidRequest(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise UnknownName.among(name, getattr(self, name), [choice for choice in choices if choice is not None])
         if not self.image_ids:
             raise InvalidRequest("image_ids is empty; give the rows of the layout's image block")
-        if self.params.guided and not self.unconditional:
-            raise InvalidRequest(
-                f"guidance_scale {self.params.guidance_scale} needs an unconditional prompt; give the layout a "
-                "template with a special token before IMAGE, or set guidance_scale to 1"
-            )
+        if self.row_end is not None and self.row_end[1] < 1:
+            raise InvalidRequest(f"row_end has {self.row_end[1]} codes in a row; give 1 or more")
 
     @property
     def rows(self) -> int:
@@ -92,8 +94,15 @@ class SamplerSpec:
         return dtype if self.cache_dtype is None else CACHE_DTYPES[self.cache_dtype]
 
     def padded_length(self, prompt: Prompt) -> int:
-        longest = max(len(prompt.ids), len(self.unconditional or ()) if self.params.guided else 0)
+        longest = max(len(prompt.ids), len(self.unconditional_of(prompt)) if self.params.guided else 0)
         return -(-longest // self.bucket) * self.bucket
+
+    def unconditional_of(self, prompt: Prompt) -> tuple[int, ...]:
+        return (self.unconditional if prompt.unconditional is None else prompt.unconditional) or ()
+
+    def read_before(self, position: int) -> int:
+        """Return the number of tokens behind the prompt that are read before the code at `position` is drawn."""
+        return position if self.row_end is None else position + position // self.row_end[1]
 
 
 @dataclass(frozen=True)
@@ -121,6 +130,8 @@ def generate(
     check_prompts(prompts, rows, "the template needs a text or a special token before IMAGE")
     check_ids("the unconditional prompt", spec.unconditional or (), rows)
     check_ids("image_ids", spec.image_ids, rows)
+    check_ids("row_end", () if spec.row_end is None else spec.row_end[:1], rows)
+    _check_guidance(prompts, spec, rows)
     return _batches(model, prompts, spec, on_step)
 
 
@@ -158,7 +169,7 @@ class Sampler:
         on_gpu = self.device.type == "cuda" and can_compile(str(self.device))
         self.compile_noise = self.path == "compiled" or (self.path == "graph" and on_gpu)
         cache_dtype = None if spec.cache_dtype is None else CACHE_DTYPES[spec.cache_dtype]
-        capacity = longest + spec.length - 1  # the last code is drawn and never read by the model
+        capacity = longest + spec.read_before(spec.length - 1)  # the last code is drawn and never read by the model
         ids = tuple(spec.image_ids)
         consecutive = range(ids[0], ids[0] + len(ids))  # that part of the table is read in place
         image_ids = consecutive if ids == tuple(consecutive) else ids
@@ -172,7 +183,8 @@ class Sampler:
         real, spec = len(prompts), self.spec
         filled = [*prompts, *[prompts[0]] * (spec.batch - real)]
         keys = stream_keys(spec.params.seed, [prompt.id for prompt in filled], self.device)
-        without = [spec.unconditional or ()] * spec.batch if spec.params.guided else []
+        without = [spec.unconditional_of(prompt) for prompt in filled] if spec.params.guided else []
+        shared = filled[0].unconditional is None  # then the unconditional prompt is read once for all rows
         counts = [len(ids) for ids in (*(prompt.ids for prompt in filled), *without)]
         lengths, last = torch.tensor(counts, device=self.device), max(counts) - 1  # [rows]
         finite_until = torch.full((spec.batch,), spec.length, device=self.device)
@@ -183,12 +195,17 @@ class Sampler:
                     texts = [prompt.ids for prompt in filled]
                     parts = [PaddedPrompts.of(texts, padded, slice(0, spec.batch), self.device)]
                     if without:
-                        parts.append(PaddedPrompts.of(without[:1], padded, slice(spec.batch, spec.rows), self.device))
+                        texts = without[:1] if shared else without
+                        parts.append(PaddedPrompts.of(texts, padded, slice(spec.batch, spec.rows), self.device))
                     logits = self.step.read(parts)
                 else:
-                    self.model.require_positions(last + position)
-                    ids = self.image_ids[codes].repeat(spec.rows // spec.batch)
-                    logits = self.step(ids, lengths + (position - 1), padded + position - 1)
+                    read = spec.read_before(position)
+                    self.model.require_positions(last + read)
+                    tokens = [self.image_ids[codes].repeat(spec.rows // spec.batch)]
+                    if spec.row_end is not None and position % spec.row_end[1] == 0:
+                        tokens.append(torch.full_like(tokens[0], spec.row_end[0]))
+                    for offset, ids in enumerate(tokens, read - len(tokens)):
+                        logits = self.step(ids, lengths + offset, padded + offset)
                 codes, finite = draw(logits, spec.params, keys, position, compile_noise=self.compile_noise)
                 self.codes[:, position] = codes
                 finite_until = torch.where(finite, finite_until, finite_until.clamp(max=position))
@@ -220,7 +237,8 @@ def chosen_path(config: ModelConfig, spec: SamplerSpec, dtype: torch.dtype, devi
 
 def compilable_bytes(config: ModelConfig, spec: SamplerSpec, dtype: torch.dtype) -> int:
     """Return the bytes that one batch moves in the parts that compiling accelerates: keys and values, and the noise."""
-    attended = spec.length * cache_bytes(config, spec.rows, spec.length // 2, spec.dtype_of_cache(dtype))
+    read = spec.read_before(spec.length)
+    attended = read * cache_bytes(config, spec.rows, read // 2, spec.dtype_of_cache(dtype))
     return attended + spec.length * spec.batch * len(spec.image_ids) * NOISE_BYTES
 
 
@@ -235,6 +253,21 @@ def runnable_path(model: LanguageModel, spec: SamplerSpec) -> DecodePath:
 def planned_path(model: LanguageModel, spec: SamplerSpec) -> DecodePath:
     """Return the only path of a model that has one, or else the `chosen_path`."""
     return model.only_path or chosen_path(model.config, spec, model.dtype, model.device)
+
+
+def _check_guidance(prompts: Sequence[Prompt], spec: SamplerSpec, rows: int) -> None:
+    own = [prompt for prompt in prompts if prompt.unconditional is not None]
+    if own and len(own) < len(prompts):
+        # Rows that share a prompt are computed in another shape, so a prompt's codes would depend on its neighbours.
+        name = next(reprlib.repr(prompt.id) for prompt in prompts if prompt.unconditional is None)
+        raise InvalidRequest(f"prompt {name} has no unconditional prompt, and others do; give one to all or to none")
+    for prompt in own:
+        check_ids(f"the unconditional prompt of {reprlib.repr(prompt.id)}", prompt.unconditional or (), rows)
+    if spec.params.guided and not (all(prompt.unconditional for prompt in own) if own else spec.unconditional):
+        raise InvalidRequest(
+            f"guidance_scale {spec.params.guidance_scale} needs an unconditional prompt; give the layout a "
+            "template with a special token before IMAGE, or set guidance_scale to 1"
+        )
 
 
 def check_prompts(prompts: Sequence[Prompt], rows: int, if_empty: str) -> None:

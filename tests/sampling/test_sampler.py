@@ -68,6 +68,13 @@ def test_buffers_end_with_the_work(path: str, ending: str, buffers: list[weakref
         assert gone() is None
 
 
+def with_own_unconditional(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """As Janus has them: as long as the prompt, with pads between its first and its last id; one is longer."""
+    padded = [(prompt.ids[0], *(38 for _ in prompt.ids[2:]), prompt.ids[-1])[-len(prompt.ids) :] for prompt in prompts]
+    padded[-1] = (36, 37) * 4
+    return [replace(prompt, unconditional=ids) for prompt, ids in zip(prompts, padded, strict=True)]
+
+
 DRAWS: list[dict[str, Any]] = [
     {},
     {"temperature": 0},
@@ -80,6 +87,9 @@ DRAWS: list[dict[str, Any]] = [
     {"temperature": 1.4, "top_k": 9, "top_p": 0.9, "guidance_scale": 1.7, "seed": 5},
     {"guidance_scale": 2.0, "image_ids": tuple(random.Random(1).sample(IMAGE_ROWS, len(IMAGE_ROWS)))},
     {"guidance_scale": 2.0, "unconditional": (36, 37, 38, 39, 36)},  # longer than the texts' bucket
+    {"row_end": (39, 3)},
+    {"row_end": (39, 1), "temperature": 0, "guidance_scale": 2.0},
+    {"row_end": (21, 4), "guidance_scale": 2.0},  # of the image's rows, behind a row that is not full
 ]
 
 
@@ -95,6 +105,7 @@ def test_every_path_equals_the_slow_reference(kind: str, path: str, monkeypatch:
     model, prompts = tiny_model(kind), make_prompts(4)
     spec = spec_of(path=path, guidance_scale=2, length=24, batch=2)
     require_reference(model, prompts, spec)
+    require_reference(model, with_own_unconditional(prompts), replace(spec, row_end=(39, 5), unconditional=None))
     assert {samples.path for samples in generate(model, prompts, spec)} == {path}
 
 
@@ -140,6 +151,16 @@ def test_equals_the_slow_reference(kind: str, changes: dict[str, Any]) -> None:
     require_reference(tiny_model(kind), make_prompts(8), spec_of(**changes))
 
 
+@pytest.mark.parametrize("changes", [{}, {"temperature": 0}, {"unconditional": None, "row_end": (39, 2)}], ids=str)
+def test_unconditional_prompts_of_different_lengths_equal_the_slow_reference(changes: dict[str, Any]) -> None:
+    """Also longer than the prompt's own bucket; without guidance they change nothing."""
+    model, prompts = tiny_model(), make_prompts(11)
+    own = with_own_unconditional(prompts)
+    assert len({len(prompt.unconditional or ()) for prompt in own}) > 4
+    require_reference(model, own, spec_of(guidance_scale=3.0, **changes))
+    assert codes_by_prompt(model, own, spec_of(**changes)) == codes_by_prompt(model, prompts, spec_of(**changes))
+
+
 WIDE = 64 + 256
 """Rows of a table with 256 codes behind 64 others: enough choices for rounding to show."""
 
@@ -153,9 +174,11 @@ def wide_model() -> Transformer:
     return tiny_model(vocab_size=WIDE, hidden_dim=96, dtype="float32")
 
 
-@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
-def test_neighbours_order_and_shards_do_not_matter(wide_model: Transformer, guidance_scale: float) -> None:
+@pytest.mark.parametrize(("guidance_scale", "own"), [(1.0, False), (3.0, False), (3.0, True)])
+def test_neighbours_order_and_shards_do_not_matter(wide_model: Transformer, guidance_scale: float, own: bool) -> None:
     spec, prompts = wide_spec(guidance_scale), make_prompts(24)
+    if own:
+        prompts = with_own_unconditional(prompts)
     expected = codes_by_prompt(wide_model, prompts, spec)
     shuffled = random.Random(2).sample(prompts, len(prompts))
     assert codes_by_prompt(wide_model, shuffled, spec) == expected
@@ -221,6 +244,17 @@ def test_padding_does_not_count_as_position(monkeypatch: pytest.MonkeyPatch) -> 
     assert watched.positions == [*prompt, [1, 3, 2, 2], [2, 4, 3, 3]]
 
 
+def test_row_ends_count_as_positions_and_fill_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model()
+    watched = Watched(model, monkeypatch)
+    list(generate(model, [Prompt("a", (1, 2, 3))], spec_of(batch=1, length=5, guidance_scale=2, row_end=(39, 2))))
+    assert watched.positions[2:] == [[place, place - 1] for place in range(3, 9)]
+    (cache,) = watched.caches
+    assert isinstance(cache, StraightCache)
+    assert cache.keys.shape[3] == 4 + 6, "four codes and two row ends; the last code is not read"
+    assert bool((cache.keys[:, :, :, -1] != 0).all())
+
+
 def test_what_comes_out_are_plain_tensors() -> None:
     """Inference mode must not leak to the caller, nor a later batch overwrite an earlier one."""
     model, prompts = tiny_model(), make_prompts(7)
@@ -274,6 +308,11 @@ def test_nan_names_prompt_and_position(changes: dict[str, Any]) -> None:
         ([], {"bucket": 0}, "bucket is 0"),
         ([], {"image_ids": ()}, "image_ids is empty"),
         ([], {"guidance_scale": 2, "unconditional": ()}, "guidance_scale 2.0 needs an unconditional prompt"),
+        ([Prompt("a", (1,), unconditional=())], {"guidance_scale": 2}, "guidance_scale 2.0 needs an unconditional"),
+        ([Prompt("a", (1,), unconditional=(1, 40))], {}, "the unconditional prompt of 'a' has the id 40"),
+        ([Prompt("a", (1,), unconditional=(1,)), Prompt("b", (1,))], {}, "prompt 'b' has no unconditional prompt"),
+        ([], {"row_end": (40, 2)}, "row_end has the id 40"),
+        ([], {"row_end": (39, 0)}, "row_end has 0 codes in a row"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_the_first_step(

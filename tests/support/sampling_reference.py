@@ -76,9 +76,14 @@ def image_logits(model: Transformer, spec: SamplerSpec, ids: Sequence[int]) -> l
 
 
 def step_probabilities(model: Transformer, spec: SamplerSpec, prompt: Prompt, codes: Sequence[int]) -> list[float]:
-    rows = [spec.image_ids[code] for code in codes]
+    rows = []
+    for count, code in enumerate(codes, 1):
+        rows.append(spec.image_ids[code])
+        if spec.row_end is not None and count % spec.row_end[1] == 0:
+            rows.append(spec.row_end[0])
+    without = spec.unconditional if prompt.unconditional is None else prompt.unconditional
     conditional = image_logits(model, spec, [*prompt.ids, *rows])
-    unconditional = image_logits(model, spec, [*(spec.unconditional or ()), *rows]) if spec.params.guided else None
+    unconditional = image_logits(model, spec, [*(without or ()), *rows]) if spec.params.guided else None
     return probabilities(conditional, unconditional, spec.params)
 
 
