@@ -179,17 +179,21 @@ def render(ids: Sequence[int], layout: VocabularyLayout, tokenizer: TextTokenize
     with the code, `‹/doc›`, `‹row 600›`, and `‹text 509›` for an id that the tokenizer does not have.
     """
     special = {row: name for name, row in layout.special_ids.items()}
+    image = layout.image_range or range(0)
     known = layout.text_ids[: tokenizer.size]
+
+    def is_known_text(row: int) -> bool:
+        return row in known and row not in special and row not in image
 
     def name_of(row: int) -> str:
         if row in special:
             return special[row]
-        if layout.image_ids is not None and layout.image_range is not None and row in layout.image_range:
+        if layout.image_ids is not None and row in image:
             return f"image {layout.image_ids.index(row)}"
         return f"text {row - layout.text.offset}" if row in layout.text_ids else f"row {row}"
 
     parts = []
-    for is_text, run in groupby(ids, known.__contains__):
+    for is_text, run in groupby(ids, is_known_text):
         if is_text:
             parts.append(tokenizer.decode([row - layout.text.offset for row in run]))
         else:

@@ -16,6 +16,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from evalsvc.data.tokenizer import TextTokenizer
 from evalsvc.errors import InvalidData, InvalidRequest
+from evalsvc.metrics.token_loss import gaps
 from evalsvc.scoring import Request
 from evalsvc.spec.layout import VocabularyLayout
 from evalsvc.spec.sampling import SamplingParams
@@ -84,6 +85,8 @@ class TextEncoding:
     end_of_text: int | None = None
     """Tokenizer's id that ends a generation, and replaces an empty context without `bos`; by default the tokenizer's
     own."""
+    heads_apart: bool = False
+    """Whether image ids have a head of their own, so that text is never compared with them."""
 
     def __post_init__(self) -> None:
         self.tokenizer.require_fits(self.layout.text)
@@ -112,7 +115,26 @@ class TextEncoding:
     @property
     def within_differs(self) -> bool:
         """Whether the table has rows other than text, so that scores within the text ids differ."""
-        return self.layout.rows != self.layout.text.size
+        return self.layout.rows != sum(map(len, self.layout.text_ranges))
+
+    @property
+    def end_row(self) -> int | None:
+        """Row of `end`."""
+        return None if self.end is None else self.layout.text.offset + self.end
+
+    @property
+    def drawn_from(self) -> Sequence[range] | None:
+        """Rows that the ids of a generation come from; None: all."""
+        return gaps(self.layout.rows or 0, self.layout.image_range) if self.heads_apart else None
+
+    @property
+    def drawn_from_within(self) -> Sequence[range]:
+        """Rows of text ids, and of the end of a text."""
+        end = [] if self.end_row is None or self.is_text(self.end_row) else [range(self.end_row, self.end_row + 1)]
+        return sorted((*self.layout.text_ranges, *end), key=lambda part: part.start)
+
+    def is_text(self, row: int) -> bool:
+        return any(row in part for part in self.layout.text_ranges)
 
     @property
     def identity(self) -> EncodingIdentity:

@@ -60,7 +60,7 @@ def plan_documents(loaded: Loaded, encoding: TextEncoding, shard_size: int) -> l
             _encodable.add(key)
     count = sum(len(benchmark.documents) for benchmark in loaded.benchmarks)
     bounds = pairwise([*range(0, count, shard_size), count])
-    common = _digest(loaded), encoding.identity, IdCounts.of(encoding.layout)
+    common = _digest(loaded), encoding.identity, IdCounts.of(encoding.layout, encoding.heads_apart)
     return [DocumentRange(start, stop, *common) for start, stop in bounds]
 
 

@@ -98,12 +98,15 @@ class Logits(nn.Module):
     """A language model with the interface that HFLM needs of a model of transformers."""
 
     rows: Tensor  # [V] int64
+    left_out: Tensor  # [V] bool
 
-    def __init__(self, model: LanguageModel, rows: Sequence[int]) -> None:
+    def __init__(self, model: LanguageModel, rows: Sequence[int], left_out: Callable[[int], bool]) -> None:
+        """Give the model's logits of `rows`, where a row is `left_out` -inf."""
         super().__init__()
         self._model = (model,)  # in a tuple, since HFLM would move a module's weights
         self.config = PretrainedConfig()
         self.register_buffer("rows", torch.tensor(list(rows), device=model.device))
+        self.register_buffer("left_out", torch.tensor([left_out(row) for row in rows], device=model.device))
 
     @property
     def device(self) -> torch.device:
@@ -114,7 +117,8 @@ class Logits(nn.Module):
 
     @torch.inference_mode()
     def forward(self, ids: Tensor) -> SimpleNamespace:  # [B, T] int64
-        return SimpleNamespace(logits=self._model[0].logits(self.rows[ids])[..., self.rows])
+        logits = self._model[0].logits(self.rows[ids])[..., self.rows]
+        return SimpleNamespace(logits=logits.masked_fill_(self.left_out, -torch.inf))
 
     @torch.inference_mode()
     def generate(
@@ -130,7 +134,8 @@ class Logits(nn.Module):
         while ids.shape[1] < max_length:
             positions = (mask.cumsum(1) - 1).clamp(min=0)
             hidden = self._model[0].hidden(self.rows[ids], mask=mask, positions=positions)[:, -1]
-            likeliest = self._model[0].head(hidden, self.rows).argmax(1, keepdim=True)
+            logits = self._model[0].head(hidden, self.rows).masked_fill_(self.left_out, -torch.inf)
+            likeliest = logits.argmax(1, keepdim=True)
             ids, mask = torch.cat([ids, likeliest], 1), torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
             if bool(torch.as_tensor(stopping_criteria(ids, None)).all()):
                 break
@@ -141,9 +146,14 @@ def build_hflm(model: LanguageModel, encoding: TextEncoding, *, within: bool = F
     """Return an HFLM that reads text as `encoding` does, with the text's rows first, or only these if `within`."""
     prefix, text = encoding.end if encoding.bos is None else encoding.bos, encoding.layout.text_ids
     others = () if within else (row for row in range(encoding.layout.rows or 0) if row not in text)
+    allowed = encoding.drawn_from_within if within else encoding.drawn_from
+
+    def left_out(row: int) -> bool:
+        return allowed is not None and not any(row in part for part in allowed)
+
     with quiet():  # HFLM warns about every model that is not a path
         return HFLM(
-            Logits(model, [*text, *others]),
+            Logits(model, [*text, *others], left_out),
             backend="causal",
             tokenizer=_tokenizer(encoding),
             max_length=encoding.max_length,

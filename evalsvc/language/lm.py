@@ -132,15 +132,19 @@ class OpenLM(LM):  # type: ignore[misc]
     def _generate_alike(
         self, asked: dict[int, Prompted], noise_ids: Sequence[str], before: int
     ) -> dict[int, Generation]:
-        drawn = self._complete(asked, noise_ids, None, lambda completed: self.report(before + completed))
+        everything = self.encoding.drawn_from
+        drawn = self._complete(asked, noise_ids, everything, lambda completed: self.report(before + completed))
         # Noise belongs to an id, so a text-only draw is the same within text, except where top-k or top-p narrows the
         # choice.
-        text, done = self.encoding.layout.text_ids, before + len(asked)
+        text, done = self.encoding.drawn_from_within, before + len(asked)
         again = {
             index: request
             for index, request in asked.items()
             if self.encoding.within_differs
-            and ((request.params.top_k, request.params.top_p) != (None, None) or not set(drawn[index]) <= set(text))
+            and (
+                (request.params.top_k, request.params.top_p) != (None, None)
+                or not all(any(row in part for part in text) for row in drawn[index])
+            )
         }
         within = drawn | self._complete(again, noise_ids, text, lambda completed: self.report(done))
         return {
@@ -151,12 +155,16 @@ class OpenLM(LM):  # type: ignore[misc]
         }
 
     def _complete(
-        self, asked: dict[int, Prompted], noise_ids: Sequence[str], allowed: range | None, report: Callable[[int], None]
+        self,
+        asked: dict[int, Prompted],
+        noise_ids: Sequence[str],
+        allowed: Sequence[range] | None,
+        report: Callable[[int], None],
     ) -> dict[int, list[int]]:
         if not asked:
             return {}
         stops = [_stop(self.encoding, request.until) for request in asked.values()]
-        end = self.encoding.end
+        end = self.encoding.end_row
         drawn = complete(
             self.model,
             [Continuation(noise_ids[index], request.ids, request.max_tokens) for index, request in asked.items()],
@@ -164,23 +172,29 @@ class OpenLM(LM):  # type: ignore[misc]
             batch_tokens=self.batch_tokens,
             allowed=allowed,
             stop=lambda place, rows: stops[place](rows),
-            end=frozenset() if end is None else frozenset({self.encoding.layout.text.offset + end}),
+            end=frozenset() if end is None else frozenset({end}),
             report=report,
         )
         return dict(zip(asked, drawn, strict=True))
 
     def _text(self, rows: Sequence[int], until: Sequence[str]) -> str:
+        if rows and rows[-1] == self.encoding.end_row and not self.encoding.is_text(rows[-1]):
+            rows = rows[:-1]  # a special row, whose name would be shown
         text = render(rows, self.encoding.layout, self.encoding.tokenizer)
         return str(postprocess_generated_text(text, list(until), None))
 
 
 def _stop(encoding: TextEncoding, until: Sequence[str]) -> Callable[[Sequence[int]], bool]:
     offset, size, decode = encoding.layout.text.offset, encoding.tokenizer.size, encoding.tokenizer.decode
+
+    def is_known_text(row: int) -> bool:
+        return row - offset < size and encoding.is_text(row)
+
     terms = {term: len(encoding.tokenizer.encode(term)) + LOOK_BACK for term in until}
 
     def is_reached(rows: Sequence[int]) -> bool:
         # A stop string does not span ids that are no text.
-        ids = [row - offset for row in takewhile(lambda row: 0 <= row - offset < size, reversed(rows))]
+        ids = [row - offset for row in takewhile(is_known_text, reversed(rows))]
         return any(term in decode(ids[:length][::-1], skip_special=False) for term, length in terms.items())
 
     return is_reached

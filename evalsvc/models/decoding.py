@@ -364,7 +364,7 @@ class DecodeStep:
 
     def _loaded(self, part: PaddedPrompts) -> Tensor:  # [R, D], at the ends of the prompts
         """Read and load one part; its own keys and values are freed before the next part is read."""
-        cache = self.model.new_cache(*part.ids.shape, self.cache_dtype)
+        cache = self.model.new_cache(part.ids.shape[0], part.ids.shape[1], self.cache_dtype)
         hidden = self.model.hidden(part.ids, mask=part.mask, positions=part.positions, cache=cache)
         self.cache.load(part.rows, cache)
         return hidden[:, -1]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ def complete(
     params: SamplingParams,
     *,
     batch_tokens: int,
-    allowed: range | None = None,
+    allowed: Sequence[range] | None = None,
     stop: Callable[[int, Sequence[int]], bool] | None = None,
     end: frozenset[int] = frozenset(),
     report: Callable[[int], None] = lambda completed: None,
@@ -46,7 +47,8 @@ def complete(
     """Draw the ids of each prompt, rows of the table, without the prompt.
 
     A row ends after an id of `end`, which is kept; when `stop`, given the prompt's index and its ids so far, returns
-    True; or after `max_tokens`. `allowed` are the rows to draw from, by default all; the choice changes no row's noise.
+    True; or after `max_tokens`. `allowed` are the rows to draw from, in ascending ranges, by default all; the choice
+    changes no row's noise.
     A batch holds at most `batch_tokens` tokens with padding and drawn ids, or one prompt. `report` gets the number of
     completed prompts after every step, and may raise.
     """
@@ -105,9 +107,12 @@ class _Batch:
         prompts: Sequence[Continuation],
         indices: Sequence[int],
         params: SamplingParams,
-        allowed: range | None,
+        allowed: Sequence[range] | None,
     ) -> None:
-        rows = range(model.config.vocab_size) if allowed is None else allowed
+        ranges = [range(model.config.vocab_size)] if allowed is None else allowed
+        rows = range(ranges[0].start, ranges[-1].stop)
+        self.between = [slice(a.stop - rows.start, b.start - rows.start) for a, b in pairwise(ranges)]
+        """Columns of the logits that are not allowed."""
         self.model, self.params = model, params
         self.rows = list(indices)
         self.live = set(indices)
@@ -134,7 +139,7 @@ class _Batch:
         if self.drawn is not None:
             self._read(self.drawn)
         parts = [
-            draw(self.model.head(self.hidden[chunk], self.head_rows), self.params, self.keys[chunk], self.position)
+            draw(self._logits(self.hidden[chunk]), self.params, self.keys[chunk], self.position)
             for chunk in (slice(start, start + self.chunk) for start in range(0, len(self.hidden), self.chunk))
         ]
         codes, finite = (torch.cat(column) for column in zip(*parts, strict=True))
@@ -146,6 +151,12 @@ class _Batch:
             for index, (row, good) in zip(self.rows, rows_and_finite, strict=True)
             if index in self.live
         }
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        logits = self.model.head(hidden, self.head_rows)
+        for columns in self.between:
+            logits[:, columns] = -torch.inf
+        return logits
 
     def _read(self, drawn: Tensor) -> None:  # [B] int64
         if 2 * len(self.live) <= len(self.rows):
@@ -166,15 +177,17 @@ class _Batch:
         return kept
 
 
-def _check(prompts: Sequence[Continuation], params: SamplingParams, allowed: range | None, rows: int) -> None:
+def _check(prompts: Sequence[Continuation], params: SamplingParams, allowed: Sequence[range] | None, rows: int) -> None:
     if params.guided:
         raise InvalidRequest(
             f"guidance_scale is {params.guidance_scale}; text has no unconditional prompt, set it to 1"
         )
     if allowed is not None:
-        if not allowed or allowed.step != 1:
-            raise InvalidRequest(f"allowed is {allowed}; give the rows to draw from as a range of at least one")
-        check_ids("allowed", allowed, rows)
+        if not allowed or not all(part and part.step == 1 for part in allowed):
+            raise InvalidRequest(f"allowed is {list(allowed)}; give the rows to draw from as ranges of at least one")
+        if any(first.stop > second.start for first, second in pairwise(allowed)):
+            raise InvalidRequest("the ranges of allowed overlap or descend; give ascending ranges of rows")
+        check_ids("allowed", [edge for part in allowed for edge in (part[0], part[-1])], rows)
     check_prompts(prompts, rows, "give at least one id, e.g. the tokenizer's bos")
     for prompt in prompts:
         if prompt.max_tokens < 1:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from math import isfinite
 
 import numpy as np
@@ -47,10 +47,10 @@ class Score:
     greedy: bool
     """Whether each id of the continuation is the likeliest, or the first of equally likely ids."""
     logprob_within: float
-    """log p(continuation | context) in nats within text ids; -inf if an id of the continuation is not text."""
+    """log p(continuation | context) in nats within text ids; for an id that is not text, within this id and text."""
     greedy_within: bool
     image_mass: float
-    """Total probability of image ids at each id of the continuation, summed."""
+    """Total probability of image ids at each id of the continuation, summed; 0 where these have a head of their own."""
 
 
 def score(
@@ -93,6 +93,7 @@ def _answered(
     model: LanguageModel, layout: VocabularyLayout, packed: Packed, count: int
 ) -> Iterator[dict[int, list[float]]]:
     device = model.device
+    columns_of = partial(target_columns, layout=layout, heads_apart=model.config.heads_apart)
     sums = torch.zeros(count, COLUMNS, dtype=torch.float64, device=device)
     for batch, hidden in model.read_trie(packed.trie):
         due = packed.due(batch)
@@ -100,7 +101,7 @@ def _answered(
             nodes, places = np.unique(due[0] - batch.start, return_inverse=True)
             scored, at, ids, owners = (torch.from_numpy(part).to(device) for part in (nodes, places, due[1], due[2]))
             with torch.inference_mode():
-                sums.index_add_(0, owners, target_columns(hidden[scored], model.head, at, ids, layout))
+                sums.index_add_(0, owners, columns_of(hidden[scored], model.head, at, ids))
         totals: list[list[float]] = sums[list(batch.complete)].tolist()
         yield dict(zip(batch.complete, totals, strict=True))
 
@@ -171,9 +172,12 @@ def target_columns(
     at: Tensor,  # [N] int64, which of the P each target is predicted from
     ids: Tensor,  # [N] int64
     layout: VocabularyLayout,
+    heads_apart: bool = False,
 ) -> Tensor:  # [N, COLUMNS] float64
     """Return for each target: its log-likelihood and whether another id is likelier (the first of equal ids counts as
-    the likeliest), over all ids and within text ids, and the total probability of all image ids."""
+    the likeliest), over all ids and within text ids, and the total probability of all image ids.
+
+    With `heads_apart`, an image target is compared with image ids only, and any other target with all other ids."""
     tiles = list(_tiles(layout, len(hidden), hidden.is_cuda))
     targets = torch.full(ids.shape, torch.nan, device=ids.device)
     first = torch.ones_like(ids, dtype=torch.bool)  # no earlier id in the target's own tile is as likely
@@ -192,14 +196,20 @@ def target_columns(
     described = [(tile.text, tile.image, tile.ids.start) for tile in tiles]
     text, image, starts = (torch.tensor(column, device=ids.device) for column in zip(*described, strict=True))
     target_tiles = torch.searchsorted(starts, ids, right=True) - 1
-    everything = masses.logsumexp(1)
-    within = torch.where(belongs(ids, layout.text_ids), targets - masses[:, text].logsumexp(1)[at], -torch.inf)
+    everything, of_images = masses.logsumexp(1), masses[:, image].logsumexp(1)
+    mass, normaliser, chosen = (of_images - everything).exp()[at], everything[at], torch.ones_like(text)
+    if heads_apart:
+        is_image = image[target_tiles]
+        normaliser = torch.where(is_image, of_images[at], masses[:, ~image].logsumexp(1)[at])
+        mass, chosen = torch.zeros_like(mass), image == is_image[:, None]
+    of_text = masses[:, text].logsumexp(1)[at]
+    of_text = torch.where(text[target_tiles], of_text, torch.logaddexp(of_text, targets.double()))
     found_columns = (
-        targets - everything[at],
-        ~(first & _is_most(maxima[at], targets, target_tiles, torch.ones_like(text))),
-        within,
+        targets - normaliser,
+        ~(first & _is_most(maxima[at], targets, target_tiles, chosen)),
+        targets - of_text,
         ~(first & _is_most(maxima[at], targets, target_tiles, text) & text[target_tiles]),
-        (masses[:, image].logsumexp(1) - everything).exp()[at],
+        mass,
     )
     return torch.stack([column.double() for column in found_columns], dim=1)
 
@@ -207,12 +217,12 @@ def target_columns(
 def _tiles(layout: VocabularyLayout, rows: int, gpu: bool) -> Iterator[_Tile]:
     assert layout.rows is not None, "the layout is resolved"
     width = max(LEAST_COLUMNS, (GPU_TILE_BYTES if gpu else CPU_TILE_BYTES) // (4 * max(rows, 1)))
-    text, image = layout.text_ids, layout.image_range
-    blocks = [text, *([] if image is None else [image]), *gaps(layout.rows, text, image)]
+    text, image = layout.text_ranges, layout.image_range
+    blocks = [*text, *([] if image is None else [image]), *gaps(layout.rows, *text, image)]
     for block in sorted(blocks, key=lambda block: block.start):
         for start in range(block.start, block.stop, width):
             ids = range(start, min(start + width, block.stop))
-            yield _Tile(ids, block is text, block is image)
+            yield _Tile(ids, block in text, block is image)
 
 
 def _is_first(logits: Tensor, most: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
@@ -228,10 +238,10 @@ def _is_most(
     maxima: Tensor,  # [N, tiles]
     targets: Tensor,  # [N]
     target_tiles: Tensor,  # [N], each target's tile
-    chosen: Tensor,  # [tiles] bool
+    chosen: Tensor,  # [tiles] or [N, tiles] bool
 ) -> Tensor:  # [N] bool
     """Return whether each target is the likeliest among chosen tiles: no earlier tile reaches it, and no later tile
     exceeds it."""
-    before = torch.arange(len(chosen), device=target_tiles.device) < target_tiles[:, None]
+    before = torch.arange(maxima.shape[1], device=target_tiles.device) < target_tiles[:, None]
     beaten = torch.where(before, maxima >= targets[:, None], maxima > targets[:, None])
     return ~(beaten & chosen).any(1)

@@ -163,6 +163,16 @@ class VocabularyLayout(BaseModel):
         return range(self.text.offset, self.text.offset + self.text.size)
 
     @cached_property
+    def text_ranges(self) -> tuple[range, ...]:
+        """The rows of a resolved layout's text block that are neither image nor special, in ascending order."""
+        taken = [range(row, row + 1) for row in self.special.values()]
+        ranges, start = [], self.text_ids.start
+        for block in sorted([*taken, self.image_range or range(0)], key=lambda block: block.start):
+            ranges.append(range(start, min(block.start, self.text_ids.stop)))
+            start = max(start, block.stop)
+        return tuple(part for part in (*ranges, range(start, self.text_ids.stop)) if part)
+
+    @cached_property
     def image_ids(self) -> range | tuple[int, ...] | None:
         """The rows of a resolved layout's image tokens, in the order of the codes; None without `image`."""
         if self.image is None:
@@ -228,6 +238,10 @@ class VocabularyLayout(BaseModel):
             )
         cut = self._overlong(template, len(text_ids or ()), image_length)
         return TokenSequence(self._filled(before, text_ids, None, cut), cut)
+
+    def before_text(self, in_template: bool) -> int:
+        """Return the number of tokens before the text in `sequence` of a text without an image."""
+        return self._template_for(True, False).index(TEXT) if in_template else 0
 
     def _check_parts(self, text_ids: Sequence[int] | None, image_codes: Sequence[int] | None) -> None:
         _check_range("text id", text_ids, self.text.size, "the text block has")
@@ -311,8 +325,11 @@ class IdCounts:
     image: int
 
     @classmethod
-    def of(cls, layout: VocabularyLayout) -> IdCounts:
-        return cls(layout.rows or 0, layout.text.size, layout.image.size if layout.image else 0)
+    def of(cls, layout: VocabularyLayout, heads_apart: bool = False) -> IdCounts:
+        """Return the numbers of a resolved layout; with `heads_apart`, those of the text's own head."""
+        rows, image = layout.rows or 0, layout.image.size if layout.image else 0
+        text = sum(map(len, layout.text_ranges))
+        return cls(rows - image, text, 0) if heads_apart else cls(rows, text, image)
 
 
 def text_only(rows: int) -> VocabularyLayout:

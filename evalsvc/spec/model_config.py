@@ -120,6 +120,8 @@ class ModelConfig(BaseModel):
     """Whether norms are applied to the inputs of attention and feed-forward layer, or to their outputs."""
     parallel_residual: bool = False
     """Whether attention and feed-forward layer both start from the input of the layer."""
+    heads_apart: bool = False
+    """Whether logits of image ids come from a head of their own. A softmax over all ids then has no meaning."""
     transformers_config: str | None = Field(default=None, max_length=1_000_000)
     """Checked `config.json`, as JSON, of a model that the package transformers computes."""
 

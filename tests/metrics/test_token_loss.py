@@ -2,6 +2,8 @@
 
 import math
 from collections import Counter
+from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -12,50 +14,56 @@ from evalsvc.metrics import entropy
 from evalsvc.metrics.entropy import CONCENTRATIONS, distinct_n, seq_rep, unigram_loss
 from evalsvc.metrics.token_loss import TokenLosses, chunk_rows, divergences, token_losses
 
-BLOCKS = [
-    (range(12), range(12, 20)),
-    (range(12), range(15, 20)),
-    (range(8, 20), range(8)),
-    (range(5, 11), range(13, 19)),
-    (range(12), None),
-    (range(20), None),
+BLOCKS: list[tuple[list[range], range | None]] = [
+    ([range(12)], range(12, 20)),
+    ([range(12)], range(15, 20)),
+    ([range(8, 20)], range(8)),
+    ([range(5, 11)], range(13, 19)),
+    ([range(12)], None),
+    ([range(20)], None),
+    ([range(2), range(5, 9), range(16, 20)], range(10, 15)),  # image and special rows inside the text
+    ([range(1, 2), range(7, 20)], range(2, 6)),
 ]
 
 
-def slow(logits: Tensor, targets: Tensor, text: range, image: range | None) -> TokenLosses:
-    """The definition, on all logits at once, in float64."""
-    log_probabilities = logits.double().log_softmax(1)
-    nll = -log_probabilities.gather(1, targets[:, None])[:, 0]
-    within = torch.full_like(nll, torch.nan)
-    mass = torch.full_like(nll, -torch.inf)
-    for block in (text, image):
-        for row, target in enumerate(targets.tolist()):
-            if block is not None and target in block:
-                inside = logits[row, list(block)].double().log_softmax(0)
-                within[row] = -inside[block.index(target)]
-    if image is not None:
-        mass = log_probabilities[:, list(image)].logsumexp(1)
-    return TokenLosses(nll, within, mass)
+def slow(
+    logits: Tensor, targets: Tensor, text: Sequence[int], image: Sequence[int] | None, heads_apart: bool = False
+) -> TokenLosses:
+    """The definition, one target after the other, in float64."""
+    numbers = []
+    for row, target in zip(logits.double(), targets.tolist(), strict=True):
+
+        def loss(ids: Sequence[int], row: Tensor = row, target: int = target) -> Tensor:
+            return -row[list(ids)].log_softmax(0)[list(ids).index(target)]
+
+        images, everything = list(image or ()), list(range(len(row)))
+        others = [one for one in everything if one not in images]
+        over = everything if not heads_apart else images if target in images else others
+        within = images if target in images else text if target in text else [*text, target]
+        mass = row.log_softmax(0)[images].logsumexp(0) if images and not heads_apart else torch.tensor(-torch.inf)
+        numbers.append(torch.stack((loss(over), loss(within), mass)))
+    return TokenLosses(*torch.stack(numbers, dim=1))
 
 
+@pytest.mark.parametrize("heads_apart", [False, True])
 @pytest.mark.parametrize(("text", "image"), BLOCKS)
 @pytest.mark.parametrize("chunk", [1, 7, 50, 1000])
-def test_equals_the_definition(text: range, image: range | None, chunk: int) -> None:
+def test_equals_the_definition(text: list[range], image: range | None, chunk: int, heads_apart: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(50, 6, generator=generator)
     weight = 3 * torch.randn(20, 6, generator=generator)
     targets = torch.randint(20, (50,), generator=generator)
-    found = token_losses(hidden, targets, lambda some: some @ weight.T, text, image, chunk)
-    expected = slow(hidden @ weight.T, targets, text, image)
+    found = token_losses(hidden, targets, lambda some: some @ weight.T, text, image, chunk, heads_apart)
+    expected = slow(hidden @ weight.T, targets, [*chain(*text)], image, heads_apart)
     torch.testing.assert_close(found.nll.double(), expected.nll, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(found.within.double(), expected.within, rtol=1e-5, atol=1e-5, equal_nan=True)
+    torch.testing.assert_close(found.within.double(), expected.within, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(found.image_log_mass.double(), expected.image_log_mass, rtol=1e-5, atol=1e-5)
 
 
 def test_a_block_far_below_the_other_keeps_its_loss() -> None:
     """exp underflows at -104: with one maximum for all ids, the loss within the image ids would be infinite."""
     logits = torch.tensor([[0.0, 1.0, -300.0, -301.0]])
-    found = token_losses(torch.zeros(1, 1), torch.tensor([3]), lambda some: logits, range(2), range(2, 4), 1)
+    found = token_losses(torch.zeros(1, 1), torch.tensor([3]), lambda some: logits, [range(2)], range(2, 4), 1)
     expected = slow(logits, torch.tensor([3]), range(2), range(2, 4))
     torch.testing.assert_close(found.within, expected.within.float())
     torch.testing.assert_close(found.nll, expected.nll.float())
@@ -70,16 +78,16 @@ def test_the_head_never_sees_more_than_a_chunk() -> None:
         seen.append(len(some))
         return some @ torch.ones(4, 3).T
 
-    token_losses(torch.ones(10, 3), torch.zeros(10, dtype=torch.int64), head, range(4), None, 4)
+    token_losses(torch.ones(10, 3), torch.zeros(10, dtype=torch.int64), head, [range(4)], None, 4)
     assert seen == [4, 4, 2]
     assert (chunk_rows(66_823), chunk_rows(1 << 30)) == (251, 1)
 
 
 def test_nan_comes_through() -> None:
     logits = torch.tensor([[0.0, torch.nan, 1.0], [0.0, 2.0, 1.0]])
-    found = token_losses(torch.zeros(2, 1), torch.tensor([0, 0]), lambda some: logits, range(2), range(2, 3), 2)
+    found = token_losses(torch.zeros(2, 1), torch.tensor([0, 0]), lambda some: logits, [range(2)], range(2, 3), 2)
     assert found.nll.isnan().tolist() == [True, False]
-    divergence = divergences(torch.zeros(2, 3), logits, range(2), range(2), same_rows=True)
+    divergence = divergences(torch.zeros(2, 3), logits, [range(2)], [range(2)], same_rows=True)
     assert divergence.kl.isnan().tolist() == divergence.kl_within.isnan().tolist() == [True, False]
 
 
@@ -95,7 +103,7 @@ def slow_kl(p: Tensor, q: Tensor) -> Tensor:
 @pytest.mark.parametrize("text", [range(12), range(5, 17), range(20)])
 def test_equals_the_definition_over_all_rows(text: range) -> None:
     base, other = logits(0, 20), logits(1, 20)
-    found = divergences(base, other, text, text, same_rows=True)
+    found = divergences(base, other, [text], [text], same_rows=True)
     p, q = base.double().softmax(1), other.double().softmax(1)
     torch.testing.assert_close(found.kl, slow_kl(p, q), rtol=1e-5, atol=1e-6)
     inside = slice(text.start, text.stop)
@@ -107,25 +115,39 @@ def test_equals_the_definition_over_all_rows(text: range) -> None:
 def test_equals_the_definition_over_text_where_the_rows_differ() -> None:
     """A base before it was widened, behind a text block that begins elsewhere; it has two rows more of padding."""
     base, other = logits(2, 14), logits(3, 30)
-    found = divergences(base, other, range(14), range(10, 22), same_rows=False)
+    found = divergences(base, other, [range(12)], [range(10, 22)], same_rows=False)
     p, q = base.double()[:, :12].softmax(1), other.double().softmax(1)[:, 10:22]
     torch.testing.assert_close(found.kl, slow_kl(p, q), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(found.kl_within, slow_kl(p, q / q.sum(1, True)), rtol=1e-5, atol=1e-6)
     assert found.agree.tolist() == (base[:, :12].argmax(1) + 10 == other.argmax(1)).tolist()
 
 
+def test_equals_the_definition_over_text_in_several_ranges() -> None:
+    base, other = logits(4, 14), logits(5, 30)
+    other[:9, 10] = other[:9, 21] = 20  # equally likely: the first counts
+    base[:5, 0] = base[5:9, 6] = 20
+    places, moved = [[range(2), range(5, 12)], [range(10, 12), range(20, 27)]], [0, 1, 5, 6, 7, 8, 9, 10, 11]
+    found = divergences(base, other, *places, same_rows=False)
+    p, rows = base.double()[:, moved].softmax(1), [10, 11, *range(20, 27)]
+    q = other.double().softmax(1)[:, rows]
+    torch.testing.assert_close(found.kl, slow_kl(p, q), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found.kl_within, slow_kl(p, q / q.sum(1, True)), rtol=1e-5, atol=1e-6)
+    assert found.agree.tolist() == [rows[top] == best for top, best in zip(p.argmax(1), other.argmax(1), strict=True)]
+    assert found.agree[:9].tolist() == [True] * 5 + [False] * 4
+
+
 def test_small_divergences_are_not_lost_in_rounding() -> None:
     """Neighbouring checkpoints: with logits changed by 0.01 in 50,000 rows KL is about 5e-5."""
     base = logits(7, 50_000, n=4)
     other = base + logits(8, 50_000, scale=0.01, n=4)
-    found = divergences(base, other, range(50_000), range(50_000), same_rows=True)
+    found = divergences(base, other, [range(50_000)], [range(50_000)], same_rows=True)
     log_p, log_q = base.double().log_softmax(1), other.double().log_softmax(1)
     torch.testing.assert_close(found.kl, (log_p.exp() * (log_p - log_q)).sum(1), rtol=0, atol=1e-6)
-    same = divergences(base, base.clone(), range(50_000), range(50_000), same_rows=True)
+    same = divergences(base, base.clone(), [range(50_000)], [range(50_000)], same_rows=True)
     assert same.kl.tolist() == same.kl_within.tolist() == [0.0] * 4, "the base of a run is a point of its own curve"
     assert bool(same.agree.all())
     base = torch.tensor([[0.0, -torch.inf, 0.0]])  # 0 · (-inf) is NaN: what is impossible to the base weighs nothing
-    found = divergences(base, torch.tensor([[0.0, 1.0, 0.0]]), range(3), range(3), same_rows=True)
+    found = divergences(base, torch.tensor([[0.0, 1.0, 0.0]]), [range(3)], [range(3)], same_rows=True)
     assert found.kl.item() == pytest.approx(math.log((2 + math.e) / 2))
 
 

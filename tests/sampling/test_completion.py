@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -34,7 +35,7 @@ def slow(
     model: Transformer,
     prompt: Continuation,
     params: SamplingParams,
-    allowed: range = range(ROWS),
+    allowed: Sequence[int] = range(ROWS),
     end: frozenset[int] = frozenset(),
 ) -> list[int]:
     """At each place the likeliest row, or the row with the largest ln p + Gumbel noise."""
@@ -66,8 +67,8 @@ PARAMS = [
 @pytest.mark.parametrize("params", PARAMS, ids=str)
 def test_equals_the_slow_reference(kind: str, params: SamplingParams) -> None:
     model, prompts, end = tiny_model(kind), make_prompts(9), frozenset({3, 20, 31})
-    for allowed in (range(ROWS), range(5, 30)):
-        expected = [slow(model, prompt, params, allowed, end) for prompt in prompts]
+    for allowed in ([range(ROWS)], [range(5, 30)], [range(2, 3), range(7, 21), range(21, 30), range(35, ROWS)]):
+        expected = [slow(model, prompt, params, [*chain(*allowed)], end) for prompt in prompts]
         for batch_tokens in (1, 40, 1_000):
             found = complete(model, prompts, params, batch_tokens=batch_tokens, allowed=allowed, end=end)
             assert found == expected
@@ -152,12 +153,12 @@ def test_a_row_that_has_ended_disturbs_nobody() -> None:
         model.tok_embeddings.weight[7] = float("nan")
     long, params = Continuation("long", (1,) * 126, 60), SamplingParams()
     others = [Continuation(f"other {row}", (row,), 60) for row in range(6)]
-    options: dict[str, Any] = {"batch_tokens": 10_000, "allowed": range(8), "end": frozenset({7})}
+    options: dict[str, Any] = {"batch_tokens": 10_000, "allowed": [range(8)], "end": frozenset({7})}
     together = complete(model, [long, *others], params, stop=lambda index, ids: index == 0, **options)[1:]
     assert together == [complete(model, [other], params, **options)[0] for other in others]
     assert len({len(rows) for rows in together}) > 2, "some went on beside NaN"
     with pytest.raises(InvalidData, match="position 128 is beyond llama_rotary's 128 positions"):
-        complete(model, [long], params, batch_tokens=1_000, allowed=range(7))
+        complete(model, [long], params, batch_tokens=1_000, allowed=[range(7)])
 
 
 def test_nan_names_the_prompt_and_its_place() -> None:
@@ -177,7 +178,7 @@ def test_nan_names_the_prompt_and_its_place() -> None:
     assert complete(model, prompts[:1], SamplingParams(), batch_tokens=100) == drawn[:1]
     prompts = [Continuation("good", (1, 2, 3, 4), 2), Continuation("bad", (1, 2, 3, bad), 2)]
     with pytest.raises(NonFinite, match="of prompt 'bad' are NaN or infinite"):
-        complete(model, prompts, SamplingParams(temperature=0), batch_tokens=100, allowed=range(bad))
+        complete(model, prompts, SamplingParams(temperature=0), batch_tokens=100, allowed=[range(bad)])
 
 
 def test_progress_counts_completed_prompts_and_can_cancel() -> None:
@@ -197,8 +198,10 @@ def test_progress_counts_completed_prompts_and_can_cancel() -> None:
         ([Continuation("a", (1,), 0)], {}, "prompt 'a' has max_tokens 0"),
         ([Continuation("a", (40,), 1)], {}, "prompt 'a' has the id 40; the model's table has 0…39"),
         ([Continuation("a", (1,), 1), Continuation("a", (2,), 1)], {}, "two prompts have the id 'a'"),
-        ([], {"allowed": range(30, 41)}, "allowed has the id 40"),
-        ([], {"allowed": range(3, 3)}, "give the rows to draw from as a range of at least one"),
+        ([], {"allowed": [range(30, 41)]}, "allowed has the id 40"),
+        ([], {"allowed": []}, "give the rows to draw from as ranges of at least one"),
+        ([], {"allowed": [range(3, 3)]}, "give the rows to draw from as ranges of at least one"),
+        ([], {"allowed": [range(3, 9), range(8, 12)]}, "the ranges of allowed overlap or descend"),
         ([], {"params": SamplingParams(guidance_scale=2)}, "guidance_scale is 2.0; text has no unconditional prompt"),
     ],
 )

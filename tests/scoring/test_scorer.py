@@ -4,11 +4,13 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import astuple
+from itertools import chain
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
 import torch
+from mixed_layouts import mixed_layout
 from small_models import small_model
 from torch import Tensor
 
@@ -42,6 +44,7 @@ LAYOUTS = {
     "image then special": layout_of(range(24), range(24, 40), doc=40, pad=41),
     "image first, then a gap": layout_of(range(20, 44), range(16), doc=17),
     "text in the middle": layout_of(range(8, 32), None),
+    "image and special inside text": mixed_layout(ROWS, range(2, 44), range(9, 20), doc=5, pad=20, end=43),
 }
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -55,7 +58,7 @@ def make_requests(model: Transformer, layout: VocabularyLayout) -> list[Request]
     """Questions with options of one id and of many, one asked twice, one text split at two places, and the likeliest
     continuations: over all ids and within text ids."""
     pick = random.Random(0)
-    text = layout.text_ids
+    text = [*chain(*layout.text_ranges)]
 
     def some(most: int) -> tuple[int, ...]:
         return tuple(pick.choices(text, k=pick.randint(1, most)))
@@ -72,10 +75,10 @@ def make_requests(model: Transformer, layout: VocabularyLayout) -> list[Request]
     return requests
 
 
-def likeliest(model: Transformer, context: Sequence[int], rows: range, count: int) -> tuple[int, ...]:
+def likeliest(model: Transformer, context: Sequence[int], rows: Sequence[int], count: int) -> tuple[int, ...]:
     ids = list(context)
     for _ in range(count):
-        ids.append(rows[int(model(torch.tensor([ids]))[0, -1, rows.start : rows.stop].argmax())])
+        ids.append(rows[int(model(torch.tensor([ids]))[0, -1, list(rows)].argmax())])
     return tuple(ids[len(context) :])
 
 
@@ -84,15 +87,25 @@ def slow_score(model: Transformer, layout: VocabularyLayout, request: Request) -
     ids = torch.tensor([request.context + request.continuation])
     hidden = model.hidden(ids[:, :-1])[0, len(request.context) - 1 :]
     logits = hidden.double() @ model.output.weight.double().T
-    text = list(layout.text_ids)
-    within = torch.full_like(logits, -torch.inf)
-    within[:, text] = logits[:, text]
-    target = torch.tensor(request.continuation)[:, None]
-    image = logits.softmax(1)[:, list(layout.image_range or ())]
-    both = []
-    for some in (logits, within):
-        both += [float(some.log_softmax(1).gather(1, target).sum()), bool((some.argmax(1) == target[:, 0]).all())]
-    return Score(*both, float(image.sum()))
+    columns = slow_columns(logits, torch.tensor(request.continuation), layout).sum(0).tolist()
+    return Score(columns[0], columns[1] == 0, columns[2], columns[3] == 0, columns[4])
+
+
+def slow_columns(logits: Tensor, ids: Tensor, layout: VocabularyLayout, heads_apart: bool = False) -> Tensor:
+    """The definition, one target after the other; `chosen` are the ids of each softmax."""
+    text, image = [*chain(*layout.text_ranges)], list(layout.image_range or ())
+    rows = []
+    for row, target in zip(logits.double(), ids.tolist(), strict=True):
+        chosen = list(range(ROWS))
+        if heads_apart:
+            chosen = image if target in image else [one for one in chosen if one not in image]
+        columns = []
+        for some in (chosen, sorted({*text, target})):
+            among = row[some]
+            columns += [float(among.log_softmax(0)[some.index(target)]), int(among.argmax()) != some.index(target)]
+        columns[3] |= target not in text
+        rows.append([*columns, 0.0 if heads_apart else float(row.softmax(0)[image].sum())])
+    return torch.tensor(rows, dtype=torch.float64)
 
 
 def assert_equal(found: Sequence[Score], expected: Sequence[Score], tolerance: float) -> None:
@@ -217,18 +230,13 @@ def test_batches_hold_the_budget_with_their_padding() -> None:
     assert list(token_batches([], 12)) == []
 
 
-def slow_columns(logits: Tensor, ids: Tensor) -> Tensor:
-    text = torch.full_like(logits, -torch.inf)
-    text[:, 8:20] = logits[:, 8:20]
-    columns = []
-    for some in (logits, text):
-        columns += [some.log_softmax(1).gather(1, ids[:, None])[:, 0], some.argmax(1) != ids]
-    return torch.stack([column.double() for column in (*columns, logits.softmax(1)[:, :6].sum(1))], dim=1)
-
-
+@pytest.mark.parametrize("heads_apart", [False, True])
+@pytest.mark.parametrize("layout", [LAYOUTS["image first, then a gap"], LAYOUTS["image and special inside text"]])
 @pytest.mark.parametrize("tile", [1, 5, 1000])
 @pytest.mark.parametrize("spread", [1.0, 40.0])
-def test_equals_all_logits_at_once(tile: int, spread: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equals_all_logits_at_once(
+    tile: int, spread: float, layout: VocabularyLayout, heads_apart: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whole numbers, so that many are equally likely: across tiles too the first counts as the likeliest."""
     cut_tiles(monkeypatch, tile)
     torch.manual_seed(0)
@@ -241,8 +249,20 @@ def test_equals_all_logits_at_once(tile: int, spread: float, monkeypatch: pytest
         seen.extend(range(ROWS)[rows])
         return logits[:, rows].clone()
 
-    layout = layout_of(range(8, 20), range(6), doc=22, pad=23)
-    found = target_columns(torch.zeros(50, 4), of_rows, at, ids, layout)
-    torch.testing.assert_close(found, slow_columns(logits.double()[at], ids), rtol=1e-6, atol=1e-5)
+    found = target_columns(torch.zeros(50, 4), of_rows, at, ids, layout, heads_apart)
+    torch.testing.assert_close(found, slow_columns(logits[at], ids, layout, heads_apart), rtol=1e-6, atol=1e-5)
     assert seen == list(range(ROWS)), "every id is computed once"
-    assert (found[:, 1] == 0).sum() == (found[:, 3] == 0).sum() == 50
+    assert [int((found[:, column] == 0).sum()) for column in (1, 3)] == [100 if heads_apart else 50, 50]
+
+
+def test_a_model_says_that_its_heads_are_apart() -> None:
+    model, layout = build_model(), LAYOUTS["image then special"]
+    requests = make_requests(model, layout)[:12]
+    model.config = model.config.model_copy(update={"heads_apart": True})
+    found = score(model, layout, requests, BUDGET)
+    for one, request in zip(found, requests, strict=True):
+        whole = torch.tensor([request.context + request.continuation])
+        logits = model(whole)[0, len(request.context) - 1 : -1]
+        ids = torch.tensor(request.continuation)
+        assert one.logprob == pytest.approx(float(slow_columns(logits, ids, layout, True)[:, 0].sum()), abs=1e-5)
+        assert one.image_mass == 0

@@ -22,11 +22,12 @@ from evalsvc.files.artifacts import Artifact
 from evalsvc.metrics.entropy import distinct_n, seq_rep
 from evalsvc.metrics.intervals import MIN_ITEMS
 from evalsvc.metrics.ratio import ratio_of_sums
+from evalsvc.metrics.token_loss import gaps
 from evalsvc.sampling import Continuation, complete
 from evalsvc.scoring import Request, score
 from evalsvc.spec.documents.results import Completion
 from evalsvc.spec.documents.text_reports import CompletionsReport
-from evalsvc.spec.layout import VocabularyLayout
+from evalsvc.spec.layout import IdCounts, VocabularyLayout
 from evalsvc.spec.protocol import MetricValue, Protocol, digest
 from evalsvc.tasks.completions.spec import GREEDY, Completions
 from evalsvc.tasks.result_warnings import cut_inputs
@@ -119,7 +120,8 @@ class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]
         tokenizer = self.text_tokenizer(context)
         if tokenizer.digest != shard.tokenizer:
             raise DataChanged.since_planned(tokenizer.path)
-        layout, whole = context.layout(), self._encode(context, tokenizer)
+        whole = self._encode(context, tokenizer)
+        ids = IdCounts.of(context.layout(), context.model_config().heads_apart)
         max_length = self.task.max_length or self.model(context).config.seq_len
         prompts = [self._cut(ids, max_length, self.bos(context, tokenizer)) for ids in whole]
         completions = self._complete(context, tokenizer, prompts, context.report)
@@ -132,11 +134,11 @@ class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]
         return CompletionsOutput(
             items=list(self._items(completions, of_base, judged, prompts, protocol, self._end_of_text(tokenizer))),
             cut=sum(len(kept) < len(ids) for kept, ids in zip(prompts, whole, strict=True)),
-            chance=layout.image.size / layout.rows if layout.image and layout.rows else None,
+            chance=ids.image / ids.all if ids.image else None,
             base=None if base is None else base.digest(),
             base_layout=None if base is None else base.layout().digest,
             base_rotary={} if base is None else base_rotary(base),
-            base_text_ids=0 if base is None else base.layout().text.size,
+            base_text_ids=0 if base is None else IdCounts.of(base.layout()).text,
             protocol={**protocol, "prompts": digest([self.task.prompts, prompts])},
         )
 
@@ -233,7 +235,15 @@ class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]
 
         try:
             for params in self.task.ways().values():
-                way = complete(model, wanted, params, batch_tokens=context.batch_tokens, end=ends, report=progress)
+                way = complete(
+                    model,
+                    wanted,
+                    params,
+                    batch_tokens=context.batch_tokens,
+                    allowed=gaps(model.config.vocab_size, layout.image_range) if model.config.heads_apart else None,
+                    end=ends,
+                    report=progress,
+                )
                 by_way.append(way)
         except NonFinite as error:
             raise NonFinite(f"{context.checkpoint.label}: {error.message}") from None
@@ -288,7 +298,7 @@ class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]
         """Return the base's loss in nats on the text at the beginning of each completion, the checkpoint's first, and
         its number of ids."""
         rows = base.layout().text_ids
-        texts = [completion.leading_text(len(rows)) for completion in completions]
+        texts = [completion.leading_text(base.layout()) for completion in completions]
         asked = [index for index, text in enumerate(texts) if text]
         contexts = [tuple(rows[token] for token in ids) for ids in prompts for _ in self.task.ways()] * 2
         requests = [Request(contexts[index], tuple(rows[token] for token in texts[index])) for index in asked]
@@ -342,11 +352,14 @@ class DrawnText:
         """Return the ids relative to the first text row, so that equal text is equal under other layouts."""
         return [row - self.layout.text.offset for row in self.ids]
 
-    def leading_text(self, size: int) -> list[int]:
-        """Return the text at the beginning of the completion, as tokenizer ids that a base with `size` text ids
-        knows."""
-        known = min(size, self.layout.text.size)
-        return list(takewhile(lambda token: 0 <= token < known, self.from_text))
+    def leading_text(self, base: VocabularyLayout) -> list[int]:
+        """Return the text at the beginning of the completion, as tokenizer ids that are text for the base too."""
+
+        def is_shared(token: int) -> bool:
+            sides = (self.layout, base)
+            return all(any(side.text.offset + token in part for part in side.text_ranges) for side in sides)
+
+        return list(takewhile(is_shared, self.from_text))
 
 
 def _sources(context: Context, base: Context | None) -> dict[str, str]:

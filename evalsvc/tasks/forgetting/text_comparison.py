@@ -88,10 +88,7 @@ def passages(
             sequences = [each.sequence(ids, None, in_template) for each in (layout, base)]
         except InvalidData as error:
             raise InvalidData(f"{name} {error.message}") from None
-        before = [
-            next((place for place, row in enumerate(sequence.ids) if row in each.text_ids), 0)
-            for each, sequence in zip((layout, base), sequences, strict=True)
-        ]
+        before = [each.before_text(in_template) for each in (layout, base)]
         first = 0 if all(before) else 1
         stop = min(len(ids) - max(sequence.cut for sequence in sequences), max_length + 1 - max(before))
         targets = ids[first : max(first, stop)]
@@ -142,24 +139,38 @@ def same_rows(first: VocabularyLayout, second: VocabularyLayout) -> bool:
     return all(getattr(first, part) == getattr(second, part) for part in parts)
 
 
+def shared_text(first: VocabularyLayout, second: VocabularyLayout) -> tuple[list[range], list[range]]:
+    """Return the rows of the tokenizer ids that are text in both layouts, under each of the layouts."""
+    moved = second.text.offset - first.text.offset
+    shared = [
+        range(max(own.start, other.start - moved), min(own.stop, other.stop - moved))
+        for own in first.text_ranges
+        for other in second.text_ranges
+        if own.start < other.stop - moved and other.start - moved < own.stop
+    ]
+    return shared, [range(rows.start + moved, rows.stop + moved) for rows in shared]
+
+
 @torch.inference_mode()
 def _columns(checkpoint: Side, base: Side, rows: Sequence[Passage]) -> Tensor:
     targets = torch.tensor([token for row in rows for token in row.targets], dtype=torch.int64)
     hidden = _hidden(checkpoint, rows, OWN)
     base_hidden = hidden if base is checkpoint else _hidden(base, rows, BASE)
-    aligned = same_rows(checkpoint.layout, base.layout)
+    apart = [each.model.config.heads_apart for each in (checkpoint, base)]
+    aligned = same_rows(checkpoint.layout, base.layout) and apart[0] == apart[1]
+    base_text, own_text = shared_text(base.layout, checkpoint.layout)
     chunk = chunk_rows(checkpoint.model.config.vocab_size + base.model.config.vocab_size)
     parts = [torch.zeros(0, len(COLUMNS), dtype=torch.float64)]
     for start in range(0, len(targets), chunk):
         span = slice(start, start + chunk)
-        logits = checkpoint.model.head(hidden[span])
+        logits = _text_logits(checkpoint, hidden[span])
         losses = base_losses = _losses(checkpoint, logits, targets[span])
         base_logits = logits
         if base is not checkpoint:
-            base_logits = base.model.head(base_hidden[span])
+            base_logits = _text_logits(base, base_hidden[span])
             base_losses = _losses(base, base_logits, targets[span])
-        apart = divergences(base_logits, logits, base.layout.text_ids, checkpoint.layout.text_ids, aligned)
-        columns = (*losses, *base_losses[:2], apart.kl, apart.kl_within, apart.agree)
+        between = divergences(base_logits, logits, base_text, own_text, aligned)
+        columns = (*losses, *base_losses[:2], between.kl, between.kl_within, between.agree)
         parts.append(torch.stack([column.double() for column in columns], dim=1).cpu())
     all_columns = torch.cat(parts)
     _require_finite(checkpoint, all_columns[:, NLL], rows, OWN)
@@ -179,9 +190,17 @@ def _hidden(side: Side, rows: Sequence[Passage], which: int) -> Tensor:
     return side.model.hidden(ids.to(side.device))[kept.to(side.device)]
 
 
+def _text_logits(side: Side, hidden: Tensor) -> Tensor:
+    """Return the logits of all ids; those of image ids are -inf where they come from a head of their own."""
+    logits = side.model.head(hidden)
+    if side.model.config.heads_apart and (image := side.layout.image_range):
+        logits[:, image.start : image.stop] = -torch.inf
+    return logits
+
+
 def _losses(side: Side, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     rows = (targets + side.layout.text.offset).to(logits.device)
-    text_ids, image_ids = side.layout.text_ids, side.layout.image_range
+    text_ids, image_ids = side.layout.text_ranges, side.layout.image_range
     losses = token_losses(logits, rows, lambda logits: logits, text_ids, image_ids, len(logits))
     return losses.nll, losses.within, losses.image_log_mass.double().exp()
 

@@ -156,7 +156,7 @@ class TextForgettingWork(TextWork[Forgetting, TextShard, Comparison]):
             raise InvalidData(f"{data.path}: no text has two tokens, and the first is not predicted; use longer texts")
         count = min(self.task.text_shards or math.ceil(tokens / TOKENS_PER_SHARD), len(text_passages))
         bounds = [len(text_passages) * index // count for index in range(count + 1)]
-        within = any(each.rows != each.text.size for each in (layout, base.layout()))
+        within = any(ids.all != ids.text for ids in map(IdCounts.of, (layout, base.layout())))
         protocol = self._text_protocol(context, base, data, max_length)
         # The standard error then depends on the number of groups, not of texts.
         protocol |= {} if groups is None else {"groups": len(set(groups))}
@@ -167,7 +167,7 @@ class TextForgettingWork(TextWork[Forgetting, TextShard, Comparison]):
                 stop=stop,
                 digest=data.digest,
                 max_length=max_length,
-                ids=IdCounts.of(layout),
+                ids=IdCounts.of(layout, context.model_config().heads_apart),
                 within=within,
                 groups=None if groups is None else groups[start:stop],
                 protocol=protocol,

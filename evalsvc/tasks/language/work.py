@@ -75,7 +75,8 @@ class BenchmarkWork(TextWork[BenchmarkParameters, ShardKind, Output], Generic[Be
         """Return the encoding of text for the checkpoint, without loading weights."""
         max_length, tokenizer = self.task.max_length or context.model_config().seq_len, self.text_tokenizer(context)
         bos = self.bos(context, tokenizer)
-        return TextEncoding(tokenizer, context.layout(), max_length, bos, self.task.end_of_text)
+        apart = context.model_config().heads_apart
+        return TextEncoding(tokenizer, context.layout(), max_length, bos, self.task.end_of_text, apart)
 
     def answer(
         self,

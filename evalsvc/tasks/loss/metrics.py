@@ -26,6 +26,11 @@ TOLERANCE = 1e-9
 TYPES = ("text", "image", "special")
 
 
+def choices_of(kind: str, ids: Mapping[str, int]) -> int:
+    """Return the number of ids that the softmax of a target of this type is over."""
+    return ids.get("image_head", ids["all"]) if kind == "image" else ids["all"]
+
+
 def loss_metrics(
     task: str,
     sums: Mapping[str, Sequence[float]],
@@ -35,7 +40,12 @@ def loss_metrics(
 ) -> list[MetricValue]:
     """Return every metric with tokens behind it; standard errors are over sequences, or over `groups` of sequences. A
     loss is Σ nll / Σ tokens; a perplexity is e to the loss, with the same items."""
-    losses = {kind: (f"nll_{kind}", f"n_{kind}", ids["all"]) for kind in (*TYPES, "total")}
+    losses: dict[str, tuple[str, str, float]] = {
+        kind: (f"nll_{kind}", f"n_{kind}", choices_of(kind, ids)) for kind in (*TYPES, "total")
+    }
+    if "image_head" in ids and any(sums["n_total"]):
+        logs = math.fsum(sum(sums[f"n_{kind}"]) * math.log(choices_of(kind, ids)) for kind in TYPES)
+        losses["total"] = "nll_total", "n_total", math.exp(logs / sum(sums["n_total"]))
     for kind in ("text", "image"):
         losses[f"{kind}_within"] = (f"within_{kind}", f"n_{kind}", ids.get(kind, 0))
     metrics = []
@@ -46,7 +56,7 @@ def loss_metrics(
             exp, full_name = perplexity(loss), f"{task}/{name}_perplexity"
             metrics.append(exp.as_metric(full_name, "perplexity", "lower", protocol, float(choices), keys, by))
     _require_weighted(task, {metric.name: metric.value for metric in metrics}, sums)
-    mass = ratio_of_sums(sums["image_mass"], sums["n_text"], groups)
+    mass = ratio_of_sums(sums["image_mass"], sums["n_text"], groups) if "image_mass" in sums else None
     if mass is not None and "image" in ids:
         baseline, keys = ids["image"] / ids["all"], ("image_mass", "n_text")
         by = None if mass.groups is None else GROUP
@@ -117,7 +127,7 @@ def loss_items(
                 item |= {f"n_{kind}": count, f"nll_{kind}": data[f"nll_{kind}"][index]}
                 if kind in ("text", "image"):
                     item[f"within_{kind}"] = data[f"within_{kind}"][index]
-                if kind == "text":
+                if kind == "text" and "image_mass" in data:
                     item["image_mass"] = data["image_mass"][index]
         items.append(item)
     for index, group in enumerate(groups[0] or ()):
@@ -160,23 +170,28 @@ class PackedTargets:
 class Targets:
     """The targets of one type, sequence by sequence."""
 
-    def __init__(self, block: range | None) -> None:
-        self.block = block or range(0)
+    def __init__(self, *blocks: range | None) -> None:
+        """Set up the targets of the type whose rows are in `blocks`, in ascending order."""
+        present = [block for block in blocks if block] or [range(0)]
+        self.size = sum(map(len, present))
+        self._starts, self._stops = (np.array(side) for side in zip(*((b.start, b.stop) for b in present), strict=True))
+        self._before = self._starts - np.cumsum([0, *map(len, present[:-1])])
         self._ids: list[NDArray[np.int32]] = []
-        """Ids relative to the first of the block."""
+        """Ids counted from the first row of the type."""
         self._firsts: list[int] = []
         """Position of each sequence's first target among its ids of this type."""
 
     def add(self, ids: Sequence[int]) -> None:
         """Add a sequence, given as rows of the table. The first id is not a target."""
         rows = np.asarray(ids, dtype=np.int32)
-        inside = (rows >= self.block.start) & (rows < self.block.stop)
+        blocks = np.searchsorted(self._starts, rows, side="right") - 1
+        inside = (blocks >= 0) & (rows < self._stops[blocks])
         first = int(inside[:1].sum())
-        self._ids.append(rows[inside][first:] - self.block.start)
+        self._ids.append((rows - self._before[blocks]).astype(np.int32)[inside][first:])
         self._firsts.append(first)
 
     def pack(self) -> PackedTargets:
-        ids = np.concatenate(self._ids).astype(np.min_scalar_type(max(len(self.block) - 1, 0)))
+        ids = np.concatenate(self._ids).astype(np.min_scalar_type(max(self.size - 1, 0)))
         return PackedTargets(ids, [len(part) for part in self._ids], self._firsts)
 
     def add_packed(self, packed: PackedTargets) -> None:
@@ -186,7 +201,7 @@ class Targets:
 
     def unigrams(self, by_place: bool, groups: Sequence[int] | None = None) -> Unigrams:
         """Compute the losses; with `by_place`, also the loss by position unless there are too many positions."""
-        lengths, size = [len(part) for part in self._ids], len(self.block)
+        lengths, size = [len(part) for part in self._ids], self.size
         ids, owners = np.concatenate(self._ids), np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
         losses = {"unigram": unigram_loss(ids, owners, size, groups=groups)}
         if by_place and len(ids):

@@ -12,7 +12,7 @@ from evalsvc.errors import InternalError, InvalidData
 from evalsvc.files.artifacts import Artifact
 from evalsvc.metrics.ratio import Moments, Ratio
 from evalsvc.spec.protocol import MetricValue, Protocol
-from evalsvc.tasks.loss.metrics import TOLERANCE, Unigrams
+from evalsvc.tasks.loss.metrics import TOLERANCE, Unigrams, choices_of
 
 Grid = tuple[int, int]
 """Rows and columns of an image's codes, which are stored row by row."""
@@ -114,10 +114,14 @@ def require_identity(profile: Profile, sums: Mapping[str, Sequence[float]]) -> N
 
 
 def profile_metrics(
-    task: str, profile: Profile, groups: Sequence[str], ids: int, protocol: Mapping[str, object], grid: Grid | None
+    task: str,
+    profile: Profile,
+    groups: Sequence[str],
+    ids: Mapping[str, int],
+    protocol: Mapping[str, object],
+    grid: Grid | None,
 ) -> Iterator[MetricValue]:
-    """Yield a metric for every bin of these groups, such as `<task>/image_row_07`; `ids` is the number of ids of the
-    table."""
+    """Yield a metric for every bin of these groups, such as `<task>/image_row_07`; `ids` are as in `loss_metrics`."""
     for group in groups:
         bins = [entry for entry in profile.get(group, ()) if entry is not None]
         shaped = {**protocol, "grid": list(grid)} if grid and GROUPS[group] == "image" else protocol
@@ -126,7 +130,9 @@ def profile_metrics(
             name = f"{task}/{group}_{entry.start:0{digits}}" + (
                 "" if entry.stop == entry.start + 1 else f"_{entry.stop - 1}"
             )
-            yield entry.loss.as_metric(name, "nats/token", "lower", Protocol(shaped), math.log(ids))
+            yield entry.loss.as_metric(
+                name, "nats/token", "lower", Protocol(shaped), math.log(choices_of(GROUPS[group], ids))
+            )
 
 
 def profile_artifact(

@@ -88,9 +88,9 @@ class ProfileSums:
         owners = target_mask.nonzero()[:, 0]
         targets = ids[:, 1:][target_mask]
         values = torch.stack((torch.ones_like(losses.nll), losses.nll, losses.within), dim=1).double()  # [N, 3]
-        for kind, block in (("text", self.layout.text_ids), ("image", self.layout.image_range)):
-            inside = belongs(ids, block)
-            of_type = belongs(targets, block)
+        for kind, blocks in (("text", self.layout.text_ranges), ("image", (self.layout.image_range,))):
+            inside = belongs(ids, *blocks)
+            of_type = belongs(targets, *blocks)
             places = (inside.cumsum(1) - 1)[:, 1:][target_mask][of_type]  # number of earlier ids of the same type, [n]
             if not len(places):
                 continue
@@ -141,7 +141,10 @@ def sequence_sums(
     profile: ProfileSums | None = None,
 ) -> dict[str, list[float]]:
     """Return `COLUMNS` with one number per sequence; every position after the first is a target unless it is the pad.
-    `names` are for messages. `profile` gets the losses by position; its groups determine the order of batches."""
+
+    A model with a head of its own for images has no `image_mass`. `names` are for messages. `profile` gets the losses
+    by position; its groups determine the order of batches.
+    """
     sums = torch.zeros(len(sequences), len(COLUMNS), dtype=torch.float64)
     done = 0
     context.report(done)
@@ -158,8 +161,8 @@ def sequence_sums(
             with torch.inference_mode():
                 hidden = model.hidden(ids[:, :-1])[target_mask]  # [N, D]: the head processes no padding
                 chunk = chunk_rows(model.config.vocab_size)
-                blocks = layout.text_ids, layout.image_range
-                losses = token_losses(hidden, targets, model.head, *blocks, chunk)
+                blocks = layout.text_ranges, layout.image_range
+                losses = token_losses(hidden, targets, model.head, *blocks, chunk, model.config.heads_apart)
             owners = target_mask.nonzero()[:, 0]
             bad = owners[~losses.nll.isfinite()]
             if len(bad):
@@ -169,11 +172,12 @@ def sequence_sums(
                 raise NonFinite(f"{label}: the loss of {names[batch[row]]} is not finite; {cause}")
             if profile is not None:
                 profile.add(ids, target_mask, losses, batch)
-            columns = _columns(losses, targets, layout)
-            sums[batch] = columns.new_zeros(len(batch), len(COLUMNS)).index_add_(0, owners, columns).cpu()
+            numbers = _columns(losses, targets, layout)
+            sums[batch] = numbers.new_zeros(len(batch), len(COLUMNS)).index_add_(0, owners, numbers).cpu()
         done += len(batch)
         context.report(done)
-    return {name: column.tolist() for name, column in zip(COLUMNS, sums.unbind(1), strict=True)}
+    columns = {name: column.tolist() for name, column in zip(COLUMNS, sums.unbind(1), strict=True)}
+    return {name: column for name, column in columns.items() if name != "image_mass" or not model.config.heads_apart}
 
 
 def _batches(lengths: Sequence[int], batch_tokens: int, profile: ProfileSums | None) -> Iterator[list[int]]:
@@ -183,7 +187,7 @@ def _batches(lengths: Sequence[int], batch_tokens: int, profile: ProfileSums | N
 
 
 def _columns(losses: TokenLosses, targets: Tensor, layout: VocabularyLayout) -> Tensor:
-    text, image = belongs(targets, layout.text_ids), belongs(targets, layout.image_range)
+    text, image = belongs(targets, *layout.text_ranges), belongs(targets, layout.image_range)
     types = torch.stack((text, image, ~text & ~image), dim=1)  # [N, 3]
     nll = torch.where(types, losses.nll[:, None], 0)
     within = torch.where(types[:, :2], losses.within[:, None], 0)

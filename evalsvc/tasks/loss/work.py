@@ -12,7 +12,7 @@ from typing import Any, Generic, Literal, TypeAlias, TypeVar
 from evalsvc.data.tokens import PairData, Record, TokenData, read_pairs, read_tokens
 from evalsvc.errors import DataChanged, InvalidData
 from evalsvc.spec.bounds import Beginning
-from evalsvc.spec.layout import TokenSequence, VocabularyLayout
+from evalsvc.spec.layout import IdCounts, TokenSequence, VocabularyLayout
 from evalsvc.spec.protocol import MetricValue, Protocol
 from evalsvc.tasks.image_codes import ImageCoder, require_codebook
 from evalsvc.tasks.loss.metrics import (
@@ -166,9 +166,11 @@ class LossWork(Work[Loss, LossShard, LossOutput]):
         images = {} if pairs is None else {"images": pairs.source.digest(pairs.images[: self.task.limit])}
         encoded = {} if coder is None else coder.identity()
         protocol = {**self._protocol(context, data, records, self.task.limit), **encoded, **images}
-        ids = {"all": layout.rows, "text": layout.text.size, "image": layout.image.size if layout.image else None}
-        known = {where: count for where, count in ids.items() if count is not None}
-        whole = DataShard(**fields, protocol=protocol, ids=known, grid=grid, no_grid=no_grid)
+        counts_of_ids = IdCounts.of(layout, apart := context.model_config().heads_apart)
+        ids = {"all": counts_of_ids.all, "text": counts_of_ids.text}
+        if layout.image is not None:
+            ids |= {"image": layout.image.size, **({"image_head": layout.image.size} if apart else {})}
+        whole = DataShard(**fields, protocol=protocol, ids=ids, grid=grid, no_grid=no_grid)
         shards = list(self._ranges(whole, lengths, groups))
         if pairs is not None:
             shards = [replace(shard, images=pairs.source.digest(shard.chosen(pairs.images))) for shard in shards]
@@ -236,7 +238,7 @@ class LossWork(Work[Loss, LossShard, LossOutput]):
         artifacts = []
         if self.task.profile:
             grid, groups_of_bins = data.shard.grid, self.task.profile_metrics
-            metrics += profile_metrics(self.task.name, data.profile, groups_of_bins, ids["all"], protocol.content, grid)
+            metrics += profile_metrics(self.task.name, data.profile, groups_of_bins, ids, protocol.content, grid)
             of_general = {} if general is None else general.profile
             renamed = {group.replace("text", GENERAL_TEXT): bins for group, bins in of_general.items()}
             artifacts = [profile_artifact({**data.profile, **renamed}, grid, ids, unigrams)]
@@ -325,7 +327,7 @@ class LossWork(Work[Loss, LossShard, LossOutput]):
         self, layout: VocabularyLayout, data: TokenData, records: Sequence[Record], groups: Sequence[int] | None
     ) -> tuple[list[int], dict[str, Any]]:
         lengths = []
-        targets = {"text": Targets(layout.text_ids), "image": Targets(layout.image_range)}
+        targets = {"text": Targets(*layout.text_ranges), "image": Targets(layout.image_range)}
         for sequence in self.sequences(layout, data, records):
             lengths.append(len(sequence.ids))
             for type_targets in targets.values():

@@ -85,7 +85,7 @@ def test_a_table_that_is_too_large_gives_no_loss_by_place(monkeypatch: pytest.Mo
     assert set(targets.unigrams(by_place=True)) == {"unigram", "unigram_by_place"}
     monkeypatch.setattr(metrics, "MAX_COUNTS", 49 * 50)
     assert set(targets.unigrams(by_place=True)) == {"unigram"}
-    assert Targets(None).block == range(0)
+    assert Targets(None).size == 0
 
 
 @pytest.mark.parametrize("size", [16, 300, 70_000])
