@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mixed_layouts import mixed_layout
 from refusals import refusal
 
 from evalsvc.data.files import limited_memory, private_bytes
@@ -29,6 +30,25 @@ def test_what_is_not_text_is_shown_as_what_it_is() -> None:
     layout = parse_layout({**blocks, "special": {"doc": 4}, "template": ["TEXT", "IMAGE"]}).resolve(600)
     text = [10 + token for token in TOKENIZER.encode("yes")]
     assert render([*text, 2, 0, 4, 599, 10 + 515], layout, TOKENIZER) == "yes‹image 0›‹image 1›‹doc›‹row 599›‹text 515›"
+
+
+def test_special_and_image_rows_inside_the_text_are_no_text() -> None:
+    words = TOKENIZER.encode("The first of the objects")
+    assert len(words) > 4
+    layout = mixed_layout(583, range(512), range(500, 512), doc=words[1])
+    assert (
+        render([words[0], 503, *words, 511], layout, TOKENIZER)
+        == "".join(
+            (
+                TOKENIZER.decode(words[:1]),
+                "‹image 3›",
+                TOKENIZER.decode(words[:1]),
+                "‹doc›",
+                TOKENIZER.decode(words[2:]),
+            )
+        )
+        + "‹image 11›"
+    )
 
 
 def test_a_character_of_several_ids_is_whole_and_half_of_one_does_not_crash() -> None:

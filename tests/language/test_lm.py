@@ -16,6 +16,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from loaded_benchmarks import load_golden
 from miniature_run import LAYOUT, pretrained
+from mixed_layouts import mixed_layout, with_heads_apart
 from task_runs import items, metrics, run_task
 
 from evalsvc.checkpoints.reference import CheckpointRef
@@ -280,6 +281,33 @@ def test_rows_of_the_text_may_lie_anywhere(shared: Path, ours: OpenLM) -> None:
         assert (mine.score.logprob, mine.score.logprob_within) == pytest.approx(
             (hflms.score.logprob, hflms.score.logprob_within), abs=1e-4
         )
+
+
+@pytest.mark.parametrize("heads_apart", [False, True])
+def test_text_of_several_ranges_and_heads_apart_are_those_of_hflm(
+    shared: Path, model: Transformer, ours: OpenLM, heads_apart: bool
+) -> None:
+    """The end of a text may be a special row: it ends a generation also within text, and its name is not shown."""
+    layout = mixed_layout(512, range(512), range(353, 376), doc=stories.END)
+    apart = with_heads_apart(model) if heads_apart else model
+    encoding = TextEncoding(ours.encoding.tokenizer, layout, 512, stories.BOS, stories.END, heads_apart)
+    requests = likelihoods(("The quick", " brown fox"), ("The quick", " red ball"), ("Once upon a", " time"))
+    requests += [instance("generate_until", text, OPTIONS[place]) for text in BEGINNINGS for place in (0, 3)]
+    texts = []
+    for answer, expected in zip(*(lm(apart, encoding).answers(requests) for lm in (OpenLM, HflmScoring)), strict=True):
+        if isinstance(answer, Generation):
+            assert isinstance(expected, Generation)
+            assert answer.text_within == expected.text_within
+            assert answer.text == expected.text or "‹image " in answer.text, "HFLM shows an image id as text"
+            texts.append(answer)
+            continue
+        assert isinstance(expected, Answer)
+        found, wanted = (vars(each.score) | {"image_mass": None} for each in (answer, expected))
+        assert found == pytest.approx(wanted, abs=1e-4)
+        assert (answer.score.image_mass == 0) is heads_apart
+    assert len(texts) == 10
+    assert any("‹image " in answer.text for answer in texts) is not heads_apart
+    assert not any("‹doc›" in answer.text or "‹" in answer.text_within for answer in texts)
 
 
 def test_progress_counts_requests_up_to_their_number(ours: OpenLM) -> None:

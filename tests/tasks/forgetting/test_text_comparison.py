@@ -3,11 +3,13 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from mixed_layouts import mixed_layout, plain_loss, with_heads_apart
 
 from evalsvc.errors import InvalidData, NonFinite
 from evalsvc.models.loading import load_model
@@ -22,6 +24,9 @@ WIDENED: Mapping[str, Any] = {
 }
 PLAIN: Mapping[str, Any] = {"text": {"size": 80}}
 MOVED: Mapping[str, Any] = {"text": {"offset": 20, "size": 70}, "image": {"offset": 0, "size": 16}}
+MIXED = mixed_layout(112, range(90), range(40, 56), doc=6, pad=56)
+"""Text in four ranges, with a template; the texts have the special id 6."""
+MOVED_MIXED = mixed_layout(112, range(10, 100), range(60, 76), doc=107)
 TEXTS = [[5, 6, 7, 69], [1, 2], [9], list(range(20, 40)), [], [3, 3, 3, 3, 3, 3, 3]]
 NAMES = [f"text.jsonl, line {number}" for number in range(1, len(TEXTS) + 1)]
 POSITIONS = (3, 6)
@@ -33,8 +38,13 @@ def files(open_lm_case: Path) -> tuple[Path, Path]:
     return folder / "epoch_1.pt", folder / "ema_0.9_1_1.pt"
 
 
-def side(path: Path, layout: Mapping[str, Any]) -> Side:
-    return Side(path.stem, load_model(path), parse_layout(layout).resolve(112), "cpu")
+Given = Mapping[str, Any] | VocabularyLayout
+
+
+def side(path: Path, layout: Given, heads_apart: bool = False) -> Side:
+    model = load_model(path)
+    resolved = layout if isinstance(layout, VocabularyLayout) else parse_layout(dict(layout)).resolve(112)
+    return Side(path.stem, with_heads_apart(model) if heads_apart else model, resolved, "cpu")
 
 
 def found_of(own: Side, base: Side, batch_tokens: int = 8192, in_template: bool = True, **given: Any) -> Comparison:
@@ -47,30 +57,35 @@ def log_probabilities(one: Side, text: list[int], in_template: bool) -> dict[int
     ids = layout.sequence(text, None).ids if in_template else [layout.text.offset + token for token in text]
     if not text:
         return {}
-    logits = one.model(torch.tensor([ids]))[0].double().log_softmax(1)
-    places = [place for place, row in enumerate(ids) if row in layout.text_ids]
-    return {index: logits[place - 1] for index, place in enumerate(places) if place}
+    logits = one.model.logits(torch.tensor([ids]))[0].double()
+    if one.model.config.heads_apart and layout.image_range:
+        logits[:, list(layout.image_range)] = -torch.inf
+    before = layout.template.index("TEXT") if in_template else 0
+    return {index: logits[before + index - 1].log_softmax(0) for index in range(len(text)) if before + index}
 
 
 def slow(own: Side, base: Side, text: list[int], in_template: bool) -> dict[str, list[float]]:
     q_of, p_of = (log_probabilities(one, text, in_template) for one in (own, base))
-    size, aligned = min(own.layout.text.size, base.layout.text.size), same_rows(own.layout, base.layout)
+    rows, base_rows = ([*chain(*each.layout.text_ranges)] for each in (own, base))
+    shared = [row for row in rows if row - own.layout.text.offset + base.layout.text.offset in base_rows]
+    base_shared = [row - own.layout.text.offset + base.layout.text.offset for row in shared]
+    aligned = same_rows(own.layout, base.layout) and own.model.config.heads_apart == base.model.config.heads_apart
     start, base_start, image = own.layout.text.offset, base.layout.text.offset, own.layout.image_range
     columns: dict[str, list[float]] = {}
     for index in sorted(q_of.keys() & p_of.keys()):
         q, p = q_of[index], p_of[index]
-        q_text = q[own.layout.text_ids.start : own.layout.text_ids.stop]
-        p_text = p[base.layout.text_ids.start : base.layout.text_ids.stop]
-        p_given, q_given = p_text[:size].log_softmax(0), q_text[:size].log_softmax(0)
-        over = (p, q) if aligned else (p_given, q_text[:size])
-        base_top = int(p.argmax()) if aligned else int(p_text[:size].argmax()) + start
+        p_given, q_given = p[base_shared].log_softmax(0), q[shared].log_softmax(0)
+        over = (p, q) if aligned else (p_given, q[shared])
+        base_top = int(p.argmax()) if aligned else shared[int(p[base_shared].argmax())]
+        losses = plain_loss(q, start + text[index], rows, image or ())
+        base_losses = plain_loss(p, base_start + text[index], base_rows, ())
         numbers = {
-            "nll": -q[start + text[index]],
-            "within": -q_text.log_softmax(0)[text[index]],
-            "image_mass": 0.0 if image is None else q[image.start : image.stop].exp().sum(),
-            "base_nll": -p[base_start + text[index]],
-            "base_within": -p_text.log_softmax(0)[text[index]],
-            "kl": (over[0].exp() * (over[0] - over[1])).sum(),
+            "nll": losses.nll,
+            "within": losses.within,
+            "image_mass": losses.image_mass,
+            "base_nll": base_losses.nll,
+            "base_within": base_losses.within,
+            "kl": (over[0].exp() * (over[0] - over[1])).nansum(),  # 0 · (∞ - ∞) where image ids are impossible to both
             "kl_within": (p_given.exp() * (p_given - q_given)).sum(),
             "top1": base_top == int(q.argmax()),
         }
@@ -79,21 +94,36 @@ def slow(own: Side, base: Side, text: list[int], in_template: bool) -> dict[str,
     return columns
 
 
-LAYOUTS = [(WIDENED, WIDENED), (WIDENED, PLAIN), (PLAIN, WIDENED), (PLAIN, PLAIN), (WIDENED, MOVED), (MOVED, MOVED)]
+LAYOUTS = [
+    *[(layout, base, False) for layout, base in ((WIDENED, WIDENED), (WIDENED, PLAIN), (PLAIN, WIDENED))],
+    *[(layout, base, False) for layout, base in ((PLAIN, PLAIN), (WIDENED, MOVED), (MOVED, MOVED))],
+    *[(layout, base, False) for layout, base in ((MIXED, MIXED), (MIXED, PLAIN), (WIDENED, MIXED))],
+    *[(MIXED, base, True) for base in (MIXED, PLAIN, MOVED_MIXED)],
+]
 
 
-@pytest.mark.parametrize(("layout", "base_layout"), LAYOUTS)
+def has_template(layout: Given) -> bool:
+    return isinstance(layout, VocabularyLayout) or "template" in layout
+
+
+@pytest.mark.parametrize(("layout", "base_layout", "heads_apart"), LAYOUTS)
 @pytest.mark.parametrize("in_template", [True, False])
 @pytest.mark.parametrize("batch_tokens", [1, 20, 8192])
 def test_equals_the_definition(
-    files: tuple[Path, Path], layout: Any, base_layout: Any, batch_tokens: int, in_template: bool
+    files: tuple[Path, Path],
+    layout: Given,
+    base_layout: Given,
+    heads_apart: bool,
+    batch_tokens: int,
+    in_template: bool,
 ) -> None:
     """Batches and their padding move nothing; with another layout each id meets its own counterpart; and no token of
     a caption stands before a text that is measured alone."""
-    own, base, seen = side(files[0], layout), side(files[1], base_layout), []
+    own, seen = side(files[0], layout, heads_apart), []
+    base = side(files[1], base_layout, heads_apart and base_layout is not PLAIN)
     found = found_of(own, base, batch_tokens, in_template, report=seen.append)
     assert (seen[0], seen[-1], batch_tokens > 1 or len(seen) > 5) == (0, 6, True), "progress counts texts"
-    special = in_template and "template" in layout and "template" in base_layout
+    special = in_template and has_template(layout) and has_template(base_layout)
     for index, text in enumerate(TEXTS):
         expected = slow(own, base, text, in_template)
         compared = found.texts[index]

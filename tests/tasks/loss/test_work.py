@@ -1,13 +1,16 @@
 import json
+import math
 from collections import Counter
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock, call
 
 import pytest
 import torch
-from loss_task import LAYOUT, RECORDS, context_of, evaluate, loss_of, plan, slow_targets, values, write
+from loss_task import LAYOUT, RECORDS, context_of, evaluate, loss_of, loss_profile, plan, slow_targets, values, write
 from miniature_run import DECODER, pretrained, stories
+from mixed_layouts import mixed_layout, plain_loss, with_heads_apart
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from worker_stages import MODEL
@@ -20,6 +23,7 @@ from evalsvc.models.loading import load_model
 from evalsvc.tasks.image_codes import ImageCoder
 from evalsvc.tasks.loss.spec import Loss
 from evalsvc.tasks.loss.work import LossWork
+from evalsvc.worker.context import ShardContext
 
 
 @pytest.fixture
@@ -62,6 +66,63 @@ def test_equals_the_definition(
         assert found[kind].n == sum(f"n_{kind}" in item for item in expected)
     counts = {"sequences": 5, "sequences_cut": 0, "tokens": 27 + 14 + 21 - (4 if text_prefix == "bos" else 0)}
     assert result.notes == {**result.notes, **counts, "image_grid": "images have 1 to 6 codes"}
+
+
+MIXED = mixed_layout(112, range(4, 90), range(20, 36), doc=7, pad=36)
+"""Text in four ranges. The tokenizer's id 3 is `doc`, and `pad` is never a target."""
+
+
+@pytest.mark.parametrize("heads_apart", [False, True])
+@pytest.mark.parametrize("batch_tokens", [1, 8192])
+def test_image_and_special_rows_inside_the_text(
+    checkpoint: CheckpointRef,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    heads_apart: bool,
+    batch_tokens: int,
+) -> None:
+    """Every softmax by its definition: over all ids or those of one head, and within the ids of a type."""
+    records: list[dict[str, Any]] = [
+        {"text_ids": [0, 1, 32, 33, 85, 3, 5], "image_codes": [0, 15, 3, 3]},
+        {"text_ids": [40, 41, 32]},
+        {"image_codes": [4, 5, 6]},
+    ]
+    own, of_config = load_model(checkpoint.path), ShardContext.model_config
+    model = with_heads_apart(own) if heads_apart else own
+    monkeypatch.setattr(ShardContext, "layout", lambda context: MIXED)
+    monkeypatch.setattr(ShardContext, "model", lambda context, **form: model)
+    changes = {"heads_apart": heads_apart}
+    monkeypatch.setattr(ShardContext, "model_config", lambda context: of_config(context).model_copy(update=changes))
+    text, image = [*chain(*MIXED.text_ranges)], list(range(20, 36))
+    sums = {key: [0.0] * 3 for key in ("text", "image", "special")}
+    masses = []
+    for record in records:
+        ids = MIXED.sequence(record.get("text_ids"), record.get("image_codes"), False).ids
+        for logits, target in zip(own(torch.tensor([ids]))[0], ids[1:], strict=False):
+            if target == 36:
+                continue
+            loss = plain_loss(logits, target, text, image, heads_apart)
+            kind = "text" if target in text else "image" if target in image else "special"
+            sums[kind] = [total + part for total, part in zip(sums[kind], (1, *loss[:2]), strict=True)]
+            masses += [loss.image_mass] if kind == "text" else []
+    result = evaluate(loss_of(write(tmp_path / "data.jsonl", records)), checkpoint, batch_tokens)
+    found = values(result)
+    assert [count for count, _, _ in sums.values()] == [6, 7, 1]
+    for kind, (count, nll, within) in sums.items():
+        assert found[kind].value == pytest.approx(nll / count, rel=1e-5)
+        assert kind == "special" or found[f"{kind}_within"].value == pytest.approx(within / count, rel=1e-5)
+    assert ("image_mass" in found, "image_mass" in result.items[0]) == (not heads_apart, not heads_apart)
+    assert heads_apart or found["image_mass"].value == pytest.approx(sum(masses) / 6, rel=1e-5)
+    of_head = [96, 16, 96] if heads_apart else [112] * 3
+    assert [found[kind].baseline for kind in sums] == pytest.approx([math.log(count) for count in of_head])
+    total = sum(count * math.log(choices) for (count, *_), choices in zip(sums.values(), of_head, strict=True)) / 14
+    assert found["total"].baseline == pytest.approx(total)
+    assert found["text_within"].baseline == pytest.approx(math.log(86 - 16 - 2)) == math.log(len(text))
+    profile = loss_profile(result)
+    assert sum(profile["text_position"]["tokens"]) == 6
+    assert profile["choices"]["text"] == 68
+    unigram = profile["unigrams"]["text"]["unigram"]
+    assert (unigram["ids"], unigram["distinct"]) == (6, 6)
 
 
 def test_a_type_without_tokens_gives_no_metric_and_one_token_weighs_nothing(
