@@ -58,7 +58,9 @@ class TestRealOpenLm:
         theirs, ours = load(case), load_model(checkpoint(case))
         rows = theirs.config.vocab_size
         prompts = [Prompt(str(row), tuple(range(1 + row, 4 + 2 * row))) for row in range(3)]
-        spec = SamplerSpec(range(2, rows), 4, SamplingParams(seed=3, guidance_scale=2.0), 3, (1, 2), bucket=4)
+        spec = SamplerSpec(
+            range(2, rows), 4, SamplingParams(seed=3, guidance_scale=2.0), 3, (1, 2), bucket=4, row_end=(0, 2)
+        )
 
         def drawn(model: LanguageModel) -> list[list[int]]:
             return [row for samples in generate(model, prompts, spec) for row in samples.codes.tolist()]

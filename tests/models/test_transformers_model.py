@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sampling_reference as reference
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -25,6 +26,7 @@ from evalsvc.errors import (
 from evalsvc.families.reading import resolve_config
 from evalsvc.models import LanguageModel
 from evalsvc.models.language_model import StepShape, find_nonfinite
+from evalsvc.sampling import Prompt, SamplerSpec, SamplingParams, generate
 from evalsvc.worker.context import ShardContext
 
 pytestmark = pytest.mark.usefixtures("reference_models")
@@ -121,6 +123,21 @@ def test_rows_leave_a_cache(gpt2: Path) -> None:
         last = ours.hidden(torch.tensor([[10], [11]]), mask=mask, positions=positions, cache=cache)[:, -1]
         whole = ours.hidden(torch.tensor([[7, 8, 9, 10], [1, 2, 3, 11]]))[:, -1]
     torch.testing.assert_close(last, whole)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "bloom"])
+def test_row_ends_and_unconditional_prompts_of_several_lengths(kind: str, tmp_path: Path) -> None:
+    """Each cache is filled once for both sides of guidance, and has a slot for every row end."""
+    write(kind, tmp_path / kind, MODELS[kind][1])
+    ours = load(tmp_path / kind)
+    prompts = [
+        Prompt(str(row), tuple(range(1 + row, 4 + 2 * row)), unconditional=(1, *[2] * (2 * row), 3)) for row in range(3)
+    ]
+    params = SamplingParams(seed=3, guidance_scale=2.0)
+    spec = SamplerSpec(range(9, ours.config.vocab_size), 5, params, 3, bucket=8, row_end=(4, 2))
+    [samples] = generate(ours, prompts, spec)
+    model: Any = ours.logits
+    assert samples.codes.tolist() == [reference.codes_of(model, spec, prompts[index]) for index in samples.indices]
 
 
 def test_the_network_is_not_reached(gpt2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
