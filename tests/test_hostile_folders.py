@@ -180,7 +180,8 @@ HOSTILE: Table = {
         "a number of many digits": (config_of('{"hidden_size": 1' + "0" * 9999 + "}"), "not JSON"),
         "deep nesting": (config_of('{"a":' * 100_000), "is not JSON"),
         "a list": (config_of('["llama"]'), "holds a list"),
-        "a configuration of megabytes": (config_of(json.dumps({**LLAMA, "a": "a" * 2_000_000})), "larger than"),
+        "a configuration of megabytes": (config_of(json.dumps({**LLAMA, "a": "a" * 10_000_000})), "larger than"),
+        "a configuration of many values": (config_of(json.dumps({**LLAMA, "a": [[]] * 500_000})), "more than 500,000"),
         "a configuration that is a pipe": (folder_of(lambda folder: piped(folder / "config.json")), "config.json"),
     },
     "checkpoint_mismatch": {

@@ -17,8 +17,12 @@ FOLDER_FILES = (
     "model.safetensors",
     "pytorch_model.bin.index.json",
     "pytorch_model.bin",
+    "consolidated.pth",
 )
-"""Names of weights in a Hugging Face folder; the first that exists is used."""
+"""Names of weights in a folder of Hugging Face or Meta; the first that exists is used."""
+
+SHARD = re.compile(r"consolidated\.(\d\d)\.pth")
+"""Name of one of several files of Meta's, each of which has a part of every tensor."""
 
 PART = re.compile(r"-\d{5}-of-(?!00001)\d{5}\.")
 
@@ -33,6 +37,8 @@ def weights_at(path: Path, shown: str) -> Path:
     if path.is_dir():
         return path / weights_among({entry.name for entry in path.iterdir()}, shown)
     refuse_part([path.name], shown)
+    if SHARD.fullmatch(path.name):
+        raise NotACheckpoint(f"{shown} is one of several parts of a model; post the folder of all parts")
     return path
 
 
@@ -54,8 +60,8 @@ def known_weights(names: Collection[str], folder: str) -> str | None:
     """Return the first of FOLDER_FILES among the names in a folder, which may be incomplete; see `weights_at`."""
     if ".metadata" in names or any(name.endswith(".distcp") for name in names):
         raise _sharded(folder)
-    weights = [name for name in FOLDER_FILES if name in names]
-    for index, whole in (FOLDER_FILES[:2], FOLDER_FILES[2:]):
+    weights = [name for name in FOLDER_FILES if name in names] or sorted(filter(SHARD.fullmatch, names))
+    for index, whole in (FOLDER_FILES[:2], FOLDER_FILES[2:4]):
         if weights[:2] == [index, whole]:
             raise NotACheckpoint(
                 f"{folder} holds {index} and {whole}, two sets of weights; remove the one that is not the model's"

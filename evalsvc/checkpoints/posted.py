@@ -16,6 +16,7 @@ from evalsvc.checkpoints.remote.uri import HTTP, RemoteUri, parse_remote
 from evalsvc.config import Settings
 from evalsvc.errors import CheckpointNotAllowed, InvalidModelConfig
 from evalsvc.families.family import MAX_CONFIG_BYTES
+from evalsvc.families.open_lm import MAX_PARAMS_BYTES
 from evalsvc.families.reading import find_model_config, read_model_spec
 from evalsvc.spec.layout import parse_layout
 from evalsvc.spec.paths import local_data
@@ -101,8 +102,9 @@ def _copy_small_files(uri: RemoteUri, settings: Settings, folder_copy: Path) -> 
             files = ()
         wanted = [file for file in files if file.name.endswith(".json") or file.name == "params.txt"]
         for file in wanted if len(wanted) <= MAX_MODEL_FILES else ():
-            if file.size <= MAX_CONFIG_BYTES:
-                content = b"".join(source.read(file, 0))[: MAX_CONFIG_BYTES + 1]
+            most = MAX_CONFIG_BYTES if file.name == "config.json" else MAX_PARAMS_BYTES
+            if file.size <= most:
+                content = b"".join(source.read(file, 0))[: most + 1]
                 (place / file.name).write_bytes(content)
         folder = _parent(folder)
     return is_folder

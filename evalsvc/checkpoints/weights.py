@@ -19,7 +19,7 @@ import safetensors
 import torch
 from torch import Tensor
 
-from evalsvc.checkpoints.formats import adapter, format_of, legible, read_header, weight_map, weights_at
+from evalsvc.checkpoints.formats import SHARD, adapter, format_of, legible, read_header, weight_map, weights_at
 from evalsvc.checkpoints.tensors import some
 from evalsvc.checkpoints.torch_file import ADVICE, PlainDtype, damaged, require_safe
 from evalsvc.errors import (
@@ -49,6 +49,8 @@ def read_weights(path: Path) -> Weights:
     """Read weights: of a file of open_lm or Lightning, a bare state dict, safetensors, or a Hugging Face folder."""
     try:
         file = weights_at(path, str(path))
+        if SHARD.fullmatch(file.name):
+            return _read_shards(file.parent)
         return READERS[format_of(file)](file)
     except CheckpointError:
         raise
@@ -130,6 +132,16 @@ def _read_index(path: Path) -> Weights:
             f"{path} names {len(absent)} tensors that its files do not hold: {some(absent)}; copy the files again"
         )
     return Weights(tensors, f"sharded {' and '.join(sorted(formats))}")
+
+
+def _read_shards(folder: Path) -> Weights:
+    """Read Meta's parts of a model, with the number of the part before each name: `00.norm.weight`."""
+    tensors: dict[str, Tensor] = {}
+    for file in sorted(path for path in folder.iterdir() if SHARD.fullmatch(path.name)):
+        format_of(file)
+        part = _read_torch(file).tensors
+        tensors |= {f"{file.name.split('.')[1]}.{name}": tensor for name, tensor in part.items()}
+    return Weights(tensors, "model in Meta's parts")
 
 
 READERS = {"safetensors": _read_safetensors, "torch": _read_torch, "index": _read_index}

@@ -28,7 +28,11 @@ OTHERWISE = "give `transformers` as the model: that package may compute it, slow
 MAX_JSON_FILES = 100
 """Maximum number of JSON files in a checkpoint's folder that are searched for its model."""
 
-MAX_CONFIG_BYTES = 1_000_000
+MAX_CONFIG_BYTES = 10_000_000
+"""Maximum number of bytes of a configuration. Chameleon's and Emu3's name every token: up to 6.6 MB."""
+
+MAX_CONFIG_VALUES = 500_000
+"""Maximum number of commas and brackets in a configuration, since a value of two bytes becomes an object of 64."""
 
 MAX_MODEL_BYTES = 100_000
 """Maximum number of bytes of a model JSON that was found by searching; those of open_lm have 400 bytes."""
@@ -45,7 +49,9 @@ class Source:
     aliases: tuple[str, ...] = ()
     """Other names of a single tensor. A file may have the tensor under any of the names, or equal under several."""
     arrange: Callable[[Tensor], Tensor] | None = None
-    """Function that reorders the rows of the file as those of the parameter."""
+    """Function that makes the parameter of the concatenated rows of the file, such as by another order."""
+    shapes: tuple[tuple[int, ...], ...] = ()
+    """Shape of each tensor, if `arrange` makes a parameter of another width or number of rows of the tensors."""
 
 
 class Family(ABC):
@@ -71,6 +77,11 @@ class Family(ABC):
         A parameter that is left out has the same name in the file, without the prefixes `module.`, `_orig_mod.` and
         `model.`, which are removed from all names of a file.
         """
+
+    def sources_in(self, config: ModelConfig, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, Source]:
+        """Return the `sources` for a file of tensors with these shapes, by name; for families with several forms."""
+        del shapes
+        return self.sources(config)
 
     def ignores(self, name: str) -> bool:
         """Return whether a tensor of a file is no parameter, such as a buffer that older versions saved."""
@@ -114,10 +125,18 @@ def read_json(path: Path, limit: int = MAX_CONFIG_BYTES) -> dict[str, object]:
     """Return the object in a JSON file of at most `limit` bytes."""
     if not is_file(path):
         raise InvalidModelConfig(f"{path} is not a file; use the path of a model JSON")
-    if path.stat().st_size > limit:
-        raise InvalidModelConfig(f"{path} is larger than {limit:,} bytes, too many for a model JSON; check the path")
     try:
-        fields = json.loads(path.read_bytes())
+        with path.open("rb") as file:
+            content = file.read(limit + 1)
+        if len(content) > limit:
+            raise InvalidModelConfig(
+                f"{path} is larger than {limit:,} bytes, too many for a model JSON; check the path"
+            )
+        if sum(map(content.count, (b",", b"[", b"{"))) > MAX_CONFIG_VALUES:
+            raise InvalidModelConfig(
+                f"{path} has more than {MAX_CONFIG_VALUES:,} values, too many for a model JSON; check the path"
+            )
+        fields = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise InvalidModelConfig(f"{path} is not JSON: {json_reason(error)}; correct the file") from error
     except OSError as error:

@@ -185,7 +185,8 @@ class LlamaNamed(Family):
         for kind in ("weight", *(("bias",) if config.output_bias else ())):
             yield f"attention.out_proj.{kind}", Source((f"{attention}.o_proj.{kind}",))
         for part in "qk" if config.qk_norm else "":
-            yield f"attention.{part}_norm.weight", Source((f"{attention}.{part}_norm.weight",))
+            for kind in ("weight", *(("bias",) if config.qk_layer_norm else ())):
+                yield f"attention.{part}_norm.{kind}", Source((f"{attention}.{part}_norm.{kind}",))
         for kind in ("weight", *(("bias",) if config.ffn_bias else ())):
             names = (f"{ffn}.gate_proj.{kind}", f"{ffn}.up_proj.{kind}")
             yield f"feed_forward.w12.{kind}", Source(names, (config.ffn_dim, config.ffn_dim))

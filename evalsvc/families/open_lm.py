@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from evalsvc.errors import InvalidModelConfig, UnsupportedModel, show_name
-from evalsvc.families.family import MAX_CONFIG_BYTES, Family, Source, read_json, validated
+from evalsvc.families.family import Family, Source, read_json, validated
 from evalsvc.spec.model_config import OPEN_LM_FIELDS, ModelConfig
 
 SOFTMAX_ATTENTION = (None, "auto", "torch_attn", "xformers_attn", "xformers_attn_variable_length")
+MAX_PARAMS_BYTES = 1_000_000
 MAMBA = "{source} is a mamba model; evalsvc evaluates open_lm's attention models only"
 _SWITCHES = ModelConfig.model_fields.keys() - OPEN_LM_FIELDS
 """Fields that no configuration of open_lm has; keys of these names mean something else there."""
@@ -173,9 +174,9 @@ def _training_flags(args: Mapping[str, object], source: str) -> dict[str, object
 
 def _read_params(path: Path) -> dict[str, object]:
     """Read `params.txt`: one `key: value` per line, where a value is Python's str() of the argument."""
-    if path.stat().st_size > MAX_CONFIG_BYTES:
+    if path.stat().st_size > MAX_PARAMS_BYTES:
         raise InvalidModelConfig(
-            f"{path} is larger than {MAX_CONFIG_BYTES:,} bytes, too many for a params.txt; check the file"
+            f"{path} is larger than {MAX_PARAMS_BYTES:,} bytes, too many for a params.txt; check the file"
         )
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     pairs = (line.partition(":") for line in lines if ":" in line)

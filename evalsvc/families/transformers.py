@@ -35,6 +35,9 @@ ABSENT: dict[str, object] = {
 }
 """Sizes for configurations that give none; the length is open_lm's default."""
 
+MAX_CHARACTERS = 1_000_000
+"""Maximum length of `transformers_config`, which the service stores with every checkpoint."""
+
 # fmt: off
 DROPPED = frozenset((
     "architectures", "attn_implementation", "dtype", "experts_implementation", "fusion_config",
@@ -65,6 +68,11 @@ class TransformersFamily(Family):
             text = json.dumps(settings, sort_keys=True)
         except RecursionError:
             raise InvalidModelConfig(f"{source} is nested too deep; correct the file") from None
+        if len(text) > MAX_CHARACTERS:
+            raise InvalidModelConfig(
+                f"{source} has {len(text):,} characters of fields, and at most {MAX_CHARACTERS:,} are kept for the "
+                "package transformers; remove what the model does not need, such as a list of tokens"
+            )
         return config.model_copy(update={"family": TRANSFORMERS, "transformers_config": text})
 
     def reread(self, fields: Mapping[str, object], source: str, shown: Mapping[str, object]) -> ModelConfig:

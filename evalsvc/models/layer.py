@@ -137,8 +137,15 @@ class Attention(nn.Module):
         self.norms_each_head = config.qk_norm_per_head
         self.in_proj = Linear(config.hidden_dim, config.attention_dim + 2 * config.kv_dim, bias=config.attention_bias)
         self.out_proj = Linear(config.attention_dim, config.hidden_dim, bias=config.output_bias)
-        normed = (config.head_dim, config.head_dim) if self.norms_each_head else self.widths
-        self.q_norm, self.k_norm = (build_norm(config, width) if config.qk_norm else None for width in normed)
+        self.q_norm, self.k_norm = self._norms(config)
+
+    def _norms(self, config: ModelConfig) -> tuple[nn.Module | None, nn.Module | None]:
+        if not config.qk_norm:
+            return None, None
+        if config.qk_layer_norm:
+            return HeadNorm(config.n_heads, config.head_dim), HeadNorm(config.kv_heads, config.head_dim)
+        queries, keys = (config.head_dim, config.head_dim) if self.norms_each_head else self.widths
+        return build_norm(config, queries), build_norm(config, keys)
 
     def heads(
         self,
@@ -255,6 +262,19 @@ class LayerNorm(nn.Module):
             weight, bias = (part if part is None else part.to(dtype) for part in (weight, bias))
         with torch.autocast(device, enabled=False):
             return functional.layer_norm(x, self.shape, weight, bias, self.eps)
+
+
+class HeadNorm(nn.Module):
+    """Layer norm of each head, with a gain and bias of the head's own, as in Chameleon."""
+
+    def __init__(self, heads: int, width: int) -> None:
+        super().__init__()
+        self.shape = (width,)
+        self.weight = nn.Parameter(torch.ones(heads, width))
+        self.bias = nn.Parameter(torch.zeros(heads, width))
+
+    def forward(self, x: Tensor) -> Tensor:  # [..., H, head_dim]
+        return functional.layer_norm(x, self.shape, eps=1e-5) * self.weight + self.bias
 
 
 class RMSNorm(nn.Module):

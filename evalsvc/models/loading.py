@@ -232,14 +232,14 @@ class Stored:
 
 def _matched(path: Path, config: ModelConfig, weights: Weights, model: nn.Module) -> dict[str, Stored]:
     family = family_of(config)
-    given = family.sources(config)
+    given = family.sources_in(config, {name: tuple(tensor.shape) for name, tensor in weights.tensors.items()})
     tied = {"output.weight"} if config.weight_tying else set()
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name not in tied}
     sources = {name: given.get(name, Source((name,))) for name in shapes}
     expected = {
-        name: (rows, *shapes[each][1:])
+        name: shape
         for each, source in sources.items()
-        for name, rows in zip(source.names, source.rows or shapes[each][:1], strict=True)
+        for name, shape in zip(source.names, source.shapes or _rows_of(source, shapes[each]), strict=True)
     }
     known = expected | _inv_freq_shapes(config)
     tensors, pairs = _one_name_each(sources.values(), weights.tensors)
@@ -257,6 +257,10 @@ def _matched(path: Path, config: ModelConfig, weights: Weights, model: nn.Module
     if problems:
         raise CheckpointMismatch(_mismatch(path, config, weights, problems, sources[TABLE]))
     return {each: Stored(tuple(tensors[name] for name in source.names), source) for each, source in sources.items()}
+
+
+def _rows_of(source: Source, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    return [(rows, *shape[1:]) for rows in source.rows or shape[:1]]
 
 
 def _inv_freq_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

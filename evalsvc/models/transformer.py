@@ -10,7 +10,7 @@ from evalsvc.errors import InvalidRequest
 from evalsvc.models.attention import KVCache
 from evalsvc.models.decoding import PATHS, DecodeStep
 from evalsvc.models.language_model import LanguageModel, StepShape
-from evalsvc.models.layer import LayerNorm, RMSNorm
+from evalsvc.models.layer import HeadNorm, LayerNorm, RMSNorm
 from evalsvc.models.layered import Layered
 from evalsvc.models.trie import Batch, Trie, read_prompts, read_trie
 
@@ -50,5 +50,5 @@ class Transformer(Layered, LanguageModel):
 
     def named_parts(self) -> Iterator[tuple[str, nn.Module]]:
         for name, module in self.named_modules():
-            if isinstance(module, (nn.Embedding, nn.Linear, LayerNorm, RMSNorm)):
+            if isinstance(module, (nn.Embedding, nn.Linear, HeadNorm, LayerNorm, RMSNorm)):
                 yield ".".join(name.split(".")[:3]), module  # part of a layer: attention, feed_forward or a norm

@@ -28,6 +28,7 @@ COMPONENTS: dict[str, dict[str, str]] = {
         "vqgan": "evalsvc.decoders.vqgan:VQGAN",
     },
     "families": {
+        "chameleon": "evalsvc.families.chameleon:CHAMELEON",
         "gemma": "evalsvc.families.llama:GEMMA",
         "gpt_neox": "evalsvc.families.gpt_neox:GPT_NEOX",
         "llama": "evalsvc.families.llama:LLAMA",

@@ -103,6 +103,8 @@ class ModelConfig(BaseModel):
     """Whether the product out of attention has a bias."""
     qk_norm_per_head: bool = False
     """Whether `qk_norm` normalises each head separately instead of all heads together."""
+    qk_layer_norm: bool = False
+    """Whether `qk_norm` is, for each head, a layer norm of epsilon 1e-5 with a gain and bias of the head's own."""
     rotary_base: float = Field(default=10_000.0, gt=1, le=1e12)
     """Base of the rotary frequencies, theta."""
     rotary_dims: int | None = Field(default=None, gt=0, le=2**16)
@@ -153,6 +155,8 @@ class ModelConfig(BaseModel):
             raise ValueError("head_rotary turns heads against each other and needs as many keys as queries")
         if self.positional_embedding_type == "llama_rotary" and self.rotated_dims != self.head_dim:
             raise ValueError("llama_rotary turns whole heads; leave rotary_dims out")
+        if self.qk_layer_norm and not (self.qk_norm and self.qk_norm_per_head):
+            raise ValueError("qk_layer_norm needs qk_norm and qk_norm_per_head")
         if self.parallel_residual and self.norm_place == "after":
             raise ValueError("parallel_residual needs norm_place before")
         return self

@@ -87,13 +87,11 @@ def test_the_compiled_path(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", MODELS)
 @torch.inference_mode()
 def test_bfloat16_and_several_files(name: str, tmp_path: Path) -> None:
-    from transformers import AutoModelForCausalLM
-
     theirs = write_theirs(name, tmp_path, "20KB", torch.bfloat16)
     assert (tmp_path / "model.safetensors.index.json").is_file()
     expected = theirs(some_ids()).logits
     assert difference(load_model(tmp_path)(some_ids()), expected) < TOLERANCE
-    narrow = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16, attn_implementation="eager")
+    narrow = type(theirs).from_pretrained(tmp_path, dtype=torch.bfloat16, attn_implementation="eager")
     ours, rounded = load_model(tmp_path, dtype="bfloat16")(some_ids()), narrow(some_ids()).logits.float()
     assert float((ours - rounded).norm() / rounded.norm()) < 5e-2
     # The order of sums differs, and so does rounding; neither program is nearer to the exact logits.

@@ -12,7 +12,7 @@ from evalsvc.families.reading import family_of, find_model_config, read_model_sp
 from evalsvc.spec import catalog
 from evalsvc.spec.model_config import ModelConfig
 
-KINDS = ("gemma", "gpt_neox", "llama", "mistral", "olmo2", "qwen2", "qwen3")
+KINDS = ("chameleon", "gemma", "gpt_neox", "llama", "mistral", "olmo2", "qwen2", "qwen3")
 
 
 def shape_of(kind: str) -> dict[str, Any]:

@@ -127,7 +127,8 @@ def test_broken_json(tmp_path: Path) -> None:
         ("{", "is not JSON"),
         ("[" * 100_000, "is not JSON"),
         ("[]", "holds a list; a model JSON is an object"),
-        ('{"a": "' + "x" * 1_000_000 + '"}', "is larger than 1,000,000 bytes"),
+        ('{"a": "' + "x" * 10_000_000 + '"}', "is larger than 10,000,000 bytes"),
+        ('{"a": [' + "{}," * 499_999 + "{}]}", "has more than 500,000 values"),
     ):
         assert message in refusal(InvalidModelConfig, read_model_spec, str(write(tmp_path / "mine.json", content)))
 

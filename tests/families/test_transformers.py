@@ -98,3 +98,10 @@ def test_posted_fields_are_checked_again(tmp_path: Path) -> None:
         assert "transformers_config" in refusal(InvalidModelConfig, read_model_spec, fields)
     smaller = {**GPT2, "n_embd": 16}
     assert resolve_config({**config, "transformers_config": json.dumps(smaller)}, tmp_path).hidden_dim == 16
+
+
+def test_a_configuration_that_is_too_long_to_keep(tmp_path: Path) -> None:
+    """The service stores it with every checkpoint, and a file may have ten times as much."""
+    write(tmp_path, {**GPT2, "vocabulary_map": {f"<token {number}>": number for number in range(50_000)}})
+    assert "at most 1,000,000 are kept" in refusal(InvalidModelConfig, find_model_config, tmp_path)
+    assert "at most 1,000,000 are kept" in refusal(InvalidModelConfig, resolve_config, "transformers", tmp_path)

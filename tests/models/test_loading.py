@@ -358,6 +358,7 @@ ANOTHER_FILE: list[tuple[str, dict[str, Any]]] = [
     ("llama", {"qk_norm": True}),
     ("qwen3", {"qk_norm_per_head": False}),
     ("olmo2", {"qk_norm_per_head": True}),
+    ("chameleon", {"qk_layer_norm": False}),
     ("qwen2", {"weight_tying": False}),
     ("llama", {"weight_tying": True}),
     ("llama", {"ffn_type": "plain"}),

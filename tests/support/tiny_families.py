@@ -25,6 +25,8 @@ SHAPE |= {"num_attention_heads": 6, "num_key_value_heads": 2, "max_position_embe
 SHAPE |= {"tie_word_embeddings": False, **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"))}
 LLAMA3: dict[str, Any] = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0}
 LLAMA3 |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 32}
+VQ: dict[str, Any] = {"embed_dim": 8, "num_embeddings": 8, "latent_channels": 32, "base_channels": 32}
+VQ = {"vq_config": {**VQ, "channel_multiplier": [1], "num_res_blocks": 1}, "vocabulary_map": {"<image>": 5}}
 UNGROUPED = {"num_key_value_heads": 6}
 
 MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -38,6 +40,8 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "olmo2": ("olmo2", "Olmo2", {}),
     "olmo2-biases": ("olmo2", "Olmo2", {"attention_bias": True, **UNGROUPED}),
     "gemma": ("gemma", "Gemma", {"head_dim": 16, "num_key_value_heads": 1, "tie_word_embeddings": True}),
+    "chameleon": ("chameleon", "Chameleon", {**VQ, "num_key_value_heads": 6}),
+    "chameleon-swin": ("chameleon", "Chameleon", {**VQ, "swin_norm": True}),
     "gpt_neox": ("gpt_neox", "GPTNeoX", UNGROUPED),
     "gpt_neox-serial": (
         "gpt_neox",
@@ -45,7 +49,10 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
         {"use_parallel_residual": False, "attention_bias": False, "hidden_act": "gelu_new", **UNGROUPED},
     ),
 }
-"""By name: `model_type`, class of transformers, and what the configuration has besides `SHAPE`."""
+"""By name: `model_type`, class of transformers, and what the configuration has besides `SHAPE`.
+
+The vocabulary of Chameleon names no image, since transformers would give the logits of images their lowest value.
+"""
 
 
 def describe(name: str, **changes: Any) -> dict[str, Any]:
@@ -70,10 +77,11 @@ def write_theirs(name: str, folder: Path, shard: str = "5GB", dtype: Any = torch
 
     fields = describe(name, **changes)
     fields.pop("model_type")
-    kind = MODELS[name][1]
-    config = getattr(transformers, f"{kind}Config")(**fields)
+    kinds = [f"{MODELS[name][1]}For{what}" for what in ("CausalLM", "ConditionalGeneration")]
+    kind = next(getattr(transformers, kind) for kind in kinds if hasattr(transformers, kind))
+    config = kind.config_class(**fields)
     config._attn_implementation = "eager"
-    model: PreTrainedModel = getattr(transformers, f"{kind}ForCausalLM")(config)
+    model: PreTrainedModel = kind(config)
     fill(model)
     for parameter in model.parameters():  # not `model.to`, which would round the rotary frequencies too
         parameter.copy_(parameter.to(dtype))

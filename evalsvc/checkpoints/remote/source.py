@@ -9,7 +9,7 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import TypeVar
 
-from evalsvc.checkpoints.formats import weights_among
+from evalsvc.checkpoints.formats import SHARD, weights_among
 from evalsvc.checkpoints.reference import Identity
 from evalsvc.errors import SourceUnreachable
 
@@ -55,10 +55,16 @@ def weights_of_folder(shown: object, files: Sequence[RemoteFile]) -> list[Remote
     first = weights_among({file.name for file in files}, str(shown))
     stem, _, rest = first.partition(".")
     ending = rest.removesuffix(".index.json")
+
+    def holds_weights(name: str) -> bool:
+        if rest == ending:
+            return name == first or bool(SHARD.fullmatch(first) and SHARD.fullmatch(name))
+        return name.startswith(f"{stem}-") and name.endswith(ending)
+
     wanted = [
         file
         for file in files
-        if (file.name == first if rest == ending else file.name.startswith(f"{stem}-") and file.name.endswith(ending))
+        if holds_weights(file.name)
         or ((file.name.endswith(".json") or file.name == "params.txt") and file.size <= MAX_COMPANION_BYTES)
     ]
     return sorted(wanted, key=lambda file: file.name)

@@ -1,0 +1,243 @@
+"""Chameleon's four forms of files, and what is refused of them; the arithmetic is in test_against_transformers.py."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from refusals import refusal
+from safetensors.torch import load_file, save_file
+from tiny_families import SHAPE, write_ours, write_theirs
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from evalsvc.errors import CheckpointMismatch, EvalsvcError, InvalidModelConfig, NotACheckpoint, UnsupportedModel
+from evalsvc.families.reading import find_model_config, read_model_spec, resolve_config
+from evalsvc.models import load_model
+from evalsvc.sampling.sampler import Prompt, SamplerSpec, generate
+from evalsvc.spec.sampling import SamplingParams
+
+HEADS, KEYS, DIM = 6, 2, 8
+SHARDS = 2
+META = {"dim": 48, "n_layers": 2, "n_heads": HEADS, "n_kv_heads": KEYS, "vocab_size": 96, "multiple_of": 4}
+META |= {"ffn_dim_multiplier": 0.625, "norm_eps": 1e-5, "qk_normalization": True, "swin_norm": True}
+PARTS = {"self_attn.q_proj": "attention.wq", "self_attn.k_proj": "attention.wk", "self_attn.v_proj": "attention.wv"}
+PARTS |= {"self_attn.o_proj": "attention.wo", "self_attn.q_norm": "attention.q_normalization"}
+PARTS |= {"self_attn.k_norm": "attention.k_normalization", "mlp.gate_proj": "feed_forward.w1"}
+PARTS |= {"mlp.up_proj": "feed_forward.w3", "mlp.down_proj": "feed_forward.w2", "embed_tokens": "tok_embeddings"}
+PARTS |= {"input_layernorm": "attention_norm", "post_attention_layernorm": "ffn_norm", "lm_head": "output"}
+COLUMNS = ("tok_embeddings", "attention.wo", "feed_forward.w2")
+Tensors = dict[str, Tensor]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A model as transformers saves it, whose norms are equal within each of two shards of the training."""
+    write_ours("chameleon-swin", tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    for name, tensor in tensors.items():
+        if "_norm." in name:
+            step = len(tensor) // SHARDS
+            tensors[name] = tensor[::step].repeat_interleave(step, 0)
+    save_file(tensors, tmp_path / "model.safetensors")
+    return tmp_path
+
+
+def neighbours(name: str, tensor: Tensor) -> Tensor:
+    """The order of Meta's rotation, for a product of queries or keys, or the norms of all heads."""
+    if ".q_proj." in name or ".k_proj." in name:
+        return tensor.unflatten(0, (-1, 2, DIM // 2)).transpose(1, 2).flatten(0, 2)
+    return tensor.unflatten(1, (2, DIM // 2)).transpose(1, 2).flatten(1) if "_norm." in name else tensor
+
+
+def meta_name(name: str) -> str:
+    for theirs, own in PARTS.items():
+        name = name.replace(theirs, own)
+    return name
+
+
+def by_shard(tensors: Mapping[str, Tensor], count: int) -> list[Tensors]:
+    """Meta's files, of a model whose norms are equal within each shard."""
+    shards: list[Tensors] = [{"rope.freqs": torch.zeros(DIM // 2)} for _ in range(count)]
+    for name, tensor in tensors.items():
+        own, turned = meta_name(name), neighbours(name, tensor)
+        dim = 1 if own.startswith(COLUMNS) or any(part in own for part in COLUMNS) else 0
+        whole = own.endswith("norm.weight")
+        parts = [turned] * count if whole else list(turned.chunk(count, dim))
+        for shard, part in zip(shards, parts, strict=True):
+            shard[own] = (part[0] if "normalization" in own else part).clone()
+    return shards
+
+
+def write_lumina(tensors: Tensors, folder: Path) -> None:
+    norms = {name: value[:: len(value) // SHARDS].contiguous() for name, value in tensors.items() if "_norm." in name}
+    save_file({**tensors, **norms, "vqmodel.encoder.weight": torch.zeros(2)}, folder / "model.safetensors")
+
+
+def write_fork(tensors: Tensors, folder: Path) -> None:
+    tensors = {f"model.{name}": neighbours(name, value) for name, value in tensors.items()}
+    norms = {name: value[0] for name, value in tensors.items() if "_norm." in name}
+    (folder / "model.safetensors").unlink()
+    torch.save({**tensors, **norms, "model.vqmodel.encoder.weight": torch.zeros(2)}, folder / "pytorch_model.bin")
+
+
+def write_meta(tensors: Tensors, folder: Path, count: int = 1) -> None:
+    for name in ("model.safetensors", "config.json"):
+        (folder / name).unlink()
+    (folder / "params.json").write_text(json.dumps({"model": META, "model_parallel_size": count}))
+    for number, shard in enumerate(by_shard(tensors, count)):
+        torch.save(shard, folder / (f"consolidated.{number:02}.pth" if count > 1 else "consolidated.pth"))
+
+
+@pytest.mark.parametrize(
+    ("form", "shards"), [(write_lumina, 2), (write_fork, 1), (write_meta, 1), (lambda *to: write_meta(*to, 2), 2)]
+)
+def test_every_form_is_the_same_model(folder: Path, form: Callable[[Tensors, Path], None], shards: int) -> None:
+    """Read in the wrong order, a model runs and is wrong at every position."""
+    tensors = load_file(folder / "model.safetensors")
+    if shards == 1:
+        tensors |= {name: value[:1].expand_as(value).clone() for name, value in tensors.items() if "_norm." in name}
+        save_file(tensors, folder / "model.safetensors")
+    expected = load_model(folder)
+    form(tensors, folder)
+    found = load_model(folder)
+    assert found.config.model_dump(exclude={"seq_len"}) == expected.config.model_dump(exclude={"seq_len"})
+    for name, value in expected.state_dict().items():
+        assert torch.equal(found.state_dict()[name], value), name
+
+
+def test_params_json_is_found_and_can_be_given(folder: Path) -> None:
+    write_meta(load_file(folder / "model.safetensors"), folder)
+    found = find_model_config(folder)
+    assert found == find_model_config(folder / "consolidated.pth") == read_model_spec(str(folder / "params.json"))
+    assert found is not None
+    sizes = {name: found[name] for name in ("hidden_dim", "ffn_size", "n_kv_heads", "family", "norm_place")}
+    assert sizes == {"hidden_dim": 48, "ffn_size": 80, "n_kv_heads": 2, "family": "chameleon", "norm_place": "after"}
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", **SHAPE}))
+    assert (find_model_config(folder) or {})["family"] == "llama", "a config.json in the folder comes first"
+    (folder / "config.json").unlink()
+    for other in ({"model": {"dim": 48, "n_layers": 2, "n_heads": 6}}, {"model": "open_lm_1b"}, {"model": None}):
+        (folder / "params.json").write_text(json.dumps(other))
+        assert find_model_config(folder) is None, "another program's"
+
+
+def test_fields_that_a_file_leaves_out_are_those_of_the_7b() -> None:
+    config = resolve_config({"model_type": "chameleon", "vq_config": {"model_type": "chameleon_vqgan"}}, Path("x"))
+    assert (config.hidden_dim, config.vocab_size, config.kv_heads, config.ffn_dim) == (4096, 65_536, 32, 11_008)
+    assert (config.norm_eps, config.seq_len, config.weight_tying) == (1e-5, 4096, False)
+
+
+def edited(folder: Path, change: Callable[[Tensors], object]) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file({name: value.contiguous() for name, value in tensors.items()}, folder / "model.safetensors")
+
+
+def norms_of(rows: int) -> Callable[[Tensors], object]:
+    return lambda tensors: tensors.update({name: value[:rows] for name, value in tensors.items() if "_norm." in name})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (norms_of(4), r"wrongly shaped: .*layers\.0\.self_attn\.q_norm\.weight \[4, 8\] instead of \[6, 8\]"),
+        (norms_of(0), r"q_norm\.weight \[0, 8\] instead of \[6, 8\]"),
+        (
+            lambda tensors: tensors.update({"layers.1.self_attn.q_norm.bias": torch.zeros(8)}),
+            r"q_norm\.bias \[8\] inst",
+        ),
+        (lambda tensors: tensors.pop("layers.1.self_attn.k_norm.bias"), r"1 missing: layers\.1\.self_attn\.k_norm\.bi"),
+        (
+            lambda tensors: tensors.update({"tok_embeddings.weight": torch.zeros(96, 48)}),
+            "27 missing: layers.0.attention.wq.weight",
+        ),
+        (lambda tensors: tensors.update({"rope.table": torch.zeros(4)}), r"unexpected: rope\.table"),
+    ],
+)
+def test_files_of_no_known_form_are_refused(folder: Path, change: Callable[[Tensors], object], message: str) -> None:
+    edited(folder, change)
+    with pytest.raises(CheckpointMismatch, match=message):
+        load_model(folder)
+
+
+def test_parts_that_do_not_fit_together_are_refused_before_they_are_joined(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    write_meta(tensors, folder, 2)
+    first = folder / "consolidated.00.pth"
+    assert "one of several parts of a model; post the folder" in refusal(NotACheckpoint, load_model, first)
+    third = folder / "consolidated.02.pth"
+    third.write_bytes(first.read_bytes())
+    (folder / "consolidated.03.pth").write_bytes(first.read_bytes())
+    assert "the files are 4 shards of a model, which do not divide" in refusal(CheckpointMismatch, load_model, folder)
+    third.unlink()
+    assert "unexpected: 03." in refusal(CheckpointMismatch, load_model, folder)
+    (folder / "consolidated.03.pth").unlink()
+    wide = torch.load(first) | {"layers.0.attention.wo.weight": torch.zeros(48, 48)}
+    torch.save(wide, first)
+    assert "wo.weight [48, 48] instead of [48, 24]" in refusal(CheckpointMismatch, load_model, folder)
+    (folder / "consolidated.01.pth").unlink()
+    assert "wrongly shaped: 00.tok_embeddings" in refusal(CheckpointMismatch, load_model, folder)
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "message"),
+    [
+        ({"multiple_of": 0}, InvalidModelConfig, "multiple_of: input should be greater than 0"),
+        ({"multiple_of": 2**70}, InvalidModelConfig, "multiple_of: input should be less than"),
+        ({"ffn_dim_multiplier": 1e300}, InvalidModelConfig, "ffn_dim_multiplier: input should be less"),
+        ({"ffn_dim_multiplier": "hunter2"}, InvalidModelConfig, "ffn_dim_multiplier: input should be a valid number"),
+        ({"dim": 2**20, "ffn_dim_multiplier": 64.0}, InvalidModelConfig, "intermediate_size: input should be less"),
+        ({"n_layers": 10**9}, InvalidModelConfig, "num_hidden_layers: input should be less than or equal to 512"),
+        ({"n_heads": 10**9}, InvalidModelConfig, "num_attention_heads: input should be less"),
+        ({"n_kv_heads": 4}, InvalidModelConfig, "n_heads 6 is no multiple of the 4 heads of keys"),
+        ({"n_kv_heads": -1}, InvalidModelConfig, "num_key_value_heads: input should be greater than 0"),
+        ({"rope_theta": 0.0}, InvalidModelConfig, "rotary_base"),
+        ({"qk_normalization": False}, UnsupportedModel, "has no norms of queries and keys"),
+    ],
+)
+def test_hostile_params_json(tmp_path: Path, fields: dict[str, Any], error: type[EvalsvcError], message: str) -> None:
+    (tmp_path / "params.json").write_text(json.dumps({"model": META | fields}))
+    found = refusal(error, find_model_config, tmp_path)
+    assert message in found
+    assert "hunter2" not in found
+
+
+@pytest.mark.usefixtures("reference_models", "one_thread")
+@pytest.mark.parametrize("name", ["chameleon", "chameleon-swin"])
+@torch.inference_mode()
+def test_codes_and_losses_are_those_of_transformers(name: str, tmp_path: Path) -> None:
+    """Codes by the authors' guidance and greedy choice, in a loop over the whole sequence; the ids are in any order."""
+    theirs = write_theirs(name, tmp_path).double()
+    rows, scale = torch.randperm(90, generator=torch.Generator().manual_seed(2))[:20].tolist(), 3.0
+    prompts, without = [(0, 91, 17, 95), (0, 92, 95)], (0, 95)
+
+    def logits(ids: tuple[int, ...]) -> Tensor:
+        return theirs(torch.tensor([ids])).logits[0].double()
+
+    expected = []
+    for prompt in prompts:
+        codes: list[int] = []
+        for _ in range(9):
+            drawn = tuple(rows[code] for code in codes)
+            conditional, other = (logits(side + drawn)[-1, rows] for side in (prompt, without))
+            codes.append(int((other + scale * (conditional - other)).argmax()))
+        expected.append(codes)
+    ours = load_model(tmp_path, dtype="float64")
+    spec = SamplerSpec(tuple(rows), 9, SamplingParams(temperature=0, guidance_scale=scale), 2, without)
+    found = {
+        index: codes
+        for batch in generate(ours, [Prompt(str(number), ids) for number, ids in enumerate(prompts)], spec)
+        for index, codes in zip(batch.indices, batch.codes.tolist(), strict=True)
+    }
+    assert [found[index] for index in range(2)] == expected
+    sequence = (*prompts[0], *(rows[code] for code in expected[0]))
+    assert float((ours.logits(torch.tensor([sequence]))[0].double() - logits(sequence)).abs().max()) < 1e-5
+    losses = [
+        cross_entropy(whole.double()[:-1], torch.tensor(sequence[1:]), reduction="none")
+        for whole in (ours.logits(torch.tensor([sequence]))[0], logits(sequence))
+    ]
+    torch.testing.assert_close(losses[0], losses[1], rtol=0, atol=1e-5)
