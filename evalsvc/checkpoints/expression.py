@@ -211,7 +211,7 @@ def part_of(name: str) -> Part:
     first, _, rest = name.partition(".")
     if first == "layers":
         return int(rest.partition(".")[0])
-    return {"output": "head", "norm": "norm"}.get(first, "embeddings")
+    return {"output": "head", "image_head": "head", "norm": "norm"}.get(first, "embeddings")
 
 
 def require_parts(expression: Expression, n_layers: int, weight_tying: bool) -> None:

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from evalsvc.errors import CheckpointMismatch, UnsupportedModel
 from evalsvc.families.family import Source, validated
-from evalsvc.families.hugging_face import LlamaNamed
+from evalsvc.families.hugging_face import LlamaNamed, renamed
 from evalsvc.families.llama import LlamaFields
 from evalsvc.spec.model_config import MAX_LAYERS, ModelConfig
 
@@ -122,7 +122,7 @@ class Chameleon(LlamaNamed):
     def sources_in(self, config: ModelConfig, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, Source]:
         sources = dict(self.sources(config))
         if prefixes := _prefixes(config, shapes):
-            sources = dict(_by_meta(config, sources, prefixes))
+            sources = renamed(sources, _meta_name) if prefixes == ("",) else dict(_by_shard(config, sources, prefixes))
             return sources | _neighbours(config, sources, len(prefixes))
         norm = shapes.get("layers.0.self_attn.q_norm.weight", ())
         if len(norm) == 1:
@@ -173,19 +173,17 @@ def _prefixes(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]]) -> tup
     return tuple(f"{n:02}." for n in range(count))
 
 
-def _by_meta(
+def _by_shard(
     config: ModelConfig, sources: Mapping[str, Source], prefixes: tuple[str, ...]
 ) -> Iterator[tuple[str, Source]]:
-    """Yield the sources with Meta's names, for tensors that are divided among shards by rows or by columns."""
+    """Yield the sources with Meta's names, of tensors that are divided among shards by rows or by columns."""
     shards = len(prefixes)
     columns = {"tok_embeddings": (config.vocab_size, config.hidden_dim)}
     columns |= {"out_proj": (config.hidden_dim, config.attention_dim), "w3": (config.hidden_dim, config.ffn_dim)}
     for each, source in sources.items():
         names = tuple(f"{prefix}{_meta_name(name)}" for name in source.names for prefix in prefixes)
         part = each.split(".")[-2]
-        if shards == 1:
-            yield each, replace(source, names=names)
-        elif part in columns:
+        if part in columns:
             height, width = columns[part]
             shapes = ((height, width // shards),) * shards
             yield each, Source(names, shapes=shapes, arrange=partial(_side_by_side, shards))

@@ -103,14 +103,14 @@ def validated(
     """
 
     def problem(location: tuple[int | str, ...], error: str, message: str) -> str:
-        name = str(location[0]) if location else ""
+        field = str(location[0]) if location else ""
+        name = (names or {}).get(field, field)
         if error == "missing":
             unknown = [key for key in fields if key not in kind.model_fields]
-            near = near_misses(name, unknown, cutoff=0.5)
+            near = near_misses(field, unknown, cutoff=0.5)
             return f"{name} is missing" + (f" (found {', '.join(near)}: is one of these meant?)" if near else "")
         if not name:
             return message.removeprefix("Value error, ")
-        name = (names or {}).get(name, name)
         shown_value = f" is {str(shown[name])[:60]!r}" if name in shown else ""
         return f"{name}{shown_value}: {message[0].lower()}{message[1:]}"
 

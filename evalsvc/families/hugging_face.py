@@ -6,7 +6,8 @@ Fields that are not set have the defaults of transformers, except for the shape,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -193,6 +194,14 @@ class LlamaNamed(Family):
             yield f"feed_forward.w3.{kind}", Source((f"{ffn}.down_proj.{kind}",))
         yield "attention_norm.weight", Source((f"{prefix}.{self.attention_norm}.weight",))
         yield "ffn_norm.weight", Source((f"{prefix}.{self.ffn_norm}.weight",))
+
+
+def renamed(sources: Mapping[str, Source], rename: Callable[[str], str]) -> dict[str, Source]:
+    """Return the sources with other names of the tensors."""
+    return {
+        each: replace(source, names=tuple(map(rename, source.names)), aliases=tuple(map(rename, source.aliases)))
+        for each, source in sources.items()
+    }
 
 
 def read_fields(

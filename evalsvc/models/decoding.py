@@ -71,8 +71,21 @@ def lay_out(model: Layered, shape: StepShape) -> LaidOut:
             head = table[ids.start : ids.stop]  # in place
         else:
             head = table[torch.tensor(list(ids), device=table.device)]
-        model.packed = (key, LaidOut(layers, linear(head.detach())))
+        model.packed = (key, LaidOut(layers, _head(model, head.detach(), ids, linear)))
     return cast(LaidOut, model.packed[1])
+
+
+def _head(
+    model: Layered,
+    rows: Tensor,  # [codes, D]
+    ids: range | tuple[int, ...],
+    linear: Callable[[Tensor, Tensor | None], Linear],
+) -> Linear:
+    if model.image_head is None:
+        return linear(rows, None)
+    inner = linear(model.image_head.inner.weight, model.image_head.inner.bias)
+    outer = linear(rows, model.image_head.biases_of(ids, model.config.vocab_size))
+    return lambda hidden: outer(functional.gelu(inner(hidden)))
 
 
 def blocked_attention(

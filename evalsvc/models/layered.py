@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from evalsvc.models.attention import KVCache, attend, attention_bias
+from evalsvc.models.image_tables import ImageHead, ImageRows
 from evalsvc.models.layer import EAGER, Block, Kernels, Mix, Products, build_norm
 from evalsvc.models.packing import product
 from evalsvc.models.rotation import INV_FREQ_DTYPES, Positions, resolve_inv_freq_dtype
@@ -37,6 +38,9 @@ class Layered(nn.Module):
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
         self.norm = build_norm(config, config.hidden_dim)
         self.output = nn.Linear(config.hidden_dim, config.vocab_size, bias=False)
+        tables = config.image_tables
+        self.image_rows = None if tables is None else ImageRows(tables, config.hidden_dim)
+        self.image_head = None if tables is None else ImageHead(tables, config.hidden_dim)
         self.tie_weights()
         self.saved_inv_freq: tuple[float, ...] = ()
         """Rotary frequencies of the checkpoint, unrounded; empty where the model uses those of its configuration."""
@@ -51,6 +55,12 @@ class Layered(nn.Module):
     def tie_weights(self) -> None:
         if self.config.weight_tying:
             self.output.weight = self.tok_embeddings.weight
+
+    def fill_image_rows(self) -> None:
+        """Compute the input rows of image ids that have an aligner."""
+        if self.image_rows is not None:
+            rows = self.image_rows()
+            self.tok_embeddings.weight[-len(rows) :] = rows
 
     def forward(
         self, ids: Tensor, *, mask: Tensor | None = None, positions: Tensor | None = None, cache: KVCache | None = None
@@ -115,6 +125,8 @@ class Layered(nn.Module):
 
     def head(self, hidden: Tensor, rows: Tensor | slice | None = None) -> Tensor:
         # A slice reads the table in place, an index [R] int64 copies.
+        if self.image_head is not None:
+            return self.image_head.logits(hidden, self.output.weight, rows).float()
         weight = self.output.weight if rows is None else self.output.weight[rows]
         return product(hidden, weight, None).float()
 

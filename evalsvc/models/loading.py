@@ -169,7 +169,9 @@ def _filled(
 ) -> Transformer:
     model.load_state_dict(copied(name, tensors, DTYPES[dtype], device), strict=False, assign=True)
     model.tie_weights()
-    return model.to(device).requires_grad_(False).eval()
+    model = model.to(device).requires_grad_(False).eval()
+    model.fill_image_rows()
+    return model
 
 
 def saved_frequencies(
@@ -307,9 +309,10 @@ def _mismatch(path: Path, config: ModelConfig, weights: Weights, problems: list[
         parts.append(f"the file holds no {table.names[0]} [vocab_size, hidden_dim]: it is not {kind} model")
         return "; ".join(parts)
     parts.append("the file holds " + ", ".join(f"{key} {value}" for key, value in shape.items()))
-    if shape["vocab_size"] != config.vocab_size:
-        relation = "smaller" if config.vocab_size < shape["vocab_size"] else "larger"
-        parts.append(f"vocab_size {config.vocab_size} is {relation} than its {shape['vocab_size']} rows: correct it")
+    rows = table.shapes[0][0] if table.shapes else config.vocab_size
+    if shape["vocab_size"] != rows:
+        relation = "smaller" if rows < shape["vocab_size"] else "larger"
+        parts.append(f"vocab_size {rows} is {relation} than its {shape['vocab_size']} rows: correct it")
     if config.family == OPEN_LM:
         parts.append(f"the nearest registered model is {_nearest(shape)}")
     return "; ".join(parts)

@@ -179,6 +179,10 @@ def layer_weights(config: ModelConfig) -> int:
     return config.n_layers * sum(outputs * width for outputs, width in _products(config))
 
 
+def _head_weights(config: ModelConfig, codes: int) -> int:
+    return (codes + (0 if config.image_tables is None else config.hidden_dim)) * config.hidden_dim
+
+
 def _products(config: ModelConfig) -> list[tuple[int, int]]:
     dim, attention, inner = config.hidden_dim, config.attention_dim, config.ffn_dim
     into = 2 * inner if config.ffn_is_gated else inner
@@ -193,7 +197,7 @@ def packed_bytes(
     device: torch.device | str = "cpu",
 ) -> int:
     """Return the bytes of the laid out copies in addition to the dense weights, with a head of `codes` rows."""
-    count = layer_weights(config) + codes * config.hidden_dim
+    count = layer_weights(config) + _head_weights(config, codes)
     if weights == "plain":
         return count * dtype.itemsize if worth_packing(config, codes, dtype, torch.device(device)) else 0
     if _by_onednn(torch.device(device), torch.promote_types(dtype, torch.float32)):
@@ -204,5 +208,5 @@ def packed_bytes(
 
 def worth_packing(config: ModelConfig, codes: int, dtype: torch.dtype, device: torch.device) -> bool:
     """Return whether the weights are large enough for packing and the device can pack them."""
-    count = layer_weights(config) + codes * config.hidden_dim
+    count = layer_weights(config) + _head_weights(config, codes)
     return can_pack(device, dtype) and count * dtype.itemsize >= LEAST_BYTES

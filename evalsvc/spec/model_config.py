@@ -65,6 +65,22 @@ class RotaryScaling(BaseModel):
         return self
 
 
+class ImageTables(BaseModel):
+    """Input rows and head of image ids that are apart from those of text, in the last rows of both tables.
+
+    An MLP makes the input rows of narrow embeddings; the head has a layer of its own before its rows.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    rows: int = Field(gt=0, le=2**26)
+    """Number of image ids."""
+    width: int = Field(gt=0, le=2**16)
+    """Width of the embeddings that the input rows are made of."""
+    depth: int = Field(gt=0, le=16)
+    """Number of layers of the MLP."""
+
+
 class ModelConfig(BaseModel):
     """The shape and the switches of a model; unknown keys are ignored, as in open_lm.
 
@@ -93,6 +109,8 @@ class ModelConfig(BaseModel):
     """Name in the catalog of the family whose names the tensors of the checkpoint have."""
     embedding_scale: float = Field(default=1.0, gt=0, le=2**20)
     """Factor on the embeddings, rounded to the model's dtype."""
+    image_tables: ImageTables | None = None
+    """Tables of image ids, where they are apart from those of text. None: image ids are rows like all others."""
     n_kv_heads: int | None = Field(default=None, gt=0, le=2**16)
     """Number of heads of keys and values; n_heads / n_kv_heads heads of queries share a head. None: n_heads."""
     head_size: int | None = Field(default=None, gt=0, le=2**16)
@@ -157,6 +175,10 @@ class ModelConfig(BaseModel):
             raise ValueError("llama_rotary turns whole heads; leave rotary_dims out")
         if self.qk_layer_norm and not (self.qk_norm and self.qk_norm_per_head):
             raise ValueError("qk_layer_norm needs qk_norm and qk_norm_per_head")
+        if self.image_tables is not None and (self.weight_tying or not self.heads_apart):
+            raise ValueError("image_tables needs heads_apart, and tables that are not tied")
+        if self.image_tables is not None and self.image_tables.rows >= self.vocab_size:
+            raise ValueError(f"image_tables has {self.image_tables.rows} rows, not fewer than vocab_size; correct it")
         if self.parallel_residual and self.norm_place == "after":
             raise ValueError("parallel_residual needs norm_place before")
         return self

@@ -11,9 +11,12 @@ from decode_paths import PATHS, leave_uncompiled, stepped_logits
 from smollm2 import TEXTS, write_open_lm
 from tiny_families import MODELS, ROWS, write_theirs
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from evalsvc.checkpoints.weights import read_weights
 from evalsvc.models import Transformer, load_model
+from evalsvc.sampling.sampler import Prompt, SamplerSpec, generate
+from evalsvc.spec.sampling import SamplingParams
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -96,6 +99,34 @@ def test_bfloat16_and_several_files(name: str, tmp_path: Path) -> None:
     assert float((ours - rounded).norm() / rounded.norm()) < 5e-2
     # The order of sums differs, and so does rounding; neither program is nearer to the exact logits.
     assert float((ours - expected).abs().mean()) < 1.1 * float((rounded - expected).abs().mean())
+
+
+@pytest.mark.parametrize("name", ["chameleon", "chameleon-swin", "emu3", "gemma", "qwen2"])
+@torch.inference_mode()
+def test_codes_and_losses_in_float64(name: str, tmp_path: Path) -> None:
+    """Codes by greedy choice and guidance, in a loop over the whole sequence. Image rows are anywhere, in any order."""
+    theirs = write_theirs(name, tmp_path).double()
+    rows, scale, without = torch.randperm(90, generator=torch.Generator().manual_seed(2))[:20].tolist(), 3.0, (0, 95)
+    prompts = [Prompt("a", (0, 91, 17, 95)), Prompt("b", (0, 92, 95))]
+
+    def logits(ids: tuple[int, ...]) -> Tensor:
+        return theirs(torch.tensor([ids])).logits[0].double()
+
+    expected: list[list[int]] = [[], []]
+    for prompt, codes in zip(prompts, expected, strict=True):
+        for _ in range(9):
+            drawn = tuple(rows[code] for code in codes)
+            conditional, other = (logits(side + drawn)[-1, rows] for side in (prompt.ids, without))
+            codes.append(int((other + scale * (conditional - other)).argmax()))
+    ours = load_model(tmp_path, dtype="float64")
+    spec = SamplerSpec(tuple(rows), 9, SamplingParams(temperature=0, guidance_scale=scale), 2, without)
+    for batch in generate(ours, prompts, spec):
+        assert batch.codes.tolist() == [expected[index] for index in batch.indices]
+    sequence = (*prompts[0].ids, *(rows[code] for code in expected[0]))
+    found, wanted = ours.logits(torch.tensor([sequence]))[0].double(), logits(sequence)
+    assert difference(found, wanted) < TOLERANCE
+    losses = [cross_entropy(part[:-1], torch.tensor(sequence[1:]), reduction="none") for part in (found, wanted)]
+    assert difference(*losses) < TOLERANCE
 
 
 @pytest.mark.timeout(900)

@@ -11,15 +11,12 @@ import pytest
 import torch
 from refusals import refusal
 from safetensors.torch import load_file, save_file
-from tiny_families import SHAPE, write_ours, write_theirs
+from tiny_families import SHAPE, write_ours
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from evalsvc.errors import CheckpointMismatch, EvalsvcError, InvalidModelConfig, NotACheckpoint, UnsupportedModel
 from evalsvc.families.reading import find_model_config, read_model_spec, resolve_config
 from evalsvc.models import load_model
-from evalsvc.sampling.sampler import Prompt, SamplerSpec, generate
-from evalsvc.spec.sampling import SamplingParams
 
 HEADS, KEYS, DIM = 6, 2, 8
 SHARDS = 2
@@ -204,40 +201,3 @@ def test_hostile_params_json(tmp_path: Path, fields: dict[str, Any], error: type
     found = refusal(error, find_model_config, tmp_path)
     assert message in found
     assert "hunter2" not in found
-
-
-@pytest.mark.usefixtures("reference_models", "one_thread")
-@pytest.mark.parametrize("name", ["chameleon", "chameleon-swin"])
-@torch.inference_mode()
-def test_codes_and_losses_are_those_of_transformers(name: str, tmp_path: Path) -> None:
-    """Codes by the authors' guidance and greedy choice, in a loop over the whole sequence; the ids are in any order."""
-    theirs = write_theirs(name, tmp_path).double()
-    rows, scale = torch.randperm(90, generator=torch.Generator().manual_seed(2))[:20].tolist(), 3.0
-    prompts, without = [(0, 91, 17, 95), (0, 92, 95)], (0, 95)
-
-    def logits(ids: tuple[int, ...]) -> Tensor:
-        return theirs(torch.tensor([ids])).logits[0].double()
-
-    expected = []
-    for prompt in prompts:
-        codes: list[int] = []
-        for _ in range(9):
-            drawn = tuple(rows[code] for code in codes)
-            conditional, other = (logits(side + drawn)[-1, rows] for side in (prompt, without))
-            codes.append(int((other + scale * (conditional - other)).argmax()))
-        expected.append(codes)
-    ours = load_model(tmp_path, dtype="float64")
-    spec = SamplerSpec(tuple(rows), 9, SamplingParams(temperature=0, guidance_scale=scale), 2, without)
-    found = {
-        index: codes
-        for batch in generate(ours, [Prompt(str(number), ids) for number, ids in enumerate(prompts)], spec)
-        for index, codes in zip(batch.indices, batch.codes.tolist(), strict=True)
-    }
-    assert [found[index] for index in range(2)] == expected
-    sequence = (*prompts[0], *(rows[code] for code in expected[0]))
-    assert float((ours.logits(torch.tensor([sequence]))[0].double() - logits(sequence)).abs().max()) < 1e-5
-    losses = [
-        cross_entropy(whole.double()[:-1], torch.tensor(sequence[1:]), reduction="none")
-        for whole in (ours.logits(torch.tensor([sequence]))[0], logits(sequence))
-    ]
-    torch.testing.assert_close(losses[0], losses[1], rtol=0, atol=1e-5)
