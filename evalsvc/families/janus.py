@@ -15,7 +15,7 @@ from evalsvc.errors import InvalidModelConfig, UnsupportedModel
 from evalsvc.families.family import Source, validated
 from evalsvc.families.hugging_face import LlamaNamed, renamed
 from evalsvc.families.llama import LlamaFields
-from evalsvc.spec.model_config import MAX_LAYERS, ImageTables, ModelConfig
+from evalsvc.spec.model_config import MAX_LAYERS, ModelConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,6 +32,11 @@ AUTHORS = {
     "image_token_embed_dim": ("gen_head_config", "image_token_embed"),
 }
 """The authors' configuration and field, below `params`, of each of transformers' fields of images."""
+
+
+DEFAULTS: dict[str, object] = {"embed_dim": 8, "num_embeddings": 16_384, "num_hidden_layers": 2, "hidden_act": "gelu"}
+DEFAULTS |= {"projection_dim": 2048, "image_token_embed_dim": 2048}
+"""Defaults of JanusVQVAEConfig."""
 
 
 class JanusFields(LlamaFields):
@@ -68,25 +73,20 @@ class ImageFields(BaseModel):
     num_hidden_layers: int = Field(gt=0, le=16)
     hidden_act: str
 
+    def image_tables(self) -> dict[str, int]:
+        return {"rows": self.num_embeddings, "width": self.embed_dim, "depth": self.num_hidden_layers}
+
 
 class Janus(LlamaNamed):
     def read(self, fields: Mapping[str, object], source: str, shown: Mapping[str, object]) -> ModelConfig:
         if fields.get("model_type") == "multi_modality":
-            language = _part(fields, "language_config", source)
-            parts = {name: _part(_part(fields, name, source), "params", source) for name, _ in AUTHORS.values()}
-            found = {own: parts[part].get(name) for own, (part, name) in AUTHORS.items()}
-            images = {"num_hidden_layers": 1} | {own: value for own, value in found.items() if value is not None}
-            images["hidden_act"] = {"mlp_gelu": "gelu"}.get(str(images.get("hidden_act")), "")
-            names = {own: f"{part}.params.{name}" for own, (part, name) in AUTHORS.items()}
+            language, (images, names) = _part(fields, "language_config", source), _images_of_authors(fields, source)
         else:
             language = _part(fields, "text_config", source)
-            defaults = {"embed_dim": 8, "num_embeddings": 16_384, "num_hidden_layers": 2, "hidden_act": "gelu"}
-            widths = dict.fromkeys(("projection_dim", "image_token_embed_dim"), 2048)
-            images, names = {**defaults, **widths, **_part(fields, "vq_config", source)}, {}
-        what = "a configuration of Janus' images"
-        tables = validated(ImageFields, images, source, {}, what, names)
-        own = {"quantization_config": fields.get("quantization_config"), "image_tables": _tables(tables)}
-        config = super().read({**language, **own}, source, {})
+            images, names = {**DEFAULTS, **_part(fields, "vq_config", source)}, {}
+        tables = validated(ImageFields, images, source, {}, "a configuration of Janus' images", names)
+        added = {"quantization_config": fields.get("quantization_config"), "image_tables": tables.image_tables()}
+        config = super().read({**language, **added}, source, {})
         if tables.hidden_act != "gelu" or {tables.projection_dim, tables.image_token_embed_dim} != {config.hidden_dim}:
             raise UnsupportedModel(
                 f"{source}: the aligner and the head of images are not those of a published Janus, of GELU and as wide "
@@ -142,8 +142,14 @@ def _part(fields: Mapping[str, object], name: str, source: str) -> Mapping[str, 
     return part
 
 
-def _tables(fields: ImageFields) -> dict[str, int]:
-    return ImageTables(rows=fields.num_embeddings, width=fields.embed_dim, depth=fields.num_hidden_layers).model_dump()
+def _images_of_authors(fields: Mapping[str, object], source: str) -> tuple[dict[str, object], dict[str, str]]:
+    """Return the fields of images by transformers' names, and the authors' names of the fields for messages."""
+    params = {part: _part(_part(fields, part, source), "params", source) for part, _ in AUTHORS.values()}
+    given = {name: params[part].get(theirs) for name, (part, theirs) in AUTHORS.items()}
+    images: dict[str, object] = {"num_hidden_layers": 1}  # the default of the authors' MlpProjector
+    images |= {name: value for name, value in given.items() if value is not None}
+    images["hidden_act"] = "gelu" if given["hidden_act"] == "mlp_gelu" else ""
+    return images, {name: f"{part}.params.{theirs}" for name, (part, theirs) in AUTHORS.items()}
 
 
 def _by_authors(name: str) -> str:
