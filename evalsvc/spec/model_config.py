@@ -12,6 +12,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from evalsvc.errors import InvalidLayout
+
 ModelNorm = Literal[
     "default_layer_norm",
     "lp_layer_norm",
@@ -192,6 +194,17 @@ class ModelConfig(BaseModel):
             for name, value in fields.items()
             if name in OPEN_LM_FIELDS or getattr(self, name) != type(self).model_fields[name].default
         }
+
+    def require_image_rows(self, image: range | None) -> None:
+        """Raise InvalidLayout unless the image rows of a layout are those of the model's own tables of images."""
+        if self.image_tables is not None:
+            first = self.vocab_size - self.image_tables.rows
+            if image != range(first, self.vocab_size):
+                given = "no image rows" if image is None else f"the image rows {image.start}…{image.stop - 1}"
+                raise InvalidLayout(
+                    f"the layout has {given}, and the model has tables of its own for {first}…{self.vocab_size - 1}; "
+                    f"give an image block of offset {first} and size {self.image_tables.rows}, or the model's preset"
+                )
 
     @property
     def head_dim(self) -> int:

@@ -134,12 +134,15 @@ class ShardContext(Context):
         }
 
     def layout(self) -> VocabularyLayout:
-        rows = self.model_config().vocab_size
+        config = self.model_config()
+        rows = config.vocab_size
         with named(self.checkpoint):
             layout = text_only(rows) if self.checkpoint.layout is None else parse_layout(self.checkpoint.layout)
             if layout.text.tokenizer is not None:
                 self.dataset(layout.text.tokenizer)
-            return layout.resolve(rows)
+            layout = layout.resolve(rows)
+            config.require_image_rows(layout.image_range)
+            return layout
 
     def dataset(self, path: str) -> str:
         return local_data(self._settings, path)

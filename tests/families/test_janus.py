@@ -10,13 +10,16 @@ from typing import Any
 import pytest
 import torch
 from decode_paths import PATHS, leave_uncompiled, stepped_logits
+from loss_task import write as write_records
 from refusals import refusal
 from safetensors.torch import save_file
+from task_runs import error, run_task
 from tiny_families import SHAPE, fill
 from torch import Tensor
 from torch.nn import functional
 
 from evalsvc.checkpoints.expression import parse_expression
+from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.errors import CheckpointMismatch, InvalidModelConfig, InvalidRequest, UnsupportedModel
 from evalsvc.families.reading import family_of, find_model_config, resolve_config
 from evalsvc.models import ModelConfig, StepShape, Transformer, load_model
@@ -187,7 +190,7 @@ def changed(part: str, **fields: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("fields", "error", "message"),
+    ("fields", "refused", "message"),
     [
         (changed("vq_config", num_embeddings=10**9), InvalidModelConfig, "num_embeddings: input should be less than"),
         (changed("vq_config", num_embeddings=True), InvalidModelConfig, "num_embeddings: input should be a valid int"),
@@ -229,10 +232,10 @@ def changed(part: str, **fields: Any) -> dict[str, Any]:
         ),
     ],
 )
-def test_hostile_configurations(fields: dict[str, Any], error: type[Exception], message: str, tmp_path: Path) -> None:
+def test_hostile_configurations(fields: dict[str, Any], refused: type[Exception], message: str, tmp_path: Path) -> None:
     """JanusFlow has the same model_type, and no head of codes."""
     (tmp_path / "config.json").write_text(json.dumps(fields))
-    found = refusal(error, find_model_config, tmp_path)
+    found = refusal(refused, find_model_config, tmp_path)
     assert message in found
     assert "hunter2" not in found
 
@@ -248,6 +251,23 @@ def test_tables_that_a_request_describes(tmp_path: Path) -> None:
     ):
         assert "image_tables" in refusal(InvalidModelConfig, resolve_config, fields | wrong, tmp_path)
     assert ModelConfig.model_validate(fields).image_tables is not None
+
+
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        (None, "the layout has no image rows, and the model has tables of its own for 96…115; give an image block"),
+        ({"text": {"size": 96}}, "the layout has no image rows"),
+        ({"text": {"size": 90}, "image": {"offset": 90, "size": 20}}, "has the image rows 90…109, and the model has"),
+        ({"text": {"size": 96}, "image": {"offset": 96, "size": 19}}, "give an image block of offset 96 and size 20"),
+    ],
+)
+def test_a_layout_of_other_image_rows_is_refused(layout: dict[str, Any] | None, message: str, tmp_path: Path) -> None:
+    """A softmax over rows of two heads would be a number without meaning."""
+    write_tiny(tmp_path)
+    data = write_records(tmp_path / "pairs.jsonl", [{"text_ids": [1, 2, 3]}])
+    checkpoint = CheckpointRef(str(tmp_path), layout=layout, label="step 1")
+    assert message in error(run_task(checkpoint, kind="loss", name="loss", data=str(data)))
 
 
 @pytest.mark.usefixtures("reference_models", "one_thread")

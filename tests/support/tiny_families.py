@@ -42,7 +42,7 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "gemma": ("gemma", "Gemma", {"head_dim": 16, "num_key_value_heads": 1, "tie_word_embeddings": True}),
     "chameleon": ("chameleon", "Chameleon", {**VQ, "num_key_value_heads": 6}),
     "chameleon-swin": ("chameleon", "Chameleon", {**VQ, "swin_norm": True}),
-    "emu3": ("emu3_text_model", "Emu3", {}),
+    "emu3": ("emu3_text_model", "Emu3", {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0}),
     "gpt_neox": ("gpt_neox", "GPTNeoX", UNGROUPED),
     "gpt_neox-serial": (
         "gpt_neox",
