@@ -11,11 +11,15 @@ import pytest
 import torch
 from refusals import refusal
 from safetensors.torch import load_file, save_file
-from tiny_families import describe, write_ours
+from tiny_families import describe, write_ours, write_theirs
+from torch.nn.functional import cross_entropy
 
 from evalsvc.errors import CheckpointMismatch, InvalidModelConfig, UnsupportedModel
 from evalsvc.families.reading import find_model_config
+from evalsvc.metrics.token_loss import token_losses
 from evalsvc.models import load_model
+from evalsvc.sampling.sampler import Prompt, SamplerSpec, generate
+from evalsvc.spec.sampling import SamplingParams
 
 AUTO_MAP = {"AutoConfig": "configuration_emu3.Emu3Config", "AutoModelForCausalLM": "modeling_emu3.Emu3ForCausalLM"}
 VOCABULARY = {f"<|visual token {number:06}|>": number for number in range(40_000)}
@@ -95,6 +99,36 @@ def test_hostile_configurations(
         assert find_model_config(tmp_path)
         return
     assert message in refusal(error, find_model_config, tmp_path)
+
+
+@pytest.mark.usefixtures("reference_models", "one_thread")
+@pytest.mark.parametrize("path", ["plain", "packed", "graph"])
+@torch.inference_mode()
+def test_codes_with_row_ends_are_those_of_the_authors_loop(path: Any, tmp_path: Path) -> None:
+    """Greedy and guided: the authors force the row end after each row, by the position behind the prompt."""
+    theirs = write_theirs("emu3", tmp_path).double()
+    first, count, end, scale = 70, 20, 95, 3.0
+    prompt, negative, (rows, columns) = [1, 5, 91, 92], [1, 6, 7, 8, 9, 91, 92], (3, 5)
+    drawn: list[int] = []
+    while len(drawn) < rows * (columns + 1) - 1:
+        if (len(drawn) + 1) % (columns + 1) == 0:
+            drawn.append(end)
+            continue
+        sides = [theirs(torch.tensor([side + drawn])).logits[0, -1].double() for side in (prompt, negative)]
+        conditional, other = (logits.log_softmax(-1)[first : first + count] for logits in sides)
+        drawn.append(first + int((scale * (conditional - other) + other).argmax()))
+    params = SamplingParams(temperature=0, guidance_scale=scale)
+    for dtype in ("float64", "float32"):
+        ours = load_model(tmp_path, dtype=dtype)
+        row_end = (end, columns)
+        spec = SamplerSpec(range(first, first + count), rows * columns, params, 2, row_end=row_end, path=path)
+        [batch] = generate(ours, [Prompt("a", tuple(prompt), unconditional=tuple(negative))], spec)
+        assert batch.codes.tolist() == [[row - first for row in drawn if row != end]]
+    hidden = ours.hidden(torch.tensor([[*prompt, *drawn]]))[0, :-1]
+    targets = torch.tensor([*prompt, *drawn])[1:]
+    found = token_losses(hidden, targets, ours.head, [range(first)], range(first, first + count), 8).nll
+    logits = theirs(torch.tensor([[*prompt, *drawn]])).logits[0, :-1].double()
+    torch.testing.assert_close(found.double(), cross_entropy(logits, targets, reduction="none"), rtol=0, atol=1e-4)
 
 
 def test_files_of_another_model(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from evalsvc.checkpoints.expression import parse_expression
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.errors import CheckpointMismatch, InvalidModelConfig, InvalidRequest, UnsupportedModel
 from evalsvc.families.reading import family_of, find_model_config, resolve_config
+from evalsvc.metrics.token_loss import token_losses
 from evalsvc.models import ModelConfig, StepShape, Transformer, load_model
 from evalsvc.models.loading import load_virtual
 from evalsvc.sampling.sampler import Prompt, SamplerSpec, generate
@@ -315,11 +316,12 @@ def test_logits_codes_and_losses_are_those_of_transformers(tmp_path: Path, monke
         for path in PATHS:
             stepped = stepped_logits(ours, path, sequence, len(prompt), codes=images)
             assert float((stepped[1].double() - expected[len(prompt) :]).abs().max()) < tolerance, path
-        spec = SamplerSpec(images, 12, SamplingParams(temperature=0, guidance_scale=5.0), 2, tuple(without))
-        [batch] = generate(ours, [Prompt("a", tuple(prompt))], spec)
+        spec = SamplerSpec(images, 12, SamplingParams(temperature=0, guidance_scale=5.0), 2)
+        [batch] = generate(ours, [Prompt("a", tuple(prompt), unconditional=tuple(without))], spec)
         assert batch.codes.tolist() == [codes]
-        losses = [
-            functional.cross_entropy(part[len(prompt) - 1 : -1].double(), torch.tensor(codes), reduction="none")
-            for part in (ours.head(ours.hidden(sequence)[0], slice(TEXT, None)), expected)
-        ]
-        torch.testing.assert_close(losses[0], losses[1], rtol=0, atol=tolerance)
+        found = token_losses(
+            ours.hidden(sequence[:1, :-1])[0], sequence[0, 1:], ours.head, [range(TEXT)], images, 7, True
+        )
+        image = functional.cross_entropy(expected[len(prompt) - 1 : -1], torch.tensor(codes), reduction="none")
+        words = functional.cross_entropy(text[:-1].double(), torch.tensor(prompt[1:]), reduction="none")
+        torch.testing.assert_close(found.nll.double(), torch.cat((words, image)), rtol=0, atol=tolerance)
