@@ -19,6 +19,7 @@ from evalsvc.families.family import MAX_CONFIG_BYTES
 from evalsvc.families.open_lm import MAX_PARAMS_BYTES
 from evalsvc.families.reading import find_model_config, read_model_spec
 from evalsvc.spec.layout import parse_layout
+from evalsvc.spec.model_config import ModelConfig
 from evalsvc.spec.paths import local_data
 
 NAMES_FILE = re.compile(r"/|\.(json|ya?ml)\Z")
@@ -66,7 +67,9 @@ def posted_layout(
         local_data(settings, parsed.text.tokenizer)
     rows = (model or {}).get("vocab_size")
     if isinstance(rows, int):
-        parsed.resolve(rows)
+        resolved = parsed.resolve(rows)
+        if model is not None and model.get("image_tables") is not None:
+            ModelConfig.model_validate(dict(model)).require_image_rows(resolved.image_range)
     return parsed.to_json()
 
 

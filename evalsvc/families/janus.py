@@ -96,7 +96,10 @@ class Janus(LlamaNamed):
 
     def sources(self, config: ModelConfig) -> Mapping[str, Source]:
         tables = config.image_tables
-        assert tables is not None
+        if tables is None:
+            raise InvalidModelConfig(
+                "the model is of the family janus and has no image_tables; give the config.json of Janus or Janus-Pro"
+            )
         text = config.vocab_size - tables.rows
         language = renamed(super().sources(config), lambda name: f"language_model.{name}")
         table = Source(

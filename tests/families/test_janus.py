@@ -19,8 +19,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from evalsvc.checkpoints.expression import parse_expression
+from evalsvc.checkpoints.posted import posted_layout
 from evalsvc.checkpoints.reference import CheckpointRef
-from evalsvc.errors import CheckpointMismatch, InvalidModelConfig, InvalidRequest, UnsupportedModel
+from evalsvc.config import Settings
+from evalsvc.errors import CheckpointMismatch, InvalidLayout, InvalidModelConfig, InvalidRequest, UnsupportedModel
 from evalsvc.families.reading import family_of, find_model_config, resolve_config
 from evalsvc.metrics.token_loss import token_losses
 from evalsvc.models import ModelConfig, StepShape, Transformer, load_model
@@ -252,6 +254,8 @@ def test_tables_that_a_request_describes(tmp_path: Path) -> None:
     ):
         assert "image_tables" in refusal(InvalidModelConfig, resolve_config, fields | wrong, tmp_path)
     assert ModelConfig.model_validate(fields).image_tables is not None
+    bare = {name: value for name, value in fields.items() if name not in ("image_tables", "heads_apart")}
+    assert "has no image_tables; give the config.json" in refusal(InvalidModelConfig, load_model, tmp_path, bare)
 
 
 @pytest.mark.parametrize(
@@ -269,6 +273,8 @@ def test_a_layout_of_other_image_rows_is_refused(layout: dict[str, Any] | None, 
     data = write_records(tmp_path / "pairs.jsonl", [{"text_ids": [1, 2, 3]}])
     checkpoint = CheckpointRef(str(tmp_path), layout=layout, label="step 1")
     assert message in error(run_task(checkpoint, kind="loss", name="loss", data=str(data)))
+    if layout is not None:  # also when the checkpoint is posted
+        assert message in refusal(InvalidLayout, posted_layout, layout, find_model_config(tmp_path), Settings())
 
 
 @pytest.mark.usefixtures("reference_models", "one_thread")
