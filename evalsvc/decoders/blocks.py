@@ -267,9 +267,9 @@ class VQAutoencoder(ImageDecoder):
         self.downsampling = network.downsampling
         self.resolution = network.resolution
         self.encoder = Encoder(network)
-        self.quant_conv = nn.Conv2d(network.z_channels, config.embed_dim, 1)
+        self.quant_conv: nn.Module = nn.Conv2d(network.z_channels, config.embed_dim, 1)
         self.quantize = self.codebook(config.n_embed, config.embed_dim)
-        self.post_quant_conv = nn.Conv2d(config.embed_dim, network.z_channels, 1)
+        self.post_quant_conv: nn.Module = nn.Conv2d(config.embed_dim, network.z_channels, 1)
         self.decoder = Decoder(network, self.decoder_norm(config))
 
     @staticmethod

@@ -103,7 +103,7 @@ class AutoencoderConfig(BaseModel):
     ddconfig: NetworkConfig
 
     @classmethod
-    def parse(cls, content: Mapping[str, object]) -> AutoencoderConfig:
+    def parse(cls, content: Mapping[str, object]) -> Self:
         return validated(cls, "decoder configuration", content)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from evalsvc.decoders.blocks import VQAutoencoder
 from evalsvc.decoders.config import GROUPS, AutoencoderConfig
 from evalsvc.decoders.decoder import ImageDecoder
+from evalsvc.decoders.emu3 import Emu3
 from evalsvc.decoders.loading import CODEBOOK
 from evalsvc.decoders.movqgan import MoVQGAN
 from evalsvc.errors import UnsupportedModel
@@ -67,7 +68,7 @@ class DiffusersDecoder(ImageDecoder):
 
 def write_diffusers(decoder: ImageDecoder) -> Any:
     """Return `decoder` as a diffusers.VQModel in float32 on the CPU, in eval mode."""
-    if not isinstance(decoder, VQAutoencoder):
+    if not isinstance(decoder, VQAutoencoder) or isinstance(decoder, Emu3):
         raise UnsupportedModel(f"diffusers' VQModel does not support {type(decoder).__name__}")
     kind: Any = VQModel
 

@@ -17,6 +17,8 @@ from evalsvc.spec import catalog
 
 EXTRAS = ("loss.", "ema_", "model_ema.")
 """Prefixes of tensors that a training checkpoint has in addition to the network: discriminator, averaged weights."""
+COUNTER = ".num_batches_tracked"
+"""End of the names of counters of training, which batch norms have."""
 CODEBOOK = "quantize.embedding.weight"
 
 
@@ -47,7 +49,9 @@ def load_decoder(
     decoder.load_state_dict(copied(path, emptied(tensors), DTYPES[dtype], device), assign=True)
     decoder.ignored = ignored
     if torch.device(device).type == "cpu":
-        decoder = decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for parameter in decoder.parameters():
+            if parameter.dim() == 4:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     return decoder.requires_grad_(False).eval()
 
 
@@ -79,9 +83,13 @@ def _matched(
             "load the raw weights with ema=False"
         )
     used = {key: name for name, key in source.items()}
+    for key, name in used.items():
+        if key in held and expected[name] == (*held[key].shape, 1, 1):  # transformers' linear layers are convolutions
+            held[key] = held[key][..., None, None]
     known = (*EXTRAS, *decoder.extras)
     missing = [key for key in used if key not in held]
-    unexpected = [key for key in held if key not in used and key not in expected and not key.startswith(known)]
+    unknown = [key for key in held if key not in used and key not in expected]
+    unexpected = [key for key in unknown if not key.startswith(known) and not key.endswith(COUNTER)]
     present = {key: (held[key], expected[name]) for key, name in used.items() if key in held}
     wrong = [
         f"{key} {list(tensor.shape)} instead of {list(shape)}"

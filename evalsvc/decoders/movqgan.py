@@ -7,6 +7,7 @@ Source: Zheng, Vuong, Cai, Phung, "MoVQ: Modulating Quantized Vectors for High-F
 from __future__ import annotations
 
 from functools import partial
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -45,7 +46,7 @@ class SpatialNorm(nn.Module):
 
 
 class MoVQGAN(VQAutoencoder):
-    targets = ("movqgan.models.vqgan.MOVQ",)
+    targets: ClassVar[tuple[str, ...]] = ("movqgan.models.vqgan.MOVQ",)
     telltale = "decoder.norm_out.conv_y.weight"
 
     @staticmethod

@@ -23,6 +23,7 @@ COMPONENTS: dict[str, dict[str, str]] = {
     "decoder_engines": {"diffusers": "evalsvc.decoders.diffusers_decoder:DiffusersDecoder"},
     "decoders": {
         "chameleon": "evalsvc.decoders.vqgan:Chameleon",
+        "emu3": "evalsvc.decoders.emu3:Emu3",
         "llamagen": "evalsvc.decoders.llamagen:LlamaGen",
         "movqgan": "evalsvc.decoders.movqgan:MoVQGAN",
         "vqgan": "evalsvc.decoders.vqgan:VQGAN",

@@ -113,7 +113,7 @@ def test_extras_of_training_are_reported_and_not_refused(states: dict[str, Tenso
 
 def test_an_unknown_kind(states: dict[str, Tensor], tmp_path: Path) -> None:
     target = "taming.models.vqgan.GumbelVQ"
-    kinds = "one of: chameleon, llamagen, movqgan, vqgan"
+    kinds = "one of: chameleon, emu3, llamagen, movqgan, vqgan"
     refused(tmp_path, states, f"model.target {target!r}", kinds, target=target)
     refused(tmp_path, {"a": torch.ones(1)}, "keys such as a is of no known decoder", target=None)
     said = refusal(InvalidModelConfig, load_decoder, tmp_path / "x.ckpt", tiny_config("movqgan") | {"target": 3})

@@ -9,8 +9,11 @@ import pytest
 import torch
 import yaml
 from decoder_folders import (
+    EMU3_AUTHORS,
+    EMU3_TRANSFORMERS,
     TINY,
     chameleon_config,
+    emu3_folder,
     janus_config,
     llamagen_file,
     to_janus,
@@ -18,16 +21,18 @@ from decoder_folders import (
     tokenizer_alone,
     whole_model,
 )
+from refusals import refusal
 from safetensors.torch import load_file
 from tiny_decoders import random_decoder, randomise, tiny_config
 from torch import Tensor
 
 from evalsvc.decoders import ImageDecoder, load_decoder, to_uint8
 from evalsvc.decoders.config import LLAMAGEN_TARGET, REGISTERED
+from evalsvc.decoders.emu3 import Emu3
 from evalsvc.decoders.llamagen import LlamaGen
 from evalsvc.decoders.movqgan import MoVQGAN
 from evalsvc.decoders.vqgan import VQGAN, Chameleon
-from evalsvc.errors import CheckpointMismatch
+from evalsvc.errors import CheckpointMismatch, InvalidModelConfig
 
 TAMING: dict[str, Any] = {"double_z": False, "z_channels": 256, "resolution": 256, "num_res_blocks": 2}
 TAMING |= {"ch": 128, "ch_mult": [1, 1, 2, 2, 4], "attn_resolutions": [16]}
@@ -35,6 +40,7 @@ TAMING = {"embed_dim": 256, "n_embed": 16384, "ddconfig": TAMING}
 """The configuration of taming-transformers' vqgan_imagenet_f16_16384."""
 
 KINDS: dict[str, type[ImageDecoder]] = {"movqgan": MoVQGAN, "llamagen": LlamaGen, "chameleon": Chameleon}
+KINDS |= {"emu3": Emu3}
 
 
 def empty(name: str) -> ImageDecoder:
@@ -88,6 +94,7 @@ def test_movqgan_is_the_authors(case: str, ema: bool, request: pytest.FixtureReq
         ("movqgan-67M", 67_832_495, 16_384, (32, 32)),
         ("movqgan-102M", 101_614_255, 16_384, (32, 32)),
         ("movqgan-270M", 270_669_103, 16_384, (32, 32)),
+        ("emu3-vq", 270_740_287, 32_768, (32, 32)),
         ("llamagen-vq-16", 72, 16_384, (16, 16)),
         ("llamagen-vq-8", 70, 16_384, (32, 32)),
         ("chameleon-vq", None, 8_192, (16, 16)),
@@ -147,6 +154,8 @@ def test_a_configuration_that_leaves_out_defaults_is_the_published_one() -> None
         ("chameleon-vq", {"model_type": "chameleon", "vq_config": None}, 512),
         ("llamagen-vq-16", {"model_type": "janus_vqgan"}, 512),
         ("llamagen-vq-16", {"model_type": "janus", "vq_config": {"num_patches": 32}}, 384),
+        ("emu3-vq", {"model_type": "Emu3VisionVQ"}, 720),
+        ("emu3-vq", {"model_type": "emu3", "vq_config": None}, 720),
     ):
         published = empty(name)
         with torch.device("meta"):
@@ -197,6 +206,26 @@ def test_every_format_of_a_llamagen_is_the_same_decoder(tmp_path: Path) -> None:
     other = VQGAN.from_config(decoder.config.model_dump())
     other.load_state_dict(decoder.state_dict())
     assert other.digest != decoder.digest, "of the same tensors a VQGAN is another function"
+
+
+def test_the_folder_of_emu3s_authors(tmp_path: Path) -> None:
+    """The configuration names code, which is not run, and the file has counters, which are no weights."""
+    decoder = randomise(Emu3.from_config(EMU3_AUTHORS), seed=3).eval()
+    loaded = load_decoder(emu3_folder(tmp_path / "x", decoder.state_dict()))
+    assert type(loaded) is Emu3
+    assert (loaded.digest, loaded.downsampling, loaded.codebook_size) == (decoder.digest, 4, 64)
+    assert {name.rpartition(".")[2] for name in loaded.ignored} == {"num_batches_tracked"}
+    codes = random_codes(64)
+    assert (loaded.decode(codes, (4, 16)) - decoder.decode(codes, (4, 16))).abs().max() < 2e-5
+    heads = {"model_type": "emu3_vqgan", "num_attention_heads": 2}
+    for fields, message in (
+        (heads, "num_attention_heads: input should be 1"),
+        ({"attn_resolutions": [-1]}, "attn_resolutions.0: input should be greater"),
+        ({"embed_dim": 3}, "embed_dim 3 is not z_channels 4"),
+        ({"temporal_downsample_factor": 3}, "temporal_downsample_factor: input should be 1, 2, 4, 8 or 16"),
+        ({"double_z": True}, "double_z is not False"),
+    ):
+        assert message in refusal(InvalidModelConfig, Emu3.from_config, EMU3_AUTHORS | fields)
 
 
 def require_same(decoder: ImageDecoder, loaded: list[ImageDecoder]) -> None:
@@ -305,6 +334,36 @@ class TestTransformers:
         ours, codes = load_decoder(tmp_path), random_codes(64)
         assert (ours.resolution, ours.grid(32, 32)) == (32, (8, 8))
         assert (ours.decode(codes) - model.model.vqmodel.decode(codes)).abs().max() < 1e-4
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_pixels_and_codes_of_emu3(self, seed: int, tmp_path: Path) -> None:
+        """Alone, in a whole model and by the authors' names; an image is a video of four frames for transformers."""
+        from transformers import Emu3VQVAE, Emu3VQVAEConfig
+
+        theirs: Any = randomise(Emu3VQVAE(Emu3VQVAEConfig(**EMU3_TRANSFORMERS)), seed).eval().requires_grad_(False)
+        theirs.save_pretrained(tmp_path / "alone")
+        whole = {f"vqmodel.{name}": tensor for name, tensor in theirs.state_dict().items()}
+        text = {"text_model.lm_head.weight": torch.ones(7, 3)}
+        config = {"model_type": "emu3", "vq_config": EMU3_TRANSFORMERS, "vocabulary_map": {"<image>": 5}}
+        ours = load_decoder(tmp_path / "alone")
+        shapes = {"model_type": "Emu3VisionVQ", "ch_mult": EMU3_TRANSFORMERS["channel_multiplier"]}
+        for folder in (
+            tokenizer_alone(tmp_path / "whole", config, whole | text),
+            emu3_folder(tmp_path / "authors", own_tensors(ours), **shapes),
+        ):
+            assert load_decoder(folder).digest == ours.digest
+        theirs = theirs.double()
+        for dtype, error in (("float64", 1e-10), ("float32", 1e-4)):
+            ours = load_decoder(tmp_path / "alone", dtype=dtype)
+            for grid in ((8, 8), (3, 5), (1, 12)):
+                size = (4 * grid[0], 4 * grid[1])
+                codes = random_codes(64)[:, : grid[0] * grid[1]]
+                wanted = theirs.decode(codes.view(-1, *grid))
+                assert wanted.abs().max() > 0.5
+                assert (ours.render(ours.lookup(codes, grid)) - wanted).abs().max() < error
+                images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(seed)).double()
+                nearest = theirs.encode(images, torch.tensor([size, size])).image_tokens
+                assert torch.equal(ours.encode(images), torch.stack(nearest).flatten(1))
 
     @pytest.mark.parametrize(
         ("name", "multiplier"), [("llamagen-vq-16", [1, 1, 2, 2, 4]), ("llamagen-vq-8", [1, 2, 2, 4])]

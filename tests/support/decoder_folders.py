@@ -39,6 +39,22 @@ NAMES += (("mid.block_1.", "mid.0."), ("mid.attn_1.", "mid.1."), ("mid.block_2."
 """Parts of names of tensors in transformers' JanusVQVAE, and in LlamaGen."""
 
 
+EMU3: dict[str, Any] = {"codebook_size": 64, "embed_dim": 4, "in_channels": 3, "out_channels": 3, "num_res_blocks": 1}
+EMU3 |= {"attn_resolutions": [1], "temporal_downsample_factor": 4}
+EMU3_AUTHORS = EMU3 | {"ch": 32, "ch_mult": [1, 2, 1], "z_channels": 4, "double_z": False, "dropout": 0.0}
+EMU3_TRANSFORMERS = EMU3 | {"base_channels": 32, "channel_multiplier": [1, 2, 2], "latent_channels": 4}
+EMU3_TRANSFORMERS |= {"double_latent": False, "hidden_size": 64, "num_attention_heads": 1}
+"""Sizes of a small network of Emu3 by its authors' names, and by transformers', where attention has one width."""
+
+
+def emu3_folder(folder: Path, tensors: Mapping[str, Tensor], **changes: Any) -> Path:
+    """The folder of Emu3's authors, with the code that their configuration names and the counters of training."""
+    counters = {name.replace("running_mean", "num_batches_tracked"): torch.tensor(7) for name in tensors}
+    counters = {name: counter for name, counter in counters.items() if name not in tensors}
+    config = {"model_type": "Emu3VisionVQ", "auto_map": {"AutoModel": "modeling.Mine"}, **EMU3_AUTHORS, **changes}
+    return tokenizer_alone(folder, config, {**tensors, **counters})
+
+
 def to_llamagen(name: str) -> str:
     return reduce(lambda text, pair: text.replace(*pair), NAMES, name)
 
