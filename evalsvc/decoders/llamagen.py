@@ -20,9 +20,13 @@ from torch.nn import functional
 
 from evalsvc.decoders.blocks import Codebook, VQAutoencoder
 from evalsvc.decoders.config import LLAMAGEN_TARGET, HuggingFaceVQConfig, Side, part_of, validated
+from evalsvc.errors import InvalidModelConfig
 
 JANUS = "janus"
 """`model_type` of a whole model; `janus_vqgan` is that of the image tokenizer alone."""
+AUTHORS_JANUS = "multi_modality"
+"""`model_type` of a whole model of Janus' authors, whose image tokenizer has no other fields than a name."""
+CODES_PER_SIDE = 24  # of the authors' images
 
 NAMES = (
     (r"^encoder\.down\.", "encoder.conv_blocks."),
@@ -62,7 +66,7 @@ class UnitCodebook(Codebook):
 
 
 class LlamaGen(VQAutoencoder):
-    targets = (LLAMAGEN_TARGET, JANUS, "janus_vqgan")
+    targets = (LLAMAGEN_TARGET, JANUS, "janus_vqgan", AUTHORS_JANUS)
     telltale = "decoder.conv_blocks.0.res.0.conv1.weight"
     prefixes = ("vqmodel.", "gen_vision_model.")  # of Janus, by transformers and by its authors
     extras = ("quantize.codebook_used",)  # counts of training
@@ -70,6 +74,10 @@ class LlamaGen(VQAutoencoder):
 
     @classmethod
     def from_config(cls, content: Mapping[str, object]) -> Self:
+        if content.get("model_type") == AUTHORS_JANUS:
+            if part_of(content, "gen_vision_config").get("cls") != "VQ-16":
+                raise InvalidModelConfig("gen_vision_config.cls is not 'VQ-16', Janus' image tokenizer; correct it")
+            content = JanusVQConfig.parse({"num_patches": CODES_PER_SIDE}).model_dump()
         if "ddconfig" not in content:
             config = JanusVQConfig.parse(content)
             patches = config.num_patches

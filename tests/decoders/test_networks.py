@@ -154,6 +154,7 @@ def test_a_configuration_that_leaves_out_defaults_is_the_published_one() -> None
         ("chameleon-vq", {"model_type": "chameleon", "vq_config": None}, 512),
         ("llamagen-vq-16", {"model_type": "janus_vqgan"}, 512),
         ("llamagen-vq-16", {"model_type": "janus", "vq_config": {"num_patches": 32}}, 384),
+        ("llamagen-vq-16", {"model_type": "multi_modality", "gen_vision_config": {"cls": "VQ-16"}}, 384),
         ("emu3-vq", {"model_type": "Emu3VisionVQ"}, 720),
         ("emu3-vq", {"model_type": "emu3", "vq_config": None}, 720),
     ):
