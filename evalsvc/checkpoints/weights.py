@@ -28,9 +28,9 @@ from evalsvc.errors import (
     CheckpointNotFound,
     NotACheckpoint,
     UnsafeCheckpoint,
-    UnsupportedModel,
     os_reason,
 )
+from evalsvc.families.refused import refuse_tensors
 
 PREFIXES = ("module.", "_orig_mod.", "model.")  # of DDP, torch.compile and Hugging Face, in any order
 AVERAGE = "ema"  # key of averaged weights
@@ -151,11 +151,7 @@ def _weights(path: Path, kind: str, content: Mapping[object, object]) -> Weights
     names = [str(name) for name in content]
     if any(".lora_A." in name for name in names):
         raise adapter(str(path))
-    if {"cls_embedding", "wqkv"} <= {part for name in names for part in name.split(".")}:
-        raise UnsupportedModel(
-            f"{path} holds the network of LlamaGen, whose captions and classes are vectors and no ids; evalsvc does "
-            "not compute this network"
-        )
+    refuse_tensors(str(path), names)
     # Drop everything that a pickle may have attached to the values, such as methods.
     tensors = {name: Tensor.detach(value) for name, value in content.items() if isinstance(value, Tensor)}
     if len(tensors) < len(content) or not content:

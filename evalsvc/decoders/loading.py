@@ -13,6 +13,7 @@ from evalsvc.checkpoints.weights import Weights, read_weights
 from evalsvc.decoders.config import resolve_config
 from evalsvc.decoders.decoder import ImageDecoder
 from evalsvc.errors import CheckpointMismatch, InvalidModelConfig, UnknownName, UnsupportedModel, show_name
+from evalsvc.families.refused import refuse_decoder, refuse_files
 from evalsvc.spec import catalog
 
 EXTRAS = ("loss.", "ema_", "model_ema.")
@@ -39,7 +40,9 @@ def load_decoder(
     if dtype not in DTYPES:
         raise UnknownName.among("dtype", dtype, DTYPES)
     path = Path(path)
+    refuse_files(str(path), (path.name, *(file.name for file in path.glob("*.jit"))))
     content = resolve_config(config, path)
+    refuse_decoder(str(path), content)
     weights = read_weights(path)
     kind = _kind(path, content.get("target"), weights.tensors)
     with torch.device("meta"):

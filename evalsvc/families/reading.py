@@ -25,6 +25,7 @@ from evalsvc.families.open_lm import (
     registered_models,
     with_training_flags,
 )
+from evalsvc.families.refused import refuse_model
 from evalsvc.families.transformers import TRANSFORMERS_FAMILY
 from evalsvc.spec import catalog
 from evalsvc.spec.bounds import shortened
@@ -161,6 +162,7 @@ def _is_open_lm(fields: Mapping[str, object]) -> bool:
 def _translated(
     fields: Mapping[str, object], source: str, folders: tuple[Path, ...], shown: Mapping[str, object] | None = None
 ) -> dict[str, object]:
+    refuse_model(source, fields)
     kind = _model_type(fields)
     if kind is None and (describes_open_lm(fields) or not isinstance(fields.get("model_type"), str)):
         return open_lm_fields(fields, source, folders)
@@ -196,6 +198,7 @@ def _find_fields(checkpoint: Path) -> tuple[dict[str, object], str] | None:
     if not hf_config.is_file() and meta.is_file() and is_meta(fields := read_json(meta)):
         return _translated(fields, str(meta), (folder,)), str(meta)
     hf_fields = read_json(hf_config) if hf_config.is_file() else {}
+    refuse_model(str(hf_config), hf_fields)
     if _model_type(hf_fields) is not None or describes_open_lm(hf_fields):
         return _translated(hf_fields, str(hf_config), (folder,)), str(hf_config)
     params, stem = params_file(checkpoint), recorded_model(checkpoint)

@@ -273,8 +273,17 @@ def test_a_file_that_is_no_checkpoint(tmp_path: Path, content: Any, words: str) 
 def test_weights_that_are_no_model(tmp_path: Path) -> None:
     torch.save({"norm.weight": ONE, "module.norm.weight": ONE}, tmp_path / "x.pt")
     refused(tmp_path / "x.pt", CheckpointMismatch, r"both norm\.weight and module\.norm\.w")
-    torch.save({"model": dict.fromkeys(("cls_embedding.fc1.weight", "layers.0.wqkv.weight"), ONE)}, tmp_path / "x.pt")
-    refused(tmp_path / "x.pt", UnsupportedModel, "network of LlamaGen")
+    for names, said in (
+        (("cls_embedding.cap_proj.fc1.weight", "layers.0.attention.wqkv.weight"), "LlamaGen's text-to-image model"),
+        (("cls_embedding.embedding_table.weight", "layers.0.attention.wqkv.weight"), "LlamaGen's class-conditional"),
+        (("pos_start", "text_proj_for_sos.q.weight", "lvl_embed.weight"), "Infinity, which draws all bits"),
+        (("pos_start", "pos_1LC", "class_emb.weight"), "VAR, which draws all codes of the next scale"),
+        (("module.showo.model.embed_tokens.weight", "mm_projector.0.weight"), "Show-o, which fills in masked codes"),
+        (("showo.model.embed_tokens.weight", "diffusion_head_a.0.x.weight"), "Show-o2, which draws images by a flow"),
+        (("vision_gen_enc_model.x.weight", "language_model.lm_head.weight"), "JanusFlow, which draws images by a"),
+    ):
+        torch.save({"model": dict.fromkeys(names, ONE)}, tmp_path / "x.pt")
+        refused(tmp_path / "x.pt", UnsupportedModel, f"x.pt is of {said}")
 
 
 def test_a_path_that_cannot_be_read(tmp_path: Path) -> None:

@@ -78,6 +78,16 @@ def turn(tensors: dict[str, Tensor]) -> None:
     tensors.update(DECODER.state_dict())
 
 
+def cosmos(name: str) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        (folder / "decoder.jit").write_bytes(b"PK\x03\x04")
+        return folder / name
+
+    return make
+
+
+IBQ = CONFIG | {"target": None, "entropy_temperature": 0.01}
+FLOW = {"model_type": "multi_modality", "vision_gen_enc_config": {"cls": "ShallowUViTEncoder"}}
 CODEBOOK = "quantize.embedding.weight"
 twice = saved(lambda t: t.update({"decoder.conv_blocks.0.res.0.conv1.bias": torch.zeros(32)}))  # by LlamaGen's name too
 broken = saved(lambda t: t[CODEBOOK].fill_(torch.nan))
@@ -109,6 +119,12 @@ ATTACKS: dict[str, tuple[Callable[[Path], Path], type[EvalsvcError], str, *tuple
     "levels turned": (saved(turn, channel_multiplier=[1, 2, 2]), CheckpointMismatch, "wrongly shaped"),
     "broken weights": (broken, NonFinite, "quantize.embedding.weight; the run has diverged"),
     "quantised": (quantised, CheckpointMismatch, "no plain floating-point tensor"),
+    "program in a folder": (cosmos("."), UnsupportedModel, "Cosmos' tokenizer, which is a program (TorchScript)"),
+    "program": (cosmos("decoder.jit"), UnsupportedModel, "evaluate SimpleAR by the tasks `loss` and `language`"),
+    "another quantiser": (saved(), UnsupportedModel, "IBQ, Emu3.5's image tokenizer, whose codes are", IBQ),
+    "no tokenizer": (saved(model_type="Emu3"), UnsupportedModel, "give the folder of Emu3-VisionTokenizer"),
+    "a flow": (saved(), UnsupportedModel, "is of JanusFlow, which draws", FLOW),
+    "another Janus": (saved(model_type="multi_modality"), InvalidModelConfig, "gen_vision_config.cls is not 'VQ-16'"),
     "code in weights": (program, UnsafeCheckpoint, "so it was not opened; save only tensors", CONFIG),
     "command line": (arguments_of_training, UnsafeCheckpoint, "would run argparse.Namespace", CONFIG),
 }

@@ -220,6 +220,35 @@ def test_params_complete_an_explicit_model(checkpoint: Path) -> None:
     assert "'mamba_1b' is a mamba model" in refusal(UnsupportedModel, resolve_config, None, checkpoint)
 
 
+FLOW = {"model_type": "multi_modality", "vision_gen_enc_config": {"cls": "ShallowUViTEncoder"}}
+EMU35 = LLAMA | {"model_type": "Emu3", "auto_map": {"AutoModelForCausalLM": "x.Y"}, "head_dim": 8, "rms_norm_eps": 1e-6}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"_class_name": "Showo", "llm_model_path": "x"},
+            "is of Show-o, which fills in .* model.showo.save_pr",
+        ),
+        ({"_class_name": "Showo2Qwen2_5"}, "is of Show-o2, which draws images by a flow"),
+        (FLOW | {"language_config": {}}, r"is of JanusFlow, .* model.language_model.save_pretrained\(FOLDER\)"),
+        ({"model_type": "t2i", "dim": 32}, "is of LlamaGen's text-to-image model, whose captions .* llamagen-vq-16"),
+        (EMU35, "is of Emu3.5, which writes a text of its own .* a copy of config.json with model_type `qwen3`"),
+    ],
+)
+def test_a_model_that_is_refused_by_name(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
+    """Found in a folder, given by its path, and given as fields; a field of another type is no sign of a model."""
+    path = write(tmp_path / "config.json", fields)
+    assert re.search(f"{path} {message}", refusal(UnsupportedModel, find_model_config, tmp_path))
+    assert re.search(f"{path} {message}", refusal(UnsupportedModel, read_model_spec, str(path)))
+    assert re.search(message, refusal(UnsupportedModel, resolve_config, fields, tmp_path))
+    followed = {name: value for name, value in EMU35.items() if name != "auto_map"} | {"model_type": "qwen3"}
+    assert resolve_config(followed, tmp_path).qk_norm_per_head, "the advice for Emu3.5"
+    write(path, {"_class_name": ["Showo"], "n_embed": {}})
+    assert find_model_config(tmp_path) is None
+
+
 def test_nothing_beside_and_two_that_are_not_chosen_between(checkpoint: Path) -> None:
     assert find_model_config(checkpoint) is None
     with pytest.raises(InvalidModelConfig, match=r"none was found in its folder .*; set `model` to a registered name"):
