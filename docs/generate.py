@@ -1,6 +1,6 @@
-"""Write the reference pages, docs/reference/*.md, from the code.
+"""Write the reference pages, docs/reference/*.md, from the code, and the tables of docs/how-to/models.md.
 
-`make docs` runs this script before it builds the site. Git ignores the pages.
+`make docs` runs this script before it builds the site. Git ignores the reference pages.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from reference_pages import cli, client, errors, metrics, rest, settings, tasks
+from reference_pages import cli, client, errors, metrics, models, rest, settings, tasks
 
 FOLDER = Path(__file__).parent / "reference"
 
@@ -32,3 +32,4 @@ def write_pages(folder: Path) -> None:
 
 if __name__ == "__main__":
     write_pages(FOLDER)
+    models.PAGE.write_text(models.with_tables(models.PAGE.read_text()))

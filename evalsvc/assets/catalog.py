@@ -125,6 +125,13 @@ ASSETS = {
             "config.json",
         ),
         _hugging_face(
+            "emu3-vq",
+            "BAAI/Emu3-VisionTokenizer",
+            1083,
+            "image decoder: Emu3's, for images that are no squares too",
+            "config.json",
+        ),
+        _hugging_face(
             "clip-vit-b-32",
             "openai/clip-vit-base-patch32",
             605,

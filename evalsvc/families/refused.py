@@ -1,7 +1,7 @@
 """Models and image tokenizers that evalsvc refuses by name, because it computes another arithmetic or none of them.
 
 Each is recognised before a general reader fails on it, and the message says what evalsvc can do instead. The page
-"Evaluate a model of another family" lists the table.
+"Which models and files" lists the table.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from generate import PAGES
-from reference_pages import client, errors, metrics, rest, settings, tasks
+from reference_pages import client, errors, metrics, models, rest, settings, tasks
 from reference_pages.client import public_methods
 
 from evalsvc.api.routes import health
@@ -89,3 +89,22 @@ def test_the_pages_of_tasks_have_those_of_evalsvc_only(monkeypatch: pytest.Monke
     monkeypatch.syspath_prepend(PLUG_INS)
     assert "letters" in catalog.names("tasks")
     assert "letters" not in tasks.page()
+
+
+def test_the_page_of_models_has_the_tables_of_the_catalog() -> None:
+    page = models.PAGE.read_text()
+    assert models.with_tables(page) == page, "run: python docs/generate.py"
+    named = {name for row in models.IMAGE_MODELS for name in row.families} | models.LANGUAGE_MODELS.keys()
+    assert set(catalog.COMPONENTS["families"]) - named == {"open_lm", "transformers"}, "families of no row"
+    decoders = {row.decoder for row in models.IMAGE_MODELS} - {None}
+    assert decoders <= set(catalog.COMPONENTS["decoders"])
+    kinds = set(re.findall(r"^\| `(\w+)` \|", (models.PAGE.parent / "image-tokenizers.md").read_text(), re.MULTILINE))
+    assert kinds == set(catalog.COMPONENTS["decoders"])
+
+
+@pytest.mark.parametrize("group", ["MODELS", "DECODERS"])
+def test_what_is_refused_by_name_is_on_the_page_of_models(group: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [entry.name for entry in getattr(models, group)]
+    assert all(f"| {name} | " in models.tables()[-1] for name in names)
+    monkeypatch.setattr(models, group, ())
+    assert not any(f"| {name} | " in models.tables()[-1] for name in names)

@@ -4,13 +4,12 @@ import json
 import shutil
 import sys
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from doc_blocks import DOCS, find_block
 from refusals import refusal
 from safetensors.torch import load_file, save_file
 from tiny_families import MODELS, ROWS, describe, write_ours
@@ -18,6 +17,9 @@ from torch import Tensor
 
 from evalsvc.checkpoints.weights import read_weights
 from evalsvc.errors import CheckpointMismatch, NonFinite, UnknownName
+from evalsvc.families.family import Source
+from evalsvc.families.hugging_face import LlamaNamed
+from evalsvc.families.llama import LlamaFields
 from evalsvc.families.reading import find_model_config, resolve_config
 from evalsvc.models import Transformer, load_model
 from evalsvc.spec import catalog
@@ -292,10 +294,21 @@ def test_a_folder_that_does_not_fit_is_refused(
     assert "registered model" not in said
 
 
+class SplitLlama(LlamaNamed):
+    """A Llama with tables of its own for images."""
+
+    def sources(self, config: ModelConfig) -> Mapping[str, Source]:
+        rows = (32, config.vocab_size - 32)
+        return {
+            **super().sources(config),
+            "tok_embeddings.weight": Source(("embed_tokens.weight", "image_embed.weight"), rows),
+            "output.weight": Source(("lm_head.weight", "image_head.weight"), rows),
+        }
+
+
 def test_tables_of_images_are_joined_by_a_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the family that docs/how-to/models.md tells of."""
     module = types.ModuleType("split_llama")
-    exec(find_block(DOCS / "how-to" / "models.md", "python", "class SplitLlama"), module.__dict__)
+    module.__dict__["SPLIT_LLAMA"] = SplitLlama("split_llama", LlamaFields)
     monkeypatch.setitem(sys.modules, "split_llama", module)
     monkeypatch.setitem(catalog.COMPONENTS["families"], "split_llama", "split_llama:SPLIT_LLAMA")
     written = write_ours("llama", tmp_path)
