@@ -61,6 +61,7 @@ def test_full_sizes_are_those_of_diffusers(kind: str, name: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "changes", "reason"),
     [
+        ("emu3", {}, "Emu3"),
         ("movqgan", {}, "spatial norms where embed_dim is not z_channels"),
         ("movqgan", {"z_channels": 3, "add_conv": True}, "add_conv"),
         ("vqgan", {"ch_mult": [2, 1, 1]}, "ch_mult that does not begin with 1"),
