@@ -32,7 +32,7 @@ class ImageModels:
 
     @property
     def works(self) -> str:
-        return "all" if self.decoder and self.preset else "`loss`, `language`, `forgetting`"
+        return "all" if self.decoder and self.preset else "losses, text"
 
 
 CHAMELEON, EMU3, JANUS = ("chameleon",), ("Emu3", "emu3", "emu3_text_model"), ("multi_modality", "janus")
@@ -75,7 +75,7 @@ def tables() -> Sequence[str]:
         for row in IMAGE_MODELS
         if not known.keys().isdisjoint(row.families)
     ]
-    head = ("models", "`model_type`", "files", "layout", "image tokenizer", "sampling", "tasks")
+    head = ("models", "`model_type`", "files", "layout", "decoder", "sampling", "tasks")
     return (
         table(head, image_rows),
         table(("`model_type`", "language models"), ((code(name), text) for name, text in LANGUAGE_MODELS.items())),
