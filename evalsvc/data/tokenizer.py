@@ -53,6 +53,12 @@ class TextTokenizer:
             ids = list(self._tokenizer.encode(text, add_special_tokens=False).ids)
         return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
 
+    def id_of(self, name: str) -> int | None:
+        """Return the id of the token with this name; None without such a token."""
+        with translated(self.path):
+            token: int | None = self._tokenizer.token_to_id(name)
+        return token
+
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """Return the text of ids; `skip_special` leaves out the tokenizer's special tokens."""
         with translated(self.path):

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from evalsvc.checkpoints.reference import Identity, identify
 from evalsvc.data.captions import Caption, read_captions
@@ -29,6 +29,7 @@ from evalsvc.errors import CheckpointGone, InvalidData, show_name
 from evalsvc.files.opened import Allow, anywhere, open_file
 from evalsvc.installation import missing_package
 from evalsvc.spec.bounds import Beginning
+from evalsvc.spec.layout_prompt import PromptForm, markers
 
 if TYPE_CHECKING:
     import numpy
@@ -46,6 +47,8 @@ class Record:
     """Place of the record in messages: `line 7`, `record 7`, counted from 1."""
     document: str | int | None = None
     """Document that the record is a part of; None where the file names none."""
+    names_tokens: bool = False
+    """Whether the text in a prompt holds the names of special tokens, which became these tokens."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,20 @@ class TokenData:
         return tuple(require_text(self.path, record, parameter) for record in self.records[:limit])
 
 
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """The ids of the tokenizer in front of an image."""
+
+    ids: list[int]
+    against: list[int] | None
+    """Ids that guidance leads away from; None for a layout that has none."""
+    names_tokens: bool
+    """Whether the caption holds the names of special tokens, which became these tokens."""
+
+
+MakePrompt: TypeAlias = Callable[[str | None, int], EncodedPrompt]
+
+
 def require_text(path: str | Path, record: Record, parameter: str) -> Record:
     """Return a record of text only, which `parameter` needs."""
     if record.image_codes is not None or record.text_ids is None:
@@ -74,17 +91,22 @@ def require_text(path: str | Path, record: Record, parameter: str) -> Record:
 
 
 def read_tokens(
-    path: str | Path, tokenizer: str | Path | None = None, bos: Beginning | None = None, allow: Allow = anywhere
+    path: str | Path,
+    tokenizer: str | Path | None = None,
+    bos: Beginning | None = None,
+    allow: Allow = anywhere,
+    form: PromptForm | None = None,
 ) -> TokenData:
     """Read the records of a JSONL file, or of a file with the suffix .safetensors, once per process and file.
 
     `tokenizer` (a `tokenizer.json`) is for records with `text`; `bos` is put before the text's ids, see
-    `TextTokenizer.beginning`.
+    `TextTokenizer.beginning`. With `form`, `VocabularyLayout.prompt_form`, the `text_ids` of a record with an image are
+    those of the layout's prompt.
     """
     path = Path(path)
     identity = identify_file(path, "data file")
     tokenizer = None if tokenizer is None else Path(tokenizer)
-    return _read_tokens(path, identity, tokenizer, stamp_of(tokenizer), bos, allow)
+    return _read_tokens(path, identity, tokenizer, stamp_of(tokenizer), bos, allow, form)
 
 
 @lru_cache(maxsize=2 * CACHED_FILES)
@@ -95,23 +117,37 @@ def _read_tokens(
     stamp: Identity | None,
     bos: Beginning | None,
     allow: Allow,
-    of_captions: bool = False,
+    form: PromptForm | None,
+    codes: int | None = None,
 ) -> TokenData:
-    # `identity` and `stamp` invalidate the cache when a file changes.
-    encoder = TextEncoder(path, tokenizer, bos, allow)
-    if of_captions:
+    # `identity` and `stamp` invalidate the cache when a file changes. `codes` are those of the image of each caption.
+    encoder = TextEncoder(path, tokenizer, bos, allow, form)
+    if codes is not None:
         captions = read_captions(path, allow).captions
-        records = tuple(Record(array("i", encoder(caption.text)), None, caption.where) for caption in captions)
+        records = tuple(_of_caption(path, caption, encoder, codes) for caption in captions)
     else:
-        records = tuple(read_records(path, encoder, allow))
+        records = tuple(read_records(path, encoder, allow, None if form is None else encoder.prompt))
     return TokenData(str(path), records, _digest(records), encoder.digest, encoder.bos)
 
 
-def read_records(path: Path, encode: Callable[[str], list[int]], allow: Allow = anywhere) -> Iterator[Record]:
+def _of_caption(path: Path, caption: Caption, encoder: TextEncoder, codes: int) -> Record:
+    if encoder.form is None:
+        return Record(array("i", encoder(caption.text)), None, caption.where)
+    prompt = _in_prompt(f"{path}, {caption.where}", None, caption.text, codes, encoder.prompt)
+    return Record(array("i", prompt.ids), None, caption.where, names_tokens=prompt.names_tokens)
+
+
+def read_records(
+    path: Path, encode: Callable[[str], list[int]], allow: Allow = anywhere, prompt: MakePrompt | None = None
+) -> Iterator[Record]:
+    """Yield the records of a file; `prompt` encodes the text of a record with an image, see `TextEncoder.prompt`."""
     records = (
-        _read_safetensors(path, allow)
+        _read_safetensors(path, allow, prompt)
         if path.suffix == ".safetensors"
-        else (_parse_line(f"{path}, line {number}", line, number, encode) for number, line in read_lines(path, allow))
+        else (
+            _parse_line(f"{path}, line {number}", line, number, encode, prompt)
+            for number, line in read_lines(path, allow)
+        )
     )
     record = None
     for record in records:
@@ -143,15 +179,17 @@ def read_pairs(
     tokenizer: str | Path | None = None,
     bos: Beginning | None = None,
     allow: Allow = anywhere,
+    form: PromptForm | None = None,
+    codes: int = 0,
 ) -> PairData:
-    """Read the captions of a COCO annotation file, a CSV or a JSONL file, with their images.
+    """Read the captions of a COCO annotation file, a CSV or a JSONL file, with their images, each of `codes` codes.
 
-    `tokenizer`, `bos` and `allow` are as in `read_tokens`.
+    `tokenizer`, `bos`, `allow` and `form` are as in `read_tokens`; only `form` needs `codes`.
     """
     path = Path(path)
     identity = identify_file(path, "caption file")
     tokenizer = None if tokenizer is None else Path(tokenizer)
-    texts = _read_tokens(path, identity, tokenizer, stamp_of(tokenizer), bos, allow, of_captions=True)
+    texts = _read_tokens(path, identity, tokenizer, stamp_of(tokenizer), bos, allow, form, codes)
     captions = read_captions(path, allow).captions
     images_of = tuple(image_indices(path, captions, source))
     return PairData(texts, tuple(caption.text for caption in captions), images_of, source)
@@ -175,18 +213,39 @@ def stamp_of(tokenizer: str | Path | None) -> Identity | None:
         return None
 
 
+@dataclass(frozen=True)
+class _Template:
+    form: PromptForm
+    specials: int
+    """Number of special ids of the prompt without a caption."""
+    pad: int | None
+    without_text: list[int] | None
+    against: list[int] | None
+
+
+def _padded(ids: list[int], pad: int) -> list[int]:
+    return [pad if 0 < place < len(ids) - 1 else token for place, token in enumerate(ids)]
+
+
 class TextEncoder:
     """Encoder from texts of the file `path` to ids of `tokenizer`, which is opened when the first text comes.
 
     Texts are tokenized unchanged, without truncation, padding or added tokens, except for `bos` before the ids. The
-    tokenizer must allow `bos`, see `TextTokenizer.beginning`.
+    tokenizer must allow `bos`, see `TextTokenizer.beginning`. `form` is for `prompt`.
     """
 
     def __init__(
-        self, path: str | Path, tokenizer: str | Path | None, bos: Beginning | None = None, allow: Allow = anywhere
+        self,
+        path: str | Path,
+        tokenizer: str | Path | None,
+        bos: Beginning | None = None,
+        allow: Allow = anywhere,
+        form: PromptForm | None = None,
     ) -> None:
-        self._path, self._tokenizer, self._wanted, self._allow = path, tokenizer, bos, allow
+        self._path, self._tokenizer, self._wanted, self._allow, self.form = path, tokenizer, bos, allow, form
         self._opened: TextTokenizer | None = None
+        self._templates: dict[tuple[str, ...], _Template] = {}
+        """By the texts of the prompt, which may hold the size of the grid."""
         self.bos: int | None = None
         """Id before every text, once a text was tokenized."""
 
@@ -196,26 +255,105 @@ class TextEncoder:
         return None if self._opened is None else self._opened.digest
 
     def __call__(self, text: str) -> list[int]:
+        return self._open(f"{self._path} holds `text`").encode(text, self.bos)
+
+    def prompt(self, caption: str | None, codes: int) -> EncodedPrompt:
+        """Encode the prompt of an image of `codes` codes as the layout says. A caption of None is an image without
+        text."""
+        template = self._template(codes)
+        if caption is None:
+            if template.without_text is None:
+                raise InvalidData(
+                    "is an image without text, but the layout's prompt has neither `unconditional` nor `pad`; add one "
+                    "of them to the layout, or give a text"
+                )
+            against = template.without_text if template.against is None else template.against
+            return EncodedPrompt(template.without_text, against, False)
+        ids = self._whole(template.form.filled(template.form.prompt.text, codes, caption))
+        other = template.against if template.pad is None else _padded(ids, template.pad)
+        return EncodedPrompt(ids, other, self._specials(ids) != template.specials)
+
+    def _template(self, codes: int) -> _Template:
+        """Return what is the same for all captions of images of `codes` codes."""
+        assert self.form is not None, "only a layout with a prompt has prompts"
+        form, prompt = self.form, self.form.prompt
+        tokenizer = self._open("has an image, whose text the layout's `prompt` writes")
+        texts = tuple(
+            form.filled(text, codes) for text in (prompt.text, prompt.unconditional or "", prompt.negative or "")
+        )
+        if (known := self._templates.get(texts)) is not None:
+            return known
+        for name in markers("\n".join(texts)):
+            if tokenizer.encode(name) != [tokenizer.id_of(name)]:
+                raise InvalidData(
+                    f"has a prompt with {name}, but that is no token of the tokenizer {tokenizer.path}; give the "
+                    "tokenizer that was saved with the checkpoint, or correct the layout's `prompt`"
+                )
+        pad = None if prompt.pad is None else tokenizer.id_of(prompt.pad)
+        if pad is None and prompt.pad is not None:
+            raise InvalidData(
+                f"has no unconditional prompt: `prompt.pad` is no token of the tokenizer {tokenizer.path}; give the "
+                "tokenizer that was saved with the checkpoint, or correct the layout's `prompt`"
+            )
+        ids, unconditional, negative = map(self._whole, texts)
+        without_text = None if prompt.unconditional is None else unconditional
+        against = without_text if prompt.negative is None else negative
+        template = _Template(form, self._specials(ids), pad, without_text, against)
+        if pad is not None:
+            template = _Template(form, self._specials(ids), pad, _padded(ids, pad), None)
+        self._templates[texts] = template
+        return template
+
+    def _whole(self, text: str) -> list[int]:
+        assert self._opened is not None, "the template has opened it"
+        return self._opened.encode(text, self.bos)
+
+    def _specials(self, ids: list[int]) -> int:
+        assert self._opened is not None, "the template has opened it"
+        return sum(token in self._opened.special_ids for token in ids)
+
+    def _open(self, needed: str) -> TextTokenizer:
         if self._tokenizer is None:
             raise InvalidData(
-                f"{self._path} holds `text`, but no tokenizer is given; give the task's parameter `tokenizer` "
-                "or the layout's `text.tokenizer`"
+                f"{needed}, but no tokenizer is given; give the task's parameter `tokenizer` or the layout's "
+                "`text.tokenizer`"
             )
         if self._opened is None:
             self._opened = read_tokenizer(self._tokenizer, self._allow)
             self.bos = self._opened.beginning(self._wanted)
-        return self._opened.encode(text, self.bos)
+        return self._opened
 
 
-def _parse_line(where: str, line: bytes, number: int, encode: Callable[[str], list[int]]) -> Record:
+def _in_prompt(where: str, text_ids: object, text: str | None, codes: int, prompt: MakePrompt) -> EncodedPrompt:
+    if text_ids is not None:
+        raise InvalidData(
+            f"{where} has an image and `text_ids`, but the layout has a `prompt`, which is encoded together with the "
+            "text; give `text` instead"
+        )
+    if not codes:
+        raise InvalidData(f"{where}: `image_codes` is empty; remove it, or give the codes of an image")
+    try:
+        return prompt(text, codes)
+    except InvalidData as error:
+        raise InvalidData(f"{where} {error.message}") from None
+
+
+def _parse_line(
+    where: str, line: bytes, number: int, encode: Callable[[str], list[int]], prompt: MakePrompt | None
+) -> Record:
     content = parse_object(where, line, "`text_ids` or `image_codes`")
     text_ids = _ids(where, "text_ids", content.get("text_ids"))
-    text = content.get("text")
-    if text is not None:
+    text = None
+    if content.get("text") is not None:
         if text_ids is not None:
             raise InvalidData(f"{where} has both `text` and `text_ids`; remove one of them")
-        text_ids = array("i", encode(check_text(where, text)))
-    image_codes = _ids(where, "image_codes", content.get("image_codes"))
+        text = check_text(where, content["text"])
+        if prompt is None or content.get("image_codes") is None:
+            text_ids = array("i", encode(text))
+    image_codes, names_tokens = _ids(where, "image_codes", content.get("image_codes")), False
+    if prompt is not None and image_codes is not None:
+        encoded = _in_prompt(where, text_ids, text, len(image_codes), prompt)
+        text_ids, names_tokens = array("i", encoded.ids), encoded.names_tokens
     if text_ids is None and image_codes is None:
         present = ", ".join(map(show_name, list(content)[:10])) or "no keys"
         raise InvalidData(f"{where} has neither `text_ids`, `text` nor `image_codes`, found {present}; add one of them")
@@ -228,7 +366,7 @@ def _parse_line(where: str, line: bytes, number: int, encode: Callable[[str], li
             f"{where}: `document` is {type(document).__name__}; it must be a string or a whole number that names what "
             "the record is a part of, or be removed"
         )
-    return Record(text_ids, image_codes, f"line {number}", document)
+    return Record(text_ids, image_codes, f"line {number}", document, names_tokens)
 
 
 def _ids(where: str, key: str, values: object) -> array[int] | None:
@@ -251,7 +389,7 @@ def _ids(where: str, key: str, values: object) -> array[int] | None:
 _TENSORS: Mapping[str, int] = {"text_ids": 2, "text_lengths": 1, "image_codes": 2, "document": 1}
 
 
-def _read_safetensors(path: Path, allow: Allow) -> Iterator[Record]:
+def _read_safetensors(path: Path, allow: Allow, prompt: MakePrompt | None) -> Iterator[Record]:
     tensors = _load_tensors(path, allow)
     text_ids, codes, lengths = tensors.get("text_ids"), tensors.get("image_codes"), tensors.get("text_lengths")
     documents = tensors.get("document")
@@ -266,8 +404,11 @@ def _read_safetensors(path: Path, allow: Allow) -> Iterator[Record]:
     for index in range(count):
         text = None if text_ids is None else text_ids[index, : None if lengths is None else int(lengths[index])]
         document = None if documents is None else int(documents[index])
-        row = None if codes is None else _array(codes[index])
-        record = Record(_array(text), row, f"record {index + 1}", document)
+        row, where = None if codes is None else _array(codes[index]), f"record {index + 1}"
+        ids = _array(text)
+        if prompt is not None and row is not None:
+            ids = array("i", _in_prompt(f"{path}, {where}", text, None, len(row), prompt).ids)
+        record = Record(ids, row, where, document)
         if not record.text_ids and not record.image_codes:
             raise InvalidData(f"{path}, {record.where} is empty: it has no text id and no image code; remove it")
         yield record

@@ -2,6 +2,9 @@
 
 The tokenizer's id `t` has the row `text.offset + t`; the image code `c` has the row `image.offset + c`, or
 `image.offset + image.map[c]`. Data files therefore hold tokenizer ids and codes and fit any layout.
+
+A row is of an image code, or else a special token, or else text, or else padding: image and special rows may lie inside
+the text block, where the tokenizer's ids of these rows are no text.
 """
 
 from __future__ import annotations
@@ -20,14 +23,20 @@ from evalsvc.errors import InvalidData, InvalidLayout, UnknownName, json_reason,
 from evalsvc.files.opened import Allow, anywhere, open_file
 from evalsvc.spec.bounds import Beginning
 from evalsvc.spec.layout_presets import IMAGE, TEXT, presets
+from evalsvc.spec.layout_prompt import PromptForm, PromptText, grid_of
 from evalsvc.spec.protocol import digest
 from evalsvc.spec.suite import check_keys, validation_message
-from evalsvc.spec.yaml_text import YamlError, read_yaml
+from evalsvc.spec.yaml_text import MAX_NODES, YamlError, read_yaml
 
 MAX_FILE_BYTES = 20_000_000
 """Maximum number of bytes of a layout file or a map: enough for two million codes."""
 
-_FROZEN = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+MAX_TEXT_RANGES = 256
+"""Maximum number of ranges of text rows between image and special rows. A loss visits each range."""
+
+_FROZEN = ConfigDict(
+    frozen=True, extra="forbid", use_attribute_docstrings=True, populate_by_name=True, serialize_by_alias=True
+)
 
 
 @dataclass(frozen=True)
@@ -81,6 +90,18 @@ class ImageBlock(BaseModel):
     map: tuple[StrictInt, ...] | None = None
     """Row of each code within the block, a permutation of 0…size-1; None: codes are in order. `parse_layout` also
     accepts the path of a JSON list."""
+    row_end: str | None = None
+    """Name of the special token that stands after every row of an image's codes, also after the last row."""
+    grid: tuple[Annotated[StrictInt, Field(ge=1)], Annotated[StrictInt, Field(ge=1)]] | None = None
+    """Numbers of rows and columns of an image's codes; None for a square."""
+
+    @model_validator(mode="after")
+    def _check_grid(self) -> ImageBlock:
+        if self.grid is not None and self.grid[0] * self.grid[1] > MAX_NODES:
+            raise InvalidLayout(
+                f"image.grid is {self.grid[0]} × {self.grid[1]}, more than {MAX_NODES:,} codes; correct the grid"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_map(self) -> ImageBlock:
@@ -120,7 +141,9 @@ class VocabularyLayout(BaseModel):
     unconditional_template: tuple[str, ...] | None = None
     """Template of an image without text; None: `template` without its text."""
     length: StrictInt | None = Field(default=None, ge=1)
-    """Longest sequence in tokens, to which text is cut; None: no limit."""
+    """Longest sequence in tokens, to which text is cut; None: no limit. A `prompt` is not cut but refused."""
+    image_prompt: PromptText | None = Field(default=None, alias="prompt")
+    """Text in front of an image, which takes the place of the slot TEXT; None: the caption."""
 
     @model_validator(mode="before")
     @classmethod
@@ -138,8 +161,23 @@ class VocabularyLayout(BaseModel):
         self._check_template("template", self.template, slots)
         if self.unconditional_template is not None:
             self._check_template("unconditional_template", self.unconditional_template, slots[1:])
+        if self.image is not None and self.image.row_end not in (None, *self.special):
+            raise InvalidLayout("image.row_end names no special token of the layout; add the token to `special`")
+        if self.image_prompt is not None:
+            self._check_prompt()
         self._check_blocks()
         return self
+
+    def _check_prompt(self) -> None:
+        if self.image is None:
+            raise InvalidLayout("prompt is given, but the layout has no `image`; add `image`, or remove `prompt`")
+        if self.unconditional_template is not None:
+            raise InvalidLayout(
+                "both `prompt` and `unconditional_template` are given; write the prompt of an image without text as "
+                "`prompt.unconditional`"
+            )
+        if self.template.index(TEXT) > self.template.index(IMAGE):
+            raise InvalidLayout("template has TEXT after IMAGE, but `prompt` stands before an image; exchange the two")
 
     def resolve(self, rows: int) -> VocabularyLayout:
         """Return this layout for a table of `rows` rows, with no negative ids."""
@@ -164,13 +202,13 @@ class VocabularyLayout(BaseModel):
 
     @cached_property
     def text_ranges(self) -> tuple[range, ...]:
-        """The rows of a resolved layout's text block that are neither image nor special, in ascending order."""
-        taken = [range(row, row + 1) for row in self.special.values()]
+        """The rows of a resolved layout's text block that are neither image nor special, as ascending ranges."""
         ranges, start = [], self.text_ids.start
-        for block in sorted([*taken, self.image_range or range(0)], key=lambda block: block.start):
-            ranges.append(range(start, min(block.start, self.text_ids.stop)))
-            start = max(start, block.stop)
-        return tuple(part for part in (*ranges, range(start, self.text_ids.stop)) if part)
+        _, *others = self._blocks()
+        for _, first, size in sorted(others, key=lambda block: block[1]):
+            ranges.append(range(start, min(first, self.text_ids.stop)))
+            start = max(start, first + size)
+        return tuple(rows for rows in (*ranges, range(start, self.text_ids.stop)) if rows)
 
     @cached_property
     def image_ids(self) -> range | tuple[int, ...] | None:
@@ -195,6 +233,24 @@ class VocabularyLayout(BaseModel):
     def pad_id(self) -> int | None:
         return self.special.get("pad")
 
+    @property
+    def row_end_id(self) -> int | None:
+        """The row of a resolved layout's token after every row of codes; None without such a token."""
+        return None if self.image is None or self.image.row_end is None else self.special[self.image.row_end]
+
+    @property
+    def prompt_form(self) -> PromptForm | None:
+        """What an encoder of texts needs for the prompts of images; None without `prompt`."""
+        return None if self.image_prompt is None else PromptForm(self.image_prompt, self._grid)
+
+    def grid_of(self, codes: int) -> tuple[int, int]:
+        """Return the numbers of rows and columns of an image of `codes` codes."""
+        return grid_of(codes, self._grid)
+
+    @property
+    def _grid(self) -> tuple[int, int] | None:
+        return None if self.image is None else self.image.grid
+
     @cached_property
     def digest(self) -> str:
         """The digest of the layout without its tokenizer and without `text.bos`."""
@@ -206,9 +262,11 @@ class VocabularyLayout(BaseModel):
     def to_json(self) -> dict[str, Any]:
         """Return the layout as a mapping that `parse_layout` reads."""
         content = self.model_dump(mode="json")
-        for key in ("tokenizer_sha256", "bos"):
-            if content["text"][key] is None:
-                del content["text"][key]  # layouts without them keep their old form
+        for block, keys in (("text", ("tokenizer_sha256", "bos")), ("image", ("row_end", "grid")), (None, ("prompt",))):
+            part = content if block is None else content[block] or {}
+            for key in keys:
+                if part.get(key, 0) is None:
+                    del part[key]  # layouts without them keep their old form
         return content
 
     def sequence(
@@ -221,6 +279,10 @@ class VocabularyLayout(BaseModel):
         encloses the slot. A record without text uses `unconditional_template` if the layout has one.
         """
         self._check_parts(text_ids, image_codes)
+        if in_template and image_codes is None and text_ids is not None and self.image_prompt is not None:
+            raise InvalidData(
+                "is a text without an image, which the layout's `prompt` does not describe; set `text_prefix: bos`"
+            )
         whole = in_template or image_codes is not None
         template = self._template_for(text_ids is not None, image_codes is not None) if whole else (TEXT,)
         cut = self._overlong(template, len(text_ids or ()), len(image_codes or ()))
@@ -250,6 +312,14 @@ class VocabularyLayout(BaseModel):
                 "has image codes, but the layout has no image block; post the checkpoint with a layout of images"
             )
         _check_range("image code", image_codes, self.image.size if self.image else 0, "the codebook has")
+        image = self.image_range
+        if image is not None and image.start in self.text_ids:
+            inside = range(image.start - self.text.offset, image.stop - self.text.offset)
+            if (wrong := next((token for token in text_ids or () if token in inside), None)) is not None:
+                raise InvalidData(
+                    f"has the text id {wrong}, whose row is that of an image code; remove the id from the text, and "
+                    "give images as `image_codes`"
+                )
 
     def _filled(
         self, template: tuple[str, ...], text_ids: Sequence[int] | None, image_codes: Sequence[int] | None, cut: int
@@ -257,9 +327,15 @@ class VocabularyLayout(BaseModel):
         kept = text_ids if text_ids is None or not cut else text_ids[: len(text_ids) - cut]
         parts: dict[str, Sequence[int]] = {name: (row,) for name, row in self.special.items()}
         parts[TEXT] = [self.text.offset + token for token in kept or ()]
-        rows = self.image_ids
-        parts[IMAGE] = [rows[code] for code in image_codes or ()] if rows is not None else ()
+        parts[IMAGE] = self._image_rows(image_codes or ())
         return [token for part in template for token in parts[part]]
+
+    def _image_rows(self, codes: Sequence[int]) -> list[int]:
+        rows, end = [] if self.image_ids is None else [self.image_ids[code] for code in codes], self.row_end_id
+        if end is None or not rows:
+            return rows
+        columns = self.grid_of(len(rows))[1]
+        return [row for start in range(0, len(rows), columns) for row in (*rows[start : start + columns], end)]
 
     def _template_for(self, has_text: bool, has_image: bool) -> tuple[str, ...]:
         if not has_text and self.unconditional_template is not None:
@@ -271,12 +347,19 @@ class VocabularyLayout(BaseModel):
         if self.length is None:
             return 0
         fixed = sum(part not in (TEXT, IMAGE) for part in template) + image
+        fixed += self.grid_of(image)[0] if image and self.row_end_id is not None else 0
         if fixed > self.length:
             raise InvalidData(
                 f"has {image} image codes, {fixed} tokens with the template's special tokens; "
                 f"the layout's length is {self.length}"
             )
-        return max(fixed + text - self.length, 0)
+        over = max(fixed + text - self.length, 0)
+        if over and self.image_prompt is not None and IMAGE in template:
+            raise InvalidData(
+                f"has a prompt of {text} tokens, {fixed + text} with its image; the layout's length is {self.length}, "
+                "and a prompt is not cut: shorten the text, or give the layout a greater `length`"
+            )
+        return over
 
     def _check_template(self, field: str, template: tuple[str, ...], slots: tuple[str, ...]) -> None:
         for part in template:
@@ -294,13 +377,23 @@ class VocabularyLayout(BaseModel):
             raise InvalidLayout(f"{field} is given, but the layout has no `image`; add `image`, or remove {field}")
 
     def _check_blocks(self) -> None:
-        blocks = sorted(self._blocks(), key=lambda block: block[1])
-        for name, start, size in blocks:
+        text, *others = self._blocks()
+        others.sort(key=lambda block: block[1])
+        for name, start, size in sorted((text, *others), key=lambda block: block[1]):
             if self.rows is not None and start + size > self.rows:
                 _beyond(name, start, size, self.rows)
-        for before, after in pairwise(blocks):
-            if before[1] + before[2] > after[1]:
-                raise InvalidLayout(f"{_block(*before)} overlaps {_block(*after)}; move one of the two blocks")
+        # Image and special rows lie inside the text block or outside of it.
+        cut = [block for block in others if 0 < _common(block, text) < block[2]]
+        overlaps = [sorted((text, block), key=lambda block: block[1]) for block in cut]
+        for before, after in (*overlaps, *(pair for pair in pairwise(others) if _common(*pair))):
+            raise InvalidLayout(f"{_block(*before)} overlaps {_block(*after)}; move one of the two blocks")
+        if not self.text_ranges:
+            raise InvalidLayout("text has no row that is neither image nor special; move a block out of the text")
+        if len(self.text_ranges) > MAX_TEXT_RANGES:
+            raise InvalidLayout(
+                f"special tokens divide the text into {len(self.text_ranges):,} ranges; name only those that the "
+                f"template needs, so that there are at most {MAX_TEXT_RANGES}"
+            )
 
     def _blocks(self) -> Iterator[tuple[str, int, int]]:
         yield "text", self.text.offset, self.text.size
@@ -352,6 +445,10 @@ def _check_range(what: str, values: Sequence[int] | None, size: int, whose: str)
         raise InvalidData(f"has the {what} {wrong}; {whose} 0…{size - 1}")
 
 
+def _common(left: tuple[str, int, int], right: tuple[str, int, int]) -> int:
+    return max(0, min(left[1] + left[2], right[1] + right[2]) - max(left[1], right[1]))
+
+
 def _block(name: str, start: int, size: int) -> str:
     return f"{name} ({start})" if size == 1 else f"{name} ({start}…{start + size - 1})"
 
@@ -361,6 +458,10 @@ def _beyond(name: str, start: int, size: int, rows: int) -> NoReturn:
 
 
 _SIZES = ("text_size", "codebook_size", "rows")
+
+_KEYS = tuple(field.alias or name for name, field in VocabularyLayout.model_fields.items())
+
+_BLOCKS: Mapping[str, type[BaseModel]] = {"text": TextBlock, "image": ImageBlock, "prompt": PromptText}
 
 
 def parse_layout(
@@ -399,7 +500,7 @@ class _Source:
 def _from_preset(spec: Mapping[str, object], source: _Source) -> VocabularyLayout:
     name = str(spec["preset"])
     where = "layout" if source.file else f"layout {name!r}"
-    check_keys(where, spec, ("preset", *_SIZES, *VocabularyLayout.model_fields), InvalidLayout)
+    check_keys(where, spec, ("preset", *_SIZES, *_KEYS), InvalidLayout)
     if name not in presets():
         if source.file:
             raise UnknownName(f"the layout's file has an unknown `preset`; available: {', '.join(sorted(presets()))}")
@@ -414,16 +515,16 @@ def _from_preset(spec: Mapping[str, object], source: _Source) -> VocabularyLayou
             raise InvalidLayout(f"{where}: {key} must be a whole number above 0, found {shown_value}")
     overrides = {key: value for key, value in spec.items() if key not in ("preset", *_SIZES)}
     fields = presets()[name].fields(**sizes)
-    for block in ("text", "image"):
+    for block in _BLOCKS:
         if isinstance(given := overrides.get(block), Mapping):
-            overrides[block] = {**fields[block], **given}
+            overrides[block] = {**fields.get(block, {}), **given}
     return _from_mapping(fields | overrides, source)
 
 
 def _from_mapping(spec: Mapping[str, object], source: _Source) -> VocabularyLayout:
     content = dict(spec)
-    check_keys("layout", content, VocabularyLayout.model_fields, InvalidLayout)
-    for block, model in (("text", TextBlock), ("image", ImageBlock)):
+    check_keys("layout", content, _KEYS, InvalidLayout)
+    for block, model in _BLOCKS.items():
         if isinstance(given := content.get(block), Mapping):
             content[block] = dict(given)
             check_keys(f"layout, {block}", given, model.model_fields, InvalidLayout)

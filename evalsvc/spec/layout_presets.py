@@ -1,4 +1,4 @@
-"""Presets of layouts, from `layouts.yaml`: where the blocks of a widened table are."""
+"""Presets of layouts, from `layouts.yaml`: where the blocks of a widened table are, and what published models read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict
 
@@ -63,8 +63,52 @@ class Preset(BaseModel):
         return fields
 
 
+Place: TypeAlias = int | tuple[Literal["text_end", "image", "image_end"], int]
+"""A row, or a distance from the end of the text block, or from the beginning or the end of the image block."""
+
+
+class PublishedPreset(BaseModel):
+    """The rows of a published model, its prompt, and what stands after an image."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    text_size: int
+    codebook_size: int
+    image: int | Literal["behind", "last"]
+    """First row of the image block; `behind` the text block, or the `last` rows of the text block."""
+    bos: Place | Literal["none"]
+    special: Mapping[str, Place] = {}
+    row_end: str | None = None
+    template: tuple[str, ...] = (TEXT, IMAGE)
+    prompt: Mapping[str, str]
+
+    def fields(
+        self, text_size: int | None = None, codebook_size: int | None = None, rows: int | None = None
+    ) -> dict[str, Any]:
+        """Return the fields of the layout of a table with blocks of these sizes."""
+        text, codes = text_size or self.text_size, codebook_size or self.codebook_size
+        image = {"behind": text, "last": text - codes}.get(str(self.image), self.image)
+        assert isinstance(image, int)
+        edges = {"text_end": text, "image": image, "image_end": image + codes}
+
+        def row(place: Place) -> int:
+            return place if isinstance(place, int) else edges[place[0]] + place[1]
+
+        bos = self.bos if self.bos == "none" else row(self.bos)
+        # In a smaller tokenizer the token has another id. A tokenizer that adds one by itself asks for it.
+        known_bos = None if isinstance(bos, int) and not 0 <= bos < text else bos
+        return {
+            "rows": rows,
+            "text": {"size": text, "bos": known_bos},
+            "image": {"offset": image, "size": codes, "row_end": self.row_end},
+            "special": {name: row(place) for name, place in self.special.items()},
+            "template": self.template,
+            "prompt": self.prompt,
+        }
+
+
 @cache
-def presets() -> Mapping[str, Preset]:
+def presets() -> Mapping[str, Preset | PublishedPreset]:
     """Return the presets by name."""
     content = read_yaml(Path(__file__).with_name("layouts.yaml").read_bytes())
-    return {name: Preset(**fields) for name, fields in content.items()}
+    return {name: (PublishedPreset if "prompt" in fields else Preset)(**fields) for name, fields in content.items()}

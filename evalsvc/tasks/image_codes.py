@@ -27,6 +27,18 @@ def require_codebook(layout: VocabularyLayout, decoder: ImageDecoder, name: str)
         )
 
 
+def require_grid(layout: VocabularyLayout, grid: tuple[int, int], size: int) -> None:
+    """Raise InvalidData unless the layout's images have the rows and columns of the decoder's, for `size` pixels."""
+    if layout.image is None or (layout.image.grid, layout.image_prompt, layout.image.row_end) == (None, None, None):
+        return
+    expected = layout.image.grid or layout.grid_of(grid[0] * grid[1])
+    if expected != grid:
+        raise InvalidData(
+            f"the layout's images have {expected[0]} rows of {expected[1]} codes, but the decoder's images of {size} "
+            f"pixels have {grid[0]} rows of {grid[1]}; set the task's `size`, or correct the layout's `image.grid`"
+        )
+
+
 def to_signed(images: Tensor) -> Tensor:
     """Convert pixels [B, 3, H, W] to the input of an encoder in [-1, 1]; the inverse of `decoders.to_uint8`."""
     return images.float() / 127.5 - 1
@@ -38,8 +50,8 @@ class ImageCoder:
     def __init__(self, decoder: ImageDecoder, size: int | None, crop: Crop, filter_: Filter) -> None:
         self.decoder = decoder
         self.fit = Fit(size or decoder.resolution, crop, filter_)
-        rows, columns = decoder.grid(self.fit.size, self.fit.size)
-        self.codes = rows * columns
+        self.grid = decoder.grid(self.fit.size, self.fit.size)
+        self.codes = self.grid[0] * self.grid[1]
 
     def identity(self) -> dict[str, JsonValue]:
         """Return the identity for protocols: the weights, and the resizing of images."""

@@ -60,6 +60,17 @@ def cut_inputs(metric: str, what: str, cut: int, total: int | None, remedy: str)
         yield TaskWarning("inputs_cut", metric, f"{cut:,}{of} {what} did not fit and were cut; {remedy}")
 
 
+def names_of_tokens(metric: str, count: int) -> Iterator[TaskWarning]:
+    """Warn about captions that hold names of special tokens of the tokenizer; `metric` rests on them."""
+    if count:
+        yield TaskWarning(
+            "special_names",
+            metric,
+            f"{count:,} captions hold the names of special tokens of the tokenizer, which became these tokens in the "
+            "prompt; remove such names from the captions",
+        )
+
+
 def left_out(task: str, reasons: Mapping[str, str], remedy: str) -> Iterator[TaskWarning]:
     """Warn about each requested metric that is missing, with the reason. Metrics with the same reason share a
     warning."""

@@ -48,7 +48,7 @@ from evalsvc.errors import InvalidData
 from evalsvc.metrics.shares import standard_error
 from evalsvc.miniature import ROOT
 from evalsvc.spec.layout import VocabularyLayout, parse_layout
-from evalsvc.spec.layout_presets import presets
+from evalsvc.spec.layout_presets import Preset, presets
 from evalsvc.spec.protocol import plain_json
 
 ROWS = 590
@@ -63,7 +63,9 @@ RECORDS = [
 ]
 TRAINING, PAIRS = RECORDS[16:], RECORDS[:16]
 CANDIDATES = propose(ROWS, PAIRS, Sizes((512,), 64, ()), {})[0]
-MODELS = [name for name, preset in presets().items() if name != "split-tables" and preset.special]
+ORDERS = {name: preset for name, preset in presets().items() if isinstance(preset, Preset)}
+"""Presets of published models are not proposed: their tokens are ids of the text."""
+MODELS = [name for name, preset in ORDERS.items() if name != "split-tables" and preset.special]
 
 
 def hidden(preset: str, template: str = "text, image", seed: int | None = None) -> VocabularyLayout:
@@ -258,9 +260,9 @@ def test_every_preset_is_tried_or_dropped_and_same_ids_are_one_candidate() -> No
     candidates, dropped = propose(21, [pair()], SIZES, {})
     labels = {label for candidate in candidates for label in (candidate.label, *candidate.same)}
     tried = {label.partition(" (")[0] for label in labels}
-    assert (tried | set(dropped), list(dropped)) == ({f"{preset} 10" for preset in presets()}, ["split-tables 10"])
-    widened, bare = ["liquid", "widened"], ["text, image; bare", "image, text; bare"]
-    assert len(labels) == len(TEMPLATES) * (len(presets()) - 1 - len(widened)) + len(widened) * len(bare)
+    assert (tried | set(dropped), list(dropped)) == ({f"{preset} 10" for preset in ORDERS}, ["split-tables 10"])
+    widened, bare = ["widened"], ["text, image; bare", "image, text; bare"]
+    assert len(labels) == len(TEMPLATES) * (len(ORDERS) - 1 - len(widened)) + len(widened) * len(bare)
     written = [tuple(map(tuple, candidate.sequences([pair()]))) for candidate in candidates]
     assert len(written) == len(set(written))
     first = candidates[0]

@@ -50,8 +50,7 @@ def test_presets_have_the_papers_sizes(preset: str, text: range, image: range, f
 @pytest.mark.parametrize(
     ("spec", "rows", "text", "image"),
     [
-        ({"preset": "liquid"}, 264_192, range(256_000), range(256_000, 264_192)),
-        ({"preset": "liquid"}, 264_320, range(256_000), range(256_000, 264_192)),
+        ({"preset": "widened", "text_size": 49_152}, 65_600, range(49_152), range(49_152, 65_536)),
         ({"preset": "widened", "text_size": 49_152}, 65_536, range(49_152), range(49_152, 65_536)),
         ({"preset": "widened", "text_size": 49_152, "codebook_size": 64}, 49_216, range(49_152), range(49_152, 49_216)),
         ("widened", 66_816, range(50_432), range(50_432, 66_816)),
@@ -76,8 +75,8 @@ def test_tokens_around_an_image_lie_behind_the_image_rows() -> None:
     spec = {"preset": "widened", "text_size": 10, "codebook_size": 4, "special": {"image": 14, "/image": 15}}
     layout = parse_layout({**spec, "template": ["TEXT", "image", "IMAGE", "/image"]}).resolve(16)
     assert layout.sequence([3], [0, 3]).ids == [3, 14, 10, 13, 15]
-    with pytest.raises(InvalidLayout, match=r"image .256000…264191. exceeds the table of 256000 rows"):
-        parse_layout("liquid").resolve(256_000)
+    with pytest.raises(InvalidLayout, match=r"image .50432…66815. exceeds the table of 50432 rows"):
+        parse_layout("widened").resolve(50_432)
 
 
 @pytest.mark.parametrize("name", [name for name in presets() if name != "split-tables"])
@@ -93,7 +92,16 @@ def test_every_preset_takes_sizes_and_survives_json(name: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "rows", "fragments"),
     [
-        ({"image": {"offset": 9, "size": 1}}, 21, ["text (0…9) overlaps image (9)"]),
+        ({"image": {"offset": 9, "size": 2}}, 21, ["text (0…9) overlaps image (9…10)"]),
+        ({"image": {"offset": 0, "size": 10}}, 21, ["text has no row that is neither image nor special"]),
+        ({"image": {"offset": 2, "size": 4}, "special": {**SMALL["special"], "pad": 3}}, 21, ["overlaps"]),
+        ({"image": IMAGE | {"row_end": "eol"}}, 21, ["image.row_end names no special token"]),
+        ({"image": IMAGE | {"grid": [0, 4]}}, 21, ["image.grid", "greater than or equal to 1"]),
+        ({"image": IMAGE | {"grid": [4096, 4096]}}, 21, ["4096 × 4096, more than 50,000 codes"]),
+        ({"prompt": {"text": "{caption}"}, "image": None, "template": None}, 21, ["prompt", "has no `image`"]),
+        ({"prompt": {"text": "{caption}"}, "unconditional_template": ["IMAGE"]}, 21, ["`prompt.unconditional`"]),
+        ({"prompt": {"text": "{caption}"}, "template": ["IMAGE", "TEXT"]}, 21, ["TEXT after IMAGE"]),
+        ({"prompt": {"text": "{caption}", "negativ": "x"}}, 21, ["layout, prompt", "did you mean 'negative'"]),
         ({"image": {"offset": 12, "size": 4}}, 21, ["special 'text' (12)", "overlaps", "image (12…15)"]),
         ({"special": {**SMALL["special"], "pad": 15}}, 21, ["special '/image' (15) overlaps special 'pad' (15)"]),
         ({}, 20, ["image (17…20) exceeds the table of 20 rows"]),

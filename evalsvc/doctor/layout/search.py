@@ -21,7 +21,15 @@ from evalsvc.data.tokens import Record
 from evalsvc.errors import EvalsvcError, InvalidData
 from evalsvc.metrics.ratio import Ratio, ratio_of_sums
 from evalsvc.spec.layout import VocabularyLayout, parse_layout
-from evalsvc.spec.layout_presets import IMAGE, SPECIAL, TEXT, TEXT_ROWS, TOKENIZER_SIZE, presets
+from evalsvc.spec.layout_presets import (
+    IMAGE,
+    SPECIAL,
+    TEXT,
+    TEXT_ROWS,
+    TOKENIZER_SIZE,
+    PublishedPreset,
+    presets,
+)
 
 _TEXT_MARKED, _IMAGE_MARKED = ("text", TEXT, "/text"), ("image", IMAGE, "/image")
 
@@ -162,8 +170,8 @@ def propose(
 def _presets(sizes: Sizes) -> Iterator[tuple[str, str, dict[str, object]]]:
     for (preset, order), size, (template, parts) in product(presets().items(), sizes.text, TEMPLATES.items()):
         is_bare = not set(parts) - {TEXT, IMAGE}
-        if not order.special and not is_bare:
-            continue  # such a table has no rows for special tokens
+        if isinstance(order, PublishedPreset) or (not order.special and not is_bare):
+            continue  # the tokens are ids of the prompt, or the table has no rows for special tokens
         fields: dict[str, object] = {
             "preset": preset,
             "text_size": size,

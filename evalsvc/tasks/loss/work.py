@@ -14,7 +14,7 @@ from evalsvc.errors import DataChanged, InvalidData
 from evalsvc.spec.bounds import Beginning
 from evalsvc.spec.layout import IdCounts, TokenSequence, VocabularyLayout
 from evalsvc.spec.protocol import MetricValue, Protocol
-from evalsvc.tasks.image_codes import ImageCoder, require_codebook
+from evalsvc.tasks.image_codes import ImageCoder, require_codebook, require_grid
 from evalsvc.tasks.loss.metrics import (
     PackedTargets,
     Targets,
@@ -37,7 +37,7 @@ from evalsvc.tasks.loss.profile import (
 )
 from evalsvc.tasks.loss.spec import Loss
 from evalsvc.tasks.loss.teacher_forcing import ProfileSums, sequence_sums
-from evalsvc.tasks.result_warnings import AT_FIRST, UNTRAINED_IMAGES, cut_inputs, worse_than_guessing
+from evalsvc.tasks.result_warnings import AT_FIRST, UNTRAINED_IMAGES, cut_inputs, names_of_tokens, worse_than_guessing
 from evalsvc.tasks.sequence_groups import at_border, group_of_each, group_order, groups_of_records
 from evalsvc.tasks.task import Context, Plan, Shard, TaskResult, TaskWarning, Work
 
@@ -82,6 +82,8 @@ class DataShard(RecordsShard):
     no_grid: str | None
     images: str | None = None
     """Digest of the shard's images, if images are encoded."""
+    names_tokens: int = 0
+    """Number of captions that hold the names of special tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,15 +164,15 @@ class LossWork(Work[Loss, LossShard, LossOutput]):
         if coder is not None:
             del fields["unigrams"]["image"]  # known once the images are encoded
         counts = {len(record.image_codes) for record in records if record.image_codes}
-        grid, no_grid = find_grid(counts, self.task.image_columns, data.path)
+        columns = layout.image.grid[1] if layout.image and layout.image.grid else None
+        grid, no_grid = find_grid(counts, self.task.image_columns or columns, data.path)
         images = {} if pairs is None else {"images": pairs.source.digest(pairs.images[: self.task.limit])}
         encoded = {} if coder is None else coder.identity()
         protocol = {**self._protocol(context, data, records, self.task.limit), **encoded, **images}
-        counts_of_ids = IdCounts.of(layout, apart := context.model_config().heads_apart)
-        ids = {"all": counts_of_ids.all, "text": counts_of_ids.text}
-        if layout.image is not None:
-            ids |= {"image": layout.image.size, **({"image_head": layout.image.size} if apart else {})}
-        whole = DataShard(**fields, protocol=protocol, ids=ids, grid=grid, no_grid=no_grid)
+        ids = {"all": layout.rows, "text": layout.text.size, "image": layout.image.size if layout.image else None}
+        known = {where: count for where, count in ids.items() if count is not None}
+        whole = DataShard(**fields, protocol=protocol, ids=known, grid=grid, no_grid=no_grid)
+        whole = replace(whole, names_tokens=sum(record.names_tokens for record in records))
         shards = list(self._ranges(whole, lengths, groups))
         if pairs is not None:
             shards = [replace(shard, images=pairs.source.digest(shard.chosen(pairs.images))) for shard in shards]
@@ -257,6 +259,7 @@ class LossWork(Work[Loss, LossShard, LossOutput]):
         if context.is_first:
             yield from worse_than_guessing(metrics, [f"{name}/text_within", f"{name}/general_text_within"], AT_FIRST)
         yield from cut_inputs(f"{name}/total", "sequences", data.cut, data.count, remedy)
+        yield from names_of_tokens(f"{name}/total", data.shard.names_tokens)
         if general is not None:
             yield from cut_inputs(f"{name}/general_text", "general texts", general.cut, general.count, remedy)
 
@@ -273,10 +276,12 @@ class LossWork(Work[Loss, LossShard, LossOutput]):
             yield replace(ordered, start=start, stop=stop, units=stop - start)
 
     def _read(self, context: Context, layout: VocabularyLayout) -> tuple[TokenData, PairData | None]:
-        path, text = context.dataset(self.task.data), self._text(context, layout)
+        path, text, form = context.dataset(self.task.data), self._text(context, layout), layout.prompt_form
         if self.task.images is None:
-            return read_tokens(path, *text, context.readable), None
-        pairs = read_pairs(path, context.images(self.task.images), *text, context.readable)
+            return read_tokens(path, *text, context.readable, form), None
+        coder = None if form is None else self._coder(context, layout)
+        codes = 0 if coder is None else coder.codes
+        pairs = read_pairs(path, context.images(self.task.images), *text, context.readable, form, codes)
         return pairs.texts, pairs
 
     def _read_general(self, context: Context, layout: VocabularyLayout) -> tuple[TokenData, Sequence[Record]]:
@@ -293,7 +298,9 @@ class LossWork(Work[Loss, LossShard, LossOutput]):
             return None
         decoder = context.decoder(self.task.decoder, self.task.decoder_config, self.task.decoder_ema)
         require_codebook(layout, decoder, self.task.decoder)
-        return ImageCoder(decoder, self.task.size, self.task.crop, self.task.filter)
+        coder = ImageCoder(decoder, self.task.size, self.task.crop, self.task.filter)
+        require_grid(layout, coder.grid, coder.fit.size)
+        return coder
 
     def _protocol(
         self, context: Context, data: TokenData, records: Sequence[Record], limit: int | None

@@ -91,9 +91,16 @@ def sample_images(
     results = PostProcessing(stages, records, kept=task.keep - start)
     params, image_ids = task.params(scale), layout.image_ids
     assert image_ids is not None, "the plan has checked the layout against the decoder"
-    unconditional = tuple(layout.prompt(None, stages.codes).ids) if params.guided else None
+    prompts, unconditional = _prompts(layout, records, stages.codes, params.guided)
     spec = SamplerSpec(
-        image_ids, stages.codes, params, task.batch, unconditional, weights=task.weights, cache_dtype=task.cache_dtype
+        image_ids,
+        stages.codes,
+        params,
+        task.batch,
+        unconditional,
+        weights=task.weights,
+        cache_dtype=task.cache_dtype,
+        row_end=None if layout.row_end_id is None else (layout.row_end_id, stages.grid[1]),
     )
     shapes: list[object] = []
     try:
@@ -103,7 +110,7 @@ def sample_images(
         context.provenance["sampling"] = how
         batches = generate_fitting(
             model,
-            [Prompt(record.id, record.ids) for record in records],
+            prompts,
             spec,
             lambda codes: context.report(codes // stages.codes),
             reserved=stages.bytes(task.batch),
@@ -135,6 +142,21 @@ def sample_images(
         {**protocol, **context.rotary()},
         cut=sum(record.cut > 0 for record in records),
     )
+
+
+def _prompts(
+    layout: VocabularyLayout, records: Sequence[PromptRecord], codes: int, guided: bool
+) -> tuple[list[Prompt], tuple[int, ...] | None]:
+    """Return the prompts, and for guidance the unconditional prompt that they share. With `prompt.pad`, each has its
+    own."""
+    prompts = [Prompt(record.id, record.ids) for record in records]
+    if not guided:
+        return prompts, None
+    if layout.image_prompt is None:
+        return prompts, tuple(layout.prompt(None, codes).ids)
+    if layout.image_prompt.pad is None:
+        return prompts, records[0].unconditional
+    return [Prompt(record.id, record.ids, unconditional=record.unconditional) for record in records], None
 
 
 def overlaps(device: torch.device) -> bool:

@@ -20,7 +20,7 @@ from evalsvc.spec.images import Fit, program_of
 from evalsvc.spec.layout import VocabularyLayout
 from evalsvc.spec.looks import schedule
 from evalsvc.spec.protocol import MetricValue, Protocol
-from evalsvc.tasks.image_codes import require_codebook
+from evalsvc.tasks.image_codes import require_codebook, require_grid
 from evalsvc.tasks.image_features import ExtractorSpec, FeaturePass, Rows, join_features
 from evalsvc.tasks.image_measures import Given, load_metrics, measure, needs_rows, rounded
 from evalsvc.tasks.image_reference import (
@@ -33,10 +33,16 @@ from evalsvc.tasks.image_reference import (
     reference_parts,
 )
 from evalsvc.tasks.reference_statistics import TapStatistics
-from evalsvc.tasks.result_warnings import cut_inputs, left_out
+from evalsvc.tasks.result_warnings import cut_inputs, left_out, names_of_tokens
 from evalsvc.tasks.task import Context, Plan, Shard, TaskResult, TaskWarning, Work, cut
 from evalsvc.tasks.text_to_image.pipeline import SampleOutput, keep_images, sample_images
-from evalsvc.tasks.text_to_image.prompts import Prompts, PromptSpec, read_prompts, require_labels
+from evalsvc.tasks.text_to_image.prompts import (
+    Prompts,
+    PromptSpec,
+    read_prompts,
+    require_labels,
+    require_unconditional,
+)
 from evalsvc.tasks.text_to_image.recipes import find_protocol
 from evalsvc.tasks.text_to_image.spec import AGREEMENT, TextToImage
 
@@ -64,6 +70,10 @@ class ImagePlan:
     """Keys of the features that are compared with real images."""
     rows: Sequence[str]
     """Keys in `real` of which a metric needs the real images' features, not only their moments."""
+    tokenizer: str | None = None
+    """Digest of the tokenizer of a layout with a `prompt`."""
+    names_tokens: int = 0
+    """Number of captions that hold the names of special tokens."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +107,8 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
         layout, decoder = context.layout(), self._decoder(context)
         require_codebook(layout, decoder, self.task.decoder)
         prompts = self._prompts(context, layout, decoder)
+        if layout.image_prompt is not None and any(self.task.params(scale).guided for scale in self.task.scales):
+            require_unconditional(prompts)
         if self.task.classifier is not None:
             require_labels(self.task.captions, prompts.records)
         reference = self._reference(decoder, prompts)
@@ -143,6 +155,8 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
             identify_reference(context, reference) if reference is not None and real else None,
             real,
             sorted({metric.features for metric in metrics if needs_rows(metric)}),
+            prompts.tokenizer,
+            sum(record.names_tokens for record in prompts.records),
         )
 
     def run(self, context: Context, shard: ImageShard) -> ImageOutput:
@@ -204,6 +218,7 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
             )
         remedy = "use shorter captions, or a layout with a greater `length`"
         yield from cut_inputs(self.task.name, "captions", cut_captions, images, remedy)
+        yield from names_of_tokens(self.task.name, plan.names_tokens)
 
     def _decoder(self, context: Context) -> ImageDecoder:
         task = self.task
@@ -212,6 +227,7 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
     def _prompts(self, context: Context, layout: VocabularyLayout, decoder: ImageDecoder) -> Prompts:
         side = self.task.size or decoder.resolution
         height, width = decoder.grid(side, side)
+        require_grid(layout, (height, width), side)
         captions = None if self.task.captions is None else context.dataset(self.task.captions)
         tokenizer = layout.text.tokenizer if self.task.tokenizer is None else context.dataset(self.task.tokenizer)
         chosen, codes = (captions, self.task.samples, self.task.select, self.task.select_seed), height * width
@@ -310,6 +326,7 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
             **({} if task.cache_dtype in (None, task.dtype) else {"cache_dtype": task.cache_dtype}),
             **({} if task.decoder_dtype == "float32" else {"decoder_dtype": task.decoder_dtype}),
             "prompts": plan.prompts,
+            **({} if plan.tokenizer is None else {"tokenizer": plan.tokenizer}),
             **part.protocol,
         }
 
