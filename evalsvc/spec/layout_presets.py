@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict
 
-from evalsvc.errors import UnsupportedModel
+from evalsvc.errors import InvalidLayout, UnsupportedModel
 from evalsvc.spec.yaml_text import read_yaml
 
 TEXT = "TEXT"
@@ -94,6 +94,11 @@ class PublishedPreset(BaseModel):
         def row(place: Place) -> int:
             return place if isinstance(place, int) else edges[place[0]] + place[1]
 
+        if (first := min([image, *map(row, self.special.values())])) < 0:
+            raise InvalidLayout(
+                f"`text_size` is {text} and `codebook_size` is {codes}, so a row of the preset would be {first}; give "
+                "the sizes of the model"
+            )
         bos = self.bos if self.bos == "none" else row(self.bos)
         # In a smaller tokenizer the token has another id. A tokenizer that adds one by itself asks for it.
         known_bos = None if isinstance(bos, int) and not 0 <= bos < text else bos
