@@ -160,6 +160,9 @@ def propose(
         except EvalsvcError as error:
             dropped[name] = error.message  # for all templates of a preset the same
             continue
+        if candidate.layout.image_prompt is not None:
+            dropped[name] = "it has a `prompt`, whose ids are not those of the pairs"
+            continue
         # Candidates that give the data the same ids are merged into the first.
         first = merged.setdefault(key, candidate)
         if first is not candidate:

@@ -9,6 +9,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from typing import NamedTuple
 
@@ -72,7 +73,8 @@ def pairs_of(data: TokenData, layout: VocabularyLayout, limit: int | None = None
     rows = []
     for place, record in enumerate(data.records[:limit]):
         try:
-            layout.sequence(record.text_ids, record.image_codes)
+            # A caption is its own ids alone, without the layout's `prompt`, which would move all captions alike.
+            layout.sequence(record.text_ids, record.image_codes, in_template=False)
         except InvalidData as error:
             raise InvalidData(f"{data.path}, {record.where} {error.message}") from None
         if record.text_ids and record.image_codes:
@@ -109,17 +111,28 @@ class Tables:
     """Image rows [K, D], in the order of the codes."""
     known: int
     """Number of the tokenizer's ids. Later rows of `text` are padding."""
+    words: Sequence[int] | None = None
+    """The tokenizer's ids that are text, where some are of images or special tokens; None: all."""
 
-    @property
+    @cached_property
     def candidates(self) -> Tensor:
-        return self.text[: self.known]
+        return self.text[: self.known] if self.words is None else self.text[list(self.words)]
+
+
+def words_of(layout: VocabularyLayout, known: int) -> Sequence[int]:
+    """Return the tokenizer's ids below `known` whose rows are text."""
+    if layout.text_ranges == (layout.text_ids,):
+        return range(known)
+    ids = (row - layout.text.offset for rows in layout.text_ranges for row in rows)
+    return [token for token in ids if token < known]
 
 
 def tables_of(model: LanguageModel, layout: VocabularyLayout, output: bool, known: int) -> Tables:
     table = model.output_table if output else model.input_table
     text = table[layout.text_ids.start : layout.text_ids.stop]
     image = torch.tensor(layout.image_ids, device=table.device)
-    return Tables(text, table[image], known)
+    words = words_of(layout, known)
+    return Tables(text, table[image], known, None if words == range(known) else words)
 
 
 def bag_means(table: Tensor, bags: Sequence[Sequence[int]]) -> Tensor:
@@ -263,7 +276,10 @@ def near_tokens(
     queries = tables.image[torch.tensor(codes, device=tables.image.device)]
     nearest, hits = {}, {}
     for name, centred in CENTRINGS.items():
-        nearest[name] = nearest_rows(queries, tables.candidates, count, centred, report)
+        near = nearest_rows(queries, tables.candidates, count, centred, report)
+        if tables.words is not None:
+            near = near._replace(rows=torch.tensor(tables.words, device=near.rows.device)[near.rows])
+        nearest[name] = near
         by_code = dict(zip(codes, nearest[name].rows.tolist(), strict=True))
         hits[name] = [_hits(part, by_code) for part in parts]
     per_code = nearest[name].rows.shape[1]

@@ -20,7 +20,15 @@ from evalsvc.files.artifacts import Artifact
 from evalsvc.metrics.ratio import Ratio, ratio_of_sums
 from evalsvc.spec.layout import VocabularyLayout
 from evalsvc.spec.protocol import Direction, MetricValue, Protocol
-from evalsvc.tasks.alignment.pair_measures import CENTRINGS, TableMeasures, batches, measure, pairs_of, tables_of
+from evalsvc.tasks.alignment.pair_measures import (
+    CENTRINGS,
+    TableMeasures,
+    batches,
+    measure,
+    pairs_of,
+    tables_of,
+    words_of,
+)
 from evalsvc.tasks.alignment.spec import Alignment
 from evalsvc.tasks.task import Context, Plan, Shard, TaskResult, Work
 
@@ -54,7 +62,7 @@ class AlignmentWork(Work[Alignment, AlignmentShard, TableMeasures]):
         shard = AlignmentShard(
             units=1,
             digest=data.digest,
-            candidates=layout.text.size if tokenizer is None else tokenizer.size,
+            candidates=len(words_of(layout, layout.text.size if tokenizer is None else tokenizer.size)),
             records=min(len(data.records), self.task.limit or len(data.records)),
             complete=len(records),
             pairs=len(pairs),
@@ -70,7 +78,8 @@ class AlignmentWork(Work[Alignment, AlignmentShard, TableMeasures]):
         pairs = pairs_of(data, layout, self.task.limit).one_per_image()
         tokenizer = self._tokenizer(context, layout)
         model = context.model(dtype=self.task.dtype, rotary_inv_freq_dtype="auto")
-        tables = tables_of(model, layout, self.task.table == "output", shard.candidates)
+        known = layout.text.size if tokenizer is None else tokenizer.size
+        tables = tables_of(model, layout, self.task.table == "output", known)
         measures = measure(
             tables,
             batches(pairs, self.task.batch, self.task.seed),

@@ -148,6 +148,22 @@ def test_a_permuted_image_block_has_its_rows_where_its_map_says() -> None:
     assert pair_measures.tables_of(model, layout, output=True, known=4).image[0, 0] == -7
 
 
+def test_image_rows_inside_the_text_are_not_the_nearest_text() -> None:
+    """Every code would be nearest to itself, and show that images are text."""
+    blocks = {"text": {"offset": 2, "size": 9}, "image": {"offset": 4, "size": 3}, "special": {"eoi": 8}}
+    layout = parse_layout(blocks).resolve(12)
+    table = torch.randn(12, 5, generator=torch.Generator().manual_seed(0))
+    model: Any = SimpleNamespace(input_table=table, output_table=table)
+    own = pair_measures.tables_of(model, layout, output=False, known=8)
+    assert list(own.words or ()) == [0, 1, 5, 7], "the id 6 is special, and the id 8 is none of the tokenizer's"
+    assert torch.equal(own.candidates, table[[2, 3, 7, 9]])
+    near = pair_measures.near_tokens(own, [TokenPairs((0, 1), ((0,), (5,)), ((0, 1), (2, 2)))], 4)
+    for nearest in near.nearest.values():
+        assert [sorted(row) for row in nearest.rows.tolist()] == [[0, 1, 5, 7]] * 3
+    plain = parse_layout({"text": {"size": 9}, "image": {"offset": 9, "size": 3}}).resolve(12)
+    assert pair_measures.tables_of(model, plain, output=False, known=8).words is None
+
+
 def test_every_number_is_its_definition() -> None:
     own, some = tables(), pairs(30)
     found = measure(own, [some], TASK)
