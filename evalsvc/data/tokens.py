@@ -16,7 +16,7 @@ import hashlib
 import sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -216,11 +216,18 @@ def stamp_of(tokenizer: str | Path | None) -> Identity | None:
 @dataclass(frozen=True)
 class _Template:
     form: PromptForm
+    tokenizer: TextTokenizer
+    first: list[int]
+    """`bos`, where the prompt does not begin with it by itself."""
     specials: int
     """Number of special ids of the prompt without a caption."""
     pad: int | None
     without_text: list[int] | None
     against: list[int] | None
+
+
+def _specials(tokenizer: TextTokenizer, ids: list[int]) -> int:
+    return sum(token in tokenizer.special_ids for token in ids)
 
 
 def _padded(ids: list[int], pad: int) -> list[int]:
@@ -269,9 +276,11 @@ class TextEncoder:
                 )
             against = template.without_text if template.against is None else template.against
             return EncodedPrompt(template.without_text, against, False)
-        ids = self._whole(template.form.filled(template.form.prompt.text, codes, caption))
+        # `bos` is also in front of a caption that begins with its name.
+        text = template.form.filled(template.form.prompt.text, codes, caption)
+        ids = [*template.first, *template.tokenizer.encode(text)]
         other = template.against if template.pad is None else _padded(ids, template.pad)
-        return EncodedPrompt(ids, other, self._specials(ids) != template.specials)
+        return EncodedPrompt(ids, other, _specials(template.tokenizer, ids) != template.specials)
 
     def _template(self, codes: int) -> _Template:
         """Return what is the same for all captions of images of `codes` codes."""
@@ -295,22 +304,15 @@ class TextEncoder:
                 f"has no unconditional prompt: `prompt.pad` is no token of the tokenizer {tokenizer.path}; give the "
                 "tokenizer that was saved with the checkpoint, or correct the layout's `prompt`"
             )
-        ids, unconditional, negative = map(self._whole, texts)
+        ids, unconditional, negative = (tokenizer.encode(text, self.bos) for text in texts)
+        first = ids[: len(ids) - len(tokenizer.encode(texts[0]))]
         without_text = None if prompt.unconditional is None else unconditional
         against = without_text if prompt.negative is None else negative
-        template = _Template(form, self._specials(ids), pad, without_text, against)
+        template = _Template(form, tokenizer, first, _specials(tokenizer, ids), pad, without_text, against)
         if pad is not None:
-            template = _Template(form, self._specials(ids), pad, _padded(ids, pad), None)
+            template = replace(template, without_text=_padded(ids, pad), against=None)
         self._templates[texts] = template
         return template
-
-    def _whole(self, text: str) -> list[int]:
-        assert self._opened is not None, "the template has opened it"
-        return self._opened.encode(text, self.bos)
-
-    def _specials(self, ids: list[int]) -> int:
-        assert self._opened is not None, "the template has opened it"
-        return sum(token in self._opened.special_ids for token in ids)
 
     def _open(self, needed: str) -> TextTokenizer:
         if self._tokenizer is None:

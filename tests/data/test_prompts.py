@@ -344,6 +344,14 @@ def test_attack_by_names_of_special_tokens_in_a_caption(
     assert [record.names_tokens for record in data.records] == [True, False, True]
 
 
+def test_attack_by_the_name_of_bos_at_the_beginning_of_a_caption(tokenizers: Mapping[str, Path]) -> None:
+    """It took the place of `bos`, and the number of special tokens was as ever."""
+    plain, made = (prompt("chameleon", tokenizers, caption) for caption in ("a dog", "<s>a dog"))
+    assert (made.ids, made.names_tokens) == ([0, *plain.ids], True)
+    begins = layout_of("chameleon", prompt={"text": "<s>{caption}<racm3:break>"})
+    assert encoder(begins, tokenizers["chameleon"]).prompt("a dog", 16).ids == plain.ids
+
+
 def test_attack_by_the_name_of_an_image_code_in_a_caption(tokenizers: Mapping[str, Path], tmp_path: Path) -> None:
     """It would be counted as a code of the image, beyond the grid; the tokenizer's ids of codes are no text."""
     layout, path = layout_of("emu3"), tokenizers["emu3"]

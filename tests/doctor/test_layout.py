@@ -269,6 +269,8 @@ def test_every_preset_is_tried_or_dropped_and_same_ids_are_one_candidate() -> No
     assert first.label == "image-then-special 10 (text, image)"
     assert "dense-image-then-special 10 (text, image)" in first.same
     # A gap tells layouts apart that an exact table does not.
+    prompted = VocabularyLayout.model_validate({**candidates[0].layout.to_json(), "prompt": {"text": "{caption}"}})
+    assert "it has a `prompt`" in propose(21, [pair()], SIZES, {"own.yaml": prompted})[1]["own.yaml"]
     end = "image-at-end 10 (text, image)"
     for rows, apart in ((21, False), (24, True)):
         candidates, _ = propose(rows, [pair()], SIZES, {})
