@@ -193,6 +193,14 @@ class VocabularyLayout(BaseModel):
             if not -rows <= row < rows:
                 _beyond(f"special {name!r}", row, 1, rows)
             special[name] = row % rows
+        counted = [(f"special {name!r}", row % rows, 1) for name, row in self.special.items() if row < 0]
+        if self.image is not None and self.image.offset < 0:
+            counted.append(("image", self.image.offset % rows, self.image.size))
+        text = ("text", self.text.offset, self.text.size)
+        # Only a row that is written as such may be meant to lie inside the text.
+        for block in counted:
+            if _common(block, text):
+                raise _overlap(text, block)
         return VocabularyLayout.model_validate({**self.model_dump(), "rows": rows, "image": image, "special": special})
 
     @cached_property
@@ -383,10 +391,9 @@ class VocabularyLayout(BaseModel):
             if self.rows is not None and start + size > self.rows:
                 _beyond(name, start, size, self.rows)
         # Image and special rows lie inside the text block or outside of it.
-        cut = [block for block in others if 0 < _common(block, text) < block[2]]
-        overlaps = [sorted((text, block), key=lambda block: block[1]) for block in cut]
-        for before, after in (*overlaps, *(pair for pair in pairwise(others) if _common(*pair))):
-            raise InvalidLayout(f"{_block(*before)} overlaps {_block(*after)}; move one of the two blocks")
+        cut = [(text, block) for block in others if 0 < _common(block, text) < block[2]]
+        for left, right in (*cut, *(pair for pair in pairwise(others) if _common(*pair))):
+            raise _overlap(left, right)
         if not self.text_ranges:
             raise InvalidLayout("text has no row that is neither image nor special; move a block out of the text")
         if len(self.text_ranges) > MAX_TEXT_RANGES:
@@ -443,6 +450,11 @@ def _check_range(what: str, values: Sequence[int] | None, size: int, whose: str)
     if values and not (min(values) >= 0 and max(values) < size):
         wrong = next(value for value in values if not 0 <= value < size)
         raise InvalidData(f"has the {what} {wrong}; {whose} 0…{size - 1}")
+
+
+def _overlap(*blocks: tuple[str, int, int]) -> InvalidLayout:
+    before, after = sorted(blocks, key=lambda block: block[1])
+    return InvalidLayout(f"{_block(*before)} overlaps {_block(*after)}; move one of the two blocks")
 
 
 def _common(left: tuple[str, int, int], right: tuple[str, int, int]) -> int:

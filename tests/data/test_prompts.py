@@ -451,6 +451,13 @@ def test_attack_by_sizes_that_move_rows_below_zero(name: str, text_size: int, co
     assert min([layout.image.offset, *layout.special.values()]) >= 0
 
 
+@pytest.mark.parametrize("block", [{"image": {"offset": -64, "size": 64}}, {"special": {"pad": -1}}])
+def test_attack_by_a_table_that_was_never_widened(block: dict[str, Any]) -> None:
+    """Rows counted from the end of the table would be those of text, and every number would look fine."""
+    with pytest.raises(InvalidLayout, match=r"text .0…511. overlaps (image|special)"):
+        parse_layout({"text": {"size": 512}, **block}).resolve(512)
+
+
 def test_attack_by_special_tokens_that_cut_the_text_to_pieces() -> None:
     """Each range is a pass over the logits of a loss."""
     special = {f"t{row}": row for row in range(0, 2_000, 2)}

@@ -25,8 +25,12 @@ def random_layout(seed: int) -> VocabularyLayout:
     free = [row for row in range(rows) if row not in range(image, image + codes)]
     names = draw.sample(["boi", "eoi", "eol", "pad", "doc"], draw.randint(1, 5))
     chosen = draw.sample(free, len(names))
-    special = {name: draw.choice([row, row - rows]) for name, row in zip(names, chosen, strict=True)}
-    block: dict[str, Any] = {"offset": draw.choice([image, image - rows]), "size": codes}
+    ids = range(offset, offset + text)
+    # A row inside the text is written as such, and others may be counted from the end.
+    special = {
+        name: row if row in ids else draw.choice([row, row - rows]) for name, row in zip(names, chosen, strict=True)
+    }
+    block: dict[str, Any] = {"offset": image if image in ids else draw.choice([image, image - rows]), "size": codes}
     if draw.random() < 0.5:
         block["map"] = draw.sample(range(codes), codes)
     if "eol" in names:
