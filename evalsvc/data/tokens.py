@@ -330,7 +330,7 @@ def _in_prompt(where: str, text_ids: object, text: str | None, codes: int, promp
     if text_ids is not None:
         raise InvalidData(
             f"{where} has an image and `text_ids`, but the layout has a `prompt`, which is encoded together with the "
-            "text; give `text` instead"
+            "text; give `text` instead, or set `prompt: null` in the layout and give all ids before the image"
         )
     if not codes:
         raise InvalidData(f"{where}: `image_codes` is empty; remove it, or give the codes of an image")

@@ -385,6 +385,9 @@ def test_attack_by_captions_as_ids(tokenizers: Mapping[str, Path], tmp_path: Pat
     layout, path = layout_of("liquid"), tokenizers["liquid"]
     with pytest.raises(InvalidData, match="line 2 has an image and `text_ids`, but the layout has a `prompt`"):
         read(layout, path, tmp_path, {"text_ids": [75]}, {"text_ids": [75], "image_codes": [1]})
+    own = layout_of("liquid", prompt=None)
+    [record] = read(own, path, tmp_path, {"text_ids": [2, 75, 7], "image_codes": [1]}).records
+    assert own.sequence(record.text_ids, record.image_codes).ids == [2, 75, 7, 186, 8, 1], "all ids are given"
     arrays = {"text_ids": numpy.array([[75]]), "image_codes": numpy.array([[1]])}
     save_file(arrays, tmp_path / "data.safetensors")
     with pytest.raises(InvalidData, match="record 1 has an image and `text_ids`"):
