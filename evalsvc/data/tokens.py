@@ -215,7 +215,6 @@ def stamp_of(tokenizer: str | Path | None) -> Identity | None:
 
 @dataclass(frozen=True)
 class _Template:
-    form: PromptForm
     tokenizer: TextTokenizer
     first: list[int]
     """`bos`, where the prompt does not begin with it by itself."""
@@ -267,7 +266,8 @@ class TextEncoder:
     def prompt(self, caption: str | None, codes: int) -> EncodedPrompt:
         """Encode the prompt of an image of `codes` codes as the layout says. A caption of None is an image without
         text."""
-        template = self._template(codes)
+        assert self.form is not None, "only a layout with a prompt has prompts"
+        template = self._template(self.form, codes)
         if caption is None:
             if template.without_text is None:
                 raise InvalidData(
@@ -277,19 +277,15 @@ class TextEncoder:
             against = template.without_text if template.against is None else template.against
             return EncodedPrompt(template.without_text, against, False)
         # `bos` is also in front of a caption that begins with its name.
-        text = template.form.filled(template.form.prompt.text, codes, caption)
-        ids = [*template.first, *template.tokenizer.encode(text)]
+        ids = template.first + template.tokenizer.encode(self.form.filled(self.form.prompt.text, codes, caption))
         other = template.against if template.pad is None else _padded(ids, template.pad)
         return EncodedPrompt(ids, other, _specials(template.tokenizer, ids) != template.specials)
 
-    def _template(self, codes: int) -> _Template:
+    def _template(self, form: PromptForm, codes: int) -> _Template:
         """Return what is the same for all captions of images of `codes` codes."""
-        assert self.form is not None, "only a layout with a prompt has prompts"
-        form, prompt = self.form, self.form.prompt
-        tokenizer = self._open("has an image, whose text the layout's `prompt` writes")
-        texts = tuple(
-            form.filled(text, codes) for text in (prompt.text, prompt.unconditional or "", prompt.negative or "")
-        )
+        prompt, tokenizer = form.prompt, self._open("has an image, whose text the layout's `prompt` writes")
+        strings = (prompt.text, prompt.unconditional or "", prompt.negative or "")
+        texts = tuple(form.filled(string, codes) for string in strings)
         if (known := self._templates.get(texts)) is not None:
             return known
         for name in markers("\n".join(texts)):
@@ -308,7 +304,7 @@ class TextEncoder:
         first = ids[: len(ids) - len(tokenizer.encode(texts[0]))]
         without_text = None if prompt.unconditional is None else unconditional
         against = without_text if prompt.negative is None else negative
-        template = _Template(form, tokenizer, first, _specials(tokenizer, ids), pad, without_text, against)
+        template = _Template(tokenizer, first, _specials(tokenizer, ids), pad, without_text, against)
         if pad is not None:
             template = replace(template, without_text=_padded(ids, pad), against=None)
         self._templates[texts] = template

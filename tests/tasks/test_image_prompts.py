@@ -119,18 +119,25 @@ def test_prompts_that_cannot_be_drawn_from_are_refused_before_anything_is_drawn(
     assert message in result["errors"]["digits"]["message"]
 
 
-def test_losses_are_of_the_prompt_with_its_image_and_count_every_kind(tokenizer: Tokenizer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("grid", [(4, 4), (2, 8)])
+def test_losses_are_of_the_prompt_with_its_image_and_count_every_kind(
+    grid: tuple[int, int], tokenizer: Tokenizer, tmp_path: Path
+) -> None:
     """Captions as a text alone stay without the prompt; an image without text has the unconditional one."""
     codes = list(range(16))
     records = [{"text": text, "image_codes": codes} for text in CAPTIONS] + [{"image_codes": codes}, {"text": "a dog"}]
     path = tmp_path / "data.jsonl"
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    result = run_task(checkpoint(tmp_path, PROMPT), kind="loss", name="loss", data=str(path))
+    rows, columns = grid
+    block = {**LAYOUT["image"], **({"grid": list(grid)} if rows != columns else {})}
+    result = run_task(checkpoint(tmp_path, PROMPT, image=block), kind="loss", name="loss", data=str(path))
     assert result["errors"] == {}
-    texts = [f"~{caption}: 4*4" for caption in CAPTIONS] + ["~ 4", "a dog"]
+    [profile] = [json.loads(artifact["content"]) for artifact in result["artifacts"]["loss"]]
+    assert profile["grid"] == [rows, columns]
+    texts = [f"~{caption}: {rows}*{columns}" for caption in CAPTIONS] + [f"~ {rows}", "a dog"]
     model, image = load_model(pretrained(5).path), list[int]()
-    for start in range(0, 16, 4):
-        image += [*range(512 + start, 516 + start), 577]
+    for start in range(512, 528, columns):
+        image += [*range(start, start + columns), 577]
     for item, text in zip(result["items"]["loss"], texts, strict=True):
         ids = [5, *tokenizer.encode(text).ids, *([] if text == "a dog" else [*image, 578])]
         nll = -model(torch.tensor([ids]))[0, :-1].double().log_softmax(1)[range(len(ids) - 1), ids[1:]]

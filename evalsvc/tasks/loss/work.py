@@ -164,7 +164,8 @@ class LossWork(Work[Loss, LossShard, LossOutput]):
         if coder is not None:
             del fields["unigrams"]["image"]  # known once the images are encoded
         counts = {len(record.image_codes) for record in records if record.image_codes}
-        columns = layout.image.grid[1] if layout.image and layout.image.grid else None
+        shape = layout.image.grid if layout.image else None
+        columns = shape[1] if shape is not None and counts == {shape[0] * shape[1]} else None
         grid, no_grid = find_grid(counts, self.task.image_columns or columns, data.path)
         images = {} if pairs is None else {"images": pairs.source.digest(pairs.images[: self.task.limit])}
         encoded = {} if coder is None else coder.identity()
