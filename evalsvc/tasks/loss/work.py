@@ -170,9 +170,11 @@ class LossWork(Work[Loss, LossShard, LossOutput]):
         images = {} if pairs is None else {"images": pairs.source.digest(pairs.images[: self.task.limit])}
         encoded = {} if coder is None else coder.identity()
         protocol = {**self._protocol(context, data, records, self.task.limit), **encoded, **images}
-        ids = {"all": layout.rows, "text": layout.text.size, "image": layout.image.size if layout.image else None}
-        known = {where: count for where, count in ids.items() if count is not None}
-        whole = DataShard(**fields, protocol=protocol, ids=known, grid=grid, no_grid=no_grid)
+        counts_of_ids = IdCounts.of(layout, apart := context.model_config().heads_apart)
+        ids = {"all": counts_of_ids.all, "text": counts_of_ids.text}
+        if layout.image is not None:
+            ids |= {"image": layout.image.size, **({"image_head": layout.image.size} if apart else {})}
+        whole = DataShard(**fields, protocol=protocol, ids=ids, grid=grid, no_grid=no_grid)
         whole = replace(whole, names_tokens=sum(record.names_tokens for record in records))
         shards = list(self._ranges(whole, lengths, groups))
         if pairs is not None:
