@@ -335,10 +335,11 @@ class VocabularyLayout(BaseModel):
         kept = text_ids if text_ids is None or not cut else text_ids[: len(text_ids) - cut]
         parts: dict[str, Sequence[int]] = {name: (row,) for name, row in self.special.items()}
         parts[TEXT] = [self.text.offset + token for token in kept or ()]
-        parts[IMAGE] = self._image_rows(image_codes or ())
+        parts[IMAGE] = self.image_rows(image_codes or ())
         return [token for part in template for token in parts[part]]
 
-    def _image_rows(self, codes: Sequence[int]) -> list[int]:
+    def image_rows(self, codes: Sequence[int]) -> list[int]:
+        """Return the rows of a resolved layout for an image: its codes, with the ends of their rows."""
         rows, end = [] if self.image_ids is None else [self.image_ids[code] for code in codes], self.row_end_id
         if end is None or not rows:
             return rows

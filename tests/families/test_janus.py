@@ -14,7 +14,7 @@ from loss_task import write as write_records
 from refusals import refusal
 from safetensors.torch import save_file
 from task_runs import error, run_task
-from tiny_families import SHAPE, fill
+from tiny_families import SHAPE, fill, tiny_janus
 from torch import Tensor
 from torch.nn import functional
 
@@ -281,20 +281,8 @@ def test_a_layout_of_other_image_rows_is_refused(layout: dict[str, Any] | None, 
 @torch.inference_mode()
 def test_logits_codes_and_losses_are_those_of_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Codes by greedy choice and guidance against pads of the prompt's length, on every path of decoding."""
-    from transformers import JanusConfig, JanusForConditionalGeneration
-
     leave_uncompiled(monkeypatch)
-    vision = {
-        "hidden_size": 32,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "image_size": 64,
-        "projection_dim": DIM,
-    }
-    vq = {**VQ, "latent_channels": 32, "base_channels": 32, "channel_multiplier": [1], "num_res_blocks": 1}
-    config = JanusConfig(text_config=LANGUAGE, vision_config=vision, vq_config=vq, tie_word_embeddings=False)
-    theirs = JanusForConditionalGeneration(config)
-    fill(theirs)
+    theirs = tiny_janus(TEXT, CODES)
     theirs.save_pretrained(tmp_path)
     theirs = theirs.double()
     core, prompt = theirs.model, [1, 70, 12, 33, 95]

@@ -26,7 +26,8 @@ SHAPE |= {"tie_word_embeddings": False, **dict.fromkeys(("pad_token_id", "bos_to
 LLAMA3: dict[str, Any] = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0}
 LLAMA3 |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 32}
 VQ: dict[str, Any] = {"embed_dim": 8, "num_embeddings": 8, "latent_channels": 32, "base_channels": 32}
-VQ = {"vq_config": {**VQ, "channel_multiplier": [1], "num_res_blocks": 1}, "vocabulary_map": {"<image>": 5}}
+VQ_SHAPE = {"channel_multiplier": [1], "num_res_blocks": 1}
+VQ = {"vq_config": {**VQ, **VQ_SHAPE}, "vocabulary_map": {"<image>": 5}}
 UNGROUPED = {"num_key_value_heads": 6}
 
 MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -88,6 +89,25 @@ def write_theirs(name: str, folder: Path, shard: str = "5GB", dtype: Any = torch
         parameter.copy_(parameter.to(dtype))
     state = {key: value.to(dtype) for key, value in model.state_dict().items()}
     model.save_pretrained(folder, max_shard_size=shard, state_dict=state)
+    return model
+
+
+def tiny_janus(text: int, codes: int) -> Any:
+    """Return a Janus of transformers with `text` rows of text and `codes` rows of images."""
+    from transformers import JanusConfig, JanusForConditionalGeneration
+
+    width = SHAPE["hidden_size"]
+    language = {name: value for name, value in SHAPE.items() if not name.endswith("_id")}
+    vision = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 64}
+    vq = {"embed_dim": 8, "num_embeddings": codes, "latent_channels": 32, "base_channels": 32}
+    config = JanusConfig(
+        text_config={**language, "model_type": "llama", "vocab_size": text},
+        vision_config={**vision, "projection_dim": width},
+        vq_config={**vq, **VQ_SHAPE, "projection_dim": width, "image_token_embed_dim": width},
+        tie_word_embeddings=False,
+    )
+    model = JanusForConditionalGeneration(config)
+    fill(model)
     return model
 
 

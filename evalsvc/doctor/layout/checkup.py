@@ -14,7 +14,7 @@ import yaml
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.checkpoints.remote.fetch import fetched
 from evalsvc.config import Settings
-from evalsvc.data.tokens import read_tokens
+from evalsvc.data.tokens import Record, read_tokens
 from evalsvc.doctor.layout.search import MOST_ROWS, Scored, Search, find_sizes, propose, score
 from evalsvc.errors import InvalidData
 from evalsvc.metrics.intervals import critical_value
@@ -57,8 +57,8 @@ def examine(
     """Find the layout of a checkpoint. Return all findings, as JSON but for infinite numbers.
 
     `pairs` is the path of token data with text and image codes in every record, of which the first `limit` are used;
-    `tokenizer` is for records of `text`. `report` gets the number of layouts scored so far. Sizes that are not given
-    are inferred; `layouts` are tried in addition to the presets.
+    `tokenizer` is for records of `text`, which layouts with a prompt need. `report` gets the number of layouts scored
+    so far. Sizes that are not given are inferred; `layouts` are tried in addition to the presets.
     """
     # Imported here because both need torch, and the rest of this module does not.
     from evalsvc.tasks.loss.teacher_forcing import ModelEvidence
@@ -74,7 +74,13 @@ def examine(
         model = context.model(dtype="float32", rotary_inv_freq_dtype="auto")
     rows = model.config.vocab_size
     sizes = find_sizes(rows, records, text_sizes, codebook_size)
-    candidates, dropped = propose(rows, records, sizes, layouts or {})
+
+    def prompts_of(layout: VocabularyLayout) -> tuple[Record, ...] | None:
+        model.config.require_image_rows(layout.image_range)
+        form = layout.prompt_form
+        return None if form is None else read_tokens(pairs, tokenizer, layout.text.bos, form=form).records[:limit]
+
+    candidates, dropped = propose(rows, records, sizes, layouts or {}, prompts_of)
     if not candidates:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in dropped.items())
         raise InvalidData(f"{pairs}: no layout fits the model's {rows} rows and these pairs; {reasons}")
@@ -188,7 +194,7 @@ def _expectations(search: Search) -> list[dict[str, Any]]:
     expectations = []
     prefixes: list[list[int]] = [[] for _ in search.records]
     for index, part in enumerate(template if silent else (), 1):
-        for prefix, record in zip(prefixes, search.records, strict=True):
+        for prefix, record in zip(prefixes, best.records(search.records), strict=True):
             prefix.extend(best.rows_of(part, record, best.layout.special))
         if part in (TEXT, IMAGE) or index == len(template):
             masses = search.witness.next_log_masses(prefixes, [silent, *([row] for row in silent)])

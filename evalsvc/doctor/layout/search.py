@@ -1,11 +1,15 @@
 """Candidate layouts of a checkpoint, their scores, and a search around the best one for its special tokens.
 
-A candidate is a layout that fits the model's table and the data: every preset at its sizes with every template.
-Candidates that give the data the same ids are merged.
+A candidate is a layout that fits the model's table and the data: every preset at its sizes with every template, and
+every published model's preset whose special tokens the tokenizer has. Candidates that give the data the same ids are
+merged.
 
 The description length of a sequence, in nats, is the summed loss of its text, image and special tokens, plus ln of the
 block size for a first token that nothing predicts, plus -ln(1 - p) after the last token. Here p is the probability of
 rows that never occur if the layout is right, such as a marker that the template leaves out.
+
+Where a candidate has a prompt, texts differ between candidates, and models are seldom trained on the prompt itself: the
+text is then given to all candidates, and only the image and what follows it count.
 """
 
 from __future__ import annotations
@@ -61,6 +65,9 @@ class Proposal:
     variant: str = ""
     """Changes since the candidate was proposed."""
     same: tuple[str, ...] = ()
+    prompts: tuple[Record, ...] | None = None
+    """The data as the layout's prompt writes them; None for a layout without a prompt."""
+    text_is_given: bool = False
 
     @property
     def label(self) -> str:
@@ -83,14 +90,18 @@ class Proposal:
 
     def sequences(self, records: Sequence[Record]) -> list[list[int]]:
         """Return the data as rows of the table under this layout."""
-        return [self.layout.sequence(record.text_ids, record.image_codes).ids for record in records]
+        pairs = self.records(records)
+        return [self.layout.sequence(record.text_ids, record.image_codes).ids for record in pairs]
+
+    def records(self, records: Sequence[Record]) -> Sequence[Record]:
+        """Return the data as this layout writes its texts."""
+        return records if self.prompts is None else self.prompts
 
     def rows_of(self, part: str, record: Record, special: Mapping[str, int]) -> list[int]:
         """Return the rows of one part of a template, with these rows for the special tokens."""
         if part == TEXT:
             return [self.layout.text_ids[token] for token in record.text_ids or ()]
-        rows = self.layout.image_ids or ()
-        return [rows[code] for code in record.image_codes or ()] if part == IMAGE else [special[part]]
+        return self.layout.image_rows(record.image_codes or ()) if part == IMAGE else [special[part]]
 
     def unclaimed_rows(self) -> list[int]:
         """Return the rows that are neither text nor image."""
@@ -103,7 +114,15 @@ class Proposal:
         The layout does not determine whether the pad is ever a target.
         """
         used = {row for name, row in self.layout.special.items() if name in (*self.layout.template, "pad")}
-        return [row for row in self.unclaimed_rows() if row not in used]
+        return [row for row in self.unclaimed_rows() if row not in used | {self.layout.row_end_id}]
+
+    def scored_layout(self) -> VocabularyLayout:
+        """Return the layout in which the special tokens of a prompt count as text."""
+        if self.prompts is None:
+            return self.layout
+        names = (*self.layout.template, "pad", self.layout.image and self.layout.image.row_end)
+        kept = {name: row for name, row in self.layout.special.items() if name in names}
+        return self.layout.model_copy(update={"special": kept})
 
 
 @dataclass(frozen=True)
@@ -134,47 +153,55 @@ def find_sizes(
         proposed = dict.fromkeys((rest - len(SPECIAL), rest, TEXT_ROWS, TOKENIZER_SIZE))
         text_sizes = [size for size in proposed if top_text < size <= rest]
         listed = ", ".join(map(str, text_sizes))
-        notes.append(f"text sizes {listed} inferred from a table of {rows} rows less the codebook")
-    if not text_sizes:
+        notes.append(f"text sizes {listed or 'none'} inferred from a table of {rows} rows less the codebook")
+    if not text_sizes and max(top_text, top_code) >= rows:
         raise InvalidData(
-            f"the pairs have text ids up to {top_text} and a codebook of {codebook_size}, more than the model's {rows} "
-            "rows; use the run's own data, or set --text-size and --codebook-size"
+            f"the pairs have text ids up to {top_text} and codes up to {top_code}, more than the model's {rows} rows; "
+            "use the run's own data"
         )
     return Sizes(tuple(dict.fromkeys(text_sizes)), codebook_size, tuple(notes))
 
 
 def propose(
-    rows: int, records: Sequence[Record], sizes: Sizes, given_layouts: Mapping[str, VocabularyLayout]
+    rows: int,
+    records: Sequence[Record],
+    sizes: Sizes,
+    given_layouts: Mapping[str, VocabularyLayout],
+    prompts_of: Callable[[VocabularyLayout], tuple[Record, ...] | None],
 ) -> tuple[list[Proposal], dict[str, str]]:
-    """Return the given layouts and every preset with every template and size, and by name why others do not fit."""
+    """Return the given layouts and every preset with every template and size, and by name why others do not fit.
+
+    `prompts_of` returns the data as the prompt of a resolved layout writes them, None for a layout without a prompt.
+    """
     merged: dict[tuple[tuple[int, ...], ...], Proposal] = {}
     dropped: dict[str, str] = {}
     for name, template, fields in (
         *((name, "its own", layout.to_json()) for name, layout in given_layouts.items()),
         *_presets(sizes),
+        *_published(sizes, rows),
     ):
         try:
             # Without `rows`, because a preset would check special tokens that its template leaves out.
-            candidate = Proposal(name, template, parse_layout(fields).resolve(rows))
+            layout = parse_layout(fields).resolve(rows)
+            candidate = Proposal(name, template, layout, prompts=prompts_of(layout))
             key = tuple(map(tuple, candidate.sequences(records)))
         except EvalsvcError as error:
             dropped[name] = error.message  # for all templates of a preset the same
             continue
-        if candidate.layout.image_prompt is not None:
-            dropped[name] = "it has a `prompt`, whose ids are not those of the pairs"
-            continue
         # Candidates that give the data the same ids are merged into the first.
         first = merged.setdefault(key, candidate)
         if first is not candidate:
-            merged[key] = replace(first, same=(*first.same, candidate.label))
-    return list(merged.values()), dropped
+            merged[key] = replace(first, same=tuple(dict.fromkeys((*first.same, candidate.label))))
+    prompted = {candidate.name for candidate in merged.values() if candidate.prompts is not None}
+    dropped = {name: reason for name, reason in dropped.items() if name not in prompted}  # another of its sizes fits
+    return [replace(candidate, text_is_given=bool(prompted)) for candidate in merged.values()], dropped
 
 
 def _presets(sizes: Sizes) -> Iterator[tuple[str, str, dict[str, object]]]:
     for (preset, order), size, (template, parts) in product(presets().items(), sizes.text, TEMPLATES.items()):
         is_bare = not set(parts) - {TEXT, IMAGE}
         if isinstance(order, PublishedPreset) or (not order.special and not is_bare):
-            continue  # the tokens are ids of the prompt, or the table has no rows for special tokens
+            continue  # the table has no rows for special tokens
         fields: dict[str, object] = {
             "preset": preset,
             "text_size": size,
@@ -185,6 +212,13 @@ def _presets(sizes: Sizes) -> Iterator[tuple[str, str, dict[str, object]]]:
         }
         # Nor has a table without special tokens those that another preset assigns to them.
         yield f"{preset} {size}", template, fields | ({"special": {}} if is_bare else {})
+
+
+def _published(sizes: Sizes, rows: int) -> Iterator[tuple[str, str, dict[str, object]]]:
+    for preset in (name for name, order in presets().items() if isinstance(order, PublishedPreset)):
+        yield preset, "its own", {"preset": preset}
+        for size in (rows, *sizes.text):  # images inside the text leave a text block as large as the table
+            yield preset, "its own", {"preset": preset, "text_size": size, "codebook_size": sizes.codebook}
 
 
 MOST_ROWS, MOST_FIRST = 4_096, 256
@@ -223,7 +257,8 @@ class Scored:
     @cached_property
     def totals(self) -> list[float]:
         """Return the description length of each sequence in nats."""
-        losses = (self.sums[f"nll_{kind}"] for kind in ("text", "image", "special"))
+        kinds = ("image", "special") if self.candidate.text_is_given else ("text", "image", "special")
+        losses = (self.sums[f"nll_{kind}"] for kind in kinds)
         return [math.fsum(parts) for parts in zip(*losses, self.ends, strict=True)]
 
     @cached_property
@@ -241,8 +276,9 @@ def score(
     witness: Witness, candidate: Proposal, sequences: Sequence[Sequence[int]], enough: float = math.inf
 ) -> Scored:
     """Score the data under a candidate. Above `enough` nats, the expectation after the last tokens is not computed."""
-    layout, silent = candidate.layout, candidate.silent_rows()
-    block_size = {TEXT: layout.text.size, IMAGE: candidate.codebook_size}.get(layout.template[0], 1)
+    layout, silent = candidate.scored_layout(), candidate.silent_rows()
+    text_size = 1 if candidate.text_is_given else layout.text.size
+    block_size = {TEXT: text_size, IMAGE: candidate.codebook_size}.get(layout.template[0], 1)
     scored = Scored(candidate, witness.sums(layout, sequences), [math.log(block_size)] * len(sequences))
     if not silent or scored.total > enough:
         return scored
@@ -265,6 +301,8 @@ class Search:
         """Score the candidates, and then the special tokens that the model expects for the best one."""
         for candidate in candidates:
             self.score(candidate)
+        if self.best.candidate.prompts is not None:
+            return  # the tokenizer names the special tokens
         for candidate in list(self._templates()):
             for variant in as_the_model_expects(self.witness, candidate, self.records):
                 self.score(variant)

@@ -226,7 +226,11 @@ class ModelEvidence:
         ids = pad_sequence([torch.tensor(prefix, dtype=torch.int64) for prefix in prefixes], batch_first=True)
         hidden = self._model.hidden(ids.to(device))  # [B, T, D]
         last = hidden[torch.arange(len(prefixes), device=device), lengths - 1]
-        log_probs = self._model.head(last).double().log_softmax(-1)  # [B, V]
+        tables = self._model.config.image_tables
+        logits = self._model.head(last).double()  # [B, V]
+        # Rows of images that have a head of their own are no alternatives to the other rows.
+        parts = (logits,) if tables is None else torch.split(logits, [logits.shape[1] - tables.rows, tables.rows], 1)
+        log_probs = torch.cat([part.log_softmax(-1) for part in parts], dim=1)
         columns = [log_probs[:, torch.tensor(group, dtype=torch.int64, device=device)] for group in groups]
         return torch.stack([column.logsumexp(-1) for column in columns], dim=1).tolist()
 
