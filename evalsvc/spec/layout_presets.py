@@ -80,7 +80,7 @@ class PublishedPreset(BaseModel):
     special: Mapping[str, Place] = {}
     row_end: str | None = None
     template: tuple[str, ...] = (TEXT, IMAGE)
-    prompt: Mapping[str, str]
+    prompt: Mapping[str, str | bool]
 
     def fields(
         self, text_size: int | None = None, codebook_size: int | None = None, rows: int | None = None

@@ -41,6 +41,8 @@ class PromptText(BaseModel):
     pad: PromptString | None = None
     """Name of a token of the tokenizer: the unconditional prompt is the prompt with this token in place of every id
     between the first and the last. Excludes `unconditional` and `negative`."""
+    strip: bool = False
+    """Whether blanks around the caption are removed."""
 
     @model_validator(mode="after")
     def _check(self) -> PromptText:
@@ -92,7 +94,7 @@ class PromptForm:
 
     def filled(self, text: str, codes: int, caption: str = "") -> str:
         """Return a text of the prompt for an image of `codes` codes; nothing in the caption is replaced."""
-        values = {"caption": caption}
+        values = {"caption": caption.strip() if self.prompt.strip else caption}
         if self.prompt.needs_grid:
             values["rows"], values["columns"] = map(str, grid_of(codes, self.grid))
 

@@ -162,8 +162,8 @@ def test_prompts_of_emu3_hold_the_grid_on_every_side(
 def test_the_unconditional_prompt_of_janus_is_as_long_as_the_prompt(
     preset: str, before: list[int], after: list[int], tokenizers: Mapping[str, Path]
 ) -> None:
-    """Guidance without an image of its length looks fine, and is of another model."""
-    middle = {SHIBA[0]: [220, 64, 220, 314, 285, 220, 271, 84], "spaces": [220, 82, 79, 64, 66, 270], "": None}
+    """Guidance without an image of its length looks fine, and is of another model. The authors strip captions."""
+    middle = {SHIBA[0]: [220, 64, 220, 314, 285, 220, 271, 84], "  spaces ": [220, 82, 79, 64, 66, 270], "": None}
     for caption, ids in middle.items():
         made = prompt(preset, tokenizers, caption)
         if ids is not None:
@@ -279,8 +279,9 @@ def test_all_of_the_prompt_is_in_the_digest() -> None:
     for field in ("text", "unconditional", "negative"):
         digests.add(parse_layout({"preset": "simplear", "prompt": {field: "{caption}" * (field == "text")}}).digest)
     pads = [parse_layout({"preset": "janus", "prompt": {"pad": pad}}).digest for pad in ("<a>", "<b>")]
+    pads.append(parse_layout({"preset": "janus", "prompt": {"strip": False}}).digest)
     ends = [parse_layout({"preset": "emu3", "image": image}).digest for image in ({"row_end": "eof"}, {"grid": [1, 2]})]
-    assert len({*digests, *pads, *ends}) == 8
+    assert len({*digests, *pads, *ends}) == 9
 
 
 # Attacks

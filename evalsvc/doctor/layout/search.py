@@ -8,8 +8,8 @@ The description length of a sequence, in nats, is the summed loss of its text, i
 block size for a first token that nothing predicts, plus -ln(1 - p) after the last token. Here p is the probability of
 rows that never occur if the layout is right, such as a marker that the template leaves out.
 
-Where a candidate has a prompt, texts differ between candidates, and models are seldom trained on the prompt itself: the
-text is then given to all candidates, and only the image and what follows it count.
+Where a candidate has a prompt, texts differ, and few models are trained on theirs: then only the image and what follows
+count, for all candidates.
 """
 
 from __future__ import annotations
@@ -94,7 +94,6 @@ class Proposal:
         return [self.layout.sequence(record.text_ids, record.image_codes).ids for record in pairs]
 
     def records(self, records: Sequence[Record]) -> Sequence[Record]:
-        """Return the data as this layout writes its texts."""
         return records if self.prompts is None else self.prompts
 
     def rows_of(self, part: str, record: Record, special: Mapping[str, int]) -> list[int]:
