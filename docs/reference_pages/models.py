@@ -79,8 +79,13 @@ def tables() -> Sequence[str]:
     return (
         table(head, image_rows),
         table(("`model_type`", "language models"), ((code(name), text) for name, text in LANGUAGE_MODELS.items())),
-        table(("refused", "reason"), ((entry.name, entry.reason) for entry in (*MODELS, *DECODERS))),
+        table(("refused", "reason"), ((entry.name, sentence(entry.reason)) for entry in (*MODELS, *DECODERS))),
     )
+
+
+def sentence(clause: str) -> str:
+    """Return a reason, which messages have as a relative clause, as a statement about the model."""
+    return clause.removeprefix("which ").replace("whose ", "its ", 1)
 
 
 def with_tables(text: str) -> str:
