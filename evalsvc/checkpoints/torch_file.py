@@ -1,8 +1,9 @@
 """Files of torch.save, read so that neither a `submitter` nor a `pull request` runs code: a pickle is a program.
 
 torch reads with `weights_only=True`, and before that, every instruction and name in the pickle must be in a list of
-those that tensors and plain values need. What reading costs is bounded by the limits of a worker, not here. The watcher
-reads outlines without torch and numpy.
+those that tensors and plain values need, or name a class, such as argparse.Namespace. Every such name stands for
+`StandIn`, an object without content: no class is imported, created or called. What reading costs is bounded by the
+limits of a worker, not here. The watcher reads outlines without torch and numpy.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ LEGACY_PICKLES = 5
 """Number of pickles at the start of a file before torch 1.6: magic number, version, machine, content, keys of the
 storages."""
 
+MAX_PICKLE = 100_000_000
+"""Maximum number of bytes of the pickle of an archive, which has no values of tensors: 400,000 tensors."""
+
 INSTRUCTIONS = re.compile(
     r"PROTO|STOP|MARK|GLOBAL|NEWOBJ|REDUCE|BUILD|BINPERSID|APPENDS?|SETITEMS?|TUPLE[123]?|EMPTY_(TUPLE|LIST|DICT|SET)"
     r"|NONE|NEW(FALSE|TRUE)|BININT[12]?|BINFLOAT|BINUNICODE|SHORT_BINSTRING|LONG1|(LONG_)?BIN(PUT|GET)"
@@ -41,28 +45,38 @@ KINDS = frozenset(("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "
 
 ADVICE = "so it was not opened; save only tensors and plain values: torch.save({'state_dict': model.state_dict()}, ...)"
 
-OPTIONS = frozenset(("argparse.Namespace", "pathlib.PosixPath"))
-
-CONVERSION = (
-    "so it was not opened; if the file is your own, save it again without its options: "
-    'python -P -c "import argparse, pathlib, sys, torch; torch.serialization.add_safe_globals([argparse.Namespace, '
-    "pathlib.PosixPath]); old = torch.load(sys.argv[1], map_location='cpu', weights_only=True); torch.save({k: old[k] "
-    "for k in ('state_dict', 'model', 'ema', 'step', 'steps', 'epoch') if k in old}, sys.argv[2])\" OLD.pt NEW.pt"
+INERT = re.compile(
+    r"(?!(os|posix|nt|sys)\.)([A-Za-z_]\w*\.)+_?[A-Z]\w*|collections\.defaultdict|datetime\.(date|datetime|time\w+)"
+    r"|(__builtin__|builtins)\.(bool|bytes|dict|float|int|list|long|object|str|unicode)"
+    r"|numpy\.(ndarray|(core|_core)\.multiarray\._reconstruct)"
 )
+"""Names that a training's options and optimizers need: classes, by their capital letter, and a few more. Functions are
+refused, since a file that calls one was made to run code."""
+
+PYTHON_3 = {"unicode": "str", "long": "int"}
+
+MAX_INERT = 100
+"""Maximum number of such names in a file: torch goes through all names for each instruction."""
 
 
 def require_safe(path: Path) -> bool:
     """Raise UnsafeCheckpoint or NotACheckpoint as `load` does; return whether the file was written since torch 1.6."""
+    return inert_names(path)[0]
+
+
+def inert_names(path: Path) -> tuple[bool, frozenset[str]]:
+    """Return what `require_safe` does, and the names in the file that a reader must replace by `StandIn`."""
     with path.open("rb") as file:
         is_archive = file.read(len(ZIP)) == ZIP
         file.seek(0)
         pickles = io.BytesIO(_archive_pickle(path)) if is_archive else file
+        inert: set[str] = set()
         try:
             for _ in range(1 if is_archive else LEGACY_PICKLES):
-                _require_harmless(path, pickles)
+                inert |= _require_harmless(path, pickles, INERT if is_archive else None)
         except (ValueError, IndexError, KeyError, MemoryError) as error:
             raise damaged(path, error) from error
-    return is_archive
+    return is_archive, frozenset(inert)
 
 
 def read_outline(path: Path) -> dict[str, object]:
@@ -93,6 +107,10 @@ def _archive_pickle(path: Path) -> bytes:
                     f"{path} is a compressed zip, which torch.save never writes; save it again with torch.save"
                 )
             entry = entries["data.pkl"]
+            if entry.file_size > MAX_PICKLE:
+                raise NotACheckpoint(
+                    f"{path} has a pickle of {entry.file_size:,} bytes, too many for a model; save tensors as tensors"
+                )
             entry.CRC = None  # type: ignore[assignment] # torch may have written no checksum
             with archive.open(entry) as stream:
                 return stream.read()
@@ -100,7 +118,8 @@ def _archive_pickle(path: Path) -> bytes:
         raise NotACheckpoint(f"{path} is cut off: its zip directory is missing; copy or write it again") from error
 
 
-def _require_harmless(path: Path, stream: IO[bytes]) -> None:
+def _require_harmless(path: Path, stream: IO[bytes], inert: re.Pattern[str] | None) -> set[str]:
+    named: set[str] = set()
     for instruction, argument, _ in pickletools.genops(stream):
         if not INSTRUCTIONS.fullmatch(instruction.name):
             raise UnsafeCheckpoint(
@@ -108,8 +127,13 @@ def _require_harmless(path: Path, stream: IO[bytes]) -> None:
                 "so it was not opened; write it by torch.save with the default protocol"
             )
         if instruction.name == "GLOBAL" and not NAMES.fullmatch(name := str(argument).replace(" ", ".")):
-            advice = CONVERSION if name in OPTIONS else ADVICE
-            raise UnsafeCheckpoint(f"{path} would run {name} when it is opened, {advice}")
+            if inert is None or not inert.fullmatch(name):
+                raise UnsafeCheckpoint(f"{path} would run {name} when it is opened, {ADVICE}")
+            built_in = name.removeprefix("__builtin__.")  # of Python 2, whose names torch.save writes
+            named.add(name if built_in == name else f"builtins.{PYTHON_3.get(built_in, built_in)}")
+            if len(named) > MAX_INERT:
+                raise UnsafeCheckpoint(f"{path} names more than {MAX_INERT} classes, {ADVICE}")
+    return named
 
 
 def damaged(path: Path, error: Exception) -> NotACheckpoint:
@@ -118,8 +142,19 @@ def damaged(path: Path, error: Exception) -> NotACheckpoint:
     )
 
 
-class _Other:
-    """Stand-in for every class and function that a pickle names. Calls return a stand-in and do nothing."""
+class _LikeDict(type):
+    """Metaclass whose classes equal `dict`, the only class whose objects torch lets a pickle add entries to."""
+
+    def __eq__(cls, other: object) -> bool:
+        return other is cls or other is dict
+
+    __hash__ = type.__hash__
+
+
+class StandIn(metaclass=_LikeDict):
+    """Object in the place of every object whose class a pickle names. It has no content, and nothing happens to it."""
+
+    __slots__ = ()
 
     def __init__(self, *_arguments: object) -> None: ...
 
@@ -132,15 +167,15 @@ class _Other:
     add = append
 
 
-OTHER: Final = _Other()
+OTHER: Final = StandIn()
 """Placeholder for every value that is not a plain number or text."""
 
 
 class _OutlineUnpickler(pickle.Unpickler):
-    def find_class(self, _module: str, _name: str) -> type[_Other]:
-        return _Other
+    def find_class(self, _module: str, _name: str) -> type[StandIn]:
+        return StandIn
 
-    def persistent_load(self, _pid: object) -> _Other:
+    def persistent_load(self, _pid: object) -> StandIn:
         return OTHER
 
 

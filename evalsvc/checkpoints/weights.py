@@ -3,8 +3,9 @@
 Used for every kind of network: language models, image decoders and feature extractors.
 
 The format of a file is determined by its content, never by its name. Nothing in a file is executed: pickles go through
-`torch.load(weights_only=True)` with numpy's scalars as the only addition. Where the format allows, tensors are views of
-the memory-mapped file, so reading is cheap until they are copied.
+`torch.load(weights_only=True)` with numpy's scalars as the only addition, and objects of other classes, such as a
+training's options, are left out. Where the format allows, tensors are views of the memory-mapped file, so reading is
+cheap until they are copied.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import safetensors
@@ -21,7 +23,7 @@ from torch import Tensor
 
 from evalsvc.checkpoints.formats import SHARD, adapter, format_of, legible, read_header, weight_map, weights_at
 from evalsvc.checkpoints.tensors import some
-from evalsvc.checkpoints.torch_file import ADVICE, PlainDtype, damaged, require_safe
+from evalsvc.checkpoints.torch_file import ADVICE, PlainDtype, StandIn, damaged, inert_names
 from evalsvc.errors import (
     CheckpointError,
     CheckpointMismatch,
@@ -34,6 +36,7 @@ from evalsvc.families.refused import refuse_tensors
 
 PREFIXES = ("module.", "_orig_mod.", "model.")  # of DDP, torch.compile and Hugging Face, in any order
 AVERAGE = "ema"  # key of averaged weights
+_LOADING = Lock()  # torch's list of allowed names is one for all threads
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,8 @@ def read_weights(path: Path) -> Weights:
 def _read_torch(path: Path) -> Weights:
     loaded = load_torch(path)
     content = _plain_dict(loaded)
+    if loaded is StandIn or isinstance(loaded, StandIn):
+        raise NotACheckpoint(f"{path} holds an object of a class, not tensors, {ADVICE}")
     if content is None:
         raise NotACheckpoint(f"{path} holds a {type(loaded).__name__}; a checkpoint is a dictionary of tensors")
     kind = "open_lm epoch" if "epoch" in content else "state_dict"
@@ -181,15 +186,20 @@ def _strip(key: str) -> str:
 
 def load_torch(path: Path) -> object:
     """Load a file of torch.save. Tensors are views of the mapped file, or copies for a file before torch 1.6."""
-    is_archive = require_safe(path)
+    is_archive, inert = inert_names(path)
     allowed: list[Callable[..., object] | tuple[Callable[..., object], str]] = [
         (PlainDtype, "numpy.dtype"),
         (_plain_scalar, "numpy.core.multiarray.scalar"),
         (_plain_scalar, "numpy._core.multiarray.scalar"),
+        *((StandIn, name) for name in inert),
     ]
     try:
-        with torch.serialization.safe_globals(allowed), warnings.catch_warnings(action="ignore"):
-            content: object = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
+        with _LOADING, warnings.catch_warnings(action="ignore"):
+            # A name that torch allows, such as torch.FloatTensor, would be the real class.
+            if inert and (real := inert.difference(torch.serialization.get_unsafe_globals_in_checkpoint(path))):
+                raise UnsafeCheckpoint(f"would run {min(real)} when it is opened")
+            with torch.serialization.safe_globals(allowed):
+                content: object = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
     except UnsafeCheckpoint as error:
         raise UnsafeCheckpoint(f"{path} {error.message}, {ADVICE}") from error
     except OSError:
