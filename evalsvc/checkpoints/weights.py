@@ -10,8 +10,9 @@ cheap until they are copied.
 
 from __future__ import annotations
 
+import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Lock
@@ -21,7 +22,18 @@ import safetensors
 import torch
 from torch import Tensor
 
-from evalsvc.checkpoints.formats import SHARD, adapter, format_of, legible, read_header, weight_map, weights_at
+from evalsvc.checkpoints.formats import (
+    PART,
+    SHARD,
+    adapter,
+    format_of,
+    legible,
+    names_in,
+    parts_of,
+    read_header,
+    weight_map,
+    weights_at,
+)
 from evalsvc.checkpoints.tensors import some
 from evalsvc.checkpoints.torch_file import ADVICE, PlainDtype, StandIn, damaged, inert_names
 from evalsvc.errors import (
@@ -34,7 +46,9 @@ from evalsvc.errors import (
 )
 from evalsvc.families.refused import refuse_tensors
 
-PREFIXES = ("module.", "_orig_mod.", "model.")  # of DDP, torch.compile and Hugging Face, in any order
+PREFIXES = ("module.", "model.")  # of DDP and Hugging Face, in any order
+WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+"""Parts of a name that torch.compile, FSDP, and layers that recompute their activations add."""
 AVERAGE = "ema"  # key of averaged weights
 _LOADING = Lock()  # torch's list of allowed names is one for all threads
 
@@ -49,11 +63,14 @@ class Weights:
 
 
 def read_weights(path: Path) -> Weights:
-    """Read weights: of a file of open_lm or Lightning, a bare state dict, safetensors, or a Hugging Face folder."""
+    """Read weights: of a file of open_lm, Lightning or another training loop, a bare state dict, safetensors, or a
+    folder of Hugging Face, Meta, FSDP or DeepSpeed."""
     try:
         file = weights_at(path, str(path))
         if SHARD.fullmatch(file.name):
             return _read_shards(file.parent)
+        if path.is_dir() and PART.fullmatch(file.name):
+            return _joined(path, parts_of(names_in(path), str(path)), {})
         return READERS[format_of(file)](file)
     except CheckpointError:
         raise
@@ -76,6 +93,7 @@ def _read_torch(path: Path) -> Weights:
         "state_dict": kind,
         "av_model_sd": "open_lm average",
         "model": "model of a training loop",
+        "module": "model of DeepSpeed",
         AVERAGE: "average of a training loop",
     }
     average = _plain_dict(content.get(AVERAGE)) or {}  # or anything else, such as a decay rate
@@ -109,13 +127,22 @@ def _read_safetensors(path: Path) -> Weights:
 
 def _read_index(path: Path) -> Weights:
     mapping = {_strip(tensor): name for tensor, name in weight_map(path.read_bytes(), path).items()}
-    shards = sorted(set(mapping.values()))
+    weights = _joined(path, sorted(set(mapping.values())), mapping)
+    if absent := sorted(mapping.keys() - weights.tensors.keys()):
+        raise CheckpointMismatch(
+            f"{path} names {len(absent)} tensors that its files do not hold: {some(absent)}; copy the files again"
+        )
+    return weights
+
+
+def _joined(path: Path, names: Sequence[str], mapping: Mapping[str, str]) -> Weights:
+    """Read the parts of a model. `path` is their folder or, with the file of each tensor, their index."""
     tensors, formats = dict[str, Tensor](), set[str]()
-    for name in shards:
-        shard = path.parent / name
+    for name in names:
+        shard = (path.parent if mapping else path) / name
         if not shard.is_file():
             raise NotACheckpoint(
-                f"{path} names {legible(name)}, which is missing from the same folder; copy all {len(shards)} files"
+                f"{path} names {legible(name)}, which is missing from the same folder; copy all {len(names)} files"
             )
         if (kind := format_of(shard)) == "index":  # it could name itself
             raise NotACheckpoint(f"{path} names {legible(name)}, which is an index too; correct the index")
@@ -132,10 +159,6 @@ def _read_index(path: Path) -> Weights:
                 f"{path} says that {legible(moved[0])} is in {legible(mapping[moved[0]])}, but it is in {name}; write "
                 "the index again"
             )
-    if absent := sorted(mapping.keys() - tensors.keys()):
-        raise CheckpointMismatch(
-            f"{path} names {len(absent)} tensors that its files do not hold: {some(absent)}; copy the files again"
-        )
     return Weights(tensors, f"sharded {' and '.join(sorted(formats))}")
 
 
@@ -164,7 +187,7 @@ def _weights(path: Path, kind: str, content: Mapping[object, object]) -> Weights
         holds = f"other things than tensors: {some(other_names)}" if other_names else "nothing"
         raise NotACheckpoint(
             f"{path} ({kind}) holds {holds}; expected tensors by name, alone or in `state_dict`, `av_model_sd`, "
-            "`model` or `ema`"
+            "`model`, `module` or `ema`"
         )
     keys: dict[str, str] = {}
     for key in map(str, tensors):
@@ -178,7 +201,10 @@ def _weights(path: Path, kind: str, content: Mapping[object, object]) -> Weights
 
 
 def _strip(key: str) -> str:
-    start = 0  # a loop, because a hostile name may repeat a prefix more often than functions may call themselves
+    key, start = (
+        WRAPPERS.sub("", key),
+        0,
+    )  # a loop, because a hostile name may repeat a prefix more often than functions may call themselves
     while prefix := next((prefix for prefix in PREFIXES if key.startswith(prefix, start)), ""):
         start += len(prefix)
     return key[start:]

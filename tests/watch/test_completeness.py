@@ -141,7 +141,7 @@ def test_a_hugging_face_folder_is_whole_when_all_its_shards_are(tmp_path: Path) 
     (tmp_path / "checkpoint-500").mkdir()
     for name, content, words in [
         ("optimizer.pt", b"x", "it has none of model.safetensors.index.json"),
-        (one, whole, f"it holds {one}, a part of a model; post the folder of all parts with their index"),
+        (one, whole, f"it holds 1 of the 2 parts of a model, and not {two}; copy all parts"),
         ("model.safetensors.index.json", b'{"weight_map"', "is truncated or damaged"),
         (
             "model.safetensors.index.json",
