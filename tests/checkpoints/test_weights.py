@@ -279,6 +279,7 @@ def test_weights_that_are_no_model(tmp_path: Path) -> None:
         (("module.showo.model.embed_tokens.weight", "mm_projector.0.weight"), "Show-o, which fills in masked codes"),
         (("showo.model.embed_tokens.weight", "diffusion_head_a.0.x.weight"), "Show-o2, which draws images by a flow"),
         (("vision_gen_enc_model.x.weight", "language_model.lm_head.weight"), "JanusFlow, which draws images by a"),
+        (("transformer.wte.weight", *(f"transformer.h.0.attn.c_{part}.weight" for part in "qkv")), "nanochat's model"),
     ):
         torch.save({"model": dict.fromkeys(names, ONE), "args": Namespace(lr=1)}, tmp_path / "x.pt")
         refused(tmp_path / "x.pt", UnsupportedModel, f"x.pt is of {said}")
