@@ -331,7 +331,7 @@ def test_random_damage_is_told_and_never_crashes(tmp_path: Path) -> None:
     chance, path = Random(0), tmp_path / "x"
     tensors = {"tok_embeddings.weight": torch.ones(8, 4), "b": torch.ones(4, 4).T, "c": torch.arange(5)}
     content = {"epoch": 1, "step": np.int64(3), "state_dict": tensors}
-    torch.save(content, tmp_path / "zip")
+    torch.save(content | {"args": options(tmp_path)}, tmp_path / "zip")
     torch.save(content, tmp_path / "legacy", _use_new_zipfile_serialization=False)
     save_file({"a": torch.ones(8, 4), "c": torch.arange(5)}, tmp_path / "safetensors")
     originals = [(tmp_path / kind).read_bytes() for kind in ("zip", "legacy", "safetensors")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import sys
 import time
@@ -12,16 +13,21 @@ import pytest
 import torch
 import trainer_files
 from programs import lacking, output_of
-from safetensors.torch import save_file
-from tiny_families import write_theirs
+from safetensors.torch import load_file, save_file
+from tiny_families import write_ours, write_theirs
 from torch import Tensor
 from trainer_files import STEP
 
 from evalsvc.checkpoints.formats import weights_at
+from evalsvc.checkpoints.opening import opened
+from evalsvc.checkpoints.reference import CheckpointRef, hash_files, identify
+from evalsvc.checkpoints.remote.source import RemoteFile, weights_of_folder
 from evalsvc.checkpoints.tensors import tensor_digest
 from evalsvc.checkpoints.weights import read_weights
 from evalsvc.errors import CheckpointError, CheckpointMismatch, NotACheckpoint
 from evalsvc.models import load_model
+from evalsvc.watch.completeness import Classifier, Memory
+from evalsvc.watch.folders import LocalFolder
 
 
 @pytest.fixture
@@ -89,6 +95,34 @@ def test_folders_of_deepspeed(whole: Path, child_process: None) -> None:
         assert refused(folder / f"stage-3/{STEP}" / "zero_pp_rank_0_mp_rank_00_model_states.pt", "ZeRO-3")
         output_of(sys.executable, *command.split())
         assert is_same(folder / place, whole)
+
+
+def test_folders_and_files_are_pinned_and_watched(tmp_path: Path) -> None:
+    """A worker reads names in a private folder, and the watcher asks whether a folder is whole."""
+    write_ours("llama", tmp_path / "whole")
+    tensors = load_file(tmp_path / "whole" / "model.safetensors")
+    run, names, options = tmp_path / "run", list(tensors), argparse.Namespace(folder=tmp_path)
+    for place in ("checkpoint-500/global_step500", "step_600", "step_700"):
+        (run / place).mkdir(parents=True)
+    deepspeed = {"module": {f"module.{name}": tensor for name, tensor in tensors.items()}, "optimizer": options}
+    torch.save(deepspeed, run / "checkpoint-500" / "global_step500" / "mp_rank_00_model_states.pt")
+    for number, part in enumerate((names[:5], names[5:]), 1):
+        save_file({name: tensors[name] for name in part}, run / "step_600" / f"model-{number:05}-of-00002.safetensors")
+    torch.save(tensors, run / "step_700" / "pytorch_model_fsdp.bin")
+    torch.save({"model": tensors, "steps": 800, "args": options}, run / "0000800.pt")
+    classifier, steps = Classifier(Memory(tmp_path / "memory.json"), settle=0), {}
+    for candidate in LocalFolder(run).list():
+        steps[classifier.classify(candidate).step] = candidate.name
+        assert candidate.path is not None
+        config = candidate.path if candidate.is_folder else run
+        shutil.copy(tmp_path / "whole" / "config.json", config)
+        reference = CheckpointRef(str(candidate.path), identity=identify(candidate.path))
+        with opened(reference) as pinned:
+            assert hash_files(Path(pinned.path)) == hash_files(candidate.path)
+            assert is_same_model(Path(pinned.path), tmp_path / "whole")
+    assert steps == {500: "checkpoint-500", 600: "step_600", 700: "step_700", 800: "0000800.pt"}
+    remote = [RemoteFile(path.name, 1, "", "") for path in (run / "step_600").iterdir()]
+    assert len(weights_of_folder("s3://runs/step_600", remote)) == 3
 
 
 def touched(folder: Path, *names: str) -> Path:
