@@ -13,6 +13,7 @@ import pickle
 import pickletools
 import re
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Final, Literal
 
@@ -53,7 +54,14 @@ INERT = re.compile(
 """Names that a training's options and optimizers need: classes, by their capital letter, and a few more. Functions are
 refused, since a file that calls one was made to run code."""
 
+PLAIN = frozenset(("NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "BINFLOAT", "BINUNICODE", "GLOBAL"))
+"""Instructions that give a value without others, and that are frequent."""
+
 PYTHON_3 = {"unicode": "str", "long": "int"}
+
+MAX_DEPTH, MAX_STACK = 100, 1_000_000
+"""Maximum nesting of tuples, whose hash calls itself for each level until the process crashes, and of values that a
+pickle holds at a time."""
 
 MAX_INERT = 100
 """Maximum number of such names in a file: torch goes through all names for each instruction."""
@@ -83,7 +91,11 @@ def read_outline(path: Path) -> dict[str, object]:
     """Return an archive's keys with values that are numbers or texts, others as OTHER. Nothing in it is executed."""
     content = _archive_pickle(path)
     try:
+        for _ in _bounded(path, io.BytesIO(content)):
+            pass
         outline = _OutlineUnpickler(io.BytesIO(content)).load()
+    except NotACheckpoint:
+        raise
     except Exception as error:  # a damaged pickle can fail in any way
         raise NotACheckpoint(f"{path} is damaged: its pickle is truncated; copy or write it again") from error
     items = outline.items() if isinstance(outline, dict) else ()
@@ -118,9 +130,39 @@ def _archive_pickle(path: Path) -> bytes:
         raise NotACheckpoint(f"{path} is cut off: its zip directory is missing; copy or write it again") from error
 
 
+def _bounded(path: Path, stream: IO[bytes]) -> Iterator[tuple[pickletools.OpcodeInfo, object]]:
+    """Yield the instructions of a pickle and their arguments, as long as they need little memory and no recursion."""
+    depths: list[int] = []  # of the values that the pickle holds
+    marks: list[int] = []
+    memo: dict[object, int] = {}
+    for count, (instruction, argument, _) in enumerate(pickletools.genops(stream)):
+        name = instruction.name
+        if name in PLAIN:
+            depths.append(0)
+        elif "PUT" in name or name == "MEMOIZE":
+            number = len(memo) if argument is None else argument
+            if not isinstance(number, int) or number > count:  # Python makes a list of this length
+                raise NotACheckpoint(f"{path} is damaged: its pickle counts its values wrongly; save it again")
+            memo[number] = depths[-1]
+        elif "GET" in name:
+            depths.append(memo[argument])
+        elif name == "MARK":
+            marks.append(len(depths))
+        else:
+            taken = instruction.stack_before
+            start = len(depths) - len(taken)
+            if pickletools.markobject in taken:
+                start = marks.pop() - taken.index(pickletools.markobject)
+            deeper = name.startswith(("TUPLE", "REDUCE", "NEWOBJ"))
+            depths[start:] = [max(depths[start:], default=0) + deeper] * len(instruction.stack_after)
+        if len(depths) > MAX_STACK or max(depths[-1:], default=0) > MAX_DEPTH:
+            raise NotACheckpoint(f"{path} has a pickle of too many or nested values, unlike a model; save it again")
+        yield instruction, argument
+
+
 def _require_harmless(path: Path, stream: IO[bytes], inert: re.Pattern[str] | None) -> set[str]:
     named: set[str] = set()
-    for instruction, argument, _ in pickletools.genops(stream):
+    for instruction, argument in _bounded(path, stream):
         if not INSTRUCTIONS.fullmatch(instruction.name):
             raise UnsafeCheckpoint(
                 f"{path} holds the pickle instruction {ord(instruction.code)}, which only files that run code need, "

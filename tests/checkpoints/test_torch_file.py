@@ -251,6 +251,32 @@ def test_options_of_omegaconf_are_not_created(tmp_path: Path) -> None:
     assert list(read_weights(tmp_path / "x.pt").tensors) == ["w"]
 
 
+NUMBERED = b"\x80\x02}r" + (2**31 - 1).to_bytes(4, "little") + b"."
+NESTED = b"\x80\x02}()" + b"\x85" * 1_000_000 + b"K\x01u."
+IN_TURNS = b"\x80\x02}()" + b"q\x01h\x01\x85" * 300_000 + b"K\x01u."
+MANY = b"\x80\x02(" + b"N" * 2_000_000 + b"t."
+
+
+@pytest.mark.parametrize("read", [read_weights, read_outline])
+@pytest.mark.parametrize(("pickled", "words"), [(NUMBERED, "counts its values wrongly"), (NESTED, "nested values")])
+def test_a_pickle_that_would_end_the_process_is_refused(
+    tmp_path: Path, read: Callable[[Path], object], pickled: bytes, words: str
+) -> None:
+    """Python makes room for 64 GB of numbered values, and the hash of a key of nested tuples ended the watcher."""
+    archive(tmp_path / "x.pt", pickled)
+    begin = time.perf_counter()
+    with pytest.raises(NotACheckpoint, match=words):
+        read(tmp_path / "x.pt")
+    assert time.perf_counter() - begin < 1
+
+
+@pytest.mark.parametrize("pickled", [IN_TURNS, MANY])
+def test_values_that_a_pickle_nests_or_holds_are_counted(tmp_path: Path, pickled: bytes) -> None:
+    archive(tmp_path / "x.pt", pickled)
+    with pytest.raises(NotACheckpoint, match="too many or nested values"):
+        read_outline(tmp_path / "x.pt")
+
+
 def test_no_module_of_a_file_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "evil_module.py").write_text("raise SystemExit('imported')")
     monkeypatch.syspath_prepend(tmp_path)
