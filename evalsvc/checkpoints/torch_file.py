@@ -155,7 +155,7 @@ def _bounded(path: Path, stream: IO[bytes]) -> Iterator[tuple[pickletools.Opcode
                 start = marks.pop() - taken.index(pickletools.markobject)
             deeper = name.startswith(("TUPLE", "REDUCE", "NEWOBJ"))
             depths[start:] = [max(depths[start:], default=0) + deeper] * len(instruction.stack_after)
-        if len(depths) > MAX_STACK or max(depths[-1:], default=0) > MAX_DEPTH:
+        if len(depths) > MAX_STACK or (depths and depths[-1] > MAX_DEPTH):
             raise NotACheckpoint(f"{path} has a pickle of too many or nested values, unlike a model; save it again")
         yield instruction, argument
 

@@ -102,11 +102,13 @@ def _read_torch(path: Path) -> Weights:
     for key, named in kinds.items():
         if (tensors := _plain_dict(content.get(key))) is not None:
             return replace(_weights(path, named, tensors), averaged=averaged)
-    if "epoch" in content:  # optimizer_N.pt and stats_N.pt look like the epoch_N.pt next to them
+    if isinstance(
+        epoch := content.get("epoch"), int | np.integer
+    ):  # optimizer_N.pt and stats_N.pt look like epoch_N.pt
         held = "the optimizer state" if "optimizer" in content else "the statistics"
-        right = path.parent / f"epoch_{content['epoch']}.pt"
+        right = path.parent / f"epoch_{epoch}.pt"
         what = f"post {right} instead" if right.exists() else f"post that epoch's {right.name} instead"
-        raise NotACheckpoint(f"{path} holds {held} of epoch {content['epoch']} and no weights; {what}")
+        raise NotACheckpoint(f"{path} holds {held} of epoch {epoch} and no weights; {what}")
     return _weights(path, "bare state dict", content)
 
 

@@ -277,6 +277,12 @@ def test_values_that_a_pickle_nests_or_holds_are_counted(tmp_path: Path, pickled
         read_outline(tmp_path / "x.pt")
 
 
+def test_an_epoch_that_is_no_number_is_not_written_into_a_message(tmp_path: Path) -> None:
+    archive(tmp_path / "x.pt", b"\x80\x02}U\x05epoch" + b"]" * 100_000 + b"a" * 99_999 + b"s.")
+    with pytest.raises(NotACheckpoint, match="holds other things than tensors: epoch; expected tensors"):
+        read_weights(tmp_path / "x.pt")
+
+
 def test_no_module_of_a_file_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "evil_module.py").write_text("raise SystemExit('imported')")
     monkeypatch.syspath_prepend(tmp_path)
