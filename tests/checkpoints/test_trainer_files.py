@@ -21,10 +21,12 @@ from trainer_files import STEP
 from evalsvc.checkpoints.formats import weights_at
 from evalsvc.checkpoints.opening import opened
 from evalsvc.checkpoints.reference import CheckpointRef, hash_files, identify
+from evalsvc.checkpoints.remote.fetch import locate_checkpoint
 from evalsvc.checkpoints.remote.source import RemoteFile, weights_of_folder
 from evalsvc.checkpoints.tensors import tensor_digest
 from evalsvc.checkpoints.weights import read_weights
-from evalsvc.errors import CheckpointError, CheckpointMismatch, NotACheckpoint
+from evalsvc.config import Settings
+from evalsvc.errors import CheckpointError, CheckpointMismatch, CheckpointNotAllowed, NotACheckpoint
 from evalsvc.models import load_model
 from evalsvc.watch.completeness import Classifier, Memory
 from evalsvc.watch.folders import LocalFolder
@@ -144,6 +146,17 @@ def test_deepspeed_s_folders_that_hold_no_whole_model(tmp_path: Path) -> None:
     both = touched(tmp_path / "both", "model.safetensors", f"global_step1/{part}")
     assert weights_at(both, "x") == both / "model.safetensors"
     refused(touched(tmp_path / "unlike", "rng_states.pt", f"deep/er/{model}"), "it holds rng_states.pt: post one")
+
+
+def test_links_of_a_step_lead_nowhere_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVALSVC_ROOTS", str(tmp_path / "root"))
+    outside = touched(tmp_path / "outside", "mp_rank_00_model_states.pt")
+    for name, target in (("folder/global_step5", outside), ("file/global_step5/mp_rank_00_model_states.pt", outside)):
+        link = tmp_path / "root" / name
+        link.parent.mkdir(parents=True)
+        link.symlink_to(target if link.suffix == "" else target / link.name)
+        with pytest.raises(CheckpointNotAllowed, match="links, outside the allowed folders"):
+            locate_checkpoint(str(tmp_path / "root" / name.partition("/")[0]), Settings.load())
 
 
 @pytest.mark.parametrize("ending", ["safetensors", "bin"])
