@@ -188,12 +188,9 @@ def test_parts_without_an_index(tensors: dict[str, Tensor], tmp_path: Path, endi
 
 
 def test_a_claim_of_many_parts_is_refused_at_once(tmp_path: Path) -> None:
-    begin = time.perf_counter()
-    refused(
-        touched(tmp_path / "many", "model-00001-of-99999.bin"),
-        "holds 1 of the 99999 parts of a model, .* and 99995 more",
-    )
-    for number in range(1, 1001):
-        touched(tmp_path / "names", f"model-{number:05}-of-{number:05}.bin")
-    refused(tmp_path / "names", "holds parts of several models: model-00001-of-00001.bin, ")
-    assert time.perf_counter() - begin < 1
+    claimed = touched(tmp_path / "many", "model-00001-of-99999.bin")
+    named = touched(tmp_path / "names", *(f"model-{number:05}-of-{number:05}.bin" for number in range(1, 1001)))
+    begin = time.process_time()
+    refused(claimed, "holds 1 of the 99999 parts .* and 99995 more")
+    refused(named, "holds parts of several models: model-00001-of-00001.bin, ")
+    assert time.process_time() - begin < 1
