@@ -1,8 +1,9 @@
 """Files of torch.save, read so that neither a `submitter` nor a `pull request` runs code: a pickle is a program.
 
 torch reads with `weights_only=True`, and before that, every instruction and name in the pickle must be in a list of
-those that tensors and plain values need. What reading costs is bounded by the limits of a worker, not here. The watcher
-reads outlines without torch and numpy.
+those that tensors and plain values need, or name a class, such as argparse.Namespace. Every such name stands for
+`StandIn`, an object without content: no class is imported, created or called. What reading costs is bounded by the
+limits of a worker, not here. The watcher reads outlines without torch and numpy.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import pickle
 import pickletools
 import re
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Final, Literal
 
@@ -22,6 +24,9 @@ ZIP = b"PK\x03\x04"
 LEGACY_PICKLES = 5
 """Number of pickles at the start of a file before torch 1.6: magic number, version, machine, content, keys of the
 storages."""
+
+MAX_PICKLE = 100_000_000
+"""Maximum number of bytes of the pickle of an archive, which has no values of tensors: 400,000 tensors."""
 
 INSTRUCTIONS = re.compile(
     r"PROTO|STOP|MARK|GLOBAL|NEWOBJ|REDUCE|BUILD|BINPERSID|APPENDS?|SETITEMS?|TUPLE[123]?|EMPTY_(TUPLE|LIST|DICT|SET)"
@@ -41,35 +46,56 @@ KINDS = frozenset(("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "
 
 ADVICE = "so it was not opened; save only tensors and plain values: torch.save({'state_dict': model.state_dict()}, ...)"
 
-OPTIONS = frozenset(("argparse.Namespace", "pathlib.PosixPath"))
-
-CONVERSION = (
-    "so it was not opened; if the file is your own, save it again without its options: "
-    'python -P -c "import argparse, pathlib, sys, torch; torch.serialization.add_safe_globals([argparse.Namespace, '
-    "pathlib.PosixPath]); old = torch.load(sys.argv[1], map_location='cpu', weights_only=True); torch.save({k: old[k] "
-    "for k in ('state_dict', 'model', 'ema', 'step', 'steps', 'epoch') if k in old}, sys.argv[2])\" OLD.pt NEW.pt"
+INERT = re.compile(
+    r"(?!(os|posix|nt|sys)\.)([A-Za-z_]\w*\.)+_?[A-Z]\w*|collections\.defaultdict|datetime\.(date|datetime|time\w+)"
+    r"|(__builtin__|builtins)\.(bool|bytes|dict|float|int|list|long|object|str|unicode)"
+    r"|numpy\.(ndarray|(core|_core)\.multiarray\._reconstruct)"
 )
+"""Names that a training's options and optimizers need: classes, by their capital letter, and a few more. Functions are
+refused, since a file that calls one was made to run code."""
+
+PLAIN = frozenset(("NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "BINFLOAT", "BINUNICODE", "GLOBAL"))
+"""Instructions that give a value without others, and that are frequent."""
+
+PYTHON_3 = {"unicode": "str", "long": "int"}
+
+MAX_DEPTH, MAX_STACK = 100, 1_000_000
+"""Maximum nesting of tuples, whose hash calls itself for each level until the process crashes, and of values that a
+pickle holds at a time."""
+
+MAX_INERT = 100
+"""Maximum number of such names in a file: torch goes through all names for each instruction."""
 
 
 def require_safe(path: Path) -> bool:
     """Raise UnsafeCheckpoint or NotACheckpoint as `load` does; return whether the file was written since torch 1.6."""
+    return inert_names(path)[0]
+
+
+def inert_names(path: Path) -> tuple[bool, frozenset[str]]:
+    """Return what `require_safe` does, and the names in the file that a reader must replace by `StandIn`."""
     with path.open("rb") as file:
         is_archive = file.read(len(ZIP)) == ZIP
         file.seek(0)
         pickles = io.BytesIO(_archive_pickle(path)) if is_archive else file
+        inert: set[str] = set()
         try:
             for _ in range(1 if is_archive else LEGACY_PICKLES):
-                _require_harmless(path, pickles)
+                inert |= _require_harmless(path, pickles, INERT if is_archive else None)
         except (ValueError, IndexError, KeyError, MemoryError) as error:
             raise damaged(path, error) from error
-    return is_archive
+    return is_archive, frozenset(inert)
 
 
 def read_outline(path: Path) -> dict[str, object]:
     """Return an archive's keys with values that are numbers or texts, others as OTHER. Nothing in it is executed."""
     content = _archive_pickle(path)
     try:
+        for _ in _bounded(path, io.BytesIO(content)):
+            pass
         outline = _OutlineUnpickler(io.BytesIO(content)).load()
+    except NotACheckpoint:
+        raise
     except Exception as error:  # a damaged pickle can fail in any way
         raise NotACheckpoint(f"{path} is damaged: its pickle is truncated; copy or write it again") from error
     items = outline.items() if isinstance(outline, dict) else ()
@@ -93,6 +119,10 @@ def _archive_pickle(path: Path) -> bytes:
                     f"{path} is a compressed zip, which torch.save never writes; save it again with torch.save"
                 )
             entry = entries["data.pkl"]
+            if entry.file_size > MAX_PICKLE:
+                raise NotACheckpoint(
+                    f"{path} has a pickle of {entry.file_size:,} bytes, too many for a model; save tensors as tensors"
+                )
             entry.CRC = None  # type: ignore[assignment] # torch may have written no checksum
             with archive.open(entry) as stream:
                 return stream.read()
@@ -100,16 +130,52 @@ def _archive_pickle(path: Path) -> bytes:
         raise NotACheckpoint(f"{path} is cut off: its zip directory is missing; copy or write it again") from error
 
 
-def _require_harmless(path: Path, stream: IO[bytes]) -> None:
-    for instruction, argument, _ in pickletools.genops(stream):
+def _bounded(path: Path, stream: IO[bytes]) -> Iterator[tuple[pickletools.OpcodeInfo, object]]:
+    """Yield the instructions of a pickle and their arguments, as long as they need little memory and no recursion."""
+    depths: list[int] = []  # of the values that the pickle holds
+    marks: list[int] = []
+    memo: dict[object, int] = {}
+    for count, (instruction, argument, _) in enumerate(pickletools.genops(stream)):
+        name = instruction.name
+        if name in PLAIN:
+            depths.append(0)
+        elif "PUT" in name or name == "MEMOIZE":
+            number = len(memo) if argument is None else argument
+            if not isinstance(number, int) or number > count:  # Python makes a list of this length
+                raise NotACheckpoint(f"{path} is damaged: its pickle counts its values wrongly; save it again")
+            memo[number] = depths[-1]
+        elif "GET" in name:
+            depths.append(memo[argument])
+        elif name == "MARK":
+            marks.append(len(depths))
+        else:
+            taken = instruction.stack_before
+            start = len(depths) - len(taken)
+            if pickletools.markobject in taken:
+                start = marks.pop() - taken.index(pickletools.markobject)
+            deeper = name.startswith(("TUPLE", "REDUCE", "NEWOBJ"))
+            depths[start:] = [max(depths[start:], default=0) + deeper] * len(instruction.stack_after)
+        if len(depths) > MAX_STACK or (depths and depths[-1] > MAX_DEPTH):
+            raise NotACheckpoint(f"{path} has a pickle of too many or nested values, unlike a model; save it again")
+        yield instruction, argument
+
+
+def _require_harmless(path: Path, stream: IO[bytes], inert: re.Pattern[str] | None) -> set[str]:
+    named: set[str] = set()
+    for instruction, argument in _bounded(path, stream):
         if not INSTRUCTIONS.fullmatch(instruction.name):
             raise UnsafeCheckpoint(
                 f"{path} holds the pickle instruction {ord(instruction.code)}, which only files that run code need, "
                 "so it was not opened; write it by torch.save with the default protocol"
             )
         if instruction.name == "GLOBAL" and not NAMES.fullmatch(name := str(argument).replace(" ", ".")):
-            advice = CONVERSION if name in OPTIONS else ADVICE
-            raise UnsafeCheckpoint(f"{path} would run {name} when it is opened, {advice}")
+            if inert is None or not inert.fullmatch(name):
+                raise UnsafeCheckpoint(f"{path} would run {name} when it is opened, {ADVICE}")
+            built_in = name.removeprefix("__builtin__.")  # of Python 2, whose names torch.save writes
+            named.add(name if built_in == name else f"builtins.{PYTHON_3.get(built_in, built_in)}")
+            if len(named) > MAX_INERT:
+                raise UnsafeCheckpoint(f"{path} names more than {MAX_INERT} classes, {ADVICE}")
+    return named
 
 
 def damaged(path: Path, error: Exception) -> NotACheckpoint:
@@ -118,8 +184,19 @@ def damaged(path: Path, error: Exception) -> NotACheckpoint:
     )
 
 
-class _Other:
-    """Stand-in for every class and function that a pickle names. Calls return a stand-in and do nothing."""
+class _LikeDict(type):
+    """Metaclass whose classes equal `dict`, the only class whose objects torch lets a pickle add entries to."""
+
+    def __eq__(cls, other: object) -> bool:
+        return other is cls or other is dict
+
+    __hash__ = type.__hash__
+
+
+class StandIn(metaclass=_LikeDict):
+    """Object in the place of every object whose class a pickle names. It has no content, and nothing happens to it."""
+
+    __slots__ = ()
 
     def __init__(self, *_arguments: object) -> None: ...
 
@@ -132,15 +209,15 @@ class _Other:
     add = append
 
 
-OTHER: Final = _Other()
+OTHER: Final = StandIn()
 """Placeholder for every value that is not a plain number or text."""
 
 
 class _OutlineUnpickler(pickle.Unpickler):
-    def find_class(self, _module: str, _name: str) -> type[_Other]:
-        return _Other
+    def find_class(self, _module: str, _name: str) -> type[StandIn]:
+        return StandIn
 
-    def persistent_load(self, _pid: object) -> _Other:
+    def persistent_load(self, _pid: object) -> StandIn:
         return OTHER
 
 

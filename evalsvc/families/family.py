@@ -74,8 +74,8 @@ class Family(ABC):
     def sources(self, config: ModelConfig) -> Mapping[str, Source]:
         """Return the tensors of a file for each parameter of the Transformer, by the parameter's name.
 
-        A parameter that is left out has the same name in the file, without the prefixes `module.`, `_orig_mod.` and
-        `model.`, which are removed from all names of a file.
+        A parameter that is left out has the same name in the file, without the prefixes `module.` and `model.` and the
+        names of wrappers, such as `_orig_mod.`, which are removed from all names of a file.
         """
 
     def sources_in(self, config: ModelConfig, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, Source]:

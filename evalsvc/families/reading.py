@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import cast
 
 from evalsvc.errors import CheckpointMismatch, InvalidModelConfig, UnknownName, UnsupportedModel
-from evalsvc.families.chameleon import is_meta
 from evalsvc.families.family import Family, is_file, json_files, read_json, validated
+from evalsvc.families.meta import meta_family
 from evalsvc.families.open_lm import (
     MAMBA,
     by_stem,
@@ -129,7 +129,7 @@ def require_one_model(models: Mapping[str, Mapping[str, object]]) -> None:
 def find_model_config(checkpoint: Path) -> dict[str, object] | None:
     """Search the folder of `checkpoint` for its configuration; return plain JSON values, or None if there is none.
 
-    Searched in this order: a Hugging Face `config.json` of a family in the folder, or Chameleon's `params.json` there;
+    Searched in this order: a Hugging Face `config.json` of a family in the folder, or Meta's `params.json` there;
     `params.txt` in the folder or its parent, with the `<model>.json` next to it or the registered name that it gives;
     the only *.json with `hidden_dim` in the folder, then in its parent; a `config.json` of any other model, for the
     package transformers.
@@ -171,7 +171,7 @@ def _translated(
 
 def _model_type(fields: Mapping[str, object]) -> str | None:
     """Return the `model_type` of a Hugging Face configuration if it has a family; None for any other."""
-    kind = "chameleon" if is_meta(fields) else fields.get("model_type")
+    kind = meta_family(fields) or fields.get("model_type")
     return kind if isinstance(kind, str) and kind != OPEN_LM and kind in catalog.names("families") else None
 
 
@@ -195,7 +195,7 @@ def _find_fields(checkpoint: Path) -> tuple[dict[str, object], str] | None:
     folder = folder_of(checkpoint)
     hf_config = folder / "config.json"
     meta = folder / "params.json"
-    if not hf_config.is_file() and meta.is_file() and is_meta(fields := read_json(meta)):
+    if not hf_config.is_file() and meta.is_file() and meta_family(fields := read_json(meta)):
         return _translated(fields, str(meta), (folder,)), str(meta)
     hf_fields = read_json(hf_config) if hf_config.is_file() else {}
     refuse_model(str(hf_config), hf_fields)

@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ValidationError
 
-from evalsvc.checkpoints.formats import format_of, read_header
+from evalsvc.checkpoints.formats import format_of, names_in, read_header
 from evalsvc.checkpoints.torch_file import read_outline, require_safe
 from evalsvc.errors import EvalsvcError, InvalidRequest, UnsafeCheckpoint, os_reason
 from evalsvc.files.atomic import write_whole
@@ -136,8 +136,7 @@ class Classifier:
 def read_complete(path: Path) -> Outline:
     """Return the top-level entries of a complete file of torch.save, or nothing for other formats."""
     if path.is_dir():
-        names = {entry.name for entry in path.iterdir()}
-        for name in whole_folder(names, lambda name: (path / name).read_bytes(), str(path)):
+        for name in whole_folder(names_in(path), lambda name: (path / name).read_bytes(), str(path)):
             read_complete(path / name)
         return {}
     match format_of(path):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from evalsvc.checkpoints.formats import FOLDER_FILES, known_weights, weight_map
+from evalsvc.checkpoints.formats import FOLDER_FILES, PART, known_weights, parts_of, weight_map
 from evalsvc.checkpoints.reference import MAX_FILES, files_of, identify
 from evalsvc.checkpoints.remote.objects import ObjectSource
 from evalsvc.checkpoints.remote.source import METADATA_SECONDS, Listing, weights_of_folder, within
@@ -77,9 +77,11 @@ def _inside(folder: Path) -> list[Candidate]:
 
 
 def whole_folder(names: Collection[str], read: Callable[[str], bytes], shown: str) -> Sequence[str]:
-    """Return the names of the weights in a Hugging Face folder with the files `names`, which `read` reads."""
+    """Return the names of the weights in a folder with the files `names`, which `read` reads."""
     if (first := known_weights(names, shown)) is None:
         raise NotACheckpoint(f"it has none of {', '.join(FOLDER_FILES)} yet")
+    if PART.fullmatch(first):
+        return parts_of(names, shown)
     if not first.endswith(".index.json"):
         return [first]
     wanted = sorted(set(weight_map(read(first), first).values()))

@@ -9,7 +9,7 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import TypeVar
 
-from evalsvc.checkpoints.formats import SHARD, weights_among
+from evalsvc.checkpoints.formats import PART, SHARD, weights_among
 from evalsvc.checkpoints.reference import Identity
 from evalsvc.errors import SourceUnreachable
 
@@ -58,7 +58,7 @@ def weights_of_folder(shown: object, files: Sequence[RemoteFile]) -> list[Remote
 
     def holds_weights(name: str) -> bool:
         if rest == ending:
-            return name == first or bool(SHARD.fullmatch(first) and SHARD.fullmatch(name))
+            return name == first or any(kind.fullmatch(first) and kind.fullmatch(name) for kind in (SHARD, PART))
         return name.startswith(f"{stem}-") and name.endswith(ending)
 
     wanted = [
