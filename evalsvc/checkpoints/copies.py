@@ -103,7 +103,8 @@ def keep_upload(copy: Copy, source: Path, name: str) -> None:
             os.link(source, folder / name, follow_symlinks=False)
         except OSError:  # another file system, or one without links; what else is wrong, copying finds too
             shutil.copyfile(source, folder / name, follow_symlinks=False)
-        os.chmod(folder / name, FOR_GROUP)
+        if not (folder / name).is_symlink():  # whose target would be changed
+            os.chmod(folder / name, FOR_GROUP)
 
     if (reason := _problem(copy, fill)) is not None:
         raise DataDirectoryUnusable(

@@ -131,9 +131,12 @@ def test_an_uploaded_file_gets_its_name_in_the_spool(tmp_path: Path) -> None:
         keep_upload(copy, source, "upload:abc")
         assert [(path.name, path.read_bytes()) for path in copy.folder.iterdir()] == [("upload:abc", content)]
     source.unlink()
-    source.symlink_to("/etc/passwd")
+    private = tmp_path / "private"
+    private.touch(0o600)
+    source.symlink_to(private)
     keep_upload(copy, source, "upload:abc")
     assert (copy.folder / "upload:abc").is_symlink(), "a link is linked, and not what the link leads to"
+    assert private.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_copy_is_removed_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
