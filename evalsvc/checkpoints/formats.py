@@ -35,11 +35,16 @@ MAX_SHOWN = 200
 def weights_at(path: Path, shown: str) -> Path:
     """Return the file that the weights in a file or folder are read from, called `shown` in messages."""
     if path.is_dir():
-        return path / weights_among({entry.name for entry in path.iterdir()}, shown)
+        return path / weights_among(names_in(path), shown)
     refuse_part([path.name], shown)
     if SHARD.fullmatch(path.name):
         raise NotACheckpoint(f"{shown} is one of several parts of a model; post the folder of all parts")
     return path
+
+
+def names_in(folder: Path) -> set[str]:
+    """Return the names in a folder."""
+    return {entry.name for entry in folder.iterdir()}
 
 
 def weights_among(names: Collection[str], folder: str) -> str:

@@ -96,6 +96,12 @@ class Sent:
         return self.upload.length if self.files is None else sum(file.length for file in self.files.values())
 
     @property
+    def names(self) -> set[str]:
+        """Names of the files of a folder, and of its subfolders."""
+        names = {*(self.files or ()), *self.missing}
+        return names | {name.partition("/")[0] for name in names}
+
+    @property
     def all(self) -> set[Upload]:
         return {self.upload, *(self.files or {}).values()}
 

@@ -13,9 +13,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ValidationError
 
-from evalsvc.checkpoints.formats import format_of, read_header
-from evalsvc.checkpoints.torch_file import read_outline, require_safe
-from evalsvc.errors import EvalsvcError, InvalidRequest, UnsafeCheckpoint, os_reason
+from evalsvc.checkpoints.formats import FOLDER_FILES, format_of, known_weights, legible, names_in, read_header
+from evalsvc.checkpoints.torch_file import OTHER, read_outline, require_safe
+from evalsvc.errors import EvalsvcError, InvalidRequest, UnsafeCheckpoint, first_few, os_reason
 from evalsvc.files.atomic import write_whole
 from evalsvc.spec.names import NAME
 from evalsvc.watch.folders import Candidate, whole_folder
@@ -24,6 +24,9 @@ NO_STEP = (
     "has no step in its name or content; give --steps-per-epoch N if its name has the epoch, or --step-pattern 'REGEX' "
     "with a group for the step"
 )
+
+WEIGHT_KEYS = frozenset(("state_dict", "av_model_sd", "model", "module", "ema"))
+"""Keys under which training loops save weights. Without any of them, a file is a state dict of tensors alone."""
 
 Outline = Mapping[str, object]
 """Top-level entries of a file of torch.save; empty for other formats."""
@@ -58,9 +61,12 @@ class Classifier:
 
     def classify(self, candidate: Candidate) -> Verdict:
         named = None if self.step_pattern is None else self.step_pattern.read(candidate.name)
+        skipped = skip_reason(candidate.name) if named is None else None
         if named is None and self.step_pattern is not None:
-            return Verdict("no checkpoint")
-        if named is None and (skipped := skip_reason(candidate.name)) is not None:
+            return Verdict("no checkpoint", skipped or OTHER_NAME)
+        if named is None and skipped is None:
+            skipped = folder_reason(candidate)
+        if skipped is not None and (skipped != UNFINISHED_NAME or self._is_settled(candidate)):
             is_link = candidate.path is not None and candidate.path.is_symlink()  # to what is posted by its own name
             return Verdict("no checkpoint", "" if is_link else skipped)
         if not self._is_settled(candidate):
@@ -68,7 +74,8 @@ class Classifier:
         if candidate.size == 0:
             return Verdict("waits", "is empty; evalsvc posts the file when it is written")
         if candidate.problem is not None:
-            return Verdict("waits", f"is not complete: {candidate.problem}")
+            state = "is not complete" if candidate.path is None else "cannot be read"
+            return Verdict("waits", f"{state}: {candidate.problem}")
         try:
             outline: Outline = {} if candidate.path is None else read_complete(candidate.path)
         except UnsafeCheckpoint as error:
@@ -79,8 +86,11 @@ class Classifier:
             return Verdict("waits", f"cannot be read: {os_reason(error)}")
         if "av_model_sd" in outline:
             return self._placed_average(candidate, named or Named())
-        if "epoch" in outline and "state_dict" not in outline:
-            return Verdict("no checkpoint")  # a renamed optimizer_N.pt or stats_N.pt
+        if not WEIGHT_KEYS & outline.keys() and any(value is not OTHER for value in outline.values()):
+            held = first_few([legible(key) for key in outline], 5)
+            return Verdict(
+                "no checkpoint", f"holds no weights, but {held}; save the weights as `state_dict` or `model`"
+            )
         named = named or read_name(candidate.name)
         step = named.step
         if step is None and named.epoch is not None:
@@ -136,8 +146,7 @@ class Classifier:
 def read_complete(path: Path) -> Outline:
     """Return the top-level entries of a complete file of torch.save, or nothing for other formats."""
     if path.is_dir():
-        names = {entry.name for entry in path.iterdir()}
-        for name in whole_folder(names, lambda name: (path / name).read_bytes(), str(path)):
+        for name in whole_folder(names_in(path), lambda name: (path / name).read_bytes(), str(path)):
             read_complete(path / name)
         return {}
     match format_of(path):
@@ -173,18 +182,26 @@ MOVING = frozenset(("latest", "last", "best", "newest", "recent"))
 
 UNFINISHED = frozenset(("tmp", "temp", "partial", "part", "incomplete"))
 
+STATE = "not posted, since a training job keeps its own state in such files, and no weights"
+UNFINISHED_NAME = "not posted, since the name says that it is unfinished"
+OTHER_NAME = "not posted, since the name does not match --step-pattern"
+NO_WEIGHTS = "not posted, since such folders hold no weights"
 OVERWRITTEN = (
     "not posted, since a training replaces such files; save each checkpoint under a name with its step, or give "
     "--step-pattern"
 )
-PARTS = "not posted, since each is a part of a model; watch the folder above the folder of all parts and their index"
+PARTS = "not posted, since each is a part of a model; watch the folder above the folder of all parts"
+BY_NAME = (STATE, UNFINISHED_NAME, OTHER_NAME, NO_WEIGHTS, OVERWRITTEN, PARTS)
+"""Reasons that hold for all files with such names, and are said once for all of them."""
 
 _EPOCH = re.compile(r"(?:^|[^a-z])epoch[_=-]?(\d+)(?!\d)", re.IGNORECASE)
-_STEP = re.compile(
-    r"(?:^|[^a-z])(?:global[_-]?step|step|iteration|iter|checkpoint|ckpt|model)s?[_=-]?(\d+)(?!\d)", re.I
+_STEPS = (
+    re.compile(r"(?:^|[^a-z])(?:global[_-]?step|step|iteration|iter)s?[_=-]?(\d+)(?![\da-z])", re.I),
+    re.compile(r"(?:^|[^a-z])(?:checkpoint|ckpt|model)s?[_=-]?(\d+)(?![\da-z])", re.I),
 )
+"""Patterns of steps; the first that matches counts: `model_2_step_500` is step 500, and `model-7b` has no step."""
 _NUMBERED = re.compile(r"(?P<stem>.+)_(?P<number>\d+)\.[a-z]+")
-_SHARD = re.compile(r"-\d+-of-\d+\.")
+_PART = re.compile(r".*-\d+-of-\d+\..*|consolidated\.\d\d\.pth|.*(model|optim)_states\.pt|adapter_model\..*|.*\.distcp")
 _BARE = re.compile(r"(\d{5,7})(?:\.[a-z]+)?", re.ASCII)
 
 
@@ -225,18 +242,35 @@ class StepPattern:
 
 
 def skip_reason(name: str) -> str | None:
-    """Return why a name is no checkpoint's, or empty where the user need not know; None if it may be a checkpoint's."""
+    """Return why a name is no checkpoint's; None if it may be a checkpoint's."""
     words = re.split(r"[._=-]+", name.lower())
-    if words[0] in COMPANIONS or {*words} & UNFINISHED:
-        return ""
+    if {*words} & UNFINISHED:
+        return UNFINISHED_NAME
+    if words[0] in COMPANIONS:
+        return STATE
     if {*words} & MOVING:
         return OVERWRITTEN
-    return PARTS if _SHARD.search(name) else None
+    return PARTS if name in FOLDER_FILES or _PART.fullmatch(name) else None
+
+
+def folder_reason(candidate: Candidate) -> str | None:
+    """Return why a folder without a step in its name, such as that of logs or of a run, is no checkpoint; None if it
+    may be one."""
+    path, named = candidate.path, read_name(candidate.name)
+    if path is None or not candidate.is_folder or named != Named() or read_bare_number(candidate.name) is not None:
+        return None
+    with suppress(OSError, EvalsvcError):
+        names = names_in(path)
+        if known_weights(names, str(path)) is None:
+            inner = [name for name in names if read_name(name) != Named() and skip_reason(name) is None]
+            return f"is a folder of checkpoints; watch that folder too: {path}" if inner else NO_WEIGHTS
+    return None
 
 
 def read_name(name: str) -> Named:
     """Return the step in a name such as `checkpoint-500` or `step=500.ckpt`, or the epoch in `epoch_3.pt`."""
-    step, epoch = _STEP.search(name), _EPOCH.search(name)
+    step = next(filter(None, (pattern.search(name) for pattern in _STEPS)), None)
+    epoch = _EPOCH.search(name)
     return Named(step=int(step[1]) if step else None, epoch=int(epoch[1]) if epoch and not step else None)
 
 

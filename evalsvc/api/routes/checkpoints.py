@@ -19,6 +19,7 @@ from evalsvc.api.schemas import CheckpointId, CheckpointInput, CheckpointsQuery
 from evalsvc.api.state import CurrentState, State
 from evalsvc.checkpoints.copies import Copy, keep_uploads, link_into, releasing, spooled
 from evalsvc.checkpoints.expression import canonical, is_expression
+from evalsvc.checkpoints.formats import weights_among
 from evalsvc.checkpoints.opening import checkpoint_rule, opened
 from evalsvc.checkpoints.posted import given_model, posted_layout, posted_model, uploaded_model
 from evalsvc.checkpoints.reference import UPLOAD, CheckpointRef, Identity, uploaded_sha256, verify
@@ -248,6 +249,8 @@ def _of_upload(
         raise InvalidRequest(
             f"spool is {body.spool!r} for an uploaded file, which the service always keeps; leave spool out"
         )
+    if sent is not None and sent.files is not None:
+        weights_among(sent.names, uri)  # a folder that is no checkpoint is refused before it is sent
     model = None if body.model is None else given_model(body.model, settings)
     if model is None and existing is None and sent is not None and sent.files is not None:
         model = uploaded_model({name: upload.path for name, upload in sent.files.items()})

@@ -269,8 +269,8 @@ def test_another_token_sees_and_does_nothing(start_app: Callable[..., App]) -> N
 FILES = {
     "config.json": b'{"model_type": "llama", "vocab_size": 64, "max_position_embeddings": 8, "hidden_size": 8, '
     b'"intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}',
-    "model-00001-of-00002.safetensors": CONTENT,
-    "sub/model-00002-of-00002.safetensors": CONTENT,
+    "model.safetensors": CONTENT,
+    "sub/copy.safetensors": CONTENT,
     "sub/folder/tokenizer.json": b"{}",
 }
 
@@ -284,10 +284,12 @@ class TestFolders:
 
     def test_from_its_files_to_a_checkpoint(self, app: App) -> None:
         uri = upload(app, manifest_of(FILES))
-        refused(post(app, uri, model=None), 404, "upload_not_found", "config.json, model-00001-of-00002.safetensors")
+        refused(
+            post(app, uri, model=None), 404, "upload_not_found", "config.json, model.safetensors, sub/copy.safetensors"
+        )
         upload(app, FILES["config.json"])
         refused(post(app, uri, model=None, suites=["los"]), 404, "unknown_name", "did you mean 'loss'")
-        refused(post(app, uri, model=None), 404, "upload_not_found", "model-00001-of-00002.safetensors", "send these")
+        refused(post(app, uri, model=None), 404, "upload_not_found", "model.safetensors", "send these")
         for content in (CONTENT, b"{}"):
             upload(app, content)
         posted = post(app, uri, model=None, suites=["loss"], sha256="a" * 64)
@@ -323,13 +325,15 @@ class TestFolders:
             (b'{"files": 5}', "is not of the form"),
         ):
             refused(post(app, upload(app, content)), 422, "invalid_request", words)
-        uri = upload(app, manifest_of({"weights.pt": CONTENT, "sub/config.json": b"{}"}))
-        refused(post(app, uri, model=None), 404, "upload_not_found", "sub/config.json, weights.pt")
+        run = upload(app, manifest_of({"checkpoints/epoch_1.pt": CONTENT, "params.txt": b"a: b"}))
+        refused(post(app, run), 422, "not_a_checkpoint", "it holds checkpoints/epoch_1.pt: post one")
+        uri = upload(app, manifest_of({"model.safetensors": CONTENT, "sub/config.json": b"{}"}))
+        refused(post(app, uri, model=None), 404, "upload_not_found", "model.safetensors, sub/config.json")
         for content in (CONTENT, b"{}"):
             upload(app, content)
         refused(post(app, uri, model=None), 422, "invalid_request", "model is missing")
         refused(post(app, uri, spool="link"), 422, "invalid_request", "leave spool out")
-        broken = upload(app, manifest_of({"config.json": b'{"hidden_dim": "many"}', "weights.pt": CONTENT}))
+        broken = upload(app, manifest_of({"config.json": b'{"hidden_dim": "many"}', "model.safetensors": CONTENT}))
         upload(app, b'{"hidden_dim": "many"}')
         answer = post(app, broken, model=None)
         refused(answer, 422, "invalid_model_config", "the uploaded folder/config.json")
@@ -339,7 +343,9 @@ class TestFolders:
     def test_a_file_that_is_named_often_counts_as_often(self, app: App) -> None:
         """A thousand names of one file of 10 GB would have taken the whole disk where there are no links."""
         content = os.urandom(LIMIT // 10)
-        uri = upload(app, manifest_of({f"{number}.bin": content for number in range(12)}))
+        uri = upload(
+            app, manifest_of({"model.safetensors": content, **{f"{number}.bin": content for number in range(12)}})
+        )
         upload(app, content)
         refused(post(app, uri), 507, "storage_full", "do not fit")
         assert not list((app.settings.data_path / "spool").glob("[0-9]*"))
@@ -347,22 +353,22 @@ class TestFolders:
     def test_files_of_another_token_are_none_of_it(self, start_app: Callable[..., App]) -> None:
         app = start_app(upload_bytes=LIMIT)
         mine, theirs = (bearer(app, "submit", name) for name in ("mine", "theirs"))
-        manifest = manifest_of({"weights.pt": CONTENT})
+        manifest = manifest_of({"model.safetensors": CONTENT})
         for content, owner in ((manifest, mine), (CONTENT, theirs)):
             send(app, create(app, content, headers=owner), content, **owner)
         body = {"run": "run-a", "step": 25, "uri": f"upload:{hashlib.sha256(manifest).hexdigest()}"}
         answer = app.http.post("/v1/checkpoints", json=body | {"model": "open_lm_160m"}, headers=mine)
-        refused(answer, 404, "upload_not_found", "weights.pt")
+        refused(answer, 404, "upload_not_found", "model.safetensors")
 
     def test_a_part_of_the_files_may_be_sent_before_a_crash(self, app: App) -> None:
         """All bytes of a file were written, and the service died before it compared the digest."""
-        uri = upload(app, manifest_of({"weights.pt": CONTENT}))
+        uri = upload(app, manifest_of({"model.safetensors": CONTENT}))
         create(app)
         part = Part(app.app.state.state.uploads, None, SHA256, 0, None, 0)
         part.write(CONTENT)
         part.close()
         assert post(app, uri).status_code == 201
-        assert (spooled(app) / "weights.pt").read_bytes() == CONTENT
+        assert (spooled(app) / "model.safetensors").read_bytes() == CONTENT
 
 
 def send_pieces(app: App, address: str, *pieces: bytes, **headers: str) -> int:
