@@ -44,10 +44,9 @@ def uploaded_model(files: Mapping[str, Path]) -> Mapping[str, object] | None:
     """Return the configuration among the files of an uploaded folder by name, see `find_model_config`."""
     with TemporaryDirectory(prefix="evalsvc-") as private:
         folder = Path(private) / "parent" / "content"
-        folder.mkdir(parents=True)
         for name, path in files.items():
-            if "/" not in name and (name.endswith(".json") or name == "params.txt"):
-                (folder / name).symlink_to(path)
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).symlink_to(path)
         try:
             return find_model_config(folder)
         except InvalidModelConfig as error:

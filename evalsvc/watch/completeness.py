@@ -17,6 +17,7 @@ from evalsvc.checkpoints.formats import FOLDER_FILES, format_of, known_weights, 
 from evalsvc.checkpoints.torch_file import OTHER, read_outline, require_safe
 from evalsvc.errors import EvalsvcError, InvalidRequest, UnsafeCheckpoint, first_few, os_reason
 from evalsvc.files.atomic import write_whole
+from evalsvc.files.manifest import STATES
 from evalsvc.spec.names import NAME
 from evalsvc.watch.folders import Candidate, whole_folder
 
@@ -61,11 +62,9 @@ class Classifier:
 
     def classify(self, candidate: Candidate) -> Verdict:
         named = None if self.step_pattern is None else self.step_pattern.read(candidate.name)
-        skipped = skip_reason(candidate.name) if named is None else None
+        skipped = None if named is not None else skip_reason(candidate.name) or folder_reason(candidate)
         if named is None and self.step_pattern is not None:
             return Verdict("no checkpoint", skipped or OTHER_NAME)
-        if named is None and skipped is None:
-            skipped = folder_reason(candidate)
         if skipped is not None and (skipped != UNFINISHED_NAME or self._is_settled(candidate)):
             is_link = candidate.path is not None and candidate.path.is_symlink()  # to what is posted by its own name
             return Verdict("no checkpoint", "" if is_link else skipped)
@@ -99,7 +98,9 @@ class Classifier:
             step = _step_in(outline)
         if step is None:
             step = read_bare_number(candidate.name)
-        return Verdict("no checkpoint", NO_STEP) if step is None else _checkpoint(step, named.variant or "raw")
+        if step is None:
+            return Verdict("no checkpoint", PARTS if candidate.name in FOLDER_FILES else NO_STEP)
+        return _checkpoint(step, named.variant or "raw")
 
     def _is_settled(self, candidate: Candidate) -> bool:
         """Return whether the marker exists, or the candidate is unchanged for `settle` seconds. The time without a
@@ -174,9 +175,6 @@ def _checkpoint(step: int, variant: str) -> Verdict:
     return Verdict("no checkpoint", reason)
 
 
-COMPANIONS = frozenset(("optimizer", "optim", "stats", "scheduler", "scaler", "rng", "random", "training"))
-"""First words in names of files that a training job writes next to its checkpoints."""
-
 MOVING = frozenset(("latest", "last", "best", "newest", "recent"))
 """Words in names of copies and links whose content changes to another checkpoint."""
 
@@ -246,11 +244,11 @@ def skip_reason(name: str) -> str | None:
     words = re.split(r"[._=-]+", name.lower())
     if {*words} & UNFINISHED:
         return UNFINISHED_NAME
-    if words[0] in COMPANIONS:
+    if STATES.match(name):
         return STATE
     if {*words} & MOVING:
         return OVERWRITTEN
-    return PARTS if name in FOLDER_FILES or _PART.fullmatch(name) else None
+    return PARTS if _PART.fullmatch(name) else None
 
 
 def folder_reason(candidate: Candidate) -> str | None:

@@ -67,7 +67,7 @@ class Watcher:
         """`say` gets a line per post; `complain` gets lines about problems."""
         self._place, self._client, self._posting, self._classifier = place, client, posting, classifier
         self._say, self._complain = say, complain
-        self._spool = posting.spool
+        self._spool: Spool = "none" if posting.upload else posting.spool
         self._done: dict[str, str] = {}
         self._skipped: set[str] = set()
         """Reasons with names, of all numbers, that were named as not posted for what their names say."""
@@ -170,7 +170,7 @@ class Watcher:
                 require_layout(self._client, candidate.path, self._posting.model, self._suites or ())
                 self._has_layout = True
             try:
-                if known is None or self._is_described_anew(known):
+                if known is None or self._posting.upload or self._is_described_anew(known):
                     self._post(candidate, verdict, sha256)
                 else:
                     self._evaluate(candidate, known)
@@ -292,7 +292,7 @@ class Watcher:
             layout=posting.layout,
             tokens_seen=None if posting.tokens_per_step is None else posting.tokens_per_step * step,
             sha256=sha256,
-            spool="none" if posting.upload else spool,
+            spool=spool,
             priority=posting.priority,
             replace=posting.replace,
             upload=posting.upload,

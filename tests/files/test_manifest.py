@@ -20,7 +20,15 @@ def test_what_is_sent_of_a_folder(tmp_path: Path) -> None:
     """Optimizers are twice as large as the model, and nobody reads them."""
     for name in (
         *("model-00001-of-00002.safetensors", "config.json", "trainer_state.json", "sub/__0_0.distcp", ".metadata"),
-        *("optimizer.pt", "optimizer_0/__0_0.distcp", "scheduler.pt", "rng_state_0.pth", "training_args.bin", ".git/a"),
+        *(
+            "optimizer.pt",
+            "stats_1.pt",
+            "optimizer_0/__0_0.distcp",
+            "scheduler.pt",
+            "rng_state_0.pth",
+            "training_args.bin",
+            ".git/a",
+        ),
         *("global_step5/mp_rank_00_model_states.pt", "global_step5/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"),
         "1/2/3/4/too_deep.json",
     ):
