@@ -19,7 +19,7 @@ from evalsvc.errors import EvalsvcError, InvalidRequest, UnsafeCheckpoint, first
 from evalsvc.files.atomic import write_whole
 from evalsvc.files.manifest import STATES
 from evalsvc.spec.names import NAME
-from evalsvc.watch.folders import Candidate, whole_folder
+from evalsvc.watch.folders import INSIDE, Candidate, whole_folder
 
 NO_STEP = (
     "has no step in its name or content; give --steps-per-epoch N if its name has the epoch, or --step-pattern 'REGEX' "
@@ -254,15 +254,21 @@ def skip_reason(name: str) -> str | None:
 def folder_reason(candidate: Candidate) -> str | None:
     """Return why a folder without a step in its name, such as that of logs or of a run, is no checkpoint; None if it
     may be one."""
-    path, named = candidate.path, read_name(candidate.name)
-    if path is None or not candidate.is_folder or named != Named() or read_bare_number(candidate.name) is not None:
+    path, inner = candidate.path, list[str]()
+    if path is None or not candidate.is_folder or _has_step(candidate.name):
         return None
     with suppress(OSError, EvalsvcError):
         names = names_in(path)
-        if known_weights(names, str(path)) is None:
-            inner = [name for name in names if read_name(name) != Named() and skip_reason(name) is None]
-            return f"is a folder of checkpoints; watch that folder too: {path}" if inner else NO_WEIGHTS
-    return None
+        inner += [name for name in names if name == INSIDE or (_has_step(name) and skip_reason(name) is None)]
+        if known_weights(names, str(path)) is not None:
+            return None
+        if not inner:
+            return NO_WEIGHTS
+    return f"is a folder of checkpoints, and is not looked into; watch that folder: {path}" if inner else None
+
+
+def _has_step(name: str) -> bool:
+    return read_name(name) != Named() or read_bare_number(name) is not None
 
 
 def read_name(name: str) -> Named:

@@ -243,13 +243,17 @@ def test_an_unfinished_file_is_said_when_nobody_writes_it_any_more(tmp_path: Pat
 
 def test_folders_that_are_no_checkpoints_are_told_apart(tmp_path: Path) -> None:
     """`logs is not complete: it has none of model.safetensors.index.json` was said at each change of the logs."""
-    for name in ("logs/events.json", "run/step_5.pt", "final/model.safetensors", "checkpoint-5/config.json"):
-        (tmp_path / name).parent.mkdir()
+    for name in (
+        *("logs/events.json", "run/step_5.pt", "llamagen/0005000.pt", "open_lm/checkpoints/epoch_1.pt"),
+        *("final/model.safetensors", "checkpoint-5/config.json"),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_bytes(b"x")
     looks = Looks(tmp_path)
     assert looks.first("logs") == Verdict("no checkpoint", NO_WEIGHTS)
-    run = Verdict("no checkpoint", f"is a folder of checkpoints; watch that folder too: {tmp_path / 'run'}")
-    assert looks.first("run") == run
+    for name in ("run", "llamagen", "open_lm"):
+        reason = f"is a folder of checkpoints, and is not looked into; watch that folder: {tmp_path / name}"
+        assert looks.first(name) == Verdict("no checkpoint", reason)
     assert looks.first("final") == Verdict("waits")
     assert looks.second("checkpoint-5").reason.startswith("is not complete: it has none of model.safetensors.index")
 
