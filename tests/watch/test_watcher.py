@@ -353,6 +353,19 @@ class TestUpload:
             far.look(far.watcher(upload=True))
         assert (len(far.said), len(far.noted)) == (7, 7), "a watcher that is started again reads nothing"
 
+    def test_a_suite_that_is_added_later_gets_the_files_again(self, far: Scene) -> None:
+        """The service drops the files of a step that is evaluated."""
+        shutil.copytree(MINIATURE.parent, far.folder.parent, dirs_exist_ok=True)
+        far.look(far.watcher(upload=True))
+        far.app.coordinator.work()
+        with far.app.store.transaction() as session:
+            for row in session.query(Checkpoint):
+                row.spool_state = "released"
+        shutil.rmtree(far.app.settings.data_path / "spool")
+        far.look(far.watcher(upload=True, suites=["loss", "text-quick"]))
+        items = [far.app.http.get(f"/v1/checkpoints/{item['id']}").json() for item in far.posted().values()]
+        assert {(item["spool_state"], len(item["evaluations"])) for item in items} == {("ready", 2)}
+
     def test_a_full_service_is_waited_for(self, far: Scene) -> None:
         shutil.copytree(MINIATURE.parent, far.folder.parent, dirs_exist_ok=True)
         usage = shutil.disk_usage(far.folder)
