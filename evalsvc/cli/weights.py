@@ -88,8 +88,7 @@ def uploaded_path(uri: str) -> str:
 
 def uploaded_model(uri: str, model: str | None) -> Description:
     """Return the model that `model` describes, or else the files next to a checkpoint, which are not uploaded."""
-    path = Path(uploaded_path(uri))
-    return sent_model(path) if model is None else inline_model(model)
+    return sent_model(Path(uploaded_path(uri)), inline_model(model))
 
 
 def inline_layout(text: str | None, option: str = "--layout") -> Description:

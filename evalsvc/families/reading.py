@@ -138,9 +138,9 @@ def find_model_config(checkpoint: Path) -> dict[str, object] | None:
     return None if discovered is None else _completed(*discovered, checkpoint).model_dump(mode="json")
 
 
-def sent_model(checkpoint: Path) -> Mapping[str, object]:
-    """Return the configuration next to a checkpoint whose files are sent to the service alone."""
-    fields = find_model_config(checkpoint)
+def sent_model(checkpoint: Path, given: Mapping[str, object] | None = None) -> Mapping[str, object]:
+    """Return the given configuration, or that next to a checkpoint, complete for a service without these files."""
+    fields = find_model_config(checkpoint) if given is None else given
     if fields == BY_TRANSFORMERS:  # the rest of the description is in the config.json next to the checkpoint
         fields = resolve_config(BY_TRANSFORMERS, checkpoint).model_dump(mode="json")
     if fields is None:

@@ -272,9 +272,8 @@ class Watcher:
 
     def _submit(self, candidate: Candidate, verdict: Verdict, sha256: str | None, spool: Spool) -> None:
         posting, step, model = self._posting, verdict.step, self._posting.model
-        if posting.upload and model is None:
-            assert candidate.path is not None, "a folder in a store is not uploaded"
-            model = sent_model(candidate.path)
+        if posting.upload and candidate.path is not None:
+            model = sent_model(candidate.path, model)
 
         def report(activity: str, _done: int, size: int) -> None:
             if activity == "sending":
