@@ -18,7 +18,7 @@ import random
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,22 +94,28 @@ def link_into(copy: Copy, source: Path, name: str) -> None:
         )
 
 
-def keep_upload(copy: Copy, source: Path, name: str) -> None:
-    """Keep an uploaded file under a name, by a hard link if the file system has them; the caller deletes the upload
-    once the post is stored."""
+def keep_uploads(copy: Copy, sources: Mapping[str, Path]) -> None:
+    """Keep uploaded files under names, by hard links if the file system has them; the caller deletes the uploads once
+    the post is stored."""
 
     def fill(folder: Path) -> None:
-        try:
-            os.link(source, folder / name, follow_symlinks=False)
-        except OSError:  # another file system, or one without links; what else is wrong, copying finds too
-            shutil.copyfile(source, folder / name, follow_symlinks=False)
-        if not (folder / name).is_symlink():  # whose target would be changed
-            os.chmod(folder / name, FOR_GROUP)
+        for name, source in sources.items():
+            target = folder / name
+            for above in reversed(target.relative_to(folder).parents[:-1]):
+                (folder / above).mkdir(exist_ok=True)
+                os.chmod(folder / above, 0o750)  # as `FOR_GROUP`
+            try:
+                os.link(source, target, follow_symlinks=False)
+            except OSError:  # another file system, or one without links; what else is wrong, copying finds too
+                shutil.copyfile(source, target, follow_symlinks=False)
+                os.utime(target, ns=(0, 0), follow_symlinks=False)  # the time is a part of the identity
+            if not target.is_symlink():
+                os.chmod(target, FOR_GROUP)
 
     if (reason := _problem(copy, fill)) is not None:
         raise DataDirectoryUnusable(
-            f"the uploaded file {source} cannot be kept in {copy.folder} ({reason}); free some space in the data "
-            "folder, or change its permissions"
+            f"uploads cannot be kept in {copy.folder} ({reason}); free some space in the data folder, or change its "
+            "permissions"
         )
 
 

@@ -40,6 +40,19 @@ def posted_model(
     return given_model(model, settings)
 
 
+def uploaded_model(files: Mapping[str, Path]) -> Mapping[str, object] | None:
+    """Return the configuration among the files of an uploaded folder by name, see `find_model_config`."""
+    with TemporaryDirectory(prefix="evalsvc-") as private:
+        folder = Path(private) / "parent" / "content"
+        for name, path in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).symlink_to(path)
+        try:
+            return find_model_config(folder)
+        except InvalidModelConfig as error:
+            raise InvalidModelConfig(error.message.replace(str(folder), "the uploaded folder")) from None
+
+
 def given_model(model: str | Mapping[str, object], settings: Settings) -> Mapping[str, object]:
     """Return the fields of `model`: a registered name, the path of a JSON file that may be read, or the fields."""
     if isinstance(model, str) and NAMES_FILE.search(model):

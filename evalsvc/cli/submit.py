@@ -61,7 +61,8 @@ def submit(
         bool, Option("--replace", help="Replace another file that was posted for this step and variant.")
     ] = False,
     upload: Annotated[
-        bool, Option("--upload", help="Upload the file, for a service that cannot read the files of this machine.")
+        bool,
+        Option("--upload", help="Upload the file or folder to a service that cannot read this machine's files."),
     ] = False,
     wait: Annotated[bool, Option("--wait", help="Wait for the evaluations, and show their metrics.")] = False,
     url: Url = None,

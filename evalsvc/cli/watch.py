@@ -61,6 +61,9 @@ def watch(
     layout: Layout = None,
     priority: Priority = 0,
     replace: Replace = False,
+    upload: Annotated[
+        bool, Option("--upload", help="Upload the checkpoints to a service that cannot read this machine's files.")
+    ] = False,
     url: Url = None,
 ) -> None:
     """Post every checkpoint that appears in a folder once, with a line for each.
@@ -76,13 +79,15 @@ def watch(
         raise InvalidRequest(f"{problem}; write, for example, '{{}}.done'")
     if marker is not None and is_remote(folder):
         raise InvalidRequest(f"--marker is given for {folder}, whose objects are always complete; leave --marker out")
+    if upload and is_remote(folder):
+        raise InvalidRequest(f"--upload sends files of this machine, and {folder} is in a store; leave --upload out")
     settings = Settings.load()
     place = RemoteFolder(folder, settings) if is_remote(folder) else LocalFolder(Path(absolute_uri(folder)))
     pattern = None if step_pattern is None else StepPattern(step_pattern)
     memory = Memory.of(settings.data_path, str(place), run)
     classifier = Classifier(memory, settle, marker, pattern, steps_per_epoch, averaged)
     description = inline_model(model), inline_layout(layout)
-    posting = Posting(run, suite or None, spool, *description, priority, tokens_per_step, replace)
+    posting = Posting(run, suite or None, spool, *description, priority, tokens_per_step, replace, upload)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
     with connect(url) as client:

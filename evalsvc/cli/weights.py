@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TypeAlias
 
 from evalsvc.checkpoints.expression import Base, File, canonical, is_expression, parse_expression, written
+from evalsvc.checkpoints.formats import weights_at
 from evalsvc.checkpoints.reference import CheckpointRef, Virtual
 from evalsvc.checkpoints.remote.fetch import locate_checkpoint
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest
-from evalsvc.families.reading import BY_TRANSFORMERS, find_model_config, read_model_spec, resolve_config
+from evalsvc.families.reading import read_model_spec, sent_model
 from evalsvc.spec.layout import parse_layout
 
 Description: TypeAlias = Mapping[str, object] | None
@@ -77,23 +78,17 @@ def inline_model(text: str | None, option: str = "--model") -> Description:
 
 
 def uploaded_path(uri: str) -> str:
-    """Return the absolute path of a file to upload; refuse expressions and addresses."""
+    """Return the absolute path of a file or folder to upload; refuse expressions and addresses."""
     if is_virtual(uri) or "://" in uri:
         raise InvalidRequest(f"--upload sends a file of this machine, and {uri} is no such file; leave --upload out")
-    return absolute_uri(uri)
+    if os.path.isdir(path := absolute_uri(uri)):
+        weights_at(Path(path), uri)  # a folder that is no checkpoint is refused before it is read
+    return path
 
 
 def uploaded_model(uri: str, model: str | None) -> Description:
     """Return the model that `model` describes, or else the files next to a checkpoint, which are not uploaded."""
-    path = Path(uploaded_path(uri))
-    description = find_model_config(path) if model is None else inline_model(model)
-    if description == BY_TRANSFORMERS:  # the rest of the description is in the config.json next to the checkpoint
-        description = resolve_config(BY_TRANSFORMERS, path).model_dump(mode="json")
-    if description is None:
-        problem = f"no file next to {uri} describes its model"
-        known = "there is no params.txt, config.json or JSON file with hidden_dim"
-        raise InvalidRequest(f"{problem}: {known}; describe the model by --model")
-    return description
+    return sent_model(Path(uploaded_path(uri)), inline_model(model))
 
 
 def inline_layout(text: str | None, option: str = "--layout") -> Description:

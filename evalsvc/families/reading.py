@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import cast
 
-from evalsvc.errors import CheckpointMismatch, InvalidModelConfig, UnknownName, UnsupportedModel
+from evalsvc.errors import CheckpointMismatch, InvalidModelConfig, InvalidRequest, UnknownName, UnsupportedModel
 from evalsvc.families.family import Family, is_file, json_files, read_json, validated
 from evalsvc.families.meta import meta_family
 from evalsvc.families.open_lm import (
@@ -136,6 +136,19 @@ def find_model_config(checkpoint: Path) -> dict[str, object] | None:
     """
     discovered = _find_fields(checkpoint)
     return None if discovered is None else _completed(*discovered, checkpoint).model_dump(mode="json")
+
+
+def sent_model(checkpoint: Path, given: Mapping[str, object] | None = None) -> Mapping[str, object]:
+    """Return the given configuration, or that next to a checkpoint, complete for a service without these files."""
+    fields = find_model_config(checkpoint) if given is None else given
+    if fields == BY_TRANSFORMERS:  # the rest of the description is in the config.json next to the checkpoint
+        fields = resolve_config(BY_TRANSFORMERS, checkpoint).model_dump(mode="json")
+    if fields is None:
+        raise InvalidRequest(
+            f"no file next to {checkpoint} describes its model: there is no params.txt, config.json or JSON file with "
+            "hidden_dim; describe the model by --model"
+        )
+    return fields
 
 
 def _completed(

@@ -13,17 +13,21 @@ from typing import Literal
 
 from pydantic import BaseModel, ValidationError
 
-from evalsvc.checkpoints.formats import format_of, names_in, read_header
-from evalsvc.checkpoints.torch_file import read_outline, require_safe
-from evalsvc.errors import EvalsvcError, InvalidRequest, UnsafeCheckpoint, os_reason
+from evalsvc.checkpoints.formats import FOLDER_FILES, format_of, known_weights, legible, names_in, read_header
+from evalsvc.checkpoints.torch_file import OTHER, read_outline, require_safe
+from evalsvc.errors import EvalsvcError, InvalidRequest, UnsafeCheckpoint, first_few, os_reason
 from evalsvc.files.atomic import write_whole
+from evalsvc.files.manifest import STATES
 from evalsvc.spec.names import NAME
-from evalsvc.watch.folders import Candidate, whole_folder
+from evalsvc.watch.folders import INSIDE, Candidate, whole_folder
 
 NO_STEP = (
     "has no step in its name or content; give --steps-per-epoch N if its name has the epoch, or --step-pattern 'REGEX' "
     "with a group for the step"
 )
+
+WEIGHT_KEYS = frozenset(("state_dict", "av_model_sd", "model", "module", "ema"))
+"""Keys under which training loops save weights. Without any of them, a file is a state dict of tensors alone."""
 
 Outline = Mapping[str, object]
 """Top-level entries of a file of torch.save; empty for other formats."""
@@ -58,9 +62,10 @@ class Classifier:
 
     def classify(self, candidate: Candidate) -> Verdict:
         named = None if self.step_pattern is None else self.step_pattern.read(candidate.name)
+        skipped = None if named is not None else skip_reason(candidate.name) or folder_reason(candidate)
         if named is None and self.step_pattern is not None:
-            return Verdict("no checkpoint")
-        if named is None and (skipped := skip_reason(candidate.name)) is not None:
+            return Verdict("no checkpoint", skipped or OTHER_NAME)
+        if skipped is not None and (skipped != UNFINISHED_NAME or self._is_settled(candidate)):
             is_link = candidate.path is not None and candidate.path.is_symlink()  # to what is posted by its own name
             return Verdict("no checkpoint", "" if is_link else skipped)
         if not self._is_settled(candidate):
@@ -68,7 +73,8 @@ class Classifier:
         if candidate.size == 0:
             return Verdict("waits", "is empty; evalsvc posts the file when it is written")
         if candidate.problem is not None:
-            return Verdict("waits", f"is not complete: {candidate.problem}")
+            state = "is not complete" if candidate.path is None else "cannot be read"
+            return Verdict("waits", f"{state}: {candidate.problem}")
         try:
             outline: Outline = {} if candidate.path is None else read_complete(candidate.path)
         except UnsafeCheckpoint as error:
@@ -79,8 +85,11 @@ class Classifier:
             return Verdict("waits", f"cannot be read: {os_reason(error)}")
         if "av_model_sd" in outline:
             return self._placed_average(candidate, named or Named())
-        if "epoch" in outline and "state_dict" not in outline:
-            return Verdict("no checkpoint")  # a renamed optimizer_N.pt or stats_N.pt
+        if not WEIGHT_KEYS & outline.keys() and any(value is not OTHER for value in outline.values()):
+            held = first_few([legible(key) for key in outline], 5)
+            return Verdict(
+                "no checkpoint", f"holds no weights, but {held}; save the weights as `state_dict` or `model`"
+            )
         named = named or read_name(candidate.name)
         step = named.step
         if step is None and named.epoch is not None:
@@ -89,7 +98,9 @@ class Classifier:
             step = _step_in(outline)
         if step is None:
             step = read_bare_number(candidate.name)
-        return Verdict("no checkpoint", NO_STEP) if step is None else _checkpoint(step, named.variant or "raw")
+        if step is None:
+            return Verdict("no checkpoint", PARTS if candidate.name in FOLDER_FILES else NO_STEP)
+        return _checkpoint(step, named.variant or "raw")
 
     def _is_settled(self, candidate: Candidate) -> bool:
         """Return whether the marker exists, or the candidate is unchanged for `settle` seconds. The time without a
@@ -164,26 +175,31 @@ def _checkpoint(step: int, variant: str) -> Verdict:
     return Verdict("no checkpoint", reason)
 
 
-COMPANIONS = frozenset(("optimizer", "optim", "stats", "scheduler", "scaler", "rng", "random", "training"))
-"""First words in names of files that a training job writes next to its checkpoints."""
-
 MOVING = frozenset(("latest", "last", "best", "newest", "recent"))
 """Words in names of copies and links whose content changes to another checkpoint."""
 
 UNFINISHED = frozenset(("tmp", "temp", "partial", "part", "incomplete"))
 
+STATE = "not posted, since a training job keeps its own state in such files, and no weights"
+UNFINISHED_NAME = "not posted, since the name says that it is unfinished"
+OTHER_NAME = "not posted, since the name does not match --step-pattern"
+NO_WEIGHTS = "not posted, since such folders hold no weights"
 OVERWRITTEN = (
     "not posted, since a training replaces such files; save each checkpoint under a name with its step, or give "
     "--step-pattern"
 )
-PARTS = "not posted, since each is a part of a model; watch the folder above the folder of all parts and their index"
+PARTS = "not posted, since each is a part of a model; watch the folder above the folder of all parts"
+BY_NAME = (STATE, UNFINISHED_NAME, OTHER_NAME, NO_WEIGHTS, OVERWRITTEN, PARTS)
+"""Reasons that hold for all files with such names, and are said once for all of them."""
 
 _EPOCH = re.compile(r"(?:^|[^a-z])epoch[_=-]?(\d+)(?!\d)", re.IGNORECASE)
-_STEP = re.compile(
-    r"(?:^|[^a-z])(?:global[_-]?step|step|iteration|iter|checkpoint|ckpt|model)s?[_=-]?(\d+)(?!\d)", re.I
+_STEPS = (
+    re.compile(r"(?:^|[^a-z])(?:global[_-]?step|step|iteration|iter)s?[_=-]?(\d+)(?![\da-z])", re.I),
+    re.compile(r"(?:^|[^a-z])(?:checkpoint|ckpt|model)s?[_=-]?(\d+)(?![\da-z])", re.I),
 )
+"""Patterns of steps; the first that matches counts: `model_2_step_500` is step 500, and `model-7b` has no step."""
 _NUMBERED = re.compile(r"(?P<stem>.+)_(?P<number>\d+)\.[a-z]+")
-_SHARD = re.compile(r"-\d+-of-\d+\.")
+_PART = re.compile(r".*-\d+-of-\d+\..*|consolidated\.\d\d\.pth|.*(model|optim)_states\.pt|adapter_model\..*|.*\.distcp")
 _BARE = re.compile(r"(\d{5,7})(?:\.[a-z]+)?", re.ASCII)
 
 
@@ -224,18 +240,41 @@ class StepPattern:
 
 
 def skip_reason(name: str) -> str | None:
-    """Return why a name is no checkpoint's, or empty where the user need not know; None if it may be a checkpoint's."""
+    """Return why a name is no checkpoint's; None if it may be a checkpoint's."""
     words = re.split(r"[._=-]+", name.lower())
-    if words[0] in COMPANIONS or {*words} & UNFINISHED:
-        return ""
+    if {*words} & UNFINISHED:
+        return UNFINISHED_NAME
+    if STATES.match(name):
+        return STATE
     if {*words} & MOVING:
         return OVERWRITTEN
-    return PARTS if _SHARD.search(name) else None
+    return PARTS if _PART.fullmatch(name) else None
+
+
+def folder_reason(candidate: Candidate) -> str | None:
+    """Return why a folder without a step in its name, such as that of logs or of a run, is no checkpoint; None if it
+    may be one."""
+    path, inner = candidate.path, list[str]()
+    if path is None or not candidate.is_folder or _has_step(candidate.name):
+        return None
+    with suppress(OSError, EvalsvcError):
+        names = names_in(path)
+        inner += [name for name in names if name == INSIDE or (_has_step(name) and skip_reason(name) is None)]
+        if known_weights(names, str(path)) is not None:
+            return None
+        if not inner:
+            return NO_WEIGHTS
+    return f"is a folder of checkpoints, and is not looked into; watch that folder: {path}" if inner else None
+
+
+def _has_step(name: str) -> bool:
+    return read_name(name) != Named() or read_bare_number(name) is not None
 
 
 def read_name(name: str) -> Named:
     """Return the step in a name such as `checkpoint-500` or `step=500.ckpt`, or the epoch in `epoch_3.pt`."""
-    step, epoch = _STEP.search(name), _EPOCH.search(name)
+    step = next(filter(None, (pattern.search(name) for pattern in _STEPS)), None)
+    epoch = _EPOCH.search(name)
     return Named(step=int(step[1]) if step else None, epoch=int(epoch[1]) if epoch and not step else None)
 
 

@@ -13,9 +13,9 @@ from evalsvc.checkpoints.remote.objects import ObjectSource
 from evalsvc.checkpoints.remote.source import METADATA_SECONDS, Listing, weights_of_folder, within
 from evalsvc.checkpoints.remote.uri import HTTP, RemoteUri, parse_remote
 from evalsvc.config import Settings
-from evalsvc.errors import CheckpointError, InvalidRequest, NotACheckpoint, ShardedCheckpoint
+from evalsvc.errors import CheckpointError, InvalidRequest, NotACheckpoint, ShardedCheckpoint, os_reason
 
-FILE_ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
+FILE_ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".distcp")
 
 INSIDE = "checkpoints"
 """Folder of checkpoints in the folder of an open_lm run."""
@@ -55,10 +55,14 @@ class LocalFolder:
 def look_at(path: Path) -> Candidate | None:
     """Return the file or folder at a path as it is now; None if the path is neither or was removed."""
     try:
-        is_folder = path.is_dir()
-        if is_folder:
-            files_of(path, MAX_FILES)
-        identity, status = identify(path), path.stat()
+        is_folder, status = path.is_dir(), path.stat()
+        try:
+            if is_folder:
+                files_of(path, MAX_FILES)
+        except (PermissionError, NotACheckpoint) as error:
+            problem = error.message if isinstance(error, NotACheckpoint) else os_reason(error)
+            return Candidate(path.name, str(path), problem, 1, None, path, is_folder, problem)
+        identity = identify(path)
     except (OSError, CheckpointError):
         return None
     mark = f"{identity.size} {identity.mtime_ns} {status.st_ino}"
