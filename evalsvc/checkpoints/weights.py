@@ -19,7 +19,16 @@ import safetensors
 import torch
 from torch import Tensor
 
-from evalsvc.checkpoints.formats import SHARD, adapter, format_of, legible, read_header, weight_map, weights_at
+from evalsvc.checkpoints.formats import (
+    ADAPTER_FILES,
+    SHARD,
+    adapter,
+    format_of,
+    legible,
+    read_header,
+    weight_map,
+    weights_at,
+)
 from evalsvc.checkpoints.tensors import some
 from evalsvc.checkpoints.torch_file import ADVICE, PlainDtype, damaged, require_safe
 from evalsvc.errors import (
@@ -51,6 +60,8 @@ def read_weights(path: Path) -> Weights:
         file = weights_at(path, str(path))
         if SHARD.fullmatch(file.name):
             return _read_shards(file.parent)
+        if file.name in ADAPTER_FILES:
+            raise adapter(str(path))
         return READERS[format_of(file)](file)
     except CheckpointError:
         raise
@@ -103,7 +114,7 @@ def _read_safetensors(path: Path) -> Weights:
 
 
 def _read_index(path: Path) -> Weights:
-    mapping = {_strip(tensor): name for tensor, name in weight_map(path.read_bytes(), path).items()}
+    mapping = {strip(tensor): name for tensor, name in weight_map(path.read_bytes(), path).items()}
     shards = sorted(set(mapping.values()))
     tensors, formats = dict[str, Tensor](), set[str]()
     for name in shards:
@@ -149,7 +160,7 @@ READERS = {"safetensors": _read_safetensors, "torch": _read_torch, "index": _rea
 
 def _weights(path: Path, kind: str, content: Mapping[object, object]) -> Weights:
     names = [str(name) for name in content]
-    if any(".lora_A." in name for name in names):
+    if any(".lora_A." in name for name in names) and path.name not in ADAPTER_FILES:
         raise adapter(str(path))
     refuse_tensors(str(path), names)
     # Drop everything that a pickle may have attached to the values, such as methods.
@@ -163,7 +174,7 @@ def _weights(path: Path, kind: str, content: Mapping[object, object]) -> Weights
         )
     keys: dict[str, str] = {}
     for key in map(str, tensors):
-        if (name := _strip(key)) in keys:
+        if (name := strip(key)) in keys:
             raise CheckpointMismatch(
                 f"{path} holds both {legible(keys[name])} and {legible(key)}, which are one parameter without their "
                 "prefixes; save one model only"
@@ -172,7 +183,8 @@ def _weights(path: Path, kind: str, content: Mapping[object, object]) -> Weights
     return Weights(dict(zip(keys, tensors.values(), strict=True)), kind)
 
 
-def _strip(key: str) -> str:
+def strip(key: str) -> str:
+    """Return the name of a parameter without the prefixes of wrappers."""
     start = 0  # a loop, because a hostile name may repeat a prefix more often than functions may call themselves
     while prefix := next((prefix for prefix in PREFIXES if key.startswith(prefix, start)), ""):
         start += len(prefix)
