@@ -209,9 +209,9 @@ def replaced(
             members += steps(member) if isinstance(member, Steps) else [replaced(member, leaf, steps)]
         return Average(tuple(members))
     if isinstance(expression, Sum):
-        adapter = leaf(expression.adapter)
+        first, adapter = replaced(expression.first, leaf, steps), leaf(expression.adapter)
         assert isinstance(adapter, Adapter), "an adapter is replaced by an adapter"
-        return Sum(replaced(expression.first, leaf, steps), adapter)
+        return Sum(first, adapter)
     first, second = (replaced(argument, leaf, steps) for argument in (expression.first, expression.second))
     if isinstance(expression, Lerp):
         return Lerp(first, second, expression.weight)
