@@ -88,6 +88,8 @@ def read_adapter(folder: Path) -> LoraWeights:
         else:
             whole[strip(name.replace(".base_layer.", "."))] = tensor
     added = {f"{strip(module)}.weight": _product(config, source, module, pair) for module, pair in factors.items()}
+    if len(added) + len(whole) + sum(map(len, factors.values())) < len(tensors) + len(factors):
+        raise CheckpointMismatch(f"{file} names a parameter twice; save the adapter again")
     return LoraWeights(added, whole)
 
 

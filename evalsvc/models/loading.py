@@ -102,7 +102,7 @@ def load_virtual(
             for name, change in changes[parent].items():
                 if change.whole and counts[name]:
                     _add(sums, name, change.value(), counts[name], precise)
-                for rows, product in change.products(BLOCK) if counts[name] else ():
+                for rows, product in change.products(BLOCK) if change.added and counts[name] else ():
                     sums[name][rows] = sums[name][rows].double() + counts[name] * product
             continue
         weights = read(parents[parent])

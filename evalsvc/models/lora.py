@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from evalsvc.checkpoints.adapter import LoraWeights, LowRank, read_adapter
+from evalsvc.checkpoints.adapter import LowRank, read_adapter
 from evalsvc.checkpoints.formats import merge_it
 from evalsvc.checkpoints.tensors import listed, some
 from evalsvc.errors import CheckpointMismatch, UnsupportedModel
@@ -24,34 +24,33 @@ from evalsvc.spec.model_config import ModelConfig
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """A change of a parameter."""
+    """A change of a parameter, by the tensors of a file that it is made of."""
 
     source: Source
     rows: tuple[int, ...]
-    """Number of rows of each tensor that the parameter is made of."""
+    """Number of rows of each tensor."""
     added: Mapping[int, LowRank]
-    """Products that are added to tensors, by their places in `source`."""
-    whole: tuple[Tensor, ...]
-    """All tensors of the parameter, in place of the base's; empty if the base's are kept."""
+    """Products that are added to tensors, by the places of the tensors."""
+    whole: Mapping[int, Tensor]
+    """All tensors, in place of the base's; empty if the base's are kept."""
 
     def value(self) -> Tensor:
         """Return the parameter in place of the base's."""
-        return self._arranged(torch.cat(self.whole))
+        return self._arranged(torch.cat([self.whole[place] for place in sorted(self.whole)]))
 
     def products(self, block: int) -> Iterator[tuple[slice, Tensor]]:
-        """Yield what is added to the parameter, in float64, with the rows that it is added to."""
-        if not self.added:
-            return
-        ranks = [pair.left.shape[1] for pair in self.added.values()]
-        left = torch.zeros(sum(self.rows), sum(ranks), dtype=torch.float64)
-        for place, column, pair in zip(self.added, _starts(ranks), self.added.values(), strict=True):
-            row = sum(self.rows[:place])
-            left[row : row + self.rows[place], column : column + pair.left.shape[1]] = pair.scale * pair.left.double()
-        left, right = self._arranged(left), torch.cat([pair.right.double() for pair in self.added.values()])
+        """Yield what is added to the parameter, in float64 and about `block` values at a time, with its rows."""
+        factors = [self.added.get(place) for place in range(len(self.rows))]
+        nothing = (torch.zeros(rows, 0, dtype=torch.float64) for rows in self.rows)
+        lefts = [
+            rows if pair is None else pair.scale * pair.left.double()
+            for rows, pair in zip(nothing, factors, strict=True)
+        ]
+        left = self._arranged(torch.block_diag(*lefts))
+        right = torch.cat([pair.right.double() for pair in factors if pair is not None])
         step = max(1, block // right.shape[1])
         for begin in range(0, len(left), step):
-            rows = slice(begin, begin + step)
-            yield rows, left[rows] @ right
+            yield slice(begin, begin + step), left[begin : begin + step] @ right
 
     def _arranged(self, rows: Tensor) -> Tensor:
         return rows if self.source.arrange is None else self.source.arrange(rows)
@@ -64,43 +63,30 @@ def read_changes(folder: Path, config: ModelConfig, shapes: Mapping[str, tuple[i
     sources = {name: given.get(name, Source((name,))) for name in shapes}
     if config.weight_tying:
         del sources["output.weight"]
-    known = {name: each for each, source in sources.items() for name in (*source.names, *source.aliases)}
-    names = sorted(lora.added.keys() | lora.whole.keys())
-    if problems := listed("unknown", (name for name in names if name not in known)):
+    places = {
+        name: (each, at % len(source.names))
+        for each, source in sources.items()
+        for at, name in enumerate((*source.names, *source.aliases))
+    }
+    found = [(name, tuple(tensor.shape)) for name, tensor in lora.whole.items()]
+    found += [(name, (pair.left.shape[0], pair.right.shape[1])) for name, pair in lora.added.items()]
+    if problems := listed("unknown", (name for name, _ in found if name not in places)):
         raise CheckpointMismatch(f"{folder} changes parameters that the base does not have; {problems[0]}")
     changes = {}
-    for each in dict.fromkeys(known[name] for name in names):
-        source, shape = sources[each], shapes[each]
-        changed = [name for name in names if known[name] == each]
+    for each in dict.fromkeys(places[name][0] for name, _ in found):
+        source, own = sources[each], [(name, shape) for name, shape in found if places[name][0] == each]
+        names = some(sorted({name for name, _ in own}))
         if config.weight_tying and each == "tok_embeddings.weight":
-            raise UnsupportedModel(
-                f"{folder} changes {some(changed)}, one of two tables that are tied in its base; {merge_it(folder)}"
-            )
-        rows = source.rows or shape[:1]
-        whole = tuple(lora.whole[name] for name in _in_file(source) if name in lora.whole)
-        added = {at % len(rows): lora.added[name] for at, name in enumerate(_in_file(source)) if name in lora.added}
-        once = len(added) == len([name for name in changed if name in lora.added])
-        if source.shapes or not once or len(whole) not in (0, len(rows)):
-            held = some([name for name in changed if name in lora.whole] or changed)
-            raise UnsupportedModel(f"{folder} holds {held}, a part of a tensor that evalsvc joins; {merge_it(folder)}")
-        if wrong := [*_wrong_shapes(lora, source, rows, shape)]:
-            raise CheckpointMismatch(f"{folder} does not fit its base: {'; '.join(listed('wrongly shaped', wrong))}")
+            raise UnsupportedModel(f"{folder} changes {names}, one of two tables that are tied; {merge_it(folder)}")
+        rows = source.rows or shapes[each][:1]
+        added = {places[name][1]: pair for name, pair in lora.added.items() if places[name][0] == each}
+        whole = {places[name][1]: tensor for name, tensor in lora.whole.items() if places[name][0] == each}
+        if source.shapes or len(whole) not in (0, len(rows)) or len(added) + len(whole) < len(own):
+            raise UnsupportedModel(f"{folder} holds {names}, a part of a tensor that evalsvc joins; {merge_it(folder)}")
+        expected = {name: (rows[places[name][1]], *shapes[each][1:]) for name, _ in own}
+        wrong = [(name, shape) for name, shape in own if shape != expected[name]]
+        texts = (f"{name} {list(shape)} instead of {list(expected[name])}" for name, shape in wrong)
+        if problems := listed("wrongly shaped", texts):
+            raise CheckpointMismatch(f"{folder} does not fit its base; {problems[0]}")
         changes[each] = Change(source, rows, added, whole)
     return changes
-
-
-def _in_file(source: Source) -> tuple[str, ...]:
-    return (*source.names, *source.aliases)
-
-
-def _starts(sizes: list[int]) -> list[int]:
-    return [sum(sizes[:at]) for at in range(len(sizes))]
-
-
-def _wrong_shapes(lora: LoraWeights, source: Source, rows: tuple[int, ...], shape: tuple[int, ...]) -> Iterator[str]:
-    for at, name in enumerate(_in_file(source)):
-        expected = (rows[at % len(rows)], *shape[1:])
-        found = [tuple(lora.whole[name].shape)] if name in lora.whole else []
-        if (pair := lora.added.get(name)) is not None:
-            found.append((pair.left.shape[0], pair.right.shape[1]))
-        yield from (f"{name} {list(item)} instead of {list(expected)}" for item in found if item != expected)

@@ -76,6 +76,8 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no kind": (config("{}"), "peft_type is None, "),
     "a key of the future": (lambda f: write_by_hand(f, use_tricks={"a": 1}), "sets use_tricks, which evalsvc"),
     "a start of a list": (lambda f: write_by_hand(f, init_lora_weights=["pissa"]), "changes the weights of the base"),
+    "two names of one": (lambda f: write_by_hand(f, pair(**{A.replace("model.model.", "model."): torch.ones(2, 8),
+        B.replace("model.model.", "model."): torch.ones(8, 2)})), "names a parameter twice"),
     "a control character": (lambda f: write_by_hand(f, **{"x\n\x1b[2J": 1}), r"sets 'x\n\x1b[2J'"),
     "magnitudes": (lambda f: write_by_hand(f, pair(**{f"{MODULE}.lora_magnitude_vector": torch.ones(8)})), "no part"),
     "a name without a place": (lambda f: write_by_hand(f, pair(**{"x.weight": torch.ones(8)})), "x.weight, which is"),

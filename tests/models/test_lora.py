@@ -109,7 +109,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "a part": (
         "llama",
         {"modules_to_save": ["k_proj"]},
-        r"holds .*k_proj\.weight, a part of a tensor",
+        r"holds .*k_proj\.weight, .* a part of a tensor",
     ),
 }
 
