@@ -30,6 +30,7 @@ def watch(service: ServiceProcess, folder: Path) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.timeout(900)
 def test_the_folders_of_a_trainer_become_a_curve(service: ServiceProcess, tmp_path: Path) -> None:
     """With the numbers of the merged models. The trainer deletes its folders; their copies stay until they are read."""
     base, trained = tmp_path / "base", tmp_path / "tuned"

@@ -68,13 +68,13 @@ def read_changes(folder: Path, config: ModelConfig, shapes: Mapping[str, tuple[i
         for each, source in sources.items()
         for at, name in enumerate((*source.names, *source.aliases))
     }
-    found = [(name, tuple(tensor.shape)) for name, tensor in lora.whole.items()]
-    found += [(name, (pair.left.shape[0], pair.right.shape[1])) for name, pair in lora.added.items()]
-    if problems := listed("unknown", (name for name, _ in found if name not in places)):
+    changed = [(name, tuple(tensor.shape)) for name, tensor in lora.whole.items()]
+    changed += [(name, (pair.left.shape[0], pair.right.shape[1])) for name, pair in lora.added.items()]
+    if problems := listed("unknown", (name for name, _ in changed if name not in places)):
         raise CheckpointMismatch(f"{folder} changes parameters that the base does not have; {problems[0]}")
     changes = {}
-    for each in dict.fromkeys(places[name][0] for name, _ in found):
-        source, own = sources[each], [(name, shape) for name, shape in found if places[name][0] == each]
+    for each in dict.fromkeys(places[name][0] for name, _ in changed):
+        source, own = sources[each], [(name, shape) for name, shape in changed if places[name][0] == each]
         names = some(sorted({name for name, _ in own}))
         if config.weight_tying and each == "tok_embeddings.weight":
             raise UnsupportedModel(f"{folder} changes {names}, one of two tables that are tied; {merge_it(folder)}")

@@ -100,8 +100,8 @@ def base_of_adapter(
         )
     same = select(Checkpoint).where(Checkpoint.path == base.path, Checkpoint.replaced_at.is_(None))
     posted = session.scalars(same.order_by(Checkpoint.run_id != find_run(session, run).id, Checkpoint.id)).all()
-    if found := next((checkpoint for checkpoint in posted if not checkpoint.parents), None):
-        return found
+    if existing := next((checkpoint for checkpoint in posted if not checkpoint.parents), None):
+        return existing
     if own is not None:
         raise InvalidRequest(
             f"the base of {adapter.path} is {base.path}, which is no checkpoint of the service, and the base of run "
