@@ -46,7 +46,7 @@ class Change:
             rows if pair is None else pair.scale * pair.left.double()
             for rows, pair in zip(nothing, factors, strict=True)
         ]
-        left = self._arranged(torch.block_diag(*lefts))
+        left = self._arranged(torch.block_diag(*lefts))  # type: ignore[no-untyped-call]
         right = torch.cat([pair.right.double() for pair in factors if pair is not None])
         step = max(1, block // right.shape[1])
         for begin in range(0, len(left), step):
