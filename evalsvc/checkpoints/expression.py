@@ -1,8 +1,9 @@
 """Virtual checkpoints: expressions over checkpoints such as `lerp(run@0, run@5000, 0.3)`.
 
-Every function is linear, so an expression gives each checkpoint a coefficient for each tensor: see `coefficients`.
+Every function is linear, so an expression gives each checkpoint a coefficient for each tensor: see `coefficients`. An
+adapter, the folder that LoRA training writes, has a coefficient as well.
 
-    expression = average | lerp | graft | checkpoint
+    expression = average | lerp | graft | sum | checkpoint
     average    = "avg" "(" member { "," member } ")"                   the mean; a checkpoint given twice counts twice
     member     = expression | range
     lerp       = "lerp" "(" expression "," expression "," weight ")"   weight from 0 (the first) to 1 (the second)
@@ -11,6 +12,7 @@ Every function is linear, so an expression gives each checkpoint a coefficient f
     choice     = "layers" "=" span { "|" span } | "parts" "=" part { "|" part }
     span       = layer [ "-" layer ]                                   counted from 0, both ends included
     part       = "embeddings" | "head" | "norm"
+    sum        = expression " + " "lora" "(" path ")"                  the weights with a LoRA adapter merged into them
     checkpoint = run "@" step [ ":" variant ] | "base" | path
     range      = run "@" first ".." last [ "/" stride ] [ ":" variant ]
                                                     both ends included; with a stride every one of its steps must exist
@@ -36,6 +38,7 @@ ARITHMETIC = 1
 """Version of the arithmetic on tensors; part of a virtual checkpoint's digest."""
 
 FUNCTIONS = ("avg", "lerp", "graft")
+ADAPTER = "lora"
 PARTS = ("embeddings", "head", "norm")
 """Parts that a graft may choose in addition to layers: token table (with its norm, if there is one), output table, last
 norm."""
@@ -56,6 +59,7 @@ _QUOTED = re.compile(r""""([^"]+)"|'([^']+)'""")
 _WEIGHT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _SPAN = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
 _CHECKPOINT = "a checkpoint (RUN@STEP[:VARIANT], base, a path) or " + ", ".join(f"{name}(…)" for name in FUNCTIONS)
+_ADAPTER = f"{ADAPTER}(FOLDER), the folder of an adapter"
 _CHOICE = "layers=0-11|14 or parts=" + "|".join(PARTS)
 _SIGNS = {"(": "bracket", ",": "comma", ")": "closing bracket"}
 _SHOWN = 80
@@ -106,6 +110,16 @@ class File:
 
 
 @dataclass(frozen=True)
+class Adapter:
+    """The folder of a LoRA adapter."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"{ADAPTER}({File(self.path)})"
+
+
+@dataclass(frozen=True)
 class Average:
     members: tuple[Expression | Steps, ...]
 
@@ -125,8 +139,14 @@ class Graft:
     chosen: frozenset[Part]
 
 
-Leaf = Step | Base | File
-Expression = Leaf | Average | Lerp | Graft
+@dataclass(frozen=True)
+class Sum:
+    first: Expression
+    adapter: Adapter
+
+
+Leaf = Step | Base | File | Adapter
+Expression = Leaf | Average | Lerp | Graft | Sum
 
 
 def canonical(expression: Expression | Steps, name: Callable[[Leaf], str] = str) -> str:
@@ -137,6 +157,8 @@ def canonical(expression: Expression | Steps, name: Callable[[Leaf], str] = str)
         return name(expression)
     if isinstance(expression, Average):
         return f"avg({', '.join(sorted((canonical(item, name) for item in expression.members), key=_natural))})"
+    if isinstance(expression, Sum):
+        return f"{canonical(expression.first, name)} + {name(expression.adapter)}"
     operands = f"{canonical(expression.first, name)}, {canonical(expression.second, name)}"
     if isinstance(expression, Lerp):
         return f"lerp({operands}, {repr(expression.weight + 0.0).removesuffix('.0')})"
@@ -148,14 +170,19 @@ def canonical(expression: Expression | Steps, name: Callable[[Leaf], str] = str)
 
 def digest_of(expression: Expression, digests: Mapping[str, str]) -> str:
     """Return a virtual checkpoint's digest from its checkpoints' `digests` by name; the names do not count."""
-    content = canonical(expression, lambda leaf: digests[str(leaf)])
+
+    def digest(leaf: Leaf) -> str:
+        return f"{ADAPTER}({digests[str(leaf)]})" if isinstance(leaf, Adapter) else digests[str(leaf)]
+
+    content = canonical(expression, digest)
     return hashlib.sha256(f"virtual checkpoint {ARITHMETIC}\n{content}".encode()).hexdigest()
 
 
 def default_variant(expression: Expression) -> str:
     """Return a name that distinguishes the virtual checkpoint from all others, such as `lerp-3f2a91bc04`."""
     text = canonical(expression)
-    return f"{text.partition('(')[0]}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+    function = ADAPTER if isinstance(expression, Sum) else text.partition("(")[0]
+    return f"{function}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
 
 def written(expression: Expression | Steps) -> list[Leaf | Steps]:
@@ -181,27 +208,36 @@ def replaced(
         for member in expression.members:
             members += steps(member) if isinstance(member, Steps) else [replaced(member, leaf, steps)]
         return Average(tuple(members))
+    if isinstance(expression, Sum):
+        first, adapter = replaced(expression.first, leaf, steps), leaf(expression.adapter)
+        assert isinstance(adapter, Adapter), "an adapter is replaced by an adapter"
+        return Sum(first, adapter)
     first, second = (replaced(argument, leaf, steps) for argument in (expression.first, expression.second))
     if isinstance(expression, Lerp):
         return Lerp(first, second, expression.weight)
     return Graft(first, second, expression.chosen)
 
 
-def coefficients(expression: Expression, part: Part) -> dict[str, float]:
-    """Return the coefficient of each checkpoint in the tensors of a layer or part, by name; coefficients sum to 1."""
+def coefficients(expression: Expression, part: Part, whole: frozenset[str] = frozenset()) -> dict[str, float]:
+    """Return the coefficient of each checkpoint in the tensors of a layer or part, by name; coefficients sum to 1,
+    without those of adapters that add to a tensor. The adapters `whole` hold the tensor itself."""
     if isinstance(expression, Leaf):
         return {str(expression): 1.0}
     if isinstance(expression, Graft):
-        return coefficients(expression.second if part in expression.chosen else expression.first, part)
+        return coefficients(expression.second if part in expression.chosen else expression.first, part, whole)
+    if isinstance(expression, Sum):
+        name = str(expression.adapter)
+        total = {} if name in whole else coefficients(expression.first, part, whole)
+        return {**total, name: total.get(name, 0.0) + 1.0}
     if isinstance(expression, Lerp):
         terms = [(expression.first, 1 - expression.weight), (expression.second, expression.weight)]
     else:
         members = [member for member in expression.members if not isinstance(member, Steps)]
         assert len(members) == len(expression.members), "ranges are replaced by what is in them first"
         terms = [(member, 1 / len(members)) for member in members]
-    total: dict[str, float] = {}
+    total = {}
     for term, weight in terms:
-        for leaf, share in coefficients(term, part).items():
+        for leaf, share in coefficients(term, part, whole).items():
             total[leaf] = total.get(leaf, 0.0) + weight * share
     return total
 
@@ -252,13 +288,16 @@ def _natural(text: str) -> tuple[list[tuple[int, str]], str]:
     return [(len(piece), piece) if piece.isdigit() else (0, piece) for piece in re.split(r"(\d+)", text)], text
 
 
-def _arguments(expression: Average | Lerp | Graft) -> Sequence[Expression | Steps]:
+def _arguments(expression: Average | Lerp | Graft | Sum) -> Sequence[Expression | Steps]:
+    if isinstance(expression, Sum):
+        return expression.first, expression.adapter
     return expression.members if isinstance(expression, Average) else (expression.first, expression.second)
 
 
 def is_expression(uri: str) -> bool:
-    """Return whether a uri is meant as an expression, valid or not: a function's name and a bracket."""
-    return re.match(rf"\s*(({'|'.join(FUNCTIONS)})\s*\(|[a-z]\w*\s*\(.*\)\s*$)", uri, re.DOTALL) is not None
+    """Return whether a uri is meant as an expression, valid or not: a function's name and a bracket, or a sum."""
+    begins = re.match(rf"\s*(({'|'.join(FUNCTIONS)})\s*\(|[a-z]\w*\s*\(.*\)\s*$)", uri, re.DOTALL) is not None
+    return begins or re.search(rf"\s\+\s+{ADAPTER}\s*\(", uri) is not None
 
 
 def parse_expression(text: str) -> Expression:
@@ -283,6 +322,29 @@ class _Parser:
         return expression
 
     def _member(self, inside: int) -> Expression | Steps:
+        begin = self._skip()
+        member = self._term(inside)
+        while self.peek() == "+":
+            if isinstance(member, Steps):
+                self.fail("one checkpoint before + (a range is for avg(…) only)", begin)
+            if (inside := inside + 1) > MAX_DEPTH:
+                self.fail(f"at most {MAX_DEPTH} levels of nested functions and sums")
+            self.at += 1
+            member = Sum(member, self._adapter())
+        return member
+
+    def _adapter(self) -> Adapter:
+        begin = self._skip()
+        if self._word(_ADAPTER) != ADAPTER:
+            self.fail(_ADAPTER, begin)
+        self._take("(", _ADAPTER)
+        if quoted := _QUOTED.match(self.text, self._skip()):
+            self.at = quoted.end()
+        path = (quoted[1] or quoted[2]) if quoted else self._word("the folder of an adapter")
+        self._take(")")
+        return Adapter(path)
+
+    def _term(self, inside: int) -> Expression | Steps:
         begin = self._skip()
         if quoted := _QUOTED.match(self.text, begin):
             self.at = quoted.end()

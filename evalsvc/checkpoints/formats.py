@@ -22,6 +22,11 @@ FOLDER_FILES = (
 )
 """Names of weights in a folder of Hugging Face, Meta or FSDP; the first that exists is used."""
 
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+ADAPTER_CONFIG = "adapter_config.json"
+MAX_ADAPTER_CONFIG = 1_000_000
+"""Maximum number of bytes of an adapter's configuration, which may name every module."""
+
 SHARD = re.compile(r"consolidated\.(\d\d)\.pth")
 """Name of one of several files of Meta's, each of which has a part of every tensor."""
 
@@ -74,6 +79,8 @@ def known_weights(names: Collection[str], folder: str) -> str | None:
     if ".metadata" in names or any(name.endswith(".distcp") for name in names):
         raise _sharded(folder)
     weights = [name for name in FOLDER_FILES if name in names] or sorted(filter(SHARD.fullmatch, names))
+    if not weights and (weights := [name for name in ADAPTER_FILES if name in names]) and ADAPTER_CONFIG not in names:
+        raise NotACheckpoint(f"{folder} holds {weights[0]} without {ADAPTER_CONFIG}, as peft writes both; copy it too")
     for index, whole in (FOLDER_FILES[:2], FOLDER_FILES[2:4]):
         if weights[:2] == [index, whole]:
             raise NotACheckpoint(
@@ -142,11 +149,21 @@ def refuse_part(names: Collection[str], shown: str) -> None:
         _states_among(states, shown.rpartition("/")[0])
 
 
+def is_adapter(path: Path) -> bool:
+    """Return whether a path is the folder of a LoRA adapter."""
+    return path.is_dir() and known_weights({entry.name for entry in path.iterdir()}, str(path)) in ADAPTER_FILES
+
+
 def adapter(shown: str) -> NotACheckpoint:
     return NotACheckpoint(
-        f"{shown} is a LoRA adapter, which holds only what differs from its base; merge the adapter into the base, and "
-        "post the folder of the merged model: model.merge_and_unload().save_pretrained(FOLDER)"
+        f"{shown} is of a LoRA adapter, which holds only what differs from its base; give its folder on a disk, alone "
+        "or with the base: 'BASE + lora(FOLDER)'"
     )
+
+
+def merge_it(folder: object) -> str:
+    """Return what to do with an adapter that evalsvc cannot merge, as the end of a message."""
+    return f"merge {folder} into its base, and give the result: model.merge_and_unload().save_pretrained(FOLDER)"
 
 
 def _sharded(folder: str) -> ShardedCheckpoint:

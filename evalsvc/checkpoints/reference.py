@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from evalsvc.checkpoints.expression import Expression
+from evalsvc.checkpoints.expression import Adapter, Expression, leaves
 from evalsvc.errors import (
     CheckpointChanged,
     CheckpointGone,
@@ -84,7 +84,12 @@ class CheckpointRef:
 class Virtual:
     expression: Expression
     parents: Mapping[str, CheckpointRef]
-    """Parents by their names in the expression; each is a file or folder."""
+    """Parents by their names in the expression; each is a file or folder, or the folder of an adapter."""
+
+    def models(self) -> Mapping[str, CheckpointRef]:
+        """Return the parents that are whole models, without the adapters."""
+        adapters = {str(leaf) for leaf in leaves(self.expression) if isinstance(leaf, Adapter)}
+        return {name: parent for name, parent in self.parents.items() if name not in adapters}
 
 
 def with_files(reference: CheckpointRef, change: Callable[[CheckpointRef], CheckpointRef]) -> CheckpointRef:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from evalsvc.checkpoints.formats import (
+    ADAPTER_FILES,
     PART,
     SHARD,
     adapter,
@@ -71,6 +72,8 @@ def read_weights(path: Path) -> Weights:
             return _read_shards(file.parent)
         if path.is_dir() and PART.fullmatch(file.name):
             return _joined(path, parts_of(names_in(path), str(path)), {})
+        if file.name in ADAPTER_FILES:
+            raise adapter(str(path))
         return READERS[format_of(file)](file)
     except CheckpointError:
         raise
@@ -128,7 +131,7 @@ def _read_safetensors(path: Path) -> Weights:
 
 
 def _read_index(path: Path) -> Weights:
-    mapping = {_strip(tensor): name for tensor, name in weight_map(path.read_bytes(), path).items()}
+    mapping = {strip(tensor): name for tensor, name in weight_map(path.read_bytes(), path).items()}
     weights = _joined(path, sorted(set(mapping.values())), mapping)
     if absent := sorted(mapping.keys() - weights.tensors.keys()):
         raise CheckpointMismatch(
@@ -179,7 +182,7 @@ READERS = {"safetensors": _read_safetensors, "torch": _read_torch, "index": _rea
 
 def _weights(path: Path, kind: str, content: Mapping[object, object]) -> Weights:
     names = [str(name) for name in content]
-    if any(".lora_A." in name for name in names):
+    if any(".lora_A." in name for name in names) and path.name not in ADAPTER_FILES:
         raise adapter(str(path))
     refuse_tensors(str(path), names)
     # Drop everything that a pickle may have attached to the values, such as methods.
@@ -193,7 +196,7 @@ def _weights(path: Path, kind: str, content: Mapping[object, object]) -> Weights
         )
     keys: dict[str, str] = {}
     for key in map(str, tensors):
-        if (name := _strip(key)) in keys:
+        if (name := strip(key)) in keys:
             raise CheckpointMismatch(
                 f"{path} holds both {legible(keys[name])} and {legible(key)}, which are one parameter without their "
                 "prefixes; save one model only"
@@ -202,11 +205,10 @@ def _weights(path: Path, kind: str, content: Mapping[object, object]) -> Weights
     return Weights(dict(zip(keys, tensors.values(), strict=True)), kind)
 
 
-def _strip(key: str) -> str:
-    key, start = (
-        WRAPPERS.sub("", key),
-        0,
-    )  # a loop, because a hostile name may repeat a prefix more often than functions may call themselves
+def strip(key: str) -> str:
+    """Return the name of a parameter without the prefixes of wrappers."""
+    # A loop, because a hostile name may repeat a prefix more often than functions may call themselves.
+    key, start = WRAPPERS.sub("", key), 0
     while prefix := next((prefix for prefix in PREFIXES if key.startswith(prefix, start)), ""):
         start += len(prefix)
     return key[start:]

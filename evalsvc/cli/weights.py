@@ -8,8 +8,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
-from evalsvc.checkpoints.expression import Base, File, canonical, is_expression, parse_expression, written
-from evalsvc.checkpoints.formats import weights_at
+from evalsvc.checkpoints.expression import (
+    Adapter,
+    Base,
+    Expression,
+    File,
+    Sum,
+    canonical,
+    is_expression,
+    parse_expression,
+    written,
+)
+from evalsvc.checkpoints.formats import adapter, is_adapter, weights_at
+from evalsvc.checkpoints.posted import locate_adapter, recorded_base
 from evalsvc.checkpoints.reference import CheckpointRef, Virtual
 from evalsvc.checkpoints.remote.fetch import locate_checkpoint
 from evalsvc.config import Settings
@@ -42,21 +53,32 @@ def is_virtual(uri: str) -> bool:
 def checkpoint_reference(
     uri: str, model: Description, layout: Description, settings: Settings, base: CheckpointRef | None = None
 ) -> CheckpointRef:
-    """Return a reference to weights: a file, a folder, or an expression, in which `base` stands for `base`."""
+    """Return a reference to weights: a file, a folder, or an expression, in which `base` stands for `base`.
+
+    The folder of an adapter stands for the sum of its base and the adapter. The base is the folder that the adapter's
+    configuration names, or else `base`.
+    """
     if is_virtual(uri):
-        return _virtual_reference(uri, model, layout, settings, base)
+        return _virtual_reference(parse_expression(uri), model, layout, settings, base)
     path, identity = locate_checkpoint(absolute_uri(uri), settings)
+    if identity.etag is None and is_adapter(Path(path)):
+        recorded = recorded_base(Path(path), settings)
+        first = File(recorded) if os.path.isabs(recorded) and os.path.exists(recorded) else Base()
+        return _virtual_reference(Sum(first, Adapter(path)), model, layout, settings, base)
     known = identity if identity.etag is not None else None
     return CheckpointRef(path=path, identity=known, model=model, layout=layout, label=uri)
 
 
 def _virtual_reference(
-    uri: str, model: Description, layout: Description, settings: Settings, base: CheckpointRef | None
+    expression: Expression, model: Description, layout: Description, settings: Settings, base: CheckpointRef | None
 ) -> CheckpointRef:
-    expression = parse_expression(uri)
-    parents = {}
+    text, parents = canonical(expression), {}
     for leaf in written(expression):
-        if isinstance(leaf, File):
+        if isinstance(leaf, Adapter):
+            parents[str(leaf)] = CheckpointRef(locate_adapter(absolute_uri(leaf.path), settings)[0], label=leaf.path)
+        elif isinstance(leaf, File):
+            if (path := local_file(leaf.path)) is not None and is_adapter(path):
+                raise adapter(leaf.path)
             parents[str(leaf)] = checkpoint_reference(leaf.path, model, layout, settings)
         elif not isinstance(leaf, Base):
             raise InvalidRequest(
@@ -65,10 +87,9 @@ def _virtual_reference(
             )
         elif base is None or base.virtual is not None:
             problem = "an expression; write the expression out" if base else "not given; name its weights by --base"
-            raise InvalidRequest(f"{uri} uses base, which is {problem}")
+            raise InvalidRequest(f"{text} uses base, which is {problem}")
         else:
             parents[str(leaf)] = base
-    text = canonical(expression)
     return CheckpointRef(text, layout=layout, label=text, virtual=Virtual(expression, parents))
 
 

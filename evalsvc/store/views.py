@@ -97,7 +97,7 @@ def checkpoint_view(session: Session, checkpoint: Checkpoint) -> documents.Check
 def in_use(session: Session, checkpoint: Checkpoint) -> bool:
     """Tell whether the service still needs the posted file: for an unfinished evaluation of the checkpoint or of a
     virtual checkpoint computed from it, for a copy, or as a base that a run names."""
-    if checkpoint.spool_state == "ready" or checkpoint.parents:
+    if checkpoint.spool_state == "ready" or checkpoint.is_virtual:
         return False
     users = (checkpoint, *checkpoint.children)
     waiting = any(evaluation.state not in OVER for user in users for evaluation in user.evaluations)

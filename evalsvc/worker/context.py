@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 from evalsvc.assets import locate_asset
+from evalsvc.checkpoints.adapter import read_adapter
 from evalsvc.checkpoints.expression import require_parts
 from evalsvc.checkpoints.opening import checkpoint_rule, opened, opened_weights
-from evalsvc.checkpoints.reference import CheckpointRef, identify, named, parents_of, verify, with_files
+from evalsvc.checkpoints.reference import CheckpointRef, identify, named, verify, with_files
 from evalsvc.checkpoints.weights import read_weights
 from evalsvc.config import Settings
 from evalsvc.data.images import ImageSource, read_images
@@ -38,6 +39,7 @@ from evalsvc.worker.models import (
     ModelCache,
     ModelForm,
     known_digest,
+    reader_of,
     resolve_config_of,
     saved_frequencies_of,
 )
@@ -90,11 +92,16 @@ class ShardContext(Context):
     def inspect_checkpoint(self) -> None:
         verify(self.checkpoint)
         with opened(self.checkpoint) as checkpoint, named(checkpoint):
-            for file in parents_of(checkpoint) or [checkpoint]:
-                read_weights(Path(file.path))
-            if checkpoint.virtual is not None:
-                config = resolve_config_of(checkpoint)
-                require_parts(checkpoint.virtual.expression, config.n_layers, config.weight_tying)
+            virtual = checkpoint.virtual
+            if virtual is None:
+                read_weights(Path(checkpoint.path))
+                return
+            models = virtual.models()
+            for name, parent in virtual.parents.items():
+                read = reader_of(virtual) if name in models else read_adapter
+                read(Path(parent.path))
+            config = resolve_config_of(checkpoint)
+            require_parts(virtual.expression, config.n_layers, config.weight_tying)
 
     def digest(self) -> str:
         loaded = _models.loaded(self.checkpoint)

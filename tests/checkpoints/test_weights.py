@@ -53,8 +53,9 @@ def test_an_adapter_is_told_how_it_becomes_a_model(tensors: dict[str, Tensor], t
     """The advice was to post the adapter's file, which then lacked every tensor of a model."""
     matrices = {f"base_model.model.q_proj.lora_{side}.weight": tensors["norm.weight"].clone() for side in "AB"}
     save_file(matrices, tmp_path / name)
+    (tmp_path / "adapter_config.json").write_text("{}")
     for path in [tmp_path / name] if name.startswith("renamed") else [tmp_path / name, tmp_path]:
-        refused(path, NotACheckpoint, r"LoRA adapter.*merge_and_unload\(\)\.save_pretrained")
+        refused(path, NotACheckpoint, r"LoRA adapter.*give its folder .*'BASE \+ lora\(FOLDER\)'")
 
 
 def test_files_of_open_lm_and_lightning(epoch_file: Path, tensors: dict[str, Tensor], tmp_path: Path) -> None:

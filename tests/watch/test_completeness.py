@@ -176,8 +176,19 @@ def test_a_hugging_face_folder_is_whole_when_all_its_shards_are(tmp_path: Path) 
     assert looks.second("checkpoint-500") == checkpoint(500)
 
 
+def test_an_adapter_is_whole_with_its_configuration(tmp_path: Path) -> None:
+    """peft writes the configuration after the weights."""
+    looks, header = Looks(tmp_path), b'{"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    (tmp_path / "checkpoint-500").mkdir()
+    whole = len(header).to_bytes(8, "little") + header + bytes(4)
+    (tmp_path / "checkpoint-500" / "adapter_model.safetensors").write_bytes(whole)
+    assert "without adapter_config.json" in looks.second("checkpoint-500").reason
+    (tmp_path / "checkpoint-500" / "adapter_config.json").write_text("{}")
+    assert looks.second("checkpoint-500") == checkpoint(500)
+
+
 @pytest.mark.parametrize(
-    ("file", "words"), [("adapter_model.safetensors", "it is a LoRA adapter"), (".metadata", "dcp_to_torch")]
+    ("file", "words"), [("adapter_model.safetensors", "without adapter_config.json"), (".metadata", "dcp_to_torch")]
 )
 def test_a_folder_of_another_form_is_told_how_it_becomes_a_model(tmp_path: Path, file: str, words: str) -> None:
     """It was waited for, for ever."""

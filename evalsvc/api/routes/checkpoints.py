@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,14 +18,31 @@ from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import CheckpointId, CheckpointInput, CheckpointsQuery
 from evalsvc.api.state import CurrentState, State
 from evalsvc.checkpoints.copies import Copy, keep_uploads, link_into, releasing, spooled
-from evalsvc.checkpoints.expression import canonical, is_expression
-from evalsvc.checkpoints.formats import weights_among
+from evalsvc.checkpoints.expression import (
+    Adapter,
+    Base,
+    Expression,
+    File,
+    Sum,
+    canonical,
+    is_expression,
+    parse_expression,
+)
+from evalsvc.checkpoints.formats import adapter, is_adapter, weights_among
 from evalsvc.checkpoints.opening import checkpoint_rule, opened
-from evalsvc.checkpoints.posted import given_model, posted_layout, posted_model, uploaded_model
+from evalsvc.checkpoints.posted import (
+    given_model,
+    locate_adapter,
+    posted_layout,
+    posted_model,
+    recorded_base,
+    uploaded_model,
+)
 from evalsvc.checkpoints.reference import UPLOAD, CheckpointRef, Identity, uploaded_sha256, verify
 from evalsvc.checkpoints.remote.fetch import locate_checkpoint
+from evalsvc.checkpoints.remote.uri import is_remote
 from evalsvc.config import Settings
-from evalsvc.errors import EvalsvcError, InvalidRequest, UploadNotFound, first_few
+from evalsvc.errors import CheckpointError, EvalsvcError, InvalidRequest, UploadNotFound, first_few
 from evalsvc.files.artifacts import drop_contents
 from evalsvc.files.outputs import drop_outputs
 from evalsvc.files.uploads import Sent
@@ -34,8 +51,15 @@ from evalsvc.store.data_folder import asked_anew, named_artifacts, named_items
 from evalsvc.store.lookup import current_checkpoint, find_checkpoint, get_or_create_run, place_of, step_of
 from evalsvc.store.queue.attempts import checkpoint_reference
 from evalsvc.store.runs import deletion
+from evalsvc.store.runs.base import FIRST_STEP
 from evalsvc.store.runs.posting import Submission, due_suites, needs_file, plan_of, submit, uploaded_bytes
-from evalsvc.store.runs.virtual import common_layout, require_combinable, resolve_expression, virtual_variant
+from evalsvc.store.runs.virtual import (
+    base_of_adapter,
+    common_layout,
+    require_combinable,
+    resolve_expression,
+    virtual_variant,
+)
 from evalsvc.store.views import checkpoint_view, checkpoints_view, document_of
 
 UNREACHABLE: dict[int | str, dict[str, Any]] = {
@@ -57,7 +81,10 @@ router = router_of(prefix="/v1/checkpoints", tags=["checkpoints"])
     description="A repeated post changes nothing and answers 200 with the same ids. Another file at the same run, "
     "step and variant is a conflict unless `replace` is true.\n\nA `uri` such as `avg(run@1000..2000/100)`, "
     "`lerp(run@0, run@5000, 0.3)` or `graft(run@5000, base, layers=0-11)` posts a virtual checkpoint, whose weights "
-    "are computed from the weights of other checkpoints when the checkpoint is evaluated.\n\nA `uri` such as "
+    "are computed from the weights of other checkpoints when the checkpoint is evaluated.\n\nThe folder of a LoRA "
+    "adapter, or a `uri` such as `run@0 + lora(FOLDER)`, posts the adapter as a step of its run. The folder alone is "
+    "added to the base that its `adapter_config.json` names, which becomes step 0 if no checkpoint has the files, or "
+    "else to the base of the run.\n\nA `uri` such as "
     "`upload:SHA256` posts a file that was sent to `/v1/uploads`, or a folder by the digest of its manifest, the file "
     '`{"files": {"NAME": "SHA256", …}}`. The service keeps the files as long as an evaluation or a base needs them. A '
     "post before all files were sent is checked and then refused with `upload_not_found`.\n\nWithout `suites`, the "
@@ -75,10 +102,13 @@ def post_checkpoint(body: CheckpointInput, state: CurrentState, owner: TokenName
     settings, sha256 = state.settings, uploaded_sha256(body.uri)
     sent = None if sha256 is None else state.uploads.finished(owner, sha256)
     # Check files before the database is locked.
-    submission = None if sha256 or is_expression(body.uri) else _of_file(body, settings)
+    lora = None if sha256 else _adapter(body, settings)
+    submission = None if sha256 or lora or is_expression(body.uri) else _of_file(body, settings)
     with nullcontext() if sha256 is None else releasing, state.writing() as session:
         if sha256 is not None:
             submission = _of_upload(session, body, sha256, sent, settings)
+        elif lora is not None:
+            submission = _of_adapter(session, body, lora, settings)
         elif submission is None:
             submission = _of_expression(session, body, settings)
         plan = plan_of(session, submission.run) if body.suites is None else None
@@ -201,6 +231,8 @@ def _common(body: CheckpointInput) -> Submission:
 
 def _of_file(body: CheckpointInput, settings: Settings) -> Submission:
     path, identity = locate_checkpoint(body.uri, settings)
+    if identity.etag is None and is_adapter(Path(path)):
+        raise adapter(body.uri)
     if identity.etag is not None and body.spool == "link":
         raise InvalidRequest(
             "spool is 'link', and the checkpoint is in a remote store, from which no file can be linked; give "
@@ -270,6 +302,64 @@ def _of_upload(
         sha256=common.sha256 if is_folder else sha256,
         model=model,
         layout=posted_layout(body.layout, model if existing is None else existing.model, settings),
+    )
+
+
+@dataclass(frozen=True)
+class _Adapter:
+    file: Submission
+    recorded: str
+    """Name or path of its base, as its configuration says."""
+    first: Expression | None
+    """Expression that it is added to; None for the base that is found."""
+    base: Submission | None
+    """Folder of the base; None if it is not known, or a checkpoint of the service."""
+
+
+def _adapter(body: CheckpointInput, settings: Settings) -> _Adapter | None:
+    """Read what a post says of an adapter: its folder, or the sum of a base and the adapter; None for other posts."""
+    expression = parse_expression(body.uri) if is_expression(body.uri) else None
+    if isinstance(expression, Sum):
+        path, identity = locate_adapter(expression.adapter.path, settings)
+        first = expression.first
+    elif expression is not None or is_remote(body.uri):
+        return None
+    else:
+        path, identity = locate_checkpoint(body.uri, settings)
+        if not is_adapter(Path(path)):
+            return None
+        first = None
+    if body.run is None or body.step is None:
+        raise InvalidRequest("run or step is missing, and an adapter is a step of a run; give both")
+    recorded = recorded_base(Path(path), settings)
+    file, base = replace(_common(body), path=path, identity=identity), None
+    place = first.path if isinstance(first, File) else recorded
+    if isinstance(first, File) or (first is None and Path(recorded).is_absolute()):
+        changes = {"uri": place, "step": FIRST_STEP, "variant": None, "spool": "none", "sha256": None}
+        changes |= {"tokens_seen": None, "tags": {}, "replace": False}
+        with suppress(*(() if first else (CheckpointError,))):
+            base = _of_file(body.model_copy(update=changes), settings)
+    return _Adapter(file, recorded, None if isinstance(first, File | Base) else first, base)
+
+
+def _of_adapter(session: Session, body: CheckpointInput, posted: _Adapter, settings: Settings) -> Submission:
+    file, own, first = posted.file, Adapter(posted.file.path), posted.first
+    if first is None:
+        first = step_of(base_of_adapter(session, file.run, file.variant, own, posted.recorded, posted.base))
+    resolved = resolve_expression(session, canonical(Sum(first, own)), own)
+    parents = resolved.parents
+    for parent in parents:
+        verify(checkpoint_reference(parent, settings.data_path))
+    require_combinable(resolved)
+    model = parents[0].model
+    if body.model is not None and given_model(body.model, settings) != model:
+        raise InvalidRequest(f"model differs from that of {step_of(parents[0])}, the adapter's base; leave model out")
+    return replace(
+        file,
+        uri=canonical(resolved.expression),
+        model=model,
+        layout=common_layout(parents, posted_layout(body.layout, model, settings)),
+        parents=[parent.id for parent in parents],
     )
 
 

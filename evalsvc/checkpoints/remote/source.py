@@ -9,7 +9,7 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import TypeVar
 
-from evalsvc.checkpoints.formats import PART, SHARD, weights_among
+from evalsvc.checkpoints.formats import ADAPTER_FILES, PART, SHARD, adapter, weights_among
 from evalsvc.checkpoints.reference import Identity
 from evalsvc.errors import SourceUnreachable
 
@@ -53,6 +53,8 @@ class Listing:
 def weights_of_folder(shown: object, files: Sequence[RemoteFile]) -> list[RemoteFile]:
     """Return the files of a Hugging Face folder that a model is read from: weights, and small files next to them."""
     first = weights_among({file.name for file in files}, str(shown))
+    if first in ADAPTER_FILES:  # its base is not known
+        raise adapter(str(shown))
     stem, _, rest = first.partition(".")
     ending = rest.removesuffix(".index.json")
 

@@ -15,7 +15,7 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session, joinedload
 
 from evalsvc.checkpoints.copies import spool_path
-from evalsvc.checkpoints.expression import parse_expression
+from evalsvc.checkpoints.expression import Adapter, Expression, Leaf, Step, parse_expression, replaced
 from evalsvc.checkpoints.reference import CheckpointRef, Identity, Virtual
 from evalsvc.errors import PlanOutdated, is_transient
 from evalsvc.files.outputs import OutputFile
@@ -99,6 +99,8 @@ def finish(session: Session, assignment: Assignment, result: ShardResult, max_at
     if parents := provenance.get("parents_sha256"):
         # A digest under the old name of a renamed run is ignored. The next worker sends the digest again.
         digests |= {parent.id: parents.get(str(step_of(parent))) for parent in checkpoint.parents}
+        if not checkpoint.is_virtual:
+            digests[checkpoint.id] = parents.get(str(adapter_of(checkpoint)))
     for checkpoint_id, sha256 in digests.items():
         if sha256:  # of the first worker that read the files; later workers compare theirs with it
             unknown = (Checkpoint.id == checkpoint_id, Checkpoint.sha256.is_(None))
@@ -211,17 +213,38 @@ def _fenced(session: Session, assignment: Assignment) -> Shard | None:
 
 
 def checkpoint_reference(checkpoint: Checkpoint, data_path: Path) -> CheckpointRef:
-    """Return the reference by which a worker opens a checkpoint, or all parents of a virtual checkpoint."""
+    """Return the reference by which a worker opens a checkpoint, or all parents of a virtual checkpoint.
+
+    An adapter is a parent too, by the name `adapter_of`. Of a parent that is an adapter on a base, both are parents.
+    """
     reference = CheckpointRef(
         path=checkpoint.path, sha256=checkpoint.sha256, layout=checkpoint.layout, label=checkpoint_label(checkpoint)
     )
-    if checkpoint.parents:
-        parents = {str(step_of(parent)): checkpoint_reference(parent, data_path) for parent in checkpoint.parents}
-        virtual = Virtual(parse_expression(checkpoint.uri), parents)
-        return replace(reference, path=checkpoint.uri, virtual=virtual)
-    identity = Identity(checkpoint.size, checkpoint.mtime_ns, checkpoint.etag)
-    reference = replace(reference, identity=identity, model=checkpoint.model)
-    if checkpoint.spool_state != "ready":
+    if not checkpoint.is_virtual:
+        identity = Identity(checkpoint.size, checkpoint.mtime_ns, checkpoint.etag)
+        reference = replace(reference, identity=identity, model=checkpoint.model)
+        if checkpoint.spool_state == "ready":
+            copy = str(spool_path(data_path, checkpoint.id, checkpoint.path))
+            reference = replace(reference, path=copy, identity=replace(identity, etag=None))
+    if not checkpoint.parents:
         return reference
-    copy = str(spool_path(data_path, checkpoint.id, checkpoint.path))
-    return replace(reference, path=copy, identity=replace(identity, etag=None))
+    steps = {step_of(parent): parent for parent in checkpoint.parents}
+    parents: dict[str, CheckpointRef] = {}
+
+    def entered(leaf: Leaf) -> Expression:
+        if isinstance(leaf, Adapter):
+            parents[str(adapter_of(checkpoint))] = replace(reference, model=None, layout=None)
+            return adapter_of(checkpoint)
+        assert isinstance(leaf, Step), "other checkpoints are replaced by their steps when an expression is posted"
+        of_parent = checkpoint_reference(steps[leaf], data_path)
+        parents.update({str(leaf): of_parent} if of_parent.virtual is None else of_parent.virtual.parents)
+        return leaf if of_parent.virtual is None else of_parent.virtual.expression
+
+    virtual = Virtual(replaced(parse_expression(checkpoint.uri), entered, lambda steps: ()), parents)
+    sha256 = checkpoint.sha256 if checkpoint.is_virtual else None
+    return replace(reference, path=checkpoint.uri, sha256=sha256, identity=None, model=None, virtual=virtual)
+
+
+def adapter_of(checkpoint: Checkpoint) -> Adapter:
+    """Return the name of a checkpoint's adapter in references, which no other checkpoint's adapter has."""
+    return Adapter(str(step_of(checkpoint)))

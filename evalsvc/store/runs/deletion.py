@@ -158,7 +158,9 @@ def rename_run(session: Session, name: str, new: str) -> Run:
         if other.base is not None and other.base["run"] == name:
             other.base = {**other.base, "run": new}
     for checkpoint in children:
-        checkpoint.uri = checkpoint.path = _renamed(checkpoint.uri, name, new)
+        checkpoint.uri = _renamed(checkpoint.uri, name, new)
+        if checkpoint.is_virtual:
+            checkpoint.path = checkpoint.uri
     return run
 
 

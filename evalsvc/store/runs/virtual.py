@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import exists, select
+from sqlalchemy import exists, or_, select
 from sqlalchemy.orm import Session
 
 from evalsvc.checkpoints.expression import (
     MAX_CHECKPOINTS,
+    Adapter,
     Base,
     Expression,
     File,
@@ -26,8 +27,9 @@ from evalsvc.checkpoints.expression import (
 )
 from evalsvc.errors import InvalidLayout, InvalidRequest, UnknownName, first_few
 from evalsvc.families.reading import require_one_model
-from evalsvc.store.lookup import find_run, find_step, require_current_parents, step_of
+from evalsvc.store.lookup import find_run, find_step, get_or_create_run, require_current_parents, step_of
 from evalsvc.store.runs.base import base_of
+from evalsvc.store.runs.posting import Submission, submit
 from evalsvc.store.tables import Checkpoint, checkpoint_parents
 
 NAMED = 8
@@ -36,13 +38,15 @@ NAMED = 8
 
 @dataclass(frozen=True)
 class Resolved:
-    """An expression over steps only, and the distinct current checkpoints that it names, in canonical order."""
+    """An expression over steps only, but for an adapter that is added last, and the distinct current checkpoints that
+    it names, in canonical order. The bases of adapters on bases follow."""
 
     expression: Expression
     parents: Sequence[Checkpoint]
 
 
-def resolve_expression(session: Session, text: str) -> Resolved:
+def resolve_expression(session: Session, text: str, adapter: Adapter | None = None) -> Resolved:
+    """Resolve an expression; `adapter` is the only adapter that it may add itself."""
     # The canonical form decides which run `base` refers to, so that the typed order of an average has no effect.
     expression = parse_expression(canonical(parse_expression(text)))
     if isinstance(expression, Leaf):
@@ -52,29 +56,67 @@ def resolve_expression(session: Session, text: str) -> Resolved:
 
     def enter(checkpoint: Checkpoint) -> Expression:
         require_current_parents(checkpoint)
-        parents.update({step_of(parent): parent for parent in checkpoint.parents or [checkpoint]})
+        own = [] if checkpoint.is_virtual else [checkpoint]
+        parents.update({step_of(parent): parent for parent in (*own, *checkpoint.parents)})
         if len(parents) > MAX_CHECKPOINTS:
             raise InvalidRequest(
                 f"the expression names more than {MAX_CHECKPOINTS} checkpoints; name fewer checkpoints"
             )
-        return parse_expression(checkpoint.uri) if checkpoint.parents else step_of(checkpoint)
+        return parse_expression(checkpoint.uri) if checkpoint.is_virtual else step_of(checkpoint)
 
     def of_leaf(leaf: Leaf) -> Expression:
+        if isinstance(leaf, Adapter) and leaf != adapter:
+            raise InvalidRequest(
+                f"{leaf} is inside the expression; post each adapter as a checkpoint, BASE + {leaf}, and combine these "
+                "as RUN@STEP"
+            )
+        if isinstance(leaf, Adapter):
+            return leaf
         return enter(_find_leaf(session, leaf, first))
 
     def of_range(steps: Steps) -> list[Expression]:
         return [enter(checkpoint) for checkpoint in _find_steps(session, steps)]
 
     resolved = parse_expression(canonical(replaced(expression, of_leaf, of_range)))
-    return Resolved(resolved, [parents[leaf] for leaf in leaves(resolved)])
+    named = [leaf for leaf in leaves(resolved) if not isinstance(leaf, Adapter)]
+    return Resolved(resolved, [parents[leaf] for leaf in dict.fromkeys((*named, *parents))])
+
+
+def base_of_adapter(
+    session: Session, run: str, variant: str, adapter: Adapter, recorded: str, base: Submission | None
+) -> Checkpoint:
+    """Return the checkpoint that an adapter is added to: the one with the files of `base`, or else the run's base.
+
+    If no checkpoint has these files and the run has no base, `base` becomes step 0 of the run. `recorded` is what the
+    adapter says of its base.
+    """
+    own = base_of(session, get_or_create_run(session, run), variant)
+    if base is None:
+        if own is not None:
+            return own
+        raise InvalidRequest(
+            f"{adapter.path} is a LoRA adapter of {recorded[:200]!r}, which is no folder that the service may read, "
+            f"and run {run!r} has no base; post the base as step 0 of the run: evalsvc submit {run} 0 FOLDER"
+        )
+    same = select(Checkpoint).where(Checkpoint.path == base.path, Checkpoint.replaced_at.is_(None))
+    posted = session.scalars(same.order_by(Checkpoint.run_id != find_run(session, run).id, Checkpoint.id)).all()
+    if existing := next((checkpoint for checkpoint in posted if not checkpoint.parents), None):
+        return existing
+    if own is not None:
+        raise InvalidRequest(
+            f"the base of {adapter.path} is {base.path}, which is no checkpoint of the service, and the base of run "
+            f"{run!r} is {step_of(own)}; if the adapter belongs to it, post '{step_of(own)} + {adapter}', or "
+            "else post the adapter to a run of its own"
+        )
+    return submit(session, base, []).checkpoint
 
 
 def has_files(session: Session, run: str, variant: str | None = None) -> bool:
-    """Tell whether a run has checkpoints (of a variant) that are not virtual. Return False for an unknown run."""
+    """Tell whether a run has checkpoints (of a variant) with files of their own. Return False for an unknown run."""
     query = exists().where(
         Checkpoint.run.has(name=run),
         Checkpoint.replaced_at.is_(None),
-        Checkpoint.id.not_in(select(checkpoint_parents.c.checkpoint_id)),
+        or_(Checkpoint.size > 0, Checkpoint.id.not_in(select(checkpoint_parents.c.checkpoint_id))),
     )
     return bool(session.scalar(select(query if variant is None else query.where(Checkpoint.variant == variant))))
 
