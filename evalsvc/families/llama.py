@@ -5,13 +5,15 @@ SmolLM2 and Llama 3 have the `model_type` llama, and Qwen2.5 has qwen2.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import Field
 
 from evalsvc.errors import UnsupportedModel
 from evalsvc.families.hugging_face import HuggingFaceFields, LlamaNamed
-from evalsvc.spec.model_config import Activation
+from evalsvc.families.olmo_core import is_olmo_core, read_olmo_core
+from evalsvc.spec.model_config import Activation, ModelConfig
 
 
 class LlamaFields(HuggingFaceFields):
@@ -113,9 +115,18 @@ class GemmaFields(HuggingFaceFields):
             )
 
 
+class Olmo2(LlamaNamed):
+    def read(self, fields: Mapping[str, object], source: str, shown: Mapping[str, object]) -> ModelConfig:
+        return read_olmo_core(fields, source) if is_olmo_core(fields) else super().read(fields, source, shown)
+
+
+class Qwen3(LlamaNamed):
+    has_halves = True
+
+
 GEMMA = LlamaNamed("gemma", GemmaFields)
 LLAMA = LlamaNamed("llama", LlamaFields)
 MISTRAL = LlamaNamed("mistral", MistralFields)
-OLMO2 = LlamaNamed("olmo2", Olmo2Fields, "post_attention_layernorm", "post_feedforward_layernorm")
+OLMO2 = Olmo2("olmo2", Olmo2Fields, "post_attention_layernorm", "post_feedforward_layernorm")
 QWEN2 = LlamaNamed("qwen2", Qwen2Fields)
-QWEN3 = LlamaNamed("qwen3", Qwen3Fields)
+QWEN3 = Qwen3("qwen3", Qwen3Fields)

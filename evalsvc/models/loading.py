@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from evalsvc.checkpoints.expression import Expression, canonical, coefficients, leaves, part_of, require_parts
-from evalsvc.checkpoints.tensors import DTYPES, copied, emptied, is_finite, is_plain, listed
+from evalsvc.checkpoints.tensors import DTYPES, copied, emptied, is_finite, is_plain, joined, listed
 from evalsvc.checkpoints.weights import Weights, read_weights
 from evalsvc.errors import CheckpointMismatch, NonFinite, UnknownName
 from evalsvc.families.family import Source
@@ -228,7 +228,7 @@ class Stored:
 
     def value(self) -> Tensor:
         """Return the parameter's value, a view of the mapped file where it is one tensor."""
-        whole = self.tensors[0] if len(self.tensors) == 1 else torch.cat(self.tensors)
+        whole = joined(self.tensors)
         return whole if self.source.arrange is None else self.source.arrange(whole)
 
 

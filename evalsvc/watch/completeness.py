@@ -13,9 +13,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ValidationError
 
-from evalsvc.checkpoints.formats import format_of, read_header
+from evalsvc.checkpoints.distributed import read_models
+from evalsvc.checkpoints.formats import format_of, read_header, weights_at
 from evalsvc.checkpoints.torch_file import read_outline, require_safe
 from evalsvc.errors import EvalsvcError, InvalidRequest, UnsafeCheckpoint, os_reason
+from evalsvc.families.family import LISTS
 from evalsvc.files.atomic import write_whole
 from evalsvc.spec.names import NAME
 from evalsvc.watch.folders import Candidate, whole_folder
@@ -137,6 +139,10 @@ def read_complete(path: Path) -> Outline:
     """Return the top-level entries of a complete file of torch.save, or nothing for other formats."""
     if path.is_dir():
         names = {entry.name for entry in path.iterdir()}
+        if (found := next((path / name for name in LISTS if (path / name).is_file()), None)) is not None:
+            weights_at(path, str(path))
+            read_models(found.parent)
+            return {}
         for name in whole_folder(names, lambda name: (path / name).read_bytes(), str(path)):
             read_complete(path / name)
         return {}

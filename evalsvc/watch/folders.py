@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from evalsvc.checkpoints.distributed import named_files
 from evalsvc.checkpoints.formats import FOLDER_FILES, known_weights, weight_map
 from evalsvc.checkpoints.reference import MAX_FILES, files_of, identify
 from evalsvc.checkpoints.remote.objects import ObjectSource
@@ -14,6 +15,7 @@ from evalsvc.checkpoints.remote.source import METADATA_SECONDS, Listing, weights
 from evalsvc.checkpoints.remote.uri import HTTP, RemoteUri, parse_remote
 from evalsvc.config import Settings
 from evalsvc.errors import CheckpointError, InvalidRequest, NotACheckpoint, ShardedCheckpoint
+from evalsvc.families.family import LISTS
 
 FILE_ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 
@@ -80,9 +82,13 @@ def whole_folder(names: Collection[str], read: Callable[[str], bytes], shown: st
     """Return the names of the weights in a Hugging Face folder with the files `names`, which `read` reads."""
     if (first := known_weights(names, shown)) is None:
         raise NotACheckpoint(f"it has none of {', '.join(FOLDER_FILES)} yet")
-    if not first.endswith(".index.json"):
+    if first in LISTS:
+        inner = first.removesuffix(LISTS[0])
+        wanted = [f"{inner}{name}" for name in named_files(read(first), first)]
+    elif first.endswith(".index.json"):
+        wanted = sorted(set(weight_map(read(first), first).values()))
+    else:
         return [first]
-    wanted = sorted(set(weight_map(read(first), first).values()))
     if missing := [name for name in wanted if name not in names]:
         raise NotACheckpoint(f"the folder lacks {', '.join(missing[:3])}")
     return wanted
@@ -125,7 +131,7 @@ class RemoteFolder:
         source = ObjectSource(place)
         candidate = Candidate(place.name, str(place), "", 1, None, None, is_folder=True)
         try:
-            files, _ = within(METADATA_SECONDS, place, source.inside)
+            files = within(METADATA_SECONDS, place, lambda: source.with_inner(*source.inside()))
             by_name = {file.name: file for file in files}
             whole_folder(by_name, lambda name: b"".join(source.read(by_name[name], 0)), str(place))
             identity = Listing(weights_of_folder(place, files), is_folder=True).identity
