@@ -27,6 +27,8 @@ MAX_METADATA = 24_000_000
 MAX_STEPS, MAX_VALUES = 3_000_000, 1_100_000
 """Maximum numbers of instructions and of objects of a pickle, enough for 60,000 pieces of tensors."""
 
+MAX_PIECES = 100_000
+
 MAX_OVERHEAD = 1 << 20
 """Maximum number of bytes of a piece's archive besides its values; torch writes less than 3,000."""
 
@@ -211,7 +213,7 @@ def read_models(folder: Path) -> dict[str, dict[str, InPieces]]:
     state = _read_metadata(folder / METADATA)
     try:
         keys = _model_keys(state)
-        entries = _entries(folder, state, {key for names in keys.values() for key in names.values()})
+        entries = _entries(folder, state, [key for names in keys.values() for key in names.values()])
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise _damaged(folder / METADATA) from error
     _require_bytes(folder, entries)
@@ -294,7 +296,7 @@ def _entries(folder: Path, state: Mapping[str, Any], keys: Iterable[str]) -> dic
             )
         pieces = []
         count += len(entry["chunks"])
-        if count > MAX_VALUES:  # one list of pieces may be that of many tensors
+        if count > MAX_PIECES:  # one list of pieces may be that of many tensors
             raise _too_large(str(folder / METADATA))
         for chunk in entry["chunks"]:
             start, sizes = _sizes(chunk.state["offsets"]), _sizes(chunk.state["sizes"])
@@ -435,7 +437,7 @@ def _sizes(made: Made) -> tuple[int, ...]:
 
 def _part_name(name: object, shown: str) -> str:
     if type(name) is not str or Path(name).name != name or not name.endswith(DISTRIBUTED) or "\0" in name:
-        named = repr(legible(name)) if type(name) is str else "something"
+        named = legible(name) if type(name) is str else "something"
         raise NotACheckpoint(
             f"{shown} names {named}, which is no {DISTRIBUTED} file in the same folder; write it again"
         )

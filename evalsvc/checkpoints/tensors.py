@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -60,16 +61,15 @@ class Pieces(Tensor):
 
 def joined(tensors: Sequence[Tensor]) -> Tensor:
     """Return the rows of all tensors, of which one at a time is put together; a single tensor as it is in the file."""
-    first = tensors[0].put_together() if isinstance(tensors[0], Pieces) else tensors[0]
-    if len(tensors) == 1:
-        return first
+    first = tensors[0]
     if not any(isinstance(tensor, Pieces) for tensor in tensors):
-        return torch.cat(tuple(tensors))
-    rows = torch.empty(sum(map(len, tensors)), *first.shape[1:], dtype=first.dtype)
-    begin = 0
-    for tensor in tensors:
-        rows[begin : begin + len(tensor)].copy_(tensor)
-        begin += len(tensor)
+        return first if len(tensors) == 1 else torch.cat(tuple(tensors))
+    if len(tensors) == 1 and isinstance(first, Pieces):
+        return first.put_together()
+    dtype = reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
+    rows = torch.empty(sum(map(len, tensors)), *first.shape[1:], dtype=dtype)
+    for part, tensor in zip(rows.split([*map(len, tensors)]), tensors, strict=True):
+        part.copy_(tensor)
     return rows
 
 

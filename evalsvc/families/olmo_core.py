@@ -110,7 +110,7 @@ def read_olmo_core(fields: Mapping[str, object], source: str) -> ModelConfig:
         "attention_bias": values[f"{ATTENTION}.bias"],
         "output_bias": values[f"{ATTENTION}.bias"],
         "ffn_type": "gated",
-        "ffn_size": values.get(f"{FFN}.hidden_size"),
+        "ffn_size": values.get(f"{FFN}.hidden_size", 0),
         "ffn_activation": values[f"{FFN}.activation"],
         "ffn_bias": values[f"{FFN}.bias"],
     }

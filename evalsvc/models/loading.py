@@ -7,6 +7,7 @@ model in float32, and at most one parent's tensors.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -30,6 +31,7 @@ from evalsvc.spec.model_config import OPEN_LM, ModelConfig
 
 INV_FREQ = ".attention.pos_embed.inv_freq"
 TABLE = "tok_embeddings.weight"
+LAYER = re.compile(r"(?:layers|blocks)\.([^.]*)")
 BLOCK = 1 << 18
 """Number of values of a virtual checkpoint in float64 at a time."""
 
@@ -323,7 +325,7 @@ def _shape_of(tensors: Mapping[str, Tensor], table: Source) -> dict[str, int]:
     rows = next((tensors[name] for name in names if name in tensors), None)
     if rows is None or rows.dim() != 2:
         return {}
-    indices = {key.partition("layers.")[2].partition(".")[0] for key in tensors if "layers." in key}
+    indices = {found[1] for key in tensors if (found := LAYER.search(key))}
     shape = {"hidden_dim": rows.shape[1], "n_layers": len(indices), "vocab_size": rows.shape[0]}
     buffers = [tensor for key, tensor in tensors.items() if key.endswith(INV_FREQ)]
     return shape | ({"head_dim": 2 * buffers[0].numel()} if buffers else {})

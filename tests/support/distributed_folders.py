@@ -53,3 +53,38 @@ def change_metadata(folder: Path, change: Callable[[Any], None]) -> None:
     metadata = pickle.loads((folder / ".metadata").read_bytes())
     change(metadata)
     (folder / ".metadata").write_bytes(pickle.dumps(metadata))
+
+
+def save_as_ranks(folder: Path, count: int) -> None:
+    """Have processes write a model, sharded by rows, by columns and by FSDP, and the whole tensors to `FOLDER.pt`."""
+    torch.multiprocessing.spawn(_rank, (count, str(folder)), nprocs=count)
+
+
+def _rank(rank: int, count: int, folder: str) -> None:
+    from torch import nn
+    from torch.distributed.checkpoint.state_dict import get_state_dict
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import DTensor, Replicate, distribute_tensor, init_device_mesh
+    from torch.distributed.tensor import Shard as Along
+
+    dist.init_process_group("gloo", init_method=f"file://{folder}.store", rank=rank, world_size=count)
+    torch.manual_seed(0)
+    mesh = init_device_mesh("cpu", (2, count // 2), mesh_dim_names=("rows", "columns"))
+    layouts = {"both": (7, 10, Along(0), Along(1)), "nested": (3, 5, Along(0), Along(0))}
+    layouts |= {"copied": (9, 4, Replicate(), Along(1))}
+    state: dict[str, Any] = {
+        name: distribute_tensor(torch.randn(height, width), mesh, [first, second])
+        for name, (height, width, first, second) in layouts.items()
+    }
+    model = nn.Sequential(nn.Linear(5, 3), nn.Linear(3, 9))
+    fully_shard(model, mesh=init_device_mesh("cpu", (count,)))
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(2, 5)).sum().backward()
+    optimizer.step()
+    weights, moments = get_state_dict(model, optimizer)
+    state |= weights
+    dcp.save({"model": state, "optim": moments}, checkpoint_id=folder)
+    whole = {name: value.full_tensor() if isinstance(value, DTensor) else value for name, value in state.items()}
+    if rank == 0:
+        torch.save(whole, f"{folder}.pt")
+    dist.destroy_process_group()
