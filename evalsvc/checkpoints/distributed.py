@@ -212,7 +212,7 @@ def read_models(folder: Path) -> dict[str, dict[str, InPieces]]:
     """
     state = _read_metadata(folder / METADATA)
     try:
-        keys = _model_keys(state)
+        keys = _model_keys(folder, state)
         entries = _entries(folder, state, [key for names in keys.values() for key in names.values()])
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise _damaged(folder / METADATA) from error
@@ -247,7 +247,7 @@ def _state_of(content: bytes, shown: str) -> dict[str, Any]:
     return made.state
 
 
-def _model_keys(state: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+def _model_keys(folder: Path, state: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """Return the keys of each model's tensors by name. The path of a key says which dictionary the tensor was in."""
     paths = state.get("planner_data") or {}
     entries = {key: made.state for key, made in state["state_dict_metadata"].items()}
@@ -263,7 +263,9 @@ def _model_keys(state: Mapping[str, Any]) -> dict[str, dict[str, str]]:
         if any(OPTIMIZER.fullmatch(part) for part in (*group.split("."), name)) or key.endswith(MOMENTS):
             continue
         if name in groups[group]:
-            raise ValueError("a tensor is in two parts of a list")
+            raise NotACheckpoint(
+                f"{folder} holds {legible(name)} twice under {legible(group)!r}; save the model in a folder of its own"
+            )
         groups[group][name] = key
         if len(_sizes(entry["size"])) > 1:
             matrices.add(group)
@@ -300,7 +302,7 @@ def _entries(folder: Path, state: Mapping[str, Any], keys: Iterable[str]) -> dic
             raise _too_large(str(folder / METADATA))
         for chunk in entry["chunks"]:
             start, sizes = _sizes(chunk.state["offsets"]), _sizes(chunk.state["sizes"])
-            if not prod(sizes) and prod(shape):
+            if 0 in sizes and 0 not in shape:
                 continue  # the share of a rank that has none
             info = stored.get((key, start))
             if info is None:
@@ -340,16 +342,13 @@ def _require_bytes(folder: Path, entries: Mapping[str, InPieces]) -> None:
                 raise _damaged(folder / METADATA)
             by_file[piece.file].append((piece.offset, piece.offset + piece.length, key))
     for file, ranges in by_file.items():
-        try:
-            size = (folder / file).stat().st_size
-        except FileNotFoundError:
-            raise NotACheckpoint(
-                f"{folder} lacks {legible(file)}, which .metadata names; copy all files of the folder"
-            ) from None
+        if not (path := folder / file).is_file():
+            raise NotACheckpoint(f"{folder} lacks {legible(file)}, which .metadata names; copy all files of the folder")
+        size = path.stat().st_size
         ranges.sort()
         if ranges[-1][1] > size:
             raise NotACheckpoint(
-                f"{folder / file} is cut off: {legible(ranges[-1][2])} ends at byte {ranges[-1][1]:,}, the file at "
+                f"{path} is cut off: {legible(ranges[-1][2])} ends at byte {ranges[-1][1]:,}, the file at "
                 f"{size:,}; copy it again"
             )
         if ranges[0][0] < 0 or any(left[1] > right[0] for left, right in pairwise(ranges)):
@@ -410,7 +409,8 @@ def find_values(folder: Path, entry: InPieces, piece: Piece) -> Values:
             if (order := records.get("byteorder")) is not None and archive.read(order) != b"little":
                 raise ValueError("the values are in another order of bytes")
             made = interpret(archive.read(record), shown)
-            (_, kind, key, _, count), offset, shape, stride = made.arguments[0].arguments, *made.arguments[1:4]
+            stored, offset, shape, stride = made.arguments[:4]
+            _, kind, key, _, count = stored.arguments
             values = records[f"data/{key}"]
             section.seek(values.header_offset)
             header = section.read(30)
@@ -421,9 +421,20 @@ def find_values(folder: Path, entry: InPieces, piece: Piece) -> Values:
         last = offset + sum((length - 1) * step for length, step in zip(shape, stride, strict=True))
         if shape != piece.shape or min((offset, *stride)) < 0 or not max(last + 1, prod(shape)) <= count:
             raise ValueError("the piece has another shape")
-        if begin + count * width > piece.length or count * width != values.file_size:
+        if any(type(number) is not int for number in (count, offset, *shape, *stride)):
+            raise ValueError("a size is no number")
+        if not 0 <= begin <= piece.length - count * width or count * width != values.file_size:
             raise ValueError("the values end outside")
-    except (zipfile.BadZipFile, ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError) as error:
+    except (
+        zipfile.BadZipFile,
+        OSError,
+        ValueError,
+        KeyError,
+        IndexError,
+        TypeError,
+        AttributeError,
+        EOFError,
+    ) as error:
         raise NotACheckpoint(f"{shown} is not what .metadata says; copy or write the folder again") from error
     return Values(begin + offset * width, stride)
 

@@ -34,7 +34,7 @@ class Pieces(Tensor):
     def of(folder: Path, entry: InPieces, mapped: Callable[[str], Tensor]) -> Tensor:
         """Return the tensor; `mapped` returns the bytes of a file in the folder."""
         dtype: torch.dtype = getattr(torch, entry.dtype)
-        pieces: Pieces = Tensor._make_wrapper_subclass(Pieces, entry.shape, dtype=dtype)  # type: ignore[attr-defined]
+        pieces: Pieces = Tensor._make_wrapper_subclass(Pieces, entry.shape, dtype=dtype)
         pieces._entry, pieces._folder, pieces._mapped = entry, folder, mapped
         return pieces
 
@@ -68,8 +68,10 @@ def joined(tensors: Sequence[Tensor]) -> Tensor:
         return first.put_together()
     dtype = reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
     rows = torch.empty(sum(map(len, tensors)), *first.shape[1:], dtype=dtype)
-    for part, tensor in zip(rows.split([*map(len, tensors)]), tensors, strict=True):
-        part.copy_(tensor)
+    end = 0
+    for tensor in tensors:
+        begin, end = end, end + len(tensor)
+        rows[begin:end].copy_(tensor)
     return rows
 
 

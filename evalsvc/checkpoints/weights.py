@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -163,7 +164,7 @@ def _read_distributed(folder: Path) -> Weights:
     @cache
     def mapped(name: str) -> Tensor:  # [bytes of the file] uint8
         size = (folder / name).stat().st_size
-        storage = torch.UntypedStorage.from_file(str(folder / name), False, size)
+        storage: Any = torch.UntypedStorage.from_file(str(folder / name), False, size)
         return torch.empty(0, dtype=torch.uint8).set_(storage)
 
     kind = "torch.distributed.checkpoint"
