@@ -7,7 +7,6 @@ class or function that they name becomes an inert `Made`: nothing is imported or
 
 from __future__ import annotations
 
-import io
 import re
 import zipfile
 from collections import defaultdict
@@ -16,10 +15,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from evalsvc.checkpoints.formats import DISTRIBUTED, METADATA, conversion, legible
-from evalsvc.errors import NotACheckpoint, ShardedCheckpoint, UnsafeCheckpoint
+from evalsvc.errors import CheckpointError, NotACheckpoint, ShardedCheckpoint, UnsafeCheckpoint
 
 MAX_METADATA = 24_000_000
 """Maximum number of bytes of `.metadata`."""
@@ -54,6 +53,8 @@ STORAGES = {
 """Name in torch's classes of storages, and number of bytes of a value, by dtype."""
 
 CONSTANTS = {0x4E: None, 0x88: True, 0x89: False, 0x29: ()}
+UNMADE = frozenset((*b"hjK(usaeb\x94qr\x80\x95", *CONSTANTS))
+"""Instructions that make no new object."""
 
 OPTIMIZER = re.compile(r"optim.*", re.DOTALL)
 MOMENTS = (".exp_avg", ".exp_avg_sq", ".max_exp_avg_sq", ".momentum_buffer")
@@ -104,22 +105,16 @@ def interpret(content: bytes, shown: str) -> Any:
     for _ in range(MAX_STEPS):
         code = content[at]
         at += 1
-        if code == 0x68:  # BINGET
-            push(memo[content[at]])
-            at += 1
-            continue
-        if code == 0x6A:  # LONG_BINGET
-            push(memo[int.from_bytes(content[at : at + 4], "little")])
-            at += 4
-            continue
-        if code == 0x4B:  # BININT1
+        if code in b"hj":  # BINGET, LONG_BINGET
+            size = 1 if code == 0x68 else 4
+            push(memo[int.from_bytes(content[at : at + size], "little")])
+            at += size
+        elif code == 0x4B:  # BININT1
             push(content[at])
             at += 1
-            continue
-        if code == 0x28:  # MARK
+        elif code == 0x28:  # MARK
             marks.append(len(stack))
-            continue
-        if code in b"usaeb":  # SETITEMS, SETITEM, APPEND, APPENDS, BUILD
+        elif code in b"usaeb":  # SETITEMS, SETITEM, APPEND, APPENDS, BUILD
             start = marks.pop() if code in b"ue" else len(stack) - (2 if code == 0x73 else 1)
             items = stack[start:]
             del stack[start:]
@@ -133,22 +128,20 @@ def interpret(content: bytes, shown: str) -> Any:
                 target.update(zip(items[::2], items[1::2], strict=True))
             else:
                 raise ValueError("an item is put into no list or dictionary")
-            continue
-        if code in CONSTANTS:
+        elif code in CONSTANTS:
             push(CONSTANTS[code])
-            continue
-        if code in b"\x94qr":  # MEMOIZE, BINPUT, LONG_BINPUT
+        elif code in b"\x94qr":  # MEMOIZE, BINPUT, LONG_BINPUT
             size = {0x94: 0, 0x71: 1, 0x72: 4}[code]
             if size and int.from_bytes(content[at : at + size], "little") != len(memo):
                 raise ValueError("the memo is not filled in order")
             memo.append(stack[-1])
             at += size
-            continue
-        if code in b"\x80\x95":  # PROTO, FRAME
+        elif code in b"\x80\x95":  # PROTO, FRAME
             at += 1 if code == 0x80 else 8
-            continue
-        if code == 0x2E:  # STOP
+        elif code == 0x2E:  # STOP
             return stack.pop()
+        if code in UNMADE:
+            continue
         left -= 1
         if not left:
             break
@@ -220,30 +213,17 @@ def read_models(folder: Path) -> dict[str, dict[str, InPieces]]:
     return {model: {name: entries[key] for name, key in names.items()} for model, names in keys.items()}
 
 
-def named_files(content: bytes, shown: str) -> list[str]:
-    """Return the names of the files that the content of `.metadata` refers to."""
-    try:
-        infos = _state_of(content, shown)["storage_data"].values()
-        return sorted({_part_name(info.state["relative_path"], shown) for info in infos})
-    except (KeyError, TypeError, AttributeError) as error:
-        raise _damaged(Path(shown)) from error
-
-
 def _read_metadata(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         content = file.read(MAX_METADATA + 1)
-    return _state_of(content, str(path))
-
-
-def _state_of(content: bytes, shown: str) -> dict[str, Any]:
     if len(content) > MAX_METADATA:
-        raise _too_large(shown)
+        raise _too_large(str(path))
     try:
-        made = interpret(content, shown)
+        made = interpret(content, str(path))
     except (ValueError, IndexError, TypeError) as error:
-        raise _damaged(Path(shown)) from error
+        raise _damaged(path) from error
     if type(made) is not Made or not made.name.endswith(".Metadata") or type(made.state) is not dict:
-        raise _damaged(Path(shown))
+        raise _damaged(path)
     return made.state
 
 
@@ -355,25 +335,11 @@ def _require_bytes(folder: Path, entries: Mapping[str, InPieces]) -> None:
             raise _damaged(folder / METADATA)
 
 
-@dataclass(frozen=True)
-class Values:
-    """Where the values of a piece lie in its archive."""
-
-    begin: int
-    """First byte."""
-    stride: tuple[int, ...]
-    """Distance of neighbours along each dimension, in values."""
-
-
-class Section(io.RawIOBase):
+class Section:
     """Bytes of a file, as a file of its own for zipfile, which would read whatever an archive claims to hold."""
 
-    def __init__(self, path: Path, begin: int, length: int) -> None:
-        self._file, self._begin, self._length, self._at = path.open("rb"), begin, length, 0
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
+    def __init__(self, file: BinaryIO, begin: int, length: int) -> None:
+        self._file, self._begin, self._length, self._at = file, begin, length, 0
 
     def seekable(self) -> bool:
         return True
@@ -396,11 +362,16 @@ class Section(io.RawIOBase):
         return content
 
 
-def find_values(folder: Path, entry: InPieces, piece: Piece) -> Values:
-    """Return where the values of a piece lie, from the archive's own pickle, which must agree with `.metadata`."""
+def find_values(folder: Path, entry: InPieces, piece: Piece) -> tuple[int, tuple[int, ...]]:
+    """Return the first byte of a piece's values in its file, and the distance of neighbours along each dimension.
+
+    Both are from the pickle in the archive, which must agree with `.metadata`.
+    """
     shown = f"{folder / piece.file} at byte {piece.offset:,}"
     try:
-        with Section(folder / piece.file, piece.offset, piece.length) as section, zipfile.ZipFile(section) as archive:
+        with (folder / piece.file).open("rb") as file:
+            section = Section(file, piece.offset, piece.length)
+            archive = zipfile.ZipFile(section)  # type: ignore[call-overload] # has what is needed to read
             records = {record.filename.partition("/")[2]: record for record in archive.infolist()}
             record = records["data.pkl"]
             record.CRC = None  # type: ignore[assignment] # torch may have written no checksum
@@ -425,18 +396,11 @@ def find_values(folder: Path, entry: InPieces, piece: Piece) -> Values:
             raise ValueError("a size is no number")
         if not 0 <= begin <= piece.length - count * width or count * width != values.file_size:
             raise ValueError("the values end outside")
-    except (
-        zipfile.BadZipFile,
-        OSError,
-        ValueError,
-        KeyError,
-        IndexError,
-        TypeError,
-        AttributeError,
-        EOFError,
-    ) as error:
+    except CheckpointError:
+        raise
+    except Exception as error:  # a hostile archive fails in any way
         raise NotACheckpoint(f"{shown} is not what .metadata says; copy or write the folder again") from error
-    return Values(begin + offset * width, stride)
+    return piece.offset + begin + offset * width, stride
 
 
 def _sizes(made: Made) -> tuple[int, ...]:

@@ -44,9 +44,9 @@ class Pieces(Tensor):
         # As bytes, because an archive begins anywhere in its file.
         target = whole.view(-1).view(torch.uint8).view(*whole.shape, width)
         for piece in self._entry.pieces:
-            found = find_values(self._folder, self._entry, piece)
-            strides = (*(step * width for step in found.stride), 1)
-            values = self._mapped(piece.file).as_strided((*piece.shape, width), strides, piece.offset + found.begin)
+            begin, steps = find_values(self._folder, self._entry, piece)
+            strides = (*(step * width for step in steps), 1)
+            values = self._mapped(piece.file).as_strided((*piece.shape, width), strides, begin)
             place = tuple(slice(at, at + size) for at, size in zip(piece.start, piece.shape, strict=True))
             target[place].copy_(values)
         return whole

@@ -325,7 +325,7 @@ def _shape_of(tensors: Mapping[str, Tensor], table: Source) -> dict[str, int]:
     rows = next((tensors[name] for name in names if name in tensors), None)
     if rows is None or rows.dim() != 2:
         return {}
-    indices = {found[1] for key in tensors if (found := LAYER.search(key))}
+    indices = {match[1] for key in tensors if (match := LAYER.search(key))}
     shape = {"hidden_dim": rows.shape[1], "n_layers": len(indices), "vocab_size": rows.shape[0]}
     buffers = [tensor for key, tensor in tensors.items() if key.endswith(INV_FREQ)]
     return shape | ({"head_dim": 2 * buffers[0].numel()} if buffers else {})

@@ -139,9 +139,8 @@ def read_complete(path: Path) -> Outline:
     """Return the top-level entries of a complete file of torch.save, or nothing for other formats."""
     if path.is_dir():
         names = {entry.name for entry in path.iterdir()}
-        if (found := next((path / name for name in LISTS if (path / name).is_file()), None)) is not None:
-            weights_at(path, str(path))
-            read_models(found.parent)
+        if any((path / name).is_file() for name in LISTS):
+            read_models(weights_at(path, str(path)).parent)
             return {}
         for name in whole_folder(names, lambda name: (path / name).read_bytes(), str(path)):
             read_complete(path / name)

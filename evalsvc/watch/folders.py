@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from evalsvc.checkpoints.distributed import named_files
 from evalsvc.checkpoints.formats import FOLDER_FILES, known_weights, weight_map
 from evalsvc.checkpoints.reference import MAX_FILES, files_of, identify
 from evalsvc.checkpoints.remote.objects import ObjectSource
@@ -15,7 +14,6 @@ from evalsvc.checkpoints.remote.source import METADATA_SECONDS, Listing, weights
 from evalsvc.checkpoints.remote.uri import HTTP, RemoteUri, parse_remote
 from evalsvc.config import Settings
 from evalsvc.errors import CheckpointError, InvalidRequest, NotACheckpoint, ShardedCheckpoint
-from evalsvc.families.family import LISTS
 
 FILE_ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 
@@ -82,13 +80,9 @@ def whole_folder(names: Collection[str], read: Callable[[str], bytes], shown: st
     """Return the names of the weights in a Hugging Face folder with the files `names`, which `read` reads."""
     if (first := known_weights(names, shown)) is None:
         raise NotACheckpoint(f"it has none of {', '.join(FOLDER_FILES)} yet")
-    if first in LISTS:
-        inner = first.removesuffix(LISTS[0])
-        wanted = [f"{inner}{name}" for name in named_files(read(first), first)]
-    elif first.endswith(".index.json"):
-        wanted = sorted(set(weight_map(read(first), first).values()))
-    else:
+    if not first.endswith(".index.json"):
         return [first]
+    wanted = sorted(set(weight_map(read(first), first).values()))
     if missing := [name for name in wanted if name not in names]:
         raise NotACheckpoint(f"the folder lacks {', '.join(missing[:3])}")
     return wanted
