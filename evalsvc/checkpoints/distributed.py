@@ -371,7 +371,7 @@ def find_values(folder: Path, entry: InPieces, piece: Piece) -> tuple[int, tuple
     try:
         with (folder / piece.file).open("rb") as file:
             section = Section(file, piece.offset, piece.length)
-            archive = zipfile.ZipFile(section)  # type: ignore[call-overload] # has what is needed to read
+            archive = zipfile.ZipFile(section)
             records = {record.filename.partition("/")[2]: record for record in archive.infolist()}
             record = records["data.pkl"]
             record.CRC = None  # type: ignore[assignment] # torch may have written no checksum
