@@ -241,7 +241,8 @@ class UnsafeCheckpoint(CheckpointError):
 
 
 class ShardedCheckpoint(CheckpointError):
-    """The checkpoint is a `torch.distributed.checkpoint` folder. The message has the command that converts it."""
+    """The checkpoint is a `torch.distributed.checkpoint` folder that is compressed or in too many pieces. The message
+    has the command that converts it."""
 
 
 class CheckpointMismatch(CheckpointError):

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from evalsvc.checkpoints.torch_file import ZIP
-from evalsvc.errors import NotACheckpoint, ShardedCheckpoint, first_few
+from evalsvc.errors import NotACheckpoint, first_few
+from evalsvc.families.family import LISTS
 
 FOLDER_FILES = (
     "model.safetensors.index.json",
@@ -29,6 +30,9 @@ MAX_ADAPTER_CONFIG = 1_000_000
 
 SHARD = re.compile(r"consolidated\.(\d\d)\.pth")
 """Name of one of several files of Meta's, each of which has a part of every tensor."""
+
+METADATA = LISTS[0]
+DISTRIBUTED = ".distcp"
 
 PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.(?:safetensors|bin|pt|pth))")
 """Name of one of several files of Hugging Face, each of which has some of the tensors."""
@@ -49,15 +53,17 @@ def weights_at(path: Path, shown: str) -> Path:
     if path.is_dir():
         return path / weights_among(names_in(path), shown)
     refuse_part([path.name], shown)
+    if path.name == METADATA or path.suffix == DISTRIBUTED:
+        raise NotACheckpoint(f"{shown} is a part of a torch.distributed.checkpoint; post its folder, {path.parent}")
     if SHARD.fullmatch(path.name):
         raise NotACheckpoint(f"{shown} is one of several parts of a model; post the folder of all parts")
     return path
 
 
 def names_in(folder: Path) -> set[str]:
-    """Return the names in a folder, and those of DeepSpeed's files in the folders of its steps."""
-    states = (path.relative_to(folder).as_posix() for path in folder.glob("*/*_states.pt"))
-    return {entry.name for entry in folder.iterdir()} | set(states)
+    """Return the names in a folder, and those of weights in the folders of its steps and parts."""
+    states = {path.relative_to(folder).as_posix() for path in folder.glob("*/*_states.pt")}
+    return {entry.name for entry in folder.iterdir()} | states | {name for name in LISTS if (folder / name).is_file()}
 
 
 def weights_among(names: Collection[str], folder: str) -> str:
@@ -76,16 +82,19 @@ def weights_among(names: Collection[str], folder: str) -> str:
 
 def known_weights(names: Collection[str], folder: str) -> str | None:
     """Return the first of FOLDER_FILES among the names in a folder, which may be incomplete; see `weights_at`."""
-    if ".metadata" in names or any(name.endswith(".distcp") for name in names):
-        raise _sharded(folder)
-    weights = [name for name in FOLDER_FILES if name in names] or sorted(filter(SHARD.fullmatch, names))
+    lists = [name for name in LISTS if name in names]
+    weights = lists + ([name for name in FOLDER_FILES if name in names] or sorted(filter(SHARD.fullmatch, names)))
     if not weights and (weights := [name for name in ADAPTER_FILES if name in names]) and ADAPTER_CONFIG not in names:
         raise NotACheckpoint(f"{folder} holds {weights[0]} without {ADAPTER_CONFIG}, as peft writes both; copy it too")
-    for index, whole in (FOLDER_FILES[:2], FOLDER_FILES[2:4]):
-        if weights[:2] == [index, whole]:
-            raise NotACheckpoint(
-                f"{folder} holds {index} and {whole}, two sets of weights; remove the one that is not the model's"
-            )
+    if tuple(weights[:2]) in (FOLDER_FILES[:2], FOLDER_FILES[2:4]) or (lists and len(weights) > 1):
+        raise NotACheckpoint(
+            f"{folder} holds {weights[0]} and {weights[1]}, two sets of weights; remove the one that is not the model's"
+        )
+    unfinished = {name for inner in LISTS[1:] if (name := inner.partition("/")[0]) in names}
+    if not weights and (unfinished or any(name.endswith(DISTRIBUTED) for name in names)):
+        raise NotACheckpoint(
+            f"{folder} has no {METADATA} yet, which a trainer writes last; post it when it is complete"
+        )
     weights = weights or parts_of(names, folder)
     if not weights and (states := sorted(filter(STATES.fullmatch, names))):
         return _states_among(states, folder)
@@ -166,10 +175,11 @@ def merge_it(folder: object) -> str:
     return f"merge {folder} into its base, and give the result: model.merge_and_unload().save_pretrained(FOLDER)"
 
 
-def _sharded(folder: str) -> ShardedCheckpoint:
-    return ShardedCheckpoint(
-        f"{folder} is a torch.distributed.checkpoint folder, sharded by rank; convert it to one file: "
-        f"python -P -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} {folder}.pt"
+def conversion(folder: Path) -> str:
+    """Return the advice for a folder of torch.distributed.checkpoint that is not read in place."""
+    return (
+        "convert it to one file: python -P -m torch.distributed.checkpoint.format_utils dcp_to_torch "
+        f"{folder} {folder}.pt"
     )
 
 
@@ -181,8 +191,6 @@ def format_of(path: Path) -> Literal["safetensors", "torch", "index"]:
         raise NotACheckpoint(f"{path} is empty; wait until it is written, or check for a full disk")
     with path.open("rb") as file:
         head = file.read(16)
-    if path.suffix == ".distcp" and (path.parent / ".metadata").exists():
-        raise _sharded(str(path.parent))
     # Before pickles: the length of a safetensors header may begin with the byte that a pickle begins with.
     if head[8:9] == b"{" and head[5:8] == b"\0\0\0":
         return "safetensors"

@@ -30,7 +30,8 @@ UPLOAD = "upload:"
 
 HASH_BLOCK = 8 << 20
 
-MAX_FILES = 1000
+MAX_FILES = 5000
+"""Maximum number of files of a checkpoint. OLMo-core writes 16 for each rank."""
 
 
 @dataclass(frozen=True)

@@ -14,16 +14,20 @@ import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import safetensors
 import torch
 from torch import Tensor
 
+from evalsvc.checkpoints.distributed import read_models
 from evalsvc.checkpoints.formats import (
     ADAPTER_FILES,
+    METADATA,
     PART,
     SHARD,
     adapter,
@@ -35,7 +39,7 @@ from evalsvc.checkpoints.formats import (
     weight_map,
     weights_at,
 )
-from evalsvc.checkpoints.tensors import some
+from evalsvc.checkpoints.tensors import Pieces, some
 from evalsvc.checkpoints.torch_file import ADVICE, PlainDtype, StandIn, damaged, inert_names
 from evalsvc.errors import (
     CheckpointError,
@@ -74,6 +78,8 @@ def read_weights(path: Path) -> Weights:
             return _joined(path, parts_of(names_in(path), str(path)), {})
         if file.name in ADAPTER_FILES:
             raise adapter(str(path))
+        if file.name == METADATA:
+            return _read_distributed(file.parent)
         return READERS[format_of(file)](file)
     except CheckpointError:
         raise
@@ -177,6 +183,28 @@ def _read_shards(folder: Path) -> Weights:
     return Weights(tensors, "model in Meta's parts")
 
 
+def _read_distributed(folder: Path) -> Weights:
+    """Read the model in a folder of torch.distributed.checkpoint. Its tensors are put together when they are used."""
+
+    @cache
+    def mapped(name: str) -> Tensor:  # [bytes of the file] uint8
+        size = (folder / name).stat().st_size
+        storage: Any = torch.UntypedStorage.from_file(str(folder / name), False, size)
+        return torch.empty(0, dtype=torch.uint8).set_(storage)
+
+    kind = "torch.distributed.checkpoint"
+    models = {
+        model: _weights(folder, kind, {name: Pieces.of(folder, entry, mapped) for name, entry in entries.items()})
+        for model, entries in read_models(folder).items()
+    }
+    average = models.pop(AVERAGE) if AVERAGE in models and len(models) == 2 else None
+    if len(models) != 1:
+        held = f"{len(models)} models, under {some(sorted(map(repr, models)))}" if models else "no model"
+        raise NotACheckpoint(f"{folder} holds {held}; save the model to evaluate in a folder of its own")
+    (weights,) = models.values()
+    return weights if average is None else replace(weights, averaged=average.tensors)
+
+
 READERS = {"safetensors": _read_safetensors, "torch": _read_torch, "index": _read_index}
 
 
@@ -186,7 +214,11 @@ def _weights(path: Path, kind: str, content: Mapping[object, object]) -> Weights
         raise adapter(str(path))
     refuse_tensors(str(path), names)
     # Drop everything that a pickle may have attached to the values, such as methods.
-    tensors = {name: Tensor.detach(value) for name, value in content.items() if isinstance(value, Tensor)}
+    tensors = {
+        name: value if isinstance(value, Pieces) else Tensor.detach(value)
+        for name, value in content.items()
+        if isinstance(value, Tensor)
+    }
     if len(tensors) < len(content) or not content:
         other_names = [str(name) for name in content if name not in tensors]
         holds = f"other things than tensors: {some(other_names)}" if other_names else "nothing"

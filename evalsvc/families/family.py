@@ -25,6 +25,10 @@ Fields = TypeVar("Fields", bound=BaseModel)
 OTHERWISE = "give `transformers` as the model: that package may compute it, slower"
 """Advice for a model that the Transformer does not compute, as the end of a message."""
 
+LISTS = (".metadata", "model_and_optim/.metadata", "pytorch_model_fsdp_0/.metadata")
+"""Files that list the tensors of a folder of torch.distributed.checkpoint, written last: of the folder itself, and of
+those inside a step's folder of OLMo-core and of accelerate."""
+
 MAX_JSON_FILES = 100
 """Maximum number of JSON files in a checkpoint's folder that are searched for its model."""
 

@@ -13,7 +13,8 @@ from pydantic import ConfigDict, Field
 from evalsvc.errors import UnsupportedModel
 from evalsvc.families.family import Source, validated
 from evalsvc.families.hugging_face import HuggingFaceFields, LlamaNamed
-from evalsvc.families.meta import MetaFields, meta_family, meta_sources
+from evalsvc.families.meta import MetaFields, meta_family, shard_sources
+from evalsvc.families.olmo_core import is_olmo_core, read_olmo_core
 from evalsvc.spec.model_config import Activation, ModelConfig
 
 SCALED_ROPE = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
@@ -148,17 +149,21 @@ class Llama(LlamaNamed):
         return super().read(fields, source, shown)
 
     def sources_in(self, config: ModelConfig, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, Source]:
-        sources = self.sources(config)
-        meta = meta_sources(config, sources, shapes)
-        return sources if meta is None else meta
+        return shard_sources(config, self.sources(config), shapes) or super().sources_in(config, shapes)
 
-    def ignores(self, name: str) -> bool:
-        return name.endswith("rope.freqs") or super().ignores(name)
+
+class Olmo2(LlamaNamed):
+    def read(self, fields: Mapping[str, object], source: str, shown: Mapping[str, object]) -> ModelConfig:
+        return read_olmo_core(fields, source) if is_olmo_core(fields) else super().read(fields, source, shown)
+
+
+class Qwen3(LlamaNamed):
+    has_halves = True
 
 
 GEMMA = LlamaNamed("gemma", GemmaFields)
 LLAMA = Llama("llama", LlamaFields)
 MISTRAL = LlamaNamed("mistral", MistralFields)
-OLMO2 = LlamaNamed("olmo2", Olmo2Fields, "post_attention_layernorm", "post_feedforward_layernorm")
+OLMO2 = Olmo2("olmo2", Olmo2Fields, "post_attention_layernorm", "post_feedforward_layernorm")
 QWEN2 = LlamaNamed("qwen2", Qwen2Fields)
-QWEN3 = LlamaNamed("qwen3", Qwen3Fields)
+QWEN3 = Qwen3("qwen3", Qwen3Fields)

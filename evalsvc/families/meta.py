@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict, Field
 
 from evalsvc.errors import CheckpointMismatch
+from evalsvc.families import hugging_face
 from evalsvc.families.family import Source
-from evalsvc.families.hugging_face import renamed
+from evalsvc.families.hugging_face import META_NAMES, renamed, renaming
 from evalsvc.spec.model_config import ModelConfig
 
 if TYPE_CHECKING:
@@ -22,18 +23,9 @@ if TYPE_CHECKING:
 
 MAX_SHARDS = 64
 
-NAMES = {
-    "embed_tokens": "tok_embeddings",
-    "lm_head": "output",
-    "self_attn.q_proj": "attention.wq",
-    "self_attn.k_proj": "attention.wk",
-    "self_attn.v_proj": "attention.wv",
-    "self_attn.o_proj": "attention.wo",
+NAMES = META_NAMES | {
     "self_attn.q_norm": "attention.q_normalization",
     "self_attn.k_norm": "attention.k_normalization",
-    "mlp.gate_proj": "feed_forward.w1",
-    "mlp.up_proj": "feed_forward.w3",
-    "mlp.down_proj": "feed_forward.w2",
     "input_layernorm": "attention_norm",
     "post_attention_layernorm": "ffn_norm",
 }
@@ -91,6 +83,13 @@ def meta_sources(
     return theirs | neighbours(config, theirs, len(prefixes))
 
 
+def shard_sources(
+    config: ModelConfig, sources: Mapping[str, Source], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Source] | None:
+    """Return `meta_sources` of a file of several shards; None for any other file."""
+    return None if "tok_embeddings.weight" in shapes else meta_sources(config, sources, shapes)
+
+
 def heads_of(config: ModelConfig) -> dict[str, int]:
     """Return the number of heads of each norm of queries or keys, by the parameter's name."""
     return {
@@ -139,35 +138,17 @@ def _by_shard(
             yield each, Source(names, tuple(count // shards for count in rows for _ in prefixes))
 
 
-def _meta_name(name: str) -> str:
-    parts = name.split(".")
-    start = 2 if parts[0] == "layers" else 0
-    middle = ".".join(parts[start:-1])
-    return ".".join([*parts[:start], NAMES.get(middle, middle), parts[-1]])
+_meta_name = renaming(NAMES)
 
 
 def neighbours(config: ModelConfig, sources: Mapping[str, Source], shards: int) -> dict[str, Source]:
     """Return the sources of a file whose rotation turns neighbouring dimensions of a head, with norms by shard."""
-    both = config.n_heads + config.kv_heads
-    products = {
-        name: replace(source, arrange=partial(_halves, both, config.head_dim))
-        for name, source in sources.items()
-        if ".in_proj." in name
-    }
     shapes = ((config.head_dim,),) * shards
     heads = heads_of(config) if config.qk_norm else {}
-    return products | {
+    return hugging_face.neighbours(config, sources) | {
         name: replace(sources[name], shapes=shapes, arrange=partial(_norms, shards, count // shards))
         for name, count in heads.items()
     }
-
-
-def _halves(heads: int, head_dim: int, rows: Tensor) -> Tensor:  # [(H + 2·KV)·head_dim, …]
-    """Move the even dimensions of each head of queries and keys before the odd dimensions."""
-    arranged = rows.clone()
-    turned = rows[: heads * head_dim].reshape(heads, head_dim // 2, 2, *rows.shape[1:]).transpose(1, 2)
-    arranged[: heads * head_dim] = turned.flatten(0, 2)
-    return arranged
 
 
 def _norms(shards: int, heads: int, rows: Tensor) -> Tensor:  # [S·head_dim] → [S·heads, head_dim]

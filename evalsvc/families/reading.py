@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import cast
 
 from evalsvc.errors import CheckpointMismatch, InvalidModelConfig, InvalidRequest, UnknownName, UnsupportedModel
-from evalsvc.families.family import Family, is_file, json_files, read_json, validated
+from evalsvc.families.family import LISTS, Family, is_file, json_files, read_json, validated
 from evalsvc.families.meta import meta_family
+from evalsvc.families.olmo_core import is_olmo_core
 from evalsvc.families.open_lm import (
     MAMBA,
     by_stem,
@@ -91,7 +92,8 @@ def resolve_config(model: str | Mapping[str, object] | None, checkpoint: Path) -
             raise InvalidModelConfig(
                 f"no model configuration was given for {checkpoint} and none was found in its folder or the parent "
                 "folder (config.json, params.txt with its model JSON, or one *.json with hidden_dim); "
-                "set `model` to a registered name such as 'open_lm_1b', the path of a model JSON, or its fields"
+                "set `model` to a registered name such as 'open_lm_1b', the path of a model JSON (for torchtitan, a "
+                "config.json of Hugging Face with the model's sizes), or its fields"
             )
         fields, source = discovered
     else:
@@ -129,7 +131,8 @@ def require_one_model(models: Mapping[str, Mapping[str, object]]) -> None:
 def find_model_config(checkpoint: Path) -> dict[str, object] | None:
     """Search the folder of `checkpoint` for its configuration; return plain JSON values, or None if there is none.
 
-    Searched in this order: a Hugging Face `config.json` of a family in the folder, or Meta's `params.json` there;
+    Searched in this order: a `config.json` of a family or of OLMo-core in the folder, or in the parent of a folder of
+    torch.distributed.checkpoint; Meta's `params.json` in the folder;
     `params.txt` in the folder or its parent, with the `<model>.json` next to it or the registered name that it gives;
     the only *.json with `hidden_dim` in the folder, then in its parent; a `config.json` of any other model, for the
     package transformers.
@@ -184,7 +187,7 @@ def _translated(
 
 def _model_type(fields: Mapping[str, object]) -> str | None:
     """Return the `model_type` of a Hugging Face configuration if it has a family; None for any other."""
-    kind = meta_family(fields) or fields.get("model_type")
+    kind = meta_family(fields) or ("olmo2" if is_olmo_core(fields) else fields.get("model_type"))
     return kind if isinstance(kind, str) and kind != OPEN_LM and kind in catalog.names("families") else None
 
 
@@ -207,6 +210,8 @@ def _read_named(model: str, base: Path | None) -> tuple[dict[str, object], str]:
 def _find_fields(checkpoint: Path) -> tuple[dict[str, object], str] | None:
     folder = folder_of(checkpoint)
     hf_config = folder / "config.json"
+    if not is_file(hf_config) and any(is_file(folder / name) for name in LISTS):
+        hf_config = folder.parent / "config.json"
     meta = folder / "params.json"
     if not hf_config.is_file() and meta.is_file() and meta_family(fields := read_json(meta)):
         return _translated(fields, str(meta), (folder,)), str(meta)

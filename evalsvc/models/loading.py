@@ -7,6 +7,7 @@ holds the sums, which are one model in float32, and at most one parent's tensors
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -26,7 +27,7 @@ from evalsvc.checkpoints.expression import (
     part_of,
     require_parts,
 )
-from evalsvc.checkpoints.tensors import DTYPES, copied, emptied, is_finite, is_plain, listed
+from evalsvc.checkpoints.tensors import DTYPES, copied, emptied, is_finite, is_plain, joined, listed
 from evalsvc.checkpoints.weights import Weights, read_weights
 from evalsvc.errors import CheckpointMismatch, NonFinite, UnknownName
 from evalsvc.families.family import Source
@@ -39,6 +40,7 @@ from evalsvc.spec.model_config import OPEN_LM, ModelConfig
 
 INV_FREQ = ".attention.pos_embed.inv_freq"
 TABLE = "tok_embeddings.weight"
+LAYER = re.compile(r"(?:layers|blocks)\.([^.]*)")
 BLOCK = 1 << 18
 """Number of values of a virtual checkpoint in float64 at a time."""
 
@@ -260,7 +262,7 @@ class Stored:
 
     def value(self) -> Tensor:
         """Return the parameter's value, a view of the mapped file where it is one tensor."""
-        whole = self.tensors[0] if len(self.tensors) == 1 else torch.cat(self.tensors)
+        whole = joined(self.tensors)
         return whole if self.source.arrange is None else self.source.arrange(whole)
 
 
@@ -355,7 +357,7 @@ def _shape_of(tensors: Mapping[str, Tensor], table: Source) -> dict[str, int]:
     rows = next((tensors[name] for name in names if name in tensors), None)
     if rows is None or rows.dim() != 2:
         return {}
-    indices = {key.partition("layers.")[2].partition(".")[0] for key in tensors if "layers." in key}
+    indices = {match[1] for key in tensors if (match := LAYER.search(key))}
     shape = {"hidden_dim": rows.shape[1], "n_layers": len(indices), "vocab_size": rows.shape[0]}
     buffers = [tensor for key, tensor in tensors.items() if key.endswith(INV_FREQ)]
     return shape | ({"head_dim": 2 * buffers[0].numel()} if buffers else {})

@@ -13,9 +13,19 @@ from typing import Literal
 
 from pydantic import BaseModel, ValidationError
 
-from evalsvc.checkpoints.formats import FOLDER_FILES, format_of, known_weights, legible, names_in, read_header
+from evalsvc.checkpoints.distributed import read_models
+from evalsvc.checkpoints.formats import (
+    FOLDER_FILES,
+    format_of,
+    known_weights,
+    legible,
+    names_in,
+    read_header,
+    weights_at,
+)
 from evalsvc.checkpoints.torch_file import OTHER, read_outline, require_safe
 from evalsvc.errors import EvalsvcError, InvalidRequest, UnsafeCheckpoint, first_few, os_reason
+from evalsvc.families.family import LISTS
 from evalsvc.files.atomic import write_whole
 from evalsvc.files.manifest import STATES
 from evalsvc.spec.names import NAME
@@ -147,6 +157,9 @@ class Classifier:
 def read_complete(path: Path) -> Outline:
     """Return the top-level entries of a complete file of torch.save, or nothing for other formats."""
     if path.is_dir():
+        if any((path / name).is_file() for name in LISTS):
+            read_models(weights_at(path, str(path)).parent)
+            return {}
         for name in whole_folder(names_in(path), lambda name: (path / name).read_bytes(), str(path)):
             read_complete(path / name)
         return {}

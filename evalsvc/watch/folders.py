@@ -131,7 +131,7 @@ class RemoteFolder:
         source = ObjectSource(place)
         candidate = Candidate(place.name, str(place), "", 1, None, None, is_folder=True)
         try:
-            files, _ = within(METADATA_SECONDS, place, source.inside)
+            files = within(METADATA_SECONDS, place, lambda: source.with_inner(*source.inside()))
             by_name = {file.name: file for file in files}
             whole_folder(by_name, lambda name: b"".join(source.read(by_name[name], 0)), str(place))
             identity = Listing(weights_of_folder(place, files), is_folder=True).identity

@@ -25,7 +25,6 @@ from evalsvc.errors import (
     CheckpointMismatch,
     CheckpointNotFound,
     NotACheckpoint,
-    ShardedCheckpoint,
     UnsupportedModel,
 )
 
@@ -301,11 +300,6 @@ def test_folders_without_the_weights_of_a_model(epoch_file: Path, tmp_path: Path
     refused(epoch_file.parent, NotACheckpoint, "it holds ema_0.9_1_1.pt, epoch_1.pt, .*: post one of these files")
     np.savez(tmp_path / "x.npz", a=np.zeros(3))
     refused(tmp_path / "x.npz", NotACheckpoint, "zip file that torch.save did not write")
-    (tmp_path / ".metadata").write_bytes(b"x")
-    (tmp_path / "__0_0.distcp").write_bytes(b"PK\x03\x04")
-    command = f"torch.distributed.checkpoint.format_utils dcp_to_torch {tmp_path} {tmp_path}.pt"
-    for path in (tmp_path, tmp_path / "__0_0.distcp"):
-        refused(path, ShardedCheckpoint, command)
 
 
 def test_an_index_that_contradicts_its_files(tensors: dict[str, Tensor], tmp_path: Path) -> None:

@@ -187,8 +187,25 @@ def test_an_adapter_is_whole_with_its_configuration(tmp_path: Path) -> None:
     assert looks.second("checkpoint-500") == checkpoint(500)
 
 
+@pytest.mark.parametrize(("name", "inner"), [("step-1000", ""), ("step1000", "model_and_optim")])
+def test_a_folder_of_several_ranks_is_complete_with_its_metadata(tmp_path: Path, name: str, inner: str) -> None:
+    """The metadata are written last, and a copy of the folder may lack a rank's file even then."""
+    import torch
+    from distributed_folders import save_distributed
+
+    folder, looks = tmp_path / name / inner, Looks(tmp_path)
+    save_distributed(folder, {"model": {"w": torch.ones(9, 9)}, "optim": {"w": torch.ones(9, 9)}})
+    for file, words in ((".metadata", "has no .metadata yet"), ("__0_1.distcp", "lacks __0_1.distcp, which")):
+        (folder / file).rename(tmp_path / "kept")
+        found = looks.second(name)
+        assert (found.kind, words in found.reason) == ("waits", True), found
+        (tmp_path / "kept").rename(folder / file)
+    assert looks.second(name) == checkpoint(1000)
+
+
 @pytest.mark.parametrize(
-    ("file", "words"), [("adapter_model.safetensors", "without adapter_config.json"), (".metadata", "dcp_to_torch")]
+    ("file", "words"),
+    [("adapter_model.safetensors", "without adapter_config.json"), (".metadata", "is damaged or not by torch")],
 )
 def test_a_folder_of_another_form_is_told_how_it_becomes_a_model(tmp_path: Path, file: str, words: str) -> None:
     """It was waited for, for ever."""
