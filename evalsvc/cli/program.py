@@ -93,7 +93,7 @@ def main() -> NoReturn:
     try:
         app(prog_name="evalsvc")
     except EvalsvcError as error:
-        complain(f"{error.message} [{error.code}]")
+        complain(f"{error.told} [{error.code}]")
         sys.exit(WRONG_USE)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)

@@ -20,9 +20,12 @@ from evalsvc.checkpoints.reference import MAX_FILES
 from evalsvc.config import Settings
 from evalsvc.data.tokenizer import read_tokenizer
 from evalsvc.doctor.inspection import PUBLISHED, Inspection, fitting_layouts, inspect_checkpoint
+from evalsvc.errors import INSPECT
 from evalsvc.miniature import ROOT
 from evalsvc.spec.layout import parse_layout
 from evalsvc.spec.layout_presets import PublishedPreset, presets
+from evalsvc.watch.completeness import Classifier, Memory
+from evalsvc.watch.folders import look_at
 
 RUN = ROOT / "runs" / "pretrained"
 
@@ -242,3 +245,11 @@ def test_a_copy_that_is_changed_meanwhile_is_said(llama: Path, monkeypatch: pyte
     monkeypatch.setattr(weights, "read_weights", change)
     assert "was changed while it was read" in rows(inspected(llama))["format"]
     shutil.rmtree(llama)
+
+
+def test_the_watcher_names_the_command_for_a_file_that_it_will_never_post(tmp_path: Path) -> None:
+    of_code(tmp_path / "step_1.pt")
+    candidate = look_at(tmp_path / "step_1.pt")
+    assert candidate is not None
+    verdict = Classifier(Memory(tmp_path / "memory.json"), settle=0).classify(candidate)
+    assert (verdict.kind, verdict.reason.count(INSPECT)) == ("no checkpoint", 1)
