@@ -87,7 +87,7 @@ def resolve_config(model: str | Mapping[str, object] | None, checkpoint: Path) -
     set.
     """
     if model is None:
-        discovered = _find_fields(checkpoint)
+        discovered = find_fields(checkpoint)
         if discovered is None:
             raise InvalidModelConfig(
                 f"no model configuration was given for {checkpoint} and none was found in its folder or the parent "
@@ -137,7 +137,7 @@ def find_model_config(checkpoint: Path) -> dict[str, object] | None:
     the only *.json with `hidden_dim` in the folder, then in its parent; a `config.json` of any other model, for the
     package transformers.
     """
-    discovered = _find_fields(checkpoint)
+    discovered = find_fields(checkpoint)
     return None if discovered is None else _completed(*discovered, checkpoint).model_dump(mode="json")
 
 
@@ -207,7 +207,8 @@ def _read_named(model: str, base: Path | None) -> tuple[dict[str, object], str]:
     raise UnknownName.among("model", model, registered, hint="or give the path of a model JSON")
 
 
-def _find_fields(checkpoint: Path) -> tuple[dict[str, object], str] | None:
+def find_fields(checkpoint: Path) -> tuple[dict[str, object], str] | None:
+    """Return the fields of `find_model_config` as they stand in their file, and the file."""
     folder = folder_of(checkpoint)
     hf_config = folder / "config.json"
     if not is_file(hf_config) and any(is_file(folder / name) for name in LISTS):

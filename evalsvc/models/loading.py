@@ -76,6 +76,11 @@ def load_model(
     return _filled(model, path, values, dtype, device)
 
 
+def check_tensors(path: Path, config: ModelConfig, weights: Weights) -> int:
+    """Return the number of the model's parameters. Raises CheckpointMismatch unless the tensors of the file fit."""
+    return len(_matched(path, config, weights, _empty(config, "float32", "auto")))
+
+
 def load_virtual(
     expression: Expression,
     parents: Mapping[str, Path],

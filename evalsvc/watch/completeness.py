@@ -88,9 +88,9 @@ class Classifier:
         try:
             outline: Outline = {} if candidate.path is None else read_complete(candidate.path)
         except UnsafeCheckpoint as error:
-            return Verdict("no checkpoint", f"cannot be opened: {_about(candidate, error)}")
+            return Verdict("no checkpoint", f"cannot be opened: {_about(candidate, error.told)}")
         except EvalsvcError as error:
-            return Verdict("waits", f"is not complete: {_about(candidate, error)}")
+            return Verdict("waits", f"is not complete: {_about(candidate, error.message)}")
         except OSError as error:
             return Verdict("waits", f"cannot be read: {os_reason(error)}")
         if "av_model_sd" in outline:
@@ -171,9 +171,9 @@ def read_complete(path: Path) -> Outline:
     return {}
 
 
-def _about(candidate: Candidate, error: EvalsvcError) -> str:
+def _about(candidate: Candidate, message: str) -> str:
     start = f"{candidate.path} "
-    return f"it {error.message.removeprefix(start)}" if error.message.startswith(start) else error.message
+    return f"it {message.removeprefix(start)}" if message.startswith(start) else message
 
 
 def _step_in(outline: Outline) -> int | None:

@@ -178,7 +178,7 @@ class Watcher:
                 raise
             except (InputError, CheckpointError) as error:
                 self.refused += 1
-                self._complain(f"{candidate.name} is not posted: {error.message}")
+                self._complain(f"{candidate.name} is not posted: {error.told}")
             except EvalsvcError as error:
                 if not patient:
                     raise

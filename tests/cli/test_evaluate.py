@@ -9,6 +9,8 @@ import torch
 from adapters import write_by_hand
 from console import Shell
 
+from evalsvc.errors import INSPECT
+
 GOLDEN = Path(__file__).parents[1] / "golden" / "open_lm" / "01_rotary_default_ln_swiglu" / "checkpoints" / "epoch_1.pt"
 RUN = f"run mine.yaml --checkpoint {GOLDEN} --device cpu"
 
@@ -53,7 +55,7 @@ def test_tasks_that_fail_of_one_cause_have_one_error(evalsvc: Shell, tmp_path: P
     (tmp_path / "empty.pt").touch()
     Path("two.yaml").write_text("tasks: [{kind: loss, data: ids.jsonl}, {kind: loss, name: again, data: ids.jsonl}]")
     result = evalsvc("run two.yaml --checkpoint empty.pt --device cpu")
-    do = "wait until it is written, or check for a full disk [not_a_checkpoint]"
+    do = f"wait until it is written, or check for a full disk; {INSPECT} [not_a_checkpoint]"
     said = f"error: loss, again: {tmp_path.resolve()}/empty.pt is empty; {do}\n"
     assert (result.code, result.out, result.err) == (1, "", said)
 

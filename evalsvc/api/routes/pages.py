@@ -205,7 +205,7 @@ def _tagged(body: bytes, tag: str, media_type: str) -> Response:
 
 def _problem(request: Request, error: EvalsvcError) -> Response:
     status = STATUS[type(error)]
-    content = Content(f"{status}: {error.code.replace('_', ' ')}", {"detail": error.message})
+    content = Content(f"{status}: {error.code.replace('_', ' ')}", {"detail": error.told})
     return _private(request, "problem.html", content, status, error.retry_after)
 
 
