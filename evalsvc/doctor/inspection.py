@@ -19,7 +19,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from evalsvc.checkpoints.formats import format_of, legible, weights_at
+from evalsvc.checkpoints.expression import Adapter, File
+from evalsvc.checkpoints.formats import ADAPTER_CONFIG, format_of, legible, weights_at
 from evalsvc.checkpoints.opening import checkpoint_rule, locate, opened
 from evalsvc.checkpoints.reference import CheckpointRef, files_of
 from evalsvc.checkpoints.torch_file import read_outline
@@ -75,10 +76,15 @@ def inspect_checkpoint(
     `model` is the configuration, None for the one next to the weights; `options` are those by which the user gave it.
     """
     catalog.load("models", "evalsvc")  # or say how to install PyTorch, without which commands start
+    from evalsvc.checkpoints.adapter import read_adapter
     from evalsvc.checkpoints.weights import read_weights
     from evalsvc.models.loading import check_tensors
 
     it, quoted = Inspection(path, settings), shlex.quote(str(path))
+    if is_file(folder_of(path) / ADAPTER_CONFIG):
+        if (adapter := it.read(lambda place: read_adapter(folder_of(place)), "format")) is not None:
+            it.describe_adapter(len(adapter.added), len(adapter.whole))
+        return it
     weights = it.read(read_weights, "format")
     if weights is None and ((path.is_dir() and it.is_of_a_run()) or not it.located):
         return it
@@ -176,6 +182,18 @@ class Inspection:
         self.facts["step"] = step
         self.add("step", False, "not known" if step is None else f"{step} in its content", why, needed=False)
         return step
+
+    def describe_adapter(self, products: int, whole: int) -> None:
+        """Add what an adapter changes, its base and its step, and the commands that evaluate the merged weights."""
+        self.add("format", True, f"LoRA adapter of {products:,} products and {whole:,} whole tensors")
+        step = self.find_origin(is_read=True)
+        fields = self.read(lambda place: read_json(folder_of(place) / ADAPTER_CONFIG)) or {}
+        base = self.facts["base"] = fields.get("base_model_name_or_path")
+        self.add("base", base, legible(str(base)), "name its weights in place of BASE")
+        place = base if isinstance(base, str) and base.startswith("/") and base.isprintable() else "BASE"
+        merged = shlex.quote(f"{File(place) if place != 'BASE' else place} + {Adapter(str(folder_of(self.path)))}")
+        self.commands.append(f"evalsvc run SUITE --checkpoint {merged}")
+        self.commands.append(f"evalsvc submit RUN {'STEP' if step is None else step} {merged} --suite SUITE")
 
     def knows_names(self, tensors: list[str]) -> bool:
         """Add what the names of tensors tell without a configuration; return whether they may be a language model's."""
