@@ -44,7 +44,7 @@ def test_what_is_sent_of_a_folder(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_too_many_files_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert MAX_FILES == reference.MAX_FILES, "what is sent can be posted"
+    assert MAX_FILES <= reference.MAX_FILES, "what is sent can be posted"
     monkeypatch.setattr(manifest, "MAX_FILES", 3)
     for number in range(4):
         (tmp_path / f"{number}.json").write_text("{}")
