@@ -14,15 +14,7 @@ from typing import Literal
 from pydantic import BaseModel, ValidationError
 
 from evalsvc.checkpoints.distributed import read_models
-from evalsvc.checkpoints.formats import (
-    FOLDER_FILES,
-    format_of,
-    known_weights,
-    legible,
-    names_in,
-    read_header,
-    weights_at,
-)
+from evalsvc.checkpoints.formats import format_of, known_weights, legible, names_in, read_header, weights_at
 from evalsvc.checkpoints.torch_file import OTHER, read_outline, require_safe
 from evalsvc.errors import EvalsvcError, InvalidRequest, UnsafeCheckpoint, first_few, os_reason
 from evalsvc.families.family import LISTS
@@ -108,9 +100,7 @@ class Classifier:
             step = _step_in(outline)
         if step is None:
             step = read_bare_number(candidate.name)
-        if step is None:
-            return Verdict("no checkpoint", PARTS if candidate.name in FOLDER_FILES else NO_STEP)
-        return _checkpoint(step, named.variant or "raw")
+        return Verdict("no checkpoint", NO_STEP) if step is None else _checkpoint(step, named.variant or "raw")
 
     def _is_settled(self, candidate: Candidate) -> bool:
         """Return whether the marker exists, or the candidate is unchanged for `settle` seconds. The time without a
@@ -212,7 +202,10 @@ _STEPS = (
 )
 """Patterns of steps; the first that matches counts: `model_2_step_500` is step 500, and `model-7b` has no step."""
 _NUMBERED = re.compile(r"(?P<stem>.+)_(?P<number>\d+)\.[a-z]+")
-_PART = re.compile(r".*-\d+-of-\d+\..*|consolidated\.\d\d\.pth|.*(model|optim)_states\.pt|adapter_model\..*|.*\.distcp")
+_PART = re.compile(
+    r".*-\d+-of-\d+\..*|consolidated\.\d\d\.pth|.*(model|optim)_states\.pt|adapter_model\..*|.*\.distcp|"
+    r"(pytorch_)?model\.(safetensors|bin)"
+)
 _BARE = re.compile(r"(\d{5,7})(?:\.[a-z]+)?", re.ASCII)
 
 
