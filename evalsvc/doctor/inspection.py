@@ -25,7 +25,7 @@ from evalsvc.checkpoints.posted import recorded_base
 from evalsvc.checkpoints.reference import CheckpointRef, files_of
 from evalsvc.checkpoints.torch_file import read_outline
 from evalsvc.config import Settings
-from evalsvc.data.tokenizer import read_tokenizer
+from evalsvc.data.tokenizer import TextTokenizer, read_tokenizer
 from evalsvc.doctor.checks import Check
 from evalsvc.errors import EvalsvcError, NotACheckpoint, ShardedCheckpoint, UnsupportedModel, first_few, os_reason
 from evalsvc.families.family import is_file
@@ -192,7 +192,8 @@ class Inspection:
         """Add what the rows of the table may mean; return the option that says it."""
         rows, place = config.vocab_size, folder_of(self.path) / "tokenizer.json"
         ids = TOKENIZER_SIZE if config.family == OPEN_LM and rows >= TOKENIZER_SIZE else 0
-        tokenizer, text = None, dict[str, object]()
+        tokenizer: TextTokenizer | None = None
+        text: dict[str, object] = {}
         if not is_file(place):
             do = "tasks that read text need one: `text.tokenizer` of the layout"
             self.add("tokenizer", False, "no tokenizer.json is near", do, needed=False)
