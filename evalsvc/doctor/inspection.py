@@ -87,8 +87,9 @@ def inspect_checkpoint(
             it.add("format", True, f"LoRA adapter of {parts}")
             it.find_origin(is_read=True)
             base = recorded_base(path, settings)
-            it.add("base", base, legible(base), "name its weights in place of BASE")
-            it.suggest(base="" if os.path.isabs(base) and os.path.exists(base) else " --base BASE")
+            is_near = os.path.isabs(base) and os.path.exists(base)
+            it.add("base", is_near, legible(base) or "not named", "name its weights in place of BASE", needed=False)
+            it.suggest(base="" if is_near else " --base BASE")
         return it
     weights = it.read(read_weights, "format")
     if not it.located:
