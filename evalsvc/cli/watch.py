@@ -24,10 +24,6 @@ from evalsvc.watch.watcher import Posting, Watcher
 
 commands = typer.Typer()
 
-Replace = Annotated[
-    bool, Option("--replace", help="Replace another file that was posted for the same step and variant.")
-]
-
 
 @commands.command()
 def watch(
@@ -60,7 +56,9 @@ def watch(
     model: Model = None,
     layout: Layout = None,
     priority: Priority = 0,
-    replace: Replace = False,
+    replace: Annotated[
+        bool, Option("--replace", help="Replace another file that was posted for the same step and variant.")
+    ] = False,
     upload: Annotated[
         bool, Option("--upload", help="Upload the checkpoints to a service that cannot read this machine's files.")
     ] = False,

@@ -29,7 +29,7 @@ from evalsvc.errors import (
     UploadNotFound,
     os_reason,
 )
-from evalsvc.files.manifest import digest_of, files_to_send, write_manifest
+from evalsvc.files.manifest import files_to_send, write_manifest
 
 PART_BYTES, SMALLEST_PART = 8 << 20, 64 << 10
 """Largest and smallest number of bytes of a part. A part that breaks off halves the next parts, and a part that arrives
@@ -77,10 +77,12 @@ class Patience:
 class Upload:
     """A file of this machine on its way to the service."""
 
-    def __init__(self, transport: Transport, path: Path, file: IO[bytes]) -> None:
+    def __init__(self, transport: Transport, path: Path, file: IO[bytes], status: os.stat_result | None = None) -> None:
+        """`status` is that of the file when it was found: a file that has changed since is refused."""
         self._transport, self._path, self._file = transport, path, file
-        self._status = os.fstat(file.fileno())
+        self._status = status or os.fstat(file.fileno())
         self.size = self._status.st_size
+        self._require_unchanged()
 
     def announce(self, sha256: str | None, patience: float, report: Report | None) -> str:
         """Return the given SHA-256 of the file, or else read the file."""
@@ -157,7 +159,7 @@ class Upload:
         return int(offset)
 
     def _require_unchanged(self) -> None:
-        """Raise CheckpointChanged if the file was changed since it was opened."""
+        """Raise CheckpointChanged if the file was changed since it was found or opened."""
         now = os.fstat(self._file.fileno())
         if (now.st_size, now.st_mtime_ns) != (self.size, self._status.st_mtime_ns):
             raise changed(self._path)
@@ -167,29 +169,22 @@ class FolderUpload:
     """A folder of this machine on its way to the service, which gets the files, and a manifest with their names."""
 
     def __init__(self, transport: Transport, path: Path) -> None:
-        self._transport, self._path = transport, path
-        self._files = files_to_send(path)
-        if not self._files:
-            raise InvalidRequest(f"{path} holds no files to upload; give the folder with the weights")
-        self._states = {name: _state(file.stat()) for name, file in self._files.items()}
+        self._transport, self._path, self._files = transport, path, files_to_send(path)
         self._digests: dict[str, str] = {}
-        self._manifest = b""
-        self.size = sum(size for size, _ in self._states.values())
+        self.size = sum(status.st_size for status in self._files.values())
 
     def announce(self, sha256: str | None, patience: float, report: Report | None) -> str:
         """Read all files; return the SHA-256 of the manifest once the service has the manifest and the files of the
         model's configuration, and so can check a post."""
         for done, file, name in self._opened():
             self._digests[name] = file.sha256(_shifted(report, done, self.size))
-        self._manifest = write_manifest(self._digests)
         for _, file, name in self._opened():
             if "/" not in name and name.endswith((".json", "params.txt")):
                 file.send(self._digests[name], patience, None)
-        self._send_manifest(patience)
-        return digest_of(self._manifest)
+        return self._send_manifest(patience)
 
     def send(self, sha256: str, patience: float, report: Report | None) -> None:
-        """Send the files that the service does not have, equal ones once, and the manifest, whose digest is given."""
+        """Send the files that the service does not have, equal ones once, and the manifest."""
         sent: set[str] = set()
         for done, file, name in self._opened():
             if (digest := self._digests[name]) not in sent:
@@ -197,29 +192,25 @@ class FolderUpload:
             sent.add(digest)
         self._send_manifest(patience)
 
-    def _send_manifest(self, patience: float) -> None:
+    def _send_manifest(self, patience: float) -> str:
         with TemporaryFile() as stream:
-            stream.write(self._manifest)
+            stream.write(manifest := write_manifest(self._digests))
             stream.flush()
-            Upload(self._transport, self._path, stream).send(digest_of(self._manifest), patience, None)
+            sha256 = hashlib.sha256(manifest).hexdigest()
+            Upload(self._transport, self._path, stream).send(sha256, patience, None)
+        return sha256
 
     def _opened(self) -> Iterator[tuple[int, Upload, str]]:
         """Open each file in turn; yield the bytes of the files before, the file, and its name."""
         done = 0
-        for name, path in self._files.items():
+        for name, status in self._files.items():
             try:
-                stream = path.open("rb")
+                stream = (self._path / name).open("rb")
             except OSError:
-                raise changed(path) from None
+                raise changed(self._path / name) from None
             with stream:
-                if _state(os.fstat(stream.fileno())) != self._states[name]:
-                    raise changed(path)
-                yield done, Upload(self._transport, path, stream), name
-            done += self._states[name][0]
-
-
-def _state(status: os.stat_result) -> tuple[int, int]:
-    return status.st_size, status.st_mtime_ns
+                yield done, Upload(self._transport, self._path / name, stream, status), name
+            done += status.st_size
 
 
 def _shifted(report: Report | None, before: int, size: int) -> Report | None:
@@ -235,19 +226,23 @@ def opened_upload(transport: Transport, path: str) -> Iterator[Upload | FolderUp
     """Open a file or folder to upload. What cannot be uploaded is refused before it is read."""
     real = Path(path).expanduser()
     with ExitStack() as stack:
-        upload: Upload | FolderUpload
         try:
-            status = real.stat()
-            if stat.S_ISDIR(status.st_mode):
+            mode = real.stat().st_mode
+            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                raise InvalidRequest(f"{real} is no file on a disk; give the file with the weights")
+            upload: Upload | FolderUpload
+            if stat.S_ISDIR(mode):
                 upload = FolderUpload(transport, real)
-            elif stat.S_ISREG(status.st_mode) and status.st_size > 0:
-                upload = Upload(transport, real, stack.enter_context(real.open("rb")))
             else:
-                raise InvalidRequest(f"{real} {_fault(status.st_mode)}")
+                upload = Upload(transport, real, stack.enter_context(real.open("rb")))
         except (OSError, ValueError) as error:
             raise InvalidRequest(
                 f"{real} cannot be read: {os_reason(error)}; give the path of a file of this machine"
             ) from None
+        if not upload.size:
+            raise InvalidRequest(
+                f"{real} is empty (states of a training job do not count); submit it once the weights are written"
+            )
         response = transport.request("OPTIONS", "/v1/uploads")
         if not response.is_success:
             transport.read(response)
@@ -259,9 +254,3 @@ def opened_upload(transport: Transport, path: str) -> Iterator[Upload | FolderUp
                 "--upload"
             )
         yield upload
-
-
-def _fault(mode: int) -> str:
-    if not stat.S_ISREG(mode):
-        return "is no file on a disk; give the file with the weights"
-    return "is empty; submit the file once it is written"

@@ -5,11 +5,10 @@ A manifest is sent like a file, after which `upload:` and the SHA-256 of the man
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,29 +28,20 @@ STATES = re.compile(r"(optim(izer)?|stats|scheduler|scaler|rng|random|training)(
 """Names of files and folders with the state of a training job. Models are read without these files."""
 
 
-def files_to_send(folder: Path) -> dict[str, Path]:
+def files_to_send(folder: Path) -> dict[str, os.stat_result]:
     """Return the files of a folder to upload, by name, the smallest first: all but empty and hidden files, and states
     of the training job."""
-    sizes: dict[str, int] = {}
-    for path in _inside(folder, MAX_DEPTH):
-        if size := path.stat().st_size:
-            sizes[path.relative_to(folder).as_posix()] = size
-        if len(sizes) > MAX_FILES:
+    files: dict[str, os.stat_result] = {}
+    for path in folder.rglob("*"):
+        name, parts = path.relative_to(folder).as_posix(), path.relative_to(folder).parts
+        is_left_out = any(STATES.match(part) or part.startswith(".") for part in parts if part != ".metadata")
+        if not is_left_out and len(parts) <= MAX_DEPTH and path.is_file() and (status := path.stat()).st_size:
+            files[name] = status
+        if len(files) > MAX_FILES:
             raise InvalidRequest(
                 f"{folder} holds more than {MAX_FILES:,} files, too many to upload; give the folder of one checkpoint"
             )
-    return {name: folder / name for name in sorted(sizes, key=lambda name: (sizes[name], name))}
-
-
-def _inside(folder: Path, levels: int) -> Iterator[Path]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if STATES.match(entry.name) or (entry.name.startswith(".") and entry.name != ".metadata"):
-                continue
-            if entry.is_file():
-                yield Path(entry.path)
-            elif levels > 1 and entry.is_dir(follow_symlinks=False):
-                yield from _inside(Path(entry.path), levels - 1)
+    return dict(sorted(files.items(), key=lambda item: (item[1].st_size, item[0])))
 
 
 def write_manifest(digests: Mapping[str, str]) -> bytes:
@@ -60,14 +50,10 @@ def write_manifest(digests: Mapping[str, str]) -> bytes:
     return manifest
 
 
-def digest_of(manifest: bytes) -> str:
-    return hashlib.sha256(manifest).hexdigest()
-
-
 def read_manifest(content: bytes) -> dict[str, str]:
     """Return the SHA-256 of each file by its name. A `submitter` wrote the manifest."""
     try:
-        manifest: Any = json.loads(content, object_pairs_hook=_each_once)
+        manifest: Any = json.loads(content)
         if list(manifest) != ["files"] or not isinstance(files := manifest["files"], dict) or not files:
             raise ValueError(f"it is not of the form {FORM}")
         if len(files) > MAX_FILES:
@@ -90,9 +76,3 @@ def _require_inside(name: str, files: Mapping[str, object]) -> None:
         )
     if above := next((path for end in range(1, len(parts)) if (path := "/".join(parts[:end])) in files), None):
         raise ValueError(f"{above!r} is a file and the folder of {name!r}")
-
-
-def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    if len(dict(pairs)) != len(pairs):
-        raise ValueError("a name is given twice")
-    return dict(pairs)

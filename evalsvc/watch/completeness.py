@@ -14,15 +14,7 @@ from typing import Literal
 from pydantic import BaseModel, ValidationError
 
 from evalsvc.checkpoints.distributed import read_models
-from evalsvc.checkpoints.formats import (
-    FOLDER_FILES,
-    format_of,
-    known_weights,
-    legible,
-    names_in,
-    read_header,
-    weights_at,
-)
+from evalsvc.checkpoints.formats import format_of, known_weights, legible, names_in, read_header, weights_at
 from evalsvc.checkpoints.torch_file import OTHER, read_outline, require_safe
 from evalsvc.errors import EvalsvcError, InvalidRequest, UnsafeCheckpoint, first_few, os_reason
 from evalsvc.families.family import LISTS
@@ -72,7 +64,7 @@ class Classifier:
 
     def classify(self, candidate: Candidate) -> Verdict:
         named = None if self.step_pattern is None else self.step_pattern.read(candidate.name)
-        skipped = None if named is not None else skip_reason(candidate.name) or folder_reason(candidate)
+        skipped = None if named is not None else skip_reason(candidate.name) or folder_reason(candidate.path)
         if named is None and self.step_pattern is not None:
             return Verdict("no checkpoint", skipped or OTHER_NAME)
         if skipped is not None and (skipped != UNFINISHED_NAME or self._is_settled(candidate)):
@@ -108,9 +100,7 @@ class Classifier:
             step = _step_in(outline)
         if step is None:
             step = read_bare_number(candidate.name)
-        if step is None:
-            return Verdict("no checkpoint", PARTS if candidate.name in FOLDER_FILES else NO_STEP)
-        return _checkpoint(step, named.variant or "raw")
+        return Verdict("no checkpoint", NO_STEP) if step is None else _checkpoint(step, named.variant or "raw")
 
     def _is_settled(self, candidate: Candidate) -> bool:
         """Return whether the marker exists, or the candidate is unchanged for `settle` seconds. The time without a
@@ -212,7 +202,10 @@ _STEPS = (
 )
 """Patterns of steps; the first that matches counts: `model_2_step_500` is step 500, and `model-7b` has no step."""
 _NUMBERED = re.compile(r"(?P<stem>.+)_(?P<number>\d+)\.[a-z]+")
-_PART = re.compile(r".*-\d+-of-\d+\..*|consolidated\.\d\d\.pth|.*(model|optim)_states\.pt|adapter_model\..*|.*\.distcp")
+_PART = re.compile(
+    r".*-\d+-of-\d+\..*|consolidated\.\d\d\.pth|.*(model|optim)_states\.pt|adapter_model\..*|.*\.distcp|"
+    r"(pytorch_)?model\.(safetensors|bin)"
+)
 _BARE = re.compile(r"(\d{5,7})(?:\.[a-z]+)?", re.ASCII)
 
 
@@ -264,20 +257,19 @@ def skip_reason(name: str) -> str | None:
     return PARTS if _PART.fullmatch(name) else None
 
 
-def folder_reason(candidate: Candidate) -> str | None:
+def folder_reason(folder: Path | None) -> str | None:
     """Return why a folder without a step in its name, such as that of logs or of a run, is no checkpoint; None if it
     may be one."""
-    path, inner = candidate.path, list[str]()
-    if path is None or not candidate.is_folder or _has_step(candidate.name):
+    if folder is None or not folder.is_dir() or _has_step(folder.name):
         return None
-    with suppress(OSError, EvalsvcError):
-        names = names_in(path)
-        inner += [name for name in names if name == INSIDE or (_has_step(name) and skip_reason(name) is None)]
-        if known_weights(names, str(path)) is not None:
+    try:
+        if known_weights(names := names_in(folder), str(folder)) is not None:
             return None
-        if not inner:
-            return NO_WEIGHTS
-    return f"is a folder of checkpoints, and is not looked into; watch that folder: {path}" if inner else None
+    except (OSError, EvalsvcError):  # the reader of the folder says what is wrong
+        return None
+    if any(name == INSIDE or (_has_step(name) and skip_reason(name) is None) for name in names):
+        return f"is a folder of checkpoints, and is not looked into; watch that folder: {folder}"
+    return NO_WEIGHTS
 
 
 def _has_step(name: str) -> bool:

@@ -32,7 +32,6 @@ class Candidate:
     modified: float | None
     """Time of the last change, in seconds since 1970; None in a store."""
     path: Path | None
-    is_folder: bool
     problem: str | None = None
 
 
@@ -55,19 +54,18 @@ class LocalFolder:
 def look_at(path: Path) -> Candidate | None:
     """Return the file or folder at a path as it is now; None if the path is neither or was removed."""
     try:
-        is_folder, status = path.is_dir(), path.stat()
+        status = path.stat()
         try:
-            if is_folder:
-                files_of(path, MAX_FILES)
+            files_of(path, MAX_FILES)
         except (PermissionError, NotACheckpoint) as error:
             problem = error.message if isinstance(error, NotACheckpoint) else os_reason(error)
-            return Candidate(path.name, str(path), problem, 1, None, path, is_folder, problem)
+            return Candidate(path.name, str(path), problem, 1, None, path, problem)
         identity = identify(path)
     except (OSError, CheckpointError):
         return None
     mark = f"{identity.size} {identity.mtime_ns} {status.st_ino}"
     modified = identity.mtime_ns / 1e9
-    return Candidate(path.name, str(path), mark, identity.size, modified, path, is_folder)
+    return Candidate(path.name, str(path), mark, identity.size, modified, path)
 
 
 def _inside(folder: Path) -> list[Candidate]:
@@ -121,7 +119,7 @@ class RemoteFolder:
             for file in files:
                 if file.name.endswith(FILE_ENDINGS):
                     uri, mark = str(_below(place, file.name)), f"{file.size} {file.etag}"
-                    candidates.append(Candidate(file.name, uri, mark, file.size, None, None, is_folder=False))
+                    candidates.append(Candidate(file.name, uri, mark, file.size, None, None))
             candidates += [self._folder(_below(place, name)) for name in folders if name != INSIDE]
         return candidates
 
@@ -129,7 +127,7 @@ class RemoteFolder:
         if (known := self._whole.get(str(place))) is not None:
             return known
         source = ObjectSource(place)
-        candidate = Candidate(place.name, str(place), "", 1, None, None, is_folder=True)
+        candidate = Candidate(place.name, str(place), "", 1, None, None)
         try:
             files = within(METADATA_SECONDS, place, lambda: source.with_inner(*source.inside()))
             by_name = {file.name: file for file in files}

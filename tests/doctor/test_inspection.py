@@ -67,7 +67,7 @@ def test_a_folder_of_hugging_face_trainer(llama: Path) -> None:
     assert shown["model"] == "llama, from config.json: 2 layers of 48, a table of 96 rows"
     assert "no tokenizer.json is near" in shown["tokenizer"]
     moved = llama.rename(llama.parent / "final")
-    assert rows(inspected(moved))["step"].startswith("NO 500 in its content; `evalsvc watch` leaves it alone: has no")
+    assert rows(inspected(moved))["step"].startswith("NO not known; `evalsvc watch` leaves it alone: has no step")
 
 
 def test_the_words_and_the_rows_give_the_layout_of_a_language_model(llama: Path) -> None:
@@ -98,8 +98,8 @@ def test_files_of_open_lm_and_the_folder_of_a_run(open_lm_case: Path) -> None:
     average = rows(inspected(open_lm_case / "checkpoints" / "ema_0.9_1_1.pt"))
     assert (average["format"].partition(";")[0], average["step"]) == ("open_lm average", "2, ema_0.9_1")
     run = inspected(RUN)
-    assert rows(run)["format"].startswith("folder of a run, with checkpoints/")
-    assert f"evalsvc watch {RUN} --run RUN --suite SUITE" in run.commands
+    assert rows(run)["format"].startswith("is a folder of checkpoints")
+    assert (run.identified, run.commands) == (True, [f"evalsvc watch {RUN} --run RUN --suite SUITE"])
 
 
 def test_a_file_without_a_configuration_is_told_by_its_names(llama: Path, tmp_path: Path) -> None:
@@ -123,22 +123,12 @@ def test_a_file_without_a_configuration_is_told_by_its_names(llama: Path, tmp_pa
     assert inspected(tmp_path / "step_1.pt").identified is False
 
 
-NAMED: dict[str, tuple[dict[str, Any], str]] = {
-    "LlamaGen's T5 model": (
-        {"cls_embedding.cap_proj.fc1.weight": 1, "layers.0.attention.wqkv.weight": 1},
-        "NO is of LlamaGen's text-to-image model",
-    ),
-    "an image tokenizer": ({"quantize.embedding.weight": 1, "decoder.conv_in.weight": 1}, "bare state dict; 1 file"),
-}
-
-
-@pytest.mark.parametrize("name", NAMED)
-def test_what_evalsvc_does_not_evaluate_is_identified(name: str, tmp_path: Path) -> None:
-    names, words = NAMED[name]
+def test_what_evalsvc_does_not_evaluate_is_identified(tmp_path: Path) -> None:
+    names = ("cls_embedding.cap_proj.fc1.weight", "layers.0.attention.wqkv.weight")
     torch.save({name: torch.ones(2) for name in names}, tmp_path / "0050000.pt")
     inspection = inspected(tmp_path / "0050000.pt")
     assert (inspection.identified, inspection.commands) == (True, [])
-    assert rows(inspection)["format"].startswith(words)
+    assert rows(inspection)["format"].startswith("NO is of LlamaGen's text-to-image model")
 
 
 def test_folders_that_other_libraries_write(tmp_path: Path) -> None:
@@ -216,18 +206,14 @@ def test_the_table_of_a_published_model_has_its_preset(name: str) -> None:
     layout = parse_layout(name)
     assert layout.image is not None
     table = max(layout.text.size, layout.image.offset + layout.image.size)
-    fits = [fit["preset"] for fit in fitting_layouts(table, PUBLISHED[name], layout.text.size)]
-    assert name in fits
-    assert name not in [fit["preset"] for fit in fitting_layouts(table, "mistral", layout.text.size)]
+    assert name in fitting_layouts(table, PUBLISHED[name], layout.text.size)
+    assert name not in fitting_layouts(table, "mistral", layout.text.size)
     assert set(PUBLISHED) == {key for key, preset in presets().items() if isinstance(preset, PublishedPreset)}
     assert set(PUBLISHED.values()) <= {*MODELS, "janus"}
 
 
 def test_the_papers_table_has_the_presets_of_its_size() -> None:
-    exact = {"preset": "image-then-special", "text_size": 50_432, "codebook_size": 16_384}
-    fits = list(fitting_layouts(66_823, "open_lm", 50_277))
-    assert exact in fits
-    assert {fit["codebook_size"] for fit in fits} == {16_384}
+    assert "image-then-special" in fitting_layouts(66_823, "open_lm", 50_277)
     assert list(fitting_layouts(50_432, "open_lm", 50_277)) == []
 
 

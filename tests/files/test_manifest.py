@@ -11,7 +11,7 @@ import pytest
 from evalsvc.checkpoints import reference
 from evalsvc.errors import InvalidRequest
 from evalsvc.files import manifest
-from evalsvc.files.manifest import MAX_BYTES, MAX_FILES, digest_of, files_to_send, read_manifest, write_manifest
+from evalsvc.files.manifest import MAX_BYTES, MAX_FILES, files_to_send, read_manifest, write_manifest
 
 DIGEST = "0" * 64
 
@@ -58,10 +58,8 @@ def test_a_manifest_is_read_as_it_was_written() -> None:
     names = {"config.json": DIGEST, "sub/ü .safetensors": "a" * 64, ".metadata": DIGEST}
     written = write_manifest(names)
     assert written.startswith(manifest.BEGIN)
-    assert (read_manifest(written), digest_of(written)) == (
-        names,
-        digest_of(write_manifest(dict(reversed(names.items())))),
-    )
+    assert read_manifest(written) == names
+    assert written == write_manifest(dict(reversed(names.items())))
 
 
 NAMES = (
@@ -83,7 +81,6 @@ def test_a_name_never_leads_out_of_the_folder(name: str) -> None:
         ('{"files": {}}', "is not of the form"),
         ('{"files": []}', "is not of the form"),
         ('{"files": {"a": "0"}, "more": 1}', "is not of the form"),
-        ('{"files": {"a": "' + DIGEST + '", "a": "' + DIGEST + '"}}', "given twice"),
         ('{"files": {"a": "' + DIGEST + '", "a/b": "' + DIGEST + '"}}', "'a' is a file and the folder of 'a/b'"),
         ('{"files": {"a": "' + "A" * 64 + '"}}', "no SHA-256"),
         ('{"files": {"a": "' + DIGEST + '\\n"}}', "no SHA-256"),
