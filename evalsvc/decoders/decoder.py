@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
@@ -32,6 +33,8 @@ class ImageDecoder(nn.Module, ABC):
     """Prefixes of this network's tensors in files that hold other networks as well."""
     extras: ClassVar[tuple[str, ...]] = ()
     """Prefixes of tensors in files of this kind that decoding does not need."""
+    renamed: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """Patterns in another publisher's names of tensors, and what the authors write instead."""
 
     codebook_size: int
     downsampling: int
@@ -54,6 +57,8 @@ class ImageDecoder(nn.Module, ABC):
     @classmethod
     def authors_name(cls, name: str) -> str:
         """Return the name in the authors' files of a tensor called `name` in a file of another publisher."""
+        for pattern, replacement in cls.renamed:
+            name = re.sub(pattern, replacement, name)
         return name
 
     def file_name(self, name: str) -> str:

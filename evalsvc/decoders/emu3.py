@@ -10,7 +10,6 @@ computed here.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self, cast
 
@@ -152,6 +151,7 @@ class Emu3(MoVQGAN):
     targets = ("Emu3VisionVQ", "emu3_vqgan", "emu3")  # the authors' folder, and transformers', alone and in a model
     telltale = "decoder.time_conv.0.conv.conv.weight"
     prefixes = ("vqmodel.",)
+    renamed = NAMES
 
     def __init__(self, config: Emu3Config) -> None:
         super().__init__(config)
@@ -169,12 +169,6 @@ class Emu3(MoVQGAN):
             content = config.to_authors(resolution, tuple(resolution >> level for level in config.attn_resolutions))
             content |= {"temporal_downsample_factor": config.temporal_downsample_factor}
         return cls(Emu3Config.parse(content))
-
-    @classmethod
-    def authors_name(cls, name: str) -> str:
-        for pattern, replacement in NAMES:
-            name = re.sub(pattern, replacement, name)
-        return name
 
     def latents(self, images: Tensor) -> Tensor:
         return cast(Tensor, self.quant_conv(self.encoder(images))[:, :, 0])

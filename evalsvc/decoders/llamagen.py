@@ -71,6 +71,7 @@ class LlamaGen(VQAutoencoder):
     prefixes = ("vqmodel.", "gen_vision_model.")  # of Janus, by transformers and by its authors
     extras = ("quantize.codebook_used",)  # counts of training
     codebook = UnitCodebook
+    renamed = NAMES
 
     @classmethod
     def from_config(cls, content: Mapping[str, object]) -> Self:
@@ -86,12 +87,6 @@ class LlamaGen(VQAutoencoder):
                 patches = vision.num_patches
             content = config.to_authors(patches << len(config.channel_multiplier) - 1, (patches,))
         return super().from_config(content)
-
-    @classmethod
-    def authors_name(cls, name: str) -> str:
-        for pattern, replacement in NAMES:
-            name = re.sub(pattern, replacement, name)
-        return name
 
     def file_name(self, name: str) -> str:
         last = len(self.config.ddconfig.widths) - 1

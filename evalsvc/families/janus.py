@@ -53,7 +53,7 @@ class JanusFields(LlamaFields):
 
     def switches(self) -> dict[str, Any]:
         rows = {"vocab_size": self.vocab_size + self.image_tables["rows"], "weight_tying": False}
-        return super().switches() | rows | {"heads_apart": True, "image_tables": self.image_tables}
+        return super().switches() | rows | {"image_tables": self.image_tables}
 
     def refuse_unknown_parts(self) -> None:
         super().refuse_unknown_parts()

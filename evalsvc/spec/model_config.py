@@ -142,8 +142,6 @@ class ModelConfig(BaseModel):
     """Whether norms are applied to the inputs of attention and feed-forward layer, or to their outputs."""
     parallel_residual: bool = False
     """Whether attention and feed-forward layer both start from the input of the layer."""
-    heads_apart: bool = False
-    """Whether logits of image ids come from a head of their own. A softmax over all ids then has no meaning."""
     transformers_config: str | None = Field(default=None, max_length=1_000_000)
     """Checked `config.json`, as JSON, of a model that the package transformers computes."""
 
@@ -177,8 +175,8 @@ class ModelConfig(BaseModel):
             raise ValueError("llama_rotary turns whole heads; leave rotary_dims out")
         if self.qk_layer_norm and not (self.qk_norm and self.qk_norm_per_head):
             raise ValueError("qk_layer_norm needs qk_norm and qk_norm_per_head")
-        if self.image_tables is not None and (self.weight_tying or not self.heads_apart):
-            raise ValueError("image_tables needs heads_apart, and tables that are not tied")
+        if self.image_tables is not None and self.weight_tying:
+            raise ValueError("image_tables needs tables that are not tied")
         if self.image_tables is not None and self.image_tables.rows >= self.vocab_size:
             raise ValueError(f"image_tables has {self.image_tables.rows} rows, not fewer than vocab_size; correct it")
         if self.parallel_residual and self.norm_place == "after":
@@ -205,6 +203,11 @@ class ModelConfig(BaseModel):
                     f"the layout has {given}, and the model has tables of its own for {first}…{self.vocab_size - 1}; "
                     f"give an image block of offset {first} and size {self.image_tables.rows}, or the model's preset"
                 )
+
+    @property
+    def heads_apart(self) -> bool:
+        """Whether logits of image ids come from a head of their own. A softmax over all ids then has no meaning."""
+        return self.image_tables is not None
 
     @property
     def head_dim(self) -> int:

@@ -247,14 +247,13 @@ def test_tables_that_a_request_describes(tmp_path: Path) -> None:
     write_tiny(tmp_path)
     fields = find_model_config(tmp_path) or {}
     for wrong in (
-        {"heads_apart": False},
         {"weight_tying": True},
         {"image_tables": {"rows": TEXT + CODES, "width": 8, "depth": 2}},
         {"image_tables": {"rows": CODES, "width": 8, "depth": 17}},
     ):
         assert "image_tables" in refusal(InvalidModelConfig, resolve_config, fields | wrong, tmp_path)
     assert ModelConfig.model_validate(fields).image_tables is not None
-    bare = {name: value for name, value in fields.items() if name not in ("image_tables", "heads_apart")}
+    bare = {name: value for name, value in fields.items() if name != "image_tables"}
     assert "has no image_tables; give the config.json" in refusal(InvalidModelConfig, load_model, tmp_path, bare)
 
 

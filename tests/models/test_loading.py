@@ -399,5 +399,5 @@ def test_a_switch_moves_the_logits_or_no_longer_fits(name: str, changes: dict[st
 def test_no_switch_is_left_out() -> None:
     tested = {switch for _, changes in (*SAME_FILE, *ANOTHER_FILE) for switch in changes}
     refuses = {"attention_window", "transformers_config"}  # changes no logit, see test_transformer.py
-    of_images = {"heads_apart", "image_tables"}  # see tests/families/test_janus.py
+    of_images = {"image_tables"}  # see tests/families/test_janus.py
     assert tested >= ModelConfig.model_fields.keys() - OPEN_LM_FIELDS - refuses - of_images

@@ -10,7 +10,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from mixed_layouts import mixed_layout
+from mixed_layouts import mixed_layout, with_heads_apart
 from small_models import small_model
 from torch import Tensor
 
@@ -258,8 +258,7 @@ def test_equals_all_logits_at_once(
 def test_a_model_says_that_its_heads_are_apart() -> None:
     model, layout = build_model(), LAYOUTS["image then special"]
     requests = make_requests(model, layout)[:12]
-    model.config = model.config.model_copy(update={"heads_apart": True})
-    found = score(model, layout, requests, BUDGET)
+    found = score(with_heads_apart(model), layout, requests, BUDGET)
     for one, request in zip(found, requests, strict=True):
         whole = torch.tensor([request.context + request.continuation])
         logits = model(whole)[0, len(request.context) - 1 : -1]

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from evalsvc.spec.layout import ImageBlock, TextBlock, VocabularyLayout
+from evalsvc.spec.model_config import ImageTables
 
 
 def mixed_layout(rows: int, text: range, image: range, **special: int) -> VocabularyLayout:
@@ -22,10 +23,13 @@ def mixed_layout(rows: int, text: range, image: range, **special: int) -> Vocabu
     )
 
 
+IMAGE_TABLES = ImageTables(rows=1, width=1, depth=1)
+
+
 def with_heads_apart(model: Any) -> Any:
     """Return the model with the same tables, which says that image ids have a head of their own."""
     apart = copy.copy(model)
-    apart.config = model.config.model_copy(update={"heads_apart": True})
+    apart.config = model.config.model_copy(update={"image_tables": IMAGE_TABLES})
     return apart
 
 

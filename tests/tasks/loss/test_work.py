@@ -10,7 +10,7 @@ import pytest
 import torch
 from loss_task import LAYOUT, RECORDS, context_of, evaluate, loss_of, loss_profile, plan, slow_targets, values, write
 from miniature_run import DECODER, pretrained, stories
-from mixed_layouts import mixed_layout, plain_loss, with_heads_apart
+from mixed_layouts import IMAGE_TABLES, mixed_layout, plain_loss, with_heads_apart
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from worker_stages import MODEL
@@ -91,7 +91,7 @@ def test_image_and_special_rows_inside_the_text(
     model = with_heads_apart(own) if heads_apart else own
     monkeypatch.setattr(ShardContext, "layout", lambda context: MIXED)
     monkeypatch.setattr(ShardContext, "model", lambda context, **form: model)
-    changes = {"heads_apart": heads_apart}
+    changes = {"image_tables": IMAGE_TABLES if heads_apart else None}
     monkeypatch.setattr(ShardContext, "model_config", lambda context: of_config(context).model_copy(update=changes))
     text, image = [*chain(*MIXED.text_ranges)], list(range(20, 36))
     sums = {key: [0.0] * 3 for key in ("text", "image", "special")}
