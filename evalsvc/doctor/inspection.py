@@ -19,7 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from evalsvc.checkpoints.expression import Adapter, File
+from evalsvc.checkpoints.expression import File, Sum, canonical
 from evalsvc.checkpoints.formats import ADAPTER_CONFIG, format_of, legible, weights_at
 from evalsvc.checkpoints.opening import checkpoint_rule, locate, opened
 from evalsvc.checkpoints.reference import CheckpointRef, files_of
@@ -191,7 +191,7 @@ class Inspection:
         base = self.facts["base"] = fields.get("base_model_name_or_path")
         self.add("base", base, legible(str(base)), "name its weights in place of BASE")
         place = base if isinstance(base, str) and base.startswith("/") and base.isprintable() else "BASE"
-        merged = shlex.quote(f"{File(place) if place != 'BASE' else place} + {Adapter(str(folder_of(self.path)))}")
+        merged = shlex.quote(canonical(Sum(File(place), File(str(folder_of(self.path))))))
         self.commands.append(f"evalsvc run SUITE --checkpoint {merged}")
         self.commands.append(f"evalsvc submit RUN {'STEP' if step is None else step} {merged} --suite SUITE")
 
