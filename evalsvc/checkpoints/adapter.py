@@ -109,15 +109,12 @@ def read_merged(base: Path, folder: Path) -> Weights:
     lora, tensors = read_adapter(folder), dict(weights.tensors)
     shapes = {name: tensor.shape for name, tensor in lora.whole.items()}
     shapes |= {name: torch.Size((len(pair.left), pair.right.shape[1])) for name, pair in lora.added.items()}
-    problems = listed("unknown", (name for name in shapes if name not in tensors)) or listed(
-        "of another shape",
-        (
-            f"{name} {list(shape)} instead of {list(tensors[name].shape)}"
-            for name, shape in shapes.items()
-            if shape != tensors[name].shape or not is_plain(tensors[name])
-        ),
+    wrong = (
+        f"{name} {list(shape)}"
+        for name, shape in shapes.items()
+        if name not in tensors or tensors[name].shape != shape or not is_plain(tensors[name])
     )
-    if problems:
+    if problems := listed("unknown or of another shape", wrong):
         raise CheckpointMismatch(
             f"{folder} changes tensors that the base {base} does not hold; {problems[0]}; give the adapter's own base, "
             f"or {merge_it(folder)}"
@@ -205,7 +202,8 @@ def _require_plain(config: Mapping[str, Any], source: Path) -> None:
             raise UnsupportedModel(
                 f"{source}: {key} is {legible(str(value))}, which is not plain LoRA; {merge_it(source.parent)}"
             )
-    if others := sorted(key for key, value in config.items() if value and key not in KNOWN.split()):
+    known = KNOWN.split()
+    if others := sorted(key for key, value in config.items() if value and key not in known):
         raise UnsupportedModel(
             f"{source} sets {some(others)}, which evalsvc does not compute; {merge_it(source.parent)}"
         )

@@ -136,10 +136,12 @@ def virtual_frequencies(
 ) -> Tensor | None:  # [head_dim / 2] float32
     """Return the `saved_frequencies` of the parents that count. Raises CheckpointMismatch where parents differ."""
     names = _empty(config, "float32", "auto").state_dict()
-    counting = {canonical(leaf): read_leaf(leaf, parents) for leaf, _ in _counting(expression, names)}
-    return _agreed_frequencies(
-        {name: saved_frequencies(path, config, weights.tensors) for name, (path, weights) in counting.items()}
-    )
+
+    def frequencies(leaf: Leaf | Sum) -> Tensor | None:
+        path, weights = read_leaf(leaf, parents)
+        return saved_frequencies(path, config, weights.tensors)
+
+    return _agreed_frequencies({canonical(leaf): frequencies(leaf) for leaf, _ in _counting(expression, names)})
 
 
 def agreed_config(configs: Mapping[str, ModelConfig]) -> ModelConfig:

@@ -82,21 +82,21 @@ def resolve_expression(session: Session, text: str) -> Resolved:
 def base_of_adapter(session: Session, run: str, variant: str, on: Sum, base: Submission | None) -> Checkpoint:
     """Return the checkpoint that an adapter is posted on. If the adapter names the files of its base, these become
     `base`, step 0 of the run."""
-    found = base_of(session, get_or_create_run(session, run), variant)
+    parent = base_of(session, get_or_create_run(session, run), variant)
     if isinstance(on.first, Step):
-        found = find_step(session, find_run(session, on.first.run), on.first.step, on.first.variant)
-    elif base is not None and (found is None or found.path != base.path):
-        found = submit(session, base, []).checkpoint
-    if found is None:
+        parent = find_step(session, find_run(session, on.first.run), on.first.step, on.first.variant)
+    elif base is not None and (parent is None or parent.path != base.path):
+        parent = submit(session, base, []).checkpoint
+    if parent is None:
         raise InvalidRequest(
             f"{on.adapter} is a LoRA adapter that names no folder of its base that the service may read, and run "
             f"{run!r} has no base; post the base as step 0 of the run: evalsvc submit {run} 0 FOLDER"
         )
-    if found.parents:
+    if parent.parents:
         raise InvalidRequest(
-            f"{step_of(found)} is computed from other checkpoints; add {on.adapter} to a checkpoint with files"
+            f"{step_of(parent)} is computed from other checkpoints; add {on.adapter} to a checkpoint with files"
         )
-    return found
+    return parent
 
 
 def has_files(session: Session, run: str, variant: str | None = None) -> bool:
