@@ -13,10 +13,9 @@ from evalsvc.checkpoints.expression import Base, File, Sum
 from evalsvc.checkpoints.formats import ADAPTER_CONFIG, MAX_ADAPTER_CONFIG, is_adapter
 from evalsvc.checkpoints.opening import checkpoint_rule, locate, opened, opened_neighbours
 from evalsvc.checkpoints.reference import CheckpointRef, Identity
-from evalsvc.checkpoints.remote.fetch import locate_checkpoint
 from evalsvc.checkpoints.remote.objects import ObjectSource
 from evalsvc.checkpoints.remote.source import METADATA_SECONDS, within
-from evalsvc.checkpoints.remote.uri import HTTP, RemoteUri, is_remote, parse_remote
+from evalsvc.checkpoints.remote.uri import HTTP, RemoteUri, parse_remote
 from evalsvc.config import Settings
 from evalsvc.errors import CheckpointError, CheckpointNotAllowed, InvalidModelConfig
 from evalsvc.families.family import LISTS, MAX_CONFIG_BYTES, read_json
@@ -33,17 +32,17 @@ MAX_MODEL_FILES = 20
 """Maximum number of JSON files in a remote folder that is searched for a model's. Folders with more hold data."""
 
 
-def sum_at(uri: str, settings: Settings) -> Sum | None:
+def sum_at(path: Path, settings: Settings) -> Sum | None:
     """Return the sum that the folder of an adapter stands for: the adapter on the folder that its configuration names,
     or else on `base`; None for another file or folder."""
-    if is_remote(uri) or not is_adapter(Path(path := locate_checkpoint(uri, settings)[0])):
+    if not is_adapter(path):
         return None
-    with opened_neighbours(Path(path), checkpoint_rule(settings)) as folder:
+    with opened_neighbours(path, checkpoint_rule(settings)) as folder:
         recorded = read_json(folder / ADAPTER_CONFIG, MAX_ADAPTER_CONFIG).get("base_model_name_or_path")
     with suppress(CheckpointError):
         if isinstance(recorded, str) and not is_adapter(base := locate(recorded, checkpoint_rule(settings))):
-            return Sum(File(str(base)), File(path))
-    return Sum(Base(), File(path))
+            return Sum(File(str(base)), File(str(path)))
+    return Sum(Base(), File(str(path)))
 
 
 def posted_model(

@@ -60,7 +60,7 @@ def checkpoint_reference(
     """
     if is_virtual(uri):
         return _virtual_reference(parse_expression(uri), model, layout, settings, base)
-    if (on := sum_at(absolute_uri(uri), settings)) is not None:
+    if (on := sum_at(Path(locate_checkpoint(absolute_uri(uri), settings)[0]), settings)) is not None:
         return _virtual_reference(on, model, layout, settings, base)
     return _file_reference(uri, model, layout, settings)
 

@@ -18,12 +18,13 @@ from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import CheckpointId, CheckpointInput, CheckpointsQuery
 from evalsvc.api.state import CurrentState, State
 from evalsvc.checkpoints.copies import Copy, keep_uploads, link_into, releasing, spooled
-from evalsvc.checkpoints.expression import File, Sum, canonical, is_expression, parse_expression
+from evalsvc.checkpoints.expression import Expression, File, Sum, canonical, is_expression, parse_expression
 from evalsvc.checkpoints.formats import ADAPTER_FILES, adapter, is_adapter, weights_among
 from evalsvc.checkpoints.opening import checkpoint_rule, opened
 from evalsvc.checkpoints.posted import given_model, posted_layout, posted_model, sum_at, uploaded_model
 from evalsvc.checkpoints.reference import UPLOAD, CheckpointRef, Identity, uploaded_sha256, verify
 from evalsvc.checkpoints.remote.fetch import locate_checkpoint
+from evalsvc.checkpoints.remote.uri import is_remote
 from evalsvc.config import Settings
 from evalsvc.errors import EvalsvcError, InvalidRequest, NotACheckpoint, UploadNotFound, first_few
 from evalsvc.files.artifacts import drop_contents
@@ -85,8 +86,13 @@ def post_checkpoint(body: CheckpointInput, state: CurrentState, owner: TokenName
     settings, sha256 = state.settings, uploaded_sha256(body.uri)
     sent = None if sha256 is None else state.uploads.finished(owner, sha256)
     # Check files before the database is locked.
-    lora = None if sha256 else _adapter(body, settings)
-    submission = None if sha256 or lora or is_expression(body.uri) else _of_file(body, settings)
+    expression: Expression | None = None
+    if sha256 is None and is_expression(body.uri):
+        expression = parse_expression(body.uri)
+    elif sha256 is None and not is_remote(body.uri):
+        expression = sum_at(Path(locate_checkpoint(body.uri, settings)[0]), settings)
+    lora = _adapter(body, expression, settings) if isinstance(expression, Sum) else None
+    submission = None if sha256 or expression else _of_file(body, settings)
     with nullcontext() if sha256 is None else releasing, state.writing() as session:
         if sha256 is not None:
             submission = _of_upload(session, body, sha256, sent, settings)
@@ -289,18 +295,14 @@ def _of_upload(
     )
 
 
-def _adapter(body: CheckpointInput, settings: Settings) -> tuple[Sum, Submission, Submission | None] | None:
-    """Return what a post says of an adapter, its folder, and the folder of its base if known; None for other posts."""
-    posted = parse_expression(body.uri) if is_expression(body.uri) else sum_at(body.uri, settings)
-    if not isinstance(posted, Sum):
-        return None
-    if is_expression(body.uri):
-        if (alone := sum_at(posted.adapter.path, settings)) is None:
-            raise NotACheckpoint(f"{posted.adapter} is no folder of a LoRA adapter on a disk; give one")
-        posted = replace(posted, adapter=alone.adapter)
+def _adapter(body: CheckpointInput, posted: Sum, settings: Settings) -> tuple[Sum, Submission, Submission | None]:
+    """Return a posted sum, the folder of its adapter, and the folder of its base if that is known."""
     if body.run is None or body.step is None:
         raise InvalidRequest("run or step is missing, and an adapter is a step of a run; give both")
     path, identity = locate_checkpoint(posted.adapter.path, settings)
+    if not is_adapter(Path(path)):
+        raise NotACheckpoint(f"{posted.adapter} is no folder of a LoRA adapter on a disk; give one")
+    posted = replace(posted, adapter=File(path))
     file, base = replace(_common(body), path=path, identity=identity), None
     if isinstance(posted.first, File):
         fields = {"run": body.run, "step": FIRST_STEP, "uri": posted.first.path}
@@ -310,10 +312,7 @@ def _adapter(body: CheckpointInput, settings: Settings) -> tuple[Sum, Submission
 
 
 def _of_adapter(
-    session: Session,
-    body: CheckpointInput,
-    posted: tuple[Sum, Submission, Submission | None],
-    settings: Settings,
+    session: Session, body: CheckpointInput, posted: tuple[Sum, Submission, Submission | None], settings: Settings
 ) -> Submission:
     on, file, base = posted
     parent = base_of_adapter(session, file.run, file.variant, on, base)
