@@ -1,7 +1,6 @@
 """Virtual checkpoints: expressions over checkpoints such as `lerp(run@0, run@5000, 0.3)`.
 
-Every function is linear, so an expression gives each checkpoint a coefficient for each tensor: see `coefficients`. An
-adapter, the folder that LoRA training writes, has a coefficient as well.
+Every function is linear, so an expression gives each checkpoint a coefficient for each tensor: see `coefficients`.
 
     expression = average | lerp | graft | sum | checkpoint
     average    = "avg" "(" member { "," member } ")"                   the mean; a checkpoint given twice counts twice
@@ -12,7 +11,7 @@ adapter, the folder that LoRA training writes, has a coefficient as well.
     choice     = "layers" "=" span { "|" span } | "parts" "=" part { "|" part }
     span       = layer [ "-" layer ]                                   counted from 0, both ends included
     part       = "embeddings" | "head" | "norm"
-    sum        = expression " + " "lora" "(" path ")"                  the weights with a LoRA adapter merged into them
+    sum        = checkpoint " + " "lora" "(" path ")"                  the weights with a LoRA adapter merged into them
     checkpoint = run "@" step [ ":" variant ] | "base" | path
     range      = run "@" first ".." last [ "/" stride ] [ ":" variant ]
                                                     both ends included; with a stride every one of its steps must exist
@@ -110,16 +109,6 @@ class File:
 
 
 @dataclass(frozen=True)
-class Adapter:
-    """The folder of a LoRA adapter."""
-
-    path: str
-
-    def __str__(self) -> str:
-        return f"{ADAPTER}({File(self.path)})"
-
-
-@dataclass(frozen=True)
 class Average:
     members: tuple[Expression | Steps, ...]
 
@@ -139,13 +128,17 @@ class Graft:
     chosen: frozenset[Part]
 
 
+Leaf = Step | Base | File
+
+
 @dataclass(frozen=True)
 class Sum:
-    first: Expression
-    adapter: Adapter
+    """A checkpoint with the LoRA adapter in a folder, read as one checkpoint."""
+
+    first: Leaf
+    adapter: File
 
 
-Leaf = Step | Base | File | Adapter
 Expression = Leaf | Average | Lerp | Graft | Sum
 
 
@@ -155,10 +148,10 @@ def canonical(expression: Expression | Steps, name: Callable[[Leaf], str] = str)
         return str(expression)
     if isinstance(expression, Leaf):
         return name(expression)
+    if isinstance(expression, Sum):
+        return f"{name(expression.first)} + {ADAPTER}({name(expression.adapter)})"
     if isinstance(expression, Average):
         return f"avg({', '.join(sorted((canonical(item, name) for item in expression.members), key=_natural))})"
-    if isinstance(expression, Sum):
-        return f"{canonical(expression.first, name)} + {name(expression.adapter)}"
     operands = f"{canonical(expression.first, name)}, {canonical(expression.second, name)}"
     if isinstance(expression, Lerp):
         return f"lerp({operands}, {repr(expression.weight + 0.0).removesuffix('.0')})"
@@ -170,30 +163,25 @@ def canonical(expression: Expression | Steps, name: Callable[[Leaf], str] = str)
 
 def digest_of(expression: Expression, digests: Mapping[str, str]) -> str:
     """Return a virtual checkpoint's digest from its checkpoints' `digests` by name; the names do not count."""
-
-    def digest(leaf: Leaf) -> str:
-        return f"{ADAPTER}({digests[str(leaf)]})" if isinstance(leaf, Adapter) else digests[str(leaf)]
-
-    content = canonical(expression, digest)
+    content = canonical(expression, lambda leaf: digests[str(leaf)])
     return hashlib.sha256(f"virtual checkpoint {ARITHMETIC}\n{content}".encode()).hexdigest()
 
 
 def default_variant(expression: Expression) -> str:
     """Return a name that distinguishes the virtual checkpoint from all others, such as `lerp-3f2a91bc04`."""
     text = canonical(expression)
-    function = ADAPTER if isinstance(expression, Sum) else text.partition("(")[0]
-    return f"{function}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+    return f"{text.partition('(')[0]}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
 
-def written(expression: Expression | Steps) -> list[Leaf | Steps]:
-    """Return the checkpoints and ranges in an expression, each once, in the order of the text."""
-    if isinstance(expression, Leaf | Steps):
+def written(expression: Expression | Steps) -> list[Leaf | Sum | Steps]:
+    """Return the checkpoints, sums and ranges in an expression, each once, in the order of the text."""
+    if isinstance(expression, Leaf | Sum | Steps):
         return [expression]
     return list(dict.fromkeys(leaf for argument in _arguments(expression) for leaf in written(argument)))
 
 
-def leaves(expression: Expression) -> list[Leaf]:
-    """Return the checkpoints in an expression, each once, in the order of the text."""
+def leaves(expression: Expression) -> list[Leaf | Sum]:
+    """Return the checkpoints and sums in an expression, each once, in the order of the text."""
     return [leaf for leaf in written(expression) if not isinstance(leaf, Steps)]
 
 
@@ -203,41 +191,36 @@ def replaced(
     """Return the expression with its checkpoints and ranges replaced."""
     if isinstance(expression, Leaf):
         return leaf(expression)
+    if isinstance(expression, Sum):
+        first = leaf(expression.first)
+        assert isinstance(first, Leaf), "an adapter is added to a checkpoint with files"
+        return Sum(first, expression.adapter)
     if isinstance(expression, Average):
         members: list[Expression] = []
         for member in expression.members:
             members += steps(member) if isinstance(member, Steps) else [replaced(member, leaf, steps)]
         return Average(tuple(members))
-    if isinstance(expression, Sum):
-        first, adapter = replaced(expression.first, leaf, steps), leaf(expression.adapter)
-        assert isinstance(adapter, Adapter), "an adapter is replaced by an adapter"
-        return Sum(first, adapter)
     first, second = (replaced(argument, leaf, steps) for argument in (expression.first, expression.second))
     if isinstance(expression, Lerp):
         return Lerp(first, second, expression.weight)
     return Graft(first, second, expression.chosen)
 
 
-def coefficients(expression: Expression, part: Part, whole: frozenset[str] = frozenset()) -> dict[str, float]:
-    """Return the coefficient of each checkpoint in the tensors of a layer or part, by name; coefficients sum to 1,
-    without those of adapters that add to a tensor. The adapters `whole` hold the tensor itself."""
-    if isinstance(expression, Leaf):
-        return {str(expression): 1.0}
+def coefficients(expression: Expression, part: Part) -> dict[str, float]:
+    """Return the coefficient of each checkpoint in the tensors of a layer or part, by name; coefficients sum to 1."""
+    if isinstance(expression, Leaf | Sum):
+        return {canonical(expression): 1.0}
     if isinstance(expression, Graft):
-        return coefficients(expression.second if part in expression.chosen else expression.first, part, whole)
-    if isinstance(expression, Sum):
-        name = str(expression.adapter)
-        total = {} if name in whole else coefficients(expression.first, part, whole)
-        return {**total, name: total.get(name, 0.0) + 1.0}
+        return coefficients(expression.second if part in expression.chosen else expression.first, part)
     if isinstance(expression, Lerp):
         terms = [(expression.first, 1 - expression.weight), (expression.second, expression.weight)]
     else:
         members = [member for member in expression.members if not isinstance(member, Steps)]
         assert len(members) == len(expression.members), "ranges are replaced by what is in them first"
         terms = [(member, 1 / len(members)) for member in members]
-    total = {}
+    total: dict[str, float] = {}
     for term, weight in terms:
-        for leaf, share in coefficients(term, part, whole).items():
+        for leaf, share in coefficients(term, part).items():
             total[leaf] = total.get(leaf, 0.0) + weight * share
     return total
 
@@ -252,7 +235,7 @@ def part_of(name: str) -> Part:
 
 def require_parts(expression: Expression, n_layers: int, weight_tying: bool) -> None:
     """Raise InvalidRequest if a graft chooses layers or parts that a model of this shape does not have."""
-    if isinstance(expression, Leaf):
+    if isinstance(expression, Leaf | Sum):
         return
     for argument in _arguments(expression):
         if not isinstance(argument, Steps):
@@ -288,16 +271,14 @@ def _natural(text: str) -> tuple[list[tuple[int, str]], str]:
     return [(len(piece), piece) if piece.isdigit() else (0, piece) for piece in re.split(r"(\d+)", text)], text
 
 
-def _arguments(expression: Average | Lerp | Graft | Sum) -> Sequence[Expression | Steps]:
-    if isinstance(expression, Sum):
-        return expression.first, expression.adapter
+def _arguments(expression: Average | Lerp | Graft) -> Sequence[Expression | Steps]:
     return expression.members if isinstance(expression, Average) else (expression.first, expression.second)
 
 
 def is_expression(uri: str) -> bool:
     """Return whether a uri is meant as an expression, valid or not: a function's name and a bracket, or a sum."""
-    begins = re.match(rf"\s*(({'|'.join(FUNCTIONS)})\s*\(|[a-z]\w*\s*\(.*\)\s*$)", uri, re.DOTALL) is not None
-    return begins or re.search(rf"\s\+\s+{ADAPTER}\s*\(", uri) is not None
+    begins = rf"\s*(({'|'.join(FUNCTIONS)})\s*\(|[a-z]\w*\s*\(.*\)\s*$)"
+    return re.match(rf"{begins}|.*\s\+\s+{ADAPTER}\s*\(", uri, re.DOTALL) is not None
 
 
 def parse_expression(text: str) -> Expression:
@@ -324,25 +305,20 @@ class _Parser:
     def _member(self, inside: int) -> Expression | Steps:
         begin = self._skip()
         member = self._term(inside)
-        while self.peek() == "+":
-            if isinstance(member, Steps):
-                self.fail("one checkpoint before + (a range is for avg(…) only)", begin)
-            if (inside := inside + 1) > MAX_DEPTH:
-                self.fail(f"at most {MAX_DEPTH} levels of nested functions and sums")
-            self.at += 1
-            member = Sum(member, self._adapter())
-        return member
-
-    def _adapter(self) -> Adapter:
+        if self.peek() != "+":
+            return member
+        if not isinstance(member, Leaf):
+            self.fail("a single checkpoint before +", begin)
+        self.at += 1
         begin = self._skip()
         if self._word(_ADAPTER) != ADAPTER:
             self.fail(_ADAPTER, begin)
         self._take("(", _ADAPTER)
-        if quoted := _QUOTED.match(self.text, self._skip()):
-            self.at = quoted.end()
-        path = (quoted[1] or quoted[2]) if quoted else self._word("the folder of an adapter")
+        begin = self._skip()
+        if not isinstance(adapter := self._term(inside), File):
+            self.fail("the folder of an adapter", begin)
         self._take(")")
-        return Adapter(path)
+        return Sum(member, adapter)
 
     def _term(self, inside: int) -> Expression | Steps:
         begin = self._skip()

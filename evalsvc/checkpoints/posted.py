@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from evalsvc.checkpoints.expression import Base, File, Sum
 from evalsvc.checkpoints.formats import ADAPTER_CONFIG, MAX_ADAPTER_CONFIG, is_adapter
 from evalsvc.checkpoints.opening import checkpoint_rule, locate, opened, opened_neighbours
 from evalsvc.checkpoints.reference import CheckpointRef, Identity
-from evalsvc.checkpoints.remote.fetch import locate_checkpoint
 from evalsvc.checkpoints.remote.objects import ObjectSource
 from evalsvc.checkpoints.remote.source import METADATA_SECONDS, within
 from evalsvc.checkpoints.remote.uri import HTTP, RemoteUri, parse_remote
 from evalsvc.config import Settings
-from evalsvc.errors import CheckpointNotAllowed, InvalidModelConfig, NotACheckpoint
+from evalsvc.errors import CheckpointError, CheckpointNotAllowed, InvalidModelConfig
 from evalsvc.families.family import LISTS, MAX_CONFIG_BYTES, read_json
 from evalsvc.families.open_lm import MAX_PARAMS_BYTES
 from evalsvc.families.reading import find_model_config, read_model_spec
@@ -31,19 +32,17 @@ MAX_MODEL_FILES = 20
 """Maximum number of JSON files in a remote folder that is searched for a model's. Folders with more hold data."""
 
 
-def recorded_base(adapter: Path, settings: Settings) -> str:
-    """Return the name or path of the base that the configuration of an adapter names; empty if it names none."""
-    with opened_neighbours(adapter, checkpoint_rule(settings)) as folder:
-        base = read_json(folder / ADAPTER_CONFIG, MAX_ADAPTER_CONFIG).get("base_model_name_or_path")
-    return base if isinstance(base, str) else ""
-
-
-def locate_adapter(uri: str, settings: Settings) -> tuple[str, Identity]:
-    """Return path and identity of the folder of an adapter."""
-    path, identity = locate_checkpoint(uri, settings)
-    if identity.etag is not None or not is_adapter(Path(path)):
-        raise NotACheckpoint(f"{uri} is no folder of a LoRA adapter on a disk; give one with {ADAPTER_CONFIG}")
-    return path, identity
+def sum_at(path: Path, settings: Settings) -> Sum | None:
+    """Return the sum that the folder of an adapter stands for: the adapter on the folder that its configuration names,
+    or else on `base`; None for another file or folder."""
+    if not is_adapter(path):
+        return None
+    with opened_neighbours(path, checkpoint_rule(settings)) as folder:
+        recorded = read_json(folder / ADAPTER_CONFIG, MAX_ADAPTER_CONFIG).get("base_model_name_or_path")
+    with suppress(CheckpointError):
+        if isinstance(recorded, str) and not is_adapter(base := locate(recorded, checkpoint_rule(settings))):
+            return Sum(File(str(base)), File(str(path)))
+    return Sum(Base(), File(str(path)))
 
 
 def posted_model(

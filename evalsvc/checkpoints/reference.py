@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from evalsvc.checkpoints.expression import Adapter, Expression, leaves
+from evalsvc.checkpoints.expression import Expression, Sum, leaves
 from evalsvc.errors import (
     CheckpointChanged,
     CheckpointGone,
@@ -89,8 +89,8 @@ class Virtual:
 
     def models(self) -> Mapping[str, CheckpointRef]:
         """Return the parents that are whole models, without the adapters."""
-        adapters = {str(leaf) for leaf in leaves(self.expression) if isinstance(leaf, Adapter)}
-        return {name: parent for name, parent in self.parents.items() if name not in adapters}
+        models = (str(leaf.first if isinstance(leaf, Sum) else leaf) for leaf in leaves(self.expression))
+        return {name: self.parents[name] for name in models}
 
 
 def with_files(reference: CheckpointRef, change: Callable[[CheckpointRef], CheckpointRef]) -> CheckpointRef:

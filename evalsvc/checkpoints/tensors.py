@@ -55,7 +55,7 @@ class Pieces(Tensor):
     def __torch_dispatch__(  # type: ignore[override]
         cls, operation: Any, _types: Any, arguments: Sequence[Any] = (), options: Mapping[str, Any] | None = None
     ) -> Any:
-        whole = tree_map_only(Pieces, Pieces.put_together, (tuple(arguments), dict(options or {})))
+        whole = tree_map_only(Pieces, lambda pieces: pieces.put_together(), (tuple(arguments), dict(options or {})))
         return operation(*whole[0], **whole[1])
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import TypeAlias
 
 from evalsvc.checkpoints.expression import (
-    Adapter,
     Base,
     Expression,
     File,
@@ -19,8 +19,8 @@ from evalsvc.checkpoints.expression import (
     parse_expression,
     written,
 )
-from evalsvc.checkpoints.formats import adapter, is_adapter, weights_at
-from evalsvc.checkpoints.posted import locate_adapter, recorded_base
+from evalsvc.checkpoints.formats import ADAPTER_FILES, adapter, weights_at
+from evalsvc.checkpoints.posted import sum_at
 from evalsvc.checkpoints.reference import CheckpointRef, Virtual
 from evalsvc.checkpoints.remote.fetch import locate_checkpoint
 from evalsvc.config import Settings
@@ -60,11 +60,13 @@ def checkpoint_reference(
     """
     if is_virtual(uri):
         return _virtual_reference(parse_expression(uri), model, layout, settings, base)
+    if (on := sum_at(Path(locate_checkpoint(absolute_uri(uri), settings)[0]), settings)) is not None:
+        return _virtual_reference(on, model, layout, settings, base)
+    return _file_reference(uri, model, layout, settings)
+
+
+def _file_reference(uri: str, model: Description, layout: Description, settings: Settings) -> CheckpointRef:
     path, identity = locate_checkpoint(absolute_uri(uri), settings)
-    if identity.etag is None and is_adapter(Path(path)):
-        recorded = recorded_base(Path(path), settings)
-        first = File(recorded) if os.path.isabs(recorded) and os.path.exists(recorded) else Base()
-        return _virtual_reference(Sum(first, Adapter(path)), model, layout, settings, base)
     known = identity if identity.etag is not None else None
     return CheckpointRef(path=path, identity=known, model=model, layout=layout, label=uri)
 
@@ -73,13 +75,10 @@ def _virtual_reference(
     expression: Expression, model: Description, layout: Description, settings: Settings, base: CheckpointRef | None
 ) -> CheckpointRef:
     text, parents = canonical(expression), {}
-    for leaf in written(expression):
-        if isinstance(leaf, Adapter):
-            parents[str(leaf)] = CheckpointRef(locate_adapter(absolute_uri(leaf.path), settings)[0], label=leaf.path)
-        elif isinstance(leaf, File):
-            if (path := local_file(leaf.path)) is not None and is_adapter(path):
-                raise adapter(leaf.path)
-            parents[str(leaf)] = checkpoint_reference(leaf.path, model, layout, settings)
+    parts = [(part.first, part.adapter) if isinstance(part, Sum) else (part,) for part in written(expression)]
+    for leaf in chain.from_iterable(parts):
+        if isinstance(leaf, File):
+            parents[str(leaf)] = _file_reference(leaf.path, model, layout, settings)
         elif not isinstance(leaf, Base):
             raise InvalidRequest(
                 f"{leaf} names a checkpoint of the service, and this command reads files; give the path of its "
@@ -102,8 +101,10 @@ def uploaded_path(uri: str) -> str:
     """Return the absolute path of a file or folder to upload; refuse expressions and addresses."""
     if is_virtual(uri) or "://" in uri:
         raise InvalidRequest(f"--upload sends a file of this machine, and {uri} is no such file; leave --upload out")
-    if os.path.isdir(path := absolute_uri(uri)):
-        weights_at(Path(path), uri)  # a folder that is no checkpoint is refused before it is read
+    path = absolute_uri(uri)
+    # A folder that is no checkpoint is refused before it is read.
+    if os.path.isdir(path) and weights_at(Path(path), uri).name in ADAPTER_FILES:
+        raise adapter(uri)
     return path
 
 

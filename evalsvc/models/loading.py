@@ -1,14 +1,14 @@
 """Loading a checkpoint as a model that is ready to run, with errors that say why loading fails.
 
 A virtual checkpoint is an expression of several checkpoints. Every expression is linear, so a tensor is the sum of its
-parents' tensors times their coefficients, plus the products of adapters. Parents are opened one after the other: memory
-holds the sums, which are one model in float32, and at most one parent's tensors.
+parents' tensors times their coefficients. Parents are opened one after the other: memory holds the sums, which are one
+model in float32, and at most one parent's tensors. A checkpoint with an adapter is one parent.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from math import log
@@ -18,22 +18,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from evalsvc.checkpoints.adapter import Merged, read_merged
 from evalsvc.checkpoints.expression import (
-    Adapter,
     Expression,
+    Leaf,
+    Sum,
     canonical,
     coefficients,
     leaves,
     part_of,
     require_parts,
 )
+from evalsvc.checkpoints.formats import merge_it
 from evalsvc.checkpoints.tensors import DTYPES, copied, emptied, is_finite, is_plain, joined, listed
 from evalsvc.checkpoints.weights import Weights, read_weights
-from evalsvc.errors import CheckpointMismatch, NonFinite, UnknownName
+from evalsvc.errors import CheckpointMismatch, NonFinite, UnknownName, UnsupportedModel
 from evalsvc.families.family import Source
 from evalsvc.families.open_lm import registered_models
 from evalsvc.families.reading import family_of, require_one_model, resolve_config
-from evalsvc.models.lora import read_changes
 from evalsvc.models.rotation import INV_FREQ_DTYPES, inv_freq_table, trained_inv_freq_dtype
 from evalsvc.models.transformer import Transformer
 from evalsvc.spec.model_config import OPEN_LM, ModelConfig
@@ -89,9 +91,8 @@ def load_virtual(
     dtype: str = "float32",
     device: str = "cpu",
     rotary_inv_freq_dtype: str = "auto",
-    read: Callable[[Path], Weights] = read_weights,
 ) -> Transformer:
-    """Return the model of an expression, as `load_model` does. `parents` are its checkpoints by name, read by `read`.
+    """Return the model of an expression, as `load_model` does. `parents` are its checkpoints and adapters by name.
 
     Products and sums are computed in float64 and kept in float32, or in float64 where that is `dtype`.
     """
@@ -100,28 +101,20 @@ def load_virtual(
     sums: dict[str, Tensor] = {}
     frequencies: dict[str, Tensor | None] = {}
     precise = torch.float64 if dtype == "float64" else torch.float32
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    adapters = [str(leaf) for leaf in leaves(expression) if isinstance(leaf, Adapter)]
-    changes = {adapter: read_changes(parents[adapter], config, shapes) for adapter in adapters}
-    whole = {adapter: {name for name, change in of.items() if change.whole} for adapter, of in changes.items()}
-    for parent, counts in _counting(expression, shapes, whole):
-        if parent in changes:
-            for name, change in changes[parent].items():
-                if change.whole and counts[name]:
-                    _add(sums, name, change.value(), counts[name], precise)
-                for rows, product in change.products(BLOCK) if change.added and counts[name] else ():
-                    sums[name][rows] = sums[name][rows].double() + counts[name] * product
-            continue
-        weights = read(parents[parent])
-        tensors = _matched(parents[parent], config, weights, model)
-        frequencies[parent] = saved_frequencies(parents[parent], config, weights.tensors)
+    for leaf, counts in _counting(expression, model.state_dict()):
+        path, weights = read_leaf(leaf, parents)
+        tensors = _matched(path, config, weights, model)
+        if config.weight_tying and isinstance(tensors[TABLE].tensors[0], Merged):
+            adapter = canonical(leaf)
+            raise UnsupportedModel(f"{adapter} changes {TABLE}, one of two tables that are tied; {merge_it(adapter)}")
+        frequencies[canonical(leaf)] = saved_frequencies(path, config, weights.tensors)
         del weights
         for name in list(tensors):
             tensor = tensors.pop(name).value()
             if counts[name]:
                 if not is_finite(tensor):
                     raise NonFinite(
-                        f"{parents[parent]} has NaN or infinity in {name}; the run has diverged by this step, leave "
+                        f"{path} has NaN or infinity in {name}; the run has diverged by this step, leave "
                         "the checkpoint out"
                     )
                 _add(sums, name, tensor, counts[name], precise)
@@ -130,19 +123,25 @@ def load_virtual(
     return _filled(model, canonical(expression), emptied(sums), dtype, device)
 
 
+def read_leaf(leaf: Leaf | Sum, parents: Mapping[str, Path]) -> tuple[Path, Weights]:
+    """Return the path and the weights of a checkpoint in an expression, with its adapter if it has one."""
+    if isinstance(leaf, Sum):
+        path = parents[str(leaf.first)]
+        return path, read_merged(path, parents[str(leaf.adapter)])
+    return parents[str(leaf)], read_weights(parents[str(leaf)])
+
+
 def virtual_frequencies(
-    expression: Expression,
-    parents: Mapping[str, Path],
-    config: ModelConfig,
-    read: Callable[[Path], Weights] = read_weights,
+    expression: Expression, parents: Mapping[str, Path], config: ModelConfig
 ) -> Tensor | None:  # [head_dim / 2] float32
     """Return the `saved_frequencies` of the parents that count. Raises CheckpointMismatch where parents differ."""
     names = _empty(config, "float32", "auto").state_dict()
-    adapters = [str(leaf) for leaf in leaves(expression) if isinstance(leaf, Adapter)]
-    counting = [parent for parent, _ in _counting(expression, names) if parent not in adapters]
-    return _agreed_frequencies(
-        {name: saved_frequencies(parents[name], config, read(parents[name]).tensors) for name in counting}
-    )
+
+    def frequencies(leaf: Leaf | Sum) -> Tensor | None:
+        path, weights = read_leaf(leaf, parents)
+        return saved_frequencies(path, config, weights.tensors)
+
+    return _agreed_frequencies({canonical(leaf): frequencies(leaf) for leaf, _ in _counting(expression, names)})
 
 
 def agreed_config(configs: Mapping[str, ModelConfig]) -> ModelConfig:
@@ -157,22 +156,15 @@ def agreed_config(configs: Mapping[str, ModelConfig]) -> ModelConfig:
     return next(iter(configs.values()))
 
 
-def _counting(
-    expression: Expression, names: Iterable[str], whole: Mapping[str, Collection[str]] | None = None
-) -> Iterator[tuple[str, dict[str, float]]]:
-    """Yield the names of the parents that count, and their coefficients by parameter; see `coefficients`. `whole` are
-    the parameters that adapters hold themselves, by the adapter's name."""
-    shares = cache(lambda part, adapters: coefficients(expression, part, adapters))
-    holders = {name: frozenset(each for each, held in (whole or {}).items() if name in held) for name in names}
-    for parent in map(str, leaves(expression)):
-        counts = {name: shares(part_of(name), holders[name]).get(parent, 0.0) for name in names}
+def _counting(expression: Expression, names: Iterable[str]) -> Iterator[tuple[Leaf | Sum, dict[str, float]]]:
+    shares = cache(lambda part: coefficients(expression, part))
+    for leaf in leaves(expression):
+        counts = {name: shares(part_of(name)).get(canonical(leaf), 0.0) for name in names}
         if any(counts.values()):
-            yield parent, counts
+            yield leaf, counts
 
 
 def _agreed_frequencies(frequencies: Mapping[str, Tensor | None]) -> Tensor | None:
-    if not frequencies:  # an adapter holds all tensors itself
-        return None
     (first, expected), *others = frequencies.items()
     for name, actual in others:
         if not _same_frequencies(expected, actual):

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 
 from evalsvc.assets import locate_asset
-from evalsvc.checkpoints.adapter import read_adapter
-from evalsvc.checkpoints.expression import require_parts
+from evalsvc.checkpoints.expression import leaves, require_parts
 from evalsvc.checkpoints.opening import checkpoint_rule, opened, opened_weights
 from evalsvc.checkpoints.reference import CheckpointRef, identify, named, verify, with_files
 from evalsvc.checkpoints.weights import read_weights
@@ -26,6 +25,7 @@ from evalsvc.features import FeatureExtractor, load_extractor
 from evalsvc.files.kept import KeptFolder
 from evalsvc.files.opened import Allow, anywhere
 from evalsvc.models.language_model import LanguageModel
+from evalsvc.models.loading import read_leaf
 from evalsvc.precision import use_full_float32
 from evalsvc.spec import catalog
 from evalsvc.spec.engines import OWN, release_of
@@ -39,7 +39,6 @@ from evalsvc.worker.models import (
     ModelCache,
     ModelForm,
     known_digest,
-    reader_of,
     resolve_config_of,
     saved_frequencies_of,
 )
@@ -96,10 +95,9 @@ class ShardContext(Context):
             if virtual is None:
                 read_weights(Path(checkpoint.path))
                 return
-            models = virtual.models()
-            for name, parent in virtual.parents.items():
-                read = reader_of(virtual) if name in models else read_adapter
-                read(Path(parent.path))
+            paths = {name: Path(parent.path) for name, parent in virtual.parents.items()}
+            for leaf in leaves(virtual.expression):
+                read_leaf(leaf, paths)
             config = resolve_config_of(checkpoint)
             require_parts(virtual.expression, config.n_layers, config.weight_tying)
 

@@ -5,25 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from evalsvc.checkpoints.adapter import kept
 from evalsvc.checkpoints.expression import digest_of
 from evalsvc.checkpoints.opening import opened
-from evalsvc.checkpoints.reference import (
-    CheckpointRef,
-    Virtual,
-    check_sha256,
-    files_of,
-    hash_files,
-    identify,
-    named,
-    parents_of,
-    verify,
-)
-from evalsvc.checkpoints.weights import Weights, read_weights
+from evalsvc.checkpoints.reference import CheckpointRef, check_sha256, hash_files, identify, named, parents_of, verify
+from evalsvc.checkpoints.weights import read_weights
 from evalsvc.errors import CheckpointGone, UnsupportedModel, os_reason
 from evalsvc.families.reading import family_of, resolve_config
 from evalsvc.models.language_model import LanguageModel
@@ -93,30 +85,6 @@ class CompanionCache:
             self._loaded[kind] = (key, load())
         return self._loaded[kind][1]
 
-    def drop(self, kind: str) -> None:
-        self._loaded.pop(kind, None)
-
-
-_base = CompanionCache()
-"""The weights and the digest of the base of the most recent adapter, which all steps of a run share."""
-
-
-def read_parent(path: Path) -> Weights:
-    """Read the weights of an adapter's base, or keep those that were read last if the files are the same.
-
-    Weights that are not views of mapped files are not kept, since memory holds one model.
-    """
-    weights: Weights = _base.get(("weights", *_states(path)), lambda: read_weights(path))
-    if any(tensor.untyped_storage().resizable() for tensor in weights.tensors.values()):
-        _base.drop("weights")
-    return weights
-
-
-def _states(path: Path) -> list[tuple[object, ...]]:
-    # The time of the change of an inode cannot be set, so that a file with another content has another state.
-    states = ((file.relative_to(path), file.stat()) for file in files_of(path))
-    return [(name, s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for name, s in states]
-
 
 def _source(checkpoint: CheckpointRef) -> tuple[Any, ...]:
     if checkpoint.virtual is not None:
@@ -162,8 +130,8 @@ def _load_model(checkpoint: CheckpointRef, form: ModelForm) -> LanguageModel:
             f"the engine {form.engine} reads files, and the checkpoint is an expression; write its weights to a file"
         )
     paths = {name: Path(parent.path) for name, parent in checkpoint.virtual.parents.items()}
-    expression, read = checkpoint.virtual.expression, reader_of(checkpoint.virtual)
-    return load_virtual(expression, paths, config, dtype=dtype, device=device, rotary_inv_freq_dtype=rotary, read=read)
+    expression = checkpoint.virtual.expression
+    return load_virtual(expression, paths, config, dtype=dtype, device=device, rotary_inv_freq_dtype=rotary)
 
 
 def saved_frequencies_of(checkpoint: CheckpointRef) -> torch.Tensor | None:
@@ -173,12 +141,7 @@ def saved_frequencies_of(checkpoint: CheckpointRef) -> torch.Tensor | None:
         path = Path(checkpoint.path)
         return saved_frequencies(path, config, read_weights(path).tensors)
     paths = {name: Path(parent.path) for name, parent in checkpoint.virtual.parents.items()}
-    return virtual_frequencies(checkpoint.virtual.expression, paths, config, reader_of(checkpoint.virtual))
-
-
-def reader_of(virtual: Virtual) -> Callable[[Path], Weights]:
-    """Return the function that reads the models of an expression."""
-    return read_weights if len(virtual.models()) == len(virtual.parents) else read_parent
+    return virtual_frequencies(checkpoint.virtual.expression, paths, config)
 
 
 def resolve_config_of(checkpoint: CheckpointRef) -> ModelConfig:
@@ -204,15 +167,11 @@ def known_digest(checkpoint: CheckpointRef) -> str:
 def _digests(checkpoint: CheckpointRef) -> dict[str, str]:
     if checkpoint.virtual is None:
         return {"": _hash(checkpoint)}
-    virtual = checkpoint.virtual
-    kept = virtual.models() if reader_of(virtual) is read_parent else {}
-
-    def digest(name: str, parent: CheckpointRef) -> str:
-        if name not in kept:
-            return _hash(parent)
-        return str(_base.get(("digest", *_states(Path(parent.path))), lambda: _hash(parent)))
-
-    by_name = {name: digest(name, parent) for name, parent in virtual.parents.items()}
+    models, parents = checkpoint.virtual.models(), checkpoint.virtual.parents
+    by_name = {}
+    for name, parent in parents.items():
+        is_base = name in models and len(models) < len(parents)
+        by_name[name] = kept("digest", Path(parent.path), partial(_hash, parent)) if is_base else _hash(parent)
     return {"": digest_of(checkpoint.virtual.expression, by_name), **by_name}
 
 

@@ -8,7 +8,8 @@ import pytest
 from adapters import write_by_hand, write_by_peft
 from tiny_families import write_ours
 
-from evalsvc.checkpoints.expression import Adapter, Expression, Step, Sum, digest_of
+from evalsvc.checkpoints import adapter
+from evalsvc.checkpoints.expression import File, Step, Sum, canonical, digest_of
 from evalsvc.checkpoints.reference import CheckpointRef, Virtual, hash_files, identify
 from evalsvc.checkpoints.weights import Weights
 from evalsvc.spec.suite import Suite, parse_suite
@@ -20,7 +21,7 @@ from evalsvc.worker.local import run_suite
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the worker reads and hashes, by the kinds of reading."""
     found: list[str] = []
-    read, digest = models.read_weights, models.hash_files
+    read, digest = adapter.read_weights, models.hash_files
 
     def read_counted(path: Path) -> Weights:
         found.append("read")
@@ -30,9 +31,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         found.append("hash an adapter" if (path / "adapter_config.json").exists() else "hash")
         return digest(path)
 
-    monkeypatch.setattr(models, "read_weights", read_counted)
+    monkeypatch.setattr(adapter, "read_weights", read_counted)
     monkeypatch.setattr(models, "hash_files", hash_counted)
-    monkeypatch.setattr(models, "_base", models.CompanionCache())
+    monkeypatch.setattr(adapter, "_kept", {})
     return found
 
 
@@ -44,11 +45,10 @@ def losses(tmp_path: Path) -> Suite:
 
 
 def on_base(base: Path, folder: Path, step: int) -> CheckpointRef:
-    adapter = Adapter(f"run@{step}")
-    expression: Expression = Sum(Step("run", 0), adapter)
-    files = {"run@0": base, str(adapter): folder}
+    expression = Sum(Step("run", 0), File(f"run@{step}"))
+    files = {"run@0": base, str(expression.adapter): folder}
     parents = {name: CheckpointRef(str(path), identify(path), label=name) for name, path in files.items()}
-    return CheckpointRef(f"run@0 + {adapter}", label=f"step {step}", virtual=Virtual(expression, parents))
+    return CheckpointRef(canonical(expression), label=f"step {step}", virtual=Virtual(expression, parents))
 
 
 def loss_of(suite: Suite, reference: CheckpointRef) -> float:
@@ -76,7 +76,7 @@ def test_the_digest_is_of_both(reads: list[str], losses: Suite, tmp_path: Path) 
     write_ours("llama", base)
     reference = on_base(base, folder, 1)
     assert reference.virtual is not None
-    digests = {"run@0": hash_files(base), str(Adapter("run@1")): hash_files(folder)}
+    digests = {"run@0": hash_files(base), str(File("run@1")): hash_files(folder)}
     for _ in ("read", "kept"):
         result = run_suite(losses, reference, lambda *now: None)
         assert result.checkpoint.sha256 == digest_of(reference.virtual.expression, digests)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,31 +18,15 @@ from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import CheckpointId, CheckpointInput, CheckpointsQuery
 from evalsvc.api.state import CurrentState, State
 from evalsvc.checkpoints.copies import Copy, keep_uploads, link_into, releasing, spooled
-from evalsvc.checkpoints.expression import (
-    Adapter,
-    Base,
-    Expression,
-    File,
-    Sum,
-    canonical,
-    is_expression,
-    parse_expression,
-)
-from evalsvc.checkpoints.formats import adapter, is_adapter, weights_among
+from evalsvc.checkpoints.expression import Expression, File, Sum, canonical, is_expression, parse_expression
+from evalsvc.checkpoints.formats import ADAPTER_FILES, adapter, is_adapter, weights_among
 from evalsvc.checkpoints.opening import checkpoint_rule, opened
-from evalsvc.checkpoints.posted import (
-    given_model,
-    locate_adapter,
-    posted_layout,
-    posted_model,
-    recorded_base,
-    uploaded_model,
-)
+from evalsvc.checkpoints.posted import given_model, posted_layout, posted_model, sum_at, uploaded_model
 from evalsvc.checkpoints.reference import UPLOAD, CheckpointRef, Identity, uploaded_sha256, verify
 from evalsvc.checkpoints.remote.fetch import locate_checkpoint
 from evalsvc.checkpoints.remote.uri import is_remote
 from evalsvc.config import Settings
-from evalsvc.errors import CheckpointError, EvalsvcError, InvalidRequest, UploadNotFound, first_few
+from evalsvc.errors import EvalsvcError, InvalidRequest, NotACheckpoint, UploadNotFound, first_few
 from evalsvc.files.artifacts import drop_contents
 from evalsvc.files.outputs import drop_outputs
 from evalsvc.files.uploads import Sent
@@ -102,8 +86,13 @@ def post_checkpoint(body: CheckpointInput, state: CurrentState, owner: TokenName
     settings, sha256 = state.settings, uploaded_sha256(body.uri)
     sent = None if sha256 is None else state.uploads.finished(owner, sha256)
     # Check files before the database is locked.
-    lora = None if sha256 else _adapter(body, settings)
-    submission = None if sha256 or lora or is_expression(body.uri) else _of_file(body, settings)
+    expression: Expression | None = None
+    if sha256 is None and is_expression(body.uri):
+        expression = parse_expression(body.uri)
+    elif sha256 is None and not is_remote(body.uri):
+        expression = sum_at(Path(locate_checkpoint(body.uri, settings)[0]), settings)
+    lora = _adapter(body, expression, settings) if isinstance(expression, Sum) else None
+    submission = None if sha256 or expression else _of_file(body, settings)
     with nullcontext() if sha256 is None else releasing, state.writing() as session:
         if sha256 is not None:
             submission = _of_upload(session, body, sha256, sent, settings)
@@ -231,7 +220,7 @@ def _common(body: CheckpointInput) -> Submission:
 
 def _of_file(body: CheckpointInput, settings: Settings) -> Submission:
     path, identity = locate_checkpoint(body.uri, settings)
-    if identity.etag is None and is_adapter(Path(path)):
+    if is_adapter(Path(path)):
         raise adapter(body.uri)
     if identity.etag is not None and body.spool == "link":
         raise InvalidRequest(
@@ -281,8 +270,9 @@ def _of_upload(
         raise InvalidRequest(
             f"spool is {body.spool!r} for an uploaded file, which the service always keeps; leave spool out"
         )
-    if sent is not None and sent.files is not None:
-        weights_among(sent.names, uri)  # a folder that is no checkpoint is refused before it is sent
+    # A folder that is no checkpoint is refused before it is sent.
+    if sent is not None and sent.files is not None and weights_among(sent.names, uri) in ADAPTER_FILES:
+        raise adapter(uri)
     model = None if body.model is None else given_model(body.model, settings)
     if model is None and existing is None and sent is not None and sent.files is not None:
         model = uploaded_model({name: upload.path for name, upload in sent.files.items()})
@@ -305,61 +295,36 @@ def _of_upload(
     )
 
 
-@dataclass(frozen=True)
-class _Adapter:
-    file: Submission
-    recorded: str
-    """Name or path of its base, as its configuration says."""
-    first: Expression | None
-    """Expression that it is added to; None for the base that is found."""
-    base: Submission | None
-    """Folder of the base; None if it is not known, or a checkpoint of the service."""
-
-
-def _adapter(body: CheckpointInput, settings: Settings) -> _Adapter | None:
-    """Read what a post says of an adapter: its folder, or the sum of a base and the adapter; None for other posts."""
-    expression = parse_expression(body.uri) if is_expression(body.uri) else None
-    if isinstance(expression, Sum):
-        path, identity = locate_adapter(expression.adapter.path, settings)
-        first = expression.first
-    elif expression is not None or is_remote(body.uri):
-        return None
-    else:
-        path, identity = locate_checkpoint(body.uri, settings)
-        if not is_adapter(Path(path)):
-            return None
-        first = None
+def _adapter(body: CheckpointInput, posted: Sum, settings: Settings) -> tuple[Sum, Submission, Submission | None]:
+    """Return a posted sum, the folder of its adapter, and the folder of its base if that is known."""
     if body.run is None or body.step is None:
         raise InvalidRequest("run or step is missing, and an adapter is a step of a run; give both")
-    recorded = recorded_base(Path(path), settings)
+    path, identity = locate_checkpoint(posted.adapter.path, settings)
+    if not is_adapter(Path(path)):
+        raise NotACheckpoint(f"{posted.adapter} is no folder of a LoRA adapter on a disk; give one")
+    posted = replace(posted, adapter=File(path))
     file, base = replace(_common(body), path=path, identity=identity), None
-    place = first.path if isinstance(first, File) else recorded
-    if isinstance(first, File) or (first is None and Path(recorded).is_absolute()):
-        changes = {"uri": place, "step": FIRST_STEP, "variant": None, "spool": "none", "sha256": None}
-        changes |= {"tokens_seen": None, "tags": {}, "replace": False}
-        with suppress(*(() if first else (CheckpointError,))):
-            base = _of_file(body.model_copy(update=changes), settings)
-    return _Adapter(file, recorded, None if isinstance(first, File | Base) else first, base)
+    if isinstance(posted.first, File):
+        fields = {"run": body.run, "step": FIRST_STEP, "uri": posted.first.path}
+        fields |= {"model": body.model, "layout": body.layout}
+        base = _of_file(CheckpointInput.model_validate(fields), settings)
+    return posted, file, base
 
 
-def _of_adapter(session: Session, body: CheckpointInput, posted: _Adapter, settings: Settings) -> Submission:
-    file, own, first = posted.file, Adapter(posted.file.path), posted.first
-    if first is None:
-        first = step_of(base_of_adapter(session, file.run, file.variant, own, posted.recorded, posted.base))
-    resolved = resolve_expression(session, canonical(Sum(first, own)), own)
-    parents = resolved.parents
-    for parent in parents:
-        verify(checkpoint_reference(parent, settings.data_path))
-    require_combinable(resolved)
-    model = parents[0].model
-    if body.model is not None and given_model(body.model, settings) != model:
-        raise InvalidRequest(f"model differs from that of {step_of(parents[0])}, the adapter's base; leave model out")
+def _of_adapter(
+    session: Session, body: CheckpointInput, posted: tuple[Sum, Submission, Submission | None], settings: Settings
+) -> Submission:
+    on, file, base = posted
+    parent = base_of_adapter(session, file.run, file.variant, on, base)
+    verify(checkpoint_reference(parent, settings.data_path))
+    if body.model is not None and given_model(body.model, settings) != parent.model:
+        raise InvalidRequest(f"model differs from that of {step_of(parent)}, the adapter's base; leave model out")
     return replace(
         file,
-        uri=canonical(resolved.expression),
-        model=model,
-        layout=common_layout(parents, posted_layout(body.layout, model, settings)),
-        parents=[parent.id for parent in parents],
+        uri=canonical(Sum(step_of(parent), on.adapter)),
+        model=parent.model,
+        layout=common_layout([parent], posted_layout(body.layout, parent.model, settings)),
+        parents=[parent.id],
     )
 
 

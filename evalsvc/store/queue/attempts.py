@@ -15,7 +15,7 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session, joinedload
 
 from evalsvc.checkpoints.copies import spool_path
-from evalsvc.checkpoints.expression import Adapter, Expression, Leaf, Step, parse_expression, replaced
+from evalsvc.checkpoints.expression import File, Sum, parse_expression, replaced
 from evalsvc.checkpoints.reference import CheckpointRef, Identity, Virtual
 from evalsvc.errors import PlanOutdated, is_transient
 from evalsvc.files.outputs import OutputFile
@@ -213,10 +213,8 @@ def _fenced(session: Session, assignment: Assignment) -> Shard | None:
 
 
 def checkpoint_reference(checkpoint: Checkpoint, data_path: Path) -> CheckpointRef:
-    """Return the reference by which a worker opens a checkpoint, or all parents of a virtual checkpoint.
-
-    An adapter is a parent too, by the name `adapter_of`. Of a parent that is an adapter on a base, both are parents.
-    """
+    """Return the reference by which a worker opens a checkpoint, or all parents of a virtual checkpoint, of which an
+    adapter is one; an adapter and its base take the place of a parent that is their sum."""
     reference = CheckpointRef(
         path=checkpoint.path, sha256=checkpoint.sha256, layout=checkpoint.layout, label=checkpoint_label(checkpoint)
     )
@@ -228,23 +226,22 @@ def checkpoint_reference(checkpoint: Checkpoint, data_path: Path) -> CheckpointR
             reference = replace(reference, path=copy, identity=replace(identity, etag=None))
     if not checkpoint.parents:
         return reference
-    steps = {step_of(parent): parent for parent in checkpoint.parents}
-    parents: dict[str, CheckpointRef] = {}
+    steps = {str(step_of(parent)): checkpoint_reference(parent, data_path) for parent in checkpoint.parents}
+    sums = {name: step.virtual for name, step in steps.items() if step.virtual is not None}
+    parents = {name: step for name, step in steps.items() if step.virtual is None}
+    parents |= {name: part for virtual in sums.values() for name, part in virtual.parents.items()}
+    expression = parse_expression(checkpoint.uri)
+    if isinstance(expression, Sum):
+        expression = Sum(expression.first, adapter_of(checkpoint))
+        parents[str(expression.adapter)] = replace(reference, model=None, layout=None)
+        reference = replace(reference, sha256=None, identity=None, model=None)
+    else:
+        expression = replaced(
+            expression, lambda leaf: sums[str(leaf)].expression if str(leaf) in sums else leaf, lambda steps: ()
+        )
+    return replace(reference, path=checkpoint.uri, virtual=Virtual(expression, parents))
 
-    def entered(leaf: Leaf) -> Expression:
-        if isinstance(leaf, Adapter):
-            parents[str(adapter_of(checkpoint))] = replace(reference, model=None, layout=None)
-            return adapter_of(checkpoint)
-        assert isinstance(leaf, Step), "other checkpoints are replaced by their steps when an expression is posted"
-        of_parent = checkpoint_reference(steps[leaf], data_path)
-        parents.update({str(leaf): of_parent} if of_parent.virtual is None else of_parent.virtual.parents)
-        return leaf if of_parent.virtual is None else of_parent.virtual.expression
 
-    virtual = Virtual(replaced(parse_expression(checkpoint.uri), entered, lambda steps: ()), parents)
-    sha256 = checkpoint.sha256 if checkpoint.is_virtual else None
-    return replace(reference, path=checkpoint.uri, sha256=sha256, identity=None, model=None, virtual=virtual)
-
-
-def adapter_of(checkpoint: Checkpoint) -> Adapter:
+def adapter_of(checkpoint: Checkpoint) -> File:
     """Return the name of a checkpoint's adapter in references, which no other checkpoint's adapter has."""
-    return Adapter(str(step_of(checkpoint)))
+    return File(str(step_of(checkpoint)))

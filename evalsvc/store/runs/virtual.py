@@ -10,13 +10,13 @@ from sqlalchemy.orm import Session
 
 from evalsvc.checkpoints.expression import (
     MAX_CHECKPOINTS,
-    Adapter,
     Base,
     Expression,
     File,
     Leaf,
     Step,
     Steps,
+    Sum,
     canonical,
     default_variant,
     leaves,
@@ -38,21 +38,26 @@ NAMED = 8
 
 @dataclass(frozen=True)
 class Resolved:
-    """An expression over steps only, but for an adapter that is added last, and the distinct current checkpoints that
-    it names, in canonical order. The bases of adapters on bases follow."""
+    """An expression over steps only, and the distinct current checkpoints that it names, in canonical order. The bases
+    of adapters follow."""
 
     expression: Expression
     parents: Sequence[Checkpoint]
 
 
-def resolve_expression(session: Session, text: str, adapter: Adapter | None = None) -> Resolved:
-    """Resolve an expression; `adapter` is the only adapter that it may add itself."""
+def resolve_expression(session: Session, text: str) -> Resolved:
     # The canonical form decides which run `base` refers to, so that the typed order of an average has no effect.
     expression = parse_expression(canonical(parse_expression(text)))
     if isinstance(expression, Leaf):
         raise InvalidRequest(f"{text} is a checkpoint and no expression; combine checkpoints with avg, lerp or graft")
+    for part in written(expression):
+        if isinstance(part, Sum):
+            raise InvalidRequest(
+                f"{canonical(part)} is inside the expression; post each adapter as a checkpoint, and combine them as "
+                "RUN@STEP"
+            )
     first = next((part for part in written(expression) if isinstance(part, Step | Steps)), None)
-    parents: dict[Leaf, Checkpoint] = {}
+    parents: dict[Leaf | Sum, Checkpoint] = {}
 
     def enter(checkpoint: Checkpoint) -> Expression:
         require_current_parents(checkpoint)
@@ -65,50 +70,33 @@ def resolve_expression(session: Session, text: str, adapter: Adapter | None = No
         return parse_expression(checkpoint.uri) if checkpoint.is_virtual else step_of(checkpoint)
 
     def of_leaf(leaf: Leaf) -> Expression:
-        if isinstance(leaf, Adapter) and leaf != adapter:
-            raise InvalidRequest(
-                f"{leaf} is inside the expression; post each adapter as a checkpoint, BASE + {leaf}, and combine these "
-                "as RUN@STEP"
-            )
-        if isinstance(leaf, Adapter):
-            return leaf
         return enter(_find_leaf(session, leaf, first))
 
     def of_range(steps: Steps) -> list[Expression]:
         return [enter(checkpoint) for checkpoint in _find_steps(session, steps)]
 
     resolved = parse_expression(canonical(replaced(expression, of_leaf, of_range)))
-    named = [leaf for leaf in leaves(resolved) if not isinstance(leaf, Adapter)]
-    return Resolved(resolved, [parents[leaf] for leaf in dict.fromkeys((*named, *parents))])
+    return Resolved(resolved, [parents[leaf] for leaf in dict.fromkeys((*leaves(resolved), *parents))])
 
 
-def base_of_adapter(
-    session: Session, run: str, variant: str, adapter: Adapter, recorded: str, base: Submission | None
-) -> Checkpoint:
-    """Return the checkpoint that an adapter is added to: the one with the files of `base`, or else the run's base.
-
-    If no checkpoint has these files and the run has no base, `base` becomes step 0 of the run. `recorded` is what the
-    adapter says of its base.
-    """
-    own = base_of(session, get_or_create_run(session, run), variant)
-    if base is None:
-        if own is not None:
-            return own
+def base_of_adapter(session: Session, run: str, variant: str, on: Sum, base: Submission | None) -> Checkpoint:
+    """Return the checkpoint that an adapter is posted on. If the adapter names the files of its base, these become
+    `base`, step 0 of the run."""
+    parent = base_of(session, get_or_create_run(session, run), variant)
+    if isinstance(on.first, Step):
+        parent = find_step(session, find_run(session, on.first.run), on.first.step, on.first.variant)
+    elif base is not None and (parent is None or parent.path != base.path):
+        parent = submit(session, base, []).checkpoint
+    if parent is None:
         raise InvalidRequest(
-            f"{adapter.path} is a LoRA adapter of {recorded[:200]!r}, which is no folder that the service may read, "
-            f"and run {run!r} has no base; post the base as step 0 of the run: evalsvc submit {run} 0 FOLDER"
+            f"{on.adapter} is a LoRA adapter that names no folder of its base that the service may read, and run "
+            f"{run!r} has no base; post the base as step 0 of the run: evalsvc submit {run} 0 FOLDER"
         )
-    same = select(Checkpoint).where(Checkpoint.path == base.path, Checkpoint.replaced_at.is_(None))
-    posted = session.scalars(same.order_by(Checkpoint.run_id != find_run(session, run).id, Checkpoint.id)).all()
-    if existing := next((checkpoint for checkpoint in posted if not checkpoint.parents), None):
-        return existing
-    if own is not None:
+    if parent.parents:
         raise InvalidRequest(
-            f"the base of {adapter.path} is {base.path}, which is no checkpoint of the service, and the base of run "
-            f"{run!r} is {step_of(own)}; if the adapter belongs to it, post '{step_of(own)} + {adapter}', or "
-            "else post the adapter to a run of its own"
+            f"{step_of(parent)} is computed from other checkpoints; add {on.adapter} to a checkpoint with files"
         )
-    return submit(session, base, []).checkpoint
+    return parent
 
 
 def has_files(session: Session, run: str, variant: str | None = None) -> bool:

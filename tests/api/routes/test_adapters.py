@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from app_in_process import App, refused
 
-from evalsvc.checkpoints.expression import Adapter
+from evalsvc.checkpoints.expression import File
 from evalsvc.store.lookup import find_checkpoint
 from evalsvc.store.queue.attempts import checkpoint_reference
 
@@ -68,13 +68,12 @@ def test_the_recorded_base_becomes_step_0(app: App, base: Path, adapter: Path, t
     assert posted(app, adapter, replace=True)["id"] != first["id"]
 
 
-def test_a_posted_base_is_found_by_its_files(app: App, base: Path, adapter: Path, tmp_path: Path) -> None:
+def test_the_base_is_named_if_it_is_another_checkpoint(app: App, base: Path, adapter: Path, tmp_path: Path) -> None:
     posted(app, base, run="text", step=7)
-    assert posted(app, adapter)["uri"] == f"text@7 + lora({adapter})"
+    assert posted(app, f"text@7 + lora({adapter})")["uri"] == f"text@7 + lora({adapter})"
     other = write_adapter(tmp_path / "run" / "checkpoint-50", write_base(tmp_path / "other"))
     posted(app, base, step=0)
-    words = ("which is no checkpoint of the service, and the base of run 'run-a' is run-a@0", "to a run of its own")
-    refused(app.post(other, step=50), 422, "invalid_request", *words)
+    refused(app.post(other, step=50), 409, "conflict", "at step 0", "post another variant")
     assert posted(app, f"run-a@0 + lora({other})", step=50)["uri"] == f"run-a@0 + lora({other})"
     assert posted(app, f"{tmp_path / 'other'} + lora({other})", run="b", step=5)["uri"] == f"b@0 + lora({other})"
 
@@ -84,9 +83,7 @@ def test_without_a_folder_of_the_base_the_runs_base_is_taken(app: App, base: Pat
     adapters = tmp_path / "adapters"
     recorded = ["meta-llama/Llama-3-8B", "/etc", str(tmp_path / "gone"), "base", str(adapters / "0"), ""]
     folders = [write_adapter(adapters / str(number), name) for number, name in enumerate(recorded)]
-    words = (
-        "is a LoRA adapter of 'meta-llama/Llama-3-8B', which is no folder that the service may read, and run 'run-a'"
-    )
+    words = "is a LoRA adapter that names no folder of its base that the service may read, and run 'run-a' has no base"
     for folder in folders:
         detail = refused(app.post(folder), 422, "invalid_request", "has no base; post the base as step 0 of the run: ")
         assert "exist" not in detail
@@ -108,6 +105,7 @@ def test_refused(app: App, base: Path, adapter: Path, tmp_path: Path) -> None:
         (adapter / "adapter_model.safetensors", {}, "not_a_checkpoint", "give its folder on a disk, alone or with the"),
         (f"text@0 + lora({base})", {}, "not_a_checkpoint", "is no folder of a LoRA adapter on a disk"),
         (f"text@0 + lora({adapter})", {}, "unknown_name", "no run is named 'text'"),
+        (f"run-a@8 + lora({adapter})", {}, "invalid_request", "run-a@8 is computed from other checkpoints; add"),
         (f"models/llama + lora({adapter})", {}, "checkpoint_not_allowed", "is a relative path"),
         (f"{adapter} + lora({adapter})", {}, "not_a_checkpoint", "is of a LoRA adapter"),
         (f"{tmp_path}/none + lora({adapter})", {}, "checkpoint_not_found", "none: "),
@@ -117,6 +115,7 @@ def test_refused(app: App, base: Path, adapter: Path, tmp_path: Path) -> None:
         ("run-a@0 + lora(/etc)", {}, "checkpoint_not_allowed", "outside the allowed folders"),
     ]  # fmt: skip
     posted(app, base, step=0)
+    posted(app, adapter, step=8)
     for uri, fields, code, words in cases:
         status = 403 if code == "checkpoint_not_allowed" else 422
         refused(app.post(uri, **fields), 404 if code == "unknown_name" else status, code, words)
@@ -137,23 +136,18 @@ def test_a_worker_gets_the_base_and_the_adapter(app: App, base: Path, adapter: P
     first = posted(app, adapter, spool="link", sha256="a" * 64)
     assert (first["spool_state"], first["in_use"]) == ("ready", False)
     found = reference_of(app, first)
-    name = str(Adapter("run-a@25"))
+    name = str(File("run-a@25"))
     assert (found.path, found.sha256, found.identity, found.model) == (first["uri"], None, None, None)
     assert list(found.virtual.parents) == ["run-a@0", name]
     own = found.virtual.parents[name]
     assert (own.path, own.sha256) == (f"/data/spool/{first['id']}/checkpoint-25", "a" * 64)
     assert own.identity.size == sum(file.stat().st_size for file in adapter.iterdir())
     assert list(found.virtual.models()) == ["run-a@0"]
-    second = posted(app, write_adapter(tmp_path / "run" / "checkpoint-50", base), step=50)
+    posted(app, write_adapter(tmp_path / "run" / "checkpoint-50", base), step=50)
     average = posted(app, "avg(run-a@25, run-a@50)", step=1, run="soup")
     assert [parent["name"] for parent in average["parents"]] == ["run-a@0", "run-a@25", "run-a@50"]
     found = reference_of(app, average)
-    assert sorted(found.virtual.parents) == [str(Adapter("run-a@25")), str(Adapter("run-a@50")), "run-a@0"]
-    third = posted(app, f"run-a@50 + lora({adapter})", step=75)
-    assert [parent["name"] for parent in third["parents"]] == ["run-a@0", "run-a@50"]
-    both = reference_of(app, third).virtual.parents
-    assert both[str(Adapter("run-a@50"))].path == second["uri"].partition("lora(")[2][:-1]
-    assert both[str(Adapter("run-a@75"))].path == str(adapter)
+    assert sorted(found.virtual.parents) == [str(File("run-a@25")), str(File("run-a@50")), "run-a@0"]
 
 
 def test_its_values_are_measured_and_it_follows_its_run(app: App, base: Path, adapter: Path) -> None:
