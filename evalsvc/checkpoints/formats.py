@@ -9,9 +9,10 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from evalsvc.checkpoints.torch_file import ZIP
 from evalsvc.errors import NotACheckpoint, first_few
 from evalsvc.families.family import LISTS
+
+ZIP = b"PK\x03\x04"
 
 FOLDER_FILES = (
     "model.safetensors.index.json",

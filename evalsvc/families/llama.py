@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field
 from evalsvc.errors import UnsupportedModel
 from evalsvc.families.family import Source, validated
 from evalsvc.families.hugging_face import HuggingFaceFields, LlamaNamed
-from evalsvc.families.meta import MetaFields, meta_family, shard_sources
+from evalsvc.families.meta import MetaFields, meta_family, meta_sources
 from evalsvc.families.olmo_core import is_olmo_core, read_olmo_core
 from evalsvc.spec.model_config import Activation, ModelConfig
 
@@ -149,7 +149,8 @@ class Llama(LlamaNamed):
         return super().read(fields, source, shown)
 
     def sources_in(self, config: ModelConfig, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, Source]:
-        return shard_sources(config, self.sources(config), shapes) or super().sources_in(config, shapes)
+        whole = super().sources_in(config, shapes)
+        return whole if "tok_embeddings.weight" in shapes else meta_sources(config, whole, shapes) or whole
 
 
 class Olmo2(LlamaNamed):
