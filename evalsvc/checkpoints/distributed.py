@@ -37,7 +37,7 @@ MAX_DIMS = 16
 NAMES = re.compile(
     r"torch\.distributed\.(checkpoint|_shard)\.[\w.]+|[\w.]+\._StorageInfo|torch\.serialization\._get_layout"
     r"|torch\.(Size|(storage\.)?\w+Storage|bool|u?int\d+|b?float\d+\w*|complex\d+)|torch\._utils\._rebuild_tensor_v2"
-    r"|collections\.OrderedDict|pathlib\.[\w.]*Path|(builtins|__builtin__)\.getattr"  # of enums of Python 3.11.0
+    r"|collections\.OrderedDict|pathlib\.[\w.]*Path|builtins\.getattr"  # of enums of Python 3.11.0
 )
 """Names that `.metadata` and pickles of pieces may hold. OLMo-core and others have a `_StorageInfo` of their own."""
 

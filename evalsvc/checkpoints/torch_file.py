@@ -32,7 +32,7 @@ MAX_VALUES = 4_000_000
 """Maximum number of objects of such a pickle."""
 
 NAMES = re.compile(
-    r"collections\.(OrderedDict|Counter)|(__builtin__|builtins)\.(set|complex)|_codecs\.encode"
+    r"collections\.(OrderedDict|Counter)|builtins\.(set|complex)|_codecs\.encode"
     r"|torch\.(Size|device|Tensor|nn\.parameter\.Parameter|serialization\._get_layout|_tensor\._rebuild_from_type_v2)"
     r"|torch\._utils\._rebuild_(tensor|tensor_v2|tensor_v3|parameter|parameter_with_state|sparse_tensor"
     r"|meta_tensor_no_storage)|torch\.(storage\.)?[A-Z]\w*Storage|torch\.(bool|u?int\d+|b?float\d+\w*|complex\d+)"
@@ -46,13 +46,11 @@ ADVICE = "so it was not opened; save only tensors and plain values: torch.save({
 
 INERT = re.compile(
     r"(?!(os|posix|nt|sys)\.)([A-Za-z_]\w*\.)+_?[A-Z]\w*|collections\.defaultdict|datetime\.(date|datetime|time\w+)"
-    r"|(__builtin__|builtins)\.(bool|bytes|dict|float|int|list|long|object|str|unicode)"
+    r"|builtins\.(bool|bytes|dict|float|int|list|object|str)"
     r"|numpy\.(ndarray|(core|_core)\.multiarray\._reconstruct)"
 )
 """Names that a training's options and optimizers need: classes, by their capital letter, and a few more. Functions are
 refused, since a file that calls one was made to run code."""
-
-PYTHON_3 = {"unicode": "str", "long": "int"}
 
 MAX_NAMES = 100
 """Maximum number of names in a pickle: torch goes through all names for each instruction."""
@@ -93,6 +91,8 @@ class InertUnpickler(pickle._Unpickler):
     values, and any other error for a damaged pickle.
     """
 
+    dispatch = property(lambda self: self)  # type: ignore[assignment]  # see `__getitem__`
+
     def __init__(
         self,
         stream: IO[bytes],
@@ -102,7 +102,6 @@ class InertUnpickler(pickle._Unpickler):
         values: int = MAX_VALUES,
     ) -> None:
         super().__init__(stream, encoding="latin-1")
-        self.dispatch = self  # type: ignore[misc, assignment]  # see `__getitem__`
         self.memo = _Memo()
         self.shown, self.names, self.functions = shown, names, functions
         self.steps, self.values = 4 * values, values
@@ -122,6 +121,8 @@ class InertUnpickler(pickle._Unpickler):
         return self.functions[code]
 
     def find_class(self, module: str, name: str) -> Made:
+        if module == "__builtin__":  # of Python 2, whose names torch.save writes, and torch reads as those of Python 3
+            module, name = "builtins", {"unicode": "str", "long": "int"}.get(name, name)
         full = f"{module}.{name}"
         if not self.names.fullmatch(full):
             raise UnsafeCheckpoint(f"{self.shown} would run {legible(full)} when it is opened, {ADVICE}")
@@ -135,7 +136,7 @@ class InertUnpickler(pickle._Unpickler):
     def mark(self) -> None:
         if len(self.metastack) == MAX_MARKS:
             raise OverflowError("the pickle nests too many values")
-        CARRIED_OUT[0x28](self)
+        STANDARD[0x28](self)
 
     def call(self) -> None:
         arguments, kind = self.stack.pop(), self.stack.pop()
@@ -159,7 +160,7 @@ class InertUnpickler(pickle._Unpickler):
             raise ValueError("an item is put into no dictionary")
 
     def nest(self, code: int) -> None:
-        CARRIED_OUT[code](self)
+        STANDARD[code](self)
         made = self.stack[-1]
         sizes = [item.size if type(item) is _Nested else len(item) for item in made if isinstance(item, tuple)]
         if sizes:
@@ -169,19 +170,18 @@ class InertUnpickler(pickle._Unpickler):
                 raise OverflowError("the pickle nests too many values")
 
 
-CARRIED_OUT: Mapping[int, Callable[[Any], None]] = pickle._Unpickler.dispatch
+STANDARD: Mapping[int, Callable[[Any], None]] = pickle._Unpickler.dispatch
 
 UNMADE = frozenset(b"hjK(usaebN\x88\x89)\x94qr\x80\x95")
 """Instructions that make no new object."""
 
-NEWER = {code: CARRIED_OUT[code] for code in b"\x80\x95.(cQaet\x85\x86\x87)]}N\x88\x89KMJGXU\x8aqrhj\x8c\x93\x94"} | {
+NEWER = {code: STANDARD[code] for code in b"\x80\x95.(cQaet\x85\x86\x87)]}N\x88\x89KMJGXU\x8aqrhj\x8c\x93\x94"} | {
     ord("("): InertUnpickler.mark,
     ord("R"): InertUnpickler.call,
     0x81: InertUnpickler.call,  # NEWOBJ
     ord("b"): InertUnpickler.build,
     ord("s"): partial(InertUnpickler.set_items, several=False),
     ord("u"): partial(InertUnpickler.set_items, several=True),
-    0x8F: CARRIED_OUT[ord("]")],  # EMPTY_SET
 }
 """Functions of the instructions that tensors and plain values need in any protocol."""
 
@@ -205,7 +205,7 @@ def check(path: Path) -> tuple[bool, frozenset[str], object]:
             reader = InertUnpickler(pickles, path, names, OLDER)
             try:
                 content = reader.load()
-            except UnsafeCheckpoint:
+            except (UnsafeCheckpoint, OSError):
                 raise
             except OverflowError as error:
                 raise NotACheckpoint(
@@ -214,13 +214,7 @@ def check(path: Path) -> tuple[bool, frozenset[str], object]:
             except Exception as error:  # a damaged pickle can fail in any way
                 raise damaged(path, error) from error
             inert.update(name for name in reader.named if not NAMES.fullmatch(name))
-    # torch calls the names of Python 2, which torch.save writes, by those of Python 3.
-    bare = {name: name.removeprefix("__builtin__.") for name in inert}
-    return (
-        is_archive,
-        frozenset(name if bare[name] == name else f"builtins.{PYTHON_3.get(bare[name], bare[name])}" for name in inert),
-        content,
-    )
+    return is_archive, frozenset(inert), content
 
 
 def read_outline(path: Path) -> dict[str, object]:

@@ -146,8 +146,8 @@ ATTACKS: tuple[tuple[bytes | Callable[[Path], object], type[CheckpointError], st
         UnsafeCheckpoint,
         "than 100 classes",
     ),
-    (calling(bytearray, b"x"), UnsafeCheckpoint, "would run __builtin__.bytearray"),  # of any length
-    (calling(tuple, [codecs.encode]), UnsafeCheckpoint, "would run __builtin__.tuple"),
+    (calling(bytearray, b"x"), UnsafeCheckpoint, "would run builtins.bytearray"),  # of any length
+    (calling(tuple, [codecs.encode]), UnsafeCheckpoint, "would run builtins.tuple"),
     (b"\x80\x02.", NotACheckpoint, DAMAGED),
     (b"\x80\x02X\xff\xff\xff\x7fabc.", NotACheckpoint, DAMAGED),
     # A pickle that is hidden from the check: torch reads what it takes for the pickle with `weights_only=True`.
