@@ -161,7 +161,7 @@ def refuse_part(names: Collection[str], shown: str) -> None:
 
 def is_adapter(path: Path) -> bool:
     """Return whether a path is the folder of a LoRA adapter."""
-    return path.is_dir() and known_weights({entry.name for entry in path.iterdir()}, str(path)) in ADAPTER_FILES
+    return path.is_dir() and known_weights(names_in(path), str(path)) in ADAPTER_FILES
 
 
 def adapter(shown: str) -> NotACheckpoint:
