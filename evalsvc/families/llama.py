@@ -14,7 +14,6 @@ from evalsvc.errors import UnsupportedModel
 from evalsvc.families.family import Source, validated
 from evalsvc.families.hugging_face import HuggingFaceFields, LlamaNamed
 from evalsvc.families.meta import MetaFields, meta_family, meta_sources
-from evalsvc.families.olmo_core import is_olmo_core, read_olmo_core
 from evalsvc.spec.model_config import Activation, ModelConfig
 
 SCALED_ROPE = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
@@ -153,11 +152,6 @@ class Llama(LlamaNamed):
         return whole if "tok_embeddings.weight" in shapes else meta_sources(config, whole, shapes) or whole
 
 
-class Olmo2(LlamaNamed):
-    def read(self, fields: Mapping[str, object], source: str, shown: Mapping[str, object]) -> ModelConfig:
-        return read_olmo_core(fields, source) if is_olmo_core(fields) else super().read(fields, source, shown)
-
-
 class Qwen3(LlamaNamed):
     has_halves = True
 
@@ -165,6 +159,6 @@ class Qwen3(LlamaNamed):
 GEMMA = LlamaNamed("gemma", GemmaFields)
 LLAMA = Llama("llama", LlamaFields)
 MISTRAL = LlamaNamed("mistral", MistralFields)
-OLMO2 = Olmo2("olmo2", Olmo2Fields, "post_attention_layernorm", "post_feedforward_layernorm")
+OLMO2 = LlamaNamed("olmo2", Olmo2Fields, "post_attention_layernorm", "post_feedforward_layernorm")
 QWEN2 = LlamaNamed("qwen2", Qwen2Fields)
 QWEN3 = Qwen3("qwen3", Qwen3Fields)
