@@ -91,7 +91,11 @@ class InertUnpickler(pickle._Unpickler):
     values, and any other error for a damaged pickle.
     """
 
-    dispatch = property(lambda self: self)  # type: ignore[assignment]  # see `__getitem__`
+    dispatch = property(lambda self: self)  # see `__getitem__`
+    stack: list[Any]
+    metastack: list[Any]
+    append: Callable[[object], None]
+    pop_mark: Callable[[], list[Any]]
 
     def __init__(
         self,
