@@ -1,12 +1,12 @@
 """Folders of torch.distributed.checkpoint, read in place: the tensors that `.metadata` lists, and their bytes.
 
 `.metadata` is a pickle, and a `.distcp` file is a row of archives of torch.save, each with a piece of a tensor and a
-pickle of its own. A pickle is a program. This reader interprets the few instructions that such files need, and each
-class or function that they name becomes an inert `Made`: nothing is imported or called. torch is not needed.
+pickle of its own. No class or function in them is imported or called, and torch is not needed.
 """
 
 from __future__ import annotations
 
+import io
 import re
 import zipfile
 from collections import defaultdict
@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from evalsvc.checkpoints.formats import DISTRIBUTED, METADATA, conversion, legible
+from evalsvc.checkpoints.torch_file import NEWER, InertUnpickler, Made
 from evalsvc.errors import CheckpointError, NotACheckpoint, ShardedCheckpoint, UnsafeCheckpoint
 
 MAX_METADATA = 24_000_000
 """Maximum number of bytes of `.metadata`."""
 
-MAX_STEPS, MAX_VALUES = 3_000_000, 1_100_000
-"""Maximum numbers of instructions and of objects of a pickle, enough for 60,000 pieces of tensors."""
+MAX_VALUES = 800_000
+"""Maximum number of objects of a pickle, enough for 40,000 pieces of tensors."""
 
 MAX_PIECES = 100_000
 
@@ -36,7 +37,7 @@ MAX_DIMS = 16
 NAMES = re.compile(
     r"torch\.distributed\.(checkpoint|_shard)\.[\w.]+|[\w.]+\._StorageInfo|torch\.serialization\._get_layout"
     r"|torch\.(Size|(storage\.)?\w+Storage|bool|u?int\d+|b?float\d+\w*|complex\d+)|torch\._utils\._rebuild_tensor_v2"
-    r"|collections\.OrderedDict|pathlib\.[\w.]*Path|(builtins|__builtin__)\.getattr"  # of enums of Python 3.11.0
+    r"|collections\.OrderedDict|pathlib\.[\w.]*Path|builtins\.getattr"  # of enums of Python 3.11.0
 )
 """Names that `.metadata` and pickles of pieces may hold. OLMo-core and others have a `_StorageInfo` of their own."""
 
@@ -52,22 +53,8 @@ STORAGES = {
 }
 """Name in torch's classes of storages, and number of bytes of a value, by dtype."""
 
-CONSTANTS = {0x4E: None, 0x88: True, 0x89: False, 0x29: ()}
-UNMADE = frozenset((*b"hjK(usaeb\x94qr\x80\x95", *CONSTANTS))
-"""Instructions that make no new object."""
-
 OPTIMIZER = re.compile(r"optim.*", re.DOTALL)
 MOMENTS = (".exp_avg", ".exp_avg_sq", ".max_exp_avg_sq", ".momentum_buffer")
-
-
-@dataclass(slots=True, eq=False)
-class Made:
-    """A class or function that a pickle names, or what the pickle makes with it; does nothing."""
-
-    name: str
-    arguments: Any = None
-    """Arguments of the call; None for the class or function itself."""
-    state: Any = None
 
 
 @dataclass(frozen=True)
@@ -88,115 +75,6 @@ class InPieces:
     dtype: str
     shape: tuple[int, ...]
     pieces: tuple[Piece, ...]
-
-
-def interpret(content: bytes, shown: str) -> Any:
-    """Return the value of a pickle, with a `Made` for all but numbers, texts, tuples, lists and dictionaries.
-
-    Raises UnsafeCheckpoint for a name outside `NAMES` and for instructions that these files never need.
-    """
-    if content[:1] != b"\x80":
-        raise ValueError("the file is no pickle")
-    stack: list[Any] = []
-    marks: list[int] = []
-    memo: list[Any] = []
-    push = stack.append
-    at, left = 0, MAX_VALUES
-    for _ in range(MAX_STEPS):
-        code = content[at]
-        at += 1
-        if code in b"hj":  # BINGET, LONG_BINGET
-            size = 1 if code == 0x68 else 4
-            push(memo[int.from_bytes(content[at : at + size], "little")])
-            at += size
-        elif code == 0x4B:  # BININT1
-            push(content[at])
-            at += 1
-        elif code == 0x28:  # MARK
-            marks.append(len(stack))
-        elif code in b"usaeb":  # SETITEMS, SETITEM, APPEND, APPENDS, BUILD
-            start = marks.pop() if code in b"ue" else len(stack) - (2 if code == 0x73 else 1)
-            items = stack[start:]
-            del stack[start:]
-            target = stack[-1]
-            if code == 0x62 and type(target) is Made:
-                target.state = items[0]
-            elif code in b"ae" and type(target) is list:
-                target.extend(items)
-            # A tuple of tuples of … as a key would be hashed by recursion, without a limit.
-            elif type(target) is dict and all(type(key) in (str, int, Made) for key in items[::2]):
-                target.update(zip(items[::2], items[1::2], strict=True))
-            else:
-                raise ValueError("an item is put into no list or dictionary")
-        elif code in CONSTANTS:
-            push(CONSTANTS[code])
-        elif code in b"\x94qr":  # MEMOIZE, BINPUT, LONG_BINPUT
-            size = {0x94: 0, 0x71: 1, 0x72: 4}[code]
-            if size and int.from_bytes(content[at : at + size], "little") != len(memo):
-                raise ValueError("the memo is not filled in order")
-            memo.append(stack[-1])
-            at += size
-        elif code in b"\x80\x95":  # PROTO, FRAME
-            at += 1 if code == 0x80 else 8
-        elif code == 0x2E:  # STOP
-            return stack.pop()
-        if code in UNMADE:
-            continue
-        left -= 1
-        if not left:
-            break
-        value: Any
-        if code in b"\x85\x86\x87t":  # TUPLE1, TUPLE2, TUPLE3, TUPLE
-            start = marks.pop() if code == 0x74 else len(stack) - (code - 0x84)
-            if start < 0:
-                raise ValueError("the stack is too short")
-            value = tuple(stack[start:])
-            del stack[start:]
-        elif code in b"\x81R":  # NEWOBJ, REDUCE
-            arguments, kind = stack.pop(), stack.pop()
-            if type(kind) is not Made or kind.arguments is not None or type(arguments) is not tuple:
-                raise ValueError("something is called that is no class or function")
-            value = Made(kind.name, arguments)
-        elif code == 0x7D:  # EMPTY_DICT
-            value = {}
-        elif code == 0x5D:  # EMPTY_LIST
-            value = []
-        elif code in b"JM\x8aG":  # BININT, BININT2, LONG1, BINFLOAT
-            size = {0x4A: 4, 0x4D: 2, 0x8A: content[at] + 1, 0x47: 8}[code]
-            number = content[at : at + size]
-            signed = code != 0x4D
-            value = int.from_bytes(number[code == 0x8A :], "little", signed=signed) if code != 0x47 else 0.0
-            at += size
-        elif code in b"\x8cX":  # SHORT_BINUNICODE, BINUNICODE
-            size = content[at] if code == 0x8C else int.from_bytes(content[at : at + 4], "little")
-            at += 1 if code == 0x8C else 4
-            value = content[at : at + size].decode()
-            at += size
-        elif code == 0x51:  # BINPERSID
-            value = Made("storage", stack.pop())
-        elif code in b"\x93c":  # STACK_GLOBAL, GLOBAL
-            if code == 0x93:
-                name = ".".join((stack.pop(), stack.pop())[::-1])
-            else:
-                end = content.index(b"\n", content.index(b"\n", at) + 1)
-                name = content[at:end].decode().replace("\n", ".")
-                at = end + 1
-            if not NAMES.fullmatch(name):
-                raise UnsafeCheckpoint(
-                    f"{shown} would run {legible(name)} when it is opened, so it was not opened; save only tensors and "
-                    "plain values, by torch.distributed.checkpoint.save"
-                )
-            value = Made(name)
-        else:
-            raise UnsafeCheckpoint(
-                f"{shown} holds the pickle instruction {code}, which torch.distributed.checkpoint never writes, so it "
-                "was not opened; save the checkpoint again"
-            )
-        push(value)
-        if content[at] == 0x94:  # MEMOIZE
-            memo.append(value)
-            at += 1
-    raise _too_large(shown)
 
 
 def read_models(folder: Path) -> dict[str, dict[str, InPieces]]:
@@ -220,11 +98,21 @@ def _read_metadata(path: Path) -> dict[str, Any]:
         raise _too_large(str(path))
     try:
         made = interpret(content, str(path))
-    except (ValueError, IndexError, TypeError) as error:
+    except UnsafeCheckpoint:
+        raise
+    except OverflowError as error:
+        raise _too_large(str(path)) from error
+    except Exception as error:  # a damaged pickle can fail in any way
         raise _damaged(path) from error
     if type(made) is not Made or not made.name.endswith(".Metadata") or type(made.state) is not dict:
         raise _damaged(path)
     return made.state
+
+
+def interpret(content: bytes, shown: str) -> Any:
+    if content[:1] != b"\x80":
+        raise ValueError("the file is no pickle")
+    return InertUnpickler(io.BytesIO(content), shown, NAMES, NEWER, MAX_VALUES).load()
 
 
 def _model_keys(folder: Path, state: Mapping[str, Any]) -> dict[str, dict[str, str]]:

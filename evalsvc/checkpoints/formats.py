@@ -9,9 +9,10 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from evalsvc.checkpoints.torch_file import ZIP
 from evalsvc.errors import NotACheckpoint, first_few
 from evalsvc.families.family import LISTS
+
+ZIP = b"PK\x03\x04"
 
 FOLDER_FILES = (
     "model.safetensors.index.json",
@@ -160,7 +161,7 @@ def refuse_part(names: Collection[str], shown: str) -> None:
 
 def is_adapter(path: Path) -> bool:
     """Return whether a path is the folder of a LoRA adapter."""
-    return path.is_dir() and known_weights({entry.name for entry in path.iterdir()}, str(path)) in ADAPTER_FILES
+    return path.is_dir() and known_weights(names_in(path), str(path)) in ADAPTER_FILES
 
 
 def adapter(shown: str) -> NotACheckpoint:

@@ -62,10 +62,8 @@ class Pieces(Tensor):
 def joined(tensors: Sequence[Tensor]) -> Tensor:
     """Return the rows of all tensors, of which one at a time is put together; a single tensor as it is in the file."""
     first = tensors[0]
-    if not any(isinstance(tensor, Pieces) for tensor in tensors):
-        return first if len(tensors) == 1 else torch.cat(tuple(tensors))
-    if len(tensors) == 1 and isinstance(first, Pieces):
-        return first.put_together()
+    if len(tensors) == 1:
+        return first.put_together() if isinstance(first, Pieces) else first
     dtype = reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
     rows = torch.empty(sum(map(len, tensors)), *first.shape[1:], dtype=dtype)
     end = 0

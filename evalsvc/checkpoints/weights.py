@@ -40,7 +40,7 @@ from evalsvc.checkpoints.formats import (
     weights_at,
 )
 from evalsvc.checkpoints.tensors import Pieces, some
-from evalsvc.checkpoints.torch_file import ADVICE, PlainDtype, StandIn, damaged, inert_names
+from evalsvc.checkpoints.torch_file import ADVICE, PlainDtype, StandIn, check, damaged
 from evalsvc.errors import (
     CheckpointError,
     CheckpointMismatch,
@@ -248,7 +248,7 @@ def strip(key: str) -> str:
 
 def load_torch(path: Path) -> object:
     """Load a file of torch.save. Tensors are views of the mapped file, or copies for a file before torch 1.6."""
-    is_archive, inert = inert_names(path)
+    is_archive, inert, _ = check(path)
     allowed: list[Callable[..., object] | tuple[Callable[..., object], str]] = [
         (PlainDtype, "numpy.dtype"),
         (_plain_scalar, "numpy.core.multiarray.scalar"),

@@ -13,8 +13,7 @@ from pydantic import ConfigDict, Field
 from evalsvc.errors import UnsupportedModel
 from evalsvc.families.family import Source, validated
 from evalsvc.families.hugging_face import HuggingFaceFields, LlamaNamed
-from evalsvc.families.meta import MetaFields, meta_family, shard_sources
-from evalsvc.families.olmo_core import is_olmo_core, read_olmo_core
+from evalsvc.families.meta import MetaFields, meta_family, meta_sources
 from evalsvc.spec.model_config import Activation, ModelConfig
 
 SCALED_ROPE = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
@@ -149,12 +148,8 @@ class Llama(LlamaNamed):
         return super().read(fields, source, shown)
 
     def sources_in(self, config: ModelConfig, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, Source]:
-        return shard_sources(config, self.sources(config), shapes) or super().sources_in(config, shapes)
-
-
-class Olmo2(LlamaNamed):
-    def read(self, fields: Mapping[str, object], source: str, shown: Mapping[str, object]) -> ModelConfig:
-        return read_olmo_core(fields, source) if is_olmo_core(fields) else super().read(fields, source, shown)
+        whole = super().sources_in(config, shapes)
+        return whole if "tok_embeddings.weight" in shapes else meta_sources(config, whole, shapes) or whole
 
 
 class Qwen3(LlamaNamed):
@@ -164,6 +159,6 @@ class Qwen3(LlamaNamed):
 GEMMA = LlamaNamed("gemma", GemmaFields)
 LLAMA = Llama("llama", LlamaFields)
 MISTRAL = LlamaNamed("mistral", MistralFields)
-OLMO2 = Olmo2("olmo2", Olmo2Fields, "post_attention_layernorm", "post_feedforward_layernorm")
+OLMO2 = LlamaNamed("olmo2", Olmo2Fields, "post_attention_layernorm", "post_feedforward_layernorm")
 QWEN2 = LlamaNamed("qwen2", Qwen2Fields)
 QWEN3 = Qwen3("qwen3", Qwen3Fields)

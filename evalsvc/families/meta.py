@@ -83,13 +83,6 @@ def meta_sources(
     return theirs | neighbours(config, theirs, len(prefixes))
 
 
-def shard_sources(
-    config: ModelConfig, sources: Mapping[str, Source], shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, Source] | None:
-    """Return `meta_sources` of a file of several shards; None for any other file."""
-    return None if "tok_embeddings.weight" in shapes else meta_sources(config, sources, shapes)
-
-
 def heads_of(config: ModelConfig) -> dict[str, int]:
     """Return the number of heads of each norm of queries or keys, by the parameter's name."""
     return {

@@ -14,7 +14,6 @@ from typing import cast
 from evalsvc.errors import CheckpointMismatch, InvalidModelConfig, InvalidRequest, UnknownName, UnsupportedModel
 from evalsvc.families.family import LISTS, Family, is_file, json_files, read_json, validated
 from evalsvc.families.meta import meta_family
-from evalsvc.families.olmo_core import is_olmo_core
 from evalsvc.families.open_lm import (
     MAMBA,
     by_stem,
@@ -92,8 +91,8 @@ def resolve_config(model: str | Mapping[str, object] | None, checkpoint: Path) -
             raise InvalidModelConfig(
                 f"no model configuration was given for {checkpoint} and none was found in its folder or the parent "
                 "folder (config.json, params.txt with its model JSON, or one *.json with hidden_dim); "
-                "set `model` to a registered name such as 'open_lm_1b', the path of a model JSON (for torchtitan, a "
-                "config.json of Hugging Face with the model's sizes), or its fields"
+                "set `model` to a registered name such as 'open_lm_1b', the path of a model JSON (for torchtitan and "
+                "OLMo-core, a config.json of Hugging Face with the model's sizes), or its fields"
             )
         fields, source = discovered
     else:
@@ -131,11 +130,10 @@ def require_one_model(models: Mapping[str, Mapping[str, object]]) -> None:
 def find_model_config(checkpoint: Path) -> dict[str, object] | None:
     """Search the folder of `checkpoint` for its configuration; return plain JSON values, or None if there is none.
 
-    Searched in this order: a `config.json` of a family or of OLMo-core in the folder, or in the parent of a folder of
-    torch.distributed.checkpoint; Meta's `params.json` in the folder;
-    `params.txt` in the folder or its parent, with the `<model>.json` next to it or the registered name that it gives;
-    the only *.json with `hidden_dim` in the folder, then in its parent; a `config.json` of any other model, for the
-    package transformers.
+    Searched in this order: a `config.json` of a family in the folder, or in the parent of a folder of
+    torch.distributed.checkpoint; Meta's `params.json` in the folder; `params.txt` in the folder or its parent, with the
+    `<model>.json` next to it or the registered name that it gives; the only *.json with `hidden_dim` in the folder,
+    then in its parent; a `config.json` of any other model, for the package transformers.
     """
     discovered = find_fields(checkpoint)
     return None if discovered is None else _completed(*discovered, checkpoint).model_dump(mode="json")
@@ -187,7 +185,7 @@ def _translated(
 
 def _model_type(fields: Mapping[str, object]) -> str | None:
     """Return the `model_type` of a Hugging Face configuration if it has a family; None for any other."""
-    kind = meta_family(fields) or ("olmo2" if is_olmo_core(fields) else fields.get("model_type"))
+    kind = meta_family(fields) or fields.get("model_type")
     return kind if isinstance(kind, str) and kind != OPEN_LM and kind in catalog.names("families") else None
 
 

@@ -268,6 +268,7 @@ FLOODS = {
     "texts": b"\x8c\x02ab\x94",
     "nothing": b"N",
     "memo": b"N\x94\x94\x94",
+    "marks": b"(",
     "tuples": b")\x85\x85\x85",
     "objects": b"\x8c\x05torch\x8c\x04Size\x93)R",
 }
@@ -276,7 +277,7 @@ FLOODS = {
 @pytest.mark.parametrize("name", FLOODS)
 def test_a_flood_of_instructions(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file each byte of which becomes an object; at a thirtieth of the size, where 100 MB are 3.3."""
-    for limit in ("MAX_METADATA", "MAX_STEPS", "MAX_VALUES"):
+    for limit in ("MAX_METADATA", "MAX_VALUES"):
         monkeypatch.setattr(distributed, limit, getattr(distributed, limit) // 30)
     unit = FLOODS[name]
     (tmp_path / ".metadata").write_bytes(START + unit * ((distributed.MAX_METADATA - 10) // len(unit)))

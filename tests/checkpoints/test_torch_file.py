@@ -146,8 +146,8 @@ ATTACKS: tuple[tuple[bytes | Callable[[Path], object], type[CheckpointError], st
         UnsafeCheckpoint,
         "than 100 classes",
     ),
-    (calling(bytearray, b"x"), UnsafeCheckpoint, "would run __builtin__.bytearray"),  # of any length
-    (calling(tuple, [codecs.encode]), UnsafeCheckpoint, "would run __builtin__.tuple"),
+    (calling(bytearray, b"x"), UnsafeCheckpoint, "would run builtins.bytearray"),  # of any length
+    (calling(tuple, [codecs.encode]), UnsafeCheckpoint, "would run builtins.tuple"),
     (b"\x80\x02.", NotACheckpoint, DAMAGED),
     (b"\x80\x02X\xff\xff\xff\x7fabc.", NotACheckpoint, DAMAGED),
     # A pickle that is hidden from the check: torch reads what it takes for the pickle with `weights_only=True`.
@@ -158,7 +158,7 @@ ATTACKS: tuple[tuple[bytes | Callable[[Path], object], type[CheckpointError], st
     # More than the file holds: refused, and not read as the values of something else
     (hostile_files.deflated, NotACheckpoint, "is a compressed zip, which torch.save never writes"),
     (lambda path: patched(path, 2_000_000_000), NotACheckpoint, DAMAGED),
-    (lambda path: path.write_bytes(HUGE_TEXT), NotACheckpoint, DAMAGED),
+    (lambda path: path.write_bytes(HUGE_TEXT), UnsafeCheckpoint, "holds the pickle instruction 141"),
     (stored((10**10,), (1,), 10**10), NotACheckpoint, DAMAGED),
     (announcing_storage, NotACheckpoint, DAMAGED),
     (stored((4,), (1,), 4, offset=1000), NotACheckpoint, DAMAGED),
@@ -251,30 +251,24 @@ def test_options_of_omegaconf_are_not_created(tmp_path: Path) -> None:
     assert list(read_weights(tmp_path / "x.pt").tensors) == ["w"]
 
 
-NUMBERED = b"\x80\x02}r" + (2**31 - 1).to_bytes(4, "little") + b"."
-NESTED = b"\x80\x02}()" + b"\x85" * 1_000_000 + b"K\x01u."
-IN_TURNS = b"\x80\x02}()" + b"q\x01h\x01\x85" * 300_000 + b"K\x01u."
-MANY = b"\x80\x02(" + b"N" * 2_000_000 + b"t."
+NESTED = b"\x80\x02}()" + b"\x85" * 100_000 + b"K\x01u."
+DOUBLED = b"\x80\x02]()q\x00" + b"".join(b"h%ch%c\x86q%c" % (n, n, n + 1) for n in range(50)) + b"e}h\x32K\x01s."
+OPENED = b"\x80\x02" + b"(" * 2000 + b"t" * 2000 + b"."
 
 
-@pytest.mark.parametrize("read", [read_weights, read_outline])
-@pytest.mark.parametrize(("pickled", "words"), [(NUMBERED, "counts its values wrongly"), (NESTED, "nested values")])
-def test_a_pickle_that_would_end_the_process_is_refused(
-    tmp_path: Path, read: Callable[[Path], object], pickled: bytes, words: str
-) -> None:
-    """Python makes room for 64 GB of numbered values, and the hash of a key of nested tuples ended the watcher."""
-    archive(tmp_path / "x.pt", pickled)
-    begin = time.perf_counter()
-    with pytest.raises(NotACheckpoint, match=words):
-        read(tmp_path / "x.pt")
-    assert time.perf_counter() - begin < 1
-
-
-@pytest.mark.parametrize("pickled", [IN_TURNS, MANY])
-def test_values_that_a_pickle_nests_or_holds_are_counted(tmp_path: Path, pickled: bytes) -> None:
+@pytest.mark.parametrize("pickled", [NESTED, DOUBLED, OPENED])
+def test_a_pickle_that_would_end_the_process_is_refused(tmp_path: Path, pickled: bytes) -> None:
+    """The hash of a key of nested tuples ended the watcher, and that of a tuple doubled 50 times did not end."""
     archive(tmp_path / "x.pt", pickled)
     with pytest.raises(NotACheckpoint, match="too many or nested values"):
-        read_outline(tmp_path / "x.pt")
+        read_weights(tmp_path / "x.pt")
+
+
+def test_values_that_are_numbered_out_of_order_are_refused(tmp_path: Path) -> None:
+    """Python makes room for 64 GB of numbered values."""
+    archive(tmp_path / "x.pt", b"\x80\x02}r" + (2**31 - 1).to_bytes(4, "little") + b".")
+    with pytest.raises(NotACheckpoint, match=DAMAGED):
+        read_weights(tmp_path / "x.pt")
 
 
 def test_an_epoch_that_is_no_number_is_not_written_into_a_message(tmp_path: Path) -> None:
@@ -397,13 +391,15 @@ def test_agrees_with_torch_on_what_open_lm_writes(open_lm_case: Path, name: str)
     assert {key for key, value in content.items() if type(value) in kinds} == set(plain)
 
 
-@pytest.mark.parametrize("protocol", range(2, 6))
-def test_nothing_is_carried_out_in_any_protocol(tmp_path: Path, protocol: int) -> None:
-    bad = hostile_files.Calls(time.sleep, 1000)
-    content = {"state_dict": OrderedDict(a=[1, (2, 3)]), "bad": bad, "step": 70_000, "large": 2**80, "text": "é"}
-    archive(tmp_path / "x.pt", pickle.dumps(content, protocol))
-    expected = {"state_dict": OTHER, "bad": OTHER, "step": 70_000, "large": 2**80, "text": "é"}
-    assert read_outline(tmp_path / "x.pt") == expected
+def test_an_outline_is_of_what_is_read(tmp_path: Path) -> None:
+    """What is refused has none."""
+    content = {"state_dict": OrderedDict(a=[1, (2, 3)]), "step": 70_000, "large": 2**80, "text": "é"}
+    archive(tmp_path / "x.pt", pickle.dumps(content, 2))
+    assert read_outline(tmp_path / "x.pt") == {"state_dict": OTHER, "step": 70_000, "large": 2**80, "text": "é"}
+    for pickled in (pickle.dumps(content, 4), pickle.dumps(hostile_files.Calls(time.sleep, 1000), 2)):
+        archive(tmp_path / "x.pt", pickled)
+        with pytest.raises(UnsafeCheckpoint):
+            read_outline(tmp_path / "x.pt")
 
 
 def test_outlines_of_what_is_no_plain_checkpoint(tmp_path: Path) -> None:

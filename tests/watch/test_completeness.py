@@ -101,7 +101,7 @@ def test_a_file_that_cannot_be_opened_takes_no_step_and_says_why(tmp_path: Path)
     for rules in ({}, {"step_pattern": StepPattern(r"(\d+)")}):
         refused = Looks(tmp_path, **rules).second("0000005.pt")
         assert refused.kind == "no checkpoint"
-        assert refused.reason.startswith("cannot be opened: it would run __builtin__.print when it is opened")
+        assert refused.reason.startswith("cannot be opened: it would run builtins.print when it is opened")
     (tmp_path / "step_6.pt").write_bytes(pickle.dumps(argparse.Namespace(lr=1), protocol=2))
     old = Looks(tmp_path).second("step_6.pt")
     assert (old.kind, "would run argparse.Namespace" in old.reason) == ("no checkpoint", True)
