@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import shlex
 from collections import Counter
@@ -19,9 +18,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from evalsvc.checkpoints.expression import File
 from evalsvc.checkpoints.formats import ADAPTER_CONFIG, format_of, legible, weights_at
 from evalsvc.checkpoints.opening import checkpoint_rule, locate, opened
-from evalsvc.checkpoints.posted import recorded_base
+from evalsvc.checkpoints.posted import sum_at
 from evalsvc.checkpoints.reference import CheckpointRef, files_of
 from evalsvc.checkpoints.torch_file import read_outline
 from evalsvc.config import Settings
@@ -86,9 +86,10 @@ def inspect_checkpoint(
             parts = f"{len(adapter.added):,} products and {len(adapter.whole):,} whole tensors"
             it.add("format", True, f"LoRA adapter of {parts}")
             it.find_origin(is_read=True)
-            base = recorded_base(path, settings)
-            is_near = os.path.isabs(base) and os.path.exists(base)
-            it.add("base", is_near, legible(base) or "not named", "name its weights in place of BASE", needed=False)
+            on = sum_at(path, settings)
+            is_near = on is not None and isinstance(on.first, File)
+            said = legible(str(on.first)) if on is not None and is_near else "named by no path that may be read"
+            it.add("base", is_near, said, "name its weights in place of BASE", needed=False)
             it.suggest(base="" if is_near else " --base BASE")
         return it
     weights = it.read(read_weights, "format")

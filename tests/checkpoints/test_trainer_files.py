@@ -116,7 +116,7 @@ def test_folders_and_files_are_pinned_and_watched(tmp_path: Path) -> None:
     for candidate in LocalFolder(run).list():
         steps[classifier.classify(candidate).step] = candidate.name
         assert candidate.path is not None
-        config = candidate.path if candidate.is_folder else run
+        config = candidate.path if candidate.path.is_dir() else run
         shutil.copy(tmp_path / "whole" / "config.json", config)
         reference = CheckpointRef(str(candidate.path), identity=identify(candidate.path))
         with opened(reference) as pinned:
