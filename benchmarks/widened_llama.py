@@ -15,7 +15,6 @@ from transformers.utils import logging
 from evalsvc.spec.layout import VocabularyLayout, parse_layout
 
 TOKENIZER = "tokenizer.json"
-LAYOUT = "layout.yaml"
 LENGTH = 1_024
 """Longest sequence of the layout: enough for a benchmark's question with solved examples."""
 

@@ -1,10 +1,13 @@
-"""Compute three numbers of the findings a second time, from the checkpoints alone: plain torch and JSON, no evalsvc.
+"""Check the page of the findings: that it says what the committed numbers say, and three numbers a second time.
 
+    python benchmarks/paper/check.py
     python benchmarks/paper/check.py --work DIR --data evalsvc/miniature [--limit N]
 
-The numbers are the total loss of the pre-trained and of the random start at the last step, first seed; the gap of the
-two with its standard error over pairs; and the loss of general text before the training. The exit code is 1 if a number
-of `results.json` differs by more than `TOLERANCE` of its size.
+Without a work folder, all reports are made again from the readings in `results/`, and must equal the reports there and
+the page. With one, three numbers are computed again from the checkpoints alone, by plain torch, without evalsvc: the
+total loss of the pre-trained and of the random start at the last step, first seed; the gap of the two with its standard
+error over pairs; and the loss of general text before the training. The exit code is 1 if anything differs, a number by
+more than `TOLERANCE` of its size.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ import yaml
 from plain_model import PlainModel
 
 TOLERANCE = 1e-4
+RESULTS = Path(__file__).with_name("results")
+PAGE = Path(__file__).parents[2] / "docs" / "paper.md"
 
 
 def sequence(layout: dict[str, Any], text: list[int], codes: list[int]) -> list[int]:
@@ -62,14 +67,14 @@ def last_checkpoint(folder: Path) -> Path:
 
 
 def recomputed(work: Path, data: Path, limit: int | None) -> dict[str, float]:
-    """Return the three numbers by the names of `results.json`."""
+    """Return the three numbers by the names of `results.json`; the first seed is the lowest."""
     layout = yaml.safe_load((data / "runs" / "layout.yaml").read_text())
     pairs = [json.loads(line) for line in (data / "heldout_pairs.jsonl").read_text().splitlines()][:limit]
     texts = [json.loads(line) for line in (data / "heldout_text.jsonl").read_text().splitlines()][:limit]
     records = [sequence(layout, row["text_ids"], row["image_codes"]) for row in pairs]
     general = [row["text_ids"] for row in texts]
     config = data / "runs" / "pretrained" / "open_lm_miniature.json"
-    folders = {start: work / "trainings" / f"{start}-0" for start in ("pretrained", "random")}
+    folders = {start: min((work / "trainings").glob(f"{start}-*/")) for start in ("pretrained", "random")}
     rows = {start: sums(PlainModel(last_checkpoint(folder), config), records) for start, folder in folders.items()}
     first = PlainModel(folders["pretrained"] / "checkpoints" / "epoch_0.pt", config)
     text_block = range(layout["text"]["offset"], layout["text"]["offset"] + layout["text"]["size"])
@@ -82,12 +87,41 @@ def recomputed(work: Path, data: Path, limit: int | None) -> dict[str, float]:
     }
 
 
+def differences_of(page: Path, folder: Path) -> list[str]:
+    """Return what differs between a page, the reports in a folder of results, and those made again from the readings.
+
+    The material of a report is asked for its files only while it is computed.
+    """
+    import paper
+    from study.measured import Measured
+    from study.page import part_of
+    from study.scales import SCALES
+
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        results = json.loads(path.read_text())
+        measured, scale = Measured(readings=results["readings"]), SCALES[results["scale"]]
+        material: Any = None
+        for finding in paper.FINDINGS:
+            if finding.name in results["findings"]:
+                again = finding.report(measured, scale, material).to_json() | {"title": finding.title}
+                if again != results["findings"][finding.name]:
+                    found.append(f"{path.name}: the report of {finding.name} is another than its readings make")
+        if part_of(results) not in page.read_text():
+            found.append(f"{page.name}: the part `{results['scale']}` is another than that of {path.name}")
+    return found
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="work folder of the findings")
-    parser.add_argument("--data", type=Path, required=True, help="folder of the miniature's held-out data")
+    parser.add_argument("--work", type=Path, help="work folder of the findings [check the page]")
+    parser.add_argument("--data", type=Path, help="folder of the miniature's held-out data")
     parser.add_argument("--limit", type=int, help="number of held-out records, as the scale has it [all]")
     options = parser.parse_args()
+    if options.work is None:
+        differences = differences_of(PAGE, RESULTS)
+        print("\n".join(differences) or f"{PAGE} says what {RESULTS} has")
+        return 1 if differences else 0
     findings = json.loads((options.work / "results.json").read_text())["findings"]
     differing = 0
     for name, value in recomputed(options.work, options.data, options.limit).items():

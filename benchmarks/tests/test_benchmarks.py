@@ -149,23 +149,6 @@ def test_both_sides_of_text_score_the_same_with_a_llama_in_a_folder(tmp_path: Pa
     assert document["difference"] < 1e-4
 
 
-@pytest.mark.long
-@pytest.mark.timeout(600)
-def test_forgetting_is_tabulated_by_step(tmp_path: Path) -> None:
-    """A tiny Llama, trained for four steps, by a service."""
-    document = last_line("real_forgetting", "--work", str(tmp_path))
-    assert document["ratios"] == {}
-    values = document["values"]
-    assert {"cloze/acc", "forgetting/kl", "pairs/image", "completions/image_share"} <= set(values)
-    assert all(set(steps) == {"0", "2", "4"} for metric, steps in values.items() if "retained" not in metric)
-    low, high = values["cloze/acc"]["4"]["interval"]
-    assert low < values["cloze/acc"]["4"]["value"] < high
-    assert values["forgetting/kl"]["0"]["value"] == 0 < values["forgetting/kl"]["4"]["value"]
-    assert all(set(texts) == {"0", "2", "4"} for texts in document["completions"].values())
-    assert "| step 0 | step 2 | step 4 |" in (tmp_path / "table.md").read_text()
-    assert (tmp_path / "forgetting-kl.svg").read_text().startswith("<svg")
-
-
 def test_repeated_heads_compute_what_shared_ones_do(tmp_path: Path) -> None:
     from repeated_heads import repeat_heads
     from tiny_llama import write_tiny_llama

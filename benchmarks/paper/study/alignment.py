@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from pydantic import TypeAdapter
 from trainer.aligned_rows import AlignmentRecipe, align, write_rows
 from trainer.starting import starting_model
 
@@ -38,22 +39,20 @@ class AlignmentRecord:
     held_out_pairs: int
 
 
-def align_rows(scale: Scale, material: Material) -> None:
-    """Align the image rows of the pre-trained start, and write the rows and the record of the alignment.
+def align_rows(scale: Scale, material: Material, seed: int) -> None:
+    """Align the image rows of the pre-trained start of a seed, and write the rows and the record of the alignment.
 
-    Before the training all seeds have the same text rows, so the rows are aligned once. Nothing is done where the file
-    of the rows exists.
+    Nothing is done where the file of the rows exists.
     """
-    if material.aligned_rows.exists():
+    if material.aligned_rows(seed).exists():
         return
     torch.set_num_threads(scale.training_threads)
-    seed = scale.seeds[0]
     start = starting_model(recipe_of(material, main_name(PRETRAINED, seed), PRETRAINED, scale.main, seed=seed))
     layout = start.layout
     assert layout.image_ids is not None, "the material has images"
     training = _pairs(material.training_pairs, layout)
     held_out = _pairs(material.pairs, layout, scale.sequences)
-    recipe = AlignmentRecipe(scale.alignment_steps)
+    recipe = AlignmentRecipe(scale.alignment_steps, seed=seed)
     tables = tables_of(start.model, layout, output=False, known=layout.text.size)
     aligned = align(tables, training, recipe)
     *scales, last = aligned.scales
@@ -68,13 +67,13 @@ def align_rows(scale: Scale, material: Material) -> None:
         (ratio.value, *ends_of(value_interval(ratio, "nats/pair", "positive", numbers))),
         len(held_out),
     )
-    write_whole(material.alignment_record, json.dumps(asdict(record)).encode())
-    write_rows(material.aligned_rows, aligned.tables.image, layout.image_ids)
+    write_whole(material.alignment_record(seed), json.dumps(asdict(record)).encode())
+    write_rows(material.aligned_rows(seed), aligned.tables.image, layout.image_ids)
 
 
-def read_record(material: Material) -> AlignmentRecord:
+def read_record(material: Material, seed: int) -> AlignmentRecord:
     """Read the record that `align_rows` wrote."""
-    return AlignmentRecord(**json.loads(material.alignment_record.read_text()))
+    return TypeAdapter(AlignmentRecord).validate_json(material.alignment_record(seed).read_bytes())
 
 
 def _pairs(path: Path, layout: VocabularyLayout, limit: int | None = None) -> TokenPairs:

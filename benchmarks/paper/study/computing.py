@@ -10,11 +10,10 @@ import argparse
 import fcntl
 import json
 import os
-import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from evalsvc.web import vega
 from study.alignment import align_rows
 from study.finding import Finding
 from study.material import Material, miniature_material, real_material
-from study.measured import Measured
+from study.measured import RESULTS, Measured
 from study.own_service import assets_folder, started_service
 from study.runs import PlannedRun, distinct
 from study.scales import SCALES, Scale
@@ -33,13 +32,9 @@ from study.suites import suite_name, suites
 from study.training_pool import Pool
 
 ROOT = Path(__file__).parents[3]
-RESULTS = "results.json"
 REAL_MODEL, EXTRACTOR = "smollm2-135m", "inception"
-CLOCK = "seconds.json"
 TRAINER_SECONDS = 5.0
 """Seconds on one core in which a trainer starts."""
-CLOCK_SECONDS = 5.0
-"""Seconds between two times that the clock is written."""
 
 
 @dataclass(frozen=True)
@@ -65,16 +60,17 @@ class Computation:
             SystemExit: another computation runs in the work folder.
         """
         runs = self.runs(findings)
-        with self._claimed(), self._clock(), started_service(self.work / "service", self.scale.workers) as client:
+        with self._claimed(), started_service(self.work / "service", self.scale.workers) as client:
             print(f"dashboard {client.url}", flush=True)
             for name, suite in suites(self.scale, self.material).items():
                 client.put_suite(suite_name(name), suite)
             pool = Pool(client, self.scale, self.material.layout, self.work)
-            if any(run.recipe.image_rows == self.material.aligned_rows for run in runs):
-                align_rows(self.scale, self.material)
+            for seed in self.scale.seeds:
+                if any(run.recipe.image_rows == self.material.aligned_rows(seed) for run in runs):
+                    align_rows(self.scale, self.material, seed)
             pool.train(runs)
             pool.wait()
-            measured = Measured(client)
+            measured = Measured(client, self.work)
             for finding in findings:
                 self._report(finding, measured)
         return self.results()
@@ -86,15 +82,15 @@ class Computation:
         results = self.results()
         content = report.to_json() | {"title": finding.title}
         results["findings"] = {**results["findings"], finding.name: content}
-        results |= {"scale": self.scale.name, "cores": os.cpu_count()}
-        write_whole(self.work / RESULTS, (json.dumps(results, indent=1, ensure_ascii=False) + "\n").encode())
-        print(f"\n{finding.title}: agrees at this scale: {report.row.agrees}\n{report.row.here}", flush=True)
+        results["readings"] = {**results["readings"], **measured.readings}
+        write_whole(self.work / RESULTS, as_file(results | {"scale": self.scale.name}))
+        print(f"\n{finding.title}\n{report.row.here}", flush=True)
 
     def results(self) -> dict[str, Any]:
-        """Return the content of `results.json`, with the seconds of all calls together."""
-        path, clock = self.work / RESULTS, self.work / CLOCK
-        content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"findings": {}}
-        return content | {"seconds": json.loads(clock.read_text()) if clock.exists() else 0}
+        """Return the content of `results.json`."""
+        path = self.work / RESULTS
+        content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"findings": {}, "readings": {}}
+        return content
 
     @contextmanager
     def _claimed(self) -> Iterator[None]:
@@ -109,26 +105,17 @@ class Computation:
                 ) from None
             yield
 
-    @contextmanager
-    def _clock(self) -> Iterator[None]:
-        """Add the seconds of the block to those of earlier calls, of which SIGKILL costs the last few."""
-        path, started = self.work / CLOCK, time.monotonic()
-        before, ended = json.loads(path.read_text()) if path.exists() else 0, threading.Event()
 
-        def write() -> None:
-            while True:
-                is_over = ended.wait(CLOCK_SECONDS)
-                write_whole(path, json.dumps(round(before + time.monotonic() - started)).encode())
-                if is_over:
-                    return
-
-        thread = threading.Thread(target=write)
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
+def as_file(results: Mapping[str, Any]) -> bytes:
+    """Return the content of `results.json`, with a line for each finding and reading."""
+    compact = partial(json.dumps, ensure_ascii=False, separators=(",", ":"))
+    parts = (
+        f"{compact(name)}:{{\n" + ",\n".join(f"{compact(key)}:{compact(value)}" for key, value in part.items()) + "\n}"
+        for name, part in results.items()
+        if isinstance(part, Mapping)
+    )
+    rest = (f"{compact(name)}:{compact(value)}" for name, value in results.items() if not isinstance(value, Mapping))
+    return ("{" + ",\n".join([*parts, *rest]) + "}\n").encode()
 
 
 def estimated_minutes(scale: Scale, runs: Sequence[PlannedRun]) -> tuple[float, float]:

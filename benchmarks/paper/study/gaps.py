@@ -1,19 +1,23 @@
-"""The gap between two starts, pre-trained minus random, by seed and over seeds.
+"""The gap between two sides, such as pre-trained minus random, by seed and over seeds.
 
-Two errors belong to a gap. That of the items says how the gap would move with other held-out sequences; runs are paired
-over the same sequences. The spread between seeds says how the gap would move with another training. The verdict rests
-on the spread between seeds where there are several seeds.
+Two errors belong to a gap. That of the items says how the gap would move with other held-out sequences; runs are
+paired over the same sequences. The spread between seeds says how the gap would move with another training. Claims rest
+on both.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from evalsvc.spec.documents.comparisons import DifferenceCurve
-from evalsvc.web.curves import Curve
+from evalsvc.web.charts import curve_chart
+from evalsvc.web.curves import Curve, Line
+from study.claims import SAME_LOSS, Claim, Region
 from study.measured import Estimate, Measured, estimated_curve, finite, over_seeds, short
+
+NO_DIFFERENCE = Line(0.0, "no difference")
 
 
 @dataclass(frozen=True)
@@ -46,42 +50,36 @@ class GapCurve:
         return self.estimates[0]
 
     @property
-    def item_errors(self) -> list[float]:
-        """Return at each step the largest standard error over items of the seeds' gaps."""
-        columns = zip(*(curve.stderr for curve in self.by_seed), strict=True)
-        return [max(finite(error) for error in column if error is not None) for column in columns]
+    def tolerance(self) -> float:
+        """`SAME_LOSS` of the loss of the side that is compared with, at the end."""
+        return SAME_LOSS * fmean(finite(curve.a[-1]) for curve in self.by_seed)
 
-    def closed_from(self) -> int | None:
-        """Return the step from which on every interval covers zero; None if the last one does not."""
-        return last_unbroken(self.steps, [estimate.covers_zero for estimate in self.estimates])
+    def claim(self, says: str, region: Region, bound: float, place: int = -1) -> Claim:
+        """Return a claim about the gap at the end, or at the step at another place."""
+        values = [finite(curve.difference[place]) for curve in self.by_seed]
+        errors = [finite(curve.stderr[place] or 0.0) for curve in self.by_seed]
+        return Claim(says, values, errors, region, bound)
 
     def curves(self) -> list[Curve]:
         """Return a curve for each seed with the intervals of its items, and the mean with that between seeds."""
         unit = f"{self.between}, {self.by_seed[0].unit}"
         seeds = [
-            estimated_curve(f"seed {number}", self.metric, unit, zip(curve.x, of_items(curve), strict=True))
-            for number, curve in enumerate(self.by_seed)
+            estimated_curve(f"training {number}", self.metric, unit, zip(curve.x, of_items(curve), strict=True))
+            for number, curve in enumerate(self.by_seed, 1)
         ]
         if len(seeds) == 1:
             return seeds
-        mean = estimated_curve("mean of seeds", self.metric, unit, zip(self.steps, self.estimates, strict=True))
+        mean = estimated_curve("mean", self.metric, unit, zip(self.steps, self.estimates, strict=True))
         return [mean, *seeds]
 
-    def sentence(self) -> str:
-        """Say how large the gap is at the end, with both errors, and what its interval leaves open."""
-        last = self.last
-        errors = f"items ± {short(self.item_errors[-1])}"
-        if last.deviation is not None:
-            errors += f", between seeds ± {short(last.deviation)}"
-        closed = self.closed_from()
-        until = "the interval does not cover zero at the end"
-        if closed is not None:
-            until = f"the interval covers zero from step {closed:,} on{self._not_excluded()}"
-        return f"{last} at step {self.steps[-1]:,} ({errors}); {until}"
+    def chart(self) -> dict[str, object]:
+        """Return the chart of the curves, with the line of no difference."""
+        return curve_chart(self.curves(), lines=[NO_DIFFERENCE], along="log")
 
-    def _not_excluded(self) -> str:
-        farthest = self.last.farthest
-        return f"; not excluded at the end: a gap of up to {short(farthest)}" if math.isfinite(farthest) else ""
+    def sentence(self) -> str:
+        """Say how large the gap is at the end, at each seed and over the seeds."""
+        singles = ", ".join(short(finite(curve.difference[-1])) for curve in self.by_seed)
+        return f"{self.last} at step {self.steps[-1]:,}, by seed {singles}; the bound is ± {short(self.tolerance)}"
 
 
 def of_items(curve: DifferenceCurve) -> list[Estimate]:
@@ -94,19 +92,14 @@ def _bound(bound: float | str | None) -> float | None:
     return bound if isinstance(bound, float) else None
 
 
-def last_unbroken(steps: Sequence[int], holds: Sequence[bool]) -> int | None:
-    """Return the first step of the unbroken series of steps with `holds` at the end; None if the last step has not."""
-    first = None
-    for step, holds_here in zip(reversed(steps), reversed(holds), strict=True):
-        if not holds_here:
-            break
-        first = step
-    return first
-
-
 def gap_of(
-    measured: Measured, metric: str, seeds: Sequence[int], name: Callable[[str, int], str], start: str = "pretrained"
+    measured: Measured,
+    metric: str,
+    seeds: Sequence[int],
+    name: Callable[[str, int], str],
+    sides: tuple[str, str] = ("random", "pretrained"),
+    between: str = "pre-trained − random",
 ) -> GapCurve:
-    """Return the gap of a metric from a start to the random one; `name` returns the name of a start's run at a seed."""
-    pairs = [(name("random", seed), name(start, seed)) for seed in seeds]
-    return GapCurve(metric, [measured.differences(random, other, metric) for random, other in pairs])
+    """Return the gap of a metric from the first side to the second; `name` returns the run of a side at a seed."""
+    pairs = [[name(side, seed) for side in sides] for seed in seeds]
+    return GapCurve(metric, [measured.differences(a, b, metric) for a, b in pairs], between)

@@ -7,15 +7,18 @@ images, whose captions are tokenised anew.
 
 from __future__ import annotations
 
+import io
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import save_file
+from PIL import Image
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 from trainer import sequences
@@ -38,6 +41,12 @@ VARIANTS = 12
 REFERENCES = 2
 """Copies of each scan among the real images of the FID: the plain one, and a warped one."""
 BATCH = 128
+CODES = 64
+"""Codes of the miniature's image tokenizer."""
+SHOWN = 10
+"""Number of scans that a picture shows with their reconstructions."""
+OPENINGS, OPENING_WORDS = 30, 12
+"""Number of held-out texts whose first words are continued, and of these words."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +79,8 @@ class Material:
     """Held-out captioned images."""
     text: Path
     """Held-out text."""
+    openings: tuple[str, ...]
+    """First words of held-out texts, to be continued."""
     image_only: Path
     """The held-out images without captions."""
     benchmarks: tuple[Mapping[str, str], ...]
@@ -81,15 +92,13 @@ class Material:
     caption_drop: float = 0.1
     autocast: bool = False
 
-    @property
-    def aligned_rows(self) -> Path:
-        """Return the path of the image rows that the alignment writes."""
-        return self.folder / "aligned_rows.safetensors"
+    def aligned_rows(self, seed: int) -> Path:
+        """Return the path of the image rows that the alignment of a seed writes."""
+        return self.folder / f"aligned_rows-{seed}.safetensors"
 
-    @property
-    def alignment_record(self) -> Path:
-        """Return the path of the losses and temperatures of the alignment."""
-        return self.folder / "alignment.json"
+    def alignment_record(self, seed: int) -> Path:
+        """Return the path of the losses and temperatures of the alignment of a seed."""
+        return self.folder / f"alignment-{seed}.json"
 
 
 def miniature_material(folder: Path, *, whole: bool) -> Material:
@@ -121,6 +130,7 @@ def miniature_material(folder: Path, *, whole: bool) -> Material:
         replay_text=folder / "replay.jsonl",
         pairs=ROOT / "heldout_pairs.jsonl",
         text=ROOT / "heldout_text.jsonl",
+        openings=_openings(row["text"] for row in _decoded("heldout_text.jsonl")),
         image_only=folder / "image_only.jsonl",
         benchmarks=({"name": "cloze"},),
         include_path=(ROOT,),
@@ -133,17 +143,15 @@ def real_material(folder: Path, model: Path, items: Path, benchmarks: Iterable[s
 
     `items` has the benchmarks' rows as JSONL files of their names.
     """
-    from continued_llama import CODES, read_pairs, read_texts  # imports transformers, which takes seconds
-    from widened_llama import TOKENIZER, widened_layout, write_layout
+    from widened_llama import TOKENIZER, widened_layout, write_layout  # imports transformers, which takes seconds
 
     rows = json.loads((model / "config.json").read_text())["vocab_size"]
     names = ("layout.yaml", "training_pairs.jsonl", "heldout_pairs.jsonl", "text.jsonl")
     layout, pool, pairs, text = (folder / name for name in names)
     _write_once(layout, lambda path: write_layout(widened_layout(rows, CODES), model / TOKENIZER, path))
     for path in (pool, pairs):
-        plain = [{"text": caption, "image_codes": codes} for caption, codes in read_pairs(path.name)]
-        _write_once(path, lambda part, plain=plain: _write_lines(part, plain))
-    _write_once(text, lambda path: _write_lines(path, ({"text": line} for line in read_texts("heldout_text.jsonl"))))
+        _write_once(path, lambda part, name=path.name: _write_lines(part, _decoded(name)))
+    _write_once(text, lambda path: _write_lines(path, _decoded("heldout_text.jsonl")))
     _write_once(folder / "replay.jsonl", write_topics)
     _write_once(folder / "image_only.jsonl", write_image_only)
     return Material(
@@ -156,6 +164,7 @@ def real_material(folder: Path, model: Path, items: Path, benchmarks: Iterable[s
         replay_text=folder / "replay.jsonl",
         pairs=pairs,
         text=text,
+        openings=_openings(row["text"] for row in _decoded("heldout_text.jsonl")),
         image_only=folder / "image_only.jsonl",
         benchmarks=tuple({"name": name, "data": str(items.resolve() / f"{name}.jsonl")} for name in benchmarks),
         include_path=(),
@@ -165,6 +174,18 @@ def real_material(folder: Path, model: Path, items: Path, benchmarks: Iterable[s
         caption_drop=0.0,
         autocast=True,
     )
+
+
+def _decoded(name: str) -> Iterator[dict[str, Any]]:
+    """Yield the rows of one of the miniature's files, with text instead of ids."""
+    tokenizer = Tokenizer.from_file(str(ROOT / "tokenizer.json"))
+    for row in map(json.loads, (ROOT / name).read_text().splitlines()):
+        codes = {"image_codes": row["image_codes"]} if "image_codes" in row else {}
+        yield {"text": tokenizer.decode(row["text_ids"]), **codes}
+
+
+def _openings(texts: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(" ".join(text.split()[:OPENING_WORDS]) for text in islice(texts, OPENINGS)))
 
 
 def _write_once(path: Path, write: Callable[[Path], None]) -> None:
@@ -251,6 +272,18 @@ def write_image_only(path: Path) -> None:
     """Write the held-out images without captions."""
     lines = (json.loads(line) for line in (ROOT / "heldout_pairs.jsonl").read_text().splitlines())
     _write_lines(path, ({"image_codes": line["image_codes"]} for line in lines))
+
+
+def reconstructed(material: Material) -> bytes:
+    """Return a PNG file with scans in a row, and below them their reconstructions from tokens."""
+    assert material.images is not None, "the finding is of scales with images"
+    decoder = load_decoder(material.images.decoder)
+    plain = load_file(ROOT / "images.safetensors")["images"][:SHOWN]  # [B, 3, H, W] uint8
+    again = to_uint8(decoder.decode(decoder.encode(plain.float() / 127.5 - 1)))
+    rows = [torch.cat(list(images), dim=2) for images in (plain, again.cpu())]
+    picture, stream = Image.fromarray(torch.cat(rows, dim=1).permute(1, 2, 0).numpy()), io.BytesIO()
+    picture.resize((2 * picture.width, 2 * picture.height), Image.Resampling.NEAREST).save(stream, "PNG")
+    return stream.getvalue()
 
 
 def _warped(plain: Tensor, count: int) -> list[Tensor]:

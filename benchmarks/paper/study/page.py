@@ -9,14 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from evalsvc.files.atomic import write_whole
+from study.claims import Agrees, Claim, verdicts
+from study.measured import short
 
-HEAD = """# The paper's findings
-
-Zhang, McKinzie, Gan, Shankar and Toshev (arXiv 2311.16201) trained a widened language model on image–caption pairs,
-from pre-trained and from random weights. `benchmarks/paper/` repeats their figures and tables in small. Every number
-below was read from the history of a service that evaluated the checkpoints of these trainings, except the losses and
-temperatures of figure 7's alignment, which its script computes.
-"""
+HEAD = "# The paper's findings\n"
 
 TITLES = {
     "miniature": ("In miniature", "make paper"),
@@ -24,10 +20,6 @@ TITLES = {
     "quick": ("In the shortest form", "python benchmarks/paper/paper.py --quick"),
 }
 """Heading and command of each scale's part."""
-
-UNCORRECTED = """\
-Every interval has a level of 95 % of its own, without a correction for the number of intervals. Of twelve
-independent intervals where nothing differs, at least one excludes zero in almost half of all repetitions."""
 
 FIGURES = "images/paper"
 """Folder of the figures next to the page."""
@@ -44,48 +36,65 @@ def write_page(path: Path, results: Mapping[str, Any], figures: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for content in results["findings"].values():
         for figure in content["figures"]:
-            shutil.copyfile(figures / f"{figure['name']}.svg", folder / f"{figure['name']}.svg")
-    begin, end = f"<!-- begin {scale} -->", f"<!-- end {scale} -->"
-    part = f"{begin}\n\n{_part(results)}\n{end}"
+            shutil.copyfile(figures / figure["file"], folder / figure["file"])
+    part = part_of(results)
+    begin, end = part.splitlines()[0], part.splitlines()[-1]
     before = path.read_text() if path.exists() else HEAD
     pattern = re.compile(f"{re.escape(begin)}.*{re.escape(end)}", re.DOTALL)
     text = pattern.sub(lambda _: part, before) if pattern.search(before) else f"{before.rstrip()}\n\n{part}\n"
     write_whole(path, text.encode(), mode=0o644)
 
 
-def _part(results: Mapping[str, Any]) -> str:
-    title, command = TITLES[results["scale"]]
-    minutes = results["seconds"] / 60
+def part_of(results: Mapping[str, Any]) -> str:
+    """Return the part of a scale, with its markers."""
+    scale, findings = results["scale"], results["findings"]
+    title, command = TITLES[scale]
+    agreed = agreements(results)
+    against = [f"- {content['against']}" for content in findings.values() if content["against"]]
     lines = [
+        f"<!-- begin {scale} -->",
+        "",
         f"## {title}",
         "",
-        f"`{command}` took {minutes:.0f} minutes on a machine with {results['cores']} cores.",
+        f"Computed by `{command}`.",
         "",
-        *_table(results),
-        "",
-        UNCORRECTED,
-    ]
-    for content in results["findings"].values():
-        lines += ["", *_section(content, results["scale"])]
-    return "\n".join(lines) + "\n"
-
-
-def _table(results: Mapping[str, Any]) -> list[str]:
-    lines = [
+        *against,
+        *([""] if against else []),
         "| finding | paper | here | agrees at this scale? | what this scale can and cannot show |",
         "|---" * 5 + "|",
     ]
-    for content in results["findings"].values():
+    for name, content in findings.items():
         row = content["row"]
-        cells = [content["title"], row["paper"], row["here"], row["agrees"], row["limits"]]
+        cells = [content["title"], row["paper"], row["here"], agreed[name], row["limits"]]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return lines
+    for content in findings.values():
+        lines += ["", *_section(content, scale)]
+    return "\n".join([*lines, "", f"<!-- end {scale} -->"])
+
+
+def agreements(results: Mapping[str, Any]) -> Mapping[str, Agrees]:
+    """Return the verdict on each finding. The quick scale shows that all of it works, and measures nothing."""
+    known = results["scale"] != "quick"
+    claims = {name: content["claims"] if known else [] for name, content in results["findings"].items()}
+    return verdicts({name: [Claim(**claim) for claim in each] for name, each in claims.items()})
+
+
+def _claims(content: Mapping[str, Any]) -> list[str]:
+    claims = [Claim(**claim) for claim in content["claims"]]
+    lines = ["", "| claim | by seed | mean, 95 % | bound | p of yes | p of no |", "|---" * 6 + "|"]
+    for claim in claims:
+        bound = f"± {short(claim.bound)}" if claim.region == "within" else f"{claim.region} {short(claim.bound)}"
+        mean = f"{short(claim.value)} ({' to '.join(map(short, claim.interval))})"
+        chances = " | ".join(f"{p:.2g}" for p in claim.p_values)
+        lines.append(f"| {claim.says} | {', '.join(map(short, claim.values))} | {mean} | {bound} | {chances} |")
+    return lines if claims else []
 
 
 def _section(content: Mapping[str, Any], scale: str) -> list[str]:
     lines = [f"### {content['title']}"]
     for figure in content["figures"]:
-        lines += ["", f"![{figure['title']}]({FIGURES}/{scale}/{figure['name']}.svg)"]
+        lines += ["", f"![{figure['title']}]({FIGURES}/{scale}/{figure['file']})"]
+    lines += _claims(content)
     for table in content["tables"]:
         lines += ["", table]
     return lines

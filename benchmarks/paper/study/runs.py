@@ -12,7 +12,7 @@ from trainer.recipe import Recipe, Replay, Tuned
 from study.material import Material
 from study.scales import Scale, Training
 
-PRETRAINED, RANDOM = "pretrained", "random"
+PRETRAINED, RANDOM, REPLAY = "pretrained", "random", "replay"
 STARTS = (PRETRAINED, RANDOM)
 MOST_REPEATED = 100
 """Most steps that an interrupted training repeats."""
@@ -64,14 +64,19 @@ def main_runs(scale: Scale, material: Material) -> list[PlannedRun]:
 
 def _main_run(scale: Scale, material: Material, start: str, seed: int) -> PlannedRun:
     recipe = recipe_of(material, main_name(start, seed), start, scale.main, seed=seed, ema=scale.ema)
-    language = ("language",) if seed == scale.seeds[0] else ()
-    return PlannedRun(recipe, every=("losses",), raw=language, last=("images",) if scale.images else ())
+    images = ("images",) if scale.images else ()
+    if start == PRETRAINED and seed == scale.seeds[0]:
+        return PlannedRun(recipe, every=("losses",), raw=("language",), first=("floor",) * bool(images), last=images)
+    # What other seeds and the random start say is measured at the end, and what the random start says at the beginning.
+    language = ("language",) if start == PRETRAINED or seed == scale.seeds[0] else ()
+    first = language if start == RANDOM else ()
+    return PlannedRun(recipe, every=("losses",), first=first, last=(*language, *images))
 
 
 def replay_run(scale: Scale, material: Material) -> PlannedRun:
     """Return the pre-trained start with plain text among the captions."""
     replay = Replay(scale.replay, material.replay_text)
-    recipe = recipe_of(material, "replay-0", PRETRAINED, scale.main, seed=scale.seeds[0], replay=replay)
+    recipe = recipe_of(material, REPLAY, PRETRAINED, scale.main, seed=scale.seeds[0], replay=replay)
     return PlannedRun(recipe, every=("losses",), raw=("language",))
 
 
@@ -102,10 +107,9 @@ def aligned_runs(scale: Scale, material: Material) -> list[PlannedRun]:
     mains = [_main_run(scale, material, PRETRAINED, seed) for seed in scale.seeds]
     # Of these only the losses and the rows before the training are compared.
     plain = [replace(main, raw=(), first=("alignment",), last=()) for main in mains]
-    rows = material.aligned_rows
     recipes = [
-        recipe_of(material, aligned_name(seed), PRETRAINED, scale.main, seed=seed, image_rows=rows)
-        for seed in scale.seeds
+        recipe_of(material, name, PRETRAINED, scale.main, seed=seed, image_rows=material.aligned_rows(seed))
+        for seed, name in ((seed, aligned_name(seed)) for seed in scale.seeds)
     ]
     return [*plain, *(PlannedRun(recipe, every=("losses",), first=("alignment",)) for recipe in recipes)]
 

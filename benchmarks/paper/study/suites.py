@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from study.material import Material
+from evalsvc.tasks.completions.spec import TABLE_1
+from study.material import ImageMaterial, Material
 from study.scales import Scale
 
 Suite = Mapping[str, Any]
+
+WITHIN_TEXT = "within_text"
+"""Name of the task of completions within text ids."""
 
 
 def suite_name(part: str) -> str:
@@ -19,10 +23,11 @@ def suite_name(part: str) -> str:
 def suites(scale: Scale, material: Material) -> dict[str, Suite]:
     """Return the suites by the names that `runs.PlannedRun` uses; only those that the material allows."""
     content: dict[str, list[dict[str, Any]]] = {"losses": [_pairs(scale, material)]}
-    content["language"] = [_forgetting(scale, material), _completions(scale)]
+    content["language"] = [_forgetting(scale, material), *_completions(scale, material)]
     if material.images is not None:
         content["image_only"] = [_image_only(scale, material)]
         content["images"] = [_images(scale, material)]
+        content["floor"] = [_floor(material.images)]
         content["alignment"] = [_alignment(scale, material)]
     return {name: {"tasks": tasks} for name, tasks in content.items()}
 
@@ -56,8 +61,11 @@ def _forgetting(scale: Scale, material: Material) -> dict[str, Any]:
     }
 
 
-def _completions(scale: Scale) -> dict[str, Any]:
-    return {"kind": "completions", "max_tokens": scale.completion_tokens, "samples": 0}
+def _completions(scale: Scale, material: Material) -> list[dict[str, Any]]:
+    """Return completions over all ids, and those of more prompts within text ids, which the base judges."""
+    over_all = {"kind": "completions", "max_tokens": scale.completion_tokens, "samples": 0}
+    prompts = [*TABLE_1, *material.openings]
+    return [over_all, over_all | {"name": WITHIN_TEXT, "within": "text", "samples": 1, "prompts": prompts}]
 
 
 def _images(scale: Scale, material: Material) -> dict[str, Any]:
@@ -74,6 +82,10 @@ def _images(scale: Scale, material: Material) -> dict[str, Any]:
         "batch": 64,
         "shard_size": 128,
     }
+
+
+def _floor(images: ImageMaterial) -> dict[str, Any]:
+    return {"kind": "reconstruction", "images": str(images.reference), "decoder": str(images.decoder), "taps": [64]}
 
 
 def _alignment(scale: Scale, material: Material) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from check import mean, paired_error, sequence, sums
+from check import PAGE, RESULTS, differences_of, mean, paired_error, sequence, sums
 from miniature_run import pretrained
 from plain_model import PlainModel
 from task_runs import metrics, run_task
@@ -66,3 +66,13 @@ def test_the_paired_error_of_the_check_is_that_of_the_metrics() -> None:
     assert moved is not None
     assert moved.stderr == pytest.approx(paired_error(before, after))
     assert moved.value == pytest.approx(mean(after) - mean(before))
+
+
+def test_the_page_says_what_the_committed_numbers_say(tmp_path: Path) -> None:
+    assert {path.stem for path in RESULTS.glob("*.json")} == {"miniature", "real"}
+    assert differences_of(PAGE, RESULTS) == []
+    results = json.loads((RESULTS / "miniature.json").read_text())
+    changed = results["readings"]["pairs/total of pretrained-3 less random-3"]["difference"]
+    changed[-1] += 0.01
+    (tmp_path / "miniature.json").write_text(json.dumps(results))
+    assert len(differences_of(PAGE, tmp_path)) == 1, "the report of figure 3 is another, and the page is that of before"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -44,6 +44,8 @@ class Completions(TextTask):
     """Maximum number of ids to draw; a completion ends earlier if the end-of-text id is drawn."""
     samples: int = Field(default=2, ge=0, le=10_000)
     """Number of seeded completions of each prompt, in addition to the greedy one."""
+    within: Literal["all", "text"] = "all"
+    """Ids to draw from: `all` rows of the table, or only those of `text`, in which an image cannot be the answer."""
     temperature: float = 1.0
     """Temperature of the seeded completions; divides the logits."""
     top_k: int | None = Field(default=None, ge=1, le=MAX_ID)

@@ -1,7 +1,7 @@
 """The completions task: fixed prompts, completed by a checkpoint and by the run's base.
 
-Each prompt is completed greedily and by seeded draws, over all ids of the table: a model that has forgotten its text
-may answer with an image.
+Each prompt is completed greedily and by seeded draws, over all ids of the table, where a model that has forgotten its
+text may answer with an image, or over the text ids alone.
 
 The base judges the checkpoint's completions by its own loss, within text ids and given the prompt. The base has no
 image ids, so only the text up to the first other id is scored.
@@ -43,9 +43,7 @@ LEFT_OUT = ("same_as_base", "base_nll", "base_scored", "base_own_nll", "base_own
 DRAWING = "completions/1"
 """Version of the drawing of ids, in the protocol of the items."""
 
-
 SEEDED = "seeded"
-
 
 MEASURES: Mapping[str, tuple[str, ...]] = {
     "seq_rep_4": ("fraction", "seq_rep_4"),
@@ -126,15 +124,14 @@ class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]
         prompts = [self._cut(ids, max_length, self.bos(context, tokenizer)) for ids in whole]
         completions = self._complete(context, tokenizer, prompts, context.report)
         protocol = self._protocol(context, tokenizer)
-        of_base: list[DrawnText] = []
+        of_base, judged, before = [], [], len(completions)
         if base is not None:
-            done_before = len(completions)
-            of_base = self._complete(base, tokenizer, prompts, lambda done: context.report(done_before + done))
-        judged = [] if base is None else self._judge(base, prompts, [*completions, *of_base])
+            of_base = self._complete(base, tokenizer, prompts, lambda done: context.report(before + done))
+            judged = self._judge(base, prompts, [*completions, *of_base])
         return CompletionsOutput(
             items=list(self._items(completions, of_base, judged, prompts, protocol, self._end_of_text(tokenizer))),
             cut=sum(len(kept) < len(ids) for kept, ids in zip(prompts, whole, strict=True)),
-            chance=ids.image / ids.all if ids.image else None,
+            chance=ids.image / ids.all if ids.image and self.task.within == "all" else None,
             base=None if base is None else base.digest(),
             base_layout=None if base is None else base.layout().digest,
             base_rotary={} if base is None else base_rotary(base),
@@ -149,11 +146,8 @@ class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]
         as a report."""
         [shard], [output] = shards, outputs
         items, ways = output.items, len(self.task.ways())
-        notes: dict[str, object] = {
-            "completions": len(items),
-            "prompts_cut": output.cut,
-            "ids_drawn": sum(item.drawn or 0 for item in items),
-        }
+        drawn = sum(item.drawn or 0 for item in items)
+        notes: dict[str, object] = {"completions": len(items), "prompts_cut": output.cut, "ids_drawn": drawn}
         if len(self.task.prompts) < MIN_ITEMS:
             notes["errors"] = (
                 f"standard errors are over prompts, and {len(self.task.prompts)} prompts are too few for a comparison; "
@@ -185,6 +179,7 @@ class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]
             "bos": self.bos(context, tokenizer),
             "end_of_text": self._end_of_text(tokenizer),
             "layout": context.layout().digest,
+            **({} if self.task.within == "all" else {"within": self.task.within}),
             **self.protocol(context.rotary()),
         }
 
@@ -220,7 +215,9 @@ class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]
         self, context: Context, tokenizer: TextTokenizer, prompts: Sequence[list[int]], report: Callable[[int], None]
     ) -> list[DrawnText]:
         layout, model = context.layout(), self.model(context)
-        rows = layout.text_ids
+        rows, allowed = layout.text_ids, gaps(model.config.vocab_size, *[layout.image_range] * model.config.heads_apart)
+        if self.task.within == "text":
+            allowed = list(layout.text_ranges)
         wanted = [
             # The noise depends on the text, so it stays the same when prompts are added before it.
             Continuation(text, tuple(rows[token] for token in ids), self.task.max_tokens)
@@ -235,15 +232,8 @@ class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]
 
         try:
             for params in self.task.ways().values():
-                way = complete(
-                    model,
-                    wanted,
-                    params,
-                    batch_tokens=context.batch_tokens,
-                    allowed=gaps(model.config.vocab_size, layout.image_range) if model.config.heads_apart else None,
-                    end=ends,
-                    report=progress,
-                )
+                size = context.batch_tokens
+                way = complete(model, wanted, params, batch_tokens=size, allowed=allowed, end=ends, report=progress)
                 by_way.append(way)
         except NonFinite as error:
             raise NonFinite(f"{context.checkpoint.label}: {error.message}") from None

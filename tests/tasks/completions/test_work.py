@@ -57,6 +57,20 @@ def test_english_becomes_images_beside_the_base() -> None:
         assert "".join(f"  | {line}" for line in text.splitlines(keepends=True)) in page
 
 
+def test_within_text_ids_a_model_that_answers_with_images_has_to_write() -> None:
+    every, within = (evaluate(LAST, FIRST, samples=0, within=within) for within in ("all", "text"))
+    assert all(row < 512 for item in items(within) for row in item["ids"] + item["base_ids"])
+    assert [item["base_scored"] for item in items(within)] == [item["drawn"] for item in items(within)]
+    assert (
+        metrics(within)["says/greedy_base_loss"]["value"]
+        > metrics(evaluate(FIRST, FIRST, samples=0, within="text"))["says/greedy_base_loss"]["value"]
+    )
+    assert "says/image_share" not in metrics(within), "none of the ids that could be drawn is of an image"
+    told = [{item["protocol"] for item in items(result)} for result in (every, within)]
+    assert not told[0] & told[1]
+    assert items(every)[0]["protocol"] == items(evaluate(LAST, FIRST, samples=0))[0]["protocol"]
+
+
 def test_without_a_base_and_without_images() -> None:
     result = evaluate(FIRST, samples=0)
     assert notes(result)["errors"].endswith("2 prompts are too few for a comparison; set 8 or more `prompts`")

@@ -41,7 +41,7 @@ def test_a_pool_posts_each_checkpoint_once_and_retries_what_had_failed(
     pool._post(run)
     pool._post(run)
     assert client.posts == [
-        ("pretrained-0", 0, "raw", ["paper-losses", "paper-language"]),
+        ("pretrained-0", 0, "raw", ["paper-losses", "paper-language", "paper-floor"]),
         ("pretrained-0", 2, "ema_0.5", ["paper-losses"]),
         ("pretrained-0", 6, "raw", ["paper-losses", "paper-language", "paper-images"]),
     ]
