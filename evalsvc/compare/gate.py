@@ -34,17 +34,15 @@ def run_gate(
     """Compare two results, files or RUN@STEP[:VARIANT], also of two `seeds`, after evaluations that have not ended."""
     deadline = time.monotonic() + service.timeout
     try:
-        before = read_result(baseline, service, deadline)
-    except UnknownName as error:
-        # A missing baseline is normal in a first run. If the candidate or the suite is missing too, a name is wrong.
-        read_result(candidate, service)
-        _require_suite(candidate, service)
-        return _failed(candidate, baseline, Outcome.NO_BASELINE, error.message)
-    except DeadlineExceeded as error:
-        return _failed(candidate, baseline, Outcome.TIME_OUT, error.message)
-    if not before.values:
-        return without_baseline(candidate, before)
-    try:
+        try:
+            before = read_result(baseline, service, deadline)
+        except UnknownName as error:
+            # A missing baseline is normal in a first run. If candidate or suite is missing too, a name is wrong.
+            read_result(candidate, service)
+            _require_suite(candidate, service)
+            return _failed(candidate, baseline, Outcome.NO_BASELINE, error.message)
+        if not before.values:
+            return without_baseline(candidate, before)
         after = read_result(candidate, service, deadline)
     except DeadlineExceeded as error:
         return _failed(candidate, baseline, Outcome.TIME_OUT, error.message)

@@ -86,8 +86,6 @@ EVERYTHING = (Rule(metric="*"),)
 
 @dataclass(frozen=True)
 class Rules:
-    """Content of a file of rules."""
-
     rules: tuple[Rule, ...] = EVERYTHING
     family: Family = "none"
     """Scope of the rules' levels: `none` for each metric alone, `holm` for all metrics together."""

@@ -52,11 +52,7 @@ class Service:
 
 
 def read_result(name: str, service: Service, deadline: float | None = None) -> Result:
-    """Read a result from a file, or of RUN@STEP[:VARIANT] from the service.
-
-    With a `deadline` (by `time.monotonic`), wait until then for evaluations that have not ended; without a deadline, do
-    not wait.
-    """
+    """Read a result, and wait until `deadline`, by `time.monotonic`, if any, for evaluations that have not ended."""
     if CHECKPOINT.fullmatch(name) is None:
         return Result(name, _with_visible_errors(read_file(Path(name), ResultDocument)))
     run, step, variant = parse_checkpoint(name)

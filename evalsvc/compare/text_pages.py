@@ -68,7 +68,6 @@ def forgetting_csv(report: ForgettingReport) -> str:
 
 
 def forgetting_page(report: ForgettingReport) -> str:
-    """Return what is left of the base's abilities, in tables and words."""
     return _joined(_forgetting_page(report))
 
 
@@ -269,7 +268,6 @@ def _line(text: str) -> str:
 
 
 def _from(text: str, common: int) -> str:
-    """Return an answer as one line, beginning shortly before the answers differ."""
     line = _line(text)
     start = common - COMMON if len(line) > WIDTH and common > COMMON else 0
     cut = ("…" if start else "") + line[start:]
