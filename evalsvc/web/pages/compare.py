@@ -129,7 +129,6 @@ class ComparePage(Page):
 
 
 def _best(source: ServiceReader, run: str, variant: str) -> tuple[str, str, int]:
-    """Return the best checkpoint by the first headline metric that has a direction, the metric, and of how many."""
     for metric in source.headline(run).metrics:
         summary = source.summary(run, [metric], variant=variant)
         if series := [each for each in summary if each.metric == metric and each.best]:
