@@ -118,7 +118,6 @@ class Margin:
 
 
 def margin(best: Scored, other: Scored) -> Margin:
-    """Return how far `other` is behind `best`."""
     differences = [rival - leader for rival, leader in zip(other.totals, best.totals, strict=True)]
     tokens = math.fsum([*best.sums["n_text"], *best.sums["n_image"]]) / len(differences)
     mean, stderr = fmean(differences), standard_error(differences)
@@ -188,7 +187,6 @@ def judge(search: Search, borders: Sequence[int] = (), cold: Collection[int] = (
 
 
 def _expectations(search: Search) -> list[dict[str, Any]]:
-    """Return the mean probabilities, after parts of the template, of rows that never occur, and of the likeliest."""
     best = search.best.candidate
     template, silent = best.layout.template, best.silent_rows()[:MOST_ROWS]
     expectations = []
@@ -286,7 +284,6 @@ def ranking_rows(findings: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def conclusion(findings: Mapping[str, Any]) -> str:
-    """Return the verdict as a sentence."""
     label, rule = findings["best"]["label"], f"{findings['needed']:.1f} standard errors needed"
     if not findings["decided"]:
         return f"not decided ({rule}); the best is {label}, which would be a guess"

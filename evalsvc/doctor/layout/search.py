@@ -108,10 +108,7 @@ class Proposal:
         return sorted(set(range(layout.rows or 0)).difference(layout.text_ids, layout.image_range or ()))
 
     def silent_rows(self) -> list[int]:
-        """Return the rows that never occur if the layout is right: not in a block, not in the template, not the pad.
-
-        The layout does not determine whether the pad is ever a target.
-        """
+        """Return the rows that never occur if the layout is right: not the pad either, which may be a target."""
         used = {row for name, row in self.layout.special.items() if name in (*self.layout.template, "pad")}
         return [row for row in self.unclaimed_rows() if row not in used | {self.layout.row_end_id}]
 
@@ -126,8 +123,6 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of the blocks that presets are built of."""
-
     text: tuple[int, ...]
     codebook: int
     notes: tuple[str, ...]
