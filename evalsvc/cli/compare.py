@@ -300,7 +300,6 @@ def _change(value: Number | None) -> str:
 
 
 def contrast_rows(comparison: Comparison) -> list[Row]:
-    """Return a row of CSV for each metric of a comparison."""
     rows: list[Row] = []
     for contrast in comparison.contrasts:
         row = fields_of(contrast)
@@ -356,7 +355,6 @@ def print_difference_curves(
 
 
 def _last_row(curve: DifferenceCurve) -> list[str]:
-    """Return the last step of a curve, with the steps of its crossings: `from 80 on`, `first at 80`, or `never`."""
     step, a, _, b, _, change, interval, _, verdict = _step_row(curve, len(curve.x) - 1)
     crossings = ((curve.first_indistinguishable, curve.indistinguishable_from), (curve.first_apart, curve.apart_from))
     words = [
@@ -394,7 +392,6 @@ def _crossing_lines(curve: DifferenceCurve) -> Iterator[str]:
 
 
 def difference_rows(comparison: RunComparison) -> list[Row]:
-    """Return a row of CSV for each metric and step of two runs."""
     constant = ("metric", "task", "unit", "direction", "protocol", "step_level")
     by_step: tuple[str, ...] = ("a", "a_stderr", "b", "b_stderr", "difference", "stderr", "low", "high")
     by_step += ("verdict", "basis", "n", "groups", "n_only_a", "n_only_b")

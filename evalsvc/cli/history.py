@@ -371,7 +371,6 @@ def _curve_rows(curve: Curve, labels: Sequence[str], kept: int) -> list[list[str
 
 
 def print_tradeoff(tradeoff: Tradeoff) -> None:
-    """Print a row per checkpoint, with the metric of `--against` first."""
     keys, metrics = ["run", "variant", tradeoff.x], [tradeoff.against, *tradeoff.columns]
     rows = []
     for row in tradeoff.rows:
@@ -399,12 +398,10 @@ def tradeoff_rows(tradeoff: Tradeoff) -> list[Row]:
 
 
 def history_rows(history: History) -> list[Row]:
-    """Return a row for each value of a run."""
     return [row for series in history.series for row in _series_rows(series, history.x, history.imports)]
 
 
 def curve_rows(joined: JoinedHistories) -> list[Row]:
-    """Return a row for each value of several runs."""
     return [
         {"run": series.run, **row}
         for curve in joined.curves

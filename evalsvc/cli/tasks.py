@@ -33,8 +33,6 @@ PARAMETER_COLUMNS = ("parameter", "type", "default", "meaning")
 
 @dataclass(frozen=True)
 class TaskDescription:
-    """The description of a kind of task for readers."""
-
     kind: str
     measures: str
     """First paragraph of the task's docstring."""
