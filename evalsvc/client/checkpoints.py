@@ -126,7 +126,6 @@ class CheckpointMethods(MethodGroup):
         )
 
     def _post(self, body: Mapping[str, object], patience: float) -> documents.Posted:
-        """Post a checkpoint; while the run is behind, repeat the post for up to `patience` seconds."""
         until = time.monotonic() + patience
         while True:
             try:
