@@ -149,7 +149,6 @@ def started_service(data_dir: Path, devices: str, assets: Path) -> Iterator[str]
 
 
 def checkpoints() -> list[tuple[str, int, Path]]:
-    """Return (run, step, file) of every checkpoint of the miniature, by step."""
     files = []
     for run in RUNS:
         folder = ROOT / "runs" / run
@@ -208,7 +207,6 @@ def write_files(client: Client, folder: Path) -> list[Path]:
 
 
 def read_answers(client: Client) -> Answers:
-    """Return the greedy completions by prompt, and by run and step."""
     texts: dict[str, dict[tuple[str, int], str]] = {}
     for run in RUNS:
         for step in client.completions(run):

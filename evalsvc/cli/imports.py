@@ -54,8 +54,6 @@ class Head:
 
 @dataclass
 class FileSeries:
-    """Values of one series, in columns."""
-
     head: Head
     step: list[int] = field(default_factory=list)
     value: list[float | str] = field(default_factory=list)
@@ -175,7 +173,6 @@ def _json_lines(path: Path, stream: TextIO) -> Iterator[Row]:
 
 
 def _entries(path: Path, metrics: Sequence[str]) -> Iterator[Row]:
-    """Yield the values of a file with their lines: `step`, `metric`, `value`, and optional properties."""
     rows = _rows(path)
     first = next(rows, None)
     if first is None:

@@ -41,12 +41,10 @@ def complete_suite(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def complete_metric(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Return the metrics of the run that the command line names."""
     return _offered(ctx, incomplete, lambda client: _metrics(client, ctx))
 
 
 def complete_task(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Return the tasks that measured the run that the command line names."""
     return _offered(ctx, incomplete, lambda client: [name.partition("/")[0] for name in _metrics(client, ctx)])
 
 

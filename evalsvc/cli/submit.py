@@ -24,11 +24,6 @@ from evalsvc.watch.wide_table import require_layout
 
 commands = typer.Typer()
 
-Weights = Annotated[
-    str, Argument(metavar="FILE", help="Weights: a path, a URI, or an expression, such as lerp(run@0, run@9, 0.3).")
-]
-Variant = Annotated[str | None, Option(help="Variant of the weights, such as ema_0.9999.", show_default="raw")]
-
 
 class StepCommand(TyperCommand):
     """Command that refuses a negative step by name; typer would read the number as an unknown option."""
@@ -44,9 +39,13 @@ class StepCommand(TyperCommand):
 def submit(
     run: RunArgument,
     step: Annotated[int, Argument(metavar="STEP", help="Training step.")],
-    uri: Weights,
+    uri: Annotated[
+        str, Argument(metavar="FILE", help="Weights: a path, a URI, or an expression, such as lerp(run@0, run@9, 0.3).")
+    ],
     suite: Suite = None,
-    variant: Variant = None,
+    variant: Annotated[
+        str | None, Option(help="Variant of the weights, such as ema_0.9999.", show_default="raw")
+    ] = None,
     model: Model = None,
     layout: Layout = None,
     tokens_seen: Annotated[int | None, Option(help="Number of tokens that the model was trained on so far.")] = None,

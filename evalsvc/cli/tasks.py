@@ -44,7 +44,6 @@ class TaskDescription:
     """Name and formula of each metric, without the prefix `<task>/` or `<benchmark>/`; empty for a plug-in's task."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `evalsvc tasks KIND --format json` prints."""
         return {
             **vars(self),
             "parameters": [parameter.to_json() for parameter in self.parameters],

@@ -187,7 +187,6 @@ def headline(findings: Sequence[Finding]) -> str:
 
 
 def exit_code(findings: Sequence[Finding]) -> int:
-    """Return 0 if all compared values agree, FAILED if a value differs, UNTRIED if no value was compared."""
     if all(isinstance(finding, Untried) for finding in findings):
         return UNTRIED
     return 0 if all_agree(findings) else FAILED

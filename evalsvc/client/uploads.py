@@ -89,7 +89,6 @@ class Upload:
         return (sha256 or self.sha256(report)).lower()
 
     def sha256(self, report: Report | None) -> str:
-        """Return the SHA-256 of the whole file in hexadecimal digits."""
         digest = hashlib.sha256()
         while block := self._file.read(PART_BYTES):
             digest.update(block)

@@ -70,7 +70,6 @@ class Rule(BaseModel):
         return upper_tail(self.standard_errors, math.inf)
 
     def matches(self, name: str) -> bool:
-        """Return whether the rule is for the metric `name`."""
         return name == self.metric or fnmatchcase(name, self.metric)
 
     def judges(self, name: str, known: Collection[str]) -> bool:

@@ -63,7 +63,6 @@ def forms_of(kind: str) -> list[ReportForm]:
 
 
 def forgetting_csv(report: ForgettingReport) -> str:
-    """Return all columns of all rows as CSV; missing values are empty."""
     return csv_text([list(ForgettingRow.model_fields), *(list(row.model_dump().values()) for row in report.rows)])
 
 

@@ -245,7 +245,6 @@ def _conditions(
 
 
 def summary(findings: Mapping[str, Any]) -> Iterator[str]:
-    """Yield lines about the input and the statistics of the tables."""
     yield f"{findings['checkpoint']}: {findings['rows']} rows; {findings['n']} pairs of {findings['pairs']}"
     yield from findings["sizes"]["notes"]
     borders = ", ".join(str(border["row"]) for border in findings["borders"]) or "none"

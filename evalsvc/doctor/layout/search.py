@@ -257,7 +257,6 @@ class Scored:
 
     @cached_property
     def total(self) -> float:
-        """Return the description length of all sequences in nats."""
         return math.fsum(self.totals)
 
     def loss(self, kind: str, of: str = "nll") -> Ratio | None:
