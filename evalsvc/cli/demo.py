@@ -108,9 +108,7 @@ def demo(
             for failure in failures:
                 complain(failure)
             if not leave and not failures:
-                if not vega.is_installed():
-                    say(f"the dashboard has tables, and no charts; for charts: {pip_install('dashboard')}")
-                say(f"serving until Ctrl-C; open the dashboard in a browser:\n{url}{DASHBOARD}")
+                _say_dashboard(url)
                 try:
                     signal.pause()
                 except KeyboardInterrupt:
@@ -248,3 +246,9 @@ def _print_answers(answers: Answers) -> None:
             line = f"  {run:>11} {step:>4} │ {one_line(text)}"
             say(line if len(line) <= WIDTH else f"{line[: WIDTH - 2]} …")
         say()
+
+
+def _say_dashboard(url: str) -> None:
+    if not vega.is_installed():
+        say(f"the dashboard has tables, and no charts; for charts: {pip_install('dashboard')}")
+    say(f"serving until Ctrl-C; open the dashboard in a browser:\n{url}{DASHBOARD}")

@@ -9,7 +9,7 @@ import typer
 
 from evalsvc.cli.options import FAILED, Form, Output, Url, connect
 from evalsvc.cli.printer import moment, printed_to, show
-from evalsvc.cli.terminal import one_line, say, terminal_width
+from evalsvc.cli.terminal import say, terminal_width
 from evalsvc.cli.wording import duration
 from evalsvc.spec import documents
 from evalsvc.spec.names import checkpoint_name
@@ -63,7 +63,7 @@ def _lines(status: documents.Status, url: str) -> Iterator[str]:
     code = f" (code {status.code})" if status.code else ""
     yield f"evalsvc {status.version}{code} at {url}: {ready}, database {status.database}"
     for missing in status.missing:
-        yield f"  ! {one_line(missing)}"
+        yield f"  ! {_one_line(missing)}"
     if (disk := status.disk) is not None:
         at_least = "" if disk.data_complete else "more than "
         database = "" if disk.database_bytes is None else f", the database {shown_bytes(disk.database_bytes)}"
@@ -91,13 +91,13 @@ def _lines(status: documents.Status, url: str) -> Iterator[str]:
     for failed in status.failed:
         error = failed.error or documents.Error(code="unknown", message="the reason is not recorded")
         when = moment(failed.finished_at or "")
-        yield f"  {when} evaluation {failed.id}: {_place(failed)}: [{error.code}] {one_line(error.message)}"
+        yield f"  {when} evaluation {failed.id}: {_place(failed)}: [{error.code}] {_one_line(error.message)}"
     if status.warned:
         yield "suspicious:"
     for warned in status.warned:
         first, *others = warned.warnings
         more_warnings = f" (and {len(others)} more)" if others else ""
-        message = f"{one_line(first.metric)}: {one_line(first.message)}"
+        message = f"{_one_line(first.metric)}: {_one_line(first.message)}"
         yield f"  evaluation {warned.id}: {_place(warned)}{more_warnings}: {message}"
 
 
@@ -130,3 +130,7 @@ def _task(task: documents.RunningTask) -> str:
 
 def _place(item: documents.RunningEvaluation | documents.FailedEvaluation | documents.WarnedTask) -> str:
     return f"{checkpoint_name(item.run, item.step, item.variant)}, {item.suite}"
+
+
+def _one_line(text: str) -> str:
+    return " ".join("".join(character if character.isprintable() else " " for character in text).split())

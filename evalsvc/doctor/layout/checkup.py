@@ -192,7 +192,7 @@ def _expectations(search: Search) -> list[dict[str, Any]]:
     expectations = []
     prefixes: list[list[int]] = [[] for _ in search.records]
     for index, part in enumerate(template if silent else (), 1):
-        for prefix, record in zip(prefixes, best.records(search.records), strict=True):
+        for prefix, record in zip(prefixes, best.prompts or search.records, strict=True):
             prefix.extend(best.rows_of(part, record, best.layout.special))
         if part in (TEXT, IMAGE) or index == len(template):
             masses = search.witness.next_log_masses(prefixes, [silent, *([row] for row in silent)])

@@ -90,11 +90,8 @@ class Proposal:
 
     def sequences(self, records: Sequence[Record]) -> list[list[int]]:
         """Return the data as rows of the table under this layout."""
-        pairs = self.records(records)
+        pairs = self.prompts or records
         return [self.layout.sequence(record.text_ids, record.image_codes).ids for record in pairs]
-
-    def records(self, records: Sequence[Record]) -> Sequence[Record]:
-        return records if self.prompts is None else self.prompts
 
     def rows_of(self, part: str, record: Record, special: Mapping[str, int]) -> list[int]:
         """Return the rows of one part of a template, with these rows for the special tokens."""
