@@ -88,10 +88,11 @@ def print_rows(rows: Sequence[Row], form: Format, key: str, nothing: str, drop: 
 
 def print_list(documents: Sequence[D], columns: Sequence[str], form: Format, key: str, nothing: str) -> None:
     """Print documents as `print_rows` does. A table has `columns`: fields or CELLS. CSV and JSON have every field."""
-    rows: list[Row] = [document.model_dump() for document in documents]
-    if form == "table":
-        read = {name: CELLS.get(name, attrgetter(name)) for name in columns}
-        rows = [{_title(name): cell(name, read[name](document)) for name in columns} for document in documents]
+    if form != "table":
+        print_rows([document.model_dump() for document in documents], form, key, nothing)
+        return
+    read = {name: CELLS.get(name, attrgetter(name)) for name in columns}
+    rows = [{_title(name): cell(name, read[name](document)) for name in columns} for document in documents]
     print_rows(rows, form, key, nothing)
 
 
