@@ -120,6 +120,8 @@ def get(
     path = output or Path(stem + ENDINGS.get(artifact.media_type.partition(";")[0].strip(), ".bin"))
     if output is None and path.exists():
         raise InvalidRequest(f"the file {path} exists; name another file by --output, or remove the file first")
+    if path.is_dir():
+        raise InvalidRequest(f"{path} cannot be written: it is a folder; name a file by --output")
     with writing("--output", path):
         write_whole(path, artifact.content, mode=0o644)
     say(f"{path}: {artifact.media_type}, {len(artifact.content):,} bytes")
