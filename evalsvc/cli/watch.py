@@ -10,9 +10,8 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from evalsvc.checkpoints.reference import Spool
 from evalsvc.checkpoints.remote.uri import is_remote
-from evalsvc.cli.options import FAILED, Layout, Model, Priority, Suite, Url, complete_run, connect
+from evalsvc.cli.options import FAILED, Kept, Layout, Model, Priority, Replace, Suite, Url, complete_run, connect
 from evalsvc.cli.terminal import say
 from evalsvc.cli.weights import absolute_uri, inline_layout, inline_model
 from evalsvc.cli.wording import in_options
@@ -50,15 +49,11 @@ def watch(
         int | None, Option(min=1, help="Tokens per training step, from which tokens_seen is computed.")
     ] = None,
     averaged: Annotated[bool, Option(help="Also post averaged weights, as variants.")] = True,
-    spool: Annotated[
-        Spool, Option(help="Keep the weights until their evaluation ends, by a hard link or a copy.")
-    ] = "link",
+    spool: Kept = "link",
     model: Model = None,
     layout: Layout = None,
     priority: Priority = 0,
-    replace: Annotated[
-        bool, Option("--replace", help="Replace another file that was posted for the same step and variant.")
-    ] = False,
+    replace: Replace = False,
     upload: Annotated[
         bool, Option("--upload", help="Upload the checkpoints to a service that cannot read this machine's files.")
     ] = False,

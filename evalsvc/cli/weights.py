@@ -93,7 +93,6 @@ def _virtual_reference(
 
 
 def inline_model(text: str | None, option: str = "--model") -> Description:
-    """Return the model that an argument describes."""
     return None if text is None else _inline(option, text, read_model_spec)
 
 
@@ -114,12 +113,10 @@ def uploaded_model(uri: str, model: str | None) -> Description:
 
 
 def inline_layout(text: str | None, option: str = "--layout") -> Description:
-    """Return the layout that an argument describes."""
     return None if text is None else read_layout(text, option)
 
 
 def read_layout(text: str, option: str = "--layout") -> Mapping[str, object]:
-    """Return the layout that a text describes."""
     return _inline(option, text, lambda spec, base: parse_layout(spec, base).to_json())
 
 

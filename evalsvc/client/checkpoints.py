@@ -37,8 +37,7 @@ class CheckpointMethods(MethodGroup):
         """Post a checkpoint for evaluation. Posting the same checkpoint again changes nothing.
 
         `uri` is a path or address that the service can read, or an expression over checkpoints of the service, such as
-        `lerp(run@0, run@5000, 0.3)`. For an expression, `run` and `step` may be None: the default is the first run in
-        the expression and that run's last step.
+        `lerp(run@0, run@5000, 0.3)`, whose `run` and `step` are by default its first run and that run's last step.
 
         With `upload`, `uri` is a file or folder of this machine that the service cannot read. The client sends what the
         service does not have, see `upload`. `model` is then required for a file, because no configuration lies next to
@@ -105,10 +104,9 @@ class CheckpointMethods(MethodGroup):
         last: int | None = None,
         page_size: int = MAX_PAGE,
     ) -> Iterator[documents.ListedCheckpoint]:
-        """Yield the current checkpoints by run, step and variant, and request `page_size` of them at a time.
+        """Yield the current checkpoints by run, step (from `first` to `last`) and variant, in pages of `page_size`.
 
-        `state` keeps the checkpoints that have an evaluation in that state. `first` and `last` are the smallest and the
-        largest step.
+        `state` keeps the checkpoints that have an evaluation in that state.
         """
         query = query_of(run=run, variant=variant, state=state, to=last, **{"from": first})
         for page in self._transport.pages(documents.Checkpoints, "/v1/checkpoints", query, page_size):
@@ -117,8 +115,7 @@ class CheckpointMethods(MethodGroup):
     def delete_checkpoint(self, checkpoint: int, *, confirm: str, cancel: bool = False) -> documents.DeletedCheckpoint:
         """Delete a checkpoint with its evaluations and their results. A deletion cannot be undone.
 
-        `confirm` is the checkpoint's name, RUN@STEP or RUN@STEP:VARIANT. `cancel` allows the deletion while evaluations
-        are queued or running, and cancels these evaluations.
+        `confirm` is the name, RUN@STEP or RUN@STEP:VARIANT. `cancel` cancels evaluations that are queued or running.
         """
         query = query_of(confirm=confirm, cancel=cancel)
         return self._transport.fetch(
@@ -126,7 +123,6 @@ class CheckpointMethods(MethodGroup):
         )
 
     def _post(self, body: Mapping[str, object], patience: float) -> documents.Posted:
-        """Post a checkpoint; while the run is behind, repeat the post for up to `patience` seconds."""
         until = time.monotonic() + patience
         while True:
             try:

@@ -89,7 +89,6 @@ class Upload:
         return (sha256 or self.sha256(report)).lower()
 
     def sha256(self, report: Report | None) -> str:
-        """Return the SHA-256 of the whole file in hexadecimal digits."""
         digest = hashlib.sha256()
         while block := self._file.read(PART_BYTES):
             digest.update(block)
@@ -159,7 +158,6 @@ class Upload:
         return int(offset)
 
     def _require_unchanged(self) -> None:
-        """Raise CheckpointChanged if the file was changed since it was found or opened."""
         now = os.fstat(self._file.fileno())
         if (now.st_size, now.st_mtime_ns) != (self.size, self._status.st_mtime_ns):
             raise changed(self._path)
@@ -201,7 +199,6 @@ class FolderUpload:
         return sha256
 
     def _opened(self) -> Iterator[tuple[int, Upload, str]]:
-        """Open each file in turn; yield the bytes of the files before, the file, and its name."""
         done = 0
         for name, status in self._files.items():
             try:

@@ -221,7 +221,6 @@ class Inspection:
         return f" --layout {shlex.quote(json.dumps({'text': text}))}"
 
     def suggest(self, options: str = "", base: str = "") -> None:
-        """Add the commands that evaluate the weights."""
         step = "STEP" if self.facts["step"] is None else self.facts["step"]
         self.commands.append(f"evalsvc run SUITE --checkpoint {self.quoted}{options}{base}")
         self.commands.append(f"evalsvc submit RUN {step} {self.quoted} --suite SUITE{options}")
