@@ -31,7 +31,7 @@ from evalsvc.errors import (
     NotACheckpoint,
     os_reason,
 )
-from evalsvc.families.family import LISTS, MAX_JSON_FILES
+from evalsvc.families.family import LISTS, MAX_JSON_FILES, is_file
 from evalsvc.families.open_lm import recorded_model
 from evalsvc.files.opened import Allow, ReadRule, open_checked, path_of
 
@@ -177,7 +177,6 @@ class _OpenFiles:
         self._stack = stack
 
     def pin(self, file: Path, name: Path, allow: Allow) -> None:
-        """Open a file that `allow` permits, and make `name` lead to it."""
         if name.is_symlink():
             return
         descriptor, real = open_checked(file, allow)
@@ -197,7 +196,6 @@ class _OpenFiles:
         return folder, private
 
     def pin_weights(self, path: Path, allow: Allow) -> Path:
-        """Open weights, and the files next to an index; return the private name of `path`."""
         folder, private = self.private_folder(path)
         if path.is_dir():
             files, pinned = files_of(path, MAX_FILES), private
@@ -221,7 +219,6 @@ class _OpenFiles:
         return replace(reference, path=str(private))
 
     def pin_neighbours(self, folder: Path, private: Path, rule: ReadRule) -> None:
-        """Open the files in a folder and its parent that a configuration is read from."""
         places = ((folder, private), (folder.parent, private.parent))
         for place, private_place in places:
             for name in NEIGHBOURS:
@@ -270,10 +267,7 @@ def _names(folder: Path, endings: tuple[str, ...]) -> list[str]:
 
 
 def _is_readable(path: Path) -> bool:
-    try:
-        return path.is_file() and os.access(path, os.R_OK)
-    except OSError:  # a link into a folder without permission
-        return False
+    return is_file(path) and os.access(path, os.R_OK)
 
 
 def allow_open_files(count: int) -> None:

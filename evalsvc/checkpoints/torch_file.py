@@ -71,8 +71,6 @@ class Made:
 
 
 class _Nested(tuple[object, ...]):
-    """A tuple with tuples in it."""
-
     size: int
 
 
@@ -112,7 +110,6 @@ class InertUnpickler(pickle._Unpickler):
         self.named: dict[str, Made] = {}
 
     def __getitem__(self, code: int) -> Callable[[Any], None]:
-        """Return the function of an instruction."""
         self.steps -= 1
         self.values -= code not in UNMADE
         if self.steps < 0 or self.values < 0:

@@ -195,7 +195,6 @@ class LlamaNamed(Family):
         attention_norm: str = "input_layernorm",
         ffn_norm: str = "post_attention_layernorm",
     ) -> None:
-        """Describe the family that the catalog lists as `name`, with the names of the norms of its layers."""
         self.name, self.fields, self.attention_norm, self.ffn_norm = name, fields, attention_norm, ffn_norm
 
     def read(self, fields: Mapping[str, object], source: str, shown: Mapping[str, object]) -> ModelConfig:
@@ -250,7 +249,6 @@ class LlamaNamed(Family):
 
 
 def renamed(sources: Mapping[str, Source], rename: Callable[[str], str]) -> dict[str, Source]:
-    """Return the sources with other names of the tensors."""
     return {
         each: replace(source, names=tuple(map(rename, source.names)), aliases=tuple(map(rename, source.aliases)))
         for each, source in sources.items()

@@ -21,8 +21,6 @@ SCALED_ROPE = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "
 
 
 class LlamaFields(HuggingFaceFields):
-    """Fields of LlamaConfig."""
-
     attention_bias: bool = False
     mlp_bias: bool = False
 

@@ -184,7 +184,6 @@ def _translated(
 
 
 def _model_type(fields: Mapping[str, object]) -> str | None:
-    """Return the `model_type` of a Hugging Face configuration if it has a family; None for any other."""
     kind = meta_family(fields) or fields.get("model_type")
     return kind if isinstance(kind, str) and kind != OPEN_LM and kind in catalog.names("families") else None
 

@@ -85,7 +85,6 @@ class Branch:
 
 
 def expand(name: str, registry: Registry, rules: Rules) -> tuple[Leaf | Branch, ...]:
-    """Return what a name stands for: a benchmark, a group, or the benchmarks of a tag."""
     expanded = _Expansion(registry, rules).of(registry.find(name), _Within(), 0)
     if not any(True for item in expanded for _ in item.leaves()):
         raise InvalidData(f"{name!r} stands for no benchmark; see `evalsvc benchmarks list {name}`")

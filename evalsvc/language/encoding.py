@@ -34,8 +34,6 @@ def request_name(instance: Instance) -> str:
 
 @dataclass(frozen=True)
 class Scored:
-    """Log-likelihood request, ready to be scored."""
-
     requests: tuple[Request, ...]
     """One request; for a text that is scored as a whole, one request per window."""
     cut: bool
@@ -49,8 +47,6 @@ class Scored:
 
 @dataclass(frozen=True)
 class Prompted:
-    """Generation request, ready to be drawn."""
-
     ids: tuple[int, ...]
     """Ids of the prompt, rows of the model's table."""
     cut: bool
@@ -119,7 +115,6 @@ class TextEncoding:
 
     @property
     def end_row(self) -> int | None:
-        """Row of `end`."""
         return None if self.end is None else self.layout.text.offset + self.end
 
     @property

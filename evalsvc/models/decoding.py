@@ -44,8 +44,6 @@ SPAN = 64
 
 @dataclass(frozen=True, eq=False)
 class LaidOut:
-    """Linear products of a step."""
-
     layers: tuple[Products, ...]
     head: Linear
 

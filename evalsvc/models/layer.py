@@ -30,8 +30,6 @@ RMSArithmetic = Callable[[Tensor, Tensor, float], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Products:
-    """Linear products of a layer."""
-
     into_attention: Product
     """Product to queries, keys and values, [..., (H + 2·KV)·head_dim]."""
     out_of_attention: Product
@@ -228,7 +226,6 @@ GATED = {name: gated(activation) for name, activation in PLAIN.items()}
 
 
 def add_norm(x: Tensor, delta: Tensor | None, norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """Return `x` + `delta`, and the norm of the sum."""
     x = x if delta is None else x + delta
     return x, norm(x)
 

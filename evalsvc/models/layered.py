@@ -57,7 +57,6 @@ class Layered(nn.Module):
             self.output.weight = self.tok_embeddings.weight
 
     def fill_image_rows(self) -> None:
-        """Compute the input rows of image ids that have an aligner."""
         if self.image_rows is not None:
             rows = self.image_rows()
             self.tok_embeddings.weight[-len(rows) :] = rows

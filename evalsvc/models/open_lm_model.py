@@ -64,8 +64,6 @@ def load_open_lm(
 
 
 class OpenLmModel(PaddedModel):
-    """Model of the package open_lm."""
-
     package = "open_lm"
     cache_kind = "dynamic"
 

@@ -62,7 +62,6 @@ def needs(
 
 
 def needs_of(route: BaseRoute) -> Needs | None:
-    """Return what a route needs; None if its function is not marked."""
     endpoint = getattr(route, "endpoint", None) or getattr(route, "app", None)
     needed: Needs | None = getattr(endpoint, "needs", None)
     return needed

@@ -45,7 +45,6 @@ class SecurityHeaders:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether a host is a loopback address, which only this machine can reach."""
     name = host.lower().rstrip(".")
     try:
         return ipaddress.ip_address(name.strip("[]")).is_loopback

@@ -41,8 +41,6 @@ EvaluationRow = Row[*tuple[object, ...]]
 
 @dataclass(frozen=True)
 class Gaps:
-    """Gaps in the order of steps."""
-
     gaps: list[Gap]
     more_gaps: bool
     """Whether gaps of lower steps are left out."""
