@@ -75,10 +75,7 @@ MakeCoordinator = Callable[[Store, Settings], Coordinator]
 def create_app(
     settings: Settings, make_coordinator: MakeCoordinator = Coordinator, *, insecure: bool = False
 ) -> FastAPI:
-    """Return the web application, whose lifespan opens the store and runs the coordinator.
-
-    `insecure` admits every client without a token while no token exists, even if the address is not loopback.
-    """
+    """Return the web application. `insecure` admits every client at any address while no token exists."""
     suite_files(settings.suites_path)
     parse_retention(settings.retention)
     for task in catalog.COMPONENTS["tasks"]:

@@ -72,10 +72,8 @@ def serve(
     insecure: bool = False,
     new_data_folder: bool = False,
 ) -> None:
-    """Run the service until a signal; call `announce` once the service answers requests.
-
-    `new_data_folder` lets a database with runs claim an empty data folder, in place of a lost one.
-    """
+    """Run the service until a signal; call `announce` once the service answers requests. `new_data_folder` lets a
+    database with runs claim an empty data folder, in place of a lost one."""
     if settings.https_cert:
         check_certificate(settings.https_cert)
     _ = settings.trusted_networks  # raises for what is neither an address nor a network
@@ -210,11 +208,8 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """A server that calls `on_started` once the service answers, and reads a certificate that is renewed.
-
-    After the first signal, the coordinator drains while the server still answers. After the second signal, the process
-    exits immediately; running shards are run again later.
-    """
+    """A server that also reads renewed certificates. After the first signal, the coordinator drains while the server
+    still answers. The second signal ends the process, and running shards are run again later."""
 
     def __init__(self, config: uvicorn.Config, app: FastAPI, on_started: Callable[[], None]) -> None:
         super().__init__(config)

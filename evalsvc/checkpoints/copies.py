@@ -79,10 +79,8 @@ def spool_path(data_path: Path, checkpoint_id: int, path: str) -> Path:
 
 
 def link_into(copy: Copy, source: Path, name: str) -> None:
-    """Keep a checkpoint alive under a name by hard links: immediately, and without disk space while it exists itself.
-
-    Links in `source` are followed, and so the names of `opening.opened` lead to the files that were checked.
-    """
+    """Keep a checkpoint alive under a name by hard links, which take no disk space while it exists itself. Links in
+    `source` are followed, so that the names of `opening.opened` lead to the files that were checked."""
     if (reason := _problem(copy, lambda folder: _put(source, folder / name, _link))) is not None:
         raise InvalidRequest(
             f"spool=link cannot link {source} to {copy.folder / name} ({reason}); links work on one file system only: "

@@ -256,10 +256,8 @@ class Section:
 
 
 def find_values(folder: Path, entry: InPieces, piece: Piece) -> tuple[int, tuple[int, ...]]:
-    """Return the first byte of a piece's values in its file, and the distance of neighbours along each dimension.
-
-    Both are from the pickle in the archive, which must agree with `.metadata`.
-    """
+    """Return the first byte of a piece's values in its file, and the distance of neighbours along each dimension, both
+    from the pickle in the archive, which must agree with `.metadata`."""
     shown = f"{folder / piece.file} at byte {piece.offset:,}"
     try:
         with (folder / piece.file).open("rb") as file:

@@ -71,10 +71,8 @@ def checkpoint_rule(settings: Settings, *copies: Path) -> ReadRule:
 
 
 def locate(uri: str, rule: ReadRule) -> Path:
-    """Return the existing file or folder that `uri` names, with links resolved.
-
-    Messages about a path outside the roots do not tell whether the path exists, nor where a link leads.
-    """
+    """Return the existing file or folder that `uri` names, with links resolved. Messages about a path outside the roots
+    do not tell whether the path exists, nor where a link leads."""
     resolved = _resolve_inside(local_path(uri), rule, uri)
     try:
         mode = resolved.stat().st_mode
@@ -108,10 +106,8 @@ def _resolve_inside(path: Path, rule: ReadRule, shown: str) -> Path:
 
 @contextmanager
 def opened_weights(path: Path, allow: Allow, companions: Sequence[str] = ()) -> Iterator[Path]:
-    """Yield a stable path to the file or folder of a network's weights; messages show the posted path.
-
-    Only the neighbouring files in `companions`, and the files that an index names, are available next to the path.
-    """
+    """Yield a stable path to the weights of a network, next to which are only the files in `companions`, and those that
+    an index names; messages show the posted path."""
     with ExitStack() as stack:
         files = _OpenFiles(stack)
         try:
@@ -127,11 +123,8 @@ def opened_weights(path: Path, allow: Allow, companions: Sequence[str] = ()) -> 
 
 @contextmanager
 def opened(reference: CheckpointRef) -> Iterator[CheckpointRef]:
-    """Yield the reference with a stable path, or stable paths of its parents; messages show the posted path.
-
-    Files that a configuration is read from are available as well: params.txt and JSON in the folder and its parent,
-    except JSON files outside the roots.
-    """
+    """Yield the reference with stable paths; messages show the posted paths. Files that a configuration is read from
+    are available too: params.txt and JSON in the folder and its parent, except JSON files outside the roots."""
     with ExitStack() as stack:
         files = _OpenFiles(stack)
         with files.posted_names(reference):

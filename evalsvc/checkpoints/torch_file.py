@@ -285,11 +285,8 @@ OTHER: Final = StandIn()
 
 
 class PlainDtype:
-    """A replacement for numpy.dtype while a file is read: plain numbers only, with the byte order as the only state.
-
-    numpy's own class reads the memory layout from the pickle, including pointers to objects. numpy's scalars are common
-    as learning rates and metrics in training loops.
-    """
+    """A replacement for numpy.dtype while a file is read, for plain numbers: numpy's own class reads the memory layout
+    from the pickle, including pointers. Training loops save numpy's scalars as learning rates and metrics."""
 
     def __init__(self, kind: object, _align: object = False, _copy: object = True) -> None:
         if not isinstance(kind, str) or kind not in KINDS:

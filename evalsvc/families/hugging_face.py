@@ -66,10 +66,8 @@ SCALINGS = ("default", "linear", "llama3")
 
 
 class HuggingFaceFields(BaseModel):
-    """Fields of a `config.json`; other keys are ignored. The bounds of the shape are those of `ModelConfig`.
-
-    Older files have `rope_theta` and `rope_scaling`; newer files have both in `rope_parameters`.
-    """
+    """Fields of a `config.json`; other keys are ignored. The bounds of the shape are those of `ModelConfig`. Older
+    files have `rope_theta` and `rope_scaling`; newer files have both in `rope_parameters`."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
 

@@ -165,10 +165,8 @@ class TextEncoding:
         return self.scored(before or [self.prefix], whole[len(before) :])
 
     def scored(self, context: Sequence[int], continuation: Sequence[int]) -> Scored:
-        """Return a request of the tokenizer's ids, cut from the left to the model's input, also in the continuation.
-
-        HFLM fails on a continuation that is longer than the input, so that one document would end the evaluation.
-        """
+        """Return a request of the tokenizer's ids, cut from the left to the model's input, also in a longer
+        continuation, on which HFLM fails, so that one document would end the evaluation."""
         if not continuation:
             raise InvalidData(
                 "its continuation has no separate tokens: the tokenizer joins it to the context; change the "

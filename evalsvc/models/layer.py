@@ -234,10 +234,7 @@ EAGER = Kernels(add_norm, turn, lambda activation: activation)
 
 
 class LayerNorm(nn.Module):
-    """Layer norm with or without gain and bias.
-
-    With `low_precision` the output keeps autocast's dtype, where torch's layer norm would return float32.
-    """
+    """Layer norm with or without gain and bias; with `low_precision`, its output keeps autocast's dtype."""
 
     def __init__(self, width: int, eps: float, *, gain: bool, bias: bool, low_precision: bool) -> None:
         super().__init__()

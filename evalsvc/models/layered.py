@@ -23,10 +23,7 @@ from evalsvc.spec.model_config import ModelConfig
 
 class Layered(nn.Module):
     """Layers between two tables, whose attention and products may be arguments, with the switches of a configuration.
-
-    `rotary_inv_freq_dtype` is the dtype of the frequencies in *training*, see `trained_inv_freq_dtype`; "auto" derives
-    the dtype from the configuration.
-    """
+    `rotary_inv_freq_dtype` is the dtype of the frequencies in *training*; see `resolve_inv_freq_dtype`."""
 
     def __init__(self, config: ModelConfig, rotary_inv_freq_dtype: str = "auto") -> None:
         super().__init__()
@@ -103,10 +100,8 @@ class Layered(nn.Module):
         products: Sequence[Products] | None = None,
         kernels: Kernels = EAGER,
     ) -> Tensor:  # [B, T, D]
-        """Compute `hidden` with any attention, given by `mix`, and products with parameters in any layout.
-
-        No operation here waits for a GPU, so the caller checks the positions; see `Positions.require_rows`.
-        """
+        """Compute `hidden` with any attention, given by `mix`, and products with parameters in any layout. No operation
+        here waits for a GPU, so the caller checks the positions; see `Positions.require_rows`."""
         x, delta = self.post_embed_norm(self.embedded(ids)), None
         rotation = self.positions(positions, x)
         layers = cast(Iterable[Block], self.layers)

@@ -244,10 +244,8 @@ def _no_url(url: str) -> DatabaseUnusable:
 
 
 def open_known(settings: Settings, advice: str = "") -> Store:
-    """Open the database of a service. Never begin one: with another URL than the service's, it would be an empty one.
-
-    Raises DatabaseUnusable: the database does not exist or is empty. `advice` follows what the error says to do.
-    """
+    """Open the database of a service; raise DatabaseUnusable, with `advice`, if there is none or if the database is
+    empty. Never begin one: with another URL than the service's, it would be an empty one."""
     url, owner = settings.database, owner_url(settings.data_path)
     parsed = parse_url(url)
     where = "say with --data-dir or --database-url (EVALSVC_DATA_DIR, EVALSVC_DATABASE_URL) where the service has it"
