@@ -295,8 +295,6 @@ class PlainDtype:
         self.order: Literal["<", ">", "|", "="] = "="
 
     def __setstate__(self, state: object) -> None:
-        match state:
-            case (_, ("<" | ">" | "|" | "=") as order, *_):
-                self.order = order
-            case _:
-                raise UnsafeCheckpoint("would change the layout of numpy's numbers")
+        if not isinstance(state, tuple) or len(state) < 2 or state[1] not in ("<", ">", "|", "="):
+            raise UnsafeCheckpoint("would change the layout of numpy's numbers")
+        self.order = state[1]

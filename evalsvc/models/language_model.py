@@ -297,11 +297,8 @@ def find_nonfinite(model: LanguageModel, ids: Tensor) -> str:  # [B, T] int64
 
 def first_nonfinite(model: LanguageModel, sequences: Sequence[Sequence[int]]) -> int:
     """Return the index of the first sequence that is not finite alone: NaN spreads where beginnings are shared."""
-
-    def is_bad(index: int) -> bool:
-        return bool(find_nonfinite(model, torch.tensor([sequences[index]], device=model.device)))
-
-    return next(filter(is_bad, range(len(sequences))), 0)
+    alone = (torch.tensor([ids], device=model.device) for ids in sequences)
+    return next((index for index, ids in enumerate(alone) if find_nonfinite(model, ids)), 0)
 
 
 def nonfinite_cause(model: LanguageModel, ids: Tensor) -> str:  # [B, T] int64
