@@ -75,7 +75,7 @@ class Family(ABC):
     @abstractmethod
     def sources(self, config: ModelConfig) -> Mapping[str, Source]:
         """Return the tensors of a file for each parameter of the Transformer, by the parameter's name. A parameter that
-        is left out has the same name in the file, without the prefixes and wrappers that `weights.strip` removes."""
+        is left out has the same name in the file, without `module.`, `model.` and names of wrappers (`_orig_mod.`)."""
 
     def sources_in(self, config: ModelConfig, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, Source]:
         """Return the `sources` for a file of tensors with these shapes, by name; for families with several forms."""
