@@ -36,8 +36,6 @@ Fill = Callable[[Path], None]
 
 @dataclass(frozen=True)
 class Copy:
-    """A location for a copy."""
-
     folder: Path
     size: int = 0
     """Size of the copy in bytes, in a store with a size limit."""
@@ -51,7 +49,6 @@ class Copy:
         return self.folder.with_name(f"{self.folder.name}.partial")
 
     def fill(self, fill: Fill) -> None:
-        """Begin or resume the copy, and rename it when it is complete."""
         self.partial.mkdir(parents=True, exist_ok=True)
         fill(self.partial)
         self.partial.rename(self.folder)
@@ -73,7 +70,6 @@ that puts a file in the place of a released copy."""
 
 
 def spooled(data_path: Path, checkpoint_id: int) -> Copy:
-    """Return the location of a posted checkpoint's copy."""
     return Copy(data_path / "spool" / str(checkpoint_id))
 
 
@@ -83,10 +79,8 @@ def spool_path(data_path: Path, checkpoint_id: int, path: str) -> Path:
 
 
 def link_into(copy: Copy, source: Path, name: str) -> None:
-    """Keep a checkpoint alive under a name by hard links: immediately, and without disk space while it exists itself.
-
-    Links in `source` are followed, and so the names of `opening.opened` lead to the files that were checked.
-    """
+    """Keep a checkpoint alive under a name by hard links, which take no disk space while it exists itself. Links in
+    `source` are followed, so that the names of `opening.opened` lead to the files that were checked."""
     if (reason := _problem(copy, lambda folder: _put(source, folder / name, _link))) is not None:
         raise InvalidRequest(
             f"spool=link cannot link {source} to {copy.folder / name} ({reason}); links work on one file system only: "

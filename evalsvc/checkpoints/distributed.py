@@ -177,7 +177,12 @@ def _entries(folder: Path, state: Mapping[str, Any], keys: Iterable[str]) -> dic
                 raise _incomplete(folder, key)
             if info.get("transform_descriptors"):
                 raise ShardedCheckpoint(f"{folder} is compressed, which evalsvc does not read; {conversion(folder)}")
-            file = _part_name(info["relative_path"], str(folder / METADATA))
+            file = info["relative_path"]
+            if type(file) is not str or Path(file).name != file or not file.endswith(DISTRIBUTED) or "\0" in file:
+                raise NotACheckpoint(
+                    f"{folder / METADATA} names {legible(file) if type(file) is str else 'something'}, which is no "
+                    f"{DISTRIBUTED} file in the same folder; write it again"
+                )
             pieces.append(Piece(start, sizes, file, int(info["offset"]), int(info["length"])))
         if not _is_partition(shape, pieces):
             raise _incomplete(folder, key)
@@ -251,10 +256,8 @@ class Section:
 
 
 def find_values(folder: Path, entry: InPieces, piece: Piece) -> tuple[int, tuple[int, ...]]:
-    """Return the first byte of a piece's values in its file, and the distance of neighbours along each dimension.
-
-    Both are from the pickle in the archive, which must agree with `.metadata`.
-    """
+    """Return the first byte of a piece's values in its file, and the distance of neighbours along each dimension, both
+    from the pickle in the archive, which must agree with `.metadata`."""
     shown = f"{folder / piece.file} at byte {piece.offset:,}"
     try:
         with (folder / piece.file).open("rb") as file:
@@ -296,15 +299,6 @@ def _sizes(made: Made) -> tuple[int, ...]:
     if made.name != "torch.Size" or len(sizes) > MAX_DIMS or any(type(n) is not int or n >> 48 for n in sizes):
         raise ValueError("a size is no tuple of numbers")
     return tuple(sizes)
-
-
-def _part_name(name: object, shown: str) -> str:
-    if type(name) is not str or Path(name).name != name or not name.endswith(DISTRIBUTED) or "\0" in name:
-        named = legible(name) if type(name) is str else "something"
-        raise NotACheckpoint(
-            f"{shown} names {named}, which is no {DISTRIBUTED} file in the same folder; write it again"
-        )
-    return name
 
 
 def _incomplete(folder: Path, key: str) -> NotACheckpoint:

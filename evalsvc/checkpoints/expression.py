@@ -181,7 +181,6 @@ def written(expression: Expression | Steps) -> list[Leaf | Sum | Steps]:
 
 
 def leaves(expression: Expression) -> list[Leaf | Sum]:
-    """Return the checkpoints and sums in an expression, each once, in the order of the text."""
     return [leaf for leaf in written(expression) if not isinstance(leaf, Steps)]
 
 

@@ -124,7 +124,6 @@ def parts_of(names: Collection[str], folder: str) -> list[str]:
 
 
 def _states_among(states: Sequence[str], folder: str) -> str:
-    """Return the name of the file of the model among DeepSpeed's files."""
     steps = sorted({name.rpartition("/")[0] for name in states})
     if len(steps) > 1:
         raise NotACheckpoint(f"{folder} is the folder of a run: post one of its folders {first_few(steps, 5)}")
@@ -160,7 +159,6 @@ def refuse_part(names: Collection[str], shown: str) -> None:
 
 
 def is_adapter(path: Path) -> bool:
-    """Return whether a path is the folder of a LoRA adapter."""
     return path.is_dir() and known_weights(names_in(path), str(path)) in ADAPTER_FILES
 
 

@@ -88,7 +88,6 @@ class Virtual:
     """Parents by their names in the expression; each is a file or folder, or the folder of an adapter."""
 
     def models(self) -> Mapping[str, CheckpointRef]:
-        """Return the parents that are whole models, without the adapters."""
         models = (str(leaf.first if isinstance(leaf, Sum) else leaf) for leaf in leaves(self.expression))
         return {name: self.parents[name] for name in models}
 
@@ -160,7 +159,6 @@ def verify(reference: CheckpointRef) -> None:
 
 
 def parents_of(reference: CheckpointRef) -> Sequence[CheckpointRef]:
-    """Return the checkpoints that a virtual checkpoint is computed from; empty for a file."""
     return () if reference.virtual is None else tuple(reference.virtual.parents.values())
 
 

@@ -21,10 +21,7 @@ SHOWN = 5  # maximum number of names of each kind in a message
 
 
 class Pieces(Tensor):
-    """A tensor in several places of several files, put together whenever an operation needs the values.
-
-    Shape and dtype are known without reading.
-    """
+    """A tensor in several places of several files, put together whenever an operation needs the values."""
 
     _entry: InPieces
     _folder: Path

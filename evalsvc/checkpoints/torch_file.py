@@ -71,8 +71,6 @@ class Made:
 
 
 class _Nested(tuple[object, ...]):
-    """A tuple with tuples in it."""
-
     size: int
 
 
@@ -112,7 +110,6 @@ class InertUnpickler(pickle._Unpickler):
         self.named: dict[str, Made] = {}
 
     def __getitem__(self, code: int) -> Callable[[Any], None]:
-        """Return the function of an instruction."""
         self.steps -= 1
         self.values -= code not in UNMADE
         if self.steps < 0 or self.values < 0:
@@ -288,11 +285,8 @@ OTHER: Final = StandIn()
 
 
 class PlainDtype:
-    """A replacement for numpy.dtype while a file is read: plain numbers only, with the byte order as the only state.
-
-    numpy's own class reads the memory layout from the pickle, including pointers to objects. numpy's scalars are common
-    as learning rates and metrics in training loops.
-    """
+    """A replacement for numpy.dtype while a file is read, for plain numbers: numpy's own class reads the memory layout
+    from the pickle, including pointers. Training loops save numpy's scalars as learning rates and metrics."""
 
     def __init__(self, kind: object, _align: object = False, _copy: object = True) -> None:
         if not isinstance(kind, str) or kind not in KINDS:
@@ -301,8 +295,6 @@ class PlainDtype:
         self.order: Literal["<", ">", "|", "="] = "="
 
     def __setstate__(self, state: object) -> None:
-        match state:
-            case (_, ("<" | ">" | "|" | "=") as order, *_):
-                self.order = order
-            case _:
-                raise UnsafeCheckpoint("would change the layout of numpy's numbers")
+        if not isinstance(state, tuple) or len(state) < 2 or state[1] not in ("<", ">", "|", "="):
+            raise UnsafeCheckpoint("would change the layout of numpy's numbers")
+        self.order = state[1]

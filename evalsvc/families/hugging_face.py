@@ -66,10 +66,8 @@ SCALINGS = ("default", "linear", "llama3")
 
 
 class HuggingFaceFields(BaseModel):
-    """Fields of a `config.json`; other keys are ignored. The bounds of the shape are those of `ModelConfig`.
-
-    Older files have `rope_theta` and `rope_scaling`; newer files have both in `rope_parameters`.
-    """
+    """Fields of a `config.json`; other keys are ignored. The bounds of the shape are those of `ModelConfig`. Older
+    files have `rope_theta` and `rope_scaling`; newer files have both in `rope_parameters`."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
 
@@ -195,7 +193,6 @@ class LlamaNamed(Family):
         attention_norm: str = "input_layernorm",
         ffn_norm: str = "post_attention_layernorm",
     ) -> None:
-        """Describe the family that the catalog lists as `name`, with the names of the norms of its layers."""
         self.name, self.fields, self.attention_norm, self.ffn_norm = name, fields, attention_norm, ffn_norm
 
     def read(self, fields: Mapping[str, object], source: str, shown: Mapping[str, object]) -> ModelConfig:
@@ -250,7 +247,6 @@ class LlamaNamed(Family):
 
 
 def renamed(sources: Mapping[str, Source], rename: Callable[[str], str]) -> dict[str, Source]:
-    """Return the sources with other names of the tensors."""
     return {
         each: replace(source, names=tuple(map(rename, source.names)), aliases=tuple(map(rename, source.aliases)))
         for each, source in sources.items()

@@ -21,8 +21,6 @@ SCALED_ROPE = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "
 
 
 class LlamaFields(HuggingFaceFields):
-    """Fields of LlamaConfig."""
-
     attention_bias: bool = False
     mlp_bias: bool = False
 
@@ -89,11 +87,8 @@ class Olmo2Fields(HuggingFaceFields):
 
 
 class GemmaFields(HuggingFaceFields):
-    """Fields of GemmaConfig, the first version, with scaled embeddings and norms whose gain is 1 + weight.
-
-    Gemma 2 and 3 cap their logits or slide their attention in every other layer, which the Transformer does not
-    compute.
-    """
+    """Fields of GemmaConfig, the first version, with scaled embeddings and norms whose gain is 1 + weight. Gemma 2 and
+    3 cap logits or slide attention in every other layer, which the Transformer does not compute."""
 
     num_key_value_heads: int | None = Field(default=16, gt=0, le=2**16)
     head_dim: int | None = Field(default=256, gt=0, le=2**16)

@@ -49,11 +49,8 @@ def _family(name: str) -> Family:
 
 
 def computed_by(config: ModelConfig) -> dict[str, str]:
-    """Return the version of the package transformers if the package computes the model; empty for other models.
-
-    The same checkpoint may have other numbers with another version, so answers and values that are kept for later
-    evaluations are kept with the version.
-    """
+    """Return the version of the package transformers if the package computes the model; empty for other models. Answers
+    and values are kept with the version, since another version may compute other numbers."""
     if config.family != TRANSFORMERS:
         return {}
     try:
@@ -63,11 +60,8 @@ def computed_by(config: ModelConfig) -> dict[str, str]:
 
 
 def read_model_spec(model: str | Mapping[str, object], base: Path | None = None) -> dict[str, object]:
-    """Return the fields of `model`: a registered name, a JSON file, or the fields themselves.
-
-    Relative paths start from `base`. A configuration of Hugging Face is translated, by its `model_type`. Of an open_lm
-    model the result has only the fields that `model` sets, so that `params.txt` can supply the rest later.
-    """
+    """Return the fields of `model`: a registered name, a JSON file relative to `base`, or fields; Hugging Face's are
+    translated. Of open_lm's, only those that `model` sets are returned: `params.txt` can supply the rest."""
     if isinstance(model, str):
         fields, source = _read_named(model, base)
         shown: Mapping[str, object] = {}
@@ -79,12 +73,8 @@ def read_model_spec(model: str | Mapping[str, object], base: Path | None = None)
 
 
 def resolve_config(model: str | Mapping[str, object] | None, checkpoint: Path) -> ModelConfig:
-    """Return the complete configuration of the model in `checkpoint` (a file or a Hugging Face folder).
-
-    If `model` is None, the configuration is searched for in the checkpoint's folder, see `find_model_config`. A
-    `params.txt` of an open_lm run (in the same folder or its parent) always supplies the fields that the model does not
-    set.
-    """
+    """Return the complete configuration of the model in a checkpoint, that of `find_model_config` if `model` is None.
+    The `params.txt` of an open_lm run always supplies the fields that the model does not set."""
     if model is None:
         discovered = find_fields(checkpoint)
         if discovered is None:
@@ -105,11 +95,8 @@ def resolve_config(model: str | Mapping[str, object] | None, checkpoint: Path) -
 
 
 def require_one_model(models: Mapping[str, Mapping[str, object]]) -> None:
-    """Raise CheckpointMismatch if two of `models`, keyed by their checkpoints' names, differ in a field that both have.
-
-    A switch that is left out counts as open_lm's. Models of the package transformers are refused, since the names of
-    their parameters are not known.
-    """
+    """Raise CheckpointMismatch if two of `models`, by their checkpoints' names, differ in a field that both have; a
+    switch that is left out counts as open_lm's. Models of the package transformers are refused."""
     (first, first_fields), *rest = ((name, {**SWITCHES, **fields}) for name, fields in models.items())
     for name, fields in rest:
         if differing := [
@@ -184,7 +171,6 @@ def _translated(
 
 
 def _model_type(fields: Mapping[str, object]) -> str | None:
-    """Return the `model_type` of a Hugging Face configuration if it has a family; None for any other."""
     kind = meta_family(fields) or fields.get("model_type")
     return kind if isinstance(kind, str) and kind != OPEN_LM and kind in catalog.names("families") else None
 

@@ -93,9 +93,7 @@ def load_virtual(
     rotary_inv_freq_dtype: str = "auto",
 ) -> Transformer:
     """Return the model of an expression, as `load_model` does. `parents` are its checkpoints and adapters by name.
-
-    Products and sums are computed in float64 and kept in float32, or in float64 where that is `dtype`.
-    """
+    Products and sums are computed in float64 and kept in float32, or in float64 where that is `dtype`."""
     require_parts(expression, config.n_layers, config.weight_tying)
     model = _empty(config, dtype, rotary_inv_freq_dtype)
     sums: dict[str, Tensor] = {}

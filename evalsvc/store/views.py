@@ -105,7 +105,6 @@ def in_use(session: Session, checkpoint: Checkpoint) -> bool:
 
 
 def protocols_view(session: Session, ids: Collection[str]) -> dict[str, dict[str, object]]:
-    """Return the contents of protocols by id."""
     rows = session.scalars(select(ProtocolRow).where(ProtocolRow.id.in_(ids))) if ids else ()
     return {row.id: row.content for row in rows}
 

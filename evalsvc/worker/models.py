@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -106,11 +106,10 @@ def _load(checkpoint: CheckpointRef, form: ModelForm) -> LoadedModel:
         try:
             with named(checkpoint):
                 model = _load_model(pinned, form)
-        except Exception:
+        finally:
             # A file that was replaced while it was read fails in many ways; report that it was replaced.
-            _require_posted(checkpoint, digests)
-            raise
-        _require_posted(checkpoint, digests)
+            verify(checkpoint)
+            check_sha256(checkpoint, digests.result()[""], digests.result())
     return LoadedModel(source, form, model, digests.result())
 
 
@@ -183,8 +182,3 @@ def _hash(checkpoint: CheckpointRef) -> str:
         raise CheckpointGone(
             f"{checkpoint.label}: {checkpoint.path} was deleted while it was read ({reason}); post it again"
         ) from None
-
-
-def _require_posted(checkpoint: CheckpointRef, digests: Future[dict[str, str]]) -> None:
-    verify(checkpoint)
-    check_sha256(checkpoint, digests.result()[""], digests.result())

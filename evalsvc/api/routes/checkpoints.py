@@ -233,7 +233,6 @@ def _of_file(body: CheckpointInput, settings: Settings) -> Submission:
 
 
 def _keep_sent(state: State, session: Session, sent: Sent | None, submission: Submission, copy: Copy) -> None:
-    """Put the uploads of a post into the spool."""
     if sent is None:
         raise UploadNotFound(
             f"you have no finished upload with the SHA-256 {submission.uri.removeprefix(UPLOAD)}: the file was not "

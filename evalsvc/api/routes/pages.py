@@ -192,7 +192,6 @@ def _tag_of(content: str) -> str:
 
 
 def _same(request: Request, tag: str) -> Response | None:
-    """Return a 304 for a browser that has the content with this tag."""
     if (same := not_modified(request, tag)) is not None:
         # A browser takes the headers of a 304 for the page that it has, so the page would get the policy of data.
         same.headers.update(PAGE_HEADERS)
