@@ -16,14 +16,16 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
+from evalsvc.checkpoints.adapter import read_adapter
 from evalsvc.checkpoints.expression import File
 from evalsvc.checkpoints.formats import ADAPTER_CONFIG, format_of, legible, weights_at
 from evalsvc.checkpoints.opening import checkpoint_rule, locate, opened
 from evalsvc.checkpoints.posted import sum_at
 from evalsvc.checkpoints.reference import CheckpointRef, files_of
 from evalsvc.checkpoints.torch_file import read_outline
+from evalsvc.checkpoints.weights import Weights, read_weights
 from evalsvc.config import Settings
 from evalsvc.data.tokenizer import TextTokenizer, read_tokenizer
 from evalsvc.doctor.checks import Check
@@ -31,6 +33,7 @@ from evalsvc.errors import EvalsvcError, NotACheckpoint, ShardedCheckpoint, Unsu
 from evalsvc.families.family import is_file
 from evalsvc.families.open_lm import folder_of
 from evalsvc.families.reading import find_fields, resolve_config
+from evalsvc.models.loading import check_tensors
 from evalsvc.spec import catalog
 from evalsvc.spec.layout import parse_layout
 from evalsvc.spec.layout_presets import TOKENIZER_SIZE, PublishedPreset, presets
@@ -38,9 +41,6 @@ from evalsvc.spec.model_config import OPEN_LM, TRANSFORMERS, ModelConfig
 from evalsvc.watch.completeness import NO_WEIGHTS, Classifier, Memory, folder_reason
 from evalsvc.watch.folders import look_at
 from evalsvc.watch.wide_table import SPARE_ROWS
-
-if TYPE_CHECKING:
-    from evalsvc.checkpoints.weights import Weights
 
 T = TypeVar("T")
 
@@ -75,11 +75,6 @@ def inspect_checkpoint(
 
     `model` is the configuration, None for the one next to the weights; `options` are those by which the user gave it.
     """
-    catalog.load("models", "evalsvc")  # or say how to install PyTorch, without which commands start
-    from evalsvc.checkpoints.adapter import read_adapter
-    from evalsvc.checkpoints.weights import read_weights
-    from evalsvc.models.loading import check_tensors
-
     it = Inspection(path, settings)
     if is_file(path / ADAPTER_CONFIG):
         if (adapter := it.read(read_adapter, "format")) is not None:

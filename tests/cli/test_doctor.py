@@ -42,9 +42,9 @@ def test_inspect_shows_a_command_that_works(evalsvc: Shell) -> None:
     Path("ids.yaml").write_text("tasks: [{kind: loss, data: ids.jsonl}]")
     ran = evalsvc(command.removeprefix("evalsvc ").replace("SUITE", "ids.yaml") + " --device cpu --threads 1")
     assert (ran.code, "loss/text" in ran.out) == (0, True), ran.err
-    assert evalsvc(f"inspect {weights} --json").json["model"]["hidden_dim"] == 96
+    assert evalsvc(f"inspect {weights} --format json").json["model"]["hidden_dim"] == 96
     Path("no.pt").write_text("hello")
-    assert (evalsvc("inspect no.pt").code, evalsvc("inspect no.pt --json").json["identified"]) == (1, False)
+    assert (evalsvc("inspect no.pt").code, evalsvc("inspect no.pt --format json").json["identified"]) == (1, False)
     for nothing in ("nowhere.pt", "s3://bucket/a.pt", "'avg(a@1, a@2)'"):
         refused = evalsvc(f"inspect {nothing}")
         assert (refused.code, "on this machine; give the path of" in refused.err) == (2, True)

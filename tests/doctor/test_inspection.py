@@ -219,16 +219,16 @@ def test_the_papers_table_has_the_presets_of_its_size() -> None:
 
 def test_a_copy_that_is_changed_meanwhile_is_said(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A trainer may write the file that is looked at."""
-    from evalsvc.checkpoints import weights
+    from evalsvc.doctor import inspection
 
-    read = weights.read_weights
+    read = inspection.read_weights
 
     def change(path: Path) -> Any:
         result = read(path)
         os.utime(llama / "model.safetensors", ns=(1, 1))
         return result
 
-    monkeypatch.setattr(weights, "read_weights", change)
+    monkeypatch.setattr(inspection, "read_weights", change)
     assert "was changed while it was read" in rows(inspected(llama))["format"]
     shutil.rmtree(llama)
 

@@ -21,6 +21,8 @@ from evalsvc.metrics.intervals import critical_value
 from evalsvc.metrics.shares import standard_error
 from evalsvc.spec.layout import VocabularyLayout
 from evalsvc.spec.layout_presets import IMAGE, TEXT
+from evalsvc.tasks.loss.teacher_forcing import ModelEvidence
+from evalsvc.worker.context import ShardContext
 
 LEVEL = 0.001
 """Probability of a false decision over all comparisons, which are one-sided t-tests over sequences (Bonferroni)."""
@@ -60,10 +62,6 @@ def examine(
     `tokenizer` is for records of `text`, which layouts with a prompt need. `report` gets the number of layouts scored
     so far. Sizes that are not given are inferred; `layouts` are tried in addition to the presets.
     """
-    # Imported here because both need torch, and the rest of this module does not.
-    from evalsvc.tasks.loss.teacher_forcing import ModelEvidence
-    from evalsvc.worker.context import ShardContext
-
     records = read_tokens(pairs, tokenizer, "none").records[:limit]
     for record in records:
         if not record.text_ids or not record.image_codes:
