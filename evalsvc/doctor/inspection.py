@@ -100,7 +100,8 @@ def inspect_checkpoint(
     config = it.read(lambda place: resolve_config(model, place), "" if weights is None else "model")
     if config is not None:
         source = "--model" if model is not None else it.read(_source_of_model)
-        it.identified, it.facts["model"] = True, config.model_dump(mode="json", exclude_defaults=True)
+        it.identified |= weights is not None
+        it.facts["model"] = config.model_dump(mode="json", exclude_defaults=True)
         shape = f"{config.n_layers} layers of {config.hidden_dim:,}, a table of {config.vocab_size:,} rows"
         it.add("model", True, f"{config.family}, from {source}: {shape}")
     elif weights is not None:

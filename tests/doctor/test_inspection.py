@@ -217,6 +217,11 @@ def test_the_papers_table_has_the_presets_of_its_size() -> None:
     assert list(fitting_layouts(50_432, "open_lm", 50_277)) == []
 
 
+def test_a_configuration_tells_nothing_of_a_file_that_cannot_be_read(llama: Path) -> None:
+    (llama / "step_5.pt").write_bytes(b"cut off")
+    assert (inspected(llama / "step_5.pt").identified, inspected(llama).identified) == (False, True)
+
+
 def test_a_copy_that_is_changed_meanwhile_is_said(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A trainer may write the file that is looked at."""
     from evalsvc.doctor import inspection
