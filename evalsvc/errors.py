@@ -83,6 +83,10 @@ MAX_LISTED = 20
 MAX_SHOWN = 160
 """Characters of a name that a message quotes."""
 
+INSPECT = "`evalsvc inspect PATH` shows what a checkpoint is and how it is evaluated"
+OF_CONTENT = ["not_a_checkpoint", "unsafe_checkpoint", "sharded_checkpoint", "checkpoint_mismatch", "unsupported_model"]
+"""Codes of errors about what a checkpoint holds, whose messages end by INSPECT."""
+
 
 class EvalsvcError(Exception):
     """An error that evalsvc raises on purpose."""
@@ -100,6 +104,12 @@ class EvalsvcError(Exception):
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
+
+    @property
+    def told(self) -> str:
+        """The message as it leaves evalsvc: printed, in an answer, or stored. That of a service may have INSPECT."""
+        advice = f"; {INSPECT}" if self.code in OF_CONTENT and INSPECT not in self.message else ""
+        return self.message + advice
 
 
 class InputError(EvalsvcError):
@@ -241,7 +251,8 @@ class UnsafeCheckpoint(CheckpointError):
 
 
 class ShardedCheckpoint(CheckpointError):
-    """The checkpoint is a `torch.distributed.checkpoint` folder. The message has the command that converts it."""
+    """The checkpoint is a `torch.distributed.checkpoint` folder that is compressed or in too many pieces. The message
+    has the command that converts it."""
 
 
 class CheckpointMismatch(CheckpointError):

@@ -24,6 +24,16 @@ def test_the_drawn_tree_has_every_error_with_its_code() -> None:
     assert drawn == [(leaf.__name__, leaf.code) for leaf in errors.leaves()]
 
 
+def test_every_refusal_of_a_content_names_the_command_that_explains_it_once() -> None:
+    """Where a file is missing or forbidden there is nothing to look into. The error of a service has the command."""
+    leaves = errors.leaves(errors.CheckpointError)
+    refusals = {leaf.code: leaf("it is text").told for leaf in leaves if leaf("it is text").told != "it is text"}
+    of_content = {"not_a_checkpoint", "unsafe_checkpoint", "sharded_checkpoint", "checkpoint_mismatch"}
+    assert refusals == dict.fromkeys(of_content | {"unsupported_model"}, f"it is text; {errors.INSPECT}")
+    assert errors.NotACheckpoint(f"it is text; {errors.INSPECT}").told.count(errors.INSPECT) == 1
+    assert errors.InvalidRequest("it is text").told == "it is text"
+
+
 def drawn_names(number: int, length: int) -> list[str]:
     own = random.Random(length)
     return ["".join(own.choices(string.ascii_lowercase, k=length)) for _ in range(number)]

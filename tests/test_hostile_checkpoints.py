@@ -15,7 +15,7 @@ from service_process import ServiceProcess
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.checkpoints.remote.fetch import locate_checkpoint
 from evalsvc.config import Settings
-from evalsvc.errors import EvalsvcError, InvalidModelConfig
+from evalsvc.errors import INSPECT, EvalsvcError, InvalidModelConfig
 from evalsvc.families.reading import read_model_spec
 from evalsvc.spec.suite import parse_suite
 from evalsvc.worker.local import run_suite
@@ -95,6 +95,7 @@ def test_the_service_says_what_is_wrong(service: ServiceProcess, bad: Path) -> N
     for name, (_make, code, words) in BAD.items():
         assert said[name]["code"] == code, said[name]
         assert words in said[name]["message"], said[name]
+        assert (INSPECT in said[name]["message"]) == (code != "checkpoint_not_allowed")
         assert "Traceback" not in said[name]["message"]
     assert [service.wait(number)["state"] for number in good] == ["succeeded"] * 2
     assert not (bad / "it-ran").exists()

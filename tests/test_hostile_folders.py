@@ -17,6 +17,7 @@ from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.checkpoints.remote.fetch import locate_checkpoint
 from evalsvc.config import Settings
 from evalsvc.data.tokenizer import read_tokenizer
+from evalsvc.doctor.inspection import inspect_checkpoint
 from evalsvc.errors import EvalsvcError, InvalidData
 from evalsvc.models import LanguageModel
 from evalsvc.worker.context import ShardContext
@@ -275,6 +276,14 @@ def test_a_hostile_folder_is_refused(make: Make, code: str, words: str, opened: 
     assert ";" in caught.value.message or ":" in caught.value.message, "what was found, and what to do"
     assert len(caught.value.message) < 3_000
     assert caught.value.message.isprintable(), "a terminal obeys control characters"
+    began = time.monotonic()
+    inspection = inspect_checkpoint(opened, Settings(devices="cpu", threads=1, roots=str(opened.parent)))
+    assert time.monotonic() - began < SECONDS
+    refusal = next((check for check in inspection.checks if check.needed and not check.ok), None)
+    assert (refusal is None) == (code == "non_finite"), "values are not read"
+    assert refusal is None or inspection.facts["error"] == code
+    assert all(text.isprintable() for check in inspection.checks for text in (check.found, check.do))
+    assert refusal is None or not any("evalsvc run" in command for command in inspection.commands)
     assert not os.path.exists(RAN)
 
 

@@ -67,7 +67,7 @@ def read_quality(path: Path) -> ResultDocument:
         InvalidData: the file is not a result.
     """
     try:
-        return read_file(path, ResultDocument)
+        return read_file(path)
     except UnknownName:
         return EMPTY
 

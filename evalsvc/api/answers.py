@@ -58,12 +58,8 @@ def or_text(media_type: str, example: str, schema_type: str = "string") -> dict[
 
 
 def csv_response(columns: Sequence[str], rows: Iterable[Sequence[object]], threads: Threads) -> StreamingResponse:
-    """Return a CSV answer with a header and a line for each row, which `pandas.read_csv` reads from a URL.
-
-    None becomes an empty cell, NaN and infinities become words, and lists and objects become JSON. A text that a
-    spreadsheet would read as a formula gets a leading apostrophe. `rows` is read while the answer is sent, so check the
-    request before you call this function.
-    """
+    """Return a CSV answer with a header and a line for each row, which `pandas.read_csv` reads from a URL. `rows` is
+    read while the answer is sent, so check the request before you call this function."""
 
     def pieces() -> Iterator[str]:
         yield csv_text([columns])
@@ -83,10 +79,8 @@ def _cell(value: object) -> object:
 
 
 class Answers(Generic[T]):
-    """A cache of recent answers, because clients that watch a run send the same request.
-
-    `weigh` returns about how many bytes an answer takes.
-    """
+    """A cache of recent answers, because clients that watch a run send the same request. `weigh` returns about how many
+    bytes an answer takes."""
 
     def __init__(self, weigh: Callable[[Any], int] = len) -> None:
         self._weigh = weigh

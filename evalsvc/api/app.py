@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from functools import partial
 
 from fastapi import FastAPI
@@ -75,10 +75,7 @@ MakeCoordinator = Callable[[Store, Settings], Coordinator]
 def create_app(
     settings: Settings, make_coordinator: MakeCoordinator = Coordinator, *, insecure: bool = False
 ) -> FastAPI:
-    """Return the web application, whose lifespan opens the store and runs the coordinator.
-
-    `insecure` admits every client without a token while no token exists, even if the address is not loopback.
-    """
+    """Return the web application. `insecure` admits every client at any address while no token exists."""
     suite_files(settings.suites_path)
     parse_retention(settings.retention)
     for task in catalog.COMPONENTS["tasks"]:
@@ -87,7 +84,7 @@ def create_app(
         title="evalsvc",
         version=__version__,
         description="Checkpoints in, metric history per training step out.",
-        lifespan=_lifespan(settings, make_coordinator),
+        lifespan=partial(_lifespan, settings, make_coordinator),
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
@@ -113,26 +110,21 @@ def create_app(
     return app
 
 
-def _lifespan(
-    settings: Settings, make_coordinator: MakeCoordinator
-) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        reads = bool(settings.read_only)
-        for known in (code_digest, find_commit):  # of the code that runs, and not while a probe waits
-            await run_in_threadpool(known)
-        store = await run_in_threadpool(partial(open_store, settings.database, migrate=False, read_only=reads))
-        coordinator = make_coordinator(store, settings)
-        if not reads:
-            coordinator.start()
-        folder = Uploads(settings.uploads_path, settings.upload_bytes)
-        app.state.state = State(settings, store, coordinator, folder, DiskUse(settings.data_path, settings.database))
-        app.state.followers = events.Followers(app.state.state)
-        try:
-            yield
-        finally:
-            await app.state.followers.close()
-            await run_in_threadpool(coordinator.stop)
-            store.close()
-
-    return lifespan
+@asynccontextmanager
+async def _lifespan(settings: Settings, make_coordinator: MakeCoordinator, app: FastAPI) -> AsyncIterator[None]:
+    reads = bool(settings.read_only)
+    for known in (code_digest, find_commit):  # of the code that runs, and not while a probe waits
+        await run_in_threadpool(known)
+    store = await run_in_threadpool(partial(open_store, settings.database, migrate=False, read_only=reads))
+    coordinator = make_coordinator(store, settings)
+    if not reads:
+        coordinator.start()
+    folder = Uploads(settings.uploads_path, settings.upload_bytes)
+    app.state.state = State(settings, store, coordinator, folder, DiskUse(settings.data_path, settings.database))
+    app.state.followers = events.Followers(app.state.state)
+    try:
+        yield
+    finally:
+        await app.state.followers.close()
+        await run_in_threadpool(coordinator.stop)
+        store.close()

@@ -114,7 +114,7 @@ def _on_evalsvc_error(_request: Request, error: Exception) -> JSONResponse:
 
 def problem_of(error: EvalsvcError) -> JSONResponse:
     headers = None if error.retry_after is None else {"Retry-After": str(error.retry_after)}
-    return problem(STATUS[type(error)], error.code, error.message, headers)
+    return problem(STATUS[type(error)], error.code, error.told, headers)
 
 
 def _on_invalid_request(request: Request, error: Exception) -> JSONResponse:

@@ -114,8 +114,8 @@ class CheckpointInput(Input):
     first checkpoint's run in the expression."""
     uri: Annotated[str, Field(min_length=1, max_length=4096)]
     """The weights: an absolute path or file:// uri of a complete file; s3://, gs:// or hf:// if the operator allows
-    the scheme; `upload:SHA256` for a file that was sent to `/v1/uploads`; or an expression over checkpoints of the
-    service, such as `lerp(run@0, run@5000, 0.3)`."""
+    the scheme; `upload:SHA256` for a file or folder that was sent to `/v1/uploads`; or an expression over checkpoints
+    of the service, such as `lerp(run@0, run@5000, 0.3)`. The folder of a LoRA adapter is added to its base."""
     variant: Name | None = None
     """The variant of the step's weights, such as `ema_0.9999`. The default is `raw`. A virtual checkpoint in a run with
     trained checkpoints gets a variant from its expression."""

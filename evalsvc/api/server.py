@@ -11,8 +11,8 @@ import ssl
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -72,41 +72,30 @@ def serve(
     insecure: bool = False,
     new_data_folder: bool = False,
 ) -> None:
-    """Run the service until a signal; call `announce` once the service answers requests.
-
-    `new_data_folder` lets a database with runs claim an empty data folder, in place of a lost one.
-    """
+    """Run the service until a signal; call `announce` once the service answers requests. `new_data_folder` lets a
+    database with runs claim an empty data folder, in place of a lost one."""
     if settings.https_cert:
         check_certificate(settings.https_cert)
     _ = settings.trusted_networks  # raises for what is neither an address nor a network
     if not settings.scheduler and not settings.read_only:
         check_devices(device_list(settings.devices))
-    with listen(settings.host, settings.port) as listener:
+    with listen(settings.host, settings.port) as listener, ExitStack() as stack:
         make_data_folder(settings.data_path)
-        with _coordinator_lock(settings) as lock:
-            has_tokens = _check_database(settings, migrate, insecure, new_data_folder)
-            app = create_app(settings, partial(Coordinator, lock=lock), insecure=insecure)
-            host = f"[{settings.host}]" if ":" in settings.host else settings.host
-            url = f"{'https' if settings.https_cert else 'http'}://{host}:{listener.getsockname()[1]}"
-            sys.setswitchinterval(SWITCH_SECONDS)
-            allow_open_files(2 * CONNECTIONS)  # a connection may need a socket, and a file or a database connection
-            server = _Server(server_config(settings, app), app, lambda: announce(Started(url, has_tokens)))
-            server.run(sockets=[listener])
-            if not server.started:
-                raise InternalError("the service could not start; fix the cause that the log above names")
-
-
-@contextmanager
-def _coordinator_lock(settings: Settings) -> Iterator[CoordinatorLock | None]:
-    if settings.read_only:
-        yield None
-        return
-    lock = CoordinatorLock(Store(settings.database).url)  # the store checks the URL
-    lock.acquire(LOCK_PATIENCE)
-    try:
-        yield lock
-    finally:
-        lock.release()
+        lock: CoordinatorLock | None = None
+        if not settings.read_only:
+            lock = CoordinatorLock(Store(settings.database).url)  # the store checks the URL
+            lock.acquire(LOCK_PATIENCE)
+            stack.callback(lock.release)
+        has_tokens = _check_database(settings, migrate, insecure, new_data_folder)
+        app = create_app(settings, partial(Coordinator, lock=lock), insecure=insecure)
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        url = f"{'https' if settings.https_cert else 'http'}://{host}:{listener.getsockname()[1]}"
+        sys.setswitchinterval(SWITCH_SECONDS)
+        allow_open_files(2 * CONNECTIONS)  # a connection may need a socket, and a file or a database connection
+        server = _Server(server_config(settings, app), app, lambda: announce(Started(url, has_tokens)))
+        server.run(sockets=[listener])
+        if not server.started:
+            raise InternalError("the service could not start; fix the cause that the log above names")
 
 
 def _check_database(settings: Settings, migrate: bool, insecure: bool, new_data_folder: bool) -> bool:
@@ -210,11 +199,8 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """A server that calls `on_started` once the service answers, and reads a certificate that is renewed.
-
-    After the first signal, the coordinator drains while the server still answers. After the second signal, the process
-    exits immediately; running shards are run again later.
-    """
+    """A server that also reads renewed certificates. After the first signal, the coordinator drains while the server
+    still answers. The second signal ends the process, and running shards are run again later."""
 
     def __init__(self, config: uvicorn.Config, app: FastAPI, on_started: Callable[[], None]) -> None:
         super().__init__(config)

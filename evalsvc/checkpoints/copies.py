@@ -18,7 +18,7 @@ import random
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,8 +36,6 @@ Fill = Callable[[Path], None]
 
 @dataclass(frozen=True)
 class Copy:
-    """A location for a copy."""
-
     folder: Path
     size: int = 0
     """Size of the copy in bytes, in a store with a size limit."""
@@ -51,7 +49,6 @@ class Copy:
         return self.folder.with_name(f"{self.folder.name}.partial")
 
     def fill(self, fill: Fill) -> None:
-        """Begin or resume the copy, and rename it when it is complete."""
         self.partial.mkdir(parents=True, exist_ok=True)
         fill(self.partial)
         self.partial.rename(self.folder)
@@ -73,7 +70,6 @@ that puts a file in the place of a released copy."""
 
 
 def spooled(data_path: Path, checkpoint_id: int) -> Copy:
-    """Return the location of a posted checkpoint's copy."""
     return Copy(data_path / "spool" / str(checkpoint_id))
 
 
@@ -83,10 +79,8 @@ def spool_path(data_path: Path, checkpoint_id: int, path: str) -> Path:
 
 
 def link_into(copy: Copy, source: Path, name: str) -> None:
-    """Keep a checkpoint alive under a name by hard links: immediately, and without disk space while it exists itself.
-
-    Links in `source` are followed, and so the names of `opening.opened` lead to the files that were checked.
-    """
+    """Keep a checkpoint alive under a name by hard links, which take no disk space while it exists itself. Links in
+    `source` are followed, so that the names of `opening.opened` lead to the files that were checked."""
     if (reason := _problem(copy, lambda folder: _put(source, folder / name, _link))) is not None:
         raise InvalidRequest(
             f"spool=link cannot link {source} to {copy.folder / name} ({reason}); links work on one file system only: "
@@ -94,22 +88,28 @@ def link_into(copy: Copy, source: Path, name: str) -> None:
         )
 
 
-def keep_upload(copy: Copy, source: Path, name: str) -> None:
-    """Keep an uploaded file under a name, by a hard link if the file system has them; the caller deletes the upload
-    once the post is stored."""
+def keep_uploads(copy: Copy, sources: Mapping[str, Path]) -> None:
+    """Keep uploaded files under names, by hard links if the file system has them; the caller deletes the uploads once
+    the post is stored."""
 
     def fill(folder: Path) -> None:
-        try:
-            os.link(source, folder / name, follow_symlinks=False)
-        except OSError:  # another file system, or one without links; what else is wrong, copying finds too
-            shutil.copyfile(source, folder / name, follow_symlinks=False)
-        if not (folder / name).is_symlink():  # whose target would be changed
-            os.chmod(folder / name, FOR_GROUP)
+        for name, source in sources.items():
+            target = folder / name
+            for above in reversed(target.relative_to(folder).parents[:-1]):
+                (folder / above).mkdir(exist_ok=True)
+                os.chmod(folder / above, 0o750)  # as `FOR_GROUP`
+            try:
+                os.link(source, target, follow_symlinks=False)
+            except OSError:  # another file system, or one without links; what else is wrong, copying finds too
+                shutil.copyfile(source, target, follow_symlinks=False)
+                os.utime(target, ns=(0, 0), follow_symlinks=False)  # the time is a part of the identity
+            if not target.is_symlink():
+                os.chmod(target, FOR_GROUP)
 
     if (reason := _problem(copy, fill)) is not None:
         raise DataDirectoryUnusable(
-            f"the uploaded file {source} cannot be kept in {copy.folder} ({reason}); free some space in the data "
-            "folder, or change its permissions"
+            f"uploads cannot be kept in {copy.folder} ({reason}); free some space in the data folder, or change its "
+            "permissions"
         )
 
 

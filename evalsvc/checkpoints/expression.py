@@ -2,7 +2,7 @@
 
 Every function is linear, so an expression gives each checkpoint a coefficient for each tensor: see `coefficients`.
 
-    expression = average | lerp | graft | checkpoint
+    expression = average | lerp | graft | sum | checkpoint
     average    = "avg" "(" member { "," member } ")"                   the mean; a checkpoint given twice counts twice
     member     = expression | range
     lerp       = "lerp" "(" expression "," expression "," weight ")"   weight from 0 (the first) to 1 (the second)
@@ -11,6 +11,7 @@ Every function is linear, so an expression gives each checkpoint a coefficient f
     choice     = "layers" "=" span { "|" span } | "parts" "=" part { "|" part }
     span       = layer [ "-" layer ]                                   counted from 0, both ends included
     part       = "embeddings" | "head" | "norm"
+    sum        = checkpoint " + " "lora" "(" path ")"                  the weights with a LoRA adapter merged into them
     checkpoint = run "@" step [ ":" variant ] | "base" | path
     range      = run "@" first ".." last [ "/" stride ] [ ":" variant ]
                                                     both ends included; with a stride every one of its steps must exist
@@ -36,6 +37,7 @@ ARITHMETIC = 1
 """Version of the arithmetic on tensors; part of a virtual checkpoint's digest."""
 
 FUNCTIONS = ("avg", "lerp", "graft")
+ADAPTER = "lora"
 PARTS = ("embeddings", "head", "norm")
 """Parts that a graft may choose in addition to layers: token table (with its norm, if there is one), output table, last
 norm."""
@@ -56,6 +58,7 @@ _QUOTED = re.compile(r""""([^"]+)"|'([^']+)'""")
 _WEIGHT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _SPAN = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
 _CHECKPOINT = "a checkpoint (RUN@STEP[:VARIANT], base, a path) or " + ", ".join(f"{name}(…)" for name in FUNCTIONS)
+_ADAPTER = f"{ADAPTER}(FOLDER), the folder of an adapter"
 _CHOICE = "layers=0-11|14 or parts=" + "|".join(PARTS)
 _SIGNS = {"(": "bracket", ",": "comma", ")": "closing bracket"}
 _SHOWN = 80
@@ -126,7 +129,17 @@ class Graft:
 
 
 Leaf = Step | Base | File
-Expression = Leaf | Average | Lerp | Graft
+
+
+@dataclass(frozen=True)
+class Sum:
+    """A checkpoint with the LoRA adapter in a folder, read as one checkpoint."""
+
+    first: Leaf
+    adapter: File
+
+
+Expression = Leaf | Average | Lerp | Graft | Sum
 
 
 def canonical(expression: Expression | Steps, name: Callable[[Leaf], str] = str) -> str:
@@ -135,6 +148,8 @@ def canonical(expression: Expression | Steps, name: Callable[[Leaf], str] = str)
         return str(expression)
     if isinstance(expression, Leaf):
         return name(expression)
+    if isinstance(expression, Sum):
+        return f"{name(expression.first)} + {ADAPTER}({name(expression.adapter)})"
     if isinstance(expression, Average):
         return f"avg({', '.join(sorted((canonical(item, name) for item in expression.members), key=_natural))})"
     operands = f"{canonical(expression.first, name)}, {canonical(expression.second, name)}"
@@ -158,15 +173,14 @@ def default_variant(expression: Expression) -> str:
     return f"{text.partition('(')[0]}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
 
-def written(expression: Expression | Steps) -> list[Leaf | Steps]:
-    """Return the checkpoints and ranges in an expression, each once, in the order of the text."""
-    if isinstance(expression, Leaf | Steps):
+def written(expression: Expression | Steps) -> list[Leaf | Sum | Steps]:
+    """Return the checkpoints, sums and ranges in an expression, each once, in the order of the text."""
+    if isinstance(expression, Leaf | Sum | Steps):
         return [expression]
     return list(dict.fromkeys(leaf for argument in _arguments(expression) for leaf in written(argument)))
 
 
-def leaves(expression: Expression) -> list[Leaf]:
-    """Return the checkpoints in an expression, each once, in the order of the text."""
+def leaves(expression: Expression) -> list[Leaf | Sum]:
     return [leaf for leaf in written(expression) if not isinstance(leaf, Steps)]
 
 
@@ -176,6 +190,10 @@ def replaced(
     """Return the expression with its checkpoints and ranges replaced."""
     if isinstance(expression, Leaf):
         return leaf(expression)
+    if isinstance(expression, Sum):
+        first = leaf(expression.first)
+        assert isinstance(first, Leaf), "an adapter is added to a checkpoint with files"
+        return Sum(first, expression.adapter)
     if isinstance(expression, Average):
         members: list[Expression] = []
         for member in expression.members:
@@ -189,8 +207,8 @@ def replaced(
 
 def coefficients(expression: Expression, part: Part) -> dict[str, float]:
     """Return the coefficient of each checkpoint in the tensors of a layer or part, by name; coefficients sum to 1."""
-    if isinstance(expression, Leaf):
-        return {str(expression): 1.0}
+    if isinstance(expression, Leaf | Sum):
+        return {canonical(expression): 1.0}
     if isinstance(expression, Graft):
         return coefficients(expression.second if part in expression.chosen else expression.first, part)
     if isinstance(expression, Lerp):
@@ -216,7 +234,7 @@ def part_of(name: str) -> Part:
 
 def require_parts(expression: Expression, n_layers: int, weight_tying: bool) -> None:
     """Raise InvalidRequest if a graft chooses layers or parts that a model of this shape does not have."""
-    if isinstance(expression, Leaf):
+    if isinstance(expression, Leaf | Sum):
         return
     for argument in _arguments(expression):
         if not isinstance(argument, Steps):
@@ -257,8 +275,9 @@ def _arguments(expression: Average | Lerp | Graft) -> Sequence[Expression | Step
 
 
 def is_expression(uri: str) -> bool:
-    """Return whether a uri is meant as an expression, valid or not: a function's name and a bracket."""
-    return re.match(rf"\s*(({'|'.join(FUNCTIONS)})\s*\(|[a-z]\w*\s*\(.*\)\s*$)", uri, re.DOTALL) is not None
+    """Return whether a uri is meant as an expression, valid or not: a function's name and a bracket, or a sum."""
+    begins = rf"\s*(({'|'.join(FUNCTIONS)})\s*\(|[a-z]\w*\s*\(.*\)\s*$)"
+    return re.match(rf"{begins}|.*\s\+\s+{ADAPTER}\s*\(", uri, re.DOTALL) is not None
 
 
 def parse_expression(text: str) -> Expression:
@@ -283,6 +302,24 @@ class _Parser:
         return expression
 
     def _member(self, inside: int) -> Expression | Steps:
+        begin = self._skip()
+        member = self._term(inside)
+        if self.peek() != "+":
+            return member
+        if not isinstance(member, Leaf):
+            self.fail("a single checkpoint before +", begin)
+        self.at += 1
+        begin = self._skip()
+        if self._word(_ADAPTER) != ADAPTER:
+            self.fail(_ADAPTER, begin)
+        self._take("(", _ADAPTER)
+        begin = self._skip()
+        if not isinstance(adapter := self._term(inside), File):
+            self.fail("the folder of an adapter", begin)
+        self._take(")")
+        return Sum(member, adapter)
+
+    def _term(self, inside: int) -> Expression | Steps:
         begin = self._skip()
         if quoted := _QUOTED.match(self.text, begin):
             self.at = quoted.end()

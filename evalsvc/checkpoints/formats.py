@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 import stat
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from evalsvc.checkpoints.torch_file import ZIP
-from evalsvc.errors import NotACheckpoint, ShardedCheckpoint
+from evalsvc.errors import NotACheckpoint, first_few
+from evalsvc.families.family import LISTS
+
+ZIP = b"PK\x03\x04"
 
 FOLDER_FILES = (
     "model.safetensors.index.json",
@@ -18,13 +20,28 @@ FOLDER_FILES = (
     "pytorch_model.bin.index.json",
     "pytorch_model.bin",
     "consolidated.pth",
+    "pytorch_model_fsdp.bin",
 )
-"""Names of weights in a folder of Hugging Face or Meta; the first that exists is used."""
+"""Names of weights in a folder of Hugging Face, Meta or FSDP; the first that exists is used."""
+
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+ADAPTER_CONFIG = "adapter_config.json"
+MAX_ADAPTER_CONFIG = 1_000_000
+"""Maximum number of bytes of an adapter's configuration, which may name every module."""
 
 SHARD = re.compile(r"consolidated\.(\d\d)\.pth")
 """Name of one of several files of Meta's, each of which has a part of every tensor."""
 
-PART = re.compile(r"-\d{5}-of-(?!00001)\d{5}\.")
+METADATA = LISTS[0]
+DISTRIBUTED = ".distcp"
+
+PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.(?:safetensors|bin|pt|pth))")
+"""Name of one of several files of Hugging Face, each of which has some of the tensors."""
+
+STATES = re.compile(
+    r"(?:[^/]+/)?(?:mp_rank|(?:bf16_)?zero_pp_rank|expp_rank|layer|expert)_\d[\w-]*(model|optim)_states\.pt"
+)
+"""Name of a file of DeepSpeed, in the folder of a step or in the folder above."""
 
 MAX_HEADER = 25_000_000
 """Maximum number of bytes of a header: a quarter of the format's own limit, enough for 100,000 tensors."""
@@ -35,11 +52,19 @@ MAX_SHOWN = 200
 def weights_at(path: Path, shown: str) -> Path:
     """Return the file that the weights in a file or folder are read from, called `shown` in messages."""
     if path.is_dir():
-        return path / weights_among({entry.name for entry in path.iterdir()}, shown)
+        return path / weights_among(names_in(path), shown)
     refuse_part([path.name], shown)
+    if path.name == METADATA or path.suffix == DISTRIBUTED:
+        raise NotACheckpoint(f"{shown} is a part of a torch.distributed.checkpoint; post its folder, {path.parent}")
     if SHARD.fullmatch(path.name):
         raise NotACheckpoint(f"{shown} is one of several parts of a model; post the folder of all parts")
     return path
+
+
+def names_in(folder: Path) -> set[str]:
+    """Return the names in a folder, and those of weights in the folders of its steps and parts."""
+    states = {path.relative_to(folder).as_posix() for path in folder.glob("*/*_states.pt")}
+    return {entry.name for entry in folder.iterdir()} | states | {name for name in LISTS if (folder / name).is_file()}
 
 
 def weights_among(names: Collection[str], folder: str) -> str:
@@ -58,42 +83,102 @@ def weights_among(names: Collection[str], folder: str) -> str:
 
 def known_weights(names: Collection[str], folder: str) -> str | None:
     """Return the first of FOLDER_FILES among the names in a folder, which may be incomplete; see `weights_at`."""
-    if ".metadata" in names or any(name.endswith(".distcp") for name in names):
-        raise _sharded(folder)
-    weights = [name for name in FOLDER_FILES if name in names] or sorted(filter(SHARD.fullmatch, names))
-    for index, whole in (FOLDER_FILES[:2], FOLDER_FILES[2:4]):
-        if weights[:2] == [index, whole]:
-            raise NotACheckpoint(
-                f"{folder} holds {index} and {whole}, two sets of weights; remove the one that is not the model's"
-            )
+    lists = [name for name in LISTS if name in names]
+    weights = lists + ([name for name in FOLDER_FILES if name in names] or sorted(filter(SHARD.fullmatch, names)))
+    if not weights and (weights := [name for name in ADAPTER_FILES if name in names]) and ADAPTER_CONFIG not in names:
+        raise NotACheckpoint(f"{folder} holds {weights[0]} without {ADAPTER_CONFIG}, as peft writes both; copy it too")
+    if tuple(weights[:2]) in (FOLDER_FILES[:2], FOLDER_FILES[2:4]) or (lists and len(weights) > 1):
+        raise NotACheckpoint(
+            f"{folder} holds {weights[0]} and {weights[1]}, two sets of weights; remove the one that is not the model's"
+        )
+    unfinished = {name for inner in LISTS[1:] if (name := inner.partition("/")[0]) in names}
+    if not weights and (unfinished or any(name.endswith(DISTRIBUTED) for name in names)):
+        raise NotACheckpoint(
+            f"{folder} has no {METADATA} yet, which a trainer writes last; post it when it is complete"
+        )
+    weights = weights or parts_of(names, folder)
+    if not weights and (states := sorted(filter(STATES.fullmatch, names))):
+        return _states_among(states, folder)
     if not weights:
         refuse_part(names, folder)
     return next(iter(weights), None)
+
+
+def parts_of(names: Collection[str], folder: str) -> list[str]:
+    """Return the names of all parts of a model that has no index; empty if there are none."""
+    sets: dict[tuple[str, ...], list[str]] = {}
+    for match in filter(None, map(PART.fullmatch, sorted(names))):
+        sets.setdefault((match[1], match[3], match[4]), []).append(match[0])
+    if len(sets) > 1:
+        named = ", ".join(parts[0] for parts in list(sets.values())[:3])
+        raise NotACheckpoint(f"{folder} holds parts of several models: {named}; keep the parts of one model")
+    for (stem, count, ending), parts in sets.items():
+        wanted = [f"{stem}-{number:05}-of-{count}{ending}" for number in range(1, int(count) + 1)]
+        if lacking := [name for name in wanted if name not in names]:
+            raise NotACheckpoint(
+                f"{folder} holds {len(parts)} of the {len(wanted)} parts of a model, and not {first_few(lacking, 3)}; "
+                "copy all parts"
+            )
+        return wanted
+    return []
+
+
+def _states_among(states: Sequence[str], folder: str) -> str:
+    steps = sorted({name.rpartition("/")[0] for name in states})
+    if len(steps) > 1:
+        raise NotACheckpoint(f"{folder} is the folder of a run: post one of its folders {first_few(steps, 5)}")
+    models = {name.rpartition("/")[2]: name for name in states if name.endswith("model_states.pt")}
+    if not models:
+        raise NotACheckpoint(
+            f"{folder}/{states[0]} is of DeepSpeed's optimizer; post the folder of all files of the step"
+        )
+    if any(name.startswith("zero_pp_rank_") for name in models):
+        run, _, step = f"{folder}/{steps[0]}".rstrip("/").rpartition("/")
+        raise NotACheckpoint(
+            f"{folder} holds parts of tensors (ZeRO-3); join the parts by DeepSpeed's own program, and post {folder} "
+            f"again: python {run}/zero_to_fp32.py {run} {folder} --tag {step} --safe_serialization"
+        )
+    whole = models.pop("mp_rank_00_model_states.pt", None)
+    if whole is None or models:
+        raise NotACheckpoint(
+            f"{folder} holds {min(models)}: DeepSpeed divided the model by tensors, layers or experts; save the whole "
+            "model in the training program, and post that file"
+        )
+    return whole
 
 
 def refuse_part(names: Collection[str], shown: str) -> None:
     """Raise NotACheckpoint if a file, or a folder with these names, holds only a part of a model."""
     if any(name.startswith("adapter_model.") for name in names):
         raise adapter(shown)
-    if parts := sorted(name for name in names if PART.search(name)):
-        index = FOLDER_FILES[0 if parts[0].endswith(".safetensors") else 2]
-        raise NotACheckpoint(
-            f"{shown} holds {parts[0]}, a part of a model; post the folder of all parts with their index, {index}, as "
-            "save_pretrained writes both"
-        )
+    counts = {match[3] for match in map(PART.fullmatch, names) if match}
+    if counts - {"00001"}:
+        raise NotACheckpoint(f"{shown} is one of {int(max(counts))} parts of a model; post the folder of all parts")
+    if states := sorted(filter(STATES.fullmatch, names)):
+        _states_among(states, shown.rpartition("/")[0])
+
+
+def is_adapter(path: Path) -> bool:
+    return path.is_dir() and known_weights(names_in(path), str(path)) in ADAPTER_FILES
 
 
 def adapter(shown: str) -> NotACheckpoint:
     return NotACheckpoint(
-        f"{shown} is a LoRA adapter, which holds only what differs from its base; merge the adapter into the base, and "
-        "post the folder of the merged model: model.merge_and_unload().save_pretrained(FOLDER)"
+        f"{shown} is of a LoRA adapter, which holds only what differs from its base; give its folder on a disk, alone "
+        "or with the base: 'BASE + lora(FOLDER)'"
     )
 
 
-def _sharded(folder: str) -> ShardedCheckpoint:
-    return ShardedCheckpoint(
-        f"{folder} is a torch.distributed.checkpoint folder, sharded by rank; convert it to one file: "
-        f"python -P -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} {folder}.pt"
+def merge_it(folder: object) -> str:
+    """Return what to do with an adapter that evalsvc cannot merge, as the end of a message."""
+    return f"merge {folder} into its base, and give the result: model.merge_and_unload().save_pretrained(FOLDER)"
+
+
+def conversion(folder: Path) -> str:
+    """Return the advice for a folder of torch.distributed.checkpoint that is not read in place."""
+    return (
+        "convert it to one file: python -P -m torch.distributed.checkpoint.format_utils dcp_to_torch "
+        f"{folder} {folder}.pt"
     )
 
 
@@ -105,8 +190,6 @@ def format_of(path: Path) -> Literal["safetensors", "torch", "index"]:
         raise NotACheckpoint(f"{path} is empty; wait until it is written, or check for a full disk")
     with path.open("rb") as file:
         head = file.read(16)
-    if path.suffix == ".distcp" and (path.parent / ".metadata").exists():
-        raise _sharded(str(path.parent))
     # Before pickles: the length of a safetensors header may begin with the byte that a pickle begins with.
     if head[8:9] == b"{" and head[5:8] == b"\0\0\0":
         return "safetensors"

@@ -31,11 +31,11 @@ from evalsvc.errors import (
     NotACheckpoint,
     os_reason,
 )
-from evalsvc.families.family import MAX_JSON_FILES
+from evalsvc.families.family import LISTS, MAX_JSON_FILES, is_file
 from evalsvc.families.open_lm import recorded_model
 from evalsvc.files.opened import Allow, ReadRule, open_checked, path_of
 
-NEIGHBOURS = ("params.txt", "config.json", ".metadata")
+NEIGHBOURS = ("params.txt", "config.json", *LISTS)
 """Files next to a checkpoint that are read by name and must lie inside the roots. Other JSON files outside the roots
 are ignored."""
 
@@ -71,10 +71,8 @@ def checkpoint_rule(settings: Settings, *copies: Path) -> ReadRule:
 
 
 def locate(uri: str, rule: ReadRule) -> Path:
-    """Return the existing file or folder that `uri` names, with links resolved.
-
-    Messages about a path outside the roots do not tell whether the path exists, nor where a link leads.
-    """
+    """Return the existing file or folder that `uri` names, with links resolved. Messages about a path outside the roots
+    do not tell whether the path exists, nor where a link leads."""
     resolved = _resolve_inside(local_path(uri), rule, uri)
     try:
         mode = resolved.stat().st_mode
@@ -108,10 +106,8 @@ def _resolve_inside(path: Path, rule: ReadRule, shown: str) -> Path:
 
 @contextmanager
 def opened_weights(path: Path, allow: Allow, companions: Sequence[str] = ()) -> Iterator[Path]:
-    """Yield a stable path to the file or folder of a network's weights; messages show the posted path.
-
-    Only the neighbouring files in `companions`, and the files that an index names, are available next to the path.
-    """
+    """Yield a stable path to the weights of a network, next to which are only the files in `companions`, and those that
+    an index names; messages show the posted path."""
     with ExitStack() as stack:
         files = _OpenFiles(stack)
         try:
@@ -127,11 +123,8 @@ def opened_weights(path: Path, allow: Allow, companions: Sequence[str] = ()) -> 
 
 @contextmanager
 def opened(reference: CheckpointRef) -> Iterator[CheckpointRef]:
-    """Yield the reference with a stable path, or stable paths of its parents; messages show the posted path.
-
-    Files that a configuration is read from are available as well: params.txt and JSON in the folder and its parent,
-    except JSON files outside the roots.
-    """
+    """Yield the reference with stable paths; messages show the posted paths. Files that a configuration is read from
+    are available too: params.txt and JSON in the folder and its parent, except JSON files outside the roots."""
     with ExitStack() as stack:
         files = _OpenFiles(stack)
         with files.posted_names(reference):
@@ -177,7 +170,6 @@ class _OpenFiles:
         self._stack = stack
 
     def pin(self, file: Path, name: Path, allow: Allow) -> None:
-        """Open a file that `allow` permits, and make `name` lead to it."""
         if name.is_symlink():
             return
         descriptor, real = open_checked(file, allow)
@@ -197,7 +189,6 @@ class _OpenFiles:
         return folder, private
 
     def pin_weights(self, path: Path, allow: Allow) -> Path:
-        """Open weights, and the files next to an index; return the private name of `path`."""
         folder, private = self.private_folder(path)
         if path.is_dir():
             files, pinned = files_of(path, MAX_FILES), private
@@ -221,7 +212,6 @@ class _OpenFiles:
         return replace(reference, path=str(private))
 
     def pin_neighbours(self, folder: Path, private: Path, rule: ReadRule) -> None:
-        """Open the files in a folder and its parent that a configuration is read from."""
         places = ((folder, private), (folder.parent, private.parent))
         for place, private_place in places:
             for name in NEIGHBOURS:
@@ -270,10 +260,7 @@ def _names(folder: Path, endings: tuple[str, ...]) -> list[str]:
 
 
 def _is_readable(path: Path) -> bool:
-    try:
-        return path.is_file() and os.access(path, os.R_OK)
-    except OSError:  # a link into a folder without permission
-        return False
+    return is_file(path) and os.access(path, os.R_OK)
 
 
 def allow_open_files(count: int) -> None:

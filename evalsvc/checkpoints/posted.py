@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from evalsvc.checkpoints.expression import Base, File, Sum
+from evalsvc.checkpoints.formats import ADAPTER_CONFIG, MAX_ADAPTER_CONFIG, is_adapter
 from evalsvc.checkpoints.opening import checkpoint_rule, locate, opened, opened_neighbours
 from evalsvc.checkpoints.reference import CheckpointRef, Identity
 from evalsvc.checkpoints.remote.objects import ObjectSource
 from evalsvc.checkpoints.remote.source import METADATA_SECONDS, within
 from evalsvc.checkpoints.remote.uri import HTTP, RemoteUri, parse_remote
 from evalsvc.config import Settings
-from evalsvc.errors import CheckpointNotAllowed, InvalidModelConfig
-from evalsvc.families.family import MAX_CONFIG_BYTES
+from evalsvc.errors import CheckpointError, CheckpointNotAllowed, InvalidModelConfig
+from evalsvc.families.family import LISTS, MAX_CONFIG_BYTES, read_json
 from evalsvc.families.open_lm import MAX_PARAMS_BYTES
 from evalsvc.families.reading import find_model_config, read_model_spec
 from evalsvc.spec.layout import parse_layout
@@ -29,6 +32,19 @@ MAX_MODEL_FILES = 20
 """Maximum number of JSON files in a remote folder that is searched for a model's. Folders with more hold data."""
 
 
+def sum_at(path: Path, settings: Settings) -> Sum | None:
+    """Return the sum that the folder of an adapter stands for: the adapter on the folder that its configuration names,
+    or else on `base`; None for another file or folder."""
+    if not is_adapter(path):
+        return None
+    with opened_neighbours(path, checkpoint_rule(settings)) as folder:
+        recorded = read_json(folder / ADAPTER_CONFIG, MAX_ADAPTER_CONFIG).get("base_model_name_or_path")
+    with suppress(CheckpointError):
+        if isinstance(recorded, str) and not is_adapter(base := locate(recorded, checkpoint_rule(settings))):
+            return Sum(File(str(base)), File(str(path)))
+    return Sum(Base(), File(str(path)))
+
+
 def posted_model(
     model: str | Mapping[str, object] | None, path: str, identity: Identity, settings: Settings
 ) -> Mapping[str, object] | None:
@@ -38,6 +54,19 @@ def posted_model(
         with opened_neighbours(Path(path), checkpoint_rule(settings)) as checkpoint:
             return find_model_config(checkpoint)
     return given_model(model, settings)
+
+
+def uploaded_model(files: Mapping[str, Path]) -> Mapping[str, object] | None:
+    """Return the configuration among the files of an uploaded folder by name, see `find_model_config`."""
+    with TemporaryDirectory(prefix="evalsvc-") as private:
+        folder = Path(private) / "parent" / "content"
+        for name, path in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).symlink_to(path)
+        try:
+            return find_model_config(folder)
+        except InvalidModelConfig as error:
+            raise InvalidModelConfig(error.message.replace(str(folder), "the uploaded folder")) from None
 
 
 def given_model(model: str | Mapping[str, object], settings: Settings) -> Mapping[str, object]:
@@ -103,6 +132,8 @@ def _copy_small_files(uri: RemoteUri, settings: Settings, folder_copy: Path) -> 
             files, _ = source.inside()
         except (CheckpointNotAllowed, FileNotFoundError):  # a store may permit reading an object but not listing
             files = ()
+        if any(file.name == LISTS[0] for file in files):
+            (place / LISTS[0]).touch()
         wanted = [file for file in files if file.name.endswith(".json") or file.name == "params.txt"]
         for file in wanted if len(wanted) <= MAX_MODEL_FILES else ():
             most = MAX_CONFIG_BYTES if file.name == "config.json" else MAX_PARAMS_BYTES

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from evalsvc.checkpoints.expression import Expression
+from evalsvc.checkpoints.expression import Expression, Sum, leaves
 from evalsvc.errors import (
     CheckpointChanged,
     CheckpointGone,
@@ -30,7 +30,8 @@ UPLOAD = "upload:"
 
 HASH_BLOCK = 8 << 20
 
-MAX_FILES = 1000
+MAX_FILES = 5000
+"""Maximum number of files of a checkpoint. OLMo-core writes 16 for each rank."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,11 @@ class CheckpointRef:
 class Virtual:
     expression: Expression
     parents: Mapping[str, CheckpointRef]
-    """Parents by their names in the expression; each is a file or folder."""
+    """Parents by their names in the expression; each is a file or folder, or the folder of an adapter."""
+
+    def models(self) -> Mapping[str, CheckpointRef]:
+        models = (str(leaf.first if isinstance(leaf, Sum) else leaf) for leaf in leaves(self.expression))
+        return {name: self.parents[name] for name in models}
 
 
 def with_files(reference: CheckpointRef, change: Callable[[CheckpointRef], CheckpointRef]) -> CheckpointRef:
@@ -154,7 +159,6 @@ def verify(reference: CheckpointRef) -> None:
 
 
 def parents_of(reference: CheckpointRef) -> Sequence[CheckpointRef]:
-    """Return the checkpoints that a virtual checkpoint is computed from; empty for a file."""
     return () if reference.virtual is None else tuple(reference.virtual.parents.values())
 
 

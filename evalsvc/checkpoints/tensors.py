@@ -3,17 +3,71 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
+from evalsvc.checkpoints.distributed import STORAGES, InPieces, find_values
 from evalsvc.checkpoints.formats import legible
 from evalsvc.errors import NonFinite, first_few
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 SHOWN = 5  # maximum number of names of each kind in a message
+
+
+class Pieces(Tensor):
+    """A tensor in several places of several files, put together whenever an operation needs the values."""
+
+    _entry: InPieces
+    _folder: Path
+    _mapped: Callable[[str], Tensor]
+
+    @staticmethod
+    def of(folder: Path, entry: InPieces, mapped: Callable[[str], Tensor]) -> Tensor:
+        """Return the tensor; `mapped` returns the bytes of a file in the folder."""
+        dtype: torch.dtype = getattr(torch, entry.dtype)
+        pieces: Pieces = Tensor._make_wrapper_subclass(Pieces, entry.shape, dtype=dtype)
+        pieces._entry, pieces._folder, pieces._mapped = entry, folder, mapped
+        return pieces
+
+    def put_together(self) -> Tensor:
+        whole = torch.empty(self._entry.shape, dtype=self.dtype)
+        width = STORAGES[self._entry.dtype][1]
+        # As bytes, because an archive begins anywhere in its file.
+        target = whole.view(-1).view(torch.uint8).view(*whole.shape, width)
+        for piece in self._entry.pieces:
+            begin, steps = find_values(self._folder, self._entry, piece)
+            strides = (*(step * width for step in steps), 1)
+            values = self._mapped(piece.file).as_strided((*piece.shape, width), strides, begin)
+            place = tuple(slice(at, at + size) for at, size in zip(piece.start, piece.shape, strict=True))
+            target[place].copy_(values)
+        return whole
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, operation: Any, _types: Any, arguments: Sequence[Any] = (), options: Mapping[str, Any] | None = None
+    ) -> Any:
+        whole = tree_map_only(Pieces, lambda pieces: pieces.put_together(), (tuple(arguments), dict(options or {})))
+        return operation(*whole[0], **whole[1])
+
+
+def joined(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the rows of all tensors, of which one at a time is put together; a single tensor as it is in the file."""
+    first = tensors[0]
+    if len(tensors) == 1:
+        return first.put_together() if isinstance(first, Pieces) else first
+    dtype = reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
+    rows = torch.empty(sum(map(len, tensors)), *first.shape[1:], dtype=dtype)
+    end = 0
+    for tensor in tensors:
+        begin, end = end, end + len(tensor)
+        rows[begin:end].copy_(tensor)
+    return rows
 
 
 def emptied(tensors: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

@@ -1,35 +1,38 @@
 """Files of torch.save, read so that neither a `submitter` nor a `pull request` runs code: a pickle is a program.
 
 torch reads with `weights_only=True`, and before that, every instruction and name in the pickle must be in a list of
-those that tensors and plain values need. What reading costs is bounded by the limits of a worker, not here. The watcher
-reads outlines without torch and numpy.
+those that tensors and plain values need, or name a class, such as argparse.Namespace. Every such name stands for
+`StandIn`, an object without content: no class is imported, created or called. `InertUnpickler` checks pickles, reads
+their outlines, and reads torch.distributed.checkpoint's, without torch and numpy.
 """
 
 from __future__ import annotations
 
 import io
 import pickle
-import pickletools
 import re
 import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO, Final, Literal
+from typing import IO, Any, Final, Literal
 
+from evalsvc.checkpoints.formats import ZIP, legible
 from evalsvc.errors import NotACheckpoint, UnsafeCheckpoint
-
-ZIP = b"PK\x03\x04"
 
 LEGACY_PICKLES = 5
 """Number of pickles at the start of a file before torch 1.6: magic number, version, machine, content, keys of the
 storages."""
 
-INSTRUCTIONS = re.compile(
-    r"PROTO|STOP|MARK|GLOBAL|NEWOBJ|REDUCE|BUILD|BINPERSID|APPENDS?|SETITEMS?|TUPLE[123]?|EMPTY_(TUPLE|LIST|DICT|SET)"
-    r"|NONE|NEW(FALSE|TRUE)|BININT[12]?|BINFLOAT|BINUNICODE|SHORT_BINSTRING|LONG1|(LONG_)?BIN(PUT|GET)"
-)
+MAX_PICKLE = 100_000_000
+"""Maximum number of bytes of the pickle of an archive, which has no values of tensors: 400,000 tensors."""
+
+MAX_VALUES = 4_000_000
+"""Maximum number of objects of such a pickle."""
 
 NAMES = re.compile(
-    r"collections\.(OrderedDict|Counter)|(__builtin__|builtins)\.(set|complex)|_codecs\.encode"
+    r"collections\.(OrderedDict|Counter)|builtins\.(set|complex)|_codecs\.encode"
     r"|torch\.(Size|device|Tensor|nn\.parameter\.Parameter|serialization\._get_layout|_tensor\._rebuild_from_type_v2)"
     r"|torch\._utils\._rebuild_(tensor|tensor_v2|tensor_v3|parameter|parameter_with_state|sparse_tensor"
     r"|meta_tensor_no_storage)|torch\.(storage\.)?[A-Z]\w*Storage|torch\.(bool|u?int\d+|b?float\d+\w*|complex\d+)"
@@ -41,38 +44,184 @@ KINDS = frozenset(("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "
 
 ADVICE = "so it was not opened; save only tensors and plain values: torch.save({'state_dict': model.state_dict()}, ...)"
 
-OPTIONS = frozenset(("argparse.Namespace", "pathlib.PosixPath"))
-
-CONVERSION = (
-    "so it was not opened; if the file is your own, save it again without its options: "
-    'python -P -c "import argparse, pathlib, sys, torch; torch.serialization.add_safe_globals([argparse.Namespace, '
-    "pathlib.PosixPath]); old = torch.load(sys.argv[1], map_location='cpu', weights_only=True); torch.save({k: old[k] "
-    "for k in ('state_dict', 'model', 'ema', 'step', 'steps', 'epoch') if k in old}, sys.argv[2])\" OLD.pt NEW.pt"
+INERT = re.compile(
+    r"(?!(os|posix|nt|sys)\.)([A-Za-z_]\w*\.)+_?[A-Z]\w*|collections\.defaultdict|datetime\.(date|datetime|time\w+)"
+    r"|builtins\.(bool|bytes|dict|float|int|list|object|str)"
+    r"|numpy\.(ndarray|(core|_core)\.multiarray\._reconstruct)"
 )
+"""Names that a training's options and optimizers need: classes, by their capital letter, and a few more. Functions are
+refused, since a file that calls one was made to run code."""
+
+MAX_NAMES = 100
+"""Maximum number of names in a pickle: torch goes through all names for each instruction."""
+
+MAX_MARKS, MAX_NESTED = 1000, 10_000
+"""Maximum numbers of open lists, and of values in a tuple of tuples: a few bytes can nest so many that its hash, which
+calls itself for each, never ends or ends the process."""
 
 
-def require_safe(path: Path) -> bool:
-    """Raise UnsafeCheckpoint or NotACheckpoint as `load` does; return whether the file was written since torch 1.6."""
+@dataclass(slots=True, eq=False)
+class Made:
+    """A class or function that a pickle names, or what the pickle makes with it; does nothing."""
+
+    name: str
+    arguments: Any = None
+    """Arguments of the call; None for the class or function itself."""
+    state: Any = None
+
+
+class _Nested(tuple[object, ...]):
+    size: int
+
+
+class _Memo(list[object]):
+    """Numbered values of a pickle. A dictionary needs more memory, and a list that grows to any number needs all."""
+
+    def __setitem__(self, number: Any, value: Any) -> None:
+        if number != len(self):
+            raise ValueError("the values are not numbered in order")
+        self.append(value)
+
+
+class InertUnpickler(pickle._Unpickler):
+    """Interpreter of pickles that imports and calls nothing. Dictionaries have only texts, whole numbers and `Made` as
+    keys. `load` raises UnsafeCheckpoint for a name or instruction that is not allowed, OverflowError for too many
+    values, and any other error for a damaged pickle.
+    """
+
+    dispatch = property(lambda self: self)  # see `__getitem__`
+    stack: list[Any]
+    metastack: list[Any]
+    append: Callable[[object], None]
+    pop_mark: Callable[[], list[Any]]
+
+    def __init__(
+        self,
+        stream: IO[bytes],
+        shown: object,
+        names: re.Pattern[str],
+        functions: Mapping[int, Callable[[Any], None]],
+        values: int = MAX_VALUES,
+    ) -> None:
+        super().__init__(stream, encoding="latin-1")
+        self.memo = _Memo()
+        self.shown, self.names, self.functions = shown, names, functions
+        self.steps, self.values = 4 * values, values
+        self.named: dict[str, Made] = {}
+
+    def __getitem__(self, code: int) -> Callable[[Any], None]:
+        self.steps -= 1
+        self.values -= code not in UNMADE
+        if self.steps < 0 or self.values < 0:
+            raise OverflowError("the pickle makes too many values")
+        if code not in self.functions:
+            raise UnsafeCheckpoint(
+                f"{self.shown} holds the pickle instruction {code}, which only files that run code need, so it was "
+                "not opened; write it by torch.save with the default protocol"
+            )
+        return self.functions[code]
+
+    def find_class(self, module: str, name: str) -> Made:
+        if module == "__builtin__":  # of Python 2, whose names torch.save writes, and torch reads as those of Python 3
+            module, name = "builtins", {"unicode": "str", "long": "int"}.get(name, name)
+        full = f"{module}.{name}"
+        if not self.names.fullmatch(full):
+            raise UnsafeCheckpoint(f"{self.shown} would run {legible(full)} when it is opened, {ADVICE}")
+        if len(self.named) == MAX_NAMES and full not in self.named:
+            raise UnsafeCheckpoint(f"{self.shown} names more than {MAX_NAMES} classes, {ADVICE}")
+        return self.named.setdefault(full, Made(full))
+
+    def persistent_load(self, pid: object) -> Made:
+        return Made("storage", pid)
+
+    def mark(self) -> None:
+        if len(self.metastack) == MAX_MARKS:
+            raise OverflowError("the pickle nests too many values")
+        STANDARD[0x28](self)
+
+    def call(self) -> None:
+        arguments, kind = self.stack.pop(), self.stack.pop()
+        if type(kind) is not Made or kind.arguments is not None or not isinstance(arguments, tuple):
+            raise ValueError("something is called that is no class or function")
+        self.append(Made(kind.name, arguments))
+
+    def build(self) -> None:
+        state = self.stack.pop()
+        if type(self.stack[-1]) is not Made:
+            raise ValueError("a plain value is given a state")
+        self.stack[-1].state = state
+
+    def set_items(self, several: bool) -> None:
+        items = self.pop_mark() if several else [self.stack.pop(), self.stack.pop()][::-1]
+        target = self.stack[-1]
+        if type(target) is dict:
+            pairs = zip(items[::2], items[1::2], strict=True)
+            target.update((key, value) for key, value in pairs if type(key) in (str, int, Made))
+        elif type(target) is not Made:
+            raise ValueError("an item is put into no dictionary")
+
+    def nest(self, code: int) -> None:
+        STANDARD[code](self)
+        made = self.stack[-1]
+        sizes = [item.size if type(item) is _Nested else len(item) for item in made if isinstance(item, tuple)]
+        if sizes:
+            self.stack[-1] = made = _Nested(made)
+            made.size = sum(sizes, len(made))
+            if made.size > MAX_NESTED:
+                raise OverflowError("the pickle nests too many values")
+
+
+STANDARD: Mapping[int, Callable[[Any], None]] = pickle._Unpickler.dispatch
+
+UNMADE = frozenset(b"hjK(usaebN\x88\x89)\x94qr\x80\x95")
+"""Instructions that make no new object."""
+
+NEWER = {code: STANDARD[code] for code in b"\x80\x95.(cQaet\x85\x86\x87)]}N\x88\x89KMJGXU\x8aqrhj\x8c\x93\x94"} | {
+    ord("("): InertUnpickler.mark,
+    ord("R"): InertUnpickler.call,
+    0x81: InertUnpickler.call,  # NEWOBJ
+    ord("b"): InertUnpickler.build,
+    ord("s"): partial(InertUnpickler.set_items, several=False),
+    ord("u"): partial(InertUnpickler.set_items, several=True),
+}
+"""Functions of the instructions that tensors and plain values need in any protocol."""
+
+OLDER = {code: function for code, function in NEWER.items() if code not in b"\x95\x8c\x93\x94"} | {
+    code: partial(InertUnpickler.nest, code=code) for code in b"t\x85\x86\x87"
+}
+"""Functions of the instructions of the protocol that torch.save writes and torch reads. torch hashes any tuple."""
+
+
+def check(path: Path) -> tuple[bool, frozenset[str], object]:
+    """Return whether a file was written since torch 1.6, the names in it that a reader must replace by `StandIn`, and
+    its content without values of tensors. Raises UnsafeCheckpoint or NotACheckpoint as `load` does."""
     with path.open("rb") as file:
         is_archive = file.read(len(ZIP)) == ZIP
         file.seek(0)
         pickles = io.BytesIO(_archive_pickle(path)) if is_archive else file
-        try:
-            for _ in range(1 if is_archive else LEGACY_PICKLES):
-                _require_harmless(path, pickles)
-        except (ValueError, IndexError, KeyError, MemoryError) as error:
-            raise damaged(path, error) from error
-    return is_archive
+        inert: set[str] = set()
+        names = re.compile(f"{NAMES.pattern}|{INERT.pattern}") if is_archive else NAMES
+        content: object = None
+        for _ in range(1 if is_archive else LEGACY_PICKLES):
+            reader = InertUnpickler(pickles, path, names, OLDER)
+            try:
+                content = reader.load()
+            except (UnsafeCheckpoint, OSError):
+                raise
+            except OverflowError as error:
+                raise NotACheckpoint(
+                    f"{path} has a pickle of too many or nested values, unlike a model; save tensors as tensors"
+                ) from error
+            except Exception as error:  # a damaged pickle can fail in any way
+                raise damaged(path, error) from error
+            inert.update(name for name in reader.named if not NAMES.fullmatch(name))
+    return is_archive, frozenset(inert), content
 
 
 def read_outline(path: Path) -> dict[str, object]:
-    """Return an archive's keys with values that are numbers or texts, others as OTHER. Nothing in it is executed."""
-    content = _archive_pickle(path)
-    try:
-        outline = _OutlineUnpickler(io.BytesIO(content)).load()
-    except Exception as error:  # a damaged pickle can fail in any way
-        raise NotACheckpoint(f"{path} is damaged: its pickle is truncated; copy or write it again") from error
-    items = outline.items() if isinstance(outline, dict) else ()
+    """Return the keys of an archive, checked by `check`, with values that are numbers or texts, others as OTHER."""
+    is_archive, _, content = check(path)
+    items = content.items() if is_archive and isinstance(content, dict) else ()
     return {key: value if type(value) in (int, float, str) else OTHER for key, value in items if isinstance(key, str)}
 
 
@@ -93,23 +242,15 @@ def _archive_pickle(path: Path) -> bytes:
                     f"{path} is a compressed zip, which torch.save never writes; save it again with torch.save"
                 )
             entry = entries["data.pkl"]
+            if entry.file_size > MAX_PICKLE:
+                raise NotACheckpoint(
+                    f"{path} has a pickle of {entry.file_size:,} bytes, too many for a model; save tensors as tensors"
+                )
             entry.CRC = None  # type: ignore[assignment] # torch may have written no checksum
             with archive.open(entry) as stream:
                 return stream.read()
     except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError) as error:
         raise NotACheckpoint(f"{path} is cut off: its zip directory is missing; copy or write it again") from error
-
-
-def _require_harmless(path: Path, stream: IO[bytes]) -> None:
-    for instruction, argument, _ in pickletools.genops(stream):
-        if not INSTRUCTIONS.fullmatch(instruction.name):
-            raise UnsafeCheckpoint(
-                f"{path} holds the pickle instruction {ord(instruction.code)}, which only files that run code need, "
-                "so it was not opened; write it by torch.save with the default protocol"
-            )
-        if instruction.name == "GLOBAL" and not NAMES.fullmatch(name := str(argument).replace(" ", ".")):
-            advice = CONVERSION if name in OPTIONS else ADVICE
-            raise UnsafeCheckpoint(f"{path} would run {name} when it is opened, {advice}")
 
 
 def damaged(path: Path, error: Exception) -> NotACheckpoint:
@@ -118,8 +259,19 @@ def damaged(path: Path, error: Exception) -> NotACheckpoint:
     )
 
 
-class _Other:
-    """Stand-in for every class and function that a pickle names. Calls return a stand-in and do nothing."""
+class _LikeDict(type):
+    """Metaclass whose classes equal `dict`, the only class whose objects torch lets a pickle add entries to."""
+
+    def __eq__(cls, other: object) -> bool:
+        return other is cls or other is dict
+
+    __hash__ = type.__hash__
+
+
+class StandIn(metaclass=_LikeDict):
+    """Object in the place of every object whose class a pickle names. It has no content, and nothing happens to it."""
+
+    __slots__ = ()
 
     def __init__(self, *_arguments: object) -> None: ...
 
@@ -127,29 +279,14 @@ class _Other:
 
     def __setitem__(self, _key: object, _value: object) -> None: ...
 
-    def append(self, _value: object) -> None: ...
 
-    add = append
-
-
-OTHER: Final = _Other()
+OTHER: Final = StandIn()
 """Placeholder for every value that is not a plain number or text."""
 
 
-class _OutlineUnpickler(pickle.Unpickler):
-    def find_class(self, _module: str, _name: str) -> type[_Other]:
-        return _Other
-
-    def persistent_load(self, _pid: object) -> _Other:
-        return OTHER
-
-
 class PlainDtype:
-    """A replacement for numpy.dtype while a file is read: plain numbers only, with the byte order as the only state.
-
-    numpy's own class reads the memory layout from the pickle, including pointers to objects. numpy's scalars are common
-    as learning rates and metrics in training loops.
-    """
+    """A replacement for numpy.dtype while a file is read, for plain numbers: numpy's own class reads the memory layout
+    from the pickle, including pointers. Training loops save numpy's scalars as learning rates and metrics."""
 
     def __init__(self, kind: object, _align: object = False, _copy: object = True) -> None:
         if not isinstance(kind, str) or kind not in KINDS:
@@ -158,8 +295,6 @@ class PlainDtype:
         self.order: Literal["<", ">", "|", "="] = "="
 
     def __setstate__(self, state: object) -> None:
-        match state:
-            case (_, ("<" | ">" | "|" | "=") as order, *_):
-                self.order = order
-            case _:
-                raise UnsafeCheckpoint("would change the layout of numpy's numbers")
+        if not isinstance(state, tuple) or len(state) < 2 or state[1] not in ("<", ">", "|", "="):
+            raise UnsafeCheckpoint("would change the layout of numpy's numbers")
+        self.order = state[1]

@@ -21,6 +21,7 @@ from evalsvc.cli.options import (
     connect,
     refuse,
     require_folders,
+    writing,
 )
 from evalsvc.cli.printer import first_rows, print_list, printed_to
 from evalsvc.cli.progress import show_bars
@@ -31,7 +32,7 @@ from evalsvc.client.reader import find_checkpoint
 from evalsvc.compare.text_pages import ReportForm
 from evalsvc.config import Settings
 from evalsvc.connection_errors import without_password
-from evalsvc.errors import InvalidRequest, UnknownName, first_few, os_reason
+from evalsvc.errors import InvalidRequest, UnknownName, first_few
 from evalsvc.files.atomic import write_whole
 from evalsvc.installation import pip_install
 from evalsvc.spec.documents import Artifact
@@ -121,10 +122,8 @@ def get(
         raise InvalidRequest(f"the file {path} exists; name another file by --output, or remove the file first")
     if path.is_dir():
         raise InvalidRequest(f"{path} cannot be written: it is a folder; name a file by --output")
-    try:
+    with writing("--output", path):
         write_whole(path, artifact.content, mode=0o644)
-    except OSError as error:
-        raise InvalidRequest(f"{path} cannot be written: {os_reason(error)}; name another file by --output") from None
     say(f"{path}: {artifact.media_type}, {len(artifact.content):,} bytes")
 
 

@@ -55,29 +55,26 @@ from evalsvc.spec.protocol import describe_differences, describe_fields, differe
 
 commands = typer.Typer()
 
-A = Annotated[
-    str,
-    Argument(
-        metavar="A",
-        help="Result file of `evalsvc run --output`, or RUN@STEP[:VARIANT] or RUN[:VARIANT] of the service.",
-        autocompletion=complete_run,
-    ),
-]
-B = Annotated[
-    str | None,
-    Argument(
-        metavar="B",
-        help="Second side of the comparison, in the same form.",
-        show_default="the base, if A is a run",
-        autocompletion=complete_run,
-    ),
-]
-
 
 @commands.command()
 def compare(
-    a: A,
-    b: B = None,
+    a: Annotated[
+        str,
+        Argument(
+            metavar="A",
+            help="Result file of `evalsvc run --output`, or RUN@STEP[:VARIANT] or RUN[:VARIANT] of the service.",
+            autocompletion=complete_run,
+        ),
+    ],
+    b: Annotated[
+        str | None,
+        Argument(
+            metavar="B",
+            help="Second side of the comparison, in the same form.",
+            show_default="the base, if A is a run",
+            autocompletion=complete_run,
+        ),
+    ] = None,
     metrics: Annotated[
         list[str] | None,
         Option(
@@ -198,11 +195,7 @@ def print_contrasts(
     headline: Sequence[str] = (),
     fits_screen: bool = False,
 ) -> None:
-    """Print a comparison of two checkpoints, a row per metric.
-
-    Companions have a row if `named` has them, or with `whole`. With `fits_screen`, the rows are those that one screen
-    has room for: the headline first, then the metrics that differ.
-    """
+    """Print a row per metric, or with `fits_screen` the rows that fit: the headline, then the metrics that differ."""
     say(f"A: {comparison.a}\nB: {comparison.b}")
     together = comparison.family == "holm"
     p_values = "p (Holm, all metrics)" if together else "p (Holm)"
@@ -300,7 +293,6 @@ def _change(value: Number | None) -> str:
 
 
 def contrast_rows(comparison: Comparison) -> list[Row]:
-    """Return a row of CSV for each metric of a comparison."""
     rows: list[Row] = []
     for contrast in comparison.contrasts:
         row = fields_of(contrast)
@@ -356,7 +348,6 @@ def print_difference_curves(
 
 
 def _last_row(curve: DifferenceCurve) -> list[str]:
-    """Return the last step of a curve, with the steps of its crossings: `from 80 on`, `first at 80`, or `never`."""
     step, a, _, b, _, change, interval, _, verdict = _step_row(curve, len(curve.x) - 1)
     crossings = ((curve.first_indistinguishable, curve.indistinguishable_from), (curve.first_apart, curve.apart_from))
     words = [
@@ -394,7 +385,6 @@ def _crossing_lines(curve: DifferenceCurve) -> Iterator[str]:
 
 
 def difference_rows(comparison: RunComparison) -> list[Row]:
-    """Return a row of CSV for each metric and step of two runs."""
     constant = ("metric", "task", "unit", "direction", "protocol", "step_level")
     by_step: tuple[str, ...] = ("a", "a_stderr", "b", "b_stderr", "difference", "stderr", "low", "high")
     by_step += ("verdict", "basis", "n", "groups", "n_only_a", "n_only_b")

@@ -109,7 +109,6 @@ def revoke(
 
 @contextmanager
 def _opened(data_dir: Path | None, database_url: str | None, new: bool = False, advice: str = "") -> Iterator[Store]:
-    """Open the database of the service, or begin one with `new`; refuse one that is not that of the data folder."""
     settings = Settings.load(data_dir=data_dir, database_url=database_url)
     store = open_store(settings.database, migrate=False) if new else open_known(settings, advice)
     with closing(store), translated(store.url):

@@ -147,7 +147,6 @@ def started_service(data_dir: Path, devices: str, assets: Path) -> Iterator[str]
 
 
 def checkpoints() -> list[tuple[str, int, Path]]:
-    """Return (run, step, file) of every checkpoint of the miniature, by step."""
     files = []
     for run in RUNS:
         folder = ROOT / "runs" / run
@@ -206,7 +205,6 @@ def write_files(client: Client, folder: Path) -> list[Path]:
 
 
 def read_answers(client: Client) -> Answers:
-    """Return the greedy completions by prompt, and by run and step."""
     texts: dict[str, dict[tuple[str, int], str]] = {}
     for run in RUNS:
         for step in client.completions(run):
@@ -253,5 +251,4 @@ def _print_answers(answers: Answers) -> None:
 def _say_dashboard(url: str) -> None:
     if not vega.is_installed():
         say(f"the dashboard has tables, and no charts; for charts: {pip_install('dashboard')}")
-    say("serving until Ctrl-C; open the dashboard in a browser:")
-    say(url + DASHBOARD)
+    say(f"serving until Ctrl-C; open the dashboard in a browser:\n{url}{DASHBOARD}")

@@ -1,8 +1,9 @@
-"""`evalsvc doctor` and `layout`: settings, missing requirements of evaluations, and the layout of a checkpoint."""
+"""`evalsvc doctor`, `inspect` and `layout`: what is missing for evaluations, what a checkpoint is, and its layout."""
 
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -28,11 +29,11 @@ from evalsvc.cli.options import Output as AnswerFile
 from evalsvc.cli.printer import print_rows, printed_to
 from evalsvc.cli.progress import show_bars
 from evalsvc.cli.terminal import print_table, say, say_json
-from evalsvc.cli.weights import checkpoint_reference, inline_model, read_layout
+from evalsvc.cli.weights import checkpoint_reference, inline_model, local_file, read_layout
 from evalsvc.config import PREFIX, Settings, setting_sources
 from evalsvc.doctor.bug_report import shown_setting
 from evalsvc.doctor.checks import Check, run_checks
-from evalsvc.doctor.layout.checkup import LEGEND, conclusion, examine, layout_yaml, ranking_rows, summary
+from evalsvc.errors import InvalidRequest
 from evalsvc.spec.layout import parse_layout
 from evalsvc.spec.protocol import plain_json
 
@@ -81,6 +82,36 @@ def doctor(
 
 
 @commands.command()
+def inspect(
+    path: Annotated[str, Argument(help="File or folder with weights, on this machine.")],
+    model: Model = None,
+    form: Form = "table",
+) -> None:
+    """Show what a file or folder is, who wrote it, which model and layout fit, and how it is evaluated.
+
+    Nothing in it is executed. The exit code is 1 if evalsvc cannot tell what it is.
+    """
+    # PyTorch takes seconds to import and is not on every machine; `--help` and a mistyped option need no PyTorch.
+    from evalsvc.doctor.inspection import inspect_checkpoint
+
+    if (place := local_file(path)) is None:
+        raise InvalidRequest(f"there is no file or folder {path} on this machine; give the path of weights")
+    option = "" if model is None else f" --model {shlex.quote(model)}"
+    inspection = inspect_checkpoint(place, Settings.load(), inline_model(model), option)
+    if form == "json":
+        say_json(plain_json(inspection.to_json()))
+    elif form == "csv":
+        print_rows([asdict(check) for check in inspection.checks], form, "checks", "")
+    else:
+        say(str(inspection.path))
+        _print_checks("part", inspection.checks)
+        for command in inspection.commands:
+            say(command)
+    if not inspection.identified:
+        raise typer.Exit(FAILED)
+
+
+@commands.command()
 def layout(
     checkpoint: Annotated[str, Argument(help="Weights: a path or a file:// URI.")],
     pairs: Annotated[
@@ -117,6 +148,8 @@ def layout(
     The exit code is 1 if the layout is not decided. A layout is never guessed, since every number depends on it.
     """
     require_folders({"--output": output, "--findings": findings_file})
+    from evalsvc.doctor.layout.checkup import LEGEND, conclusion, examine, layout_yaml, ranking_rows, summary
+
     settings = local_settings(device, threads)
     with show_bars() as bars:
         findings = examine(

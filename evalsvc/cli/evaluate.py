@@ -95,8 +95,6 @@ def run_here(
 
 
 def _write_artifact(artifact: Mapping[str, object], folder: Path | None) -> dict[str, object]:
-    """Write an artifact in all its forms, and return it with the path in place of the content; without a folder, only
-    return it."""
     written = {key: value for key, value in artifact.items() if key != "content"}
     content = artifact["content"]
     if folder is None:

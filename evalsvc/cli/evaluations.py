@@ -49,8 +49,6 @@ from evalsvc.spec.names import RUN, STEPS, checkpoint_name
 
 commands = typer.Typer()
 
-Ids = Annotated[list[int], Argument(metavar="ID", min=1, help="Ids of evaluations.")]
-
 MEASURED = 20
 """Number of newest evaluations by a suite whose median duration is the estimate of the next one's."""
 
@@ -142,7 +140,9 @@ def _print_evaluated_suite(suite: EvaluatedSuite) -> None:
 
 
 @commands.command()
-def cancel(evaluations: Ids, url: Url = None) -> None:
+def cancel(
+    evaluations: Annotated[list[int], Argument(metavar="ID", min=1, help="Ids of evaluations.")], url: Url = None
+) -> None:
     """Cancel evaluations that are queued or running. The results of finished shards are kept."""
     with connect(url) as client:
         for evaluation in evaluations:

@@ -59,16 +59,6 @@ from evalsvc.spec.protocol import describe_fields, labelled
 
 commands = typer.Typer()
 
-Metrics = Annotated[
-    list[str] | None,
-    Option(
-        "--metric",
-        help="Show only this metric, <task>/<metric>, or metrics that match a pattern; repeat for several.",
-        show_default="the headline",
-        autocompletion=complete_metric,
-    ),
-]
-
 
 @commands.command()
 def history(
@@ -78,7 +68,15 @@ def history(
             metavar="RUN", help="Name of the training run; several runs share each curve.", autocompletion=complete_run
         ),
     ],
-    metric: Metrics = None,
+    metric: Annotated[
+        list[str] | None,
+        Option(
+            "--metric",
+            help="Show only this metric, <task>/<metric>, or metrics that match a pattern; repeat for several.",
+            show_default="the headline",
+            autocompletion=complete_metric,
+        ),
+    ] = None,
     everything: Annotated[
         bool, Option("--all", help="Show every metric and step; perplexities and other companions get rows.")
     ] = False,
@@ -165,7 +163,8 @@ def history(
                 if joined is None:
                     left_out = [
                         lack
-                        for lack in (lack for headline in headlines for lack in headline.left_out)
+                        for headline in headlines
+                        for lack in headline.left_out
                         if variant in (None, lack.variant)
                         and (not metrics or any(fnmatchcase(lack.metric, name) for name in metrics))
                     ]
@@ -308,7 +307,6 @@ def _value_rows(history: History, series: ValueSeries, companions: Sequence[Valu
 
 
 def print_buckets(buckets: Buckets) -> None:
-    """Print a row for each range of steps that `--points` makes."""
     rows = [{name: value for name, value in row.items() if name != "direction"} for row in bucket_rows(buckets)]
     drop = ("protocol", *(["variant"] if len({row["variant"] for row in rows}) == 1 else []), "unit", "mean")
     print_rows(rows, "table", "", f"run {buckets.run} has no values yet", drop)
@@ -371,7 +369,6 @@ def _curve_rows(curve: Curve, labels: Sequence[str], kept: int) -> list[list[str
 
 
 def print_tradeoff(tradeoff: Tradeoff) -> None:
-    """Print a row per checkpoint, with the metric of `--against` first."""
     keys, metrics = ["run", "variant", tradeoff.x], [tradeoff.against, *tradeoff.columns]
     rows = []
     for row in tradeoff.rows:
@@ -385,7 +382,6 @@ def _points(row: Mapping[str, object], metrics: Sequence[str]) -> list[TradeoffP
 
 
 def tradeoff_rows(tradeoff: Tradeoff) -> list[Row]:
-    """Return a row per checkpoint, with columns for values, standard errors and ends of intervals."""
     rows: list[Row] = []
     for row in tradeoff.rows:
         plain = {key: row[key] for key in ("run", "variant", tradeoff.x)}
@@ -399,12 +395,10 @@ def tradeoff_rows(tradeoff: Tradeoff) -> list[Row]:
 
 
 def history_rows(history: History) -> list[Row]:
-    """Return a row for each value of a run."""
     return [row for series in history.series for row in _series_rows(series, history.x, history.imports)]
 
 
 def curve_rows(joined: JoinedHistories) -> list[Row]:
-    """Return a row for each value of several runs."""
     return [
         {"run": series.run, **row}
         for curve in joined.curves

@@ -42,26 +42,18 @@ Row = tuple[int, Cells]
 
 
 @dataclass(frozen=True)
-class Defaults:
-    """Properties of a series that the file does not state."""
+class Head:
+    """Properties that distinguish the series of a file."""
 
     unit: str = ""
     direction: str = "none"
     variant: str = "raw"
     protocol: str = "not stated"
-
-
-@dataclass(frozen=True)
-class Head(Defaults):
-    """Properties that distinguish the series of a file."""
-
     metric: str = ""
 
 
 @dataclass
 class FileSeries:
-    """Values of one series, in columns."""
-
     head: Head
     step: list[int] = field(default_factory=list)
     value: list[float | str] = field(default_factory=list)
@@ -70,7 +62,6 @@ class FileSeries:
     lines: dict[int, int] = field(default_factory=dict)
 
     def part(self, first: int, last: int) -> dict[str, object]:
-        """Return a slice of the values in the form of `POST /v1/runs/{run}/metrics`."""
         columns: dict[str, Sequence[object]] = {"step": self.step, "value": self.value}
         columns |= {"stderr": self.stderr, "n": self.n}
         return {**vars(self.head), **{name: column[first:last] for name, column in columns.items()}}
@@ -110,8 +101,7 @@ def import_history(
     variant and protocol; or a column of steps and a column for each metric, as Weights & Biases exports; or an export
     of TensorBoard. A repeated import changes nothing, so repeat an import that was interrupted.
     """
-    defaults = Defaults(unit, direction, variant, protocol)
-    series = read_series(file, metric or [], defaults)
+    series = read_series(file, metric or [], Head(unit, direction, variant, protocol))
     with connect(url) as client:
         done = [client.import_values(run, source or file.name, part, replace=replace) for part in requests(series)]
     counts = {name: sum(getattr(part, name) for part in done) for name in ("new", "replaced", "unchanged")}
@@ -120,14 +110,13 @@ def import_history(
     say(f"{counted(sum(counts.values()), 'value')} of {metrics}: {kinds}")
 
 
-def read_series(path: Path, metrics: Sequence[str], defaults: Defaults) -> list[FileSeries]:
+def read_series(path: Path, metrics: Sequence[str], defaults: Head) -> list[FileSeries]:
     """Read the series of a file, or only those of `metrics`; for a TensorBoard file, `metrics` is the metric's name."""
     by_head: dict[Head, FileSeries] = {}
     for line, entry in _entries(path, metrics):
         if not entry.get("metric"):
             raise InvalidData(f"{path} line {line} names no metric; write the name of the metric, or remove the line")
-        given = {name: str(entry.get(name) or default) for name, default in vars(defaults).items()}
-        head = Head(metric=str(entry["metric"]), **given)
+        head = Head(**{name: str(entry.get(name) or default) for name, default in vars(defaults).items()})
         _add(path, line, by_head.setdefault(head, FileSeries(head)), entry)
     known = {head.metric for head in by_head}
     for name in metrics:
@@ -184,7 +173,6 @@ def _json_lines(path: Path, stream: TextIO) -> Iterator[Row]:
 
 
 def _entries(path: Path, metrics: Sequence[str]) -> Iterator[Row]:
-    """Yield the values of a file with their lines: `step`, `metric`, `value`, and optional properties."""
     rows = _rows(path)
     first = next(rows, None)
     if first is None:

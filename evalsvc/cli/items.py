@@ -40,7 +40,6 @@ def items(
 
 
 def print_items(results: Items, limit: int) -> None:
-    """Print the first items of each task as a table, with long values cut."""
     if not any(results.items.values()):
         say(f"evaluation {results.evaluation} has no results per item; its state is {results.state}")
         return

@@ -38,7 +38,6 @@ class CommandGroup(TyperGroup):
 
 
 def add_group(commands: typer.Typer, name: str, about: str) -> typer.Typer:
-    """Add a group of commands to a module's commands, and return the group."""
     group = typer.Typer(cls=CommandGroup, no_args_is_help=True, help=about)
     commands.add_typer(group, name=name)
     return group
@@ -52,7 +51,6 @@ class Announced(TyperCommand):
         self.entry = entry
 
     def load(self) -> Any:
-        """Import the module of the command, and return the command."""
         info = TyperInfo(import_module(self.entry.module).commands)
         # Help by rich cuts the names of options on a narrow terminal; plain help wraps.
         group = get_group_from_info(info, pretty_exceptions_short=True, suggest_commands=True, rich_markup_mode=None)

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import typer
 from typer import Argument, Option
 
+from evalsvc.checkpoints.reference import Spool
 from evalsvc.client import Client
 from evalsvc.cluster.devices import check_devices
 from evalsvc.config import Settings
@@ -36,17 +37,14 @@ def complete_run(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def complete_suite(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Return the suites of the service whose names begin with `incomplete`."""
     return _offered(ctx, incomplete, lambda client: [suite.name for suite in client.suites()])
 
 
 def complete_metric(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Return the metrics of the run that the command line names."""
     return _offered(ctx, incomplete, lambda client: _metrics(client, ctx))
 
 
 def complete_task(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Return the tasks that measured the run that the command line names."""
     return _offered(ctx, incomplete, lambda client: [name.partition("/")[0] for name in _metrics(client, ctx)])
 
 
@@ -102,7 +100,12 @@ Priority = Annotated[int, Option(help="Priority; higher priorities are evaluated
 FirstStep = Annotated[int | None, Option("--from", min=0, help="First step.", show_default="the lowest")]
 LastStep = Annotated[int | None, Option("--to", min=0, help="Last step.", show_default="the highest")]
 Limit = Annotated[int, Option(min=1, max=100_000, help="Most rows to show.")]
-EvaluationId = Annotated[int, Argument(metavar="ID", min=1, help="Id of the evaluation.")]
+Kept = Annotated[
+    Spool, Option("--spool", help="Keep the weights until their evaluation ends, by a hard link or a copy.")
+]
+Replace = Annotated[
+    bool, Option("--replace", help="Replace another file that was posted for the same step and variant.")
+]
 Suite = Annotated[
     list[str] | None,
     Option(help="Name of a suite; repeat for several.", show_default="the run's plan", autocompletion=complete_suite),
@@ -162,7 +165,6 @@ def writing(option: str, path: Path) -> Iterator[None]:
 
 
 def write_output(option: str, path: Path, text: str) -> None:
-    """Write a text to the file that an option names."""
     with writing(option, path):
         path.write_text(text)
 

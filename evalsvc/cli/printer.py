@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from datetime import datetime
 from itertools import islice
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -89,14 +90,10 @@ def print_list(documents: Sequence[D], columns: Sequence[str], form: Format, key
     """Print documents as `print_rows` does. A table has `columns`: fields or CELLS. CSV and JSON have every field."""
     if form != "table":
         print_rows([document.model_dump() for document in documents], form, key, nothing)
-    elif not documents:
-        say(nothing)
-    else:
-        cells = [
-            [cell(name, CELLS[name](row) if name in CELLS else getattr(row, name)) for name in columns]
-            for row in documents
-        ]
-        print_table([_title(name) for name in columns], cells, optional=[_title(name) for name in columns])
+        return
+    read = {name: CELLS.get(name, attrgetter(name)) for name in columns}
+    rows = [{_title(name): cell(name, read[name](document)) for name in columns} for document in documents]
+    print_rows(rows, form, key, nothing)
 
 
 def show(
@@ -173,7 +170,6 @@ def took(started: str | None, finished: str | None) -> str:
 
 
 def print_suite_tasks(tasks: Sequence[Row]) -> None:
-    """Print the tasks of a suite with all their parameters."""
     for task in tasks:
         say(f"task {task.get('name')}, kind {task.get('kind')}:")
         for key, value in task.items():
@@ -215,7 +211,6 @@ def print_metrics(metrics: Sequence[Metric], protocols: Mapping[str, Mapping[str
 
 
 def print_warnings(warnings: Iterable[TaskWarning], whose: str = "") -> None:
-    """Print the warnings about a task's result on stderr."""
     for warning in warnings:
         warn(f"{whose}{warning.metric}: {one_line(warning.message)}")
 

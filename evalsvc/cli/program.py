@@ -14,10 +14,9 @@ from evalsvc.cli.terminal import complain, say, warn
 from evalsvc.config import guard_processes, unknown_variables
 from evalsvc.errors import EvalsvcError, InvalidRequest
 
-SERVICE, POST, HOLD, READ, ALONE, WRITE = (
+SERVICE, POST, READ, ALONE, WRITE = (
     "Run a service",
-    "Post checkpoints",
-    "Manage runs, checkpoints and evaluations",
+    "Post and manage checkpoints",
     "Read results",
     "Evaluate without a service",
     "Write suites",
@@ -36,13 +35,13 @@ COMMANDS = {
     "submit": Entry("evalsvc.cli.submit", POST, "Post a checkpoint and have it evaluated."),
     "watch": Entry("evalsvc.cli.watch", POST, "Post every checkpoint that appears in a folder."),
     "import": Entry("evalsvc.cli.imports", POST, "Import values that other tools measured."),
-    "runs": Entry("evalsvc.cli.runs", HOLD, "List, show and rename runs, and set their bases."),
-    "checkpoints": Entry("evalsvc.cli.runs", HOLD, "List checkpoints, show one, or show its metrics."),
-    "delete": Entry("evalsvc.cli.runs", HOLD, "Delete a run or a checkpoint."),
-    "plan": Entry("evalsvc.cli.runs", HOLD, "Show or set the suites that evaluate a run's checkpoints."),
-    "evaluations": Entry("evalsvc.cli.evaluations", HOLD, "List, show and wait for evaluations."),
-    "cancel": Entry("evalsvc.cli.evaluations", HOLD, "Cancel evaluations."),
-    "retry": Entry("evalsvc.cli.evaluations", HOLD, "Retry evaluations, or evaluate checkpoints again."),
+    "runs": Entry("evalsvc.cli.runs", POST, "List, show and rename runs, and set their bases."),
+    "checkpoints": Entry("evalsvc.cli.runs", POST, "List checkpoints, show one, or show its metrics."),
+    "delete": Entry("evalsvc.cli.runs", POST, "Delete a run or a checkpoint."),
+    "plan": Entry("evalsvc.cli.runs", POST, "Show or set the suites that evaluate a run's checkpoints."),
+    "evaluations": Entry("evalsvc.cli.evaluations", POST, "List, show and wait for evaluations."),
+    "cancel": Entry("evalsvc.cli.evaluations", POST, "Cancel evaluations."),
+    "retry": Entry("evalsvc.cli.evaluations", POST, "Retry evaluations, or evaluate checkpoints again."),
     "history": Entry("evalsvc.cli.history", READ, "Show the metrics of runs by training step."),
     "plot": Entry("evalsvc.cli.plot", READ, "Draw a metric of runs, in the terminal or as a picture."),
     "compare": Entry("evalsvc.cli.compare", READ, "Compare checkpoints or runs, with intervals and verdicts."),
@@ -56,6 +55,7 @@ COMMANDS = {
     "run": Entry("evalsvc.cli.evaluate", ALONE, "Evaluate a checkpoint on this machine."),
     "verify": Entry("evalsvc.cli.verify", ALONE, "Check numbers against other programs and golden values."),
     "doctor": Entry("evalsvc.cli.doctor", ALONE, "Show settings and missing requirements."),
+    "inspect": Entry("evalsvc.cli.doctor", ALONE, "Show what a checkpoint is, and how it is evaluated."),
     "layout": Entry("evalsvc.cli.doctor", ALONE, "Find the vocabulary layout of a checkpoint."),
     "suites": Entry("evalsvc.cli.suites", WRITE, "Write, check, list and upload suites."),
     "tasks": Entry("evalsvc.cli.tasks", WRITE, "Show the kinds of tasks and their parameters."),
@@ -93,7 +93,7 @@ def main() -> NoReturn:
     try:
         app(prog_name="evalsvc")
     except EvalsvcError as error:
-        complain(f"{error.message} [{error.code}]")
+        complain(f"{error.told} [{error.code}]")
         sys.exit(WRONG_USE)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, TypeAlias
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -32,19 +32,13 @@ Transfer = Callable[[str, int, int | None], None]
 """Function that gets the name of a transfer, the bytes that are transferred, and all bytes if known."""
 
 
-class Bars(Protocol):
-    """Display of the progress of tasks."""
-
-    def show(self, task: str, done: int, total: int | None, unit: str) -> None:
-        """Show the progress of a task in units of work; `total` is None until the task is planned."""
-
-
 class _TerminalBars:
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._ids: dict[str, TaskID] = {}
 
     def show(self, task: str, done: int, total: int | None, unit: str) -> None:
+        """Show the progress of a task in units of work; `total` is None until the task is planned."""
         if task not in self._ids:
             self._ids[task] = self._progress.add_task(visible_line(task), total=None, unit=visible_line(unit))
         self._progress.update(self._ids[task], completed=done, total=total, unit=visible_line(unit))
@@ -103,6 +97,9 @@ class ProgressLines:
         say(f"after {duration(time.monotonic() - self._begun)}: {progress}", err=True)
 
 
+Bars: TypeAlias = _TerminalBars | ProgressLines
+
+
 @contextmanager
 def show_bars() -> Iterator[Bars]:
     """Show progress on stderr, since stdout is for results: bars in a terminal, else a line every `EVERY` seconds."""
@@ -141,7 +138,6 @@ def show_transfer() -> Iterator[Transfer]:
 
 
 def print_interim(look: TaskLook) -> None:
-    """Print the interim results of a task on stderr."""
     if isinstance(look.result.output, LookResult):
         interim = Interim.model_validate({"done": look.units, **asdict(look.result.output)})
         _say_so_far(f"{look.task} after {look.units:,} of {look.total:,} {look.unit}", interim)

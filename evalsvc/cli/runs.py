@@ -260,7 +260,6 @@ def plan(
 
 
 def parse_planned(text: str) -> PlannedSuite:
-    """Read SUITE[@FIRST..[LAST]][/EVERY]."""
     match = _PLANNED.fullmatch(text)
     if match is None:
         raise InvalidRequest(f"{text!r} is no suite of a plan; write SUITE, SUITE/EVERY or SUITE@FIRST..LAST/EVERY")

@@ -14,14 +14,11 @@ from evalsvc.log import configure_logs
 
 commands = typer.Typer()
 
-Port = Annotated[int | None, Option(help="Port to listen on; 0 takes a free one.", show_default="8321")]
-Migrate = Annotated[bool, Option("--migrate", help="Migrate an older database to this version before the start.")]
-
 
 @commands.command()
 def serve(
     host: Annotated[str | None, Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
-    port: Port = None,
+    port: Annotated[int | None, Option(help="Port to listen on; 0 takes a free one.", show_default="8321")] = None,
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
     suites: Suites = None,
@@ -38,7 +35,9 @@ def serve(
     read_only: Annotated[
         bool, Option("--read-only", help="Only answer reads, next to the service that owns the database.")
     ] = False,
-    migrate: Migrate = False,
+    migrate: Annotated[
+        bool, Option("--migrate", help="Migrate an older database to this version before the start.")
+    ] = False,
     new_data_folder: Annotated[
         bool,
         Option(

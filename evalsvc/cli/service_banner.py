@@ -17,8 +17,6 @@ WIDTH = 80
 
 
 def serve_announced(settings: Settings, *, migrate: bool, insecure: bool, new_data_folder: bool) -> None:
-    """Serve until the process is stopped, and say so when the service answers."""
-
     def describe(started: Started) -> None:
         # One write: a program that reads only the address may then close the pipe.
         announce("\n".join(describe_service(settings, started)))

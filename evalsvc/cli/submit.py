@@ -11,8 +11,7 @@ import typer
 from typer import Argument, Option
 from typer.core import TyperCommand
 
-from evalsvc.checkpoints.reference import Spool
-from evalsvc.cli.options import FAILED, Layout, Model, Priority, RunArgument, Suite, Url, connect
+from evalsvc.cli.options import FAILED, Kept, Layout, Model, Priority, Replace, RunArgument, Suite, Url, connect
 from evalsvc.cli.printer import print_errors, print_metrics, print_warnings
 from evalsvc.cli.progress import Transfer, print_news, show_bars, show_transfer
 from evalsvc.cli.terminal import say
@@ -24,11 +23,6 @@ from evalsvc.spec.documents import Evaluation, Posted
 from evalsvc.watch.wide_table import require_layout
 
 commands = typer.Typer()
-
-Weights = Annotated[
-    str, Argument(metavar="FILE", help="Weights: a path, a URI, or an expression, such as lerp(run@0, run@9, 0.3).")
-]
-Variant = Annotated[str | None, Option(help="Variant of the weights, such as ema_0.9999.", show_default="raw")]
 
 
 class StepCommand(TyperCommand):
@@ -45,23 +39,24 @@ class StepCommand(TyperCommand):
 def submit(
     run: RunArgument,
     step: Annotated[int, Argument(metavar="STEP", help="Training step.")],
-    uri: Weights,
+    uri: Annotated[
+        str, Argument(metavar="FILE", help="Weights: a path, a URI, or an expression, such as lerp(run@0, run@9, 0.3).")
+    ],
     suite: Suite = None,
-    variant: Variant = None,
+    variant: Annotated[
+        str | None, Option(help="Variant of the weights, such as ema_0.9999.", show_default="raw")
+    ] = None,
     model: Model = None,
     layout: Layout = None,
     tokens_seen: Annotated[int | None, Option(help="Number of tokens that the model was trained on so far.")] = None,
     sha256: Annotated[str | None, Option(help="SHA-256 of the file, which a worker checks.")] = None,
-    spool: Annotated[
-        Spool, Option(help="Keep the weights until their evaluation ends, by a hard link or a copy.")
-    ] = "none",
+    spool: Kept = "none",
     priority: Priority = 0,
     tag: Annotated[list[str] | None, Option(help="Tag as KEY=VALUE; repeat for several.")] = None,
-    replace: Annotated[
-        bool, Option("--replace", help="Replace another file that was posted for this step and variant.")
-    ] = False,
+    replace: Replace = False,
     upload: Annotated[
-        bool, Option("--upload", help="Upload the file, for a service that cannot read the files of this machine.")
+        bool,
+        Option("--upload", help="Upload the file or folder to a service that cannot read this machine's files."),
     ] = False,
     wait: Annotated[bool, Option("--wait", help="Wait for the evaluations, and show their metrics.")] = False,
     url: Url = None,

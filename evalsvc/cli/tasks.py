@@ -33,8 +33,6 @@ PARAMETER_COLUMNS = ("parameter", "type", "default", "meaning")
 
 @dataclass(frozen=True)
 class TaskDescription:
-    """The description of a kind of task for readers."""
-
     kind: str
     measures: str
     """First paragraph of the task's docstring."""
@@ -46,7 +44,6 @@ class TaskDescription:
     """Name and formula of each metric, without the prefix `<task>/` or `<benchmark>/`; empty for a plug-in's task."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `evalsvc tasks KIND --format json` prints."""
         return {
             **vars(self),
             "parameters": [parameter.to_json() for parameter in self.parameters],

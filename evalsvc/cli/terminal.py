@@ -113,12 +113,10 @@ def wrapped(text: str, width: int) -> list[str]:
 
 
 def style_of(cell: str) -> str:
-    """Return the colour of a cell; empty for most."""
     return STYLES.get(_REMARK.sub("", cell).lower().replace("_", " "), "")
 
 
 def _fitted(grid: Sequence[Sequence[str]], width: int) -> tuple[list[int], int] | None:
-    """Return the widths with which only sentences wrap, and the gap; None if these widths do not fit."""
     natural = [max(map(cell_len, cells)) for cells in zip(*grid, strict=True)]
     least = [
         max(_longest_word(head), *(max(_longest_word(cell), min(WHOLE, cell_len(cell))) for cell in cells), 0)

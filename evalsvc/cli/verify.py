@@ -36,8 +36,8 @@ from evalsvc.doctor.verification import keep_verification, present_versions
 from evalsvc.errors import InvalidRequest, os_reason
 from evalsvc.spec.engines import parse_engines
 from evalsvc.spec.suite import find_suite
-from evalsvc.verify.agreement import COLUMNS, DROP, Agreement, Finding, table_row, to_json
-from evalsvc.verify.recorded import read_recorded, unrecorded
+from evalsvc.verify.agreement import COLUMNS, DROP, Agreement, Finding, Untried, all_agree, table_row, to_json
+from evalsvc.verify.recorded import RecordedTask, read_recorded
 
 UNTRIED = 2
 """Exit code of a command that could compute no number a second time."""
@@ -135,7 +135,7 @@ def verify(
             tasks = read_recorded(client, str(name), settings, suite)
     else:
         reference = checkpoint_reference(checkpoint, inline_model(model), inline_layout(layout), settings)
-        tasks = unrecorded(find_suite(suite, settings.suites_path), reference)
+        tasks = [RecordedTask(reference, spec) for spec in find_suite(suite, settings.suites_path).tasks]
     with show_bars() as bars:
 
         def report(task: str, done: int) -> None:
@@ -187,8 +187,6 @@ def headline(findings: Sequence[Finding]) -> str:
 
 
 def exit_code(findings: Sequence[Finding]) -> int:
-    """Return 0 if all compared values agree, FAILED if a value differs, UNTRIED if no value was compared."""
-    tried = [finding for finding in findings if isinstance(finding, Agreement)]
-    if not tried:
+    if all(isinstance(finding, Untried) for finding in findings):
         return UNTRIED
-    return 0 if all(finding.agrees for finding in tried) else FAILED
+    return 0 if all_agree(findings) else FAILED

@@ -10,9 +10,8 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from evalsvc.checkpoints.reference import Spool
 from evalsvc.checkpoints.remote.uri import is_remote
-from evalsvc.cli.options import FAILED, Layout, Model, Priority, Suite, Url, complete_run, connect
+from evalsvc.cli.options import FAILED, Kept, Layout, Model, Priority, Replace, Suite, Url, complete_run, connect
 from evalsvc.cli.terminal import say
 from evalsvc.cli.weights import absolute_uri, inline_layout, inline_model
 from evalsvc.cli.wording import in_options
@@ -23,10 +22,6 @@ from evalsvc.watch.folders import LocalFolder, RemoteFolder
 from evalsvc.watch.watcher import Posting, Watcher
 
 commands = typer.Typer()
-
-Replace = Annotated[
-    bool, Option("--replace", help="Replace another file that was posted for the same step and variant.")
-]
 
 
 @commands.command()
@@ -54,13 +49,14 @@ def watch(
         int | None, Option(min=1, help="Tokens per training step, from which tokens_seen is computed.")
     ] = None,
     averaged: Annotated[bool, Option(help="Also post averaged weights, as variants.")] = True,
-    spool: Annotated[
-        Spool, Option(help="Keep the weights until their evaluation ends, by a hard link or a copy.")
-    ] = "link",
+    spool: Kept = "link",
     model: Model = None,
     layout: Layout = None,
     priority: Priority = 0,
     replace: Replace = False,
+    upload: Annotated[
+        bool, Option("--upload", help="Upload the checkpoints to a service that cannot read this machine's files.")
+    ] = False,
     url: Url = None,
 ) -> None:
     """Post every checkpoint that appears in a folder once, with a line for each.
@@ -76,13 +72,15 @@ def watch(
         raise InvalidRequest(f"{problem}; write, for example, '{{}}.done'")
     if marker is not None and is_remote(folder):
         raise InvalidRequest(f"--marker is given for {folder}, whose objects are always complete; leave --marker out")
+    if upload and is_remote(folder):
+        raise InvalidRequest(f"--upload sends files of this machine, and {folder} is in a store; leave --upload out")
     settings = Settings.load()
     place = RemoteFolder(folder, settings) if is_remote(folder) else LocalFolder(Path(absolute_uri(folder)))
     pattern = None if step_pattern is None else StepPattern(step_pattern)
     memory = Memory.of(settings.data_path, str(place), run)
     classifier = Classifier(memory, settle, marker, pattern, steps_per_epoch, averaged)
     description = inline_model(model), inline_layout(layout)
-    posting = Posting(run, suite or None, spool, *description, priority, tokens_per_step, replace)
+    posting = Posting(run, suite or None, spool, *description, priority, tokens_per_step, replace, upload)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
     with connect(url) as client:

@@ -5,15 +5,27 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import TypeAlias
 
-from evalsvc.checkpoints.expression import Base, File, canonical, is_expression, parse_expression, written
+from evalsvc.checkpoints.expression import (
+    Base,
+    Expression,
+    File,
+    Sum,
+    canonical,
+    is_expression,
+    parse_expression,
+    written,
+)
+from evalsvc.checkpoints.formats import ADAPTER_FILES, adapter, weights_at
+from evalsvc.checkpoints.posted import sum_at
 from evalsvc.checkpoints.reference import CheckpointRef, Virtual
 from evalsvc.checkpoints.remote.fetch import locate_checkpoint
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest
-from evalsvc.families.reading import BY_TRANSFORMERS, find_model_config, read_model_spec, resolve_config
+from evalsvc.families.reading import read_model_spec, sent_model
 from evalsvc.spec.layout import parse_layout
 
 Description: TypeAlias = Mapping[str, object] | None
@@ -41,22 +53,32 @@ def is_virtual(uri: str) -> bool:
 def checkpoint_reference(
     uri: str, model: Description, layout: Description, settings: Settings, base: CheckpointRef | None = None
 ) -> CheckpointRef:
-    """Return a reference to weights: a file, a folder, or an expression, in which `base` stands for `base`."""
+    """Return a reference to weights: a file, a folder, or an expression, in which `base` stands for `base`.
+
+    The folder of an adapter stands for the sum of its base and the adapter. The base is the folder that the adapter's
+    configuration names, or else `base`.
+    """
     if is_virtual(uri):
-        return _virtual_reference(uri, model, layout, settings, base)
+        return _virtual_reference(parse_expression(uri), model, layout, settings, base)
+    if (on := sum_at(Path(locate_checkpoint(absolute_uri(uri), settings)[0]), settings)) is not None:
+        return _virtual_reference(on, model, layout, settings, base)
+    return _file_reference(uri, model, layout, settings)
+
+
+def _file_reference(uri: str, model: Description, layout: Description, settings: Settings) -> CheckpointRef:
     path, identity = locate_checkpoint(absolute_uri(uri), settings)
     known = identity if identity.etag is not None else None
     return CheckpointRef(path=path, identity=known, model=model, layout=layout, label=uri)
 
 
 def _virtual_reference(
-    uri: str, model: Description, layout: Description, settings: Settings, base: CheckpointRef | None
+    expression: Expression, model: Description, layout: Description, settings: Settings, base: CheckpointRef | None
 ) -> CheckpointRef:
-    expression = parse_expression(uri)
-    parents = {}
-    for leaf in written(expression):
+    text, parents = canonical(expression), {}
+    parts = [(part.first, part.adapter) if isinstance(part, Sum) else (part,) for part in written(expression)]
+    for leaf in chain.from_iterable(parts):
         if isinstance(leaf, File):
-            parents[str(leaf)] = checkpoint_reference(leaf.path, model, layout, settings)
+            parents[str(leaf)] = _file_reference(leaf.path, model, layout, settings)
         elif not isinstance(leaf, Base):
             raise InvalidRequest(
                 f"{leaf} names a checkpoint of the service, and this command reads files; give the path of its "
@@ -64,45 +86,37 @@ def _virtual_reference(
             )
         elif base is None or base.virtual is not None:
             problem = "an expression; write the expression out" if base else "not given; name its weights by --base"
-            raise InvalidRequest(f"{uri} uses base, which is {problem}")
+            raise InvalidRequest(f"{text} uses base, which is {problem}")
         else:
             parents[str(leaf)] = base
-    text = canonical(expression)
     return CheckpointRef(text, layout=layout, label=text, virtual=Virtual(expression, parents))
 
 
 def inline_model(text: str | None, option: str = "--model") -> Description:
-    """Return the model that an argument describes."""
     return None if text is None else _inline(option, text, read_model_spec)
 
 
 def uploaded_path(uri: str) -> str:
-    """Return the absolute path of a file to upload; refuse expressions and addresses."""
+    """Return the absolute path of a file or folder to upload; refuse expressions and addresses."""
     if is_virtual(uri) or "://" in uri:
         raise InvalidRequest(f"--upload sends a file of this machine, and {uri} is no such file; leave --upload out")
-    return absolute_uri(uri)
+    path = absolute_uri(uri)
+    # A folder that is no checkpoint is refused before it is read.
+    if os.path.isdir(path) and weights_at(Path(path), uri).name in ADAPTER_FILES:
+        raise adapter(uri)
+    return path
 
 
 def uploaded_model(uri: str, model: str | None) -> Description:
     """Return the model that `model` describes, or else the files next to a checkpoint, which are not uploaded."""
-    path = Path(uploaded_path(uri))
-    description = find_model_config(path) if model is None else inline_model(model)
-    if description == BY_TRANSFORMERS:  # the rest of the description is in the config.json next to the checkpoint
-        description = resolve_config(BY_TRANSFORMERS, path).model_dump(mode="json")
-    if description is None:
-        problem = f"no file next to {uri} describes its model"
-        known = "there is no params.txt, config.json or JSON file with hidden_dim"
-        raise InvalidRequest(f"{problem}: {known}; describe the model by --model")
-    return description
+    return sent_model(Path(uploaded_path(uri)), inline_model(model))
 
 
 def inline_layout(text: str | None, option: str = "--layout") -> Description:
-    """Return the layout that an argument describes."""
     return None if text is None else read_layout(text, option)
 
 
 def read_layout(text: str, option: str = "--layout") -> Mapping[str, object]:
-    """Return the layout that a text describes."""
     return _inline(option, text, lambda spec, base: parse_layout(spec, base).to_json())
 
 

@@ -37,12 +37,11 @@ class CheckpointMethods(MethodGroup):
         """Post a checkpoint for evaluation. Posting the same checkpoint again changes nothing.
 
         `uri` is a path or address that the service can read, or an expression over checkpoints of the service, such as
-        `lerp(run@0, run@5000, 0.3)`. For an expression, `run` and `step` may be None: the default is the first run in
-        the expression and that run's last step.
+        `lerp(run@0, run@5000, 0.3)`, whose `run` and `step` are by default its first run and that run's last step.
 
-        With `upload`, `uri` is a file of this machine that the service cannot read. The client sends the file, see
-        `upload`, unless the service already has the file. `model` is then required, because no configuration lies next
-        to an uploaded file.
+        With `upload`, `uri` is a file or folder of this machine that the service cannot read. The client sends what the
+        service does not have, see `upload`. `model` is then required for a file, because no configuration lies next to
+        an uploaded file; that of a folder is read from the folder.
 
         A run whose plan says `when_behind: refuse` refuses posts while its evaluations are behind. The client repeats
         such a post for up to `patience` seconds, at the intervals that the service asks for.
@@ -67,27 +66,27 @@ class CheckpointMethods(MethodGroup):
         }
         body = {key: value for key, value in fields.items() if value is not None}
         if upload:
-            return self._submit_upload(uri, body, patience, report)
+            return self._submit_upload(uri, sha256, body, patience, report)
         return self._post(body, patience)
 
     def upload(
         self, path: str, *, sha256: str | None = None, patience: float = UPLOAD_PATIENCE, report: Report | None = None
     ) -> str:
-        """Send a file to the service, or resume an upload that another call or another process began.
+        """Send a file or folder to the service, or resume an upload that another call or another process began.
 
-        The result is the `uri` of the checkpoint to post, `upload:SHA256`. Give `sha256` if it is known; otherwise the
-        file is read twice. After `patience` seconds without progress the upload is given up; the service keeps the
-        bytes that arrived for a day. `report` is called with the activity (`reading` or `sending`), the bytes done and
-        all bytes.
+        The result is the `uri` of the checkpoint to post, `upload:SHA256`; for a folder, the digest is that of its
+        manifest. Give `sha256` of a file if it is known; otherwise the file is read twice. After `patience` seconds
+        without progress the upload is given up; the service keeps the bytes that arrived for a day. `report` is called
+        with the activity (`reading` or `sending`), the bytes done and all bytes.
 
         Raises:
-            InvalidRequest: the file cannot be read, is empty, a folder, or larger than the space for uploads.
+            InvalidRequest: the file cannot be read, is empty, or larger than the space for uploads.
             CheckpointChanged: the file changed while it was sent.
             Forbidden: the service takes no uploads.
             StorageFull: the service has no room for the file.
         """
         with opened_upload(self._transport, path) as upload:
-            sha256 = (sha256 or upload.sha256(report)).lower()
+            sha256 = upload.announce(sha256, patience, report)
             upload.send(sha256, patience, report)
             return f"upload:{sha256}"
 
@@ -105,10 +104,9 @@ class CheckpointMethods(MethodGroup):
         last: int | None = None,
         page_size: int = MAX_PAGE,
     ) -> Iterator[documents.ListedCheckpoint]:
-        """Yield the current checkpoints by run, step and variant, and request `page_size` of them at a time.
+        """Yield the current checkpoints by run, step (from `first` to `last`) and variant, in pages of `page_size`.
 
-        `state` keeps the checkpoints that have an evaluation in that state. `first` and `last` are the smallest and the
-        largest step.
+        `state` keeps the checkpoints that have an evaluation in that state.
         """
         query = query_of(run=run, variant=variant, state=state, to=last, **{"from": first})
         for page in self._transport.pages(documents.Checkpoints, "/v1/checkpoints", query, page_size):
@@ -117,8 +115,7 @@ class CheckpointMethods(MethodGroup):
     def delete_checkpoint(self, checkpoint: int, *, confirm: str, cancel: bool = False) -> documents.DeletedCheckpoint:
         """Delete a checkpoint with its evaluations and their results. A deletion cannot be undone.
 
-        `confirm` is the checkpoint's name, RUN@STEP or RUN@STEP:VARIANT. `cancel` allows the deletion while evaluations
-        are queued or running, and cancels these evaluations.
+        `confirm` is the name, RUN@STEP or RUN@STEP:VARIANT. `cancel` cancels evaluations that are queued or running.
         """
         query = query_of(confirm=confirm, cancel=cancel)
         return self._transport.fetch(
@@ -126,7 +123,6 @@ class CheckpointMethods(MethodGroup):
         )
 
     def _post(self, body: Mapping[str, object], patience: float) -> documents.Posted:
-        """Post a checkpoint; while the run is behind, repeat the post for up to `patience` seconds."""
         until = time.monotonic() + patience
         while True:
             try:
@@ -138,19 +134,22 @@ class CheckpointMethods(MethodGroup):
             time.sleep(wait)
 
     def _submit_upload(
-        self, path: str, body: Mapping[str, object], patience: float, report: Report | None
+        self, path: str, sha256: str | None, body: Mapping[str, object], patience: float, report: Report | None
     ) -> documents.Posted:
         with opened_upload(self._transport, path) as upload:
-            sha256 = str(body.get("sha256") or upload.sha256(report)).lower()
+            sha256 = upload.announce(sha256, UPLOAD_PATIENCE, report)
             body = {**body, "uri": f"upload:{sha256}"}
             try:
                 # The first post shows every other mistake in the request before the file is sent.
                 return self._post(body, patience)
             except UploadNotFound:
                 upload.send(sha256, UPLOAD_PATIENCE, report)
-        waiting = Patience(UPLOAD_PATIENCE)
-        while True:
-            try:
-                return self._post(body, patience)
-            except TRANSIENT as error:
-                waiting.wait(error)
+            waiting = Patience(UPLOAD_PATIENCE)
+            while True:
+                try:
+                    return self._post(body, patience)
+                except UploadNotFound as error:  # another post used an upload that two folders share
+                    waiting.wait(error)
+                    upload.send(sha256, UPLOAD_PATIENCE, report)
+                except TRANSIENT as error:
+                    waiting.wait(error)

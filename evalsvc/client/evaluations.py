@@ -68,10 +68,7 @@ class EvaluationMethods(MethodGroup):
         last: int | None = None,
         page_size: int = MAX_PAGE,
     ) -> Iterator[documents.ListedEvaluation]:
-        """Yield the evaluations, the newest first, and request `page_size` of them at a time.
-
-        `first` and `last` are the smallest and the largest step of the checkpoints.
-        """
+        """Yield the evaluations of steps from `first` to `last`, the newest first, in pages of `page_size`."""
         query = query_of(run=run, suite=suite, state=state, to=last, **{"from": first})
         for page in self._transport.pages(documents.Evaluations, "/v1/evaluations", query, page_size):
             yield from page.evaluations
@@ -81,11 +78,7 @@ class EvaluationMethods(MethodGroup):
         return self._transport.get(documents.EvaluatedSuite, f"/v1/evaluations/{evaluation}/suite")
 
     def interim(self, evaluation: int) -> dict[str, documents.Interim]:
-        """Return the interim results of the tasks that are running, by task.
-
-        Each look at the samples replaces the interim result before, and interim results do not enter the history. A
-        task without a look so far, and a task that has ended, have no interim result.
-        """
+        """Return the results of the last look of each running task, by task; the history does not have them."""
         return {task.name: task.interim for task in self.evaluation(evaluation).tasks if task.interim is not None}
 
     def wait(
@@ -96,9 +89,7 @@ class EvaluationMethods(MethodGroup):
         timeout: float | None = None,
         report: Callable[[documents.Evaluation], None] | None = None,
     ) -> documents.Evaluation:
-        """Wait until an evaluation has ended, successfully or not, and return the evaluation.
-
-        The client asks for the state `every` so many seconds, and calls `report` with each answer.
+        """Ask for an evaluation `every` so many seconds until it has ended, and call `report` with each answer.
 
         Raises:
             DeadlineExceeded: the evaluation has not ended within `timeout` seconds.
@@ -156,10 +147,9 @@ class EvaluationMethods(MethodGroup):
     def items(
         self, evaluation: int, *, task: str | None = None, benchmark: str | None = None, columns: Sequence[str] = ()
     ) -> documents.Items:
-        """Return the results per item of the tasks of an evaluation that have succeeded.
+        """Return the results per item of the tasks that have succeeded; `columns` chooses keys of the items.
 
-        `columns` chooses keys of the items. `pandas.DataFrame(client.items(evaluation).items[task])` is a table of the
-        items of a task.
+        `pandas.DataFrame(client.items(evaluation).items[task])` is a table of the items of a task.
         """
         query = query_of(task=task, benchmark=benchmark, columns=columns)
         return self._transport.get(documents.Items, f"/v1/evaluations/{evaluation}/items", query)
@@ -177,11 +167,7 @@ class ArtifactMethods(MethodGroup):
         return self._listed(f"/v1/evaluations/{evaluation}/artifacts", query_of(kind=kind))
 
     def artifact_content(self, artifact: int, form: str | None = None) -> ArtifactContent:
-        """Return the content of an artifact, checked against its digest.
-
-        Args:
-            artifact: the id.
-            form: the form to render a report in: `text` or `csv`. None returns the content as it is stored.
+        """Return the content of an artifact, checked against its digest; `form` renders a report as `text` or `csv`.
 
         Raises:
             UnknownName: there is no such artifact, or its file is lost.

@@ -42,10 +42,7 @@ class HistoryMethods(MethodGroup):
         first: int | None = None,
         last: int | None = None,
     ) -> documents.Buckets:
-        """Return the series of a run in at most `points` buckets of equal width; see `history` for the arguments.
-
-        A bucket has the `min`, the `max`, the `mean` and the `last` of its values.
-        """
+        """Return the series of a run, as `history` does, in at most `points` buckets of equal width."""
         query = query_of(x=x, metric=names, variant=variant, points=points, to=last, **{"from": first})
         return self._transport.get(documents.Buckets, f"/v1/runs/{segment(run)}/metrics", query)
 
@@ -115,10 +112,7 @@ class HistoryMethods(MethodGroup):
     def completions(
         self, run: str, *, variant: str | None = None, prompt: str | None = None
     ) -> list[documents.StepCompletions]:
-        """Return the completions of fixed prompts by the checkpoints of a run, by step.
-
-        `previous` of a completion says how the completion differs from that of the step before.
-        """
+        """Return the completions of fixed prompts by the checkpoints of a run, by step."""
         query = query_of(variant=variant, prompt=prompt)
         return self._transport.get(documents.Completions, f"/v1/runs/{segment(run)}/completions", query).steps
 
@@ -187,8 +181,6 @@ class ComparisonMethods(MethodGroup):
 
         `band` is `pointwise` for intervals that hold one by one, or `simultaneous` for intervals that hold at all steps
         together. `apart_from` and `sign_changes` always use the latter, and `indistinguishable_from` the former.
-        `pandas.DataFrame({"x": curve.x, "difference": curve.difference, "low": curve.low, "high": curve.high})` is a
-        curve to plot.
         """
         query = query_of(a=a, b=b, metric=metrics, task=tasks, suite=suite, level=level, band=band, force=force)
         return self._transport.get(documents.RunComparison, "/v1/compare/curves", query)

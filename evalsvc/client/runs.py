@@ -37,10 +37,7 @@ class RunMethods(MethodGroup):
         return self._transport.fetch(documents.Run, "PATCH", f"/v1/runs/{segment(run)}", {"name": name})
 
     def delete_run(self, run: str, *, cancel: bool = False) -> documents.Deleted:
-        """Delete a run with its checkpoints, evaluations and results. A deletion cannot be undone.
-
-        `cancel` allows the deletion while evaluations are queued or running, and cancels these evaluations.
-        """
+        """Delete a run with all results for good; `cancel` cancels evaluations that are queued or running."""
         query = query_of(confirm=run, cancel=cancel)
         return self._transport.fetch(documents.Deleted, "DELETE", f"/v1/runs/{segment(run)}", query=query)
 
@@ -49,10 +46,7 @@ class RunMethods(MethodGroup):
         return self._transport.get(documents.Plan, f"/v1/runs/{segment(run)}/plan")
 
     def put_plan(self, run: str, plan: documents.Plan | Mapping[str, object]) -> documents.Plan:
-        """Set the plan of a run: `{"suites": [{"suite", "every"}], "when_behind"}`.
-
-        `when_behind` is `all`, `newest` or `refuse`; `refuse` needs `at_most`.
-        """
+        """Set the plan of a run; see `documents.Plan`."""
         body = plan.model_dump() if isinstance(plan, documents.Plan) else plan
         return self._transport.fetch(documents.Plan, "PUT", f"/v1/runs/{segment(run)}/plan", body)
 
@@ -86,8 +80,5 @@ class SuiteMethods(MethodGroup):
         return self._transport.fetch(documents.Suite, "PUT", path, content, query=query)
 
     def delete_suite(self, suite: str) -> documents.DeletedSuite:
-        """Delete a suite that a client put. A suite of the folder or of evalsvc with that name is used again.
-
-        Evaluations that have started keep the deleted suite.
-        """
+        """Delete a suite that a client put. A suite of the folder or of evalsvc with that name is used again."""
         return self._transport.fetch(documents.DeletedSuite, "DELETE", f"/v1/suites/{segment(suite)}")

@@ -120,7 +120,6 @@ class Transport:
             raise self._unreachable(error) from None
 
     def read(self, response: httpx2.Response) -> dict[str, object]:
-        """Return the JSON object of an answer."""
         try:
             content = response.json()
         except ValueError:
@@ -138,7 +137,6 @@ class Transport:
         raise error
 
     def parse(self, kind: type[D], content: object, method: str, path: str) -> D:
-        """Return a document, checked against the fields of `kind`."""
         try:
             return kind.model_validate(content)
         except ValidationError as error:

@@ -9,9 +9,10 @@ import random
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from tempfile import TemporaryFile
+from typing import IO
 
 import httpx2
 
@@ -28,6 +29,7 @@ from evalsvc.errors import (
     UploadNotFound,
     os_reason,
 )
+from evalsvc.files.manifest import files_to_send, write_manifest
 
 PART_BYTES, SMALLEST_PART = 8 << 20, 64 << 10
 """Largest and smallest number of bytes of a part. A part that breaks off halves the next parts, and a part that arrives
@@ -47,7 +49,8 @@ TRANSIENT = (ServiceUnreachable, DatabaseUnusable, NotReady, RateLimited, Upload
 """Errors after which the same request is sent again."""
 
 Report = Callable[[str, int, int], None]
-"""Function that is called with the activity (`reading` or `sending`), the bytes done and the size of the file."""
+"""Function that is called with the activity (`reading` or `sending`), the bytes done and the size of the file or
+folder."""
 
 _TUS = {"Tus-Resumable": "1.0.0"}
 
@@ -74,13 +77,18 @@ class Patience:
 class Upload:
     """A file of this machine on its way to the service."""
 
-    def __init__(self, transport: Transport, path: Path, file: BinaryIO) -> None:
+    def __init__(self, transport: Transport, path: Path, file: IO[bytes], status: os.stat_result | None = None) -> None:
+        """`status` is that of the file when it was found: a file that has changed since is refused."""
         self._transport, self._path, self._file = transport, path, file
-        self._status = os.fstat(file.fileno())
+        self._status = status or os.fstat(file.fileno())
         self.size = self._status.st_size
+        self._require_unchanged()
+
+    def announce(self, sha256: str | None, patience: float, report: Report | None) -> str:
+        """Return the given SHA-256 of the file, or else read the file."""
+        return (sha256 or self.sha256(report)).lower()
 
     def sha256(self, report: Report | None) -> str:
-        """Return the SHA-256 of the whole file in hexadecimal digits."""
         digest = hashlib.sha256()
         while block := self._file.read(PART_BYTES):
             digest.update(block)
@@ -150,33 +158,92 @@ class Upload:
         return int(offset)
 
     def _require_unchanged(self) -> None:
-        """Raise CheckpointChanged if the file was changed since it was opened."""
         now = os.fstat(self._file.fileno())
         if (now.st_size, now.st_mtime_ns) != (self.size, self._status.st_mtime_ns):
-            raise CheckpointChanged(
-                f"{self._path} was written to while it was sent; submit it once it is complete, or a copy of it"
-            )
+            raise changed(self._path)
+
+
+class FolderUpload:
+    """A folder of this machine on its way to the service, which gets the files, and a manifest with their names."""
+
+    def __init__(self, transport: Transport, path: Path) -> None:
+        self._transport, self._path, self._files = transport, path, files_to_send(path)
+        self._digests: dict[str, str] = {}
+        self.size = sum(status.st_size for status in self._files.values())
+
+    def announce(self, sha256: str | None, patience: float, report: Report | None) -> str:
+        """Read all files; return the SHA-256 of the manifest once the service has the manifest and the files of the
+        model's configuration, and so can check a post."""
+        for done, file, name in self._opened():
+            self._digests[name] = file.sha256(_shifted(report, done, self.size))
+        for _, file, name in self._opened():
+            if "/" not in name and name.endswith((".json", "params.txt")):
+                file.send(self._digests[name], patience, None)
+        return self._send_manifest(patience)
+
+    def send(self, sha256: str, patience: float, report: Report | None) -> None:
+        """Send the files that the service does not have, equal ones once, and the manifest."""
+        sent: set[str] = set()
+        for done, file, name in self._opened():
+            if (digest := self._digests[name]) not in sent:
+                file.send(digest, patience, _shifted(report, done, self.size))
+            sent.add(digest)
+        self._send_manifest(patience)
+
+    def _send_manifest(self, patience: float) -> str:
+        with TemporaryFile() as stream:
+            stream.write(manifest := write_manifest(self._digests))
+            stream.flush()
+            sha256 = hashlib.sha256(manifest).hexdigest()
+            Upload(self._transport, self._path, stream).send(sha256, patience, None)
+        return sha256
+
+    def _opened(self) -> Iterator[tuple[int, Upload, str]]:
+        done = 0
+        for name, status in self._files.items():
+            try:
+                stream = (self._path / name).open("rb")
+            except OSError:
+                raise changed(self._path / name) from None
+            with stream:
+                yield done, Upload(self._transport, self._path / name, stream, status), name
+            done += status.st_size
+
+
+def _shifted(report: Report | None, before: int, size: int) -> Report | None:
+    return None if report is None else lambda activity, done, _: report(activity, before + done, size)
+
+
+def changed(path: Path) -> CheckpointChanged:
+    return CheckpointChanged(f"{path} was written to while it was sent; submit it once it is complete, or a copy of it")
 
 
 @contextmanager
-def opened_upload(transport: Transport, path: str) -> Iterator[Upload]:
-    """Open a file to upload. A file that cannot be uploaded is refused before it is read."""
+def opened_upload(transport: Transport, path: str) -> Iterator[Upload | FolderUpload]:
+    """Open a file or folder to upload. What cannot be uploaded is refused before it is read."""
     real = Path(path).expanduser()
-    try:
-        status = real.stat()
-        if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
-            raise InvalidRequest(f"{real} {_fault(status.st_mode)}")
-        file = real.open("rb")
-    except (OSError, ValueError) as error:
-        raise InvalidRequest(
-            f"{real} cannot be read: {os_reason(error)}; give the path of a file of this machine"
-        ) from None
-    with file:
+    with ExitStack() as stack:
+        try:
+            mode = real.stat().st_mode
+            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                raise InvalidRequest(f"{real} is no file on a disk; give the file with the weights")
+            upload: Upload | FolderUpload
+            if stat.S_ISDIR(mode):
+                upload = FolderUpload(transport, real)
+            else:
+                upload = Upload(transport, real, stack.enter_context(real.open("rb")))
+        except (OSError, ValueError) as error:
+            raise InvalidRequest(
+                f"{real} cannot be read: {os_reason(error)}; give the path of a file of this machine"
+            ) from None
+        if not upload.size:
+            raise InvalidRequest(
+                f"{real} is empty (states of a training job do not count); submit it once the weights are written"
+            )
         response = transport.request("OPTIONS", "/v1/uploads")
         if not response.is_success:
             transport.read(response)
         limit = response.headers.get("tus-max-size", "")
-        upload = Upload(transport, real, file)
         if limit.isdigit() and upload.size > int(limit):
             raise InvalidRequest(
                 f"{real} has {upload.size:,} bytes, and all uploads of the service together may take {int(limit):,}; "
@@ -184,14 +251,3 @@ def opened_upload(transport: Transport, path: str) -> Iterator[Upload]:
                 "--upload"
             )
         yield upload
-
-
-def _fault(mode: int) -> str:
-    if stat.S_ISDIR(mode):
-        return (
-            "is a folder, and one file can be uploaded; give the file with the weights, or post the folder by a path "
-            "that the service can read, without --upload"
-        )
-    if not stat.S_ISREG(mode):
-        return "is no file on a disk; give the file with the weights"
-    return "is empty; submit the file once it is written"

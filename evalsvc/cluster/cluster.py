@@ -76,8 +76,6 @@ SCHEDULER_TOPIC = "scheduler"
 
 @dataclass(frozen=True)
 class Member:
-    """A worker process."""
-
     address: str
     name: str
     host: str

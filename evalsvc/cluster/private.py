@@ -151,11 +151,9 @@ def packed_bytes(value: object) -> bytes:
     return value
 
 
-def call_on(
-    client: Client, worker: str, function: Callable[..., object], *arguments: object, nanny: bool = False
-) -> None:
+def call_on(client: Client, worker: str, function: Callable[..., object], nanny: bool = False) -> None:
     """Call a function in a worker process or its nanny without reading its result; `Client.run` would load it."""
-    pickled = {"function": function, "args": arguments, "kwargs": {}}
+    pickled = {"function": function, "args": (), "kwargs": {}}
     message = {"op": "run", "wait": True} | {
         name: distributed.protocol.pickle.dumps(value) for name, value in pickled.items()
     }

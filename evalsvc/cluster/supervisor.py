@@ -43,19 +43,9 @@ def end_signals() -> list[signal.Signals]:
     return [signal.SIGTERM, signal.SIGINT, *([] if ignores else [signal.SIGHUP])]
 
 
-class Backoff:
-    def __init__(self) -> None:
-        self._wait = FIRST_WAIT
-        self._started = time.monotonic()
-
-    def started(self) -> None:
-        self._started = time.monotonic()
-
-    def wait(self) -> float:
-        if time.monotonic() - self._started > STEADY:
-            self._wait = FIRST_WAIT
-        wait, self._wait = self._wait, min(2 * self._wait, LONGEST_WAIT)
-        return wait
+def next_wait(last: float, ran: float) -> float:
+    """Return the back-off after the `last` one [0 before the first], of a nanny that ran for so many seconds."""
+    return min(2 * last, LONGEST_WAIT) if last and ran <= STEADY else FIRST_WAIT
 
 
 def run_workers(settings: Settings, scheduler: str, announce: Callable[[str], None]) -> int:
@@ -114,13 +104,13 @@ class Supervisor:
         self._stopping.set()
 
     async def _serve(self, index: int) -> None:
-        backoff = Backoff()
+        wait = 0.0
         while not self._stopping.is_set():
-            backoff.started()
+            started = time.monotonic()
             cause = await self._serve_once(index)
             if self._stopping.is_set():
                 return
-            wait = backoff.wait()
+            wait = next_wait(wait, time.monotonic() - started)
             log.warning("the scheduler %s %s; reconnecting in %g s", self._scheduler, cause, wait)
             await asyncio.sleep(wait)
 

@@ -13,7 +13,7 @@ loss, are not counted as verdicts and do not enlarge the family, unless the user
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 
@@ -64,22 +64,24 @@ class Options:
     """Scope of the rate of false differences: `none` for each metric alone, `holm` for all judged metrics together."""
 
     def wants(self, name: str) -> bool:
-        """Return whether the metric is compared."""
         return not self.metrics or any(name == metric or fnmatchcase(name, metric) for metric in self.metrics)
 
 
 def compare_results(a: Result, b: Result, options: Options = Options()) -> Comparison:
-    """Compare all metrics of two results that the options want."""
     require_known([*a.document.metrics, *b.document.metrics], options, f"{a.name} or {b.name}")
     contrasts = list(contrast_results(a, b, options.wants, options.tasks, force=options.force))
-    rows = _corrected([_row(contrast, options) for contrast in contrasts])
+    differs = tell_apart(
+        [(contrast.metric.name, contrast.metric.protocol) for contrast in contrasts],
+        {**b.document.protocols, **a.document.protocols},
+    )
+    rows = _corrected([_row(contrast, options, differs) for contrast in contrasts])
     mains: list[list[int]] = [[] for _ in rows]
     places = [Place(contrast.metric.name, "", contrast.metric.protocol) for contrast in contrasts]
     for main, companions in divide_rows(places, options.metrics).companions.items():
         for position in companions:
             mains[position].append(main)
     judged = sum(row.p is not None and not main for row, main in zip(rows, mains, strict=True))
-    rows = _told_apart(_judged_together(rows, contrasts, mains, options), a, b)
+    rows = _judged_together(rows, contrasts, mains, options)
     tasks = {row.task for row in rows}
     return Comparison(
         a=a.name,
@@ -135,7 +137,9 @@ def _warnings(result: Result, tasks: Collection[str]) -> list[TaskWarning]:
     return [warning for task, warnings in result.document.warnings.items() if task in tasks for warning in warnings]
 
 
-def _row(contrast: Contrast, options: Options) -> MetricDifference:
+def _row(
+    contrast: Contrast, options: Options, differs: Mapping[tuple[str, str], Mapping[str, object]]
+) -> MetricDifference:
     metric, distance = contrast.metric, contrast.distance
     row = MetricDifference(
         metric=metric.name,
@@ -146,6 +150,7 @@ def _row(contrast: Contrast, options: Options) -> MetricDifference:
         a=_side(contrast.a),
         b=_side(contrast.b),
         differing=plain_json(differences_to_json(contrast.differing)),
+        differs=plain_json(differs[metric.name, metric.protocol]),
     )
     if distance is None:
         return row
@@ -212,12 +217,3 @@ def _judged_together(
             verdict = judge(contrast.distance.value, p, options.level, row.direction)
         judged.append(row.model_copy(update={"p_holm": p, "verdict": verdict}))
     return judged
-
-
-def _told_apart(rows: Sequence[MetricDifference], a: Result, b: Result) -> list[MetricDifference]:
-    contents = {**b.document.protocols, **a.document.protocols}
-    places = [(row.metric, side.protocol) for row in rows if (side := row.a or row.b)]
-    differs = tell_apart(places, contents)
-    return [
-        row.model_copy(update={"differs": plain_json(differs[place])}) for row, place in zip(rows, places, strict=True)
-    ]

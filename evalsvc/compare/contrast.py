@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from evalsvc.compare.result import Measured, Result, task_of
 from evalsvc.metrics.distance import Distance, distance
 from evalsvc.metrics.item_numbers import Numbers
-from evalsvc.metrics.ratio import Ratio
 from evalsvc.spec.documents.comparisons import Verdict
 from evalsvc.spec.documents.results import ResultDocument, TaskMetric
 from evalsvc.spec.protocol import Differences, differences
@@ -21,6 +20,8 @@ from evalsvc.spec.protocol import Differences, differences
 _NO_RESULT = Result("", ResultDocument(metrics=[]))
 
 APART = ("better", "worse", "different")
+
+apart = distance
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,6 @@ class Contrast:
 
     @property
     def metric(self) -> TaskMetric:
-        """The metric of `measured`."""
         return self.measured.metric
 
     def without_items(self) -> Contrast:
@@ -78,13 +78,6 @@ class Contrast:
             return "different"
         worse = self.worse(direction == "higher")
         return "worse" if worse > 0 else "better" if worse < 0 else "no_error_known"
-
-
-def apart(
-    a: Ratio, b: Ratio, pairs: tuple[Numbers, Numbers] | None = None, *, unit: str = "", drawn_from: int | None = None
-) -> Distance:
-    """Return the difference b − a with its error; `pairs` are both sides' items. See `metrics.distance.distance`."""
-    return distance(a, b, pairs, unit=unit, drawn_from=drawn_from)
 
 
 def distance_between(a: Measured, b: Measured) -> Distance:

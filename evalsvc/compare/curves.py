@@ -49,8 +49,6 @@ class JoinedHistories(Document):
 
 
 class TradeoffPoint(Document):
-    """A value of a metric at a checkpoint."""
-
     value: float | Word
     stderr: float | None
     low: float | None
@@ -87,17 +85,21 @@ def join_histories(histories: Sequence[History], content: Content, force: bool =
     curves: list[Curve] = []
     refused: dict[str, str] = {}
     for metric, all_series in by_metric.items():
-        labelled_series = _with_differs(all_series, content)
+        ids = dict.fromkeys(series.protocol for series in all_series)
+        differs = distinguishing({identity: content(identity) if len(ids) > 1 else {} for identity in ids})
+        labelled_series = [series.model_copy(update={"differs": differs[series.protocol]}) for series in all_series]
         unrelated = _without_common_protocol(all_series)
         if unrelated is None:
             curves += [
-                _curve([each for each in labelled_series if each.protocol == identity], identity)
-                for identity in dict.fromkeys(series.protocol for series in labelled_series)
+                _curve([each for each in labelled_series if each.protocol == identity], identity) for identity in ids
             ]
         elif force:
             curves.append(_curve(labelled_series, None))
         else:
-            refused[metric] = _reason(*unrelated, content)
+            first, second = unrelated
+            differing = differences(content(first.protocol), content(second.protocol))
+            fields = describe_differences(differing) or f"{first.protocol} → {second.protocol}"
+            refused[metric] = f"{first.run} and {second.run} differ in {fields}"
     return JoinedHistories(
         runs=[history.run for history in histories],
         x=histories[0].x,
@@ -155,12 +157,6 @@ def origins(series: ValueSeries) -> Sequence[int | None]:
     return series.import_ or [None] * len(series.x)
 
 
-def _with_differs(all_series: Sequence[RunSeries], content: Content) -> list[RunSeries]:
-    ids = dict.fromkeys(series.protocol for series in all_series)
-    differs = distinguishing({identity: content(identity) if len(ids) > 1 else {} for identity in ids})
-    return [series.model_copy(update={"differs": differs[series.protocol]}) for series in all_series]
-
-
 def _without_common_protocol(all_series: Iterable[RunSeries]) -> tuple[RunSeries, RunSeries] | None:
     by_run: dict[str, dict[str, RunSeries]] = {}
     for series in all_series:
@@ -179,9 +175,3 @@ def _curve(members: list[RunSeries], protocol: str | None) -> Curve:
     differs = first.differs if protocol is not None else {}
     known: dict[str, Any] = {name: getattr(first, name) for name in ("metric", "unit", "direction")}
     return Curve(**known, protocol=protocol, differs=differs, series=members)
-
-
-def _reason(first: RunSeries, second: RunSeries, content: Content) -> str:
-    differing = differences(content(first.protocol), content(second.protocol))
-    fields = describe_differences(differing) or f"{first.protocol} → {second.protocol}"
-    return f"{first.run} and {second.run} differ in {fields}"

@@ -34,20 +34,21 @@ def run_gate(
     """Compare two results, files or RUN@STEP[:VARIANT], also of two `seeds`, after evaluations that have not ended."""
     deadline = time.monotonic() + service.timeout
     try:
-        before = read_result(baseline, service, deadline)
-    except UnknownName as error:
-        # A missing baseline is normal in a first run. If the candidate or the suite is missing too, a name is wrong.
-        read_result(candidate, service)
-        _require_suite(candidate, service)
-        return _failed(candidate, baseline, Outcome.NO_BASELINE, error.message)
-    except DeadlineExceeded as error:
-        return _failed(candidate, baseline, Outcome.TIME_OUT, error.message)
-    if not before.values:
-        return without_baseline(candidate, before)
-    try:
+        try:
+            before = read_result(baseline, service, deadline)
+        except UnknownName as error:
+            # A missing baseline is normal in a first run. If candidate or suite is missing too, a name is wrong.
+            read_result(candidate, service)
+            if service.suite is not None and CHECKPOINT.fullmatch(candidate) is None:  # else it has just been checked
+                names = [suite.name for suite in service.client.suites()]
+                if service.suite not in names:
+                    raise UnknownName.among("suite", service.suite, names) from None
+            return Report(candidate, baseline, problems=(error.message,), failed=Outcome.NO_BASELINE)
+        if not before.values:
+            return without_baseline(candidate, before)
         after = read_result(candidate, service, deadline)
     except DeadlineExceeded as error:
-        return _failed(candidate, baseline, Outcome.TIME_OUT, error.message)
+        return Report(candidate, baseline, problems=(error.message,), failed=Outcome.TIME_OUT)
     return compare(after, before, rules, family, across=SEED if seeds else frozenset())
 
 
@@ -58,19 +59,7 @@ def without_baseline(candidate: str, baseline: Result) -> Report:
     reasons = "".join(f"; {task}: {error.message}" for task, error in errors.items())
     untried = any(is_untried(error.code) for error in errors.values())
     outcome = Outcome.NOT_JUDGED if untried else Outcome.NO_BASELINE
-    return _failed(candidate, baseline.name, outcome, f"{baseline.name} has no values{reasons}")
-
-
-def _require_suite(candidate: str, service: Service) -> None:
-    # Reading a candidate of the service has checked it.
-    if service.suite is not None and CHECKPOINT.fullmatch(candidate) is None:
-        names = [suite.name for suite in service.client.suites()]
-        if service.suite not in names:
-            raise UnknownName.among("suite", service.suite, names)
-
-
-def _failed(candidate: str, baseline: str, outcome: Outcome, problem: str) -> Report:
-    return Report(candidate, baseline, problems=(problem,), failed=outcome)
+    return Report(candidate, baseline.name, problems=(f"{baseline.name} has no values{reasons}",), failed=outcome)
 
 
 def compare(

@@ -27,8 +27,6 @@ class Outcome(IntEnum):
 
 @dataclass(frozen=True)
 class Comparison:
-    """Comparison of one metric under one protocol."""
-
     metric: str
     task: str
     verdict: Verdict
@@ -44,7 +42,6 @@ class Comparison:
 
     @property
     def label(self) -> str:
-        """The metric's name for people, with the fields that distinguish its protocol."""
         return labelled(self.metric, self.differs)
 
     @property
@@ -126,8 +123,6 @@ class Alarms:
 
 @dataclass(frozen=True)
 class Report:
-    """Report of a gate."""
-
     candidate: str
     baseline: str
     comparisons: tuple[Comparison, ...] = ()

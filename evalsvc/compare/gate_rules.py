@@ -70,7 +70,6 @@ class Rule(BaseModel):
         return upper_tail(self.standard_errors, math.inf)
 
     def matches(self, name: str) -> bool:
-        """Return whether the rule is for the metric `name`."""
         return name == self.metric or fnmatchcase(name, self.metric)
 
     def judges(self, name: str, known: Collection[str]) -> bool:
@@ -86,8 +85,6 @@ EVERYTHING = (Rule(metric="*"),)
 
 @dataclass(frozen=True)
 class Rules:
-    """Content of a file of rules."""
-
     rules: tuple[Rule, ...] = EVERYTHING
     family: Family = "none"
     """Scope of the rules' levels: `none` for each metric alone, `holm` for all metrics together."""

@@ -232,16 +232,12 @@ def _verdict(gap: Gap, bounds: tuple[float, float] | None, tail: float, last: bo
         return _without_bounds(gap, side, tail)
     noise = max(worse - bounds[0], 0.0)
     if gap.beyond_noise(tail) and (abs(worse) > tolerance if last else bounds[0] > tolerance or bounds[1] < -tolerance):
-        return ("worse" if worse > 0 else "better"), f"{side}, beyond {_limits(gap, bounds)}{_exact(gap)}"
+        limits = f"the tolerance {tolerance:.2g} and the noise {noise if worse > 0 else bounds[1] - worse:.2g}"
+        return ("worse" if worse > 0 else "better"), f"{side}, beyond {limits}{_exact(gap)}"
     if bounds[1] <= tolerance:
         most = f"worse by {bounds[1]:.3g} at most" if bounds[1] > 0 else f"better by {-bounds[1]:.3g} at least"
         return "within_tolerance", f"{side}; {most}, within the tolerance {tolerance:.2g}"
     return _inconclusive(gap, side, noise, bounds)
-
-
-def _limits(gap: Gap, bounds: tuple[float, float]) -> str:
-    noise = gap.worse - bounds[0] if gap.worse > 0 else bounds[1] - gap.worse
-    return f"the tolerance {gap.tolerance:.2g} and the noise {noise:.2g}"
 
 
 def _exact(gap: Gap) -> str:

@@ -69,7 +69,6 @@ class Forms:
 
 
 def render(report: Report) -> Forms:
-    """Return a report in all its forms."""
     tables: list[PrintedTable] = []
     if report.looks:
         tables.append((LOOK_COLUMNS, [*map(look_row, report.looks)], (), LOOKS_DROP, ()))
@@ -171,10 +170,7 @@ def to_json(report: Report) -> str:
 
 
 def to_junit(report: Report) -> bytes:
-    """Return the report as JUnit XML with one test case per metric.
-
-    The document is valid by the schema that Jenkins' xUnit plug-in and pytest share.
-    """
+    """Return the report as JUnit XML, valid by the schema that Jenkins' xUnit plug-in and pytest share."""
     cases = [_case(comparison) for comparison in report.comparisons]
     for number, problem in enumerate(report.problems, 1):
         case = ElementTree.Element("testcase", {"classname": "gate", "name": f"problem {number}"})

@@ -99,7 +99,6 @@ class Result:
 
 
 def task_of(metric: TaskMetric) -> str:
-    """Return the name of the task that measured the metric."""
     return metric.task or metric.name.partition("/")[0]
 
 

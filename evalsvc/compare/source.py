@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from pydantic import ValidationError
 
@@ -34,9 +33,6 @@ MAX_KEYS = 2
 """Largest number of columns that a metric is computed from: one for a mean, two for a ratio of sums."""
 
 
-AnyResult = TypeVar("AnyResult", bound=ResultDocument)
-
-
 @dataclass(frozen=True)
 class Service:
     """The service that results of RUN@STEP are read from, and how to wait for them."""
@@ -52,13 +48,9 @@ class Service:
 
 
 def read_result(name: str, service: Service, deadline: float | None = None) -> Result:
-    """Read a result from a file, or of RUN@STEP[:VARIANT] from the service.
-
-    With a `deadline` (by `time.monotonic`), wait until then for evaluations that have not ended; without a deadline, do
-    not wait.
-    """
+    """Read a result, and wait until `deadline`, by `time.monotonic`, if any, for evaluations that have not ended."""
     if CHECKPOINT.fullmatch(name) is None:
-        return Result(name, _with_visible_errors(read_file(Path(name), ResultDocument)))
+        return Result(name, _with_visible_errors(read_file(Path(name))))
     run, step, variant = parse_checkpoint(name)
     while True:
         document = service.client.results(run, step, variant=variant, suite=service.suite)
@@ -73,7 +65,7 @@ def read_result(name: str, service: Service, deadline: float | None = None) -> R
                 raise DeadlineExceeded(f"{name}: {error.message}; try again, or raise --timeout") from None
 
 
-def read_file(path: Path, kind: type[AnyResult]) -> AnyResult:
+def read_file(path: Path) -> ResultDocument:
     """Read a result file, which may come from a stranger: its size, types, numbers and depth are checked."""
     try:
         with path.open("rb") as stream:
@@ -93,7 +85,7 @@ def read_file(path: Path, kind: type[AnyResult]) -> AnyResult:
         reason = " ".join(str(error).split())
         raise InvalidData(f"{path} is not JSON: {reason}; give a file of `evalsvc run --output`") from None
     try:
-        result = kind.model_validate(document)
+        result = ResultDocument.model_validate(document)
         _check(result)
     except (ValueError, OverflowError) as error:
         reason = validation_message(error) if isinstance(error, ValidationError) else str(error)
@@ -129,7 +121,7 @@ def _check(document: ResultDocument) -> None:
                 raise ValueError(f"items: {task[:80]!r} has {repr(row)[:80]}, whose index or benchmark is no name")
 
 
-def _with_visible_errors(document: AnyResult) -> AnyResult:
+def _with_visible_errors(document: ResultDocument) -> ResultDocument:
     """Return a result whose errors are one line each. A line of a stranger may be a command to a CI runner."""
     errors = {
         task: error.model_copy(update={"message": visible_line(error.message)})

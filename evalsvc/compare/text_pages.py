@@ -63,12 +63,10 @@ def forms_of(kind: str) -> list[ReportForm]:
 
 
 def forgetting_csv(report: ForgettingReport) -> str:
-    """Return all columns of all rows as CSV; missing values are empty."""
     return csv_text([list(ForgettingRow.model_fields), *(list(row.model_dump().values()) for row in report.rows)])
 
 
 def forgetting_page(report: ForgettingReport) -> str:
-    """Return what is left of the base's abilities, in tables and words."""
     return _joined(_forgetting_page(report))
 
 
@@ -269,7 +267,6 @@ def _line(text: str) -> str:
 
 
 def _from(text: str, common: int) -> str:
-    """Return an answer as one line, beginning shortly before the answers differ."""
     line = _line(text)
     start = common - COMMON if len(line) > WIDTH and common > COMMON else 0
     cut = ("…" if start else "") + line[start:]

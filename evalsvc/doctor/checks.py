@@ -32,8 +32,6 @@ LM_EVAL = "0.4.13"
 
 @dataclass
 class Check:
-    """The result of one check."""
-
     name: str
     ok: bool
     found: str

@@ -37,8 +37,6 @@ OPEN_BY_TORCH = "evalsvc.worker.suite_files:open_by_torch"
 
 @dataclass
 class SuiteReport:
-    """The result of checking the file of a suite, or of rules."""
-
     entries: int
     """Number of tasks of the suite, or of rules, that could be read."""
     problems: list[str]

@@ -16,8 +16,6 @@ FILE = "verify-machine.json"
 
 
 class Verdict(BaseModel):
-    """A row of the result."""
-
     quantity: str
     verdict: str
     """`ok`, `WRONG` or `not tried`."""

@@ -25,6 +25,10 @@ Fields = TypeVar("Fields", bound=BaseModel)
 OTHERWISE = "give `transformers` as the model: that package may compute it, slower"
 """Advice for a model that the Transformer does not compute, as the end of a message."""
 
+LISTS = (".metadata", "model_and_optim/.metadata", "pytorch_model_fsdp_0/.metadata")
+"""Files that list the tensors of a folder of torch.distributed.checkpoint, written last: of the folder itself, and of
+those inside a step's folder of OLMo-core and of accelerate."""
+
 MAX_JSON_FILES = 100
 """Maximum number of JSON files in a checkpoint's folder that are searched for its model."""
 
@@ -65,18 +69,13 @@ class Family(ABC):
 
     @abstractmethod
     def read(self, fields: Mapping[str, object], source: str, shown: Mapping[str, object]) -> ModelConfig:
-        """Return the configuration that `fields` of a file or request describe; `source` names it in messages.
-
-        Messages quote only values in `shown`: those of a request, never those of a file.
-        """
+        """Return the configuration that `fields` of a file or request describe; `source` names it in messages. Messages
+        quote only values in `shown`: those of a request, never those of a file."""
 
     @abstractmethod
     def sources(self, config: ModelConfig) -> Mapping[str, Source]:
-        """Return the tensors of a file for each parameter of the Transformer, by the parameter's name.
-
-        A parameter that is left out has the same name in the file, without the prefixes `module.`, `_orig_mod.` and
-        `model.`, which are removed from all names of a file.
-        """
+        """Return the tensors of a file for each parameter of the Transformer, by the parameter's name. A parameter that
+        is left out has the same name in the file, without `module.`, `model.` and names of wrappers (`_orig_mod.`)."""
 
     def sources_in(self, config: ModelConfig, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, Source]:
         """Return the `sources` for a file of tensors with these shapes, by name; for families with several forms."""
@@ -97,10 +96,8 @@ def validated(
     what: str,
     names: Mapping[str, str] | None = None,
 ) -> Fields:
-    """Return `fields` as an instance of `kind`; an error calls the configuration `what`.
-
-    `names` are those of fields in the source, where they differ from those of `kind`.
-    """
+    """Return `fields` as an instance of `kind`; an error calls the configuration `what`. `names` are those of fields in
+    the source, where they differ from those of `kind`."""
 
     def problem(location: tuple[int | str, ...], error: str, message: str) -> str:
         field = str(location[0]) if location else ""

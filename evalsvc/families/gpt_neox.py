@@ -20,8 +20,6 @@ NAME = "gpt_neox"
 
 
 class GPTNeoXFields(HuggingFaceFields):
-    """Fields of GPTNeoXConfig."""
-
     hidden_act: str = "gelu"
     layer_norm_eps: float = 1e-5
     rotary_emb_base: float = 10_000.0

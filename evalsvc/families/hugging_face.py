@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from evalsvc.errors import InvalidModelConfig, UnsupportedModel, show_name
 from evalsvc.families.family import OTHERWISE, Family, Source, validated
 from evalsvc.spec.model_config import MAX_LAYERS, Activation, ModelConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ACTIVATIONS: dict[str, Activation] = {
     "silu": "silu",
@@ -24,6 +28,37 @@ ACTIVATIONS: dict[str, Activation] = {
     "gelu_pytorch_tanh": "gelu_tanh",
 }
 
+META_NAMES = {
+    "embed_tokens": "tok_embeddings",
+    "lm_head": "output",
+    "self_attn.q_proj": "attention.wq",
+    "self_attn.k_proj": "attention.wk",
+    "self_attn.v_proj": "attention.wv",
+    "self_attn.o_proj": "attention.wo",
+    "self_attn.q_norm": "attention.q_norm",
+    "self_attn.k_norm": "attention.k_norm",
+    "mlp.gate_proj": "feed_forward.w1",
+    "mlp.up_proj": "feed_forward.w3",
+    "mlp.down_proj": "feed_forward.w2",
+}
+"""Name that Meta and torchtitan give each table, and each part of a layer but its norms, by transformers' name."""
+
+TITAN_NAMES = {f"self_attn.{part}_proj": f"attention.qkv_linear.w{part}" for part in "qkv"}
+"""Names that torchtitan gives since 2026."""
+
+OLMO_CORE_NAMES = META_NAMES | {
+    "embed_tokens": "embeddings",
+    "norm": "lm_head.norm",
+    "lm_head": "lm_head.w_out",
+    "self_attn.q_proj": "attention.w_q",
+    "self_attn.k_proj": "attention.w_k",
+    "self_attn.v_proj": "attention.w_v",
+    "self_attn.o_proj": "attention.w_out",
+}
+
+BUFFERS = ("rotary_emb.inv_freq", "rope.freqs", "freqs_cis", "rope_cache", "rope.cache")
+"""Ends of names of rotary tables, which some versions of the programs saved."""
+
 REMOTE = ("AutoConfig", "AutoModel", "AutoModelForCausalLM")
 
 SCALINGS = ("default", "linear", "llama3")
@@ -31,10 +66,8 @@ SCALINGS = ("default", "linear", "llama3")
 
 
 class HuggingFaceFields(BaseModel):
-    """Fields of a `config.json`; other keys are ignored. The bounds of the shape are those of `ModelConfig`.
-
-    Older files have `rope_theta` and `rope_scaling`; newer files have both in `rope_parameters`.
-    """
+    """Fields of a `config.json`; other keys are ignored. The bounds of the shape are those of `ModelConfig`. Older
+    files have `rope_theta` and `rope_scaling`; newer files have both in `rope_parameters`."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
 
@@ -150,6 +183,8 @@ class LlamaNamed(Family):
 
     embedding = "embed_tokens.weight"
     head = "lm_head.weight"
+    has_halves = False
+    """Whether files with Meta's names have the dimensions of a head in transformers' order: torchtitan's Qwen3."""
 
     def __init__(
         self,
@@ -158,7 +193,6 @@ class LlamaNamed(Family):
         attention_norm: str = "input_layernorm",
         ffn_norm: str = "post_attention_layernorm",
     ) -> None:
-        """Describe the family that the catalog lists as `name`, with the names of the norms of its layers."""
         self.name, self.fields, self.attention_norm, self.ffn_norm = name, fields, attention_norm, ffn_norm
 
     def read(self, fields: Mapping[str, object], source: str, shown: Mapping[str, object]) -> ModelConfig:
@@ -175,8 +209,24 @@ class LlamaNamed(Family):
             sources |= {f"layers.{layer}.{name}": source for name, source in self._layer(config, f"layers.{layer}")}
         return sources
 
+    def sources_in(self, config: ModelConfig, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, Source]:
+        """Return the sources by the names of the program that wrote the file: transformers', Meta's, OLMo-core's."""
+        sources = dict(self.sources(config))
+        if "embeddings.weight" in shapes:
+            norms = {self.attention_norm: "attention_norm", self.ffn_norm: "feed_forward_norm"}
+            return renamed(sources, renaming(OLMO_CORE_NAMES | norms, "blocks"))
+        if "tok_embeddings.weight" not in shapes:
+            return sources
+        names = META_NAMES | {self.attention_norm: "attention_norm", self.ffn_norm: "ffn_norm"}
+        if "layers.0.attention.qkv_linear.wq.weight" in shapes:
+            names |= TITAN_NAMES
+        if self.head in shapes:
+            names["lm_head"] = "lm_head"
+        sources = renamed(sources, renaming(names))
+        return sources if self.has_halves else sources | neighbours(config, sources)
+
     def ignores(self, name: str) -> bool:
-        return name.endswith("rotary_emb.inv_freq")
+        return name.endswith(BUFFERS)
 
     def _layer(self, config: ModelConfig, prefix: str) -> Iterator[tuple[str, Source]]:
         attention, ffn = f"{prefix}.self_attn", f"{prefix}.mlp"
@@ -197,11 +247,36 @@ class LlamaNamed(Family):
 
 
 def renamed(sources: Mapping[str, Source], rename: Callable[[str], str]) -> dict[str, Source]:
-    """Return the sources with other names of the tensors."""
     return {
         each: replace(source, names=tuple(map(rename, source.names)), aliases=tuple(map(rename, source.aliases)))
         for each, source in sources.items()
     }
+
+
+def renaming(names: Mapping[str, str], layers: str = "layers") -> Callable[[str], str]:
+    """Return a function from transformers' name of a tensor to another program's, by `names` without the layer."""
+
+    def rename(name: str) -> str:
+        *parts, kind = name.split(".")
+        layer = [layers, parts[1]] if parts[0] == "layers" else []
+        part = ".".join(parts[len(layer) :])
+        return ".".join([*layer, names.get(part, part), kind])
+
+    return rename
+
+
+def neighbours(config: ModelConfig, sources: Mapping[str, Source]) -> dict[str, Source]:
+    """Return the products to queries and keys of a file whose rotation turns neighbouring dimensions of a head."""
+    arrange = partial(halves, config.n_heads + config.kv_heads, config.head_dim)
+    return {name: replace(source, arrange=arrange) for name, source in sources.items() if ".in_proj." in name}
+
+
+def halves(heads: int, head_dim: int, rows: Tensor) -> Tensor:  # [(H + 2·KV)·head_dim, …]
+    """Move the even dimensions of each head of queries and keys before the odd dimensions."""
+    arranged = rows.clone()
+    turned = rows[: heads * head_dim].reshape(heads, head_dim // 2, 2, *rows.shape[1:]).transpose(1, 2)
+    arranged[: heads * head_dim] = turned.flatten(0, 2)
+    return arranged
 
 
 def read_fields(

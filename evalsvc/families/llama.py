@@ -1,22 +1,26 @@
 """Families whose files have the layout of Llama's: Llama, Mistral, Qwen2, Qwen3, OLMo 2 and Gemma.
 
-SmolLM2 and Llama 3 have the `model_type` llama, and Qwen2.5 has qwen2.
+SmolLM2 and Llama 3 have the `model_type` llama, and Qwen2.5 has qwen2. Llama's files may be Meta's, too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from evalsvc.errors import UnsupportedModel
+from evalsvc.families.family import Source, validated
 from evalsvc.families.hugging_face import HuggingFaceFields, LlamaNamed
-from evalsvc.spec.model_config import Activation
+from evalsvc.families.meta import MetaFields, meta_family, meta_sources
+from evalsvc.spec.model_config import Activation, ModelConfig
+
+SCALED_ROPE = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+"""Constants of `apply_scaling` in Meta's program."""
 
 
 class LlamaFields(HuggingFaceFields):
-    """Fields of LlamaConfig."""
-
     attention_bias: bool = False
     mlp_bias: bool = False
 
@@ -83,11 +87,8 @@ class Olmo2Fields(HuggingFaceFields):
 
 
 class GemmaFields(HuggingFaceFields):
-    """Fields of GemmaConfig, the first version, with scaled embeddings and norms whose gain is 1 + weight.
-
-    Gemma 2 and 3 cap their logits or slide their attention in every other layer, which the Transformer does not
-    compute.
-    """
+    """Fields of GemmaConfig, the first version, with scaled embeddings and norms whose gain is 1 + weight. Gemma 2 and
+    3 cap logits or slide attention in every other layer, which the Transformer does not compute."""
 
     num_key_value_heads: int | None = Field(default=16, gt=0, le=2**16)
     head_dim: int | None = Field(default=256, gt=0, le=2**16)
@@ -113,9 +114,46 @@ class GemmaFields(HuggingFaceFields):
             )
 
 
+class LlamaParams(MetaFields):
+    """Fields of the `params.json` of Llama 1 to 3, which name neither the length nor, before Llama 3, the rows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    vocab_size: int = -1
+    use_scaled_rope: bool = False
+
+    def of_transformers(self) -> dict[str, object]:
+        rows = 32_000 if self.vocab_size == -1 else self.vocab_size
+        length = 131_072 if self.use_scaled_rope else 8192 if self.rope_theta > 10_000 else 2048
+        scaling = {"rope_type": "llama3", **SCALED_ROPE} if self.use_scaled_rope else None
+        others = {"vocab_size": rows, "max_position_embeddings": length, "rope_scaling": scaling}
+        return super().of_transformers() | others
+
+
+class Llama(LlamaNamed):
+    def read(self, fields: Mapping[str, object], source: str, shown: Mapping[str, object]) -> ModelConfig:
+        if meta_family(fields) == self.name:
+            meta = validated(LlamaParams, fields, source, {}, "a params.json of Llama 1 to 3")
+            if meta.use_scaled_rope and meta.dim < 4096:
+                raise UnsupportedModel(
+                    f"{source} is of Llama 3.2, whose frequencies Meta's program scales by 8, and its config.json on "
+                    "Hugging Face by 32; give that config.json as the model"
+                )
+            fields, shown = meta.of_transformers(), {}
+        return super().read(fields, source, shown)
+
+    def sources_in(self, config: ModelConfig, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, Source]:
+        whole = super().sources_in(config, shapes)
+        return whole if "tok_embeddings.weight" in shapes else meta_sources(config, whole, shapes) or whole
+
+
+class Qwen3(LlamaNamed):
+    has_halves = True
+
+
 GEMMA = LlamaNamed("gemma", GemmaFields)
-LLAMA = LlamaNamed("llama", LlamaFields)
+LLAMA = Llama("llama", LlamaFields)
 MISTRAL = LlamaNamed("mistral", MistralFields)
 OLMO2 = LlamaNamed("olmo2", Olmo2Fields, "post_attention_layernorm", "post_feedforward_layernorm")
 QWEN2 = LlamaNamed("qwen2", Qwen2Fields)
-QWEN3 = LlamaNamed("qwen3", Qwen3Fields)
+QWEN3 = Qwen3("qwen3", Qwen3Fields)

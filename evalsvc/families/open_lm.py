@@ -139,7 +139,6 @@ def folder_of(checkpoint: Path) -> Path:
 
 
 def params_file(checkpoint: Path) -> Path | None:
-    """Return the `params.txt` in the folder of a checkpoint or its parent; None if there is none."""
     folder = folder_of(checkpoint)
     return next((path for path in (folder / "params.txt", folder.parent / "params.txt") if path.is_file()), None)
 

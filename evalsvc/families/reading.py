@@ -11,9 +11,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import cast
 
-from evalsvc.errors import CheckpointMismatch, InvalidModelConfig, UnknownName, UnsupportedModel
-from evalsvc.families.chameleon import is_meta
-from evalsvc.families.family import Family, is_file, json_files, read_json, validated
+from evalsvc.errors import CheckpointMismatch, InvalidModelConfig, InvalidRequest, UnknownName, UnsupportedModel
+from evalsvc.families.family import LISTS, Family, is_file, json_files, read_json, validated
+from evalsvc.families.meta import meta_family
 from evalsvc.families.open_lm import (
     MAMBA,
     by_stem,
@@ -49,11 +49,8 @@ def _family(name: str) -> Family:
 
 
 def computed_by(config: ModelConfig) -> dict[str, str]:
-    """Return the version of the package transformers if the package computes the model; empty for other models.
-
-    The same checkpoint may have other numbers with another version, so answers and values that are kept for later
-    evaluations are kept with the version.
-    """
+    """Return the version of the package transformers if the package computes the model; empty for other models. Answers
+    and values are kept with the version, since another version may compute other numbers."""
     if config.family != TRANSFORMERS:
         return {}
     try:
@@ -63,11 +60,8 @@ def computed_by(config: ModelConfig) -> dict[str, str]:
 
 
 def read_model_spec(model: str | Mapping[str, object], base: Path | None = None) -> dict[str, object]:
-    """Return the fields of `model`: a registered name, a JSON file, or the fields themselves.
-
-    Relative paths start from `base`. A configuration of Hugging Face is translated, by its `model_type`. Of an open_lm
-    model the result has only the fields that `model` sets, so that `params.txt` can supply the rest later.
-    """
+    """Return the fields of `model`: a registered name, a JSON file relative to `base`, or fields; Hugging Face's are
+    translated. Of open_lm's, only those that `model` sets are returned: `params.txt` can supply the rest."""
     if isinstance(model, str):
         fields, source = _read_named(model, base)
         shown: Mapping[str, object] = {}
@@ -79,19 +73,16 @@ def read_model_spec(model: str | Mapping[str, object], base: Path | None = None)
 
 
 def resolve_config(model: str | Mapping[str, object] | None, checkpoint: Path) -> ModelConfig:
-    """Return the complete configuration of the model in `checkpoint` (a file or a Hugging Face folder).
-
-    If `model` is None, the configuration is searched for in the checkpoint's folder, see `find_model_config`. A
-    `params.txt` of an open_lm run (in the same folder or its parent) always supplies the fields that the model does not
-    set.
-    """
+    """Return the complete configuration of the model in a checkpoint, that of `find_model_config` if `model` is None.
+    The `params.txt` of an open_lm run always supplies the fields that the model does not set."""
     if model is None:
-        discovered = _find_fields(checkpoint)
+        discovered = find_fields(checkpoint)
         if discovered is None:
             raise InvalidModelConfig(
                 f"no model configuration was given for {checkpoint} and none was found in its folder or the parent "
                 "folder (config.json, params.txt with its model JSON, or one *.json with hidden_dim); "
-                "set `model` to a registered name such as 'open_lm_1b', the path of a model JSON, or its fields"
+                "set `model` to a registered name such as 'open_lm_1b', the path of a model JSON (for torchtitan and "
+                "OLMo-core, a config.json of Hugging Face with the model's sizes), or its fields"
             )
         fields, source = discovered
     else:
@@ -104,11 +95,8 @@ def resolve_config(model: str | Mapping[str, object] | None, checkpoint: Path) -
 
 
 def require_one_model(models: Mapping[str, Mapping[str, object]]) -> None:
-    """Raise CheckpointMismatch if two of `models`, keyed by their checkpoints' names, differ in a field that both have.
-
-    A switch that is left out counts as open_lm's. Models of the package transformers are refused, since the names of
-    their parameters are not known.
-    """
+    """Raise CheckpointMismatch if two of `models`, by their checkpoints' names, differ in a field that both have; a
+    switch that is left out counts as open_lm's. Models of the package transformers are refused."""
     (first, first_fields), *rest = ((name, {**SWITCHES, **fields}) for name, fields in models.items())
     for name, fields in rest:
         if differing := [
@@ -129,13 +117,26 @@ def require_one_model(models: Mapping[str, Mapping[str, object]]) -> None:
 def find_model_config(checkpoint: Path) -> dict[str, object] | None:
     """Search the folder of `checkpoint` for its configuration; return plain JSON values, or None if there is none.
 
-    Searched in this order: a Hugging Face `config.json` of a family in the folder, or Chameleon's `params.json` there;
-    `params.txt` in the folder or its parent, with the `<model>.json` next to it or the registered name that it gives;
-    the only *.json with `hidden_dim` in the folder, then in its parent; a `config.json` of any other model, for the
-    package transformers.
+    Searched in this order: a `config.json` of a family in the folder, or in the parent of a folder of
+    torch.distributed.checkpoint; Meta's `params.json` in the folder; `params.txt` in the folder or its parent, with the
+    `<model>.json` next to it or the registered name that it gives; the only *.json with `hidden_dim` in the folder,
+    then in its parent; a `config.json` of any other model, for the package transformers.
     """
-    discovered = _find_fields(checkpoint)
+    discovered = find_fields(checkpoint)
     return None if discovered is None else _completed(*discovered, checkpoint).model_dump(mode="json")
+
+
+def sent_model(checkpoint: Path, given: Mapping[str, object] | None = None) -> Mapping[str, object]:
+    """Return the given configuration, or that next to a checkpoint, complete for a service without these files."""
+    fields = find_model_config(checkpoint) if given is None else given
+    if fields == BY_TRANSFORMERS:  # the rest of the description is in the config.json next to the checkpoint
+        fields = resolve_config(BY_TRANSFORMERS, checkpoint).model_dump(mode="json")
+    if fields is None:
+        raise InvalidRequest(
+            f"no file next to {checkpoint} describes its model: there is no params.txt, config.json or JSON file with "
+            "hidden_dim; describe the model by --model"
+        )
+    return fields
 
 
 def _completed(
@@ -170,8 +171,7 @@ def _translated(
 
 
 def _model_type(fields: Mapping[str, object]) -> str | None:
-    """Return the `model_type` of a Hugging Face configuration if it has a family; None for any other."""
-    kind = "chameleon" if is_meta(fields) else fields.get("model_type")
+    kind = meta_family(fields) or fields.get("model_type")
     return kind if isinstance(kind, str) and kind != OPEN_LM and kind in catalog.names("families") else None
 
 
@@ -191,11 +191,14 @@ def _read_named(model: str, base: Path | None) -> tuple[dict[str, object], str]:
     raise UnknownName.among("model", model, registered, hint="or give the path of a model JSON")
 
 
-def _find_fields(checkpoint: Path) -> tuple[dict[str, object], str] | None:
+def find_fields(checkpoint: Path) -> tuple[dict[str, object], str] | None:
+    """Return the fields of `find_model_config` as they stand in their file, and the file."""
     folder = folder_of(checkpoint)
     hf_config = folder / "config.json"
+    if not is_file(hf_config) and any(is_file(folder / name) for name in LISTS):
+        hf_config = folder.parent / "config.json"
     meta = folder / "params.json"
-    if not hf_config.is_file() and meta.is_file() and is_meta(fields := read_json(meta)):
+    if not hf_config.is_file() and meta.is_file() and meta_family(fields := read_json(meta)):
         return _translated(fields, str(meta), (folder,)), str(meta)
     hf_fields = read_json(hf_config) if hf_config.is_file() else {}
     refuse_model(str(hf_config), hf_fields)

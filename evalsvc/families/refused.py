@@ -76,6 +76,12 @@ MODELS = (
         tensors=frozenset({"cls_embedding", "wqkv"}),
     ),
     Refused(
+        "nanochat's model",
+        "which normalises its embeddings, squares its activation and caps its logits",
+        "evaluate it by nanochat's own scripts; evalsvc computes none of these three",
+        tensors=frozenset({"transformer", "wte", "c_q", "c_k", "c_v"}),
+    ),
+    Refused(
         "Infinity",
         "which draws all bits of the next scale in parallel, from vectors of T5",
         "evalsvc draws one code after another, and computes no part of such a model",

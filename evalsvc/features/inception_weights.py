@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from evalsvc.checkpoints.formats import ZIP
 from evalsvc.checkpoints.tensors import is_plain, listed, some
-from evalsvc.checkpoints.torch_file import ZIP
 from evalsvc.checkpoints.weights import read_weights
 from evalsvc.errors import CheckpointMismatch, NonFinite
 from evalsvc.spec.images import INCEPTION_TORCHSCRIPT, INCEPTION_TRUNK

@@ -24,8 +24,6 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Artifact:
-    """An artifact with its content."""
-
     kind: str
     """Kind of artifact, for queries: `grid`, `sample`, …"""
     name: str

@@ -27,11 +27,8 @@ class FileLost(Exception):
 
 @contextmanager
 def replacing(target: Path, *, durable: bool = True, mode: int = 0o600) -> Iterator[BinaryIO]:
-    """Open a file for writing that replaces `target` when the block ends, and create the folders above it.
-
-    If the block raises, the new file is removed and `target` is unchanged. With `durable`, the content is on the disk
-    before the rename, so that a power cut leaves no empty file.
-    """
+    """Open a file for writing that replaces `target` when the block ends without an error; create the folders above it.
+    With `durable`, the content is on the disk before the rename, so that a power cut leaves no empty file."""
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{target.name}.{secrets.token_hex(8)}{PARTIAL}")
     try:

@@ -109,7 +109,6 @@ def drop_output(folder: Path, task: int, shard: int, attempt: int) -> None:
 
 
 def drop_outputs(folder: Path, task: int) -> None:
-    """Remove the files of a task that has been merged."""
     shutil.rmtree(folder / str(task), ignore_errors=True)
 
 

@@ -1,4 +1,4 @@
-"""Files that a `submitter` sends in parts, until each becomes a checkpoint.
+"""Files that a `submitter` sends in parts, until each becomes a checkpoint or a file of one.
 
 An upload is one file, whose name has its owner, the announced SHA-256 and the announced length. The size of the file is
 the number of bytes that have arrived, so a service that was killed goes on where the disk is. A verified upload has the
@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,10 +31,13 @@ from evalsvc.errors import (
     UploadNotFound,
     os_reason,
 )
+from evalsvc.files.manifest import BEGIN, MAX_BYTES, read_manifest
 
 MAX_UPLOADS, MAX_UPLOADS_OF_OWNER = 64, 16
-"""Maximum number of simultaneous uploads of all tokens and of one token, including finished uploads that are not posted
-yet."""
+"""Maximum number of unfinished uploads of all tokens and of one token."""
+
+MAX_KEPT, MAX_KEPT_OF_OWNER = 4000, 1200
+"""Maximum number of uploads that are not posted yet, finished ones included: those of a folder are posted together."""
 
 LIFETIME = 86_400.0
 """Seconds without a new byte after which an upload expires."""
@@ -77,6 +80,38 @@ class Upload:
         return self.expires_at <= datetime.now(UTC)
 
 
+@dataclass(frozen=True)
+class Sent:
+    """The finished uploads that a post names: one file, or the manifest of a folder with the files of the folder."""
+
+    upload: Upload
+    """The upload with the digest that the post names."""
+    files: Mapping[str, Upload] | None = None
+    """Uploads of a folder's files by name, without the missing ones; None for a single file."""
+    missing: tuple[str, ...] = ()
+    """Names of the files of a folder that were not sent, or not to their end."""
+
+    @property
+    def size(self) -> int:
+        return self.upload.length if self.files is None else sum(file.length for file in self.files.values())
+
+    @property
+    def names(self) -> set[str]:
+        """Names of the files of a folder, and of its subfolders."""
+        names = {*(self.files or ()), *self.missing}
+        return names | {name.partition("/")[0] for name in names}
+
+    @property
+    def all(self) -> set[Upload]:
+        return {self.upload, *(self.files or {}).values()}
+
+    def paths(self, name: str) -> dict[str, Path]:
+        """Return the path of each upload by the name that its file gets, in the place that is called `name`."""
+        if self.files is None:
+            return {name: self.upload.path}
+        return {f"{name}/{inside}": file.path for inside, file in self.files.items()}
+
+
 class Uploads:
     """The uploads of a service. Methods may run simultaneously in several threads."""
 
@@ -94,13 +129,16 @@ class Uploads:
             self.sweep()
             with suppress(UploadNotFound):
                 if (upload := self.find(owner, sha256)).length == length:
-                    return upload
+                    os.utime(upload.path, ns=(0, upload.path.lstat().st_mtime_ns))  # expires a day from now
+                    return self.find(owner, sha256)
                 self.delete(owner, sha256)
             uploads, key = list(self._all()), _key_of(owner)
             of_owner = [upload for upload in uploads if upload.owner == key]
             for number, limit, whose in (
-                (len(of_owner), MAX_UPLOADS_OF_OWNER, "of this client"),
-                (len(uploads), MAX_UPLOADS, "in all"),
+                (sum(upload.remaining > 0 for upload in of_owner), MAX_UPLOADS_OF_OWNER, "of this client"),
+                (sum(upload.remaining > 0 for upload in uploads), MAX_UPLOADS, "in all"),
+                (len(of_owner), MAX_KEPT_OF_OWNER, "of this client"),
+                (len(uploads), MAX_KEPT, "in all"),
             ):
                 if number >= limit:
                     raise StorageFull(
@@ -163,14 +201,32 @@ class Uploads:
                 os.utime(file, ns=(0, 0))
             return _upload_at(upload.path, os.fstat(file))
 
-    def finished(self, owner: str | None, sha256: str) -> Upload | None:
-        """Return an owner's verified upload of a file; None if the owner has none, or not all of its bytes."""
-        with suppress(UploadNotFound):
-            return None if self.find(owner, sha256).remaining else self.verify(owner, sha256)
-        return None
+    def finished(self, owner: str | None, sha256: str) -> Sent | None:
+        """Return an owner's verified upload of a file, or uploads of the folder whose manifest has the digest; None if
+        the owner has none, or not all bytes of the file or the manifest."""
+        try:
+            if self.find(owner, sha256).remaining:
+                return None
+            upload = self.verify(owner, sha256)
+        except UploadNotFound:
+            return None
+        content = upload.path.read_bytes() if upload.length <= MAX_BYTES else b""
+        if not content.startswith(BEGIN):
+            return Sent(upload)
+        digests, key = read_manifest(content), _key_of(owner)
+        uploads = (held for held in self._all() if held.owner == key and not (held.remaining or held.is_expired))
+        whole = {held.sha256: held for held in uploads}
+        for digest in {*digests.values()} & whole.keys():
+            if not whole[digest].is_verified:
+                whole[digest] = self.verify(owner, digest)
+        files = {name: whole[digest] for name, digest in digests.items() if digest in whole}
+        return Sent(upload, files, tuple(name for name in digests if name not in files))
 
     def delete(self, owner: str | None, sha256: str) -> None:
-        with self.locked(self.find(owner, sha256)) as (upload, _file):
+        self.drop(self.find(owner, sha256))
+
+    def drop(self, upload: Upload) -> None:
+        with self.locked(upload):
             upload.path.unlink()
 
     def sweep(self) -> int:

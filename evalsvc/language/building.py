@@ -85,7 +85,6 @@ class Branch:
 
 
 def expand(name: str, registry: Registry, rules: Rules) -> tuple[Leaf | Branch, ...]:
-    """Return what a name stands for: a benchmark, a group, or the benchmarks of a tag."""
     expanded = _Expansion(registry, rules).of(registry.find(name), _Within(), 0)
     if not any(True for item in expanded for _ in item.leaves()):
         raise InvalidData(f"{name!r} stands for no benchmark; see `evalsvc benchmarks list {name}`")
@@ -188,11 +187,8 @@ def define(leaf: Leaf, rules: Rules) -> Definition:
 
 
 def build_task(leaf: Leaf, definition: Definition, changes: Changes, rules: Rules, load: Load) -> Task:
-    """Build lm-eval's task object. Unlike in lm-eval, explicit `num_fewshot` wins over a definition with 0.
-
-    The document in question is never among its solved examples. lm-eval ensures this only where the definition names
-    the evaluated split as that of the examples.
-    """
+    """Build lm-eval's task object. Unlike in lm-eval, explicit `num_fewshot` wins over a definition with 0, and the
+    document in question is never among its solved examples, whichever split these are from."""
     config = definition.config
     if definition.trusted and leaf.path is not None:
         with blamed(leaf.name, "its definition"):

@@ -115,10 +115,8 @@ def shipped_folder() -> Path:
 
 
 def scan(folder: Path, read: Callable[[str], bytes]) -> dict[str, Entry]:
-    """Return the entries of the YAML files in a folder and its subfolders, by name. Of equal names the first counts.
-
-    A file for which `read` raises an error is skipped; the error is raised when the file is requested by its name.
-    """
+    """Return the entries of the YAML files in a folder and its subfolders, by name. Of equal names the first counts. A
+    file for which `read` raises an error is skipped; the error is raised when the file is requested by its name."""
     headers: dict[str, dict[str, bytes]] = {}
 
     def header_of(path: str) -> dict[str, bytes]:

@@ -64,9 +64,7 @@ class Definition:
 
 def read_definition(path: Path, rules: Rules, *, functions: bool, closed: bool = False) -> Definition:
     """Read a YAML file. With `functions`, the functions that `!function` names are imported; else they stay strings.
-
-    With `closed`, a file of lm-eval's must keep to `schema` too, since a submitter's group changes it.
-    """
+    With `closed`, a file of lm-eval's must keep to `schema` too, since a submitter's group changes it."""
     path = path.resolve()
     if rules.allow_code or (_is_shipped(path) and not closed):
         return _read_trusted(path, functions, [])
@@ -91,11 +89,8 @@ def local_files(config: Config) -> dict[str, list[str]] | None:
 
 
 def named_files(names: Iterable[str], include_path: Sequence[Path], rules: Rules) -> Iterator[Path]:
-    """Yield the data files of the benchmarks in a suite's folders. lm-eval is not imported.
-
-    Other names are lm-eval's, whose data are on the hub. Groups are skipped, and so are unusable definitions, whose
-    errors are raised when they are loaded.
-    """
+    """Yield the data files of the benchmarks in a suite's folders, without importing lm-eval. Groups are skipped, and
+    so are unusable definitions, whose errors are raised when they are loaded."""
     with suppress(EvalsvcError):
         registry = Registry(include_path, rules.allow)
         for path in (path for name in names for path in registry.local_benchmark_files(name)):

@@ -34,8 +34,6 @@ def request_name(instance: Instance) -> str:
 
 @dataclass(frozen=True)
 class Scored:
-    """Log-likelihood request, ready to be scored."""
-
     requests: tuple[Request, ...]
     """One request; for a text that is scored as a whole, one request per window."""
     cut: bool
@@ -49,8 +47,6 @@ class Scored:
 
 @dataclass(frozen=True)
 class Prompted:
-    """Generation request, ready to be drawn."""
-
     ids: tuple[int, ...]
     """Ids of the prompt, rows of the model's table."""
     cut: bool
@@ -119,7 +115,6 @@ class TextEncoding:
 
     @property
     def end_row(self) -> int | None:
-        """Row of `end`."""
         return None if self.end is None else self.layout.text.offset + self.end
 
     @property
@@ -170,10 +165,8 @@ class TextEncoding:
         return self.scored(before or [self.prefix], whole[len(before) :])
 
     def scored(self, context: Sequence[int], continuation: Sequence[int]) -> Scored:
-        """Return a request of the tokenizer's ids, cut from the left to the model's input, also in the continuation.
-
-        HFLM fails on a continuation that is longer than the input, so that one document would end the evaluation.
-        """
+        """Return a request of the tokenizer's ids, cut from the left to the model's input, also in a longer
+        continuation, on which HFLM fails, so that one document would end the evaluation."""
         if not continuation:
             raise InvalidData(
                 "its continuation has no separate tokens: the tokenizer joins it to the context; change the "

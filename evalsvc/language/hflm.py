@@ -100,13 +100,14 @@ class Logits(nn.Module):
     rows: Tensor  # [V] int64
     left_out: Tensor  # [V] bool
 
-    def __init__(self, model: LanguageModel, rows: Sequence[int], left_out: Callable[[int], bool]) -> None:
-        """Give the model's logits of `rows`, where a row is `left_out` -inf."""
+    def __init__(self, model: LanguageModel, rows: Sequence[int], allowed: Sequence[range] | None) -> None:
+        """Give the model's logits of `rows`, -inf for rows that are not `allowed`."""
         super().__init__()
         self._model = (model,)  # in a tuple, since HFLM would move a module's weights
         self.config = PretrainedConfig()
         self.register_buffer("rows", torch.tensor(list(rows), device=model.device))
-        self.register_buffer("left_out", torch.tensor([left_out(row) for row in rows], device=model.device))
+        left_out = [allowed is not None and not any(row in part for part in allowed) for row in rows]
+        self.register_buffer("left_out", torch.tensor(left_out, device=model.device))
 
     @property
     def device(self) -> torch.device:
@@ -146,14 +147,9 @@ def build_hflm(model: LanguageModel, encoding: TextEncoding, *, within: bool = F
     """Return an HFLM that reads text as `encoding` does, with the text's rows first, or only these if `within`."""
     prefix, text = encoding.end if encoding.bos is None else encoding.bos, encoding.layout.text_ids
     others = () if within else (row for row in range(encoding.layout.rows or 0) if row not in text)
-    allowed = encoding.drawn_from_within if within else encoding.drawn_from
-
-    def left_out(row: int) -> bool:
-        return allowed is not None and not any(row in part for part in allowed)
-
     with quiet():  # HFLM warns about every model that is not a path
         return HFLM(
-            Logits(model, [*text, *others], left_out),
+            Logits(model, [*text, *others], encoding.drawn_from_within if within else encoding.drawn_from),
             backend="causal",
             tokenizer=_tokenizer(encoding),
             max_length=encoding.max_length,

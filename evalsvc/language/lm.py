@@ -33,8 +33,6 @@ LOOK_BACK = 2
 
 @dataclass(frozen=True)
 class Answer:
-    """Answer to a log-likelihood request."""
-
     score: Score
     tokens: int
     cut: bool
@@ -44,8 +42,6 @@ class Answer:
 
 @dataclass(frozen=True)
 class Generation:
-    """Answer to a generation request."""
-
     text: str
     text_within: str
     cut: bool
@@ -213,7 +209,6 @@ def _sum(scores: Sequence[Score]) -> Score:
 
 
 def to_row(answer: Answer | Generation) -> AnswerRow:
-    """Return an answer as a row for transit."""
     if isinstance(answer, Generation):
         return answer.text, answer.text_within, answer.cut
     score = answer.score

@@ -44,11 +44,8 @@ class Templates(ImmutableSandboxedEnvironment):
 
 
 def sandbox() -> None:
-    """Make lm-eval render every template in a sandbox.
-
-    lm-eval's environment lets a template of any YAML file reach Python's built-ins through `''.__class__`, and
-    `apply_template` reads the environment from the module, so the module's variable is the only place to replace it.
-    """
+    """Make lm-eval render every template in a sandbox: in its own environment, a template of any YAML file reaches
+    Python's built-ins. `apply_template` reads the environment from the module, the only place to replace it."""
     if not isinstance(utils.env, Templates):
         utils.env = Templates()
 

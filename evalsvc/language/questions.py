@@ -72,12 +72,8 @@ class Questions:
 
 
 def ask(name: str, task: Task, selection: Selection) -> Questions:
-    """Return the requests of the selected documents.
-
-    Solved examples are drawn in the order of the documents, as in lm-eval: a part of the documents must be cut from the
-    result, never requested alone. A sample is such a part: its documents have the requests, with the solved examples,
-    that they have among all documents.
-    """
+    """Return the requests of the selected documents. Solved examples are drawn in the order of all documents, as in
+    lm-eval: a part of them, such as a sample, is cut from the result, and never requested alone."""
     with blamed(name, "its data"):
         rows = task.task_docs if isinstance(task, ConfigurableTask) else task.eval_docs
         total = len(rows)
@@ -155,9 +151,7 @@ def question_text(task: Task, row: object) -> str:
 
 def strata(right: Sequence[int | None], lengths: Sequence[int]) -> list[Stratum]:
     """Return the stratum of each document: place of its right answer, and class of its question's length in characters.
-
-    Both affect the score of a model that has forgotten its language: it takes the first option, or the shortest.
-    """
+    Both affect the score of a model that has forgotten its language: it takes the first option, or the shortest."""
     bounds = statistics.quantiles(lengths, n=LENGTHS) if len(lengths) > 1 else []
     return [(place, bisect_left(bounds, length)) for place, length in zip(right, lengths, strict=True)]
 

@@ -87,11 +87,8 @@ def results(
 
 
 def plain_mean(task: str, wanted: Sequence[str], loaded: Loaded, evaluated: Results) -> list[MetricValue]:
-    """Return `<task>/mean` over the benchmarks, of each one's first of the `wanted` metrics; also within text.
-
-    A group that aggregates its members' metrics counts once, by its value. `require_mean` has checked that each has
-    such a metric. The documents' shares of the mean are put into the items of `evaluated`.
-    """
+    """Return `<task>/mean` over the benchmarks, of each one's first of the `wanted` metrics; also within text. A group
+    that aggregates counts once. The documents' shares of the mean are put into the items of `evaluated`."""
     by_name = {metric.name: metric for metric in evaluated.metrics}
     parsed = [(metric, filtered or "none") for metric, _, filtered in (name.partition(",") for name in wanted)]
     means = []

@@ -288,10 +288,7 @@ class Averaged:
 
 def estimate(aggregation: Aggregation, values: Sequence[Any]) -> Averaged | None:
     """Return lm-eval's aggregation of the documents' values, with its error; None where the result is no number.
-
-    Perplexities use evalsvc's formulas, equal to lm-eval's, since e to the loss of a very bad model overflows. A Brier
-    score is the mean of the documents' Brier scores.
-    """
+    Perplexities use evalsvc's formulas, equal to lm-eval's, since e to the loss of a very bad model overflows."""
     if aggregation is lm_metrics.bypass_agg or not values:
         return None
     if aggregation is lm_metrics.perplexity:

@@ -14,10 +14,8 @@ from evalsvc.spec.model_config import ModelConfig
 
 
 class KVCache:
-    """Preallocated keys and values of every layer, filled from slot 0 up to `length`.
-
-    Each layer writes the new tokens at the slots from `length` on; the model then calls `advance` once.
-    """
+    """Preallocated keys and values of every layer, filled from slot 0 up to `length`. Each layer writes the new tokens
+    at the slots from `length` on; the model then calls `advance` once."""
 
     def __init__(
         self, config: ModelConfig, batch: int, capacity: int, dtype: torch.dtype, device: torch.device
@@ -90,10 +88,8 @@ def grouped_attention(
     *,
     causal: bool = False,
 ) -> Tensor:  # [B, H, T, head_dim]
-    """Compute torch's scaled dot-product attention, where each head of keys serves H / KV heads of queries.
-
-    Single queries of several heads become several queries of the shared head, which reads the keys once for all.
-    """
+    """Compute torch's scaled dot-product attention, where each head of keys serves H / KV heads of queries. Their
+    single queries become several queries of the shared head, which reads the keys once for all."""
     shape, shared = queries.shape, keys.shape[1]
     if shape[1] == shared:
         return functional.scaled_dot_product_attention(queries, keys, values, attn_mask=bias, is_causal=causal)

@@ -44,17 +44,13 @@ SPAN = 64
 
 @dataclass(frozen=True, eq=False)
 class LaidOut:
-    """Linear products of a step."""
-
     layers: tuple[Products, ...]
     head: Linear
 
 
 def lay_out(model: Layered, shape: StepShape) -> LaidOut:
-    """Return the weights in the layout of a step, from the model's attribute `packed` where that layout fits.
-
-    Set `model.packed` to None after changing weights in place.
-    """
+    """Return the weights in the layout of a step, from the model's attribute `packed` where that layout fits. Set
+    `model.packed` to None after changing weights in place."""
     table, packed = model.output.weight, PATHS[shape.path].packed
     key = (shape.image_ids, shape.rows, packed, shape.weights, table.dtype, table.device)
     if model.packed is None or model.packed[0] != key:
@@ -105,10 +101,8 @@ def blocked_attention(
 
 @functools.cache
 def compiled(function: Callable[..., Any], dynamic: bool = False) -> Callable[..., Any]:
-    """Return `function` compiled by torch.compile, cached per process; each shape is compiled once.
-
-    With `dynamic`, one compilation serves all shapes; it is slower the less the function fixes the shapes.
-    """
+    """Return `function` compiled by torch.compile, cached per process, once for each shape, or, with `dynamic`, for all
+    shapes, which is slower the less the function fixes the shapes."""
     # Each dtype, architecture and batch is another compilation, and a worker may see many.
     private.allow_recompilations(64)
     # A Dask worker must not fork compiler processes.
@@ -170,10 +164,8 @@ class DecodeCache(Protocol):
         """Fill the first slots of `rows` from a cache with as many rows, or from a cache that all rows share."""
 
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, slot: Slot, bias: Tensor) -> Tensor:
-        """Store one token of every row, and return the attention's output for it, [R, H·head_dim].
-
-        Queries are [R, H, head_dim], keys and values [R, KV, head_dim], and the bias is [R, capacity].
-        """
+        """Store one token of every row, and return the attention's output for it, [R, H·head_dim]. Queries are [R, H,
+        head_dim], keys and values [R, KV, head_dim], and the bias is [R, capacity]."""
 
 
 class StraightCache:
@@ -206,10 +198,8 @@ class StraightCache:
 
 
 class BlockedCache:
-    """Cache in blocks of 16 slots for keys and of 16 dimensions for values: both sums run along whole registers.
-
-    Each head of queries has keys of its own.
-    """
+    """Cache in blocks of 16 slots for keys and of 16 dimensions for values: both sums run along whole registers. Each
+    head of queries has keys of its own."""
 
     def __init__(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> None:
         layers, rows, heads, capacity, head_dim = shape
@@ -243,10 +233,8 @@ UNWRITTEN = -(2.0**100)
 
 
 class Graphs:
-    """Step with inputs at fixed addresses: one CUDA graph per span of slots, captured when the span is first reached.
-
-    Every call passes the step: a stored step would live until a garbage collection. On a CPU it runs without capture.
-    """
+    """Step with inputs at fixed addresses: one CUDA graph per span of slots, captured when first reached; none on a
+    CPU. Every call passes the step: a stored step would live until a garbage collection."""
 
     def __init__(self, rows: int, device: torch.device) -> None:
         self.device = device
@@ -308,11 +296,8 @@ def _no_collection() -> Iterator[None]:
 
 @functools.cache
 def capture_stream(device: torch.device) -> torch.cuda.Stream:
-    """Return the stream on which sampling captures its graphs; replayed graphs keep its high priority.
-
-    There is one stream per use, process and device: cuBLAS keeps a workspace for every stream, and torch cycles through
-    the same 32, so that work which should overlap would share a stream.
-    """
+    """Return the stream on which sampling captures its graphs; replayed graphs keep its high priority. cuBLAS keeps a
+    workspace for every stream, and torch cycles through 32, which could be one that must overlap with it."""
     return torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
 
 

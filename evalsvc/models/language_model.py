@@ -139,11 +139,8 @@ class LanguageModel(ABC):
         positions: Tensor | None = None,  # [B, T] int64
         cache: Any = None,  # of `new_cache` or `read_prompts`
     ) -> Tensor:  # [B, T, D]
-        """Return the input of the head for T new tokens, causal among themselves and after those in `cache`.
-
-        With a cache, keys and values are stored and the cache advances by T. The output at a padded position is
-        meaningless.
-        """
+        """Return the input of the head for T new tokens, causal among themselves and after those in `cache`, to which
+        they are added. The output at a padded position is meaningless."""
 
     @abstractmethod
     def head(self, hidden: Tensor, rows: Tensor | slice | None = None) -> Tensor:  # [N, D] → [N, V] float32
@@ -155,10 +152,8 @@ class LanguageModel(ABC):
 
     @abstractmethod
     def read_prompts(self, prompts: Sequence[tuple[int, ...]], capacity: int) -> tuple[Tensor, PromptCache]:  # [B, D]
-        """Return the hidden state at the end of each prompt, and a cache of `capacity` slots that holds the prompts.
-
-        The cache has every prompt at the last slots of the longest prompt's length.
-        """
+        """Return the hidden state at the end of each prompt, and a cache of `capacity` slots that holds every prompt at
+        the last slots of the longest prompt's length."""
 
     @abstractmethod
     def decoding(self, shape: StepShape) -> Decoding:
@@ -174,10 +169,8 @@ class LanguageModel(ABC):
 
 
 class PaddedModel(LanguageModel):
-    """Base of the models of other packages, which add `hidden`, `head` and a cache of the package.
-
-    Prompts are padded, and sequences share no beginnings, so a step is slower than evalsvc's own.
-    """
+    """Base of the models of other packages, which add `hidden`, `head` and a cache of the package. Prompts are padded,
+    and sequences share no beginnings, so a step is slower than evalsvc's own."""
 
     package: ClassVar[str]
     cache_kind: CacheKind
@@ -287,11 +280,8 @@ def _chunks(lengths: Sequence[int], tokens: int) -> Iterator[tuple[int, int]]:
 
 
 def find_nonfinite(model: LanguageModel, ids: Tensor) -> str:  # [B, T] int64
-    """Return the first part, in the order of the forward pass, that computes NaN or infinity for `ids`.
-
-    Names are those of the model ("layers.2.attention"); "output" is the head; "" means that everything is finite. A sum
-    of two finite parts that overflows is reported as the next norm.
-    """
+    """Return the first part, in the order of the forward pass, that computes NaN or infinity for `ids`; "output" is the
+    head, and "" none. A sum of two finite parts that overflows is reported as the next norm."""
     first: list[str] = []
 
     def note(name: str, _module: nn.Module | None, _inputs: Any, output: Any) -> None:
@@ -307,11 +297,8 @@ def find_nonfinite(model: LanguageModel, ids: Tensor) -> str:  # [B, T] int64
 
 def first_nonfinite(model: LanguageModel, sequences: Sequence[Sequence[int]]) -> int:
     """Return the index of the first sequence that is not finite alone: NaN spreads where beginnings are shared."""
-
-    def is_bad(index: int) -> bool:
-        return bool(find_nonfinite(model, torch.tensor([sequences[index]], device=model.device)))
-
-    return next(filter(is_bad, range(len(sequences))), 0)
+    alone = (torch.tensor([ids], device=model.device) for ids in sequences)
+    return next((index for index, ids in enumerate(alone) if find_nonfinite(model, ids)), 0)
 
 
 def nonfinite_cause(model: LanguageModel, ids: Tensor) -> str:  # [B, T] int64

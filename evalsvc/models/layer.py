@@ -30,8 +30,6 @@ RMSArithmetic = Callable[[Tensor, Tensor, float], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Products:
-    """Linear products of a layer."""
-
     into_attention: Product
     """Product to queries, keys and values, [..., (H + 2·KV)·head_dim]."""
     out_of_attention: Product
@@ -228,7 +226,6 @@ GATED = {name: gated(activation) for name, activation in PLAIN.items()}
 
 
 def add_norm(x: Tensor, delta: Tensor | None, norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """Return `x` + `delta`, and the norm of the sum."""
     x = x if delta is None else x + delta
     return x, norm(x)
 
@@ -237,10 +234,7 @@ EAGER = Kernels(add_norm, turn, lambda activation: activation)
 
 
 class LayerNorm(nn.Module):
-    """Layer norm with or without gain and bias.
-
-    With `low_precision` the output keeps autocast's dtype, where torch's layer norm would return float32.
-    """
+    """Layer norm with or without gain and bias; with `low_precision`, its output keeps autocast's dtype."""
 
     def __init__(self, width: int, eps: float, *, gain: bool, bias: bool, low_precision: bool) -> None:
         super().__init__()

@@ -1,32 +1,33 @@
 """The layers of every family's transformer for inference, under open_lm's names of the parameters.
 
 `Layered.forward` → `hidden` (embedding, layers, final norm) → `head`. Position is an argument, and state between calls
-is in the KVCache that the caller passes.
+is in the KVCache that the caller passes. Image ids may be apart from those of text, as in Janus: they are the last rows
+of both tables. An MLP computes the input rows from narrow embeddings, once, when the model is loaded. The head has a
+layer of its own before its rows, and biases.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from evalsvc.errors import InvalidRequest
 from evalsvc.models.attention import KVCache, attend, attention_bias
-from evalsvc.models.image_tables import ImageHead, ImageRows
 from evalsvc.models.layer import EAGER, Block, Kernels, Mix, Products, build_norm
 from evalsvc.models.packing import product
 from evalsvc.models.rotation import INV_FREQ_DTYPES, Positions, resolve_inv_freq_dtype
-from evalsvc.spec.model_config import ModelConfig
+from evalsvc.spec.model_config import ImageTables, ModelConfig
 
 
 class Layered(nn.Module):
     """Layers between two tables, whose attention and products may be arguments, with the switches of a configuration.
-
-    `rotary_inv_freq_dtype` is the dtype of the frequencies in *training*, see `trained_inv_freq_dtype`; "auto" derives
-    the dtype from the configuration.
-    """
+    `rotary_inv_freq_dtype` is the dtype of the frequencies in *training*; see `resolve_inv_freq_dtype`."""
 
     def __init__(self, config: ModelConfig, rotary_inv_freq_dtype: str = "auto") -> None:
         super().__init__()
@@ -57,7 +58,6 @@ class Layered(nn.Module):
             self.output.weight = self.tok_embeddings.weight
 
     def fill_image_rows(self) -> None:
-        """Compute the input rows of image ids that have an aligner."""
         if self.image_rows is not None:
             rows = self.image_rows()
             self.tok_embeddings.weight[-len(rows) :] = rows
@@ -104,10 +104,8 @@ class Layered(nn.Module):
         products: Sequence[Products] | None = None,
         kernels: Kernels = EAGER,
     ) -> Tensor:  # [B, T, D]
-        """Compute `hidden` with any attention, given by `mix`, and products with parameters in any layout.
-
-        No operation here waits for a GPU, so the caller checks the positions; see `Positions.require_rows`.
-        """
+        """Compute `hidden` with any attention, given by `mix`, and products with parameters in any layout. No operation
+        here waits for a GPU, so the caller checks the positions; see `Positions.require_rows`."""
         x, delta = self.post_embed_norm(self.embedded(ids)), None
         rotation = self.positions(positions, x)
         layers = cast(Iterable[Block], self.layers)
@@ -134,3 +132,58 @@ class Layered(nn.Module):
         """Return an empty cache for `length` tokens of `batch` rows, by default in the model's dtype."""
         weight = self.tok_embeddings.weight
         return KVCache(self.config, batch, length, dtype or weight.dtype, weight.device)
+
+
+class ImageRows(nn.Module):
+    """Parameters of the input rows."""
+
+    def __init__(self, tables: ImageTables, hidden_dim: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(tables.rows, tables.width))
+        widths = (tables.width, *[hidden_dim] * tables.depth)
+        self.layers = nn.ModuleList(nn.Linear(width, outputs) for width, outputs in pairwise(widths))
+
+    def forward(self) -> Tensor:  # [rows, D]
+        first, *others = self.layers
+        rows: Tensor = first(self.table)
+        for layer in others:
+            rows = layer(functional.gelu(rows))
+        return rows
+
+
+class ImageHead(nn.Module):
+    """Parameters of the head, except for the rows of its output, with the logits of text and image ids."""
+
+    def __init__(self, tables: ImageTables, hidden_dim: int) -> None:
+        super().__init__()
+        self.inner = nn.Linear(hidden_dim, hidden_dim)
+        self.bias = nn.Parameter(torch.zeros(tables.rows))
+
+    def forward(self, hidden: Tensor) -> Tensor:  # [N, D] → [N, D]
+        return functional.gelu(product(hidden, self.inner.weight, self.inner.bias))
+
+    def logits(self, hidden: Tensor, table: Tensor, rows: Tensor | slice | None) -> Tensor:  # [N, D], [V, D] → [N, R]
+        """Return the logits of all ids or of `rows`, each by its own head."""
+        first = len(table) - len(self.bias)
+        if isinstance(rows, Tensor):
+            weight, bias = table[rows], self.bias[(rows - first).clamp(min=0)]
+            return torch.where(rows < first, product(hidden, weight, None), product(self(hidden), weight, bias))
+        start, stop, _ = slice(0, len(table)).indices(len(table)) if rows is None else rows.indices(len(table))
+        parts = []
+        if start < first:
+            parts.append(product(hidden, table[start : min(stop, first)], None))
+        if stop > first:
+            image = slice(max(start, first), stop)
+            bias = self.bias[image.start - first : image.stop - first]
+            parts.append(product(self(hidden), table[image], bias))
+        return torch.cat(parts, dim=-1)
+
+    def biases_of(self, image_ids: range | tuple[int, ...], vocab_size: int) -> Tensor:  # [codes]
+        """Return the biases of rows to draw from. Raises InvalidRequest if a row is one of text."""
+        first = vocab_size - len(self.bias)
+        if min(image_ids) < first or max(image_ids) >= vocab_size:
+            raise InvalidRequest(
+                f"the layout's image rows begin at {min(image_ids):,}, and this model has a head of its own for the "
+                f"{len(self.bias):,} rows from {first:,} on; give these rows as the layout's image block"
+            )
+        return self.bias[torch.tensor(image_ids, device=self.bias.device) - first]

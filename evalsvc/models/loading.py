@@ -2,11 +2,12 @@
 
 A virtual checkpoint is an expression of several checkpoints. Every expression is linear, so a tensor is the sum of its
 parents' tensors times their coefficients. Parents are opened one after the other: memory holds the sums, which are one
-model in float32, and at most one parent's tensors.
+model in float32, and at most one parent's tensors. A checkpoint with an adapter is one parent.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -17,10 +18,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evalsvc.checkpoints.expression import Expression, canonical, coefficients, leaves, part_of, require_parts
-from evalsvc.checkpoints.tensors import DTYPES, copied, emptied, is_finite, is_plain, listed
+from evalsvc.checkpoints.adapter import Merged, read_merged
+from evalsvc.checkpoints.expression import (
+    Expression,
+    Leaf,
+    Sum,
+    canonical,
+    coefficients,
+    leaves,
+    part_of,
+    require_parts,
+)
+from evalsvc.checkpoints.formats import merge_it
+from evalsvc.checkpoints.tensors import DTYPES, copied, emptied, is_finite, is_plain, joined, listed
 from evalsvc.checkpoints.weights import Weights, read_weights
-from evalsvc.errors import CheckpointMismatch, NonFinite, UnknownName
+from evalsvc.errors import CheckpointMismatch, NonFinite, UnknownName, UnsupportedModel
 from evalsvc.families.family import Source
 from evalsvc.families.open_lm import registered_models
 from evalsvc.families.reading import family_of, require_one_model, resolve_config
@@ -30,6 +42,7 @@ from evalsvc.spec.model_config import OPEN_LM, ModelConfig
 
 INV_FREQ = ".attention.pos_embed.inv_freq"
 TABLE = "tok_embeddings.weight"
+LAYER = re.compile(r"(?:layers|blocks)\.([^.]*)")
 BLOCK = 1 << 18
 """Number of values of a virtual checkpoint in float64 at a time."""
 
@@ -65,6 +78,11 @@ def load_model(
     return _filled(model, path, values, dtype, device)
 
 
+def check_tensors(path: Path, config: ModelConfig, weights: Weights) -> int:
+    """Return the number of the model's parameters. Raises CheckpointMismatch unless the tensors of the file fit."""
+    return len(_matched(path, config, weights, _empty(config, "float32", "auto")))
+
+
 def load_virtual(
     expression: Expression,
     parents: Mapping[str, Path],
@@ -74,26 +92,27 @@ def load_virtual(
     device: str = "cpu",
     rotary_inv_freq_dtype: str = "auto",
 ) -> Transformer:
-    """Return the model of an expression, as `load_model` does. `parents` are its checkpoints by name.
-
-    Products and sums are computed in float64 and kept in float32, or in float64 where that is `dtype`.
-    """
+    """Return the model of an expression, as `load_model` does. `parents` are its checkpoints and adapters by name.
+    Products and sums are computed in float64 and kept in float32, or in float64 where that is `dtype`."""
     require_parts(expression, config.n_layers, config.weight_tying)
     model = _empty(config, dtype, rotary_inv_freq_dtype)
     sums: dict[str, Tensor] = {}
     frequencies: dict[str, Tensor | None] = {}
     precise = torch.float64 if dtype == "float64" else torch.float32
-    for parent, counts in _counting(expression, model.state_dict()):
-        weights = read_weights(parents[parent])
-        tensors = _matched(parents[parent], config, weights, model)
-        frequencies[parent] = saved_frequencies(parents[parent], config, weights.tensors)
+    for leaf, counts in _counting(expression, model.state_dict()):
+        path, weights = read_leaf(leaf, parents)
+        tensors = _matched(path, config, weights, model)
+        if config.weight_tying and isinstance(tensors[TABLE].tensors[0], Merged):
+            adapter = canonical(leaf)
+            raise UnsupportedModel(f"{adapter} changes {TABLE}, one of two tables that are tied; {merge_it(adapter)}")
+        frequencies[canonical(leaf)] = saved_frequencies(path, config, weights.tensors)
         del weights
         for name in list(tensors):
             tensor = tensors.pop(name).value()
             if counts[name]:
                 if not is_finite(tensor):
                     raise NonFinite(
-                        f"{parents[parent]} has NaN or infinity in {name}; the run has diverged by this step, leave "
+                        f"{path} has NaN or infinity in {name}; the run has diverged by this step, leave "
                         "the checkpoint out"
                     )
                 _add(sums, name, tensor, counts[name], precise)
@@ -102,15 +121,25 @@ def load_virtual(
     return _filled(model, canonical(expression), emptied(sums), dtype, device)
 
 
+def read_leaf(leaf: Leaf | Sum, parents: Mapping[str, Path]) -> tuple[Path, Weights]:
+    """Return the path and the weights of a checkpoint in an expression, with its adapter if it has one."""
+    if isinstance(leaf, Sum):
+        path = parents[str(leaf.first)]
+        return path, read_merged(path, parents[str(leaf.adapter)])
+    return parents[str(leaf)], read_weights(parents[str(leaf)])
+
+
 def virtual_frequencies(
     expression: Expression, parents: Mapping[str, Path], config: ModelConfig
 ) -> Tensor | None:  # [head_dim / 2] float32
     """Return the `saved_frequencies` of the parents that count. Raises CheckpointMismatch where parents differ."""
     names = _empty(config, "float32", "auto").state_dict()
-    counting = [parent for parent, _ in _counting(expression, names)]
-    return _agreed_frequencies(
-        {name: saved_frequencies(parents[name], config, read_weights(parents[name]).tensors) for name in counting}
-    )
+
+    def frequencies(leaf: Leaf | Sum) -> Tensor | None:
+        path, weights = read_leaf(leaf, parents)
+        return saved_frequencies(path, config, weights.tensors)
+
+    return _agreed_frequencies({canonical(leaf): frequencies(leaf) for leaf, _ in _counting(expression, names)})
 
 
 def agreed_config(configs: Mapping[str, ModelConfig]) -> ModelConfig:
@@ -125,12 +154,12 @@ def agreed_config(configs: Mapping[str, ModelConfig]) -> ModelConfig:
     return next(iter(configs.values()))
 
 
-def _counting(expression: Expression, names: Iterable[str]) -> Iterator[tuple[str, dict[str, float]]]:
+def _counting(expression: Expression, names: Iterable[str]) -> Iterator[tuple[Leaf | Sum, dict[str, float]]]:
     shares = cache(lambda part: coefficients(expression, part))
-    for parent in map(str, leaves(expression)):
-        counts = {name: shares(part_of(name)).get(parent, 0.0) for name in names}
+    for leaf in leaves(expression):
+        counts = {name: shares(part_of(name)).get(canonical(leaf), 0.0) for name in names}
         if any(counts.values()):
-            yield parent, counts
+            yield leaf, counts
 
 
 def _agreed_frequencies(frequencies: Mapping[str, Tensor | None]) -> Tensor | None:
@@ -228,7 +257,7 @@ class Stored:
 
     def value(self) -> Tensor:
         """Return the parameter's value, a view of the mapped file where it is one tensor."""
-        whole = self.tensors[0] if len(self.tensors) == 1 else torch.cat(self.tensors)
+        whole = joined(self.tensors)
         return whole if self.source.arrange is None else self.source.arrange(whole)
 
 
@@ -323,7 +352,7 @@ def _shape_of(tensors: Mapping[str, Tensor], table: Source) -> dict[str, int]:
     rows = next((tensors[name] for name in names if name in tensors), None)
     if rows is None or rows.dim() != 2:
         return {}
-    indices = {key.partition("layers.")[2].partition(".")[0] for key in tensors if "layers." in key}
+    indices = {match[1] for key in tensors if (match := LAYER.search(key))}
     shape = {"hidden_dim": rows.shape[1], "n_layers": len(indices), "vocab_size": rows.shape[0]}
     buffers = [tensor for key, tensor in tensors.items() if key.endswith(INV_FREQ)]
     return shape | ({"head_dim": 2 * buffers[0].numel()} if buffers else {})

@@ -36,11 +36,8 @@ def load_open_lm(
     device: str = "cpu",
     rotary_inv_freq_dtype: str = "auto",
 ) -> OpenLmModel:
-    """Return open_lm's Transformer with the tensors in `path`, in eval mode and without gradients.
-
-    open_lm rounds the rotary frequencies to the type of the keys, so that a float32 model would turn by other angles
-    than in a training run in bfloat16. This model uses the angles of the training run; see `trained_inv_freq_dtype`.
-    """
+    """Return open_lm's Transformer with the tensors in `path`. open_lm rounds the rotary frequencies to the type of the
+    keys; this model uses the angles of the training run, see `trained_inv_freq_dtype`."""
     if config.family != OPEN_LM:
         raise UnsupportedModel(
             f"the model is of the family {config.family}, and the engine open_lm computes models of open_lm only; "
@@ -64,8 +61,6 @@ def load_open_lm(
 
 
 class OpenLmModel(PaddedModel):
-    """Model of the package open_lm."""
-
     package = "open_lm"
     cache_kind = "dynamic"
 

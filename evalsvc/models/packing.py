@@ -68,10 +68,8 @@ def packed_linear(weight: Tensor, bias: Tensor | None, rows: int) -> Linear:  # 
 
 
 def int8_linear(weight: Tensor, bias: Tensor | None) -> Linear:  # [N, D], [N]
-    """Return the product of weights rounded to 8 bits, with a scale per output, and inputs with a scale per row.
-
-    The sums are exact in 32 bits, so that devices differ only by the final scaling.
-    """
+    """Return the product of weights rounded to 8 bits, with a scale per output, and inputs with a scale per row. The
+    sums are exact in 32 bits, so that devices differ only by the final scaling."""
     wide = torch.promote_types(weight.dtype, torch.float32)
     weight_scale = _scale(weight.to(wide))  # [N, 1]
     rounded = (weight.to(wide) / weight_scale).round_().to(torch.int8)
@@ -100,10 +98,8 @@ def _int8_product(rounded: Tensor, scale: Tensor) -> Linear:  # [N, D] int8, [N]
 
 
 def whole_number_product(weight: Tensor) -> Linear:  # [N, D] int8 → a product [R, D] int8 → [R, N] int32
-    """Return the exact product with `weight`, of which a copy is kept, padded with zeros for a GPU.
-
-    The operations depend only on shapes and never wait, so that a CUDA graph can record them.
-    """
+    """Return the exact product with `weight`, of which a copy is kept, padded with zeros for a GPU. The operations
+    depend only on shapes and never wait, so that a CUDA graph can record them."""
     if not multiplies_int8(weight.device):
         raise InvalidRequest(
             f"weights: int8 needs exact products of 8-bit numbers, which torch {torch.__version__} does not have on "

@@ -39,10 +39,8 @@ class Positions(nn.Module):
         return self
 
     def forward(self, positions: Tensor, like: Tensor) -> Rotation | None:  # [...] int64
-        """Return cosines and sines for tokens at these positions; None where the model has no rotation.
-
-        Angles are computed in float32 (float64 in a float64 model) and only then rounded to the model's dtype.
-        """
+        """Return cosines and sines for tokens at these positions; None where the model has no rotation. Angles are
+        computed in float32 (float64 in a float64 model) and only then rounded to the model's dtype."""
         if self.kind == "none":
             return None
         if self.kind == "head_rotary":
@@ -59,10 +57,8 @@ class Positions(nn.Module):
         return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
 
     def require_rows(self, last: int | Tensor) -> None:
-        """Raise InvalidData if any position is beyond llama_rotary's table, or beyond the window of attention.
-
-        A tensor on a GPU makes the call wait for the GPU.
-        """
+        """Raise InvalidData if any position is beyond llama_rotary's table, or beyond the window of attention. A tensor
+        on a GPU makes the call wait for the GPU."""
         rows = 2 * self.seq_len  # open_lm builds llama_rotary's table once, this long
         if self.kind != "llama_rotary" and self.window is None:
             return

@@ -121,10 +121,8 @@ class Trie:
 
 
 def build_trie(sequences: Sequence[tuple[int, ...]], budget: int | None = None) -> Trie:
-    """Build the trie of sequences of at least one id.
-
-    A batch has at most `budget` nodes, or the nodes of one sequence; without a budget, there is one batch.
-    """
+    """Build the trie of sequences of at least one id. A batch has at most `budget` nodes, or the nodes of one sequence;
+    without a budget, there is one batch."""
     nodes = _Nodes(sys.maxsize if budget is None else budget)
     for sequence, share, indices in _walk(sequences):
         nodes.add(sequence, share, indices)
@@ -266,10 +264,8 @@ def trie_hidden(
 
 
 def read_prompts(model: Layered, prompts: Sequence[tuple[int, ...]], cache: KVCache) -> Tensor:  # [B, D]
-    """Fill an empty cache with prompts, padded on the left; return the hidden states at their ends.
-
-    Padding has the keys of the prompt's first token: masked, and finite where the prompt is finite.
-    """
+    """Fill an empty cache with prompts, padded on the left; return the hidden states at their ends. Padding has the
+    keys of the prompt's first token: masked, and finite where the prompt is finite."""
     trie = build_trie(prompts)
     [batch] = trie.batches
     hidden, computed = trie_hidden(model, trie, batch, Carried(), np.arange(len(trie.ids)))

@@ -69,9 +69,7 @@ def draw(
     compile_noise: bool = False,
 ) -> tuple[Tensor, Tensor]:  # codes [B] int64, finite [B] bool
     """Draw one code per prompt; return whether its logits were finite, since NaN and +inf win every maximum.
-
-    `compile_noise` costs seconds once, and replaces a dozen passes by one; the noise may differ in its last bit.
-    """
+    `compile_noise` costs seconds once, and replaces a dozen passes by one; the noise may differ in its last bit."""
     if params.guided:
         conditional, unconditional = logits.chunk(2)
         logits = guide(conditional, unconditional, params.guidance_scale)

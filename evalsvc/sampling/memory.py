@@ -105,10 +105,8 @@ def _weight_count(config: ModelConfig) -> int:
 
 
 def available_bytes(device: str | torch.device) -> int | None:
-    """Return the bytes that this process can still allocate on `device`; None where the system does not report them.
-
-    On a CPU, the minimum over the machine, the control group and the address space, with file pages counted as free.
-    """
+    """Return the bytes that this process can still allocate on `device`; None where the system does not report them. On
+    a CPU, the minimum over the machine, the control group and the address space, with file pages counted as free."""
     device = torch.device(device)
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
@@ -176,10 +174,8 @@ def release() -> None:
 
 
 def attempt(work: Callable[[], Result]) -> tuple[Result | None, str]:
-    """Run `work`; return its result and "", or None and the message where memory ran out.
-
-    The error is dropped before the return, and with it the frames that hold the allocated memory.
-    """
+    """Run `work`; return its result and "", or None and the message where memory ran out. The error is dropped before
+    the return, and with it the frames that hold the allocated memory."""
     try:
         return work(), ""
     except Exception as error:

@@ -46,10 +46,8 @@ def uniform(keys: Tensor, position: int, codes: int) -> Tensor:  # [B] int64 →
 
 
 def counters(position: int, codes: int, device: torch.device) -> Tensor:  # [codes] int64
-    """Return (n + 1)·γ of every code at one position. The sum with a prompt's key is the state of the output.
-
-    Compiled code takes the counters as an argument: torch 2.13's compiled `arange` is wrong where products wrap around.
-    """
+    """Return (n + 1)·γ of every code at one position; with a prompt's key added, the state of the output. An argument
+    of compiled code: torch 2.13's compiled `arange` is wrong where products wrap around."""
     steps = torch.arange(1, codes + 1, device=device) * _signed(GAMMA)
     return steps.add_(_signed(position * CODES_PER_POSITION * GAMMA % 2**64))
 

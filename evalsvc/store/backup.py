@@ -73,9 +73,6 @@ LONG_NAME = 1 << 16
 """The most bytes of a header with a long name."""
 
 
-# backup
-
-
 def write_backup(settings: Settings, path: Path, *, force: bool = False, spool: bool = True) -> list[str]:
     """Write a backup of the settings' database and data folder to the file `path`. A failed backup leaves no file.
 
@@ -217,9 +214,6 @@ def _keep_ids(table: Table, source: Connection, target: Connection) -> None:
     elif table.dialect_options["sqlite"]["autoincrement"]:
         target.execute(text("DELETE FROM sqlite_sequence WHERE name = :name"), name)
         target.execute(text("INSERT INTO sqlite_sequence VALUES (:name, :largest)"), name | largest)
-
-
-# restore
 
 
 def restore_backup(settings: Settings, path: Path) -> tuple[list[str], str]:

@@ -149,11 +149,8 @@ def named_items(session: Session, digests: Collection[str] | None = None) -> set
 
 
 def may_begin_folder(session: Session, artifacts: Path, items: Path) -> bool:
-    """Tell whether the database may claim the data folder with these subfolders, which has no owner.
-
-    A database with runs that was served before already has a data folder. Such a database may only claim a folder with
-    files that the database names: one of the 20 newest artifacts or results per item.
-    """
+    """Tell whether the database may claim the data folder with these subfolders, which has no owner: a database without
+    runs, one that was never served, or one of whose 20 newest artifacts or results per item a file is there."""
     identity = session.scalar(select(Term.database_id))
     if identity is None or session.scalar(select(Run.id).limit(1)) is None:
         return True

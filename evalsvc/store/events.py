@@ -25,8 +25,6 @@ PAGE = 100
 
 @dataclass(frozen=True)
 class Page:
-    """A page of the events of an evaluation."""
-
     events: list[EvaluationEvent]
     newest: int
     """The number of the evaluation's newest event."""

@@ -72,7 +72,6 @@ def hold(session: Session, evaluation_id: int) -> str | None:
 
 
 def hold_all(session: Session, which: ColumnElement[bool]) -> None:
-    """Lock all evaluations that fulfil a condition."""
     session.execute(select(Evaluation.id).where(which).order_by(Evaluation.id).with_for_update()).all()
 
 
@@ -82,17 +81,14 @@ def newest_evaluation(session: Session, checkpoint_id: int, suite_digest: str) -
 
 
 def step_of(checkpoint: Checkpoint) -> Step:
-    """Return the name of a checkpoint in expressions."""
     return Step(checkpoint.run.name, checkpoint.step, checkpoint.variant)
 
 
 def place_of(checkpoint: Checkpoint) -> dict[str, object]:
-    """Return the fields by which documents name a checkpoint."""
     return {"run": checkpoint.run.name, "step": checkpoint.step, "variant": checkpoint.variant}
 
 
 def checkpoint_label(checkpoint: Checkpoint) -> str:
-    """Return the name of a checkpoint in messages."""
     label = f"run {checkpoint.run.name!r} step {checkpoint.step}"
     return label if checkpoint.variant == "raw" else f"{label} variant {checkpoint.variant!r}"
 

@@ -32,11 +32,8 @@ STEPS_AT_ONCE = 100
 def read_results(
     session: Session, folder: Path, run: str, step: int, variant: str, suite: str | None = None
 ) -> documents.CheckpointResult:
-    """Return the result of a checkpoint from the newest evaluation of each suite.
-
-    The results of several suites are joined. Where two suites have a task of the same name, the task is named
-    `<suite>/<task>`; `task` of each metric names its task. `folder` has the files of results per item.
-    """
+    """Return the result of a checkpoint from the newest evaluation of each suite. Where two suites have a task of the
+    same name, the task is named `<suite>/<task>`. `folder` has the files of results per item."""
     checkpoint = find_step(session, find_run(session, run), step, variant)
     document, tables = _values(session, folder, checkpoint, suite, {})
     items = {name: list(read().rows()) for name, read in tables.items()}
@@ -179,11 +176,8 @@ def read_table(folder: Path, task: Task) -> ItemTable:
 def read_completions(
     session: Session, folder: Path, run: Run, variant: str | None = None, prompt: str | None = None
 ) -> Completions:
-    """Read the completions of prompts that contain `prompt`, by the run's current checkpoints in the order of steps.
-
-    The newest evaluation with a task of this name gives the completions of the task at a step. The previous completion
-    has the same variant, task, prompt, way and protocol. `folder` has the files of results per item.
-    """
+    """Read the completions of prompts that contain `prompt`, by the run's current checkpoints in the order of steps,
+    from the newest evaluations. The previous completion has the same variant, task, prompt, way and protocol."""
     tasks = session.execute(
         select(Checkpoint.step, Checkpoint.variant, Task)
         .join(Evaluation, Evaluation.checkpoint_id == Checkpoint.id)

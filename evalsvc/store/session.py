@@ -11,7 +11,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -147,14 +147,12 @@ class Store:
 
 def open_store(url: str, migrate: bool, *, read_only: bool = False) -> Store:
     """Open a store of this program's schema version. An empty database gets its tables, unless `read_only` is set."""
-    store = Store(url)
-    try:
+    with ExitStack() as stack:
+        store = stack.enter_context(closing(Store(url)))
         if not read_only and (migrate or store.schema_version() is None):
             store.migrate()
         store.check_schema()
-    except BaseException:
-        store.close()
-        raise
+        stack.pop_all()
     return store
 
 
@@ -246,10 +244,8 @@ def _no_url(url: str) -> DatabaseUnusable:
 
 
 def open_known(settings: Settings, advice: str = "") -> Store:
-    """Open the database of a service. Never begin one: with another URL than the service's, it would be an empty one.
-
-    Raises DatabaseUnusable: the database does not exist or is empty. `advice` follows what the error says to do.
-    """
+    """Open the database of a service; raise DatabaseUnusable, with `advice`, if there is none or if the database is
+    empty. Never begin one: with another URL than the service's, it would be an empty one."""
     url, owner = settings.database, owner_url(settings.data_path)
     parsed = parse_url(url)
     where = "say with --data-dir or --database-url (EVALSVC_DATA_DIR, EVALSVC_DATABASE_URL) where the service has it"
@@ -259,13 +255,11 @@ def open_known(settings: Settings, advice: str = "") -> Store:
         where = f"{folder}: give the URL of that database with --database-url (EVALSVC_DATABASE_URL)"
     if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
         raise DatabaseUnusable(f"there is no database {shown_url(url)}; {where}")
-    store = Store(url)
-    try:
+    with ExitStack() as stack:
+        store = stack.enter_context(closing(Store(url)))
         if store.schema_version() is None:
             raise DatabaseUnusable(f"the database {shown_url(url)} is empty; {where}")
-    except BaseException:
-        store.close()
-        raise
+        stack.pop_all()
     return store
 
 

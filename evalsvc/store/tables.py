@@ -125,7 +125,7 @@ class Checkpoint(Base):
     step: Mapped[int] = mapped_column(sa.BigInteger)
     variant: Mapped[str] = mapped_column(sa.String(128))
     uri: Mapped[str] = mapped_column(sa.Text)
-    """The posted uri; for a virtual checkpoint, its expression over the parents in canonical form."""
+    """The posted uri; for a virtual checkpoint or an adapter on its base, the expression in canonical form."""
     path: Mapped[str] = mapped_column(sa.Text)
     """The path of the file with links resolved when the checkpoint was posted; for a virtual checkpoint, its uri."""
     size: Mapped[int] = mapped_column(sa.BigInteger)
@@ -153,7 +153,7 @@ class Checkpoint(Base):
         back_populates="children",
         order_by="Checkpoint.id",
     )
-    """The parents of a virtual checkpoint; empty for a file or folder."""
+    """The parents of a virtual checkpoint, or the base of an adapter; empty for another file or folder."""
     children: Mapped[list[Checkpoint]] = relationship(
         secondary=checkpoint_parents,
         primaryjoin="Checkpoint.id == checkpoint_parents.c.parent_id",
@@ -162,6 +162,11 @@ class Checkpoint(Base):
         order_by="Checkpoint.id",
     )
     evaluations: Mapped[list[Evaluation]] = relationship(back_populates="checkpoint", order_by="Evaluation.id")
+
+    @property
+    def is_virtual(self) -> bool:
+        """Whether the weights are computed from other checkpoints only, and not of an adapter's own files too."""
+        return bool(self.parents) and not self.size
 
 
 class Suite(Base):

@@ -97,7 +97,7 @@ def checkpoint_view(session: Session, checkpoint: Checkpoint) -> documents.Check
 def in_use(session: Session, checkpoint: Checkpoint) -> bool:
     """Tell whether the service still needs the posted file: for an unfinished evaluation of the checkpoint or of a
     virtual checkpoint computed from it, for a copy, or as a base that a run names."""
-    if checkpoint.spool_state == "ready" or checkpoint.parents:
+    if checkpoint.spool_state == "ready" or checkpoint.is_virtual:
         return False
     users = (checkpoint, *checkpoint.children)
     waiting = any(evaluation.state not in OVER for user in users for evaluation in user.evaluations)
@@ -105,7 +105,6 @@ def in_use(session: Session, checkpoint: Checkpoint) -> bool:
 
 
 def protocols_view(session: Session, ids: Collection[str]) -> dict[str, dict[str, object]]:
-    """Return the contents of protocols by id."""
     rows = session.scalars(select(ProtocolRow).where(ProtocolRow.id.in_(ids))) if ids else ()
     return {row.id: row.content for row in rows}
 

@@ -42,8 +42,6 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Untried:
-    """A quantity that could not be compared here."""
-
     quantity: str
     program: str
     reason: str

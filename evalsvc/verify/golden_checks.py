@@ -109,10 +109,7 @@ FULL = 1e-3
 
 
 def verify_products(golden: Golden) -> Iterator[Agreement]:
-    """Compare a matrix product and a convolution in float32 with float64 on the CPU.
-
-    Cards and newer CPUs compute both in fewer bits if a library or an environment variable permits it.
-    """
+    """Compare products in float32 with float64: cards and newer CPUs take fewer bits where a variable permits it."""
     random = torch.Generator().manual_seed(0)
     rows, columns = (torch.randn(256, INNER, generator=random) for _ in range(2))
     yield _product("float32 matrix product", golden, lambda first, second: first @ second.T, rows, columns)

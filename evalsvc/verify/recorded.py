@@ -12,7 +12,7 @@ from evalsvc.client import Client
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest
 from evalsvc.spec.names import parse_checkpoint
-from evalsvc.spec.suite import Suite, TaskSpec, parse_suite
+from evalsvc.spec.suite import TaskSpec, parse_suite
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,3 @@ def read_recorded(client: Client, name: str, settings: Settings, suite: str | No
             items, provenance = result.items.get(spec.name, []), result.provenance.get(spec.name) or {}
             tasks.append(RecordedTask(checkpoint, spec, items, protocols, provenance))
     return tasks
-
-
-def unrecorded(suite: Suite, checkpoint: CheckpointRef) -> list[RecordedTask]:
-    """Return the tasks of a suite for weights that no service has evaluated."""
-    return [RecordedTask(checkpoint, spec) for spec in suite.tasks]

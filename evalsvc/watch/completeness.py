@@ -13,17 +13,23 @@ from typing import Literal
 
 from pydantic import BaseModel, ValidationError
 
-from evalsvc.checkpoints.formats import format_of, read_header
-from evalsvc.checkpoints.torch_file import read_outline, require_safe
-from evalsvc.errors import EvalsvcError, InvalidRequest, UnsafeCheckpoint, os_reason
+from evalsvc.checkpoints.distributed import read_models
+from evalsvc.checkpoints.formats import format_of, known_weights, legible, names_in, read_header, weights_at
+from evalsvc.checkpoints.torch_file import OTHER, read_outline
+from evalsvc.errors import EvalsvcError, InvalidRequest, UnsafeCheckpoint, first_few, os_reason
+from evalsvc.families.family import LISTS
 from evalsvc.files.atomic import write_whole
+from evalsvc.files.manifest import STATES
 from evalsvc.spec.names import NAME
-from evalsvc.watch.folders import Candidate, whole_folder
+from evalsvc.watch.folders import INSIDE, Candidate, whole_folder
 
 NO_STEP = (
     "has no step in its name or content; give --steps-per-epoch N if its name has the epoch, or --step-pattern 'REGEX' "
     "with a group for the step"
 )
+
+WEIGHT_KEYS = frozenset(("state_dict", "av_model_sd", "model", "module", "ema"))
+"""Keys under which training loops save weights. Without any of them, a file is a state dict of tensors alone."""
 
 Outline = Mapping[str, object]
 """Top-level entries of a file of torch.save; empty for other formats."""
@@ -58,9 +64,10 @@ class Classifier:
 
     def classify(self, candidate: Candidate) -> Verdict:
         named = None if self.step_pattern is None else self.step_pattern.read(candidate.name)
+        skipped = None if named is not None else skip_reason(candidate.name) or folder_reason(candidate.path)
         if named is None and self.step_pattern is not None:
-            return Verdict("no checkpoint")
-        if named is None and (skipped := skip_reason(candidate.name)) is not None:
+            return Verdict("no checkpoint", skipped or OTHER_NAME)
+        if skipped is not None and (skipped != UNFINISHED_NAME or self._is_settled(candidate)):
             is_link = candidate.path is not None and candidate.path.is_symlink()  # to what is posted by its own name
             return Verdict("no checkpoint", "" if is_link else skipped)
         if not self._is_settled(candidate):
@@ -68,19 +75,23 @@ class Classifier:
         if candidate.size == 0:
             return Verdict("waits", "is empty; evalsvc posts the file when it is written")
         if candidate.problem is not None:
-            return Verdict("waits", f"is not complete: {candidate.problem}")
+            state = "is not complete" if candidate.path is None else "cannot be read"
+            return Verdict("waits", f"{state}: {candidate.problem}")
         try:
             outline: Outline = {} if candidate.path is None else read_complete(candidate.path)
         except UnsafeCheckpoint as error:
-            return Verdict("no checkpoint", f"cannot be opened: {_about(candidate, error)}")
+            return Verdict("no checkpoint", f"cannot be opened: {_about(candidate, error.told)}")
         except EvalsvcError as error:
-            return Verdict("waits", f"is not complete: {_about(candidate, error)}")
+            return Verdict("waits", f"is not complete: {_about(candidate, error.message)}")
         except OSError as error:
             return Verdict("waits", f"cannot be read: {os_reason(error)}")
         if "av_model_sd" in outline:
             return self._placed_average(candidate, named or Named())
-        if "epoch" in outline and "state_dict" not in outline:
-            return Verdict("no checkpoint")  # a renamed optimizer_N.pt or stats_N.pt
+        if not WEIGHT_KEYS & outline.keys() and any(value is not OTHER for value in outline.values()):
+            held = first_few([legible(key) for key in outline], 5)
+            return Verdict(
+                "no checkpoint", f"holds no weights, but {held}; save the weights as `state_dict` or `model`"
+            )
         named = named or read_name(candidate.name)
         step = named.step
         if step is None and named.epoch is not None:
@@ -136,21 +147,23 @@ class Classifier:
 def read_complete(path: Path) -> Outline:
     """Return the top-level entries of a complete file of torch.save, or nothing for other formats."""
     if path.is_dir():
-        names = {entry.name for entry in path.iterdir()}
-        for name in whole_folder(names, lambda name: (path / name).read_bytes(), str(path)):
+        if any((path / name).is_file() for name in LISTS):
+            read_models(weights_at(path, str(path)).parent)
+            return {}
+        for name in whole_folder(names_in(path), lambda name: (path / name).read_bytes(), str(path)):
             read_complete(path / name)
         return {}
     match format_of(path):
         case "safetensors":
             read_header(path)
-        case "torch" if require_safe(path):
+        case "torch":
             return read_outline(path)
     return {}
 
 
-def _about(candidate: Candidate, error: EvalsvcError) -> str:
+def _about(candidate: Candidate, message: str) -> str:
     start = f"{candidate.path} "
-    return f"it {error.message.removeprefix(start)}" if error.message.startswith(start) else error.message
+    return f"it {message.removeprefix(start)}" if message.startswith(start) else message
 
 
 def _step_in(outline: Outline) -> int | None:
@@ -165,26 +178,34 @@ def _checkpoint(step: int, variant: str) -> Verdict:
     return Verdict("no checkpoint", reason)
 
 
-COMPANIONS = frozenset(("optimizer", "optim", "stats", "scheduler", "scaler", "rng", "random", "training"))
-"""First words in names of files that a training job writes next to its checkpoints."""
-
 MOVING = frozenset(("latest", "last", "best", "newest", "recent"))
 """Words in names of copies and links whose content changes to another checkpoint."""
 
 UNFINISHED = frozenset(("tmp", "temp", "partial", "part", "incomplete"))
 
+STATE = "not posted, since a training job keeps its own state in such files, and no weights"
+UNFINISHED_NAME = "not posted, since the name says that it is unfinished"
+OTHER_NAME = "not posted, since the name does not match --step-pattern"
+NO_WEIGHTS = "not posted, since such folders hold no weights"
 OVERWRITTEN = (
     "not posted, since a training replaces such files; save each checkpoint under a name with its step, or give "
     "--step-pattern"
 )
-PARTS = "not posted, since each is a part of a model; watch the folder above the folder of all parts and their index"
+PARTS = "not posted, since each is a part of a model; watch the folder above the folder of all parts"
+BY_NAME = (STATE, UNFINISHED_NAME, OTHER_NAME, NO_WEIGHTS, OVERWRITTEN, PARTS)
+"""Reasons that hold for all files with such names, and are said once for all of them."""
 
 _EPOCH = re.compile(r"(?:^|[^a-z])epoch[_=-]?(\d+)(?!\d)", re.IGNORECASE)
-_STEP = re.compile(
-    r"(?:^|[^a-z])(?:global[_-]?step|step|iteration|iter|checkpoint|ckpt|model)s?[_=-]?(\d+)(?!\d)", re.I
+_STEPS = (
+    re.compile(r"(?:^|[^a-z])(?:global[_-]?step|step|iteration|iter)s?[_=-]?(\d+)(?![\da-z])", re.I),
+    re.compile(r"(?:^|[^a-z])(?:checkpoint|ckpt|model)s?[_=-]?(\d+)(?![\da-z])", re.I),
 )
+"""Patterns of steps; the first that matches counts: `model_2_step_500` is step 500, and `model-7b` has no step."""
 _NUMBERED = re.compile(r"(?P<stem>.+)_(?P<number>\d+)\.[a-z]+")
-_SHARD = re.compile(r"-\d+-of-\d+\.")
+_PART = re.compile(
+    r".*-\d+-of-\d+\..*|consolidated\.\d\d\.pth|.*(model|optim)_states\.pt|adapter_model\..*|.*\.distcp|"
+    r"(pytorch_)?model\.(safetensors|bin)"
+)
 _BARE = re.compile(r"(\d{5,7})(?:\.[a-z]+)?", re.ASCII)
 
 
@@ -225,18 +246,40 @@ class StepPattern:
 
 
 def skip_reason(name: str) -> str | None:
-    """Return why a name is no checkpoint's, or empty where the user need not know; None if it may be a checkpoint's."""
+    """Return why a name is no checkpoint's; None if it may be a checkpoint's."""
     words = re.split(r"[._=-]+", name.lower())
-    if words[0] in COMPANIONS or {*words} & UNFINISHED:
-        return ""
+    if {*words} & UNFINISHED:
+        return UNFINISHED_NAME
+    if STATES.match(name):
+        return STATE
     if {*words} & MOVING:
         return OVERWRITTEN
-    return PARTS if _SHARD.search(name) else None
+    return PARTS if _PART.fullmatch(name) else None
+
+
+def folder_reason(folder: Path | None) -> str | None:
+    """Return why a folder without a step in its name, such as that of logs or of a run, is no checkpoint; None if it
+    may be one."""
+    if folder is None or not folder.is_dir() or _has_step(folder.name):
+        return None
+    try:
+        if known_weights(names := names_in(folder), str(folder)) is not None:
+            return None
+    except (OSError, EvalsvcError):  # the reader of the folder says what is wrong
+        return None
+    if any(name == INSIDE or (_has_step(name) and skip_reason(name) is None) for name in names):
+        return f"is a folder of checkpoints, and is not looked into; watch that folder: {folder}"
+    return NO_WEIGHTS
+
+
+def _has_step(name: str) -> bool:
+    return read_name(name) != Named() or read_bare_number(name) is not None
 
 
 def read_name(name: str) -> Named:
     """Return the step in a name such as `checkpoint-500` or `step=500.ckpt`, or the epoch in `epoch_3.pt`."""
-    step, epoch = _STEP.search(name), _EPOCH.search(name)
+    step = next(filter(None, (pattern.search(name) for pattern in _STEPS)), None)
+    epoch = _EPOCH.search(name)
     return Named(step=int(step[1]) if step else None, epoch=int(epoch[1]) if epoch and not step else None)
 
 

@@ -7,15 +7,15 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from evalsvc.checkpoints.formats import FOLDER_FILES, known_weights, weight_map
+from evalsvc.checkpoints.formats import FOLDER_FILES, PART, known_weights, parts_of, weight_map
 from evalsvc.checkpoints.reference import MAX_FILES, files_of, identify
 from evalsvc.checkpoints.remote.objects import ObjectSource
 from evalsvc.checkpoints.remote.source import METADATA_SECONDS, Listing, weights_of_folder, within
 from evalsvc.checkpoints.remote.uri import HTTP, RemoteUri, parse_remote
 from evalsvc.config import Settings
-from evalsvc.errors import CheckpointError, InvalidRequest, NotACheckpoint, ShardedCheckpoint
+from evalsvc.errors import CheckpointError, InvalidRequest, NotACheckpoint, ShardedCheckpoint, os_reason
 
-FILE_ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
+FILE_ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".distcp")
 
 INSIDE = "checkpoints"
 """Folder of checkpoints in the folder of an open_lm run."""
@@ -32,7 +32,6 @@ class Candidate:
     modified: float | None
     """Time of the last change, in seconds since 1970; None in a store."""
     path: Path | None
-    is_folder: bool
     problem: str | None = None
 
 
@@ -55,15 +54,18 @@ class LocalFolder:
 def look_at(path: Path) -> Candidate | None:
     """Return the file or folder at a path as it is now; None if the path is neither or was removed."""
     try:
-        is_folder = path.is_dir()
-        if is_folder:
+        status = path.stat()
+        try:
             files_of(path, MAX_FILES)
-        identity, status = identify(path), path.stat()
+        except (PermissionError, NotACheckpoint) as error:
+            problem = error.message if isinstance(error, NotACheckpoint) else os_reason(error)
+            return Candidate(path.name, str(path), problem, 1, None, path, problem)
+        identity = identify(path)
     except (OSError, CheckpointError):
         return None
     mark = f"{identity.size} {identity.mtime_ns} {status.st_ino}"
     modified = identity.mtime_ns / 1e9
-    return Candidate(path.name, str(path), mark, identity.size, modified, path, is_folder)
+    return Candidate(path.name, str(path), mark, identity.size, modified, path)
 
 
 def _inside(folder: Path) -> list[Candidate]:
@@ -77,9 +79,11 @@ def _inside(folder: Path) -> list[Candidate]:
 
 
 def whole_folder(names: Collection[str], read: Callable[[str], bytes], shown: str) -> Sequence[str]:
-    """Return the names of the weights in a Hugging Face folder with the files `names`, which `read` reads."""
+    """Return the names of the weights in a folder with the files `names`, which `read` reads."""
     if (first := known_weights(names, shown)) is None:
         raise NotACheckpoint(f"it has none of {', '.join(FOLDER_FILES)} yet")
+    if PART.fullmatch(first):
+        return parts_of(names, shown)
     if not first.endswith(".index.json"):
         return [first]
     wanted = sorted(set(weight_map(read(first), first).values()))
@@ -115,7 +119,7 @@ class RemoteFolder:
             for file in files:
                 if file.name.endswith(FILE_ENDINGS):
                     uri, mark = str(_below(place, file.name)), f"{file.size} {file.etag}"
-                    candidates.append(Candidate(file.name, uri, mark, file.size, None, None, is_folder=False))
+                    candidates.append(Candidate(file.name, uri, mark, file.size, None, None))
             candidates += [self._folder(_below(place, name)) for name in folders if name != INSIDE]
         return candidates
 
@@ -123,9 +127,9 @@ class RemoteFolder:
         if (known := self._whole.get(str(place))) is not None:
             return known
         source = ObjectSource(place)
-        candidate = Candidate(place.name, str(place), "", 1, None, None, is_folder=True)
+        candidate = Candidate(place.name, str(place), "", 1, None, None)
         try:
-            files, _ = within(METADATA_SECONDS, place, source.inside)
+            files = within(METADATA_SECONDS, place, lambda: source.with_inner(*source.inside()))
             by_name = {file.name: file for file in files}
             whole_folder(by_name, lambda name: b"".join(source.read(by_name[name], 0)), str(place))
             identity = Listing(weights_of_folder(place, files), is_folder=True).identity

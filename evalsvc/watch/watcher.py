@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -20,23 +21,22 @@ from evalsvc.errors import (
     RunBehind,
     ServiceUnreachable,
     SourceUnreachable,
+    StorageFull,
     Unauthorized,
     UnknownName,
     first_few,
 )
+from evalsvc.families.reading import sent_model
 from evalsvc.spec.documents import Checkpoint, EvaluationSummary, RunCheckpoint
-from evalsvc.watch.completeness import OVERWRITTEN, PARTS, Classifier, Verdict
+from evalsvc.watch.completeness import BY_NAME, Classifier, Verdict
 from evalsvc.watch.folders import Candidate, LocalFolder, RemoteFolder, look_at
 from evalsvc.watch.wide_table import require_layout
 
 FIRST_DELAY, MAX_DELAY = 1.0, 60.0
 """Least and greatest seconds between two tries to reach a service that is down."""
 
-DOWN = (ServiceUnreachable, DatabaseUnusable, RateLimited, RunBehind)
+DOWN = (ServiceUnreachable, DatabaseUnusable, RateLimited, RunBehind, StorageFull)
 """Errors that every other post would raise too, so that the watcher waits before it tries again."""
-
-IN_STORE = "posted"
-"""Value in place of the digest of a posted object in a store; objects are not read for a digest."""
 
 Place = LocalFolder | RemoteFolder
 
@@ -54,6 +54,8 @@ class Posting:
     priority: int = 0
     tokens_per_step: int | None = None
     replace: bool = False
+    upload: bool = False
+    """Whether to send the files, since the service cannot read them."""
 
 
 class Watcher:
@@ -65,12 +67,12 @@ class Watcher:
         """`say` gets a line per post; `complain` gets lines about problems."""
         self._place, self._client, self._posting, self._classifier = place, client, posting, classifier
         self._say, self._complain = say, complain
-        self._spool = posting.spool
+        self._spool: Spool = "none" if posting.upload else posting.spool
         self._done: dict[str, str] = {}
         self._skipped: set[str] = set()
-        """URIs of candidates that are named as not posted for what their names say."""
+        """Reasons with names, of all numbers, that were named as not posted for what their names say."""
         self._last_complaints: dict[str, str] = {}
-        """Mark and text of the last complaint about a candidate, by URI."""
+        """Text of the last complaint about a candidate, by URI."""
         self._known: dict[tuple[int, str], Checkpoint | RunCheckpoint] | None = None
         """Checkpoints of the run by step and variant; None if the service is to be asked."""
         self._suites: Sequence[str] | None = None
@@ -128,7 +130,7 @@ class Watcher:
 
     def _new(self, waiting: list[str]) -> list[tuple[Candidate, Verdict]]:
         if not self._place.exists():
-            self._say_once(str(self._place), "", f"{self._place} does not exist yet")
+            self._say_once(str(self._place), f"{self._place} does not exist yet")
             return []
         everything = self._place.list()
         self._classifier.memory.forget_others({candidate.uri for candidate in everything})
@@ -138,10 +140,10 @@ class Watcher:
             if self._done.get(candidate.uri) == candidate.mark:
                 continue
             verdict = self._classifier.classify(candidate)
-            if verdict.reason in (OVERWRITTEN, PARTS):
+            if verdict.reason in BY_NAME:
                 skipped.setdefault(verdict.reason, []).append(candidate)
             elif verdict.reason:
-                self._say_once(candidate.uri, candidate.mark, f"{candidate.name} {verdict.reason}")
+                self._say_once(candidate.uri, f"{candidate.name} {verdict.reason}")
             if verdict.kind == "checkpoint":
                 new.append((candidate, verdict))
             elif verdict.kind == "no checkpoint":
@@ -149,15 +151,16 @@ class Watcher:
             elif not verdict.reason:
                 waiting.append(candidate.name)
         for reason, candidates in skipped.items():
-            names = sorted(item.name for item in candidates if item.uri not in self._skipped)
-            if names:
+            kinds = {item.name: reason + re.sub(r"\d+", "0", item.name) for item in candidates}
+            if names := sorted(name for name, kind in kinds.items() if kind not in self._skipped):
                 self._complain(f"{first_few(names, 5)}: {reason}")
-            self._skipped.update(item.uri for item in candidates)
+            self._skipped.update(kinds.values())
         return sorted(new, key=lambda pair: (pair[1].step, pair[1].variant, pair[0].name))
 
     def _post_one(self, candidate: Candidate, verdict: Verdict, patient: bool) -> None:
-        sha256 = None if candidate.path is None else self._digest(candidate)
-        if candidate.path is not None and sha256 is None:
+        is_read_here = candidate.path is not None and not self._posting.upload
+        sha256 = self._digest(candidate) if is_read_here else None
+        if is_read_here and sha256 is None:
             return  # the file changed while it was read, so it is not complete
         known = self._known_checkpoint(candidate, verdict, sha256)
         if known is not None and not self._missing_suites(known) and not self._is_described_anew(known):
@@ -167,22 +170,20 @@ class Watcher:
                 require_layout(self._client, candidate.path, self._posting.model, self._suites or ())
                 self._has_layout = True
             try:
-                if known is None or self._is_described_anew(known):
+                if known is None or self._posting.upload or self._is_described_anew(known):
                     self._post(candidate, verdict, sha256)
                 else:
                     self._evaluate(candidate, known)
-                if candidate.path is None:
-                    self._classifier.memory.keep_digest(candidate, IN_STORE)
             except (*DOWN, Unauthorized, Forbidden):
                 raise
             except (InputError, CheckpointError) as error:
                 self.refused += 1
-                self._complain(f"{candidate.name} is not posted: {error.message}")
+                self._complain(f"{candidate.name} is not posted: {error.told}")
             except EvalsvcError as error:
                 if not patient:
                     raise
                 text = f"{candidate.name} is not posted: {error.message}; evalsvc tries again"
-                self._say_once(candidate.uri, candidate.mark, text)
+                self._say_once(candidate.uri, text)
                 return
         self._done[candidate.uri] = candidate.mark
 
@@ -209,8 +210,7 @@ class Watcher:
         known = self._history().get((verdict.step, verdict.variant))
         if known is None or sha256 is not None:
             return known if known is not None and known.sha256 == sha256 else None
-        was_posted = self._classifier.memory.digest(candidate) == IN_STORE
-        return known if was_posted and known.uri == candidate.uri else None
+        return known if self._classifier.memory.digest(candidate) == known.uri else None
 
     def _history(self) -> dict[tuple[int, str], Checkpoint | RunCheckpoint]:
         if self._known is None:
@@ -271,7 +271,14 @@ class Watcher:
             self._spool = "copy"  # only the link was refused
 
     def _submit(self, candidate: Candidate, verdict: Verdict, sha256: str | None, spool: Spool) -> None:
-        posting, step = self._posting, verdict.step
+        posting, step, model = self._posting, verdict.step, self._posting.model
+        if posting.upload and candidate.path is not None:
+            model = sent_model(candidate.path, model)
+
+        def report(activity: str, _done: int, size: int) -> None:
+            if activity == "sending":
+                self._say_once(candidate.uri, f"{candidate.name}: sending {size / 1e6:,.1f} MB")
+
         # If the post is refused or lost, ask the service again: another client may have posted meanwhile.
         known, self._known = self._history(), None
         posted = self._client.submit(
@@ -280,15 +287,19 @@ class Watcher:
             candidate.uri,
             variant=verdict.variant,
             suites=posting.suites,
-            model=posting.model,
+            model=model,
             layout=posting.layout,
             tokens_seen=None if posting.tokens_per_step is None else posting.tokens_per_step * step,
             sha256=sha256,
             spool=spool,
             priority=posting.priority,
             replace=posting.replace,
+            upload=posting.upload,
+            report=report,
         )
         checkpoint = posted.checkpoint
+        if sha256 is None:
+            self._classifier.memory.keep_digest(candidate, checkpoint.uri)
         self._known = known | {(step, verdict.variant): checkpoint}
         self._news += 1
         suites = ", ".join(item.suite for item in posted.evaluations) or posted.note
@@ -303,7 +314,7 @@ class Watcher:
         self._delay = max(least, error.retry_after or 0)
         self._known = None
 
-    def _say_once(self, uri: str, mark: str, text: str) -> None:
-        if self._last_complaints.get(uri) != mark + text:
-            self._last_complaints[uri] = mark + text
+    def _say_once(self, uri: str, text: str) -> None:
+        if self._last_complaints.get(uri) != text:
+            self._last_complaints[uri] = text
             self._complain(text)

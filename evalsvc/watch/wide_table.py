@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from evalsvc.checkpoints.formats import is_adapter
 from evalsvc.client import Client
 from evalsvc.data.tokenizer import read_tokenizer
 from evalsvc.errors import EvalsvcError, InvalidRequest
@@ -38,7 +39,7 @@ def require_layout(
                 f"task {task['name']!r} of suite {suite!r} needs the rows of the images; name them by --layout FILE "
                 "(`evalsvc layout CHECKPOINT --pairs PAIRS` finds the layout)"
             )
-    if checkpoint is None:  # in a store, whose files are not read
+    if checkpoint is None or is_adapter(checkpoint):  # in a store, whose files are not read, or without tables
         return
     config = _config(checkpoint, model)
     if not isinstance(rows := config.get("vocab_size"), int):

@@ -93,7 +93,6 @@ def export_site(
 
 
 def classic_script() -> str:
-    """Return all modules of the pages as one script that is no module."""
     text = "\n".join((STATIC / f"{name}.js").read_text() for name in MODULES)
     return '"use strict";\n(() => {\n' + re.sub(r"^import .*\n|^export ", "", text, flags=re.MULTILINE) + "})();\n"
 

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from evalsvc.assets import locate_asset
-from evalsvc.checkpoints.expression import require_parts
+from evalsvc.checkpoints.expression import leaves, require_parts
 from evalsvc.checkpoints.opening import checkpoint_rule, opened, opened_weights
-from evalsvc.checkpoints.reference import CheckpointRef, identify, named, parents_of, verify, with_files
+from evalsvc.checkpoints.reference import CheckpointRef, identify, named, verify, with_files
 from evalsvc.checkpoints.weights import read_weights
 from evalsvc.config import Settings
 from evalsvc.data.images import ImageSource, read_images
@@ -25,6 +25,7 @@ from evalsvc.features import FeatureExtractor, load_extractor
 from evalsvc.files.kept import KeptFolder
 from evalsvc.files.opened import Allow, anywhere
 from evalsvc.models.language_model import LanguageModel
+from evalsvc.models.loading import read_leaf
 from evalsvc.precision import use_full_float32
 from evalsvc.spec import catalog
 from evalsvc.spec.engines import OWN, release_of
@@ -90,11 +91,15 @@ class ShardContext(Context):
     def inspect_checkpoint(self) -> None:
         verify(self.checkpoint)
         with opened(self.checkpoint) as checkpoint, named(checkpoint):
-            for file in parents_of(checkpoint) or [checkpoint]:
-                read_weights(Path(file.path))
-            if checkpoint.virtual is not None:
-                config = resolve_config_of(checkpoint)
-                require_parts(checkpoint.virtual.expression, config.n_layers, config.weight_tying)
+            virtual = checkpoint.virtual
+            if virtual is None:
+                read_weights(Path(checkpoint.path))
+                return
+            paths = {name: Path(parent.path) for name, parent in virtual.parents.items()}
+            for leaf in leaves(virtual.expression):
+                read_leaf(leaf, paths)
+            config = resolve_config_of(checkpoint)
+            require_parts(virtual.expression, config.n_layers, config.weight_tying)
 
     def digest(self) -> str:
         loaded = _models.loaded(self.checkpoint)

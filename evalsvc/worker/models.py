@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from evalsvc.checkpoints.adapter import kept
 from evalsvc.checkpoints.expression import digest_of
 from evalsvc.checkpoints.opening import opened
 from evalsvc.checkpoints.reference import CheckpointRef, check_sha256, hash_files, identify, named, parents_of, verify
@@ -104,11 +106,10 @@ def _load(checkpoint: CheckpointRef, form: ModelForm) -> LoadedModel:
         try:
             with named(checkpoint):
                 model = _load_model(pinned, form)
-        except Exception:
+        finally:
             # A file that was replaced while it was read fails in many ways; report that it was replaced.
-            _require_posted(checkpoint, digests)
-            raise
-        _require_posted(checkpoint, digests)
+            verify(checkpoint)
+            check_sha256(checkpoint, digests.result()[""], digests.result())
     return LoadedModel(source, form, model, digests.result())
 
 
@@ -145,8 +146,8 @@ def saved_frequencies_of(checkpoint: CheckpointRef) -> torch.Tensor | None:
 def resolve_config_of(checkpoint: CheckpointRef) -> ModelConfig:
     if checkpoint.virtual is None:
         return resolve_config(checkpoint.model, Path(checkpoint.path))
-    parents = checkpoint.virtual.parents
-    return agreed_config({name: resolve_config_of(parent) for name, parent in parents.items()})
+    models = checkpoint.virtual.models()
+    return agreed_config({name: resolve_config_of(parent) for name, parent in models.items()})
 
 
 def known_digest(checkpoint: CheckpointRef) -> str:
@@ -165,7 +166,11 @@ def known_digest(checkpoint: CheckpointRef) -> str:
 def _digests(checkpoint: CheckpointRef) -> dict[str, str]:
     if checkpoint.virtual is None:
         return {"": _hash(checkpoint)}
-    by_name = {name: _hash(parent) for name, parent in checkpoint.virtual.parents.items()}
+    models, parents = checkpoint.virtual.models(), checkpoint.virtual.parents
+    by_name = {}
+    for name, parent in parents.items():
+        is_base = name in models and len(models) < len(parents)
+        by_name[name] = kept("digest", Path(parent.path), partial(_hash, parent)) if is_base else _hash(parent)
     return {"": digest_of(checkpoint.virtual.expression, by_name), **by_name}
 
 
@@ -177,8 +182,3 @@ def _hash(checkpoint: CheckpointRef) -> str:
         raise CheckpointGone(
             f"{checkpoint.label}: {checkpoint.path} was deleted while it was read ({reason}); post it again"
         ) from None
-
-
-def _require_posted(checkpoint: CheckpointRef, digests: Future[dict[str, str]]) -> None:
-    verify(checkpoint)
-    check_sha256(checkpoint, digests.result()[""], digests.result())

@@ -82,7 +82,7 @@ def run_packed_shard(request: ShardRequest, report: Report, settings: Settings) 
 
 def _shard_error(error: BaseException) -> ShardError:
     if isinstance(error, EvalsvcError):
-        return ShardError(error.code, error.message)
+        return ShardError(error.code, error.told)
     reason = " ".join(str(error).split())
     if is_out_of_memory(error):
         advice = "lower EVALSVC_BATCH_TOKENS, evaluate in bfloat16, or use a device with more memory"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from evalsvc.checkpoints.copies import Cache, Copy, NoRoom, copy_files, keep_upload, link_into, spool_path, spooled
+from evalsvc.checkpoints.copies import Cache, Copy, NoRoom, copy_files, keep_uploads, link_into, spool_path, spooled
 from evalsvc.checkpoints.opening import opened
 from evalsvc.checkpoints.reference import (
     CheckpointRef,
@@ -101,13 +101,13 @@ def test_an_upload_is_kept_with_links_and_without(
     upload = tmp_path / "verified"
     upload.write_bytes(b"weights")
     upload.chmod(0o600)
-    keep_upload(copy := spooled(tmp_path, 7), upload, "upload:abc")
+    keep_uploads(copy := spooled(tmp_path, 7), {"upload:abc": upload})
     kept = copy.folder / "upload:abc"
     assert (kept.read_bytes(), kept.stat().st_mode & 0o777) == (b"weights", 0o640)
     monkeypatch.setattr(shutil, "copyfile", refuse)
     monkeypatch.setattr(os, "link", refuse)
-    with pytest.raises(DataDirectoryUnusable, match=r"verified cannot be kept in .*free some space in the data folder"):
-        keep_upload(spooled(tmp_path, 8), upload, "upload:abc")
+    with pytest.raises(DataDirectoryUnusable, match=r"uploads cannot be kept in .*free some space in the data folder"):
+        keep_uploads(spooled(tmp_path, 8), {"upload:abc": upload})
 
 
 def test_workers_of_another_user_can_read_a_copy(original: Path, tmp_path: Path) -> None:
@@ -128,13 +128,13 @@ def test_an_uploaded_file_gets_its_name_in_the_spool(tmp_path: Path) -> None:
     for content in (b"weights", b"others"):
         source.unlink()
         source.write_bytes(content)
-        keep_upload(copy, source, "upload:abc")
+        keep_uploads(copy, {"upload:abc": source})
         assert [(path.name, path.read_bytes()) for path in copy.folder.iterdir()] == [("upload:abc", content)]
     source.unlink()
     private = tmp_path / "private"
     private.touch(0o600)
     source.symlink_to(private)
-    keep_upload(copy, source, "upload:abc")
+    keep_uploads(copy, {"upload:abc": source})
     assert (copy.folder / "upload:abc").is_symlink(), "a link is linked, and not what the link leads to"
     assert private.stat().st_mode & 0o777 == 0o600
 

@@ -19,6 +19,7 @@ from evalsvc.checkpoints.expression import (
     Part,
     Step,
     Steps,
+    Sum,
     canonical,
     coefficients,
     default_variant,
@@ -38,13 +39,16 @@ PLACES: tuple[Part, ...] = (0, 3, 11, *PARTS)
 
 
 def random_expression(chance: random.Random, room: int = 4) -> Expression:
-    kind = chance.choice(["leaf", "avg", "lerp", "graft"]) if room else "leaf"
+    kind = chance.choice(["leaf", "avg", "lerp", "graft", "sum"]) if room else "leaf"
     if kind == "leaf":
         name = chance.choice(["run", "text-1b", "a.b_c"])
         step = Step(name, chance.randrange(10_000), chance.choice(["raw", "raw", "ema_0.9999"]))
         return chance.choice([step, step, step, Base(), File("/runs/a b/epoch=3.pt"), File("runs/step|4.pt")])
     if kind == "avg":
         return Average(tuple(random_expression(chance, room - 1) for _ in range(chance.randint(1, 4))))
+    if kind == "sum":
+        adapter = File(chance.choice(["/runs/a/checkpoint-500", "/runs/a b/x+y", "base"]))
+        return Sum(chance.choice([Step("run", 3), Base(), File("/runs/a b/epoch=3.pt")]), adapter)
     first, second = random_expression(chance, room - 1), random_expression(chance, room - 1)
     if kind == "lerp":
         return Lerp(first, second, chance.choice([0.0, 1.0, 0.3, chance.random(), 1e-7]))
@@ -62,7 +66,7 @@ def value_of(expression: Expression, part: Part, values: Mapping[str, float]) ->
         return first + expression.weight * (second - first)
     if isinstance(expression, Graft):
         return value_of(expression.second if part in expression.chosen else expression.first, part, values)
-    return values[str(expression)]
+    return values[canonical(expression)]
 
 
 def test_coefficients_say_what_the_functions_mean() -> None:
@@ -74,7 +78,7 @@ def test_coefficients_say_what_the_functions_mean() -> None:
         read = parse_expression(text)
         assert canonical(read) == text
         assert set(leaves(read)) == set(leaves(expression))
-        values = {str(leaf): chance.gauss(0, 1) for leaf in leaves(expression)}
+        values = {canonical(leaf): chance.gauss(0, 1) for leaf in leaves(expression)}
         for part in PLACES:
             shares = coefficients(expression, part)
             assert isclose(sum(shares.values()), 1, rel_tol=1e-12)
@@ -86,12 +90,16 @@ def test_coefficients_say_what_the_functions_mean() -> None:
 def test_what_tells_two_expressions_apart() -> None:
     texts = ["lerp(a@1, b@1, 0.3)", "lerp(b@1, a@1, 0.3)", "graft(a@1, b@1, layers=0)", "graft(b@1, a@1, layers=0)"]
     texts += ["avg(a@1, b@1)", "avg(a@1, a@1, b@1)", "avg(avg(a@1, b@1), b@1)"]
+    texts += ["avg(a@1, b@1 + lora(x))", "avg(a@1 + lora(x), b@1)", "avg(a@1, b@1 + lora('x y'))"]
     assert len({default_variant(parse_expression(text)) for text in texts}) == len(texts)
     mine, other = parse_expression("avg(a@1, b@2)"), parse_expression("avg(c@7, d@9)")
     first = digest_of(mine, {"a@1": "1" * 64, "b@2": "2" * 64})
     assert first == digest_of(other, {"c@7": "2" * 64, "d@9": "1" * 64}), "not their names"
     assert first != digest_of(mine, {"a@1": "1" * 64, "b@2": "3" * 64})
     assert first != digest_of(parse_expression("lerp(a@1, b@2, 0.5)"), {"a@1": "1" * 64, "b@2": "2" * 64})
+    adapters = {"a@1": "1" * 64, "b@2": "2" * 64, "x": "2" * 64, "y": "2" * 64, "z": "3" * 64}
+    sums = [digest_of(parse_expression(f"a@1 + lora({name})"), adapters) for name in "xyz"]
+    assert sums[0] == sums[1] != sums[2]
 
 
 def test_leaves_and_ranges_are_replaced_in_their_places() -> None:
@@ -168,6 +176,9 @@ def test_whatever_is_typed_is_an_expression_or_an_error_with_a_place() -> None:
         (["graft(a@1,b@1,parts=norm|head)", "graft(a@1,b@1,parts = head | norm)"], "graft(a@1, b@1, parts=head|norm)"),
         (["avg('a b.pt', c.pt)", 'avg("a b.pt","c.pt")'], 'avg("a b.pt", c.pt)'),
         (["avg('run@5', 'base')"], 'avg("base", "run@5")'),
+        (["run@0 + lora(/r/c-5)", " run@0:raw\n+ lora ( '/r/c-5' )"], "run@0 + lora(/r/c-5)"),
+        (["avg(base + lora(a),base)"], "avg(base, base + lora(a))"),
+        (["'/models/x + y' + lora('/r/c 5')"], '"/models/x + y" + lora("/r/c 5")'),
     ],
 )
 def test_spacing_and_order_make_no_other_checkpoint(texts: list[str], spelled: str) -> None:
@@ -199,6 +210,15 @@ def test_spacing_and_order_make_no_other_checkpoint(texts: list[str], spelled: s
         ("graft(a@1, b@2, parts=tail)", "expected any of embeddings, head, norm, separated by |"),
         ("avg(" * (MAX_DEPTH + 1), f"expected at most {MAX_DEPTH} levels of nested functions"),
         ("avg('a.pt)", "expected a checkpoint"),
+        ("a@1 + b@2", "at character 7: expected lora(FOLDER), the folder of an adapter; found 'b@2'"),
+        ("a@1 + lora", "expected lora(FOLDER), the folder of an adapter; found the end"),
+        ("a@1 + lora()", "at character 12: expected a checkpoint (RUN@STEP"),
+        ("a@1 + lora(run@5)", "at character 12: expected the folder of an adapter; found 'run@5'"),
+        ("a@1 + lora(/a, /b)", "at character 14: expected a closing bracket; found ','"),
+        ("avg(a@1..3 + lora(/a))", "at character 5: expected a single checkpoint before +; found 'a@1..3'"),
+        ("a@1 + lora(x) + lora(y)", "at character 15: expected the end, since the expression is complete"),
+        ("avg(a@1, b@1) + lora(x)", "at character 1: expected a single checkpoint before +"),
+        ("lora(/a)", "expected one of avg, lerp, graft; found 'lora'"),
     ],
 )
 def test_errors_say_where_and_what_is_allowed(text: str, words: str) -> None:
@@ -210,5 +230,6 @@ def test_errors_say_where_and_what_is_allowed(text: str, words: str) -> None:
 def test_what_is_meant_as_an_expression_and_what_is_a_path() -> None:
     """A browser calls its second download `epoch(1).pt`."""
     assert all(map(is_expression, ("avg(run@1)", " lerp (", "avg(", "mean(run@1)", "graft(a, b, layers=0)")))
-    paths = ("/runs/avg(1).pt", "epoch(1).pt", "file:///a", "run@5", "base", "average.pt", "")
+    assert all(map(is_expression, ("run@0 + lora(/a)", "base + lora(", "/models/x y + lora ('a b')")))
+    paths = ("/runs/avg(1).pt", "epoch(1).pt", "file:///a", "run@5", "base", "average.pt", "", "/x+lora(8)/a.pt")
     assert not any(map(is_expression, paths))

@@ -245,10 +245,10 @@ def test_a_folder_of_very_many_files(tmp_path: Path) -> None:
     for number in range(MAX_FILES + 50):
         (tmp_path / f"{number}.pt").touch()
     with pytest.raises(
-        NotACheckpoint, match="holds more than 1,000 files, too many for a checkpoint; post one of the files"
+        NotACheckpoint, match="holds more than 5,000 files, too many for a checkpoint; post one of the files"
     ):
         locate(str(tmp_path), below(Path("/")))
-    refused(tmp_path, Path("/"), "holds more than 1,000 files", error=NotACheckpoint)
+    refused(tmp_path, Path("/"), "holds more than 5,000 files", error=NotACheckpoint)
     assert len(files_of(tmp_path)) == MAX_FILES + 50, "data folders are another matter"
 
 

@@ -4,17 +4,20 @@ import argparse
 import codecs
 import os
 import pickle
-import re
 import struct
+import subprocess
 import sys
 import tarfile
 import time
 import zipfile
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from enum import Enum
 from pathlib import Path
 from random import Random
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import hostile_files
 import numpy as np
@@ -23,8 +26,8 @@ import torch
 from hostile_files import archive, calling, patched, tensor_pickle
 from safetensors.torch import save_file
 
-from evalsvc.checkpoints.torch_file import OTHER, read_outline
-from evalsvc.checkpoints.weights import read_weights
+from evalsvc.checkpoints.torch_file import OTHER, StandIn, read_outline
+from evalsvc.checkpoints.weights import load_torch, read_weights
 from evalsvc.errors import CheckpointError, NotACheckpoint, UnsafeCheckpoint
 
 
@@ -94,6 +97,16 @@ def stored(*tensor: Any, **where: int) -> Callable[[Path], object]:
     return lambda path: archive(path, tensor_pickle(*tensor, **where), bytes(16))
 
 
+CLASS = "cno_such_module\nNoSuchClass\n"
+REBUILT = "ctorch._utils\n_rebuild_tensor_v2\n("
+STORAGE = f"(U\x07storage{CLASS}U\x010U\x03cpuK\x04t"
+
+
+def state_dict(value: str) -> bytes:
+    """A pickle of a state dict with one value, by the instructions that make it."""
+    return b"\x80\x02}U\nstate_dict}U\x01w" + value.encode("latin-1") + b"ss."
+
+
 DAMAGED = "damaged or not a torch.save file"
 HUGE_TEXT = b"\x80\x04\x8d" + (2**62).to_bytes(8, "little") + b"x" * 1000
 """Whoever reads as many bytes as a pickle announces asks for that memory first."""
@@ -116,9 +129,25 @@ ATTACKS: tuple[tuple[bytes | Callable[[Path], object], type[CheckpointError], st
     (b"\x80\x02" + FLOAT64 + b"(K\x03U\x01OKJtb.", UnsafeCheckpoint, "would change the layout of numpy's numbers"),
     (SCALAR + b"U\x02f8U\x08AAAAAAAA\x86R.", UnsafeCheckpoint, "a numpy value from something other than its bytes"),
     (SCALAR + FLOAT64 + b"U\x04AAAA\x86R.", UnsafeCheckpoint, "a numpy value from something other than its bytes"),
-    (b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n.", UnsafeCheckpoint, "multiarray._reconstruct"),
-    (calling(bytearray, b"x"), UnsafeCheckpoint, "would run __builtin__.bytearray"),  # of any length
-    (calling(tuple, [codecs.encode]), UnsafeCheckpoint, "would run __builtin__.tuple"),
+    (b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n.", NotACheckpoint, "holds an object of a class, not tensors"),
+    *(
+        (b"\x80\x02c" + name + b"\n)R.", UnsafeCheckpoint, "would run " + name.replace(b"\n", b".").decode())
+        for name in (b"os\nPathLike", b"posix\nDirEntry", b"a.b\nF.__globals__", b"torch\nFloatTensor", b"torch.nn\nf")
+    ),
+    # a class in the place of what torch makes a tensor of
+    (state_dict(f"{REBUILT}{CLASS}tR"), NotACheckpoint, DAMAGED),
+    (state_dict(f"{REBUILT}({STORAGE}QK\x00K\x04\x85K\x01\x85\x89Nt\x85R"), NotACheckpoint, DAMAGED),
+    (state_dict(f"ctorch._tensor\n_rebuild_from_type_v2\n({CLASS}{CLASS})NtR"), NotACheckpoint, "other things than"),
+    (state_dict(f"{CLASS})\x81}}U\x09__class__{CLASS}sb"), NotACheckpoint, "holds other things than tensors: w"),
+    (state_dict(f"{CLASS})\x81(K\x01e"), NotACheckpoint, DAMAGED),
+    (state_dict(f"{CLASS})\x81)R"), NotACheckpoint, DAMAGED),  # a call of an object
+    (
+        b"\x80\x02]" + b"".join(b"cm\nC%d\na" % number for number in range(101)) + b".",
+        UnsafeCheckpoint,
+        "than 100 classes",
+    ),
+    (calling(bytearray, b"x"), UnsafeCheckpoint, "would run builtins.bytearray"),  # of any length
+    (calling(tuple, [codecs.encode]), UnsafeCheckpoint, "would run builtins.tuple"),
     (b"\x80\x02.", NotACheckpoint, DAMAGED),
     (b"\x80\x02X\xff\xff\xff\x7fabc.", NotACheckpoint, DAMAGED),
     # A pickle that is hidden from the check: torch reads what it takes for the pickle with `weights_only=True`.
@@ -129,7 +158,7 @@ ATTACKS: tuple[tuple[bytes | Callable[[Path], object], type[CheckpointError], st
     # More than the file holds: refused, and not read as the values of something else
     (hostile_files.deflated, NotACheckpoint, "is a compressed zip, which torch.save never writes"),
     (lambda path: patched(path, 2_000_000_000), NotACheckpoint, DAMAGED),
-    (lambda path: path.write_bytes(HUGE_TEXT), NotACheckpoint, DAMAGED),
+    (lambda path: path.write_bytes(HUGE_TEXT), UnsafeCheckpoint, "holds the pickle instruction 141"),
     (stored((10**10,), (1,), 10**10), NotACheckpoint, DAMAGED),
     (announcing_storage, NotACheckpoint, DAMAGED),
     (stored((4,), (1,), 4, offset=1000), NotACheckpoint, DAMAGED),
@@ -159,19 +188,127 @@ def test_a_hostile_file_is_refused_and_runs_nothing(
     assert not (tmp_path / "it-ran").exists()
 
 
-def test_a_file_with_options_is_told_how_its_owner_converts_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The finished run of last month cannot be saved again, so to save something else was no way out."""
-    old, new = tmp_path / "old.pt", tmp_path / "new.pt"
-    options = argparse.Namespace(folder=tmp_path, lr=1e-4)
-    torch.save({"model": {"w": torch.ones(2)}, "steps": 5, "args": options}, old)
-    with pytest.raises(UnsafeCheckpoint, match=r"would run argparse\.Namespace when it is opened") as caught:
-        read_weights(old)
-    [program] = re.findall(r'python -P -c "([^"]*)" OLD.pt NEW.pt', str(caught.value))
-    monkeypatch.setattr(sys, "argv", ["-c", str(old), str(new)])
-    with torch.serialization.safe_globals([]):  # ends what the program allows
-        exec(program, {})
-    assert list(read_weights(new).tensors) == ["w"]
-    assert read_outline(new) == {"model": OTHER, "steps": 5}
+class Colour(Enum):
+    RED = 1
+
+
+class Marked:
+    """An object whose every method leaves a mark."""
+
+    marks: ClassVar[list[str]] = []
+
+    def __reduce_ex__(self, _protocol: object) -> Any:
+        return Marked, (), {"a": 1}
+
+    def __init__(self) -> None:
+        self.marks.append("init")
+
+    def __setstate__(self, _state: object) -> None:
+        self.marks.append("setstate")
+
+
+class Config(dict[str, Any]):
+    """A dictionary with attributes, as of yacs and easydict."""
+
+
+def options(folder: Path) -> argparse.Namespace:
+    config = Config(a=Config(b=1))
+    config.c = [1, 2]  # type: ignore[attr-defined]
+    values = {"folder": folder, "colour": Colour.RED, "config": config, "more": SimpleNamespace(a=[1]), "kind": int}
+    values |= {"times": [datetime.now(UTC), timedelta(1)], "by_name": defaultdict(dict, a=1), "dtype": torch.bfloat16}
+    return argparse.Namespace(**values, draws=np.random.get_state(), array=np.ones(2), torch=torch.__version__)
+
+
+def test_options_beside_the_tensors_are_not_created(tmp_path: Path) -> None:
+    """LlamaGen's trainer saves its options in every checkpoint, which was refused."""
+    path, tensor = tmp_path / "0000005.pt", torch.ones(2)
+    torch.save({"model": {"w": tensor}, "optimizer": {"state": Marked()}, "steps": 5, "args": options(tmp_path)}, path)
+    Marked.marks.clear()
+    before = set(torch.serialization.get_safe_globals())
+    assert torch.equal(read_weights(path).tensors["w"], tensor)
+    content: Any = load_torch(path)
+    assert type(content["args"]) is type(content["optimizer"]["state"]) is StandIn
+    assert not hasattr(content["args"], "__dict__")
+    assert read_outline(path) == {"model": OTHER, "optimizer": OTHER, "steps": 5, "args": OTHER}
+    assert Marked.marks == []
+    assert set(torch.serialization.get_safe_globals()) == before, "this ends with the call"
+    for weights in ({"w": tensor, "o": Marked()}, Config(w=tensor)):
+        torch.save({"model": weights}, path)
+        with pytest.raises(NotACheckpoint, match=r"holds other things than tensors: (o|model); exp"):
+            read_weights(path)
+    torch.save(torch.nn.Linear(2, 2), path)
+    with pytest.raises(NotACheckpoint, match=r"holds an object of a class, not tensors, so .*model\.state_dict\(\)"):
+        read_weights(path)
+    torch.save({"model": {"w": tensor}, "args": options(tmp_path)}, path, _use_new_zipfile_serialization=False)
+    with pytest.raises(UnsafeCheckpoint, match=r"would run argparse\.Namespace when it is opened"):
+        read_weights(path)  # of torch before 1.6
+
+
+def test_options_of_omegaconf_are_not_created(tmp_path: Path) -> None:
+    omegaconf = pytest.importorskip("omegaconf", reason="needs omegaconf, whose objects trainers save")
+    config = omegaconf.OmegaConf.create({"a": {"b": [1, "x", None, 1.5, True]}, "folder": tmp_path})
+    torch.save({"state_dict": {"w": torch.ones(2)}, "cfg": config}, tmp_path / "x.pt")
+    assert list(read_weights(tmp_path / "x.pt").tensors) == ["w"]
+
+
+NESTED = b"\x80\x02}()" + b"\x85" * 100_000 + b"K\x01u."
+DOUBLED = b"\x80\x02]()q\x00" + b"".join(b"h%ch%c\x86q%c" % (n, n, n + 1) for n in range(50)) + b"e}h\x32K\x01s."
+OPENED = b"\x80\x02" + b"(" * 2000 + b"t" * 2000 + b"."
+
+
+@pytest.mark.parametrize("pickled", [NESTED, DOUBLED, OPENED])
+def test_a_pickle_that_would_end_the_process_is_refused(tmp_path: Path, pickled: bytes) -> None:
+    """The hash of a key of nested tuples ended the watcher, and that of a tuple doubled 50 times did not end."""
+    archive(tmp_path / "x.pt", pickled)
+    with pytest.raises(NotACheckpoint, match="too many or nested values"):
+        read_weights(tmp_path / "x.pt")
+
+
+def test_values_that_are_numbered_out_of_order_are_refused(tmp_path: Path) -> None:
+    """Python makes room for 64 GB of numbered values."""
+    archive(tmp_path / "x.pt", b"\x80\x02}r" + (2**31 - 1).to_bytes(4, "little") + b".")
+    with pytest.raises(NotACheckpoint, match=DAMAGED):
+        read_weights(tmp_path / "x.pt")
+
+
+def test_an_epoch_that_is_no_number_is_not_written_into_a_message(tmp_path: Path) -> None:
+    archive(tmp_path / "x.pt", b"\x80\x02}U\x05epoch" + b"]" * 100_000 + b"a" * 99_999 + b"s.")
+    with pytest.raises(NotACheckpoint, match="holds other things than tensors: epoch; expected tensors"):
+        read_weights(tmp_path / "x.pt")
+
+
+def test_no_module_of_a_file_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "evil_module.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    archive(tmp_path / "x.pt", b"\x80\x02}(U\x04stepK\x05U\x01wcevil_module\nEvil\n)\x81}U\x01aK\x01sbu.")
+    with pytest.raises(NotACheckpoint, match="holds other things than tensors: step, w"):
+        read_weights(tmp_path / "x.pt")
+    assert read_outline(tmp_path / "x.pt") == {"step": 5, "w": OTHER}
+    assert "evil_module" not in sys.modules
+    program = {"model": {"w": torch.ones(1)}, "hook": hostile_files.Calls(subprocess.Popen, ["touch", "it-ran"])}
+    monkeypatch.chdir(tmp_path)
+    torch.save(program, tmp_path / "x.pt")
+    assert list(read_weights(tmp_path / "x.pt").tensors) == ["w"]
+    assert not (tmp_path / "it-ran").exists()
+
+
+def test_a_class_that_torch_was_told_to_trust_is_not_created(tmp_path: Path) -> None:
+    """A library of a plug-in may have told torch so, for files of its own."""
+    torch.save({"model": {"w": torch.ones(1)}, "x": Marked()}, tmp_path / "x.pt")
+    Marked.marks.clear()
+    trusted = torch.serialization.safe_globals([Marked])
+    with trusted, pytest.raises(UnsafeCheckpoint, match=r"would run .*Marked when it is"):
+        read_weights(tmp_path / "x.pt")
+    assert Marked.marks == []
+
+
+def test_the_pickle_of_a_file_has_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it is read into memory, also by the watcher."""
+    torch.save({"w": torch.ones(1), "log": list(range(1000))}, tmp_path / "x.pt")
+    monkeypatch.setattr("evalsvc.checkpoints.torch_file.MAX_PICKLE", 1000)
+    for read in (read_weights, read_outline):
+        with pytest.raises(NotACheckpoint, match=r"has a pickle of 2,\d\d\d bytes, too many for a model"):
+            read(tmp_path / "x.pt")
 
 
 def test_methods_that_a_file_brings_along_are_left_behind(tmp_path: Path) -> None:
@@ -220,7 +357,7 @@ def test_random_damage_is_told_and_never_crashes(tmp_path: Path) -> None:
     chance, path = Random(0), tmp_path / "x"
     tensors = {"tok_embeddings.weight": torch.ones(8, 4), "b": torch.ones(4, 4).T, "c": torch.arange(5)}
     content = {"epoch": 1, "step": np.int64(3), "state_dict": tensors}
-    torch.save(content, tmp_path / "zip")
+    torch.save(content | {"args": options(tmp_path)}, tmp_path / "zip")
     torch.save(content, tmp_path / "legacy", _use_new_zipfile_serialization=False)
     save_file({"a": torch.ones(8, 4), "c": torch.arange(5)}, tmp_path / "safetensors")
     originals = [(tmp_path / kind).read_bytes() for kind in ("zip", "legacy", "safetensors")]
@@ -254,13 +391,15 @@ def test_agrees_with_torch_on_what_open_lm_writes(open_lm_case: Path, name: str)
     assert {key for key, value in content.items() if type(value) in kinds} == set(plain)
 
 
-@pytest.mark.parametrize("protocol", range(2, 6))
-def test_nothing_is_carried_out_in_any_protocol(tmp_path: Path, protocol: int) -> None:
-    bad = hostile_files.Calls(time.sleep, 1000)
-    content = {"state_dict": OrderedDict(a=[1, (2, 3)]), "bad": bad, "step": 70_000, "large": 2**80, "text": "é"}
-    archive(tmp_path / "x.pt", pickle.dumps(content, protocol))
-    expected = {"state_dict": OTHER, "bad": OTHER, "step": 70_000, "large": 2**80, "text": "é"}
-    assert read_outline(tmp_path / "x.pt") == expected
+def test_an_outline_is_of_what_is_read(tmp_path: Path) -> None:
+    """What is refused has none."""
+    content = {"state_dict": OrderedDict(a=[1, (2, 3)]), "step": 70_000, "large": 2**80, "text": "é"}
+    archive(tmp_path / "x.pt", pickle.dumps(content, 2))
+    assert read_outline(tmp_path / "x.pt") == {"state_dict": OTHER, "step": 70_000, "large": 2**80, "text": "é"}
+    for pickled in (pickle.dumps(content, 4), pickle.dumps(hostile_files.Calls(time.sleep, 1000), 2)):
+        archive(tmp_path / "x.pt", pickled)
+        with pytest.raises(UnsafeCheckpoint):
+            read_outline(tmp_path / "x.pt")
 
 
 def test_outlines_of_what_is_no_plain_checkpoint(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import time
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,6 @@ from evalsvc.errors import (
     CheckpointMismatch,
     CheckpointNotFound,
     NotACheckpoint,
-    ShardedCheckpoint,
     UnsupportedModel,
 )
 
@@ -52,20 +52,9 @@ def test_an_adapter_is_told_how_it_becomes_a_model(tensors: dict[str, Tensor], t
     """The advice was to post the adapter's file, which then lacked every tensor of a model."""
     matrices = {f"base_model.model.q_proj.lora_{side}.weight": tensors["norm.weight"].clone() for side in "AB"}
     save_file(matrices, tmp_path / name)
+    (tmp_path / "adapter_config.json").write_text("{}")
     for path in [tmp_path / name] if name.startswith("renamed") else [tmp_path / name, tmp_path]:
-        refused(path, NotACheckpoint, r"LoRA adapter.*merge_and_unload\(\)\.save_pretrained")
-
-
-def test_parts_without_their_index_are_told_what_is_missing(tensors: dict[str, Tensor], tmp_path: Path) -> None:
-    """The advice was to post one of the parts, which lacks the tensors of the others."""
-    folder = tmp_path / "model"
-    folder.mkdir()
-    for number in (1, 2):
-        save_file(tensors, folder / f"model-0000{number}-of-00002.safetensors")
-    for path in (folder, folder / "model-00002-of-00002.safetensors"):
-        refused(path, NotACheckpoint, r"part.*model\.safetensors\.index\.json")
-    save_file(tensors, tmp_path / "model-00001-of-00001.safetensors")
-    assert read_weights(tmp_path / "model-00001-of-00001.safetensors").tensors.keys() == tensors.keys()
+        refused(path, NotACheckpoint, r"LoRA adapter.*give its folder .*'BASE \+ lora\(FOLDER\)'")
 
 
 def test_files_of_open_lm_and_lightning(epoch_file: Path, tensors: dict[str, Tensor], tmp_path: Path) -> None:
@@ -127,7 +116,16 @@ def test_numpy_scalars_are_allowed(tensors: dict[str, Tensor], tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    "prefix", ["module.", "_orig_mod.", "model.", "_orig_mod.module.", "module._orig_mod.model.", "model." * 5_000]
+    "prefix",
+    [
+        "module.",
+        "_orig_mod.",
+        "model.",
+        "_orig_mod.module.",
+        "module._orig_mod.model.",
+        "model." * 5_000,
+        "_orig_mod." * 9,
+    ],
 )
 def test_prefixes_in_any_order(tensors: dict[str, Tensor], tmp_path: Path, prefix: str) -> None:
     """The tensors outlive the file: a training loop deletes old checkpoints while they are being read."""
@@ -281,9 +279,12 @@ def test_weights_that_are_no_model(tmp_path: Path) -> None:
         (("module.showo.model.embed_tokens.weight", "mm_projector.0.weight"), "Show-o, which fills in masked codes"),
         (("showo.model.embed_tokens.weight", "diffusion_head_a.0.x.weight"), "Show-o2, which draws images by a flow"),
         (("vision_gen_enc_model.x.weight", "language_model.lm_head.weight"), "JanusFlow, which draws images by a"),
+        (("transformer.wte.weight", *(f"transformer.h.0.attn.c_{part}.weight" for part in "qkv")), "nanochat's model"),
     ):
-        torch.save({"model": dict.fromkeys(names, ONE)}, tmp_path / "x.pt")
+        torch.save({"model": dict.fromkeys(names, ONE), "args": Namespace(lr=1)}, tmp_path / "x.pt")
         refused(tmp_path / "x.pt", UnsupportedModel, f"x.pt is of {said}")
+        torch.save(dict.fromkeys(names, ONE), tmp_path / "consolidated.pth")
+        refused(tmp_path, UnsupportedModel, f"consolidated.pth is of {said}")
 
 
 def test_a_path_that_cannot_be_read(tmp_path: Path) -> None:
@@ -299,11 +300,6 @@ def test_folders_without_the_weights_of_a_model(epoch_file: Path, tmp_path: Path
     refused(epoch_file.parent, NotACheckpoint, "it holds ema_0.9_1_1.pt, epoch_1.pt, .*: post one of these files")
     np.savez(tmp_path / "x.npz", a=np.zeros(3))
     refused(tmp_path / "x.npz", NotACheckpoint, "zip file that torch.save did not write")
-    (tmp_path / ".metadata").write_bytes(b"x")
-    (tmp_path / "__0_0.distcp").write_bytes(b"PK\x03\x04")
-    command = f"torch.distributed.checkpoint.format_utils dcp_to_torch {tmp_path} {tmp_path}.pt"
-    for path in (tmp_path, tmp_path / "__0_0.distcp"):
-        refused(path, ShardedCheckpoint, command)
 
 
 def test_an_index_that_contradicts_its_files(tensors: dict[str, Tensor], tmp_path: Path) -> None:

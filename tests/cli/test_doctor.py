@@ -1,4 +1,4 @@
-"""`evalsvc doctor`, `layout` and `verify`: outputs and exit codes; tests of these packages have what they find."""
+"""`evalsvc doctor`, `inspect`, `layout` and `verify`: outputs and exit codes; other tests have the findings."""
 
 import json
 from pathlib import Path
@@ -31,6 +31,23 @@ def test_the_doctor_shows_settings_with_their_source_and_what_is_missing(
     assert rows["EVALSVC_DATA_DIR"] == ["data", "option"]
     assert "secret" not in result.out
     assert result.code == 1  # no database answers there
+
+
+def test_inspect_shows_a_command_that_works(evalsvc: Shell) -> None:
+    weights = ROOT / "runs/random-init/checkpoints/epoch_5.pt"
+    result = evalsvc(f"inspect {weights}")
+    assert (result.code, "open_lm, from ../open_lm_miniature.json" in " ".join(result.out.split())) == (0, True)
+    [command] = [line for line in result.out.splitlines() if line.startswith("evalsvc run")]
+    Path("ids.jsonl").write_text('{"text_ids": [1, 2, 3]}\n')
+    Path("ids.yaml").write_text("tasks: [{kind: loss, data: ids.jsonl}]")
+    ran = evalsvc(command.removeprefix("evalsvc ").replace("SUITE", "ids.yaml") + " --device cpu --threads 1")
+    assert (ran.code, "loss/text" in ran.out) == (0, True), ran.err
+    assert evalsvc(f"inspect {weights} --format json").json["model"]["hidden_dim"] == 96
+    Path("no.pt").write_text("hello")
+    assert (evalsvc("inspect no.pt").code, evalsvc("inspect no.pt --format json").json["identified"]) == (1, False)
+    for nothing in ("nowhere.pt", "s3://bucket/a.pt", "'avg(a@1, a@2)'"):
+        refused = evalsvc(f"inspect {nothing}")
+        assert (refused.code, "on this machine; give the path of" in refused.err) == (2, True)
 
 
 LAYOUT = f"layout {ROOT}/runs/random-init/checkpoints/epoch_5.pt --pairs {ROOT}/heldout_pairs.jsonl --text-size 512"

@@ -5,7 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from adapters import write_by_hand
 from console import Shell
+
+from evalsvc.errors import INSPECT
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "open_lm" / "01_rotary_default_ln_swiglu" / "checkpoints" / "epoch_1.pt"
 RUN = f"run mine.yaml --checkpoint {GOLDEN} --device cpu"
@@ -51,7 +55,7 @@ def test_tasks_that_fail_of_one_cause_have_one_error(evalsvc: Shell, tmp_path: P
     (tmp_path / "empty.pt").touch()
     Path("two.yaml").write_text("tasks: [{kind: loss, data: ids.jsonl}, {kind: loss, name: again, data: ids.jsonl}]")
     result = evalsvc("run two.yaml --checkpoint empty.pt --device cpu")
-    do = "wait until it is written, or check for a full disk [not_a_checkpoint]"
+    do = f"wait until it is written, or check for a full disk; {INSPECT} [not_a_checkpoint]"
     said = f"error: loss, again: {tmp_path.resolve()}/empty.pt is empty; {do}\n"
     assert (result.code, result.out, result.err) == (1, "", said)
 
@@ -76,6 +80,33 @@ def test_base_beside_the_checkpoint(evalsvc: Shell, tmp_path: Path) -> None:
     assert result.code == 0, result.err
     base = document()["provenance"]["steps"]["notes"]["base"]
     assert (base["label"], base["layout"]["text"]["size"]) == (str(GOLDEN), 80)
+
+
+def test_the_folder_of_an_adapter_is_run_on_its_base(evalsvc: Shell, tmp_path: Path) -> None:
+    """On the folder that it names if that is there, or else on that of --base, or on the one of an expression."""
+    product = {side: torch.ones(shape) for side, shape in {"A": (2, 24), "B": (72, 2)}.items()}
+    name = "base_model.model.layers.0.attention.in_proj.lora_{}.weight"
+    tensors = {name.format(side): factor for side, factor in product.items()}
+    options = """--layout '{"text": {"size": 80}}' --device cpu --threads 1"""
+
+    def losses(checkpoint: str) -> list[float]:
+        result = evalsvc(f"run mine.yaml --checkpoint {checkpoint} {options} --output result.json")
+        assert result.code == 0, result.err
+        return [metric["value"] for metric in document()["metrics"]]
+
+    folder = write_by_hand(tmp_path / "adapter", tensors, base_model_name_or_path="org/model")
+    given = losses(f"{folder} --base {GOLDEN}")
+    assert document()["checkpoint"]["label"] == f"base + lora({folder.resolve()})"
+    assert given == losses(f"'{GOLDEN} + lora({folder})'") != losses(str(GOLDEN))
+    result = evalsvc(f"run mine.yaml --checkpoint {folder} {options}")
+    words = "uses base, which is not given; name its weights by --base [invalid_request]"
+    assert (result.code, words in result.err) == (2, True)
+    assert losses(str(write_by_hand(folder, tensors, base_model_name_or_path=str(GOLDEN)))) == given
+    assert document()["checkpoint"]["label"] == f"{GOLDEN} + lora({folder.resolve()})"
+    result = evalsvc(f"run mine.yaml --checkpoint 'avg({folder}, {GOLDEN})' {options}")
+    assert (result.code, f"{folder} is of a LoRA adapter" in result.err) == (1, True)
+    result = evalsvc(f"run mine.yaml --checkpoint '{GOLDEN} + lora({GOLDEN})' {options}")
+    assert (result.code, "is no folder of a LoRA adapter" in result.err) == (1, True)
 
 
 def test_expression_over_files(evalsvc: Shell, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from queue_steps import enter, evaluate_whole, metric, submission, suite
 
 from evalsvc.cli import imports
 from evalsvc.cli.history import Shown, print_curves, print_history
-from evalsvc.cli.imports import Defaults, FileSeries, Head, read_series, requests
+from evalsvc.cli.imports import FileSeries, Head, read_series, requests
 from evalsvc.cli.terminal import SCREEN
 from evalsvc.client import Client
 from evalsvc.compare.curves import join_histories
@@ -255,7 +255,7 @@ step,metric,value,stderr,n,unit,direction,variant,protocol
 
 def read(path: Path, text: str, *metrics: str, **defaults: str) -> dict[str, FileSeries]:
     path.write_text(text)
-    return {series.head.metric: series for series in read_series(path, metrics, Defaults(**defaults))}
+    return {series.head.metric: series for series in read_series(path, metrics, Head(**defaults))}
 
 
 def test_long_as_csv_and_json_lines(tmp_path: Path) -> None:
@@ -332,7 +332,7 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, name: str, text: s
     if text is not None:
         (tmp_path / name).write_bytes(text.encode() if isinstance(text, str) else text)
     with pytest.raises(InvalidData) as error:
-        read_series(tmp_path / name, (), Defaults())
+        read_series(tmp_path / name, (), Head())
     assert words in error.value.message
 
 

@@ -65,7 +65,7 @@ REFUSED = [
     ("submit run-a 25 a.pt --layout nowhere.yaml", "nowhere.yaml does not exist or cannot be read"),
     ("submit run-a 25 s3://bucket/a.pt --upload", "--upload sends a file of this machine, and s3://bucket/a.pt is no"),
     ("submit run-a 25 'avg(a@1, a@2)' --upload", "leave --upload out"),
-    (f"submit run-a 25 {ROOT / 'runs/pretrained'} --upload", "is a folder, and one file can be uploaded"),
+    (f"submit run-a 25 {ROOT / 'runs/pretrained'} --upload", "it is the folder of a run: post one of the files in"),
     ("submit run-a 25 nowhere.pt --upload", "--model"),
     ("checkpoints run-a@6", "no checkpoint is named 'run-a@6'; did you mean 'run-a@5'"),
     ("checkpoints 2 --state failed", "--state is given with 2, which is one checkpoint"),

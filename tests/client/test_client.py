@@ -1,7 +1,9 @@
 """The client against the application, and against what is not one."""
 
 import hashlib
+import json
 import os
+import shutil
 import ssl
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -25,6 +27,7 @@ from evalsvc.errors import (
     DeadlineExceeded,
     Forbidden,
     InvalidRequest,
+    NotACheckpoint,
     RunBehind,
     ServiceUnreachable,
     Unauthorized,
@@ -438,7 +441,6 @@ def test_a_file_that_cannot_be_sent(taking: tuple[App, Client], file: Path, tmp_
     (tmp_path / "empty").touch()
     os.mkfifo(tmp_path / "pipe")
     for path, words in (
-        (tmp_path, "is a folder"),
         (tmp_path / "nowhere", "no such file.*; "),
         (tmp_path / "empty", "is empty"),
         (tmp_path / "pipe", "no file on a disk"),
@@ -464,6 +466,123 @@ def test_a_changing_file_is_noticed(taking: tuple[App, Client], file: Path, what
 
     with pytest.raises(CheckpointChanged, match="once it is complete"):
         client.upload(str(file), report=write)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, file: Path) -> Path:
+    """A folder as Hugging Face's trainer leaves it, with two equal parts."""
+    path = tmp_path / "checkpoint-25"
+    path.mkdir()
+    shape = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    config = {"model_type": "llama", "vocab_size": 64, "max_position_embeddings": 8, **shape}
+    (path / "config.json").write_text(json.dumps(config))
+    for number in (1, 2):
+        shutil.copyfile(file, path / f"model-0000{number}-of-00002.safetensors")
+    names = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict(zip("ab", names, strict=True))}))
+    (path / "optimizer.pt").write_bytes(b"x" * 50_000)
+    return path
+
+
+class TestFolders:
+    def test_a_folder_is_sent_and_posted(self, taking: tuple[App, Client], folder: Path) -> None:
+        """It was refused: a sharded checkpoint could not reach a service on another machine at all."""
+        app, client = taking
+        said: list[tuple[str, int, int]] = []
+        options: dict[str, Any] = {"upload": True, "report": lambda *report: said.append(report)}
+        posted = client.submit("run-a", 25, str(folder), suites=["loss"], **options)
+        [kept] = (app.settings.data_path / "spool" / "1").iterdir()
+        names = sorted(path.name for path in folder.iterdir() if path.name != "optimizer.pt")
+        assert sorted(path.name for path in kept.iterdir()) == names
+        assert all((kept / name).read_bytes() == (folder / name).read_bytes() for name in names)
+        size = sum((folder / name).stat().st_size for name in names)
+        assert {total for _, _, total in said} == {size}
+        assert max(done for what, done, _ in said if what == "sending") < size - 5000, "equal files are sent once"
+        assert os.listdir(app.settings.uploads_path) == []
+        count = len(said)
+        assert client.submit("run-a", 25, str(folder), suites=["loss"], **options) == posted
+        assert {what for what, _, _ in said[count:]} == {"reading"}, "what the service has is not sent again"
+        assert os.listdir(app.settings.uploads_path) == []
+
+    def test_another_process_goes_on_with_the_next_file(self, taking: tuple[App, Client], folder: Path) -> None:
+        app, client = taking
+        sent: list[int] = []
+        start = sum(path.stat().st_size for path in folder.glob("*.json"))
+
+        def note(what: str, done: int, _size: int) -> None:
+            if what == "sending":
+                sent.append(done)
+
+        def die(what: str, done: int, size: int) -> None:
+            if (what, done - start) == ("sending", 3000):
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            client.upload(str(folder), report=die)
+        with Client("http://evalsvc", transport=app.transport) as other:
+            uri = other.upload(
+                str(folder), report=lambda what, done, _: sent.append(done) if what == "sending" else None
+            )
+        assert sent[2:] == [*(start + offset for offset in (3000, 4000, 5000))], "and the equal file is not sent"
+        assert client.submit("run-a", 25, uri).checkpoint.spool_state == "ready"
+
+    def test_an_upload_that_another_post_took_is_sent_again(
+        self, taking: tuple[App, Client], folder: Path, between: Between
+    ) -> None:
+        """Two steps share a frozen part, and the first post takes the upload of both."""
+        app, client = taking
+        posts: list[int] = []
+
+        def take(request: httpx2.Request, handle: Handle) -> httpx2.Response:
+            if request.url.path == "/v1/checkpoints":
+                posts.append(1)
+                if len(posts) == 2:
+                    [weights] = (path for path in app.settings.uploads_path.iterdir() if path.stat().st_size == 5120)
+                    weights.unlink()
+            return handle(request)
+
+        between(take)
+        client.submit("run-a", 25, str(folder), upload=True)
+        assert len(posts) == 3
+
+    def test_a_mistake_is_shown_before_the_weights_are_sent(self, taking: tuple[App, Client], folder: Path) -> None:
+        app, client = taking
+        with pytest.raises(UnknownName, match="did you mean 'loss'"):
+            client.submit("run-a", 25, str(folder), suites=["los"], upload=True)
+        assert sum(path.stat().st_size for path in app.settings.uploads_path.iterdir()) < 1000
+        (folder / "config.json").unlink()
+        client.submit("run-a", 25, str(folder), model="open_lm_160m", upload=True)
+        for number, path in enumerate([*folder.glob("model*")]):
+            path.rename(folder / f"{number}.pt")
+        with pytest.raises(NotACheckpoint, match=r"upload:\w+ is a folder without .*: post one of these files"):
+            client.submit("run-a", 50, str(folder), model="open_lm_160m", upload=True)
+
+    def test_a_folder_that_cannot_be_sent(self, taking: tuple[App, Client], folder: Path, tmp_path: Path) -> None:
+        _, client = taking
+        with (folder / "model-00002-of-00002.safetensors").open("wb") as stream:
+            stream.truncate(10_000_001)
+        said: list[object] = []
+        with pytest.raises(InvalidRequest, match=r"checkpoint-25 has 10,0\d\d,\d\d\d bytes, .* may take 10,000,000"):
+            client.submit("run-a", 25, str(folder), upload=True, report=lambda *report: said.append(report))
+        assert said == [], "it is refused before it is read"
+        (tmp_path / "nothing").mkdir()
+        (tmp_path / "nothing" / "optimizer.pt").write_bytes(b"x")
+        with pytest.raises(InvalidRequest, match=r"nothing is empty .states of a training job"):
+            client.upload(str(tmp_path / "nothing"))
+
+    @pytest.mark.parametrize("what", ["reading", "sending"])
+    @pytest.mark.parametrize("change", ["write", "unlink"])
+    def test_a_changing_folder_is_noticed(
+        self, taking: tuple[App, Client], folder: Path, what: str, change: str
+    ) -> None:
+        last = folder / "model-00002-of-00002.safetensors"
+
+        def work(activity: str, done: int, _size: int) -> None:
+            if activity == what and last.exists():
+                last.unlink() if change == "unlink" else last.write_bytes(b"other")
+
+        with pytest.raises(CheckpointChanged, match=f"{last} was written to while it was sent"):
+            taking[1].upload(str(folder), report=work)
 
 
 def test_a_proxy_that_refuses_parts_is_named(taking: tuple[App, Client], file: Path, between: Between) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 
 import psutil
@@ -19,7 +20,7 @@ from watched_cluster import Watched, serve_slowly
 
 from evalsvc.cluster.cluster import Outcome
 from evalsvc.cluster.nanny import cause_of_death
-from evalsvc.cluster.supervisor import LONGEST_WAIT, STEADY, Backoff, run_scheduler, run_workers
+from evalsvc.cluster.supervisor import LONGEST_WAIT, STEADY, next_wait, run_scheduler, run_workers
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest, PortInUse
 from evalsvc.installation import PACKAGE, code_digest
@@ -210,19 +211,10 @@ def test_the_cause_of_death_is_in_words() -> None:
     assert cause_of_death(3) == "it exited with code 3"
 
 
-def test_what_keeps_ending_is_started_less_often_and_what_was_steady_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 0.0
-    monkeypatch.setattr("evalsvc.cluster.supervisor.time.monotonic", lambda: now)
-    backoff = Backoff()
-    waits = []
-    for _ in range(7):
-        backoff.started()
-        now += 1
-        waits.append(backoff.wait())
-    assert waits == [0.5, 1, 2, 4, 8, LONGEST_WAIT, LONGEST_WAIT]
-    backoff.started()
-    now += STEADY + 1
-    assert backoff.wait() == 0.5
+def test_what_keeps_ending_is_started_less_often_and_what_was_steady_at_once() -> None:
+    waits = list(accumulate([0.0] * 8, lambda last, _: next_wait(last, ran=1)))
+    assert waits == [0, 0.5, 1, 2, 4, 8, LONGEST_WAIT, LONGEST_WAIT]
+    assert next_wait(LONGEST_WAIT, ran=STEADY + 1) == 0.5
 
 
 def test_a_worker_that_is_just_being_started_is_ended(tmp_path: Path, machines: Machines) -> None:

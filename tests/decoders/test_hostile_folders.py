@@ -1,6 +1,5 @@
 """Folders and files of image tokenizers that are out to harm, or to be taken for others: each is refused, by advice."""
 
-import argparse
 import json
 import os
 from collections.abc import Callable
@@ -9,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from decoder_folders import janus_config, llamagen_file, to_janus, tokenizer_alone, whole_model
+from decoder_folders import janus_config, to_janus, tokenizer_alone, whole_model
 from hostile_files import archive, calling
 from refusals import refusal
 from tiny_decoders import randomise
@@ -94,11 +93,6 @@ broken = saved(lambda t: t[CODEBOOK].fill_(torch.nan))
 quantised = saved(lambda t: t.update({CODEBOOK: t[CODEBOOK].char()}))
 
 
-def arguments_of_training(folder: Path) -> Path:
-    """LlamaGen's trainer saves its command line; the guard does not tell a harmless class from another."""
-    return llamagen_file(folder / "vq.pt", AUTHORS, args=argparse.Namespace(lr=1))
-
-
 ATTACKS: dict[str, tuple[Callable[[Path], Path], type[EvalsvcError], str, *tuple[Any, ...]]] = {
     "remote code": (remote_code, UnsupportedModel, "is of no known decoder; give a file of one of: chameleon"),
     "huge width": (saved(base_channels=10**9), InvalidModelConfig, "ch: input should be less than"),
@@ -126,7 +120,6 @@ ATTACKS: dict[str, tuple[Callable[[Path], Path], type[EvalsvcError], str, *tuple
     "a flow": (saved(), UnsupportedModel, "is of JanusFlow, which draws", FLOW),
     "another Janus": (saved(model_type="multi_modality"), InvalidModelConfig, "gen_vision_config.cls is not 'VQ-16'"),
     "code in weights": (program, UnsafeCheckpoint, "so it was not opened; save only tensors", CONFIG),
-    "command line": (arguments_of_training, UnsafeCheckpoint, "would run argparse.Namespace", CONFIG),
 }
 
 

@@ -1,5 +1,6 @@
 """The networks of each kind: their authors' numbers, names and sizes, a plain version, and transformers' classes."""
 
+from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -245,7 +246,7 @@ def test_raw_and_averaged_weights_of_a_training(tmp_path: Path) -> None:
     raw = own_tensors(decoder)
     averaged = {name: tensor + 0.01 for name, tensor in raw.items()}
     config = {"target": LLAMAGEN_TARGET, **decoder.config.model_dump()}
-    both = llamagen_file(tmp_path / "both.pt", raw, ema=averaged, optimizer={"state": {}}, steps=5)
+    both = llamagen_file(tmp_path / "both.pt", raw, ema=averaged, steps=5, args=Namespace(lr=1))
     wanted = load_decoder(llamagen_file(tmp_path / "one.pt", averaged), config).digest
     torch.save({"ema": averaged}, tmp_path / "average.pt")
     rate = llamagen_file(tmp_path / "rate.pt", raw, ema={"decay": 0.9999})

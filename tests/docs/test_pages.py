@@ -33,7 +33,7 @@ ROWS = re.findall(r"^\| (`.+) \| (.+) \|$", TABLE, re.MULTILINE)
 
 WITHOUT_ROUTE = {
     *("serve", "worker", "scheduler", "certificates", "tokens", "backup", "restore", "watch", "gate", "demo", "run"),
-    *("verify", "doctor", "layout", "tasks", "metrics", "benchmarks", "reference", "assets"),
+    *("verify", "doctor", "inspect", "layout", "tasks", "metrics", "benchmarks", "reference", "assets"),
     *("suites new", "suites check", "export site"),
 }
 """Commands, and groups of commands, about files, the machine or the database, or about answers of other routes."""

@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from meta_files import Tensors, by_shard, neighbours
 from refusals import refusal
 from safetensors.torch import load_file, save_file
 from tiny_families import SHAPE, write_ours
-from torch import Tensor
 
 from evalsvc.errors import CheckpointMismatch, EvalsvcError, InvalidModelConfig, NotACheckpoint, UnsupportedModel
 from evalsvc.families.reading import find_model_config, read_model_spec, resolve_config
 from evalsvc.models import load_model
 
-HEADS, KEYS, DIM = 6, 2, 8
+HEADS, KEYS = 6, 2
 SHARDS = 2
 META = {"dim": 48, "n_layers": 2, "n_heads": HEADS, "n_kv_heads": KEYS, "vocab_size": 96, "multiple_of": 4}
 META |= {"ffn_dim_multiplier": 0.625, "norm_eps": 1e-5, "qk_normalization": True, "swin_norm": True}
-PARTS = {"self_attn.q_proj": "attention.wq", "self_attn.k_proj": "attention.wk", "self_attn.v_proj": "attention.wv"}
-PARTS |= {"self_attn.o_proj": "attention.wo", "self_attn.q_norm": "attention.q_normalization"}
-PARTS |= {"self_attn.k_norm": "attention.k_normalization", "mlp.gate_proj": "feed_forward.w1"}
-PARTS |= {"mlp.up_proj": "feed_forward.w3", "mlp.down_proj": "feed_forward.w2", "embed_tokens": "tok_embeddings"}
-PARTS |= {"input_layernorm": "attention_norm", "post_attention_layernorm": "ffn_norm", "lm_head": "output"}
-COLUMNS = ("tok_embeddings", "attention.wo", "feed_forward.w2")
-Tensors = dict[str, Tensor]
 
 
 @pytest.fixture
@@ -42,32 +35,6 @@ def folder(tmp_path: Path) -> Path:
             tensors[name] = tensor[::step].repeat_interleave(step, 0)
     save_file(tensors, tmp_path / "model.safetensors")
     return tmp_path
-
-
-def neighbours(name: str, tensor: Tensor) -> Tensor:
-    """The order of Meta's rotation, for a product of queries or keys, or the norms of all heads."""
-    if ".q_proj." in name or ".k_proj." in name:
-        return tensor.unflatten(0, (-1, 2, DIM // 2)).transpose(1, 2).flatten(0, 2)
-    return tensor.unflatten(1, (2, DIM // 2)).transpose(1, 2).flatten(1) if "_norm." in name else tensor
-
-
-def meta_name(name: str) -> str:
-    for theirs, own in PARTS.items():
-        name = name.replace(theirs, own)
-    return name
-
-
-def by_shard(tensors: Mapping[str, Tensor], count: int) -> list[Tensors]:
-    """Meta's files, of a model whose norms are equal within each shard."""
-    shards: list[Tensors] = [{"rope.freqs": torch.zeros(DIM // 2)} for _ in range(count)]
-    for name, tensor in tensors.items():
-        own, turned = meta_name(name), neighbours(name, tensor)
-        dim = 1 if own.startswith(COLUMNS) or any(part in own for part in COLUMNS) else 0
-        whole = own.endswith("norm.weight")
-        parts = [turned] * count if whole else list(turned.chunk(count, dim))
-        for shard, part in zip(shards, parts, strict=True):
-            shard[own] = (part[0] if "normalization" in own else part).clone()
-    return shards
 
 
 def write_lumina(tensors: Tensors, folder: Path) -> None:

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import os
+import time
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from shutil import disk_usage
@@ -11,6 +12,7 @@ import pytest
 
 from evalsvc.errors import ChecksumMismatch, DataDirectoryUnusable, StorageFull, UploadConflict, UploadNotFound
 from evalsvc.files import uploads as module
+from evalsvc.files.manifest import write_manifest
 from evalsvc.files.uploads import RESERVE_BYTES, Part, Upload, Uploads
 
 CONTENT = b"weights" * 1000
@@ -150,6 +152,35 @@ def test_the_number_of_uploads_is_bounded(uploads: Uploads, monkeypatch: pytest.
     create(uploads, b"3", "another")
     with pytest.raises(StorageFull, match="3 uploads in all"):
         create(uploads, b"4", "a third")
+
+
+def test_finished_files_of_a_folder_leave_room_for_the_others(
+    uploads: Uploads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder of 17 files could never be sent: each waits for the others, and there were 16 uploads of a token."""
+    monkeypatch.setattr(module, "MAX_UPLOADS_OF_OWNER", 1)
+    monkeypatch.setattr(module, "MAX_KEPT_OF_OWNER", 3)
+    for content in (b"1", b"2", b"3"):
+        create(uploads, content)
+        send(uploads, content, content)
+    with pytest.raises(StorageFull, match="3 uploads of this client"):
+        create(uploads, b"4")
+    manifest = write_manifest({name: sha256(name.encode()) for name in "123"})
+    create(uploads, manifest, "other")
+    send(uploads, manifest, manifest, owner="other")
+    sent = uploads.finished("other", sha256(manifest))
+    assert sent is not None
+    assert (sent.files, sent.missing, sent.paths("a")) == ({}, ("1", "2", "3"), {}), "files of another client"
+
+
+def test_a_file_that_is_announced_again_is_kept_for_another_day(uploads: Uploads) -> None:
+    """The first file of a folder would expire while the last one is sent."""
+    create(uploads)
+    send(uploads, CONTENT)
+    first = uploads.verify("trainer", SHA256)
+    time.sleep(0.02)
+    again = create(uploads)
+    assert (again.expires_at > first.expires_at, again.is_verified) == (True, True)
 
 
 def test_one_request_at_a_time_is_at_work(uploads: Uploads) -> None:

@@ -25,8 +25,10 @@ def archive(path: Path, pickled: bytes, data: bytes = b"", **more: bytes) -> Non
             file.writestr(f"x/{name}", content)
 
 
-def tensor_pickle(shape: tuple[int, ...], stride: tuple[int, ...], numel: int, offset: int = 0) -> bytes:
-    """A state dict of one tensor whose storage and shape are what one says, whatever the file has."""
+def tensor_pickle(
+    shape: tuple[int, ...], stride: tuple[int, ...], numel: int, offset: int = 0, *, alone: bool = False
+) -> bytes:
+    """A state dict of one tensor whose storage and shape are what one says, whatever the file has; or `alone`."""
 
     class Storage:
         pass
@@ -40,7 +42,8 @@ def tensor_pickle(shape: tuple[int, ...], stride: tuple[int, ...], numel: int, o
             return torch._utils._rebuild_tensor_v2, (Storage(), offset, shape, stride, False, OrderedDict())
 
     stream = io.BytesIO()
-    Pickler(stream, protocol=2).dump({"state_dict": {"tok_embeddings.weight": Rebuilt()}, "epoch": 1})
+    content = {"state_dict": {"tok_embeddings.weight": Rebuilt()}, "epoch": 1}
+    Pickler(stream, protocol=2).dump(Rebuilt() if alone else content)
     return stream.getvalue()
 
 

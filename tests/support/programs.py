@@ -33,7 +33,7 @@ def require_index(folder: Path) -> None:
 
 def output_of(*command: str | Path, folder: Path | None = None) -> str:
     """Return what a program prints on both streams; AssertionError with that text if it fails."""
-    done = subprocess.run(list(map(str, command)), cwd=folder, text=True, capture_output=True, check=False, timeout=60)
+    done = subprocess.run(list(map(str, command)), cwd=folder, text=True, capture_output=True, check=False, timeout=150)
     assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
     return done.stdout + done.stderr
 

@@ -14,6 +14,11 @@ from evalsvc.errors import InvalidRequest
 from evalsvc.miniature import ROOT
 from evalsvc.watch.completeness import (
     NO_STEP,
+    NO_WEIGHTS,
+    OTHER_NAME,
+    OVERWRITTEN,
+    STATE,
+    UNFINISHED_NAME,
     Classifier,
     Memory,
     Named,
@@ -92,11 +97,11 @@ def test_a_name_without_a_step_is_told_what_to_do(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_opened_takes_no_step_and_says_why(tmp_path: Path) -> None:
     """It had "no step in its name", and with a pattern for the step it took the step, which the evaluation refused."""
-    save_filled(tmp_path / "0000005.pt", {"model": {}, "steps": 5, "args": argparse.Namespace(lr=1)})
+    save_filled(tmp_path / "0000005.pt", {"model": {}, "steps": 5, "args": print})
     for rules in ({}, {"step_pattern": StepPattern(r"(\d+)")}):
         refused = Looks(tmp_path, **rules).second("0000005.pt")
         assert refused.kind == "no checkpoint"
-        assert refused.reason.startswith("cannot be opened: it would run argparse.Namespace when it is opened")
+        assert refused.reason.startswith("cannot be opened: it would run builtins.print when it is opened")
     (tmp_path / "step_6.pt").write_bytes(pickle.dumps(argparse.Namespace(lr=1), protocol=2))
     old = Looks(tmp_path).second("step_6.pt")
     assert (old.kind, "would run argparse.Namespace" in old.reason) == ("no checkpoint", True)
@@ -113,6 +118,19 @@ def test_a_number_alone_is_a_step_where_it_can_be_nothing_else(tmp_path: Path) -
     assert Looks(tmp_path).second("0050000.pt") == checkpoint(50_000)
     save_filled(tmp_path / "00005.pt", {"model": {}, "steps": 900})
     assert Looks(tmp_path).second("00005.pt") == checkpoint(900), "what the file says counts first"
+
+
+def test_a_file_of_a_training_loop_with_its_epoch_is_a_checkpoint(tmp_path: Path) -> None:
+    """With an epoch and without `state_dict` it was taken for an optimizer, and left out in silence."""
+    for number, key in enumerate(("model", "ema", "module", "state_dict")):
+        save_filled(tmp_path / f"{number}.pt", {key: {"w": [0.0]}, "optimizer": {}, "epoch": 1, "step": 5})
+        assert Looks(tmp_path).second(f"{number}.pt") == checkpoint(5)
+    for name, content in (("optimizer", {"epoch": 1, "optimizer": {}}), ("numbers", {"step": 5, "loss\n": 0.5})):
+        save_filled(tmp_path / f"step_5_{name}.pt", content)
+        refused = Looks(tmp_path).second(f"step_5_{name}.pt")
+        assert refused.kind == "no checkpoint"
+        held = ", ".join(repr(key) if key == "loss\n" else key for key in content)
+        assert refused.reason == f"holds no weights, but {held}; save the weights as `state_dict` or `model`"
 
 
 def test_averaged_weights_take_their_step_from_their_epoch(tmp_path: Path) -> None:
@@ -141,7 +159,7 @@ def test_a_hugging_face_folder_is_whole_when_all_its_shards_are(tmp_path: Path) 
     (tmp_path / "checkpoint-500").mkdir()
     for name, content, words in [
         ("optimizer.pt", b"x", "it has none of model.safetensors.index.json"),
-        (one, whole, f"it holds {one}, a part of a model; post the folder of all parts with their index"),
+        (one, whole, f"it holds 1 of the 2 parts of a model, and not {two}; copy all parts"),
         ("model.safetensors.index.json", b'{"weight_map"', "is truncated or damaged"),
         (
             "model.safetensors.index.json",
@@ -158,8 +176,36 @@ def test_a_hugging_face_folder_is_whole_when_all_its_shards_are(tmp_path: Path) 
     assert looks.second("checkpoint-500") == checkpoint(500)
 
 
+def test_an_adapter_is_whole_with_its_configuration(tmp_path: Path) -> None:
+    """peft writes the configuration after the weights."""
+    looks, header = Looks(tmp_path), b'{"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    (tmp_path / "checkpoint-500").mkdir()
+    whole = len(header).to_bytes(8, "little") + header + bytes(4)
+    (tmp_path / "checkpoint-500" / "adapter_model.safetensors").write_bytes(whole)
+    assert "without adapter_config.json" in looks.second("checkpoint-500").reason
+    (tmp_path / "checkpoint-500" / "adapter_config.json").write_text("{}")
+    assert looks.second("checkpoint-500") == checkpoint(500)
+
+
+@pytest.mark.parametrize(("name", "inner"), [("step-1000", ""), ("step1000", "model_and_optim")])
+def test_a_folder_of_several_ranks_is_complete_with_its_metadata(tmp_path: Path, name: str, inner: str) -> None:
+    """The metadata are written last, and a copy of the folder may lack a rank's file even then."""
+    import torch
+    from distributed_folders import save_distributed
+
+    folder, looks = tmp_path / name / inner, Looks(tmp_path)
+    save_distributed(folder, {"model": {"w": torch.ones(9, 9)}, "optim": {"w": torch.ones(9, 9)}})
+    for file, words in ((".metadata", "has no .metadata yet"), ("__0_1.distcp", "lacks __0_1.distcp, which")):
+        (folder / file).rename(tmp_path / "kept")
+        found = looks.second(name)
+        assert (found.kind, words in found.reason) == ("waits", True), found
+        (tmp_path / "kept").rename(folder / file)
+    assert looks.second(name) == checkpoint(1000)
+
+
 @pytest.mark.parametrize(
-    ("file", "words"), [("adapter_model.safetensors", "it is a LoRA adapter"), (".metadata", "dcp_to_torch")]
+    ("file", "words"),
+    [("adapter_model.safetensors", "without adapter_config.json"), (".metadata", "is damaged or not by torch")],
 )
 def test_a_folder_of_another_form_is_told_how_it_becomes_a_model(tmp_path: Path, file: str, words: str) -> None:
     """It was waited for, for ever."""
@@ -178,6 +224,13 @@ def test_a_folder_of_another_form_is_told_how_it_becomes_a_model(tmp_path: Path,
         ("global_step500.pt", Named(step=500)),
         ("model_12.pth", Named(step=12)),
         ("iter-7.pt", Named(step=7)),
+        ("step-500", Named(step=500)),
+        ("step500", Named(step=500)),
+        ("global_step500", Named(step=500)),
+        ("model_2_step_500.pt", Named(step=500)),
+        ("llama-model-7b_step500", Named(step=500)),
+        ("model-7b.pt", Named()),
+        ("step12k.pt", Named()),
         ("final.pt", Named()),
         ("footstep5.pt", Named()),
     ],
@@ -197,6 +250,60 @@ def test_steps_and_epochs(name: str, said: Named) -> None:
 )
 def test_what_lies_beside_checkpoints(name: str) -> None:
     assert skip_reason(name) is not None
+
+
+def test_what_a_pattern_leaves_alone_is_said(tmp_path: Path) -> None:
+    looks = Looks(tmp_path, step_pattern=StepPattern(r"it(\d+)"))
+    save_filled(tmp_path / "it7.pt", {"state_dict": {"w": [0.0]}})
+    assert looks.second("it7.pt") == checkpoint(7)
+    for name, reason in {"epoch_3.pt": OTHER_NAME, "last.pt": OVERWRITTEN, "optimizer_7.pt": STATE}.items():
+        save_filled(tmp_path / name, {})
+        assert looks.second(name) == Verdict("no checkpoint", reason)
+
+
+def test_an_unfinished_file_is_said_when_nobody_writes_it_any_more(tmp_path: Path) -> None:
+    (tmp_path / "tmp-checkpoint-5").mkdir()
+    looks = Looks(tmp_path)
+    assert looks.first("tmp-checkpoint-5") == Verdict("waits")
+    looks.now += 11
+    assert looks.first("tmp-checkpoint-5") == Verdict("no checkpoint", UNFINISHED_NAME)
+
+
+def test_folders_that_are_no_checkpoints_are_told_apart(tmp_path: Path) -> None:
+    """`logs is not complete: it has none of model.safetensors.index.json` was said at each change of the logs."""
+    for name in (
+        *("logs/events.json", "run/step_5.pt", "llamagen/0005000.pt", "open_lm/checkpoints/epoch_1.pt"),
+        *("final/model.safetensors", "checkpoint-5/config.json"),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b"x")
+    looks = Looks(tmp_path)
+    assert looks.first("logs") == Verdict("no checkpoint", NO_WEIGHTS)
+    for name in ("run", "llamagen", "open_lm"):
+        reason = f"is a folder of checkpoints, and is not looked into; watch that folder: {tmp_path / name}"
+        assert looks.first(name) == Verdict("no checkpoint", reason)
+    assert looks.first("final") == Verdict("waits")
+    assert looks.second("checkpoint-5").reason.startswith("is not complete: it has none of model.safetensors.index")
+
+
+def test_a_folder_that_cannot_be_listed_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was absent from the output."""
+    for name in ("checkpoint-5", "samples"):
+        (tmp_path / name).mkdir()
+        for number in range(4):
+            (tmp_path / name / f"{number}.png").touch()
+    monkeypatch.setattr("evalsvc.watch.folders.MAX_FILES", 3)
+    looks = Looks(tmp_path)
+    many = f"{tmp_path / 'checkpoint-5'} holds more than 3 files, too many for a checkpoint; post one of the files"
+    assert looks.second("checkpoint-5") == Verdict("waits", f"cannot be read: {many}")
+    assert looks.second("samples") == Verdict("no checkpoint", NO_WEIGHTS)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("evalsvc.watch.folders.files_of", refuse)
+    assert looks.second("checkpoint-5") == Verdict("waits", "cannot be read: permission denied")
+    assert look_at(tmp_path / "nowhere") is None
 
 
 def test_a_pattern_of_ones_own() -> None:

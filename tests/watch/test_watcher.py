@@ -90,7 +90,9 @@ def test_open_lm_folder_raw_and_averaged(scene: Scene, open_lm_case: Path) -> No
         "ema_0.9_1_1.pt: step 2 ema_0.9_1 is checkpoint 1; loss",
         "epoch_1.pt: step 2 raw is checkpoint 2; loss",
     ]
-    assert scene.noted == []
+    assert scene.noted == [
+        "optimizer_1.pt, stats_1.pt: not posted, since a training job keeps its own state in such files, and no weights"
+    ]
 
 
 def test_posts_in_the_order_of_steps_once_with_digest_and_link(scene: Scene) -> None:
@@ -292,11 +294,18 @@ def test_files_that_are_never_posted_are_named_once(scene: Scene) -> None:
         scene.write(name, step=5)
     for number in (1, 2):
         scene.write(f"model-0000{number}-of-00002.safetensors", step=5)
+    for name in ("logs", "wandb"):
+        (scene.folder / name).mkdir()
+        (scene.folder / name / "events.json").write_text("{}")
     watcher = scene.watcher()
     scene.look(watcher)
-    scene.write("last.pt", step=10)
+    for name in ("last.pt", "optimizer_2.pt", "model-00003-of-00003.safetensors"):
+        scene.write(name, step=10)
+    (scene.folder / "logs" / "more.json").write_text("{}")
     scene.look(watcher)
-    overwritten, parts = sorted(scene.noted)
+    overwritten, folders, parts, state = sorted(scene.noted)
+    assert folders == "logs, wandb: not posted, since such folders hold no weights"
+    assert state.startswith("optimizer_1.pt: not posted, since a training job keeps its own state in such files")
     assert overwritten == (
         "last.pt, model_best.pth: not posted, since a training replaces such files; save each checkpoint under a name "
         "with its step, or give --step-pattern"
@@ -304,6 +313,77 @@ def test_files_that_are_never_posted_are_named_once(scene: Scene) -> None:
     names = "model-00001-of-00002.safetensors, model-00002-of-00002.safetensors"
     assert parts.startswith(f"{names}: not posted, since each is a part of a model; watch the folder above")
     assert (scene.said, scene.rows()) == ([], 0)
+
+
+class TestUpload:
+    """A service that reads no file of the training job's machine."""
+
+    @pytest.fixture
+    def far(self, tmp_path: Path) -> Iterator[Scene]:
+        with app_in_process(tmp_path / "data", roots=str(tmp_path / "elsewhere"), upload_bytes=10_000_000) as app:
+            yield Scene(tmp_path, app)
+
+    def test_files_and_folders_are_sent_once(self, far: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+        shutil.copytree(MINIATURE.parent, far.folder.parent, dirs_exist_ok=True)
+        folder = far.folder / "checkpoint-5000"
+        folder.mkdir()
+        shape = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+        config = {"model_type": "llama", "vocab_size": 64, "max_position_embeddings": 8, **shape}
+        (folder / "config.json").write_text(json.dumps(config))
+        shutil.copyfile(MINIATURE / "epoch_1.pt", folder / "pytorch_model.bin")
+        (folder / "optimizer.pt").write_bytes(b"x")
+        far.look(far.watcher())
+        assert far.posted() == {}
+        assert "outside the allowed folders" in far.noted[0]
+        far.noted.clear()
+        far.look(far.watcher(upload=True))
+        assert sorted(step for step, _ in far.posted()) == [0, 10, 20, 80, 300, 3000, 5000]
+        items = [far.app.http.get(f"/v1/checkpoints/{item['id']}").json() for item in far.posted().values()]
+        assert {item["uri"].partition(":")[0] for item in items} == {"upload"}
+        assert {item["spool_state"] for item in items} == {"ready"}
+        assert len(far.noted) == 7
+        assert far.noted[-1].startswith("checkpoint-5000: sending ")
+        assert sorted(path.name for path in far.app.settings.data_path.glob("spool/7/*/*")) == [
+            "config.json",
+            "pytorch_model.bin",
+        ]
+        assert list(far.app.settings.uploads_path.iterdir()) == []
+        with monkeypatch.context() as patch:
+            patch.setattr("evalsvc.client.uploads.opened_upload", None)
+            far.look(far.watcher(upload=True))
+        assert (len(far.said), len(far.noted)) == (7, 7), "a watcher that is started again reads nothing"
+
+    def test_a_suite_that_is_added_later_gets_the_files_again(self, far: Scene) -> None:
+        """The service drops the files of a step that is evaluated."""
+        shutil.copytree(MINIATURE.parent, far.folder.parent, dirs_exist_ok=True)
+        far.look(far.watcher(upload=True))
+        far.app.coordinator.work()
+        with far.app.store.transaction() as session:
+            for row in session.query(Checkpoint):
+                row.spool_state = "released"
+        shutil.rmtree(far.app.settings.data_path / "spool")
+        far.look(far.watcher(upload=True, suites=["loss", "text-quick"]))
+        items = [far.app.http.get(f"/v1/checkpoints/{item['id']}").json() for item in far.posted().values()]
+        assert {(item["spool_state"], len(item["evaluations"])) for item in items} == {("ready", 2)}
+
+    def test_a_full_service_is_waited_for(self, far: Scene) -> None:
+        shutil.copytree(MINIATURE.parent, far.folder.parent, dirs_exist_ok=True)
+        usage = shutil.disk_usage(far.folder)
+        watcher = far.watcher(upload=True)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("evalsvc.files.uploads.shutil.disk_usage", lambda _: usage._replace(free=0))
+            far.look(watcher)
+        assert far.posted() == {}
+        assert far.noted[-1].endswith("evalsvc tries again")
+        far.look(watcher)
+        assert len(far.posted()) == 6
+
+    def test_a_checkpoint_without_a_model_is_not_sent(self, far: Scene) -> None:
+        far.write("step_5.pt", step=5)
+        far.look(far.watcher(upload=True))
+        [noted] = far.noted
+        assert noted.startswith("step_5.pt is not posted: no file next to")
+        assert noted.endswith("describe the model by --model")
 
 
 class TestSuites:
@@ -475,7 +555,8 @@ class TestRemoteFolder:
             300: f"{PLACE}/checkpoints/epoch_3.pt",
         }
         far.watcher(settle=0).look()
-        assert (len(far.said), far.noted) == (2, [])
+        assert (len(far.said), len(far.noted)) == (2, 2), "of each watcher one line about the optimizer"
+        far.noted.clear()
         self.write("checkpoints/epoch_3.pt", b"others")
         for _ in range(2):
             watcher.look()

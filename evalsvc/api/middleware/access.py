@@ -62,7 +62,6 @@ def needs(
 
 
 def needs_of(route: BaseRoute) -> Needs | None:
-    """Return what a route needs; None if its function is not marked."""
     endpoint = getattr(route, "endpoint", None) or getattr(route, "app", None)
     needed: Needs | None = getattr(endpoint, "needs", None)
     return needed
@@ -202,10 +201,7 @@ TOO_LARGE: dict[int | str, dict[str, Any]] = {413: _described("The body is too l
 
 
 def add_access_to_openapi(app: FastAPI, open_reads: bool) -> None:
-    """Add the token to the operations of the OpenAPI document that need a scope.
-
-    Operations for which the service needs no token now say so; with `open_reads`, those with the scope `read` do.
-    """
+    """Add the token to the operations of the OpenAPI document that need one now; with `open_reads`, reads need none."""
     plain = app.openapi
     app.state.is_open = True
 

@@ -44,10 +44,8 @@ NOTE_EVERY = 60.0
 
 
 class KnownTokens:
-    """A copy of the table of tokens, which dedicated threads read and write.
-
-    While the database does not answer, the last copy stays valid, since no token can be revoked either.
-    """
+    """A copy of the table of tokens, which dedicated threads read and write. While the database does not answer, the
+    last copy stays valid, since no token can be revoked either."""
 
     def __init__(self) -> None:
         self._tokens: Mapping[str, Token] | None = None
@@ -206,10 +204,7 @@ class Authentication:
         return session
 
     async def sign_in(self, scope: Scope, client: str, shown: str) -> str:
-        """Begin a session with the token `shown`, and end the one that the browser had; return the new cookie's value.
-
-        `client` is the key of the address that the request comes from.
-        """
+        """Begin a session with the token `shown`, and end the browser's last session; return the new cookie's value."""
         tokens = await self.tokens.read(scope["app"].state.state.store)
         token = self._find(tokens, f"Bearer {shown}", client)
         self.sessions.end(cookie_of(scope))

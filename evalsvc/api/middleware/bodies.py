@@ -41,10 +41,8 @@ time grows with the square."""
 
 
 class BodyLimit:
-    """Refuse bodies that are too large or too slow, without reading more than the limit.
-
-    The bodies of a caller's unanswered requests have a limit together, except for parts of uploads, which are not held.
-    """
+    """Refuse bodies that are too large or too slow, without reading more than the limit. The bodies of a caller's
+    unanswered requests have a limit together, except for parts of uploads, which are not held."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

@@ -45,7 +45,6 @@ class SecurityHeaders:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether a host is a loopback address, which only this machine can reach."""
     name = host.lower().rstrip(".")
     try:
         return ipaddress.ip_address(name.strip("[]")).is_loopback
@@ -75,10 +74,8 @@ def check_browser(method: str, headers: Headers, settings: Settings) -> None:
 
 
 def check_same_origin(headers: Headers) -> None:
-    """Refuse a form unless a page of this service made the browser send it.
-
-    Browsers send `Sec-Fetch-Site` by https and to this machine, and `Origin` with every form.
-    """
+    """Refuse a form unless a page of this service made the browser send it. Browsers send `Sec-Fetch-Site` by https and
+    to this machine, and `Origin` with every form."""
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
     host = headers.get("host", "").lower()
     is_own = site in ("same-origin", "none") if site else origin and urlsplit(origin).netloc.lower() == host

@@ -62,7 +62,6 @@ class Sessions:
         return value
 
     def find(self, value: str | None) -> Session | None:
-        """Return the session of a cookie; None if there is none, or if the session has ended."""
         if value is None or not _VALUE.fullmatch(value):
             return None
         session = self._sessions.get(_key(value))

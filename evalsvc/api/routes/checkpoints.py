@@ -17,24 +17,33 @@ from evalsvc.api.routes.suites import find_suite
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import CheckpointId, CheckpointInput, CheckpointsQuery
 from evalsvc.api.state import CurrentState, State
-from evalsvc.checkpoints.copies import keep_upload, link_into, releasing, spooled
-from evalsvc.checkpoints.expression import canonical, is_expression
+from evalsvc.checkpoints.copies import Copy, keep_uploads, link_into, releasing, spooled
+from evalsvc.checkpoints.expression import Expression, File, Sum, canonical, is_expression, parse_expression
+from evalsvc.checkpoints.formats import ADAPTER_FILES, adapter, is_adapter, weights_among
 from evalsvc.checkpoints.opening import checkpoint_rule, opened
-from evalsvc.checkpoints.posted import given_model, posted_layout, posted_model
+from evalsvc.checkpoints.posted import given_model, posted_layout, posted_model, sum_at, uploaded_model
 from evalsvc.checkpoints.reference import UPLOAD, CheckpointRef, Identity, uploaded_sha256, verify
 from evalsvc.checkpoints.remote.fetch import locate_checkpoint
+from evalsvc.checkpoints.remote.uri import is_remote
 from evalsvc.config import Settings
-from evalsvc.errors import EvalsvcError, InvalidRequest, UploadNotFound
+from evalsvc.errors import EvalsvcError, InvalidRequest, NotACheckpoint, UploadNotFound, first_few
 from evalsvc.files.artifacts import drop_contents
 from evalsvc.files.outputs import drop_outputs
-from evalsvc.files.uploads import Upload
+from evalsvc.files.uploads import Sent
 from evalsvc.spec import documents
 from evalsvc.store.data_folder import asked_anew, named_artifacts, named_items
 from evalsvc.store.lookup import current_checkpoint, find_checkpoint, get_or_create_run, place_of, step_of
 from evalsvc.store.queue.attempts import checkpoint_reference
 from evalsvc.store.runs import deletion
-from evalsvc.store.runs.posting import Submission, due_suites, needs_file, plan_of, submit
-from evalsvc.store.runs.virtual import common_layout, require_combinable, resolve_expression, virtual_variant
+from evalsvc.store.runs.base import FIRST_STEP
+from evalsvc.store.runs.posting import Submission, due_suites, needs_file, plan_of, submit, uploaded_bytes
+from evalsvc.store.runs.virtual import (
+    base_of_adapter,
+    common_layout,
+    require_combinable,
+    resolve_expression,
+    virtual_variant,
+)
 from evalsvc.store.views import checkpoint_view, checkpoints_view, document_of
 
 UNREACHABLE: dict[int | str, dict[str, Any]] = {
@@ -56,12 +65,16 @@ router = router_of(prefix="/v1/checkpoints", tags=["checkpoints"])
     description="A repeated post changes nothing and answers 200 with the same ids. Another file at the same run, "
     "step and variant is a conflict unless `replace` is true.\n\nA `uri` such as `avg(run@1000..2000/100)`, "
     "`lerp(run@0, run@5000, 0.3)` or `graft(run@5000, base, layers=0-11)` posts a virtual checkpoint, whose weights "
-    "are computed from the weights of other checkpoints when the checkpoint is evaluated.\n\nA `uri` such as "
-    "`upload:SHA256` posts a file that was sent to `/v1/uploads`. The service keeps the file as long as an evaluation "
-    "or a base needs the file. A post before the file was sent is checked and then refused with "
-    "`upload_not_found`.\n\nWithout `suites`, the plan of the run applies; if no suite is due, nothing is evaluated, "
-    "and `note` says why. If the plan says `when_behind: refuse` and other steps of the run have unfinished "
-    "evaluations, nothing is stored, and the answer is 429 (`run_behind`) with `Retry-After`.",
+    "are computed from the weights of other checkpoints when the checkpoint is evaluated.\n\nThe folder of a LoRA "
+    "adapter, or a `uri` such as `run@0 + lora(FOLDER)`, posts the adapter as a step of its run. The folder alone is "
+    "added to the base that its `adapter_config.json` names, which becomes step 0 if no checkpoint has the files, or "
+    "else to the base of the run.\n\nA `uri` such as "
+    "`upload:SHA256` posts a file that was sent to `/v1/uploads`, or a folder by the digest of its manifest, the file "
+    '`{"files": {"NAME": "SHA256", …}}`. The service keeps the files as long as an evaluation or a base needs them. A '
+    "post before all files were sent is checked and then refused with `upload_not_found`.\n\nWithout `suites`, the "
+    "plan of the run applies; if no suite is due, nothing is evaluated, and `note` says why. If the plan says "
+    "`when_behind: refuse` and other steps of the run have unfinished evaluations, nothing is stored, and the answer "
+    "is 429 (`run_behind`) with `Retry-After`.",
     responses={
         201: answer(documents.Posted, "The checkpoint, with an evaluation for each suite."),
         200: answer(documents.Posted, "The checkpoint and the evaluations of an earlier, equal post."),
@@ -71,12 +84,20 @@ router = router_of(prefix="/v1/checkpoints", tags=["checkpoints"])
 @needs("submit")
 def post_checkpoint(body: CheckpointInput, state: CurrentState, owner: TokenName) -> JsonAnswer:
     settings, sha256 = state.settings, uploaded_sha256(body.uri)
-    upload = None if sha256 is None else state.uploads.finished(owner, sha256)
+    sent = None if sha256 is None else state.uploads.finished(owner, sha256)
     # Check files before the database is locked.
-    submission = None if sha256 or is_expression(body.uri) else _of_file(body, settings)
+    expression: Expression | None = None
+    if sha256 is None and is_expression(body.uri):
+        expression = parse_expression(body.uri)
+    elif sha256 is None and not is_remote(body.uri):
+        expression = sum_at(Path(locate_checkpoint(body.uri, settings)[0]), settings)
+    lora = _adapter(body, expression, settings) if isinstance(expression, Sum) else None
+    submission = None if sha256 or expression else _of_file(body, settings)
     with nullcontext() if sha256 is None else releasing, state.writing() as session:
         if sha256 is not None:
-            submission = _of_upload(session, body, sha256, upload, settings)
+            submission = _of_upload(session, body, sha256, sent, settings)
+        elif lora is not None:
+            submission = _of_adapter(session, body, lora, settings)
         elif submission is None:
             submission = _of_expression(session, body, settings)
         plan = plan_of(session, submission.run) if body.suites is None else None
@@ -85,12 +106,7 @@ def post_checkpoint(body: CheckpointInput, state: CurrentState, owner: TokenName
         submitted = submit(session, submission, suites, plan)
         checkpoint = submitted.checkpoint
         if sha256 is not None and needs_file(submitted):
-            if upload is None:
-                raise UploadNotFound(
-                    f"you have no finished upload with the SHA-256 {sha256}: the file was not sent, its upload "
-                    "expired, or another post used the upload; send the file first: POST /v1/uploads"
-                )
-            keep_upload(spooled(settings.data_path, checkpoint.id), upload.path, Path(submission.path).name)
+            _keep_sent(state, session, sent, submission, spooled(settings.data_path, checkpoint.id))
             checkpoint.spool_state = "ready"
         elif submitted.created and submission.spool == "link":
             reference = CheckpointRef(submission.path, rule=checkpoint_rule(settings), label="the checkpoint")
@@ -103,9 +119,9 @@ def post_checkpoint(body: CheckpointInput, state: CurrentState, owner: TokenName
             evaluations=[document_of(documents.EvaluationSummary, evaluation) for evaluation in submitted.evaluations],
             note=submitted.note,
         )
-    if sha256 is not None and upload is not None:
+    for upload in () if sent is None else sent.all:
         with suppress(EvalsvcError):  # the post is stored, and the rest of the upload expires
-            state.uploads.delete(owner, sha256)
+            state.uploads.drop(upload)
     state.coordinator.wake()
     return JsonAnswer(content, 201 if submitted.created else 200)
 
@@ -204,6 +220,8 @@ def _common(body: CheckpointInput) -> Submission:
 
 def _of_file(body: CheckpointInput, settings: Settings) -> Submission:
     path, identity = locate_checkpoint(body.uri, settings)
+    if is_adapter(Path(path)):
+        raise adapter(body.uri)
     if identity.etag is not None and body.spool == "link":
         raise InvalidRequest(
             "spool is 'link', and the checkpoint is in a remote store, from which no file can be linked; give "
@@ -214,35 +232,98 @@ def _of_file(body: CheckpointInput, settings: Settings) -> Submission:
     return replace(_common(body), path=path, identity=identity, model=model, layout=layout)
 
 
+def _keep_sent(state: State, session: Session, sent: Sent | None, submission: Submission, copy: Copy) -> None:
+    if sent is None:
+        raise UploadNotFound(
+            f"you have no finished upload with the SHA-256 {submission.uri.removeprefix(UPLOAD)}: the file was not "
+            "sent, its upload expired, or another post used the upload; send the file first: POST /v1/uploads"
+        )
+    _require_all(sent, submission.uri)
+    # A file that a manifest names several times has arrived once.
+    more = sent.size - sum(upload.length for upload in sent.all)
+    if more > 0:
+        state.uploads.require_space(more, uploaded_bytes(session))
+    keep_uploads(copy, sent.paths(Path(submission.path).name))
+
+
+def _require_all(sent: Sent, uri: str) -> None:
+    if sent.missing:
+        raise UploadNotFound(
+            f"you have no finished upload of {first_few(sent.missing, 3)}, of the folder {uri}; send these files "
+            "first: POST /v1/uploads"
+        )
+
+
 def _of_upload(
-    session: Session, body: CheckpointInput, sha256: str, upload: Upload | None, settings: Settings
+    session: Session, body: CheckpointInput, sha256: str, sent: Sent | None, settings: Settings
 ) -> Submission:
-    common = _common(body)
-    if common.sha256 not in (None, sha256):
+    common, uri = _common(body), UPLOAD + sha256
+    existing = current_checkpoint(session, get_or_create_run(session, common.run).id, common.step, common.variant)
+    if existing is not None and existing.uri != uri:
+        existing = None
+    # The digest of a folder is computed from its files, and differs from that of its manifest.
+    is_folder = sent.files is not None if sent is not None else existing is not None and existing.sha256 != sha256
+    if not is_folder and common.sha256 not in (None, sha256):
         raise InvalidRequest(f"sha256 is {body.sha256}, but uri names the SHA-256 {sha256}; leave sha256 out")
     if body.spool != "none":
         raise InvalidRequest(
             f"spool is {body.spool!r} for an uploaded file, which the service always keeps; leave spool out"
         )
-    uri = UPLOAD + sha256
-    existing = current_checkpoint(session, get_or_create_run(session, common.run).id, common.step, common.variant)
-    if existing is not None and existing.uri != uri:
-        existing = None
-    if body.model is None and existing is None:
+    # A folder that is no checkpoint is refused before it is sent.
+    if sent is not None and sent.files is not None and weights_among(sent.names, uri) in ADAPTER_FILES:
+        raise adapter(uri)
+    model = None if body.model is None else given_model(body.model, settings)
+    if model is None and existing is None and sent is not None and sent.files is not None:
+        model = uploaded_model({name: upload.path for name, upload in sent.files.items()})
+        if model is None:
+            _require_all(sent, uri)
+    if model is None and existing is None:
         raise InvalidRequest(
             "model is missing, and an uploaded file has no model configuration next to it; give model: a registered "
             "name of open_lm, or the fields of the model's JSON"
         )
-    model = None if body.model is None else given_model(body.model, settings)
-    size = 0 if existing is None else existing.size  # without an upload, the post is refused after all other checks
+    size = 0 if sent is None else sent.size  # without an upload, the post is refused after all other checks
     return replace(
         common,
         uri=uri,
         path=uri,
-        identity=Identity(size if upload is None else upload.length, 0),
-        sha256=sha256,
+        identity=Identity(size if existing is None else existing.size, 0),
+        sha256=common.sha256 if is_folder else sha256,
         model=model,
         layout=posted_layout(body.layout, model if existing is None else existing.model, settings),
+    )
+
+
+def _adapter(body: CheckpointInput, posted: Sum, settings: Settings) -> tuple[Sum, Submission, Submission | None]:
+    """Return a posted sum, the folder of its adapter, and the folder of its base if that is known."""
+    if body.run is None or body.step is None:
+        raise InvalidRequest("run or step is missing, and an adapter is a step of a run; give both")
+    path, identity = locate_checkpoint(posted.adapter.path, settings)
+    if not is_adapter(Path(path)):
+        raise NotACheckpoint(f"{posted.adapter} is no folder of a LoRA adapter on a disk; give one")
+    posted = replace(posted, adapter=File(path))
+    file, base = replace(_common(body), path=path, identity=identity), None
+    if isinstance(posted.first, File):
+        fields = {"run": body.run, "step": FIRST_STEP, "uri": posted.first.path}
+        fields |= {"model": body.model, "layout": body.layout}
+        base = _of_file(CheckpointInput.model_validate(fields), settings)
+    return posted, file, base
+
+
+def _of_adapter(
+    session: Session, body: CheckpointInput, posted: tuple[Sum, Submission, Submission | None], settings: Settings
+) -> Submission:
+    on, file, base = posted
+    parent = base_of_adapter(session, file.run, file.variant, on, base)
+    verify(checkpoint_reference(parent, settings.data_path))
+    if body.model is not None and given_model(body.model, settings) != parent.model:
+        raise InvalidRequest(f"model differs from that of {step_of(parent)}, the adapter's base; leave model out")
+    return replace(
+        file,
+        uri=canonical(Sum(step_of(parent), on.adapter)),
+        model=parent.model,
+        layout=common_layout([parent], posted_layout(body.layout, parent.model, settings)),
+        parents=[parent.id],
     )
 
 

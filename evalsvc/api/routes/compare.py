@@ -58,10 +58,8 @@ def get_comparison(query: Annotated[CompareQuery, Query()], request: Request, st
 
 
 def tag_of(session: Session, query: CompareQuery | CurvesQuery) -> tuple[str, str]:
-    """Return the run that a comparison is about, and a text that changes whenever the comparison does.
-
-    The newest evaluation of each suite counts, also before it ends; see `gaps_mark`.
-    """
+    """Return the run that a comparison is about, and a text that changes whenever the comparison does. The newest
+    evaluation of each suite counts, also before it ends; see `gaps_mark`."""
     if isinstance(query, CompareQuery):
         other, run = (parse_checkpoint(name)[0] for name in (query.a, query.b))
     else:

@@ -89,7 +89,6 @@ def _send_file(file: Path, media_type: str, _request: Request) -> FileResponse:
 
 
 def swagger_folder() -> Path | None:
-    """Return the folder with Swagger UI in the installed package; None if the package or a file is missing."""
     package = find_spec(PACKAGE)
     if package is None or package.origin is None:
         return None

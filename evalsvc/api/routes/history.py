@@ -163,10 +163,8 @@ def headlines_of(
     answers: Answers[T],
     form: Callable[[RunHeadlines], T],
 ) -> list[T]:
-    """Return the headlines of runs, each in the form that `answers` keeps.
-
-    Runs have verdicts if `answers` has them, or as far as so many `seconds` suffice; none have for 0.
-    """
+    """Return the headlines of runs, each in the form that `answers` keeps. Runs have verdicts if `answers` has them, or
+    as far as so many `seconds` suffice; none have for 0."""
     until = time.monotonic() + seconds if seconds else None
     headline = cache(partial(_headline_of, session, state.settings))
     made = []

@@ -192,7 +192,6 @@ def _tag_of(content: str) -> str:
 
 
 def _same(request: Request, tag: str) -> Response | None:
-    """Return a 304 for a browser that has the content with this tag."""
     if (same := not_modified(request, tag)) is not None:
         # A browser takes the headers of a 304 for the page that it has, so the page would get the policy of data.
         same.headers.update(PAGE_HEADERS)
@@ -205,7 +204,7 @@ def _tagged(body: bytes, tag: str, media_type: str) -> Response:
 
 def _problem(request: Request, error: EvalsvcError) -> Response:
     status = STATUS[type(error)]
-    content = Content(f"{status}: {error.code.replace('_', ' ')}", {"detail": error.message})
+    content = Content(f"{status}: {error.code.replace('_', ' ')}", {"detail": error.told})
     return _private(request, "problem.html", content, status, error.retry_after)
 
 

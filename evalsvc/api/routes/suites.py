@@ -82,7 +82,6 @@ def find_suite(session: Session, settings: Settings, name: str) -> Suite:
 
 
 def current_digest(session: Session, settings: Settings, name: str) -> str | None:
-    """Return the digest of the current suite of this name; None for a missing or broken suite."""
     try:
         return find_suite(session, settings, name).digest
     except EvalsvcError:

@@ -167,6 +167,7 @@ def fetch_posted(reference: CheckpointRef, target: Path, settings: Settings, rep
             folder.mkdir(parents=True, exist_ok=True)
             for file in listing.files:
                 place = folder / file.name if listing.is_folder else target
+                place.parent.mkdir(exist_ok=True)
                 _fetch_file(source, file, place, report, reference.path)
             if source.list() != listing:
                 raise CheckpointChanged(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -13,6 +14,7 @@ from evalsvc.checkpoints.reference import MAX_FILES, too_many_files
 from evalsvc.checkpoints.remote.source import BLOCK, METADATA_SECONDS, Listing, RemoteFile, weights_of_folder, within
 from evalsvc.checkpoints.remote.uri import RemoteUri
 from evalsvc.errors import CheckpointNotAllowed, EvalsvcError, MissingPackage, SourceUnreachable
+from evalsvc.families.family import LISTS
 from evalsvc.installation import missing_package
 
 EXTRAS = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gs"), "hf": ("huggingface_hub", "hf")}
@@ -76,11 +78,21 @@ class ObjectSource:
         ]
         return files, [name for name, entry in named if entry["type"] == "directory" and name]
 
+    def with_inner(self, files: Sequence[RemoteFile], folders: Sequence[str]) -> Sequence[RemoteFile]:
+        """Return the files and those of the folder of torch.distributed.checkpoint inside this step's folder."""
+        inner = [name for name in folders if any(path.startswith(f"{name}/") for path in LISTS)]
+        below = [
+            replace(file, name=f"{name}/{file.name}")
+            for name in inner
+            for file in ObjectSource(replace(self.uri, path=f"{self.uri.path.rstrip('/')}/{name}")).inside()[0]
+        ]
+        return [*files, *below]
+
     def _list(self) -> Listing:
         info = _filesystem(self.uri.scheme).info(self._path)
         if info["type"] == "file":
             return Listing([_file(self.uri.name, self._path, info)], is_folder=False)
-        files, _ = self.inside()
+        files = self.with_inner(*self.inside())
         if len(files) > MAX_FILES:
             raise too_many_files(self.uri, MAX_FILES)
         if not files:

@@ -9,9 +9,10 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import TypeVar
 
-from evalsvc.checkpoints.formats import SHARD, weights_among
+from evalsvc.checkpoints.formats import ADAPTER_FILES, DISTRIBUTED, PART, SHARD, adapter, weights_among
 from evalsvc.checkpoints.reference import Identity
 from evalsvc.errors import SourceUnreachable
+from evalsvc.families.family import LISTS
 
 T = TypeVar("T")
 
@@ -53,12 +54,17 @@ class Listing:
 def weights_of_folder(shown: object, files: Sequence[RemoteFile]) -> list[RemoteFile]:
     """Return the files of a Hugging Face folder that a model is read from: weights, and small files next to them."""
     first = weights_among({file.name for file in files}, str(shown))
+    if first in ADAPTER_FILES:  # its base is not known
+        raise adapter(str(shown))
+    inner, is_distributed = first.removesuffix(LISTS[0]), first in LISTS
     stem, _, rest = first.partition(".")
     ending = rest.removesuffix(".index.json")
 
     def holds_weights(name: str) -> bool:
+        if is_distributed:
+            return name == first or (name.startswith(inner) and name.endswith(DISTRIBUTED))
         if rest == ending:
-            return name == first or bool(SHARD.fullmatch(first) and SHARD.fullmatch(name))
+            return name == first or any(kind.fullmatch(first) and kind.fullmatch(name) for kind in (SHARD, PART))
         return name.startswith(f"{stem}-") and name.endswith(ending)
 
     wanted = [

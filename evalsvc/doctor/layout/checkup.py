@@ -21,6 +21,8 @@ from evalsvc.metrics.intervals import critical_value
 from evalsvc.metrics.shares import standard_error
 from evalsvc.spec.layout import VocabularyLayout
 from evalsvc.spec.layout_presets import IMAGE, TEXT
+from evalsvc.tasks.loss.teacher_forcing import ModelEvidence
+from evalsvc.worker.context import ShardContext
 
 LEVEL = 0.001
 """Probability of a false decision over all comparisons, which are one-sided t-tests over sequences (Bonferroni)."""
@@ -60,10 +62,6 @@ def examine(
     `tokenizer` is for records of `text`, which layouts with a prompt need. `report` gets the number of layouts scored
     so far. Sizes that are not given are inferred; `layouts` are tried in addition to the presets.
     """
-    # Imported here because both need torch, and the rest of this module does not.
-    from evalsvc.tasks.loss.teacher_forcing import ModelEvidence
-    from evalsvc.worker.context import ShardContext
-
     records = read_tokens(pairs, tokenizer, "none").records[:limit]
     for record in records:
         if not record.text_ids or not record.image_codes:
@@ -118,7 +116,6 @@ class Margin:
 
 
 def margin(best: Scored, other: Scored) -> Margin:
-    """Return how far `other` is behind `best`."""
     differences = [rival - leader for rival, leader in zip(other.totals, best.totals, strict=True)]
     tokens = math.fsum([*best.sums["n_text"], *best.sums["n_image"]]) / len(differences)
     mean, stderr = fmean(differences), standard_error(differences)
@@ -188,13 +185,12 @@ def judge(search: Search, borders: Sequence[int] = (), cold: Collection[int] = (
 
 
 def _expectations(search: Search) -> list[dict[str, Any]]:
-    """Return the mean probabilities, after parts of the template, of rows that never occur, and of the likeliest."""
     best = search.best.candidate
     template, silent = best.layout.template, best.silent_rows()[:MOST_ROWS]
     expectations = []
     prefixes: list[list[int]] = [[] for _ in search.records]
     for index, part in enumerate(template if silent else (), 1):
-        for prefix, record in zip(prefixes, best.records(search.records), strict=True):
+        for prefix, record in zip(prefixes, best.prompts or search.records, strict=True):
             prefix.extend(best.rows_of(part, record, best.layout.special))
         if part in (TEXT, IMAGE) or index == len(template):
             masses = search.witness.next_log_masses(prefixes, [silent, *([row] for row in silent)])
@@ -247,7 +243,6 @@ def _conditions(
 
 
 def summary(findings: Mapping[str, Any]) -> Iterator[str]:
-    """Yield lines about the input and the statistics of the tables."""
     yield f"{findings['checkpoint']}: {findings['rows']} rows; {findings['n']} pairs of {findings['pairs']}"
     yield from findings["sizes"]["notes"]
     borders = ", ".join(str(border["row"]) for border in findings["borders"]) or "none"
@@ -286,7 +281,6 @@ def ranking_rows(findings: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def conclusion(findings: Mapping[str, Any]) -> str:
-    """Return the verdict as a sentence."""
     label, rule = findings["best"]["label"], f"{findings['needed']:.1f} standard errors needed"
     if not findings["decided"]:
         return f"not decided ({rule}); the best is {label}, which would be a guess"

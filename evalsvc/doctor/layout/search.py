@@ -90,11 +90,8 @@ class Proposal:
 
     def sequences(self, records: Sequence[Record]) -> list[list[int]]:
         """Return the data as rows of the table under this layout."""
-        pairs = self.records(records)
+        pairs = self.prompts or records
         return [self.layout.sequence(record.text_ids, record.image_codes).ids for record in pairs]
-
-    def records(self, records: Sequence[Record]) -> Sequence[Record]:
-        return records if self.prompts is None else self.prompts
 
     def rows_of(self, part: str, record: Record, special: Mapping[str, int]) -> list[int]:
         """Return the rows of one part of a template, with these rows for the special tokens."""
@@ -108,10 +105,7 @@ class Proposal:
         return sorted(set(range(layout.rows or 0)).difference(layout.text_ids, layout.image_range or ()))
 
     def silent_rows(self) -> list[int]:
-        """Return the rows that never occur if the layout is right: not in a block, not in the template, not the pad.
-
-        The layout does not determine whether the pad is ever a target.
-        """
+        """Return the rows that never occur if the layout is right: not the pad either, which may be a target."""
         used = {row for name, row in self.layout.special.items() if name in (*self.layout.template, "pad")}
         return [row for row in self.unclaimed_rows() if row not in used | {self.layout.row_end_id}]
 
@@ -126,8 +120,6 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of the blocks that presets are built of."""
-
     text: tuple[int, ...]
     codebook: int
     notes: tuple[str, ...]
@@ -262,7 +254,6 @@ class Scored:
 
     @cached_property
     def total(self) -> float:
-        """Return the description length of all sequences in nats."""
         return math.fsum(self.totals)
 
     def loss(self, kind: str, of: str = "nll") -> Ratio | None:

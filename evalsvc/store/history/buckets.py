@@ -51,7 +51,8 @@ def read_buckets(
     table = _read(session, window, chosen.ids, number)
     current = select(Checkpoint.variant, Checkpoint.step).filter_by(run_id=chosen.run.id, replaced_at=None)
     has_parents = Checkpoint.id.in_(select(checkpoint_parents.c.checkpoint_id))
-    virtual = {(variant, step) for variant, step in session.execute(current.where(has_parents))}
+    computed = current.where(has_parents, Checkpoint.size == 0)
+    virtual = {(variant, step) for variant, step in session.execute(computed)}
     omitted = window.count_omitted(session, chosen.ids)
     series = []
     for identity, head in chosen.heads.items():

@@ -41,8 +41,6 @@ EvaluationRow = Row[*tuple[object, ...]]
 
 @dataclass(frozen=True)
 class Gaps:
-    """Gaps in the order of steps."""
-
     gaps: list[Gap]
     more_gaps: bool
     """Whether gaps of lower steps are left out."""
@@ -67,11 +65,8 @@ def gaps_mark(session: Session, run: Run) -> list[int]:
 
 
 def gaps_marks(session: Session, run_ids: Sequence[int]) -> dict[int, list[int]]:
-    """Return numbers that change whenever the gaps of a run change, for the tag of an answer, by the run's id.
-
-    The numbers cover all evaluations that did not succeed. A new evaluation has a new id, a change of state adds an
-    event, and an evaluation that succeeds or is deleted changes the count.
-    """
+    """Return numbers by the run's id that change whenever the gaps of the run change: a new evaluation has a new id, a
+    change of state adds an event, and an evaluation that succeeds or is deleted changes the count."""
     query = (
         select(Checkpoint.run_id, func.count(), func.max(Evaluation.id), func.sum(Evaluation.event_count))
         .join(Checkpoint, Checkpoint.id == Evaluation.checkpoint_id)

@@ -79,7 +79,6 @@ def wanted_metrics(metrics: Set[str], names: Sequence[str]) -> Set[str]:
 
 
 def matches(name: str, pattern: str) -> bool:
-    """Tell whether the name of a metric equals or matches a pattern."""
     return name == pattern or fnmatchcase(name, pattern)
 
 
@@ -99,7 +98,6 @@ class Window:
 
     @property
     def column(self) -> SQLColumnExpression[int | None]:
-        """The column with the x of a value."""
         return MetricValue.step if self.x == "step" else Checkpoint.tokens_seen
 
     def narrow(self, query: Select[*Columns], series: Sequence[int]) -> Select[*Columns]:

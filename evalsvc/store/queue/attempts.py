@@ -15,7 +15,7 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session, joinedload
 
 from evalsvc.checkpoints.copies import spool_path
-from evalsvc.checkpoints.expression import parse_expression
+from evalsvc.checkpoints.expression import File, Sum, parse_expression, replaced
 from evalsvc.checkpoints.reference import CheckpointRef, Identity, Virtual
 from evalsvc.errors import PlanOutdated, is_transient
 from evalsvc.files.outputs import OutputFile
@@ -99,6 +99,8 @@ def finish(session: Session, assignment: Assignment, result: ShardResult, max_at
     if parents := provenance.get("parents_sha256"):
         # A digest under the old name of a renamed run is ignored. The next worker sends the digest again.
         digests |= {parent.id: parents.get(str(step_of(parent))) for parent in checkpoint.parents}
+        if not checkpoint.is_virtual:
+            digests[checkpoint.id] = parents.get(str(adapter_of(checkpoint)))
     for checkpoint_id, sha256 in digests.items():
         if sha256:  # of the first worker that read the files; later workers compare theirs with it
             unknown = (Checkpoint.id == checkpoint_id, Checkpoint.sha256.is_(None))
@@ -211,17 +213,35 @@ def _fenced(session: Session, assignment: Assignment) -> Shard | None:
 
 
 def checkpoint_reference(checkpoint: Checkpoint, data_path: Path) -> CheckpointRef:
-    """Return the reference by which a worker opens a checkpoint, or all parents of a virtual checkpoint."""
+    """Return the reference by which a worker opens a checkpoint, or all parents of a virtual checkpoint, of which an
+    adapter is one; an adapter and its base take the place of a parent that is their sum."""
     reference = CheckpointRef(
         path=checkpoint.path, sha256=checkpoint.sha256, layout=checkpoint.layout, label=checkpoint_label(checkpoint)
     )
-    if checkpoint.parents:
-        parents = {str(step_of(parent)): checkpoint_reference(parent, data_path) for parent in checkpoint.parents}
-        virtual = Virtual(parse_expression(checkpoint.uri), parents)
-        return replace(reference, path=checkpoint.uri, virtual=virtual)
-    identity = Identity(checkpoint.size, checkpoint.mtime_ns, checkpoint.etag)
-    reference = replace(reference, identity=identity, model=checkpoint.model)
-    if checkpoint.spool_state != "ready":
+    if not checkpoint.is_virtual:
+        identity = Identity(checkpoint.size, checkpoint.mtime_ns, checkpoint.etag)
+        reference = replace(reference, identity=identity, model=checkpoint.model)
+        if checkpoint.spool_state == "ready":
+            copy = str(spool_path(data_path, checkpoint.id, checkpoint.path))
+            reference = replace(reference, path=copy, identity=replace(identity, etag=None))
+    if not checkpoint.parents:
         return reference
-    copy = str(spool_path(data_path, checkpoint.id, checkpoint.path))
-    return replace(reference, path=copy, identity=replace(identity, etag=None))
+    steps = {str(step_of(parent)): checkpoint_reference(parent, data_path) for parent in checkpoint.parents}
+    sums = {name: step.virtual for name, step in steps.items() if step.virtual is not None}
+    parents = {name: step for name, step in steps.items() if step.virtual is None}
+    parents |= {name: part for virtual in sums.values() for name, part in virtual.parents.items()}
+    expression = parse_expression(checkpoint.uri)
+    if isinstance(expression, Sum):
+        expression = Sum(expression.first, adapter_of(checkpoint))
+        parents[str(expression.adapter)] = replace(reference, model=None, layout=None)
+        reference = replace(reference, sha256=None, identity=None, model=None)
+    else:
+        expression = replaced(
+            expression, lambda leaf: sums[str(leaf)].expression if str(leaf) in sums else leaf, lambda steps: ()
+        )
+    return replace(reference, path=checkpoint.uri, virtual=Virtual(expression, parents))
+
+
+def adapter_of(checkpoint: Checkpoint) -> File:
+    """Return the name of a checkpoint's adapter in references, which no other checkpoint's adapter has."""
+    return File(str(step_of(checkpoint)))

@@ -22,11 +22,8 @@ from evalsvc.store.tables import OVER, Artifact, Attempt, Evaluation, Shard, Tas
 
 
 def advance(session: Session, task: Task) -> None:
-    """Take the next step of a task by the states of its shards. May be called at any time.
-
-    The steps are: insert run shards after the plan has succeeded, insert due looks, insert the merge after all run
-    shards have ended, store the result after the merge has succeeded. A failed look is ignored.
-    """
+    """Take the next step of a task by the states of its shards, which may be called at any time: insert the run shards
+    after the plan, due looks, and the merge after all run shards, or store the result. A failed look is ignored."""
     if task.state in OVER:
         close_evaluation(task.evaluation)
         return

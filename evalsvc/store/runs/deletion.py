@@ -48,11 +48,8 @@ class Deleted:
 
 
 def delete_run(session: Session, name: str, cancel: bool) -> Deleted:
-    """Delete a run with its checkpoints, their evaluations and results, its history and its plan.
-
-    The coordinator stops running attempts, whose results are discarded. The deletion is refused while the run has
-    unfinished evaluations, unless `cancel` is set, and while checkpoints of other runs need one of the run.
-    """
+    """Delete a run with its checkpoints, their results, its history and its plan; results of running attempts are lost.
+    Refuse unfinished evaluations, unless `cancel` is set, and while other runs need its checkpoints."""
     run = find_run(session, name)
     checkpoints = select(Checkpoint.id).where(Checkpoint.run_id == run.id)
     _hold(session, checkpoints, f"run {name!r}", cancel)
@@ -158,7 +155,9 @@ def rename_run(session: Session, name: str, new: str) -> Run:
         if other.base is not None and other.base["run"] == name:
             other.base = {**other.base, "run": new}
     for checkpoint in children:
-        checkpoint.uri = checkpoint.path = _renamed(checkpoint.uri, name, new)
+        checkpoint.uri = _renamed(checkpoint.uri, name, new)
+        if checkpoint.is_virtual:
+            checkpoint.path = checkpoint.uri
     return run
 
 

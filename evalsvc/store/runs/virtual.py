@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import exists, select
+from sqlalchemy import exists, or_, select
 from sqlalchemy.orm import Session
 
 from evalsvc.checkpoints.expression import (
@@ -16,6 +16,7 @@ from evalsvc.checkpoints.expression import (
     Leaf,
     Step,
     Steps,
+    Sum,
     canonical,
     default_variant,
     leaves,
@@ -26,8 +27,9 @@ from evalsvc.checkpoints.expression import (
 )
 from evalsvc.errors import InvalidLayout, InvalidRequest, UnknownName, first_few
 from evalsvc.families.reading import require_one_model
-from evalsvc.store.lookup import find_run, find_step, require_current_parents, step_of
+from evalsvc.store.lookup import find_run, find_step, get_or_create_run, require_current_parents, step_of
 from evalsvc.store.runs.base import base_of
+from evalsvc.store.runs.posting import Submission, submit
 from evalsvc.store.tables import Checkpoint, checkpoint_parents
 
 NAMED = 8
@@ -36,7 +38,8 @@ NAMED = 8
 
 @dataclass(frozen=True)
 class Resolved:
-    """An expression over steps only, and the distinct current checkpoints that it names, in canonical order."""
+    """An expression over steps only, and the distinct current checkpoints that it names, in canonical order. The bases
+    of adapters follow."""
 
     expression: Expression
     parents: Sequence[Checkpoint]
@@ -47,17 +50,24 @@ def resolve_expression(session: Session, text: str) -> Resolved:
     expression = parse_expression(canonical(parse_expression(text)))
     if isinstance(expression, Leaf):
         raise InvalidRequest(f"{text} is a checkpoint and no expression; combine checkpoints with avg, lerp or graft")
+    for part in written(expression):
+        if isinstance(part, Sum):
+            raise InvalidRequest(
+                f"{canonical(part)} is inside the expression; post each adapter as a checkpoint, and combine them as "
+                "RUN@STEP"
+            )
     first = next((part for part in written(expression) if isinstance(part, Step | Steps)), None)
-    parents: dict[Leaf, Checkpoint] = {}
+    parents: dict[Leaf | Sum, Checkpoint] = {}
 
     def enter(checkpoint: Checkpoint) -> Expression:
         require_current_parents(checkpoint)
-        parents.update({step_of(parent): parent for parent in checkpoint.parents or [checkpoint]})
+        own = [] if checkpoint.is_virtual else [checkpoint]
+        parents.update({step_of(parent): parent for parent in (*own, *checkpoint.parents)})
         if len(parents) > MAX_CHECKPOINTS:
             raise InvalidRequest(
                 f"the expression names more than {MAX_CHECKPOINTS} checkpoints; name fewer checkpoints"
             )
-        return parse_expression(checkpoint.uri) if checkpoint.parents else step_of(checkpoint)
+        return parse_expression(checkpoint.uri) if checkpoint.is_virtual else step_of(checkpoint)
 
     def of_leaf(leaf: Leaf) -> Expression:
         return enter(_find_leaf(session, leaf, first))
@@ -66,15 +76,35 @@ def resolve_expression(session: Session, text: str) -> Resolved:
         return [enter(checkpoint) for checkpoint in _find_steps(session, steps)]
 
     resolved = parse_expression(canonical(replaced(expression, of_leaf, of_range)))
-    return Resolved(resolved, [parents[leaf] for leaf in leaves(resolved)])
+    return Resolved(resolved, [parents[leaf] for leaf in dict.fromkeys((*leaves(resolved), *parents))])
+
+
+def base_of_adapter(session: Session, run: str, variant: str, on: Sum, base: Submission | None) -> Checkpoint:
+    """Return the checkpoint that an adapter is posted on. If the adapter names the files of its base, these become
+    `base`, step 0 of the run."""
+    parent = base_of(session, get_or_create_run(session, run), variant)
+    if isinstance(on.first, Step):
+        parent = find_step(session, find_run(session, on.first.run), on.first.step, on.first.variant)
+    elif base is not None and (parent is None or parent.path != base.path):
+        parent = submit(session, base, []).checkpoint
+    if parent is None:
+        raise InvalidRequest(
+            f"{on.adapter} is a LoRA adapter that names no folder of its base that the service may read, and run "
+            f"{run!r} has no base; post the base as step 0 of the run: evalsvc submit {run} 0 FOLDER"
+        )
+    if parent.parents:
+        raise InvalidRequest(
+            f"{step_of(parent)} is computed from other checkpoints; add {on.adapter} to a checkpoint with files"
+        )
+    return parent
 
 
 def has_files(session: Session, run: str, variant: str | None = None) -> bool:
-    """Tell whether a run has checkpoints (of a variant) that are not virtual. Return False for an unknown run."""
+    """Tell whether a run has checkpoints (of a variant) with files of their own. Return False for an unknown run."""
     query = exists().where(
         Checkpoint.run.has(name=run),
         Checkpoint.replaced_at.is_(None),
-        Checkpoint.id.not_in(select(checkpoint_parents.c.checkpoint_id)),
+        or_(Checkpoint.size > 0, Checkpoint.id.not_in(select(checkpoint_parents.c.checkpoint_id))),
     )
     return bool(session.scalar(select(query if variant is None else query.where(Checkpoint.variant == variant))))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field
@@ -31,20 +30,8 @@ differing protocols whose files are looked up."""
 VERDICTS: Sequence[Verdict] = get_args(Verdict)
 
 
-@dataclass(frozen=True)
-class FieldDifference:
-    name: str
-    a: str
-    a_file: str
-    """File that the value is the digest of; empty if unknown."""
-    b: str
-    b_file: str
-
-
-@dataclass(frozen=True)
-class OtherProtocols:
-    metrics: Sequence[str]
-    fields: Sequence[FieldDifference]
+FieldDifference = tuple[str, str, str, str, str]
+"""Name of a field, its value in A, the file that this value is the digest of, if known, and the same of B."""
 
 
 class ComparePage(Page):
@@ -129,7 +116,6 @@ class ComparePage(Page):
 
 
 def _best(source: ServiceReader, run: str, variant: str) -> tuple[str, str, int]:
-    """Return the best checkpoint by the first headline metric that has a direction, the metric, and of how many."""
     for metric in source.headline(run).metrics:
         summary = source.summary(run, [metric], variant=variant)
         if series := [each for each in summary if each.metric == metric and each.best]:
@@ -141,7 +127,7 @@ def _best(source: ServiceReader, run: str, variant: str) -> tuple[str, str, int]
 
 def _other_protocols(
     source: ServiceReader, a: str, b: str, rows: Sequence[documents.MetricDifference]
-) -> Iterator[OtherProtocols]:
+) -> Iterator[tuple[Sequence[str], Sequence[FieldDifference]]]:
     groups: dict[str, list[documents.MetricDifference]] = {}
     for row in rows:
         if row.differing:
@@ -149,11 +135,11 @@ def _other_protocols(
     for number, group in enumerate(groups.values()):
         metric = group[0].metric
         files = [_files(source, side, metric) if number < MAX_FILES else {} for side in (a, b)]
-        fields = []
+        fields: list[FieldDifference] = []
         for name, sides in group[0].differing.items():
             a_value, b_value = (short_json(sides[side]) if side in sides else "(none)" for side in ("a", "b"))
-            fields.append(FieldDifference(name, a_value, files[0].get(name, ""), b_value, files[1].get(name, "")))
-        yield OtherProtocols([row.metric for row in group], fields)
+            fields.append((name, a_value, files[0].get(name, ""), b_value, files[1].get(name, "")))
+        yield [row.metric for row in group], fields
 
 
 def _files(source: ServiceReader, checkpoint: str, metric: str) -> Mapping[str, str]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, ClassVar
 
@@ -20,34 +19,12 @@ from evalsvc.web.page import Content, Page
 from evalsvc.web.panels.loss_map import EvaluationId, loss_maps
 from evalsvc.web.protocol_files import Measured, in_words, known_files, measured_in
 
-FieldRow = tuple[str, str, str]
-"""A field of a protocol: its dotted name, its value, and the file that the value is the digest of, or ""."""
-
-
 ACTS = {
     "cancel": ("Cancel", "Waiting shards do not start, running ones are stopped, finished ones keep their results."),
     "retry": ("Retry", "What failed or was cancelled is queued again; finished shards do not run again."),
     "again": ("Evaluate again", "A new evaluation measures everything again, by the present suite."),
 }
 """Labels and explanations of the page's forms, by the last part of their addresses."""
-
-
-@dataclass(frozen=True)
-class OwnFields:
-    """What one of a task's protocols does not share with the others."""
-
-    protocol: str
-    metrics: Sequence[str]
-    fields: Sequence[FieldRow]
-
-
-@dataclass(frozen=True)
-class Made:
-    """How the numbers of a task were made: the fields that its protocols share and those of each, and provenance."""
-
-    shared: Sequence[FieldRow]
-    protocols: Sequence[OwnFields]
-    provenance: Sequence[tuple[str, str]]
 
 
 class EvaluationPage(Page):
@@ -95,16 +72,14 @@ class EvaluationPage(Page):
         return Content(f"{name}: {evaluation.suite.name}", values, watched)
 
 
-def _made(task: documents.Task, measured: Sequence[Measured]) -> Made:
+def _made(task: documents.Task, measured: Sequence[Measured]) -> Mapping[str, object]:
+    """Return how the numbers were made: the fields that all protocols of the task share, and those of each."""
     rows = {item.protocol: list(item.fields()) for item in measured}
     first = next(iter(rows.values()), [])
     shared = [row for row in first if all(row in own for own in rows.values())]
-    protocols = [
-        OwnFields(item.protocol, item.metrics, [row for row in rows[item.protocol] if row not in shared])
-        for item in measured
-    ]
+    own = {protocol: [row for row in fields if row not in shared] for protocol, fields in rows.items()}
     provenance = [(key, in_words(value)) for key, value in (task.provenance or {}).items() if value is not None]
-    return Made(shared, protocols, provenance)
+    return {"shared": shared, "protocols": [(item, own[item.protocol]) for item in measured], "provenance": provenance}
 
 
 class ProtocolPage(Page):

@@ -120,13 +120,8 @@ class ImagesPage(Page):
         return Content(f"{self.run}: images", values)
 
     def address(self, **changes: Any) -> str:
-        given = self.model_copy(update=changes).model_dump(by_alias=True)
-        pairs = [
-            (name, value)
-            for name, value in given.items()
-            if name != "run" and value not in ("", None, ()) and (name, value) not in (("page", 1), ("order", "prompt"))
-        ]
-        return "?" + urlencode(pairs, doseq=True)
+        given = self.model_copy(update=changes).model_dump(exclude={"run"}, exclude_defaults=True, by_alias=True)
+        return "?" + urlencode(given, doseq=True)
 
     def _columns(self, source: ServiceReader, grids: Sequence[Artifact], steps: Sequence[int]) -> list[Column]:
         latest = {(grid.step, grid.run, grid.variant): grid for grid in grids if grid.step in steps}

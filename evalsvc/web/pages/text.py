@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby, islice, takewhile
+from itertools import groupby, islice
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, ValidationError
@@ -15,6 +15,7 @@ from evalsvc.errors import EvalsvcError
 from evalsvc.spec.documents.results import Artifact, Completion
 from evalsvc.spec.documents.text_reports import FlippedQuestion, ForgettingReport, ForgettingRow
 from evalsvc.spec.names import MAX_STEP
+from evalsvc.web.formats import error
 from evalsvc.web.page import Content, Page
 from evalsvc.web.pages.run import RunName
 
@@ -166,18 +167,14 @@ def _cells(row: ForgettingRow) -> list[str]:
         METRICS.get(row.metric, row.metric) + unit,
         SCOPES[row.scope],
         str(row.n),
-        _with_error(row.base, row.base_stderr),
-        _with_error(row.checkpoint, row.checkpoint_stderr),
+        f"{row.base:.4g} {error(row.base_stderr)}".rstrip(),
+        f"{row.checkpoint:.4g} {error(row.checkpoint_stderr)}".rstrip(),
         _with_interval(row.change, row.change_low, row.change_high, "+"),
         _with_interval(row.retained, row.retained_low, row.retained_high, "-"),
         str(row.lost),
         str(row.gained),
         "–" if row.p_corrected is None else f"{row.p_corrected:.2g}",
     ]
-
-
-def _with_error(value: float, stderr: float | None) -> str:
-    return f"{value:.4g}" + ("" if stderr is None else f" ± {stderr:.2g}")
 
 
 def _with_interval(value: float | None, low: float | None, high: float | None, sign: str) -> str:
@@ -211,12 +208,8 @@ def word_diff(before: str, after: str) -> list[Piece]:
     """
     old, old_rest = _words(before)
     new, new_rest = _words(after)
-    first = _common(old, new)
-    last = _common(old[first:][::-1], new[first:][::-1])
-    middle = _changes(old[first : len(old) - last], new[first : len(new) - last])
-    words: list[tuple[Kind, str]]
-    words = [*(("same", word) for word in new[:first]), *middle, *(("same", word) for word in new[len(new) - last :])]
-    pieces = [Piece(kind, "".join(word for _, word in run)) for kind, run in groupby(words, key=lambda word: word[0])]
+    changes = groupby(_changes(old, new), key=lambda change: change[0])
+    pieces = [Piece(kind, "".join(word for _, word in run)) for kind, run in changes]
     rests: list[tuple[Kind, str]] = [("gone", old_rest), ("new", new_rest)]
     return [*pieces, *(Piece(kind, rest, compared=False) for kind, rest in rests if rest)]
 
@@ -226,12 +219,7 @@ def _words(text: str) -> tuple[list[str], str]:
     return words, text[sum(map(len, words)) :]
 
 
-def _common(one: Sequence[str], other: Sequence[str]) -> int:
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
-
-
 def _changes(old: Sequence[str], new: Sequence[str]) -> list[tuple[Kind, str]]:
-    """Return the words of both texts with their kinds; words that are gone come before the new ones in their place."""
     rows = list(_rows(old, new))
     changes: list[tuple[Kind, str]] = []
     i, j = len(old), len(new)

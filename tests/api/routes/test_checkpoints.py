@@ -12,6 +12,7 @@ import pytest
 from app_in_process import App, refused
 
 from evalsvc.checkpoints.copies import spool_path
+from evalsvc.errors import INSPECT
 
 MODEL: dict[str, Any] = {"hidden_dim": 8, "n_layers": 1, "n_heads": 2, "seq_len": 16, "vocab_size": 100}
 MODEL |= {"post_embed_norm": False, "weight_tying": False}
@@ -122,7 +123,7 @@ def test_bad_uri(app: App, tmp_path: Path) -> None:
     (tmp_path / "two").mkdir()
     for name in ("epoch_1.pt", "epoch_2.pt"):
         (tmp_path / "two" / name).touch()
-    refused(app.post(tmp_path / "two"), 422, "not_a_checkpoint", "it holds epoch_1.pt, epoch_2.pt: post one of these")
+    refused(app.post(tmp_path / "two"), 422, "not_a_checkpoint", f"epoch_2.pt: post one of these files; {INSPECT}")
     words = f"outside the allowed folders ({tmp_path}), or into evalsvc's data folder or keys; move the file"
     (tmp_path / "link.pt").symlink_to(tmp_path / "data" / "evalsvc.db")
     for private in ("/etc/passwd", *(tmp_path / name for name in ("data/evalsvc.db", "data", "link.pt"))):

@@ -16,7 +16,10 @@ from migrated import empty
 from signed_in import bearer, sent_by
 
 from evalsvc.api.middleware import bodies
+from evalsvc.checkpoints.reference import Identity, identify
+from evalsvc.files.manifest import write_manifest
 from evalsvc.files.uploads import Part
+from evalsvc.store.runs.posting import uploaded_bytes
 from evalsvc.store.tables import Checkpoint
 
 CONTENT = bytes(range(256)) * 20
@@ -261,6 +264,111 @@ def test_another_token_sees_and_does_nothing(start_app: Callable[..., App]) -> N
     body = {"run": "run-a", "step": 25, "uri": f"upload:{SHA256}", "model": "open_lm_160m"}
     refused(app.http.post("/v1/checkpoints", json=body, headers=theirs), 404, "upload_not_found")
     assert app.http.post("/v1/checkpoints", json=body, headers=mine).status_code == 201
+
+
+FILES = {
+    "config.json": b'{"model_type": "llama", "vocab_size": 64, "max_position_embeddings": 8, "hidden_size": 8, '
+    b'"intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}',
+    "model.safetensors": CONTENT,
+    "sub/copy.safetensors": CONTENT,
+    "sub/folder/tokenizer.json": b"{}",
+}
+
+
+def manifest_of(files: dict[str, bytes]) -> bytes:
+    return write_manifest({name: hashlib.sha256(content).hexdigest() for name, content in files.items()})
+
+
+class TestFolders:
+    """A folder is sent file by file, and named by the digest of its manifest."""
+
+    def test_from_its_files_to_a_checkpoint(self, app: App) -> None:
+        uri = upload(app, manifest_of(FILES))
+        refused(
+            post(app, uri, model=None), 404, "upload_not_found", "config.json, model.safetensors, sub/copy.safetensors"
+        )
+        upload(app, FILES["config.json"])
+        refused(post(app, uri, model=None, suites=["los"]), 404, "unknown_name", "did you mean 'loss'")
+        refused(post(app, uri, model=None), 404, "upload_not_found", "model.safetensors", "send these")
+        for content in (CONTENT, b"{}"):
+            upload(app, content)
+        posted = post(app, uri, model=None, suites=["loss"], sha256="a" * 64)
+        assert posted.status_code == 201, posted.text
+        checkpoint = posted.json()["checkpoint"]
+        assert (checkpoint["uri"], checkpoint["sha256"], checkpoint["spool_state"]) == (uri, "a" * 64, "ready")
+        folder = spooled(app)
+        files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        assert (folder.name, files) == (uri, FILES)
+        assert {path.stat().st_mode & 0o777 for path in (folder, *folder.rglob("*"))} == {0o750, 0o640}
+        size = sum(map(len, FILES.values()))
+        assert identify(folder) == Identity(size, 0), "the same content sent again has the same identity"
+        with app.store.transaction() as session:
+            stored = session.get_one(Checkpoint, 1)
+            assert (stored.size, uploaded_bytes(session), (stored.model or {})["vocab_size"]) == (size, size, 64)
+        assert os.listdir(app.settings.uploads_path) == [], "the uploads have become the checkpoint"
+        assert post(app, uri, suites=["loss"], model=None).status_code == 200
+        refused(post(app, uri, step=50, model="open_lm_160m"), 404, "upload_not_found")
+
+    def test_the_spool_drops_all_of_it(self, app: App) -> None:
+        uri = upload(app, manifest_of(FILES))
+        for content in {*FILES.values()}:
+            upload(app, content)
+        assert post(app, uri, model=None).status_code == 201
+        deleted = app.http.delete("/v1/checkpoints/1", params={"confirm": "run-a@25", "cancel": True})
+        assert deleted.status_code == 200, deleted.text
+        assert list((app.settings.data_path / "spool").rglob("*.safetensors")) == []
+
+    def test_what_is_wrong_with_a_folder(self, app: App) -> None:
+        for content, words in (
+            (b'{"files": {"../../secret": "' + SHA256.encode() + b'"}}', "is no name of a file in the folder"),
+            (b'{"files": {"a": "' + SHA256.encode() + b'", "a/b": "' + SHA256.encode() + b'"}}', "'a' is a file and"),
+            (b'{"files": 5}', "is not of the form"),
+        ):
+            refused(post(app, upload(app, content)), 422, "invalid_request", words)
+        run = upload(app, manifest_of({"checkpoints/epoch_1.pt": CONTENT, "params.txt": b"a: b"}))
+        refused(post(app, run), 422, "not_a_checkpoint", "it holds checkpoints/epoch_1.pt: post one")
+        uri = upload(app, manifest_of({"model.safetensors": CONTENT, "sub/config.json": b"{}"}))
+        refused(post(app, uri, model=None), 404, "upload_not_found", "model.safetensors, sub/config.json")
+        for content in (CONTENT, b"{}"):
+            upload(app, content)
+        refused(post(app, uri, model=None), 422, "invalid_request", "model is missing")
+        refused(post(app, uri, spool="link"), 422, "invalid_request", "leave spool out")
+        broken = upload(app, manifest_of({"config.json": b'{"hidden_dim": "many"}', "model.safetensors": CONTENT}))
+        upload(app, b'{"hidden_dim": "many"}')
+        answer = post(app, broken, model=None)
+        refused(answer, 422, "invalid_model_config", "the uploaded folder/config.json")
+        assert "/tmp" not in answer.text
+        assert not list((app.settings.data_path / "spool").glob("[0-9]*"))
+
+    def test_a_file_that_is_named_often_counts_as_often(self, app: App) -> None:
+        """A thousand names of one file of 10 GB would have taken the whole disk where there are no links."""
+        content = os.urandom(LIMIT // 10)
+        uri = upload(
+            app, manifest_of({"model.safetensors": content, **{f"{number}.bin": content for number in range(12)}})
+        )
+        upload(app, content)
+        refused(post(app, uri), 507, "storage_full", "do not fit")
+        assert not list((app.settings.data_path / "spool").glob("[0-9]*"))
+
+    def test_files_of_another_token_are_none_of_it(self, start_app: Callable[..., App]) -> None:
+        app = start_app(upload_bytes=LIMIT)
+        mine, theirs = (bearer(app, "submit", name) for name in ("mine", "theirs"))
+        manifest = manifest_of({"model.safetensors": CONTENT})
+        for content, owner in ((manifest, mine), (CONTENT, theirs)):
+            send(app, create(app, content, headers=owner), content, **owner)
+        body = {"run": "run-a", "step": 25, "uri": f"upload:{hashlib.sha256(manifest).hexdigest()}"}
+        answer = app.http.post("/v1/checkpoints", json=body | {"model": "open_lm_160m"}, headers=mine)
+        refused(answer, 404, "upload_not_found", "model.safetensors")
+
+    def test_a_part_of_the_files_may_be_sent_before_a_crash(self, app: App) -> None:
+        """All bytes of a file were written, and the service died before it compared the digest."""
+        uri = upload(app, manifest_of({"model.safetensors": CONTENT}))
+        create(app)
+        part = Part(app.app.state.state.uploads, None, SHA256, 0, None, 0)
+        part.write(CONTENT)
+        part.close()
+        assert post(app, uri).status_code == 201
+        assert (spooled(app) / "model.safetensors").read_bytes() == CONTENT
 
 
 def send_pieces(app: App, address: str, *pieces: bytes, **headers: str) -> int:

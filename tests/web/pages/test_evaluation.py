@@ -67,8 +67,8 @@ def test_protocols_show_what_they_share_once(app: App, client: Client) -> None:
     evaluate_whole(app.store, first, second)
     (number,) = [each.id for each in client.evaluations("run-a", first=50)]
     how = EvaluationPage(evaluation=number).content(client).values["made"]["loss-0"]
-    assert how.shared == [("task", "loss", ""), ("data", "d" * 64, "/data.jsonl")]
-    own = [(each.metrics, each.fields) for each in how.protocols]
+    assert how["shared"] == [("task", "loss", ""), ("data", "d" * 64, "/data.jsonl")]
+    own = [(each.metrics, fields) for each, fields in how["protocols"]]
     assert own == [([f"loss/{name}"], [("resize", name, "")]) for name in ("a", "b")]
     assert html(client, number).count("/data.jsonl</td>") == 1
 
