@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from evalsvc.errors import NotACheckpoint, first_few
-from evalsvc.families.family import LISTS
+from evalsvc.families.family import LISTS, MODEL_STATES
 
 ZIP = b"PK\x03\x04"
 
@@ -138,7 +138,7 @@ def _states_among(states: Sequence[str], folder: str) -> str:
             f"{folder} holds parts of tensors (ZeRO-3); join the parts by DeepSpeed's own program, and post {folder} "
             f"again: python {run}/zero_to_fp32.py {run} {folder} --tag {step} --safe_serialization"
         )
-    whole = models.pop("mp_rank_00_model_states.pt", None)
+    whole = models.pop(MODEL_STATES, None)
     if whole is None or models:
         raise NotACheckpoint(
             f"{folder} holds {min(models)}: DeepSpeed divided the model by tensors, layers or experts; save the whole "

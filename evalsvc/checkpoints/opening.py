@@ -31,11 +31,11 @@ from evalsvc.errors import (
     NotACheckpoint,
     os_reason,
 )
-from evalsvc.families.family import LISTS, MAX_JSON_FILES, is_file
+from evalsvc.families.family import MAX_JSON_FILES, STEP_FILES, is_file
 from evalsvc.families.open_lm import recorded_model
 from evalsvc.files.opened import Allow, ReadRule, open_checked, path_of
 
-NEIGHBOURS = ("params.txt", "config.json", *LISTS)
+NEIGHBOURS = ("params.txt", "config.json", *STEP_FILES)
 """Files next to a checkpoint that are read by name and must lie inside the roots. Other JSON files outside the roots
 are ignored."""
 

@@ -18,7 +18,7 @@ from evalsvc.checkpoints.remote.source import METADATA_SECONDS, within
 from evalsvc.checkpoints.remote.uri import HTTP, RemoteUri, parse_remote
 from evalsvc.config import Settings
 from evalsvc.errors import CheckpointError, CheckpointNotAllowed, InvalidModelConfig
-from evalsvc.families.family import LISTS, MAX_CONFIG_BYTES, read_json
+from evalsvc.families.family import LISTS, MAX_CONFIG_BYTES, MODEL_STATES, read_json
 from evalsvc.families.open_lm import MAX_PARAMS_BYTES
 from evalsvc.families.reading import find_model_config, read_model_spec
 from evalsvc.spec.layout import parse_layout
@@ -132,8 +132,8 @@ def _copy_small_files(uri: RemoteUri, settings: Settings, folder_copy: Path) -> 
             files, _ = source.inside()
         except (CheckpointNotAllowed, FileNotFoundError):  # a store may permit reading an object but not listing
             files = ()
-        if any(file.name == LISTS[0] for file in files):
-            (place / LISTS[0]).touch()
+        for name in {file.name for file in files} & {LISTS[0], MODEL_STATES}:
+            (place / name).touch()
         wanted = [file for file in files if file.name.endswith(".json") or file.name == "params.txt"]
         for file in wanted if len(wanted) <= MAX_MODEL_FILES else ():
             most = MAX_CONFIG_BYTES if file.name == "config.json" else MAX_PARAMS_BYTES

@@ -29,6 +29,12 @@ LISTS = (".metadata", "model_and_optim/.metadata", "pytorch_model_fsdp_0/.metada
 """Files that list the tensors of a folder of torch.distributed.checkpoint, written last: of the folder itself, and of
 those inside a step's folder of OLMo-core and of accelerate."""
 
+MODEL_STATES = "mp_rank_00_model_states.pt"
+"""File of the model in a step's folder of DeepSpeed."""
+
+STEP_FILES = (*LISTS, MODEL_STATES)
+"""Files in folders of steps to which trainers add no configuration: one next to these folders is that of all steps."""
+
 MAX_JSON_FILES = 100
 """Maximum number of JSON files in a checkpoint's folder that are searched for its model."""
 

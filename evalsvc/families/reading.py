@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import cast
 
 from evalsvc.errors import CheckpointMismatch, InvalidModelConfig, InvalidRequest, UnknownName, UnsupportedModel
-from evalsvc.families.family import LISTS, Family, is_file, json_files, read_json, validated
+from evalsvc.families.family import STEP_FILES, Family, is_file, json_files, read_json, validated
 from evalsvc.families.meta import meta_family
 from evalsvc.families.open_lm import (
     MAMBA,
@@ -195,7 +195,7 @@ def find_fields(checkpoint: Path) -> tuple[dict[str, object], str] | None:
     """Return the fields of `find_model_config` as they stand in their file, and the file."""
     folder = folder_of(checkpoint)
     hf_config = folder / "config.json"
-    if not is_file(hf_config) and any(is_file(folder / name) for name in LISTS):
+    if not is_file(hf_config) and any(is_file(folder / name) for name in STEP_FILES):
         hf_config = folder.parent / "config.json"
     meta = folder / "params.json"
     if not hf_config.is_file() and meta.is_file() and meta_family(fields := read_json(meta)):

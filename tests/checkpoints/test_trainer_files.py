@@ -19,14 +19,15 @@ from torch import Tensor
 from trainer_files import STEP
 
 from evalsvc.checkpoints.formats import weights_at
-from evalsvc.checkpoints.opening import opened
-from evalsvc.checkpoints.reference import CheckpointRef, hash_files, identify
+from evalsvc.checkpoints.opening import opened, opened_neighbours
+from evalsvc.checkpoints.reference import EVERY_FILE, CheckpointRef, hash_files, identify
 from evalsvc.checkpoints.remote.fetch import locate_checkpoint
 from evalsvc.checkpoints.remote.source import RemoteFile, weights_of_folder
 from evalsvc.checkpoints.tensors import tensor_digest
 from evalsvc.checkpoints.weights import read_weights
 from evalsvc.config import Settings
 from evalsvc.errors import CheckpointError, CheckpointMismatch, CheckpointNotAllowed, NotACheckpoint
+from evalsvc.families.reading import find_model_config
 from evalsvc.models import load_model
 from evalsvc.watch.completeness import Classifier, Memory
 from evalsvc.watch.folders import LocalFolder
@@ -125,6 +126,19 @@ def test_folders_and_files_are_pinned_and_watched(tmp_path: Path) -> None:
     assert steps == {500: "checkpoint-500", 600: "step_600", 700: "step_700", 800: "0000800.pt"}
     remote = [RemoteFile(path.name, 1, "", "") for path in (run / "step_600").iterdir()]
     assert len(weights_of_folder("s3://runs/step_600", remote)) == 3
+
+
+def test_one_configuration_is_that_of_all_of_deepspeed_s_steps(tmp_path: Path) -> None:
+    write_ours("llama", tmp_path / "whole")
+    step = tmp_path / "run" / "global_step5"
+    step.mkdir(parents=True)
+    torch.save({"module": load_file(tmp_path / "whole" / "model.safetensors")}, step / "mp_rank_00_model_states.pt")
+    shutil.copy(tmp_path / "whole" / "config.json", step.parent)
+    for path in (step, step / "mp_rank_00_model_states.pt"):
+        with opened(CheckpointRef(str(path), identity=identify(path))) as pinned:
+            assert is_same_model(Path(pinned.path), tmp_path / "whole")
+        with opened_neighbours(path, EVERY_FILE) as posted:
+            assert find_model_config(posted) is not None
 
 
 def touched(folder: Path, *names: str) -> Path:
