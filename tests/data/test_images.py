@@ -78,6 +78,33 @@ def test_an_odd_margin_is_halved_as_torchvision_does_it_where_asked(tmp_path: Pa
         assert np.array_equal(found, load_image(path, Fit(12))) == (margin != 3)
 
 
+def adm(image: Image.Image, side: int) -> Image.Image:
+    """The crop of guided-diffusion's evaluation, step by step."""
+    width, height = image.size
+    if min(width, height) >= 2 * side:
+        return adm(image.resize((width // 2, height // 2), Image.Resampling.BOX), side)
+    scale = side / min(width, height)
+    image = image.resize((round(width * scale), round(height * scale)), Image.Resampling.BICUBIC)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side))
+
+
+@pytest.mark.parametrize("size", [(20, 12), (12, 23), (16, 16), (8, 8), (33, 47), (5, 9), (151, 64), (40, 131)])
+def test_the_crop_of_papers_on_imagenet(tmp_path: Path, size: tuple[int, int]) -> None:
+    """Halved, resized and only then cut. Cut first, an image gives other pixels, and rFIDs that no paper has."""
+    image = picture(np.random.default_rng(1).integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
+    path = save(tmp_path, "a.png", image)
+    found = load_image(path, Fit(8, "center-adm", "bicubic"))
+    assert np.array_equal(found, np.asarray(adm(image, 8)).transpose(2, 0, 1))
+    assert np.array_equal(found, load_image(path, Fit(8, "center", "bicubic"))) == (size in ((8, 8),))
+
+
+def test_a_thin_image_is_not_resized_to_a_huge_one(tmp_path: Path) -> None:
+    path = save(tmp_path, "a.png", picture(np.zeros((2, 60_000, 3), np.uint8)))
+    message = "an image of 60000×2, resized for the crop center-adm, has 7680000×256 pixels, more than"
+    assert message in refusal(InvalidData, load_image, path, Fit(256, "center-adm", "bicubic"))
+
+
 def overwritten(path: Path, at: int, content: bytes, checksum: slice | None = None) -> None:
     """Overwrite a part of a file; a PNG's checksum is of another part."""
     data = bytearray(path.read_bytes())

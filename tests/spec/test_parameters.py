@@ -19,7 +19,7 @@ def test_a_parameter_has_type_default_and_meaning() -> None:
     found = {parameter.name: parameter for parameter in task_parameters("loss")}
     assert (found["data"].required, found["data"].type) == (True, "path")
     assert (found["decoder"].type, found["decoder"].default) == ("asset or path, or `null`", None)
-    assert found["crop"].type == "`center`, `center-torchvision` or `none`"
+    assert found["crop"].type == "`center`, `center-torchvision`, `center-adm` or `none`"
     assert found["name"].default == "loss"
     assert list(found) == list(catalog.load("tasks", "loss").model_fields)
     # Keys of a mapping are parameters too.

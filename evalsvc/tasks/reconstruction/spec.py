@@ -39,9 +39,10 @@ class Reconstruction(Task):
     size: int | None = Field(default=None, ge=11, le=MAX_SIDE)
     """Side of the images in pixels [the decoder's]; SSIM needs 11."""
     crop: Crop = "center"
-    """`center` cuts out the central square, `none` squeezes the whole image to a square."""
+    """`center` cuts out the central square, `none` squeezes the whole image to a square, `center-adm` resizes and cuts
+    as guided-diffusion's `center_crop_arr`, like many papers on ImageNet."""
     filter: Filter = "lanczos"
-    """Filter of the resampling to `size`."""
+    """Filter of the resampling to `size` [`bicubic` with the crop `center-adm`, which has no other]."""
     extractor: AssetName | None = "inception"
     """Feature extractor of the Fréchet distances: the name of an asset, the path of its file, or a published program,
     `clean-fid` or `torch-fidelity`, whose own code then computes the distances; `null` leaves the distances out."""

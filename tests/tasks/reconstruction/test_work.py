@@ -16,7 +16,7 @@ from task_runs import do_all
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.config import Settings
 from evalsvc.decoders import load_decoder, to_uint8
-from evalsvc.errors import AssetMissing, DataChanged, InvalidData, NonFinite
+from evalsvc.errors import AssetMissing, DataChanged, InvalidData, InvalidRequest, NonFinite
 from evalsvc.features import digit_classifier
 from evalsvc.metrics.frechet import frechet_distance
 from evalsvc.metrics.reconstruction import psnr, ssim
@@ -107,6 +107,13 @@ def test_the_protocol_has_what_moves_numbers(digits: Path, tmp_path: Path, conte
         assert ids(**parameters)[0] != plain[0]
     assert (pixels == plain[0], features == plain[1]) == (True, False)
     assert ids(extractor=None)[0] == plain[0], "the pixels' series does not depend on the extractor"
+
+
+def test_a_crop_with_a_filter_of_its_own(digits: Path, context: ShardContext) -> None:
+    plan = work_on(digits, crop="center-adm").plan(context).shards[0].plan
+    assert plan.protocol["fit"] == {"size": 32, "crop": "center-adm", "filter": "bicubic"}
+    with pytest.raises(InvalidRequest, match="the filter is lanczos, but the crop center-adm resizes by bicubic"):
+        work_on(digits, crop="center-adm", filter="lanczos").plan(context)
 
 
 def test_averaged_weights_are_another_decoder(digits: Path, context: ShardContext) -> None:
