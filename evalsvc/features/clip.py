@@ -136,15 +136,21 @@ class CLIP(FeatureExtractor):
                 parts.append(functional.normalize(self._network.text_projection(pooled), dim=1))
         return torch.cat(parts)
 
-    def scores(self, image_features: Tensor, texts: Sequence[str]) -> Tensor:  # [B, d] float32 → [B] float32
-        """Return the CLIPScore of each image and text, 100·max(cos, 0)."""
+    def scores(
+        self,
+        image_features: Tensor,  # [B, d] float32
+        texts: Sequence[str],
+        prefix: str = "",
+        factor: float = 100.0,
+    ) -> Tensor:  # [B] float32
+        """Return the CLIPScore of each image and text, factor · max(cos, 0), with `prefix` before each text."""
         if image_features.shape != (len(texts), self.taps[0]):
             raise InvalidData(
                 f"features of images are {list(image_features.shape)}; for {len(texts)} texts they must be "
                 f"[{len(texts)}, {self.taps[0]}]"
             )
         images = functional.normalize(image_features.to(self.device, torch.float32), dim=1)
-        return 100 * (images * self.text_features(texts)).sum(1).clamp_min(0)
+        return factor * (images * self.text_features([prefix + text for text in texts])).sum(1).clamp_min(0)
 
 
 def read_clip_tokenizer(path: Path, length: int) -> Tokenizer:

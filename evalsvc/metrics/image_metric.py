@@ -84,7 +84,7 @@ class ImageMetric:
     name: str
     """Second half of the metric's name: `fid`."""
     features: str
-    """Extractor, with the tap where the extractor has several: `inception/2048`, `clip`, `clip_score`, `dinov2`."""
+    """Extractor, with the tap where the extractor has several: `inception/2048`, `clip`, `clip_s`, `dinov2`."""
     needs: Literal["moments", "features", "nothing"]
     unit: str
     direction: Direction

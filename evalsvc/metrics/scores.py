@@ -8,15 +8,16 @@ from evalsvc.metrics.image_metric import Estimate, FeatureSets, ImageMetric
 
 
 def clip_score(sets: FeatureSets) -> Estimate:
-    """Compute the mean over images of 100 · max(cos(image, prompt), 0). The `samples` are these scores, [n, 1].
+    """Compute the mean over images of w · max(cos(image, text), 0). The `samples` are these scores, [n, 1].
 
-    Source: J. Hessel et al., CLIPScore, arXiv 2104.08718; with the factor 100 of torchmetrics instead of the paper's
-    2.5.
+    `clip_score` has the prompt as text and torchmetrics' w = 100; `clip_s` has the prompt after "A photo depicts " and
+    w = 2.5, as the authors. Source: J. Hessel et al., CLIPScore, arXiv 2104.08718; jmhessel/clipscore, `clipscore.py`.
     """
     return Estimate.of_images(sets.samples.reshape(len(sets.samples)))
 
 
 CLIP_SCORE = ImageMetric("clip_score", "clip_score", "nothing", "score", "higher", 1, 1, clip_score, biased=False)
+CLIP_S = ImageMetric("clip_s", "clip_s", "nothing", "score", "higher", 1, 1, clip_score, biased=False)
 
 
 SPLITS = 10

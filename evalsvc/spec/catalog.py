@@ -54,6 +54,7 @@ COMPONENTS: dict[str, dict[str, str]] = {
         "torch-fidelity": "evalsvc.features.torch_fidelity:TorchFidelity",
     },
     "metrics": {
+        "clip_s": "evalsvc.metrics.scores:CLIP_S",
         "clip_score": "evalsvc.metrics.scores:CLIP_SCORE",
         "cmmd": "evalsvc.metrics.mmd:CMMD",
         "coverage": "evalsvc.metrics.prdc:COVERAGE",

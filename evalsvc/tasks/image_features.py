@@ -22,8 +22,9 @@ ACTIVATION_BYTES = 13 << 20
 Rows = NDArray[np.float32]
 """Features of n images, [n, d]."""
 
-SCORE = "clip_score"
-"""Key of the joint feature of image and caption: CLIP's similarity, one number per image."""
+SCORES: Mapping[str, tuple[str, float]] = {"clip_score": ("", 100.0), "clip_s": ("A photo depicts ", 2.5)}
+"""Text before the caption, and factor, by key of a joint feature of image and caption: CLIP's similarity, one number
+per image."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,8 @@ class FeaturePass:
             taps = extractor.features(images, self._specs[kind].resize, {self._tap(key) for key in keys})
             for key in keys:
                 rows = taps[self._tap(key)]
-                if key == SCORE:
-                    scores: Tensor = extractor.scores(rows, texts)  # type: ignore[attr-defined]  # CLIP's alone
+                if key in SCORES:
+                    scores: Tensor = extractor.scores(rows, texts, *SCORES[key])  # type: ignore[attr-defined]  # CLIP's
                     rows = scores[:, None].float()
                 features[key] = rows.cpu()
         return features
@@ -104,7 +105,7 @@ class FeaturePass:
 
 
 def kind_of(key: str) -> str:
-    return "clip" if key == SCORE else key.partition("/")[0]
+    return "clip" if key in SCORES else key.partition("/")[0]
 
 
 class FeatureRows:

@@ -10,7 +10,7 @@ import numpy as np
 from evalsvc.metrics.image_metric import Estimate, FeatureSets, ImageMetric
 from evalsvc.metrics.reference_program import ReferenceProgram
 from evalsvc.spec import catalog
-from evalsvc.tasks.image_features import SCORE, ExtractorSpec, FeaturePass, Rows, kind_of
+from evalsvc.tasks.image_features import SCORES, ExtractorSpec, FeaturePass, Rows, kind_of
 from evalsvc.tasks.image_reference import ReferenceSpec, lacks
 from evalsvc.tasks.reference_statistics import TapStatistics
 from evalsvc.tasks.task import Context
@@ -30,14 +30,14 @@ class Given:
         """Return whether the task sets the extractor, captions and reference of a metric."""
         known = kind_of(metric.features) in {spec.kind for spec in self.extractors}
         compared = metric.needs == "nothing" or self.reference is not None
-        return known and compared and (self.texts or metric.features != SCORE)
+        return known and compared and (self.texts or metric.features not in SCORES)
 
     def lacks(self, context: Context, metric: ImageMetric) -> str | None:
         """Return why the metric cannot be measured; None if it can."""
         kind = kind_of(metric.features)
         if kind not in {spec.kind for spec in self.extractors}:
             return f"there is no `{kind}`"
-        if metric.features == SCORE and not self.texts:
+        if metric.features in SCORES and not self.texts:
             return "there are no captions"
         if self.count < metric.min_images:
             return f"it needs {metric.min_images:,} images, but {self.count:,} are sampled"

@@ -24,6 +24,7 @@ from evalsvc.config import Settings
 from evalsvc.errors import CheckpointMismatch, InvalidData, InvalidModelConfig
 from evalsvc.features import load_extractor
 from evalsvc.features.vision_folder import resize_and_crop
+from evalsvc.tasks.image_features import SCORES
 
 if TYPE_CHECKING:
     from transformers import CLIPImageProcessor, CLIPModel
@@ -103,6 +104,10 @@ def test_scores(clip: CLIP, noise: Tensor) -> None:
     images, texts = clip.features(noise[:3], "pil-bicubic-crop")[24], clip.text_features(TEXTS)
     expected = 100 * functional.cosine_similarity(images, texts).clamp_min(0)
     torch.testing.assert_close(clip.scores(7 * images, TEXTS), expected)
+    prefixed = clip.text_features([f"A photo depicts {text}" for text in TEXTS])
+    hessels = 2.5 * functional.cosine_similarity(texts, prefixed)
+    torch.testing.assert_close(clip.scores(texts, TEXTS, *SCORES["clip_s"]), hessels)
+    assert 0 < hessels.min() < hessels.max() < 2.49, "the prefix is read"
     opposite = clip.scores(-texts, TEXTS)
     assert opposite.tolist() == [0, 0, 0]
     assert clip.scores(images[1:2], TEXTS[1:2])[0] == pytest.approx(float(expected[1]), abs=1e-4)

@@ -110,7 +110,8 @@ def test_metrics_of_the_catalog(name: str) -> None:
     described = definition.unit, definition.direction, definition.least, definition.estimator
     assert described == (metric.unit, metric.direction, metric.min_images, metric.estimator)
     random = np.random.default_rng(0)
-    samples, real = (random.gamma(0.5, 1, (n, 1 if name == "clip_score" else 6)).astype(np.float32) for n in (60, 50))
+    width = 1 if name.startswith("clip_s") else 6
+    samples, real = (random.gamma(0.5, 1, (n, width)).astype(np.float32) for n in (60, 50))
     found = metric.estimate(FeatureSets(samples, Moments.of(real), real))
     assert (found.per_image is not None) == (definition.pairs == ITEMS)
 

@@ -62,7 +62,7 @@ def metric(request: pytest.FixtureRequest) -> ImageMetric:
 
 def feature_sets(n: int, name: str = "", seed: int = 0) -> FeatureSets:
     random = np.random.default_rng(seed)
-    if name == "clip_score":
+    if name.startswith("clip_s"):
         return FeatureSets(random.uniform(0, 40, (n, 1)).astype(np.float32))
     samples = random.gamma(0.5, 1.1, (n, DIMENSIONS)).astype(np.float32)
     real = np.random.default_rng(99).gamma(0.5, 1, (300, DIMENSIONS)).astype(np.float32)
@@ -154,7 +154,7 @@ def test_the_error_is_the_spread_over_samples(case: str, monkeypatch: pytest.Mon
 
 
 def test_says_what_it_reads(metric: ImageMetric) -> None:
-    assert metric.features.partition("/")[0] in {"inception", "clip", "clip_score", "dinov2"}
+    assert metric.features.partition("/")[0] in {"inception", "clip", "clip_s", "clip_score", "dinov2"}
     assert metric.estimator == f"{metric.name}/{metric.version}"
     if metric.needs != "nothing":
         with pytest.raises(InvalidData, match="give"):

@@ -25,8 +25,8 @@ class SquareFeatures:
         found = digit_classifier.features(images)
         return {tap: found.repeat(1, tap // 64) for tap in taps}
 
-    def scores(self, rows: Tensor, texts: list[str]) -> Tensor:
-        return rows.mean(1)
+    def scores(self, rows: Tensor, texts: list[str], prefix: str, factor: float) -> Tensor:
+        return rows.mean(1) * (factor / 100)
 
 
 def offer_squares(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -176,10 +176,11 @@ def test_metrics_of_further_networks(evaluate: Evaluate, tmp_path: Path) -> None
     """Those of CLIP and DINOv2 come from folders; a similarity with the caption depends on no real image."""
     (clip := tmp_path / "clip").mkdir()
     parameters = {"reference": reference_folder(tmp_path, 12), "clip": str(write_clip(clip)), "classifier": None}
-    result = evaluate(metrics=["clip_score", "cmmd"], samples=24, keep=0, **parameters)
-    assert [metric["name"] for metric in result["metrics"]] == ["digits/clip_score", "digits/cmmd"]
-    score, cmmd = (result["protocols"][metric["protocol"]] for metric in result["metrics"])
+    result = evaluate(metrics=["clip_s", "clip_score", "cmmd"], samples=24, keep=0, **parameters)
+    assert [metric["name"] for metric in result["metrics"]] == ["digits/clip_s", "digits/clip_score", "digits/cmmd"]
+    prefixed, score, cmmd = (result["protocols"][metric["protocol"]] for metric in result["metrics"])
     assert set(cmmd) - set(score) == {"reference", "n"}
+    assert (prefixed.pop("estimator"), score.pop("estimator"), prefixed == score) == ("clip_s/1", "clip_score/1", True)
     found = error(evaluate(metrics=["fd_dinov2"], samples=24, **parameters))
     assert "fd_dinov2 cannot be measured: there is no `dinov2`" in found
 
