@@ -88,6 +88,10 @@ _INCEPTION = Source(
     INCEPTION_TORCHSCRIPT,
 )
 
+_GITHUB = "https://raw.githubusercontent.com"
+_VGG16 = "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0"
+_LPIPS_VGG = "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868"
+
 _CLIP_FILES = ("config.json", "preprocessor_config.json", "tokenizer.json")
 
 ASSETS = {
@@ -151,6 +155,17 @@ ASSETS = {
             1220,
             "feature extractor: DINOv2 ViT-L/14, for FD-DINOv2",
             *_CLIP_FILES[:2],
+        ),
+        Asset(
+            "lpips-vgg",
+            "lpips-vgg",
+            528,
+            "distance of two images: LPIPS on VGG-16, for `lpips` of reconstructions",
+            (),
+            parts=(
+                (Source("https://download.pytorch.org/models/vgg16-397923af.pth", _VGG16),),
+                (Source(f"{_GITHUB}/richzhang/PerceptualSimilarity/master/lpips/weights/v0.1/vgg.pth", _LPIPS_VGG),),
+            ),
         ),
         Asset(
             "smollm2-135m",

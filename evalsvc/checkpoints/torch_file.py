@@ -78,6 +78,8 @@ class _Memo(list[object]):
     """Numbered values of a pickle. A dictionary needs more memory, and a list that grows to any number needs all."""
 
     def __setitem__(self, number: Any, value: Any) -> None:
+        if number == 1 and not self:
+            self.append(None)  # Python 2, which wrote torchvision's first weights, counts from 1
         if number != len(self):
             raise ValueError("the values are not numbered in order")
         self.append(value)

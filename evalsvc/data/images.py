@@ -322,8 +322,13 @@ def _opaque_rgb(shown: str, image: Image) -> Image:
 
 
 def _fitted(image: Image, fit: Fit) -> NDArray[numpy.uint8]:
+    resampling = PIL.Image.Resampling[fit.filter.upper()]
     if fit.crop == "center-adm":
-        image = _resized_as_adm(image, fit.size)
+        while min(image.size) >= 2 * fit.size:
+            image = image.resize((image.width // 2, image.height // 2), PIL.Image.Resampling.BOX)
+        width, height = (round(side * (fit.size / min(image.size))) for side in image.size)
+        _check_size(f"an image of {image.width}×{image.height}, resized for the crop center-adm,", width, height)
+        image = image.resize((width, height), resampling)
     width, height = image.size
     if fit.crop != "none" and width != height:
         side = min(width, height)
@@ -331,18 +336,8 @@ def _fitted(image: Image, fit: Fit) -> NDArray[numpy.uint8]:
         left, top = (round(margin / 2) if rounded else margin // 2 for margin in (width - side, height - side))
         image = image.crop((left, top, left + side, top + side))
     if image.size != (fit.size, fit.size):
-        image = image.resize((fit.size, fit.size), PIL.Image.Resampling[fit.filter.upper()])
+        image = image.resize((fit.size, fit.size), resampling)
     return numpy.ascontiguousarray(numpy.asarray(image).transpose(2, 0, 1))
-
-
-def _resized_as_adm(image: Image, side: int) -> Image:
-    """Return the image with `side` pixels on its short side, by the steps of guided-diffusion's `center_crop_arr`."""
-    while min(image.size) >= 2 * side:
-        image = image.resize((image.width // 2, image.height // 2), PIL.Image.Resampling.BOX)
-    scale = side / min(image.size)
-    width, height = (round(pixels * scale) for pixels in image.size)
-    _check_size(f"an image of {image.width}×{image.height}, resized for the crop center-adm,", width, height)
-    return image.resize((width, height), PIL.Image.Resampling.BICUBIC)
 
 
 def _pixel_digest(pixels: NDArray[numpy.uint8]) -> str:

@@ -194,7 +194,7 @@ def missing_inputs(task: TaskSpec, settings: Settings) -> Iterator[str]:
         if problem := path_problem(path, settings):
             yield f"{where}: {problem}"
     without_features = task.parameters.get("metrics") in ([], [AGREEMENT])
-    for parameter in ("decoder", "extractor", "clip", "dinov2"):  # an asset, or else a file
+    for parameter in ("decoder", "extractor", "clip", "dinov2", "lpips"):  # an asset, or else a file
         name = task.parameters.get(parameter)
         if isinstance(name, str) and "/" not in name and not (without_features and parameter == "extractor"):
             # Any of a program's assets will do.

@@ -136,14 +136,8 @@ class CLIP(FeatureExtractor):
                 parts.append(functional.normalize(self._network.text_projection(pooled), dim=1))
         return torch.cat(parts)
 
-    def scores(
-        self,
-        image_features: Tensor,  # [B, d] float32
-        texts: Sequence[str],
-        prefix: str = "",
-        factor: float = 100.0,
-    ) -> Tensor:  # [B] float32
-        """Return the CLIPScore of each image and text, factor · max(cos, 0), with `prefix` before each text."""
+    def scores(self, image_features: Tensor, texts: Sequence[str], prefix: str = "", factor: float = 100) -> Tensor:
+        """Return factor · max(cos, 0) of each image, of features [B, d], and its text after `prefix`: [B] float32."""
         if image_features.shape != (len(texts), self.taps[0]):
             raise InvalidData(
                 f"features of images are {list(image_features.shape)}; for {len(texts)} texts they must be "

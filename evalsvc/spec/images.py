@@ -8,8 +8,6 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-from evalsvc.errors import InvalidRequest
-
 Crop = Literal["center", "center-torchvision", "center-adm", "none"]
 Filter = Literal["lanczos", "bicubic"]
 
@@ -57,9 +55,8 @@ def program_of(extractor: str | None) -> str | None:
 def fill_in_resize(content: Mapping[str, object]) -> Mapping[str, object]:
     """Return the parameters of a task, with `resize` set to the method of the program that `extractor` names, and each
     filter to that of the crop `center-adm`, unless they are given."""
-    for crop, filter_ in (("crop", "filter"), ("reference_crop", "reference_filter")):
-        if content.get(crop) == "center-adm":
-            content = {filter_: "bicubic", **content}
+    adm = {f"{of}filter": "bicubic" for of in ("", "reference_") if content.get(f"{of}crop") == "center-adm"}
+    content = {**adm, **content}
     extractor = content.get("extractor")
     if "resize" in content or not isinstance(extractor, str) or extractor not in PROGRAMS:
         return content
@@ -87,16 +84,9 @@ class Fit:
     comes first. `center-torchvision`: the same square with the margin rounded half to even, as in torchvision's
     `center_crop`; one image of COCO in eight is cut one pixel further on. `center-adm`: as in `center_crop_arr` of
     guided-diffusion, the image is halved by Pillow's BOX while its short side is at least twice `size`, resized until
-    that side is `size`, and then cut. `none`: the whole image, squeezed to a square."""
+    that side is `size` (by `bicubic` there), and then cut. `none`: the whole image, squeezed to a square."""
     filter: Filter = "lanczos"
     """Filter of the resampling: Pillow's, with antialiasing, in uint8."""
-
-    def __post_init__(self) -> None:
-        if self.crop == "center-adm" and self.filter != "bicubic":
-            raise InvalidRequest(
-                f"the filter is {self.filter}, but the crop center-adm resizes by bicubic; set the filter to `bicubic` "
-                "or choose another crop"
-            )
 
     def to_json(self) -> dict[str, JsonValue]:
         return asdict(self)

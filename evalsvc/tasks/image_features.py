@@ -23,8 +23,7 @@ Rows = NDArray[np.float32]
 """Features of n images, [n, d]."""
 
 SCORES: Mapping[str, tuple[str, float]] = {"clip_score": ("", 100.0), "clip_s": ("A photo depicts ", 2.5)}
-"""Text before the caption, and factor, by key of a joint feature of image and caption: CLIP's similarity, one number
-per image."""
+"""Text before the caption, and factor, by key of a joint feature of image and caption: one number per image."""
 
 
 @dataclass(frozen=True)

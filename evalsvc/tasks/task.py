@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from evalsvc.data.images import ImageSource
     from evalsvc.decoders import ImageDecoder
     from evalsvc.features import FeatureExtractor
+    from evalsvc.features.lpips import LPIPS
     from evalsvc.models.language_model import LanguageModel
 
 
@@ -180,6 +181,10 @@ class Context(ABC):
     @abstractmethod
     def extractor(self, name: str, kind: str = "inception") -> FeatureExtractor:
         """Return the feature extractor in an asset, file or folder, loaded once per worker process."""
+
+    @abstractmethod
+    def lpips(self, name: str) -> LPIPS:
+        """Return LPIPS with the networks in an asset or folder, loaded once per worker process."""
 
     report: Callable[[int], None]
     """Callback for the units done in this shard so far. Call it between steps; it raises Cancelled when the work must

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -22,6 +23,7 @@ from evalsvc.decoders.config import DEFAULT_FILES
 from evalsvc.errors import EvalsvcError
 from evalsvc.families.reading import computed_by
 from evalsvc.features import FeatureExtractor, load_extractor
+from evalsvc.features.lpips import LPIPS
 from evalsvc.files.kept import KeptFolder
 from evalsvc.files.opened import Allow, anywhere
 from evalsvc.models.language_model import LanguageModel
@@ -170,16 +172,20 @@ class ShardContext(Context):
         return decoder
 
     def extractor(self, name: str, kind: str = "inception") -> FeatureExtractor:
-        path = self.asset(name)
-        key = (f"extractor {kind}", path, identify(path), self.device)
+        return cast(FeatureExtractor, self._network(name, f"extractor {kind}", partial(load_extractor, kind)))
 
-        def load() -> FeatureExtractor:
+    def lpips(self, name: str) -> LPIPS:
+        return cast(LPIPS, self._network(name, "lpips", LPIPS.from_path))
+
+    def _network(self, name: str, kind: str, read: Callable[..., Any]) -> Any:
+        path = self.asset(name)
+
+        def load() -> Any:
             # The operator's own folder of assets may contain links.
             with opened_weights(path, self.readable if _is_path(name) else anywhere) as pinned:
-                return load_extractor(kind, pinned, device=self.device)
+                return read(pinned, device=self.device)
 
-        extractor: FeatureExtractor = _companions.get(key, load)
-        return extractor
+        return _companions.get((kind, path, identify(path), self.device), load)
 
     def model_config(self) -> ModelConfig:
         loaded = _models.loaded(self.checkpoint)

@@ -11,6 +11,7 @@ from evalsvc.data.captions import chosen_captions
 from evalsvc.data.images import read_images
 from evalsvc.data.tokens import image_indices
 from evalsvc.features import load_extractor
+from evalsvc.features.lpips import LPIPS
 from evalsvc.spec.images import Fit
 from evalsvc.spec.paths import Readable, local_data
 from evalsvc.spec.suite import TaskSpec, build_task
@@ -36,7 +37,8 @@ def open_by_torch(where: str, path: Path, task: TaskSpec, settings: Settings) ->
     if where in ("decoder", "decoder_config"):
         decoder = find_decoder(settings, parameters["decoder"], parameters["decoder_config"])
         decoder.load(parameters["decoder_ema"], "float32", "cpu")
-    elif where in ("extractor", "clip", "dinov2", "classifier"):
+    elif where in ("extractor", "clip", "dinov2", "classifier", "lpips"):
+        kind = {"extractor": "inception", "classifier": "digits"}.get(where, where)
         with opened_weights(path, allow) as pinned:
-            load_extractor({"extractor": "inception", "classifier": "digits"}.get(where, where), pinned)
+            LPIPS.from_path(pinned) if where == "lpips" else load_extractor(kind, pinned)
     return ()

@@ -4,6 +4,7 @@ import argparse
 import codecs
 import os
 import pickle
+import pickletools
 import struct
 import subprocess
 import sys
@@ -269,6 +270,23 @@ def test_values_that_are_numbered_out_of_order_are_refused(tmp_path: Path) -> No
     archive(tmp_path / "x.pt", b"\x80\x02}r" + (2**31 - 1).to_bytes(4, "little") + b".")
     with pytest.raises(NotACheckpoint, match=DAMAGED):
         read_weights(tmp_path / "x.pt")
+
+
+def test_the_numbers_of_python_2_begin_at_1(tmp_path: Path) -> None:
+    """torchvision's VGG-16 and LPIPS's weights are files of Python 2."""
+    path = tmp_path / "x.pth"
+    torch.save({"a": torch.arange(3.0), "b": torch.zeros(2)}, path, _use_new_zipfile_serialization=False)
+    content, begin = bytearray(path.read_bytes()), 0
+    for _ in range(5):
+        codes = list(pickletools.genops(content[begin:]))
+        for code, number, place in codes:
+            if code.name in ("BINPUT", "BINGET"):
+                content[begin + place + 1] = number + 1
+        begin += codes[-1][2] + 1
+    assert content != path.read_bytes()
+    path.write_bytes(content)
+    tensors = read_weights(path).tensors
+    assert (tensors["a"].tolist(), tensors["b"].tolist()) == ([0, 1, 2], [0, 0])
 
 
 def test_an_epoch_that_is_no_number_is_not_written_into_a_message(tmp_path: Path) -> None:

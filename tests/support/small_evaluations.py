@@ -14,6 +14,7 @@ from miniature_run import DECODER, pretrained
 from safetensors.torch import load_file, save_file
 from square_features import offer_squares
 from task_runs import do_all
+from tiny_vision import write_lpips
 
 from evalsvc.config import Settings
 from evalsvc.metrics.definitions import KINDS, Kind
@@ -72,7 +73,8 @@ def text_to_image(evaluate: Evaluate, folder: Path) -> Results:
 def reconstruction(evaluate: Evaluate, folder: Path) -> Results:
     images = folder / "images.safetensors"
     save_file({"images": load_file(ROOT / "images.safetensors")["images"][:IMAGES].clone()}, images)
-    return [evaluate("reconstruction", images=str(images), decoder=DECODER, extractor="squares")]
+    lpips = str(write_lpips(folder))
+    return [evaluate("reconstruction", images=str(images), decoder=DECODER, extractor="squares", lpips=lpips)]
 
 
 def language(evaluate: Evaluate, folder: Path) -> Results:

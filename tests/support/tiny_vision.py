@@ -47,3 +47,16 @@ def write_dinov2(folder: Path) -> Path:
     how = {"size": {"shortest_edge": 32}, "crop_size": {"height": 28, "width": 28}}
     CLIPImageProcessor(**how, image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225]).save_pretrained(folder)
     return folder
+
+
+def write_lpips(folder: Path) -> Path:
+    """The files of LPIPS with random weights; as published, the first has a classifier that is not needed."""
+    from torchvision.models import vgg
+
+    torch.manual_seed(2)
+    features = vgg.make_layers(vgg.cfgs["D"]).state_dict()
+    weights = {f"features.{name}": tensor for name, tensor in features.items()} | {"classifier.6.bias": torch.zeros(9)}
+    torch.save(weights, folder / "vgg16-397923af.pth")
+    channels = (64, 128, 256, 512, 512)
+    torch.save({f"lin{n}.model.1.weight": torch.rand(1, c, 1, 1) for n, c in enumerate(channels)}, folder / "vgg.pth")
+    return folder

@@ -43,10 +43,9 @@ class Loss(Task):
     size: int | None = Field(default=None, ge=2, le=MAX_SIDE)
     """Side of the images in pixels [the decoder's]."""
     crop: Crop = "center"
-    """`center` cuts out the central square, `none` squeezes the whole image to a square, `center-adm` is for
-    tokenizers that were trained with guided-diffusion's `center_crop_arr`."""
+    """`center` cuts out the central square, `none` squeezes the whole image, `center-adm` needs `filter: bicubic`."""
     filter: Filter = "lanczos"
-    """Filter of the resampling to `size`; the crop `center-adm` needs `bicubic`."""
+    """Filter of the resampling to `size`."""
     tokenizer: DataPath | None = None
     """The `tokenizer.json` for records that hold `text` [the layout's]."""
     bos: Beginning | None = None

@@ -42,7 +42,7 @@ class Reconstruction(Task):
     """`center` cuts out the central square, `none` squeezes the whole image to a square, `center-adm` resizes and cuts
     as guided-diffusion's `center_crop_arr`, like many papers on ImageNet."""
     filter: Filter = "lanczos"
-    """Filter of the resampling to `size` [`bicubic` with the crop `center-adm`, which has no other]."""
+    """Filter of the resampling to `size` [`lanczos`; with the crop `center-adm`, `bicubic`]."""
     extractor: AssetName | None = "inception"
     """Feature extractor of the Fréchet distances: the name of an asset, the path of its file, or a published program,
     `clean-fid` or `torch-fidelity`, whose own code then computes the distances; `null` leaves the distances out."""
@@ -51,6 +51,8 @@ class Reconstruction(Task):
     the two methods are different metrics."""
     taps: tuple[Literal[64, 2048], ...] | None = Field(default=None, max_length=2)
     """Numbers of features, for `fid64` and `fid` [those with enough images]; each needs more images than features."""
+    lpips: AssetName | None = None
+    """LPIPS: the asset `lpips-vgg`, or the path of a folder with the same files [the metric is not measured]."""
     shard_size: ShardSize = 256
     """Number of images in a shard; does not affect metrics."""
 

@@ -15,6 +15,7 @@ from evalsvc.data.images import ImageSource
 from evalsvc.decoders import to_uint8
 from evalsvc.errors import DataChanged, InvalidData, NonFinite
 from evalsvc.features import FeatureExtractor
+from evalsvc.features.lpips import LPIPS
 from evalsvc.files.arrays import Array
 from evalsvc.metrics.frechet import counted_once
 from evalsvc.metrics.image_metric import Estimate
@@ -22,7 +23,7 @@ from evalsvc.metrics.ratio import ratio_of_sums
 from evalsvc.metrics.reconstruction import codebook_use, paired_frechet_shares, psnr, ssim
 from evalsvc.metrics.reference_program import ReferenceProgram, statistics_of, with_value
 from evalsvc.spec.images import program_of
-from evalsvc.spec.protocol import MetricValue, Protocol, number_to_json
+from evalsvc.spec.protocol import Direction, MetricValue, Protocol, number_to_json
 from evalsvc.tasks.image_codes import ImageCoder
 from evalsvc.tasks.image_features import ExtractorSpec, identity_of, open_extractor
 from evalsvc.tasks.image_measures import load_program, rounded
@@ -37,6 +38,8 @@ class ReconstructionPlan:
     """Protocol of the metrics, without the features of distances."""
     features: Mapping[str, str]
     taps: Sequence[int]
+    lpips: str | None = None
+    """Digest of LPIPS's networks; None if the metric is not measured."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class ReconstructionOutput:
     ssim: Sequence[float]
     code_counts: Array[np.int64]  # [codebook_size]
     features: Mapping[int, PairedFeatures]
+    lpips: Sequence[float] = ()
 
 
 def reconstruct(
@@ -70,10 +74,11 @@ def reconstruct(
     extractor: FeatureExtractor | None,
     resize: str,
     taps: Sequence[int],
+    lpips: LPIPS | None = None,
 ) -> ReconstructionOutput:
     decoder, grid = coder.decoder, coder.decoder.grid(coder.fit.size, coder.fit.size)
     names = [source.name(index) for index in images]
-    psnrs, ssims = list[float](), list[float]()
+    psnrs, ssims, distances = list[float](), list[float](), list[float]()
     counts = torch.zeros(decoder.codebook_size, dtype=torch.int64)
     features: dict[int, list[tuple[Tensor, Tensor]]] = {tap: [] for tap in taps}
     context.report(0)
@@ -88,6 +93,7 @@ def reconstruct(
         originals, reconstructions = pixels.to(decoded.device), to_uint8(decoded)
         psnrs += psnr(reconstructions, originals).tolist()
         ssims += ssim(reconstructions, originals).tolist()
+        distances += [] if lpips is None else lpips(reconstructions, originals).tolist()
         counts += torch.bincount(codes.flatten(), minlength=len(counts)).cpu()
         if extractor is not None:
             real, made = (extractor.features(side, resize, taps) for side in (originals, reconstructions))
@@ -97,7 +103,7 @@ def reconstruct(
     paired = {}
     for tap, batches in features.items():
         paired[tap] = PairedFeatures(*(torch.cat(side).numpy() for side in zip(*batches, strict=True)))
-    return ReconstructionOutput(names, psnrs, ssims, counts.numpy(), paired)
+    return ReconstructionOutput(names, psnrs, ssims, counts.numpy(), paired, distances)
 
 
 def paired_distance(parts: Sequence[PairedFeatures], program: ReferenceProgram | None = None) -> Estimate:
@@ -116,6 +122,9 @@ ESTIMATOR = "reconstruction/2"
 
 FRECHET = {2048: "fid", 64: "fid64"}
 
+PER_IMAGE = {"psnr": "dB", "ssim": "similarity", "lpips": "distance"}
+"""Units of the metrics that are means over images, by the output's field with the numbers."""
+
 
 class ReconstructionWork(Work[Reconstruction, ReconstructionShard, ReconstructionOutput]):
     def plan(self, context: Context) -> Plan[ReconstructionShard]:
@@ -127,7 +136,8 @@ class ReconstructionWork(Work[Reconstruction, ReconstructionShard, Reconstructio
             features = identity_of(extractor, taps[0], self.task.resize)
             self._program()  # fail now, not after the last shard, on a worker without the program
         protocol = {"task": self.task.kind, "estimator": ESTIMATOR, "images": source.digest(range(count))}
-        plan = ReconstructionPlan(protocol | self._coder(context).identity(), features, taps)
+        digest = None if self.task.lpips is None else context.lpips(self.task.lpips).digest
+        plan = ReconstructionPlan(protocol | self._coder(context).identity(), features, taps, digest)
         shards = [
             ReconstructionShard(stop - start, start, stop, source.digest(range(start, stop)), plan)
             for start, stop in cut(count, self.task.shard_size)
@@ -140,12 +150,14 @@ class ReconstructionWork(Work[Reconstruction, ReconstructionShard, Reconstructio
         images = range(min(shard.start, len(source)), min(shard.stop, len(source)))
         coder.require_planned(source, images, shard.images, plan.protocol["decoder"])
         extractor = self._extractor(context) if plan.taps else None
-        if extractor is not None and identity_of(extractor, plan.taps[0], self.task.resize) != plan.features:
+        lpips = None if self.task.lpips is None else context.lpips(self.task.lpips)
+        changed = extractor is not None and identity_of(extractor, plan.taps[0], self.task.resize) != plan.features
+        if changed or (lpips is not None and lpips.digest != plan.lpips):
             raise DataChanged(
-                "the feature extractor has changed since this evaluation was planned, or differs between workers; "
-                "install the same on all workers, and evaluate again"
+                f"{'the feature extractor' if changed else 'LPIPS'} has changed since this evaluation was planned, or "
+                "differs between workers; install the same on all workers, and evaluate again"
             )
-        return reconstruct(context, coder, source, images, extractor, self.task.resize, plan.taps)
+        return reconstruct(context, coder, source, images, extractor, self.task.resize, plan.taps, lpips)
 
     def merge(
         self, context: Context, shards: Sequence[ReconstructionShard], outputs: Sequence[ReconstructionOutput]
@@ -154,9 +166,10 @@ class ReconstructionWork(Work[Reconstruction, ReconstructionShard, Reconstructio
         plan, outputs = shards[0].plan, list(outputs)
         items: list[dict[str, JsonValue]] = []
         for output in outputs:
-            for name, psnr_of_image, ssim_of_image in zip(output.names, output.psnr, output.ssim, strict=True):
-                numbers = {"psnr": number_to_json(psnr_of_image), "ssim": number_to_json(ssim_of_image)}
-                items.append({"index": len(items), "image": name, **numbers})
+            columns = {name: column for name in PER_IMAGE if (column := getattr(output, name))}
+            for image, *row in zip(output.names, *columns.values(), strict=True):
+                numbers = dict(zip(columns, map(number_to_json, row), strict=True))
+                items.append({"index": len(items), "image": image, **numbers})
         metrics = [*self._pixel_metrics(plan, outputs), *self._frechet_metrics(plan, outputs, items)]
         taps = list(plan.taps)
         warnings = self._left_out(taps, len(items))
@@ -219,13 +232,15 @@ class ReconstructionWork(Work[Reconstruction, ReconstructionShard, Reconstructio
         self, plan: ReconstructionPlan, outputs: Sequence[ReconstructionOutput]
     ) -> Iterator[MetricValue]:
         task, protocol = self.task.name, Protocol(plan.protocol)
-        for name, unit in (("psnr", "dB"), ("ssim", "similarity")):
+        for name, unit in PER_IMAGE.items():
             column = [value for output in outputs for value in getattr(output, name)]
             mean = ratio_of_sums(column, [1] * len(column))
             if mean is not None:
                 # The PSNR of exactly restored images is infinite, and so is its mean, without a standard error.
                 stderr = mean.stderr if mean.stderr is not None and math.isfinite(mean.stderr) else None
-                yield MetricValue(f"{task}/{name}", mean.value, stderr, mean.n, unit, "higher", protocol, None, (name,))
+                own = Protocol({**plan.protocol, "lpips": plan.lpips}) if name == "lpips" else protocol
+                better: Direction = "lower" if name == "lpips" else "higher"
+                yield MetricValue(f"{task}/{name}", mean.value, stderr, mean.n, unit, better, own, None, (name,))
         use = codebook_use(torch.from_numpy(np.sum([output.code_counts for output in outputs], axis=0)))
         n = sum(len(output.psnr) for output in outputs)
         yield MetricValue(f"{task}/codebook_use", use.fraction, None, n, "fraction", "none", protocol)

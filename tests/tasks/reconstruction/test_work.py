@@ -12,12 +12,14 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from square_features import SquareFeatures, offer_squares
 from task_runs import do_all
+from tiny_vision import write_lpips
 
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.config import Settings
 from evalsvc.decoders import load_decoder, to_uint8
-from evalsvc.errors import AssetMissing, DataChanged, InvalidData, InvalidRequest, NonFinite
+from evalsvc.errors import AssetMissing, DataChanged, InvalidData, NonFinite
 from evalsvc.features import digit_classifier
+from evalsvc.features.lpips import LPIPS
 from evalsvc.metrics.frechet import frechet_distance
 from evalsvc.metrics.reconstruction import psnr, ssim
 from evalsvc.miniature import ROOT
@@ -109,11 +111,27 @@ def test_the_protocol_has_what_moves_numbers(digits: Path, tmp_path: Path, conte
     assert ids(extractor=None)[0] == plain[0], "the pixels' series does not depend on the extractor"
 
 
-def test_a_crop_with_a_filter_of_its_own(digits: Path, context: ShardContext) -> None:
-    plan = work_on(digits, crop="center-adm").plan(context).shards[0].plan
-    assert plan.protocol["fit"] == {"size": 32, "crop": "center-adm", "filter": "bicubic"}
-    with pytest.raises(InvalidRequest, match="the filter is lanczos, but the crop center-adm resizes by bicubic"):
-        work_on(digits, crop="center-adm", filter="lanczos").plan(context)
+def test_a_crop_that_brings_its_filter(digits: Path, context: ShardContext) -> None:
+    for given, filter_ in (({}, "bicubic"), ({"filter": "lanczos"}, "lanczos")):
+        plan = work_on(digits, crop="center-adm", **given).plan(context).shards[0].plan
+        assert plan.protocol["fit"] == {"size": 32, "crop": "center-adm", "filter": filter_}
+
+
+def test_lpips_is_of_the_pixels_and_has_its_own_series(digits: Path, tmp_path: Path, context: ShardContext) -> None:
+    given = {"samples": 5, "extractor": None, "shard_size": 3}
+    folder = write_lpips(tmp_path)
+    result = do_all(work_on(digits, lpips=str(folder), **given), context)
+    found, plain = values(result), values(do_all(work_on(digits, **given), context))
+    originals, decoder, lpips = load_file(digits)["images"][:5], load_decoder(DECODER), LPIPS.from_path(folder)
+    others = to_uint8(decoder.decode(decoder.encode(originals.float() / 127.5 - 1)))
+    assert [item["lpips"] for item in result.items] == pytest.approx(lpips(others, originals).tolist(), rel=1e-3)
+    assert (found["lpips"].direction, found["lpips"].items) == ("lower", ("lpips",))
+    assert {**found["psnr"].protocol.content, "lpips": lpips.digest} == found["lpips"].protocol.content
+    assert (found["psnr"], "lpips" in plain) == (plain["psnr"], False), "the other series go on"
+    shard = (work := work_on(digits, lpips=str(folder), **given)).plan(context).shards[0]
+    torch.save(torch.load(folder / "vgg.pth") | {"lin0.model.1.weight": torch.ones(1, 64, 1, 1)}, folder / "vgg.pth")
+    with pytest.raises(DataChanged, match="LPIPS has changed since this evaluation was planned"):
+        work.run(context, shard)
 
 
 def test_averaged_weights_are_another_decoder(digits: Path, context: ShardContext) -> None:
