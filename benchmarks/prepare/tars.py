@@ -21,11 +21,12 @@ from typing import BinaryIO
 import numpy
 from numpy.typing import NDArray
 
+from evalsvc.data.archives import MAX_STORED_BYTES
 from evalsvc.data.files import check_text
-from evalsvc.data.images import MAX_STORED_BYTES, SUFFIXES, ImageSource, StoredImage, stored_image
+from evalsvc.data.images import ImageSource, StoredImage, stored_image
 from evalsvc.errors import DataChanged, InvalidData
 from evalsvc.files.opened import Allow, OpenFile, open_file
-from evalsvc.spec.images import Fit
+from evalsvc.spec.images import PICTURES, Fit
 from prepare.caption_texts import MAX_CAPTION_BYTES, caption_of
 from prepare.refusals import Refusal
 
@@ -100,7 +101,7 @@ class TarImages(ImageSource):
             raise InvalidData(f"images of {self.path} are numbered; give one of 0…{len(self) - 1}")
         return self._checked(image)
 
-    def load(self, index: int, fit: Fit) -> NDArray[numpy.uint8]:
+    def load(self, index: int, fit: Fit | None) -> NDArray[numpy.uint8]:
         return self.stored(index).pixels(fit)
 
     def content_digest(self, index: int) -> str:
@@ -170,7 +171,7 @@ def _sample(shown: str, stream: BinaryIO, members: Sequence[Member]) -> Sample |
         if ending in by_ending:
             return Refusal(shown, "the sample has two members of one name")
         by_ending[ending] = member
-    images = [member for ending, member in by_ending.items() if f".{ending}" in SUFFIXES]
+    images = [member for ending, member in by_ending.items() if f".{ending}" in PICTURES]
     if len(images) != 1:
         return Refusal(shown, "the sample has several images" if images else "the sample has no image")
     try:

@@ -5,6 +5,9 @@ These are texts. They become ids in `tasks.text_to_image.prompts` (prompts) and 
 COCO (`.json`): every entry of `annotations` is a caption with the id `image_id:id` and the image whose `file_name` is
 in `images`.
 
+MJHQ-30K's `meta_data.json`: an object of `{"category", "prompt"}` by id. The image is `<category>/<id>.jpg`, and the
+label is the place of the category in their alphabetical order.
+
 CSV (`.csv`): a header with a column `prompt`, `caption` or `text`, and optional columns `id` or `image_id`, `image` or
 `file_name`, and `label`. The id of a caption is that of the column `id`, else `image_id`, else the number of its row,
 counted from 1 without the header. If the text is the only column, texts with commas need no quotes.
@@ -121,7 +124,12 @@ def _read_captions(path: Path, identity: Identity, allow: Allow) -> CaptionData:
     if path.suffix not in _READERS:
         known = ", ".join(f"{suffix} ({what})" for suffix, (what, _) in _READERS.items())
         raise InvalidData(f"{path} ends in {path.suffix or 'nothing'!r}; give captions in {known}")
-    captions = tuple(_READERS[path.suffix][1](path, allow))
+    return caption_data(str(path), _READERS[path.suffix][1](path, allow))
+
+
+def caption_data(path: str, read: Iterable[Caption]) -> CaptionData:
+    """Return the captions of a file with their digest. Raises InvalidData for none, and for equal ids."""
+    captions = tuple(read)
     if not captions:
         raise InvalidData(f"{path} holds no captions; write at least one")
     first: dict[str, str] = {}
@@ -136,7 +144,7 @@ def _read_captions(path: Path, identity: Identity, allow: Allow) -> CaptionData:
         for part in (caption.id.encode(), caption.text.encode()):
             # The length distinguishes "a", "bc" from "ab", "c".
             total.update(len(part).to_bytes(8, "little") + part)
-    return CaptionData(str(path), captions, total.hexdigest())
+    return CaptionData(path, captions, total.hexdigest())
 
 
 def _read_coco(path: Path, allow: Allow) -> Iterator[Caption]:
@@ -148,6 +156,10 @@ def _read_coco(path: Path, allow: Allow) -> Iterator[Caption]:
     except (ValueError, RecursionError) as error:
         hint = "; give a file with an object per line the suffix .jsonl" if "Extra data" in str(error) else ""
         raise InvalidData(f"{path} is not valid JSON: {json_reason(error)}{hint}") from None
+    entries = list(content.values()) if isinstance(content, dict) else []
+    if entries and all(isinstance(entry, dict) and "category" in entry for entry in entries):
+        yield from _mjhq(path, content)
+        return
     if not isinstance(content, dict):
         raise InvalidData(
             f"{path} is {type_name(content)}; COCO's annotations are an object with `images` and `annotations`"
@@ -166,6 +178,16 @@ def _read_coco(path: Path, allow: Allow) -> Iterator[Caption]:
             raise InvalidData(f"{where}: `images` has no image {image_id}; add the image or remove the annotation")
         text = check_text(where, annotation.get("caption"), "caption").strip()
         yield Caption(f"{image_id}:{caption_id}", text, files[image_id], None, f"annotation {number}")
+
+
+def _mjhq(path: Path, content: Mapping[str, Mapping[str, object]]) -> Iterator[Caption]:
+    wheres = [f"{path}, entry {number}" for number in range(1, len(content) + 1)]
+    entries = list(zip(wheres, content.items(), strict=True))
+    categories = [check_text(where, entry["category"], "category") for where, (_, entry) in entries]
+    labels = {category: label for label, category in enumerate(sorted(set(categories)))}
+    for (where, (name, entry)), category in zip(entries, categories, strict=True):
+        text, known = check_text(where, entry.get("prompt"), "prompt").strip(), check_text(where, name, "id")
+        yield Caption(known, text, f"{category}/{known}.jpg", labels[category], where.rpartition(", ")[2])
 
 
 def _entries(path: Path, content: Mapping[str, object], key: str) -> Sequence[Mapping[str, object]]:
@@ -210,9 +232,7 @@ def _read_csv(path: Path, allow: Allow) -> Iterator[Caption]:
         try:
             label = int(fields["label"]) if fields.get("label", "").strip() else None
         except ValueError:
-            raise InvalidData(
-                f"{where}: the label is no whole number; correct the label, or remove the column"
-            ) from None
+            raise InvalidData(f"{where}: the label is no whole number; correct the label, or drop the column") from None
         yield Caption(identifier, text, image, label, f"line {line}")
 
 

@@ -132,9 +132,7 @@ def read_bounded(path: Path, allow: Allow = anywhere) -> bytes:
         with open_file(path, "tokenizer", allow).stream as stream:
             content = stream.read(MAX_BYTES + 1)
     except OSError as error:
-        raise InvalidData(
-            f"the tokenizer {path} cannot be read: {os_reason(error)}; check the path and its permissions"
-        ) from None
+        raise InvalidData(f"the tokenizer {path} cannot be read: {os_reason(error)}; check the file") from None
     if len(content) > MAX_BYTES:
         raise InvalidData(f"the tokenizer {path} is larger than {MAX_BYTES:,} bytes; give a tokenizer.json")
     return content

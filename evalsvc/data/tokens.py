@@ -264,8 +264,7 @@ class TextEncoder:
         return self._open(f"{self._path} holds `text`").encode(text, self.bos)
 
     def prompt(self, caption: str | None, codes: int) -> EncodedPrompt:
-        """Encode the prompt of an image of `codes` codes as the layout says. A caption of None is an image without
-        text."""
+        """Encode the prompt of an image of `codes` codes as the layout says; without text for a caption of None."""
         assert self.form is not None, "only a layout with a prompt has prompts"
         template = self._template(self.form, codes)
         if caption is None:
@@ -379,9 +378,7 @@ def _ids(where: str, key: str, values: object) -> array[int] | None:
     try:
         return array("i", values)
     except OverflowError:
-        raise InvalidData(
-            f"{where}: `{key}` holds {max(values, key=abs)}, which is no token id; correct the id"
-        ) from None
+        raise InvalidData(f"{where}: `{key}` holds {max(values, key=abs)}, which is no token id; correct it") from None
 
 
 _TENSORS: Mapping[str, int] = {"text_ids": 2, "text_lengths": 1, "image_codes": 2, "document": 1}

@@ -8,6 +8,15 @@ from typing import Literal
 
 from pydantic import JsonValue
 
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+"""Suffixes of image files."""
+
+ARCHIVES = (".tar", ".npz", ".parquet", ".safetensors")
+"""Suffixes of files that hold many images."""
+
+PROMPTS = ("prompts.jsonl", "prompts.csv", "prompts.json")
+"""Names of the file of prompts in a folder of images."""
+
 Crop = Literal["center", "center-torchvision", "center-adm", "none"]
 Filter = Literal["lanczos", "bicubic"]
 

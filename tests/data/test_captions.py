@@ -35,6 +35,15 @@ def test_coco_annotations(tmp_path: Path) -> None:
     )
 
 
+def test_mjhq(tmp_path: Path) -> None:
+    """Labels are places of the categories, which are the folders of the real images."""
+    content = {"77": {"category": "people", "prompt": " A man\n"}, "5": {"category": "art", "prompt": "A bust"}}
+    assert read_captions(write(tmp_path, content, "meta_data.json")).captions == (
+        Caption("77", "A man", "people/77.jpg", 1, "entry 1"),
+        Caption("5", "A bust", "art/5.jpg", 0, "entry 2"),
+    )
+
+
 def test_csv_rows_are_numbered(tmp_path: Path) -> None:
     """Repeated texts are prompts of their own, so the id is the row's number and never made of the text."""
     content = '\ufeffPrompt\r\nA dog\r\n\r\n"A dog"\r\n"two\nlines, "" and "\r\n""\r\n'
@@ -77,6 +86,9 @@ def test_jsonl(tmp_path: Path) -> None:
         ("a.json", '{"images": [\nhunter2', "is not valid JSON: Expecting value: line 2"),
         ("a.json", '{"text": "a"}\n{"text": "b"}', "give a file with an object per line the suffix .jsonl"),
         ("a.json", [1], "is list; COCO's annotations are an object with `images`"),
+        ("a.json", {}, "has no list `images`, as COCO's annotations have; found nothing"),
+        ("a.json", {"hunter2": {"category": "art"}}, "entry 1: `prompt` is empty; it must be a string"),
+        ("a.json", {"hunter2": {"category": [], "prompt": ""}}, "entry 1: `category` is list; it must be"),
         ("a.json", {"images": []}, "has no list `annotations`, as COCO's annotations have; found 'images'"),
         ("a.json", {"images": {}, "annotations": []}, "`images` is dict; it must be a list of objects"),
         ("a.json", {"images": [3], "annotations": []}, "entry 1 of `images` is int; it must be an object"),

@@ -210,7 +210,7 @@ DAMAGED = "is not a safetensors file, or is cut off"
     ("name", "make", "fragment"),
     [
         ("none.png", lambda path: None, "does not exist"),
-        ("a.zip", Path.touch, "is neither a folder of images nor a .safetensors file"),
+        ("a.zip", Path.touch, "is neither a folder of images nor a file .tar, .npz, .parquet, .safetensors"),
         ("folder", Path.mkdir, "holds no images; add files with the suffix .jpg"),
         ("a.safetensors", os.mkfifo, "a.safetensors is not a regular file"),
         ("a.safetensors", Path.touch, DAMAGED),
