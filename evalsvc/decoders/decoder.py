@@ -100,9 +100,7 @@ class ImageDecoder(nn.Module, ABC):
     def encode(self, images: Tensor) -> Tensor:  # [B, 3, H, W] floating-point in [-1, 1] → [B, N] int64, row-major
         """Return the codes of images."""
         if images.dim() != 4 or images.shape[1] != 3 or not images.is_floating_point():
-            raise InvalidData(
-                f"encode takes floating-point images [B, 3, H, W] in [-1, 1], not {images.dtype} {list(images.shape)}"
-            )
+            raise InvalidData(f"encode takes floats [B, 3, H, W] in [-1, 1], not {images.dtype} {list(images.shape)}")
         images_at_once, like = self.images_at_once(self.grid(*images.shape[2:])), self._like
         with full_precision(like.device):
             parts = [self.nearest(self.latents(part.to(like))) for part in torch.split(images, images_at_once)]

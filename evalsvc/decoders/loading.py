@@ -135,7 +135,5 @@ def _advice(
         return ["without its codebook (quantize.…) the file cannot decode codes"]
     if key in present and present[key][0].shape != present[key][1]:
         size = list(present[key][0].shape)
-        return [
-            f"the file's codebook is {' x '.join(map(str, size))}: correct n_embed and embed_dim, or give another file"
-        ]
+        return [f"the file's codebook is {' x '.join(map(str, size))}: set n_embed and embed_dim, or give another file"]
     return []

@@ -24,13 +24,16 @@ from evalsvc.models import private
 
 SIZE = 299
 TAPS = (64, 2048)
+SPATIAL = 2023
+"""Tap of sFID: the first 7 channels of `mixed_6/conv`, 17 × 17 × 7 numbers in the order row, column, channel, as in
+guided-diffusion's `evaluations/evaluator.py`."""
 LOGITS = 1008
 """Tap of the classifier's logits, where the weights have a classifier."""
 EPSILON = 1e-3  # of the batch norms
 
 
 class Inception(FeatureExtractor):
-    """Extractor of the stem's means, FID's pooled features, and the logits of the Inception Score.
+    """Extractor of the stem's means, FID's pooled features, sFID's spatial ones, and the Inception Score's logits.
 
     Logits have no bias of the classifier, as in the original score and in torch-fidelity.
     """
@@ -65,7 +68,7 @@ class Inception(FeatureExtractor):
             if isinstance(module, _Conv):
                 module.fused = fused
         self._classifier = tensors[CLASSIFIER].to(device) if CLASSIFIER in tensors else None
-        self.taps = TAPS if self._classifier is None else (*TAPS, LOGITS)
+        self.taps = (*TAPS, SPATIAL) if self._classifier is None else (*TAPS, SPATIAL, LOGITS)
 
     @classmethod
     def from_path(cls, path: Path, *, device: str = "cpu") -> Self:
@@ -77,7 +80,8 @@ class Inception(FeatureExtractor):
     def extract(self, images: Tensor, resize: str, taps: Collection[int]) -> dict[int, Tensor]:
         pixels = RESIZES[resize](images.to(self.device, torch.float32))
         inputs = pixels.sub_(128).div_(128).contiguous(memory_format=torch.channels_last)
-        features: dict[int, Tensor] = self._network(inputs, deep=set(taps) != {64})  # 64 is a tenth of the work
+        # The stem is a tenth of the work.
+        features: dict[int, Tensor] = self._network(inputs, deep=set(taps) != {64}, spatial=SPATIAL in taps)
         if LOGITS in taps and self._classifier is not None:
             features[LOGITS] = functional.linear(features[2048], self._classifier)
         return features
@@ -197,7 +201,7 @@ class _Network(nn.Module):
         self.Mixed_7b = _Block(_BLOCKS["E"], 1280, _AveragedConv(1280, 192, 1))
         self.Mixed_7c = _Block(_BLOCKS["E"], 2048, _MaximumConv(2048, 192, 1))
 
-    def forward(self, x: Tensor, deep: bool) -> dict[int, Tensor]:  # [B, 3, 299, 299]
+    def forward(self, x: Tensor, deep: bool, spatial: bool) -> dict[int, Tensor]:  # [B, 3, 299, 299]
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
         x = functional.max_pool2d(x, 3, stride=2)  # [B, 64, 73, 73]
         taps = {64: x.mean((2, 3))}
@@ -207,7 +211,10 @@ class _Network(nn.Module):
         x = functional.max_pool2d(x, 3, stride=2)  # [B, 192, 35, 35]
         x = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(x)))
         x = self.Mixed_6a(x)  # [B, 768, 17, 17]
-        x = self.Mixed_6e(self.Mixed_6d(self.Mixed_6c(self.Mixed_6b(x))))
+        x = self.Mixed_6c(self.Mixed_6b(x))
+        if spatial:  # the branch is computed again in its block, for less than a hundredth of the work
+            taps[SPATIAL] = self.Mixed_6d.get_submodule("branch1x1")(x)[:, :7].permute(0, 2, 3, 1).flatten(1)
+        x = self.Mixed_6e(self.Mixed_6d(x))
         x = self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x)))  # [B, 2048, 8, 8]
         return taps | {2048: x.mean((2, 3))}
 

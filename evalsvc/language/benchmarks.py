@@ -73,8 +73,7 @@ class Loaded:
     benchmarks: tuple[Benchmark, ...]
     """Benchmarks in the order of the suite; those of a group or tag in lm-eval's order."""
     groups: tuple[Group, ...]
-    """lm-eval's groups of these benchmarks, outer groups first; `aggregate` computes a group's metrics from its
-    members'."""
+    """lm-eval's groups of these benchmarks, outer ones first; `aggregate` computes metrics from their members'."""
 
 
 @dataclass(frozen=True)

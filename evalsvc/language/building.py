@@ -199,9 +199,7 @@ def build_task(leaf: Leaf, definition: Definition, changes: Changes, rules: Rule
         if changes.data is not None:
             raise InvalidSuite(f"benchmark {leaf.name!r} is a program that loads its data itself; remove `data`")
         if changes.fewshot == "first" and changes.num_fewshot:
-            raise InvalidSuite(
-                f"benchmark {leaf.name!r} is a program that draws its examples itself; remove `fewshot: first`"
-            )
+            raise InvalidSuite(f"benchmark {leaf.name!r} is a program that draws its examples; remove `fewshot: first`")
     else:
         config = _with_shots(config, changes)
         if changes.data is not None:

@@ -35,8 +35,7 @@ _WORDS = {b"true", b"false", b"yes", b"no", b"on", b"off", b"null"}
 """Plain values that YAML does not read as text."""
 
 Kind = Literal["benchmark", "group", "tag"]
-"""Kind of a name. A group has a YAML file, which lists its members and may aggregate their metrics. A tag is a word
-that benchmarks share."""
+"""Kind of a name. A group has a YAML file with its members and may aggregate their metrics. A tag is a shared word."""
 
 
 @dataclass(frozen=True)

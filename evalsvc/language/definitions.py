@@ -40,8 +40,7 @@ class Rules:
     allow_code: bool = False
     """Whether every file is trusted as lm-eval's files are."""
     resolve: Callable[[str], str] = str
-    """Function from an absolute path or `datasets:NAME` to the local path; raises InvalidData for paths that may not be
-    read."""
+    """Function from an absolute path or `datasets:NAME` to the local path; raises InvalidData if it may not be read."""
     allow: Allow = anywhere
     """Check of every open file of a submitter, since links may have been inserted."""
 

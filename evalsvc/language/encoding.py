@@ -79,8 +79,7 @@ class TextEncoding:
     bos: int | None = None
     """Tokenizer's id that is put before every context, as HFLM's `add_bos_token`."""
     end_of_text: int | None = None
-    """Tokenizer's id that ends a generation, and replaces an empty context without `bos`; by default the tokenizer's
-    own."""
+    """Tokenizer's id that ends a generation, and replaces an empty context without `bos`; by default its own."""
     heads_apart: bool = False
     """Whether image ids have a head of their own, so that text is never compared with them."""
 

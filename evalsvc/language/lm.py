@@ -130,8 +130,7 @@ class OpenLM(LM):  # type: ignore[misc]
     ) -> dict[int, Generation]:
         everything = self.encoding.drawn_from
         drawn = self._complete(asked, noise_ids, everything, lambda completed: self.report(before + completed))
-        # Noise belongs to an id, so a text-only draw is the same within text, except where top-k or top-p narrows the
-        # choice.
+        # Noise belongs to an id, so a text-only draw is the same within text, unless top-k or top-p narrows the choice.
         text, done = self.encoding.drawn_from_within, before + len(asked)
         again = {
             index: request

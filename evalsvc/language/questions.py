@@ -245,9 +245,7 @@ def _check_answers(name: str, task: Task, index: int, made: Sequence[Instance]) 
             raise InvalidData(f"{where} has {_kind(choices)} as its options; give a list of texts")
         for number, choice in enumerate(choices if is_choice else ()):
             if not isinstance(choice, str) or not choice:
-                raise InvalidData(
-                    f"{where}, option {number} is {_kind(choice)}; it must be a text of at least one character"
-                )
+                raise InvalidData(f"{where}, option {number} is {_kind(choice)}; it must be a text that is not empty")
         gold = _gold(task, made[0].doc)
         for each in gold if isinstance(gold, list) and gold else [gold]:
             right = each in choices if isinstance(each, str) else type(each) is int and 0 <= each < len(choices)

@@ -57,12 +57,10 @@ def kid(sets: FeatureSets) -> Estimate:
     np.random.seed(sets.seed % SEEDS)
     try:
         value = fid.kernel_distance(samples, real, num_subsets=SUBSETS, max_subset_size=SUBSET_SIZE)
-        single = [
-            fid.kernel_distance(samples, real, num_subsets=1, max_subset_size=size) for _ in range(SPREAD_SUBSETS)
-        ]
+        alone = [fid.kernel_distance(samples, real, num_subsets=1, max_subset_size=size) for _ in range(SPREAD_SUBSETS)]
     finally:
         np.random.set_state(before)
-    return kid_estimate(sets, value, float(np.std(single, ddof=1)))
+    return kid_estimate(sets, value, float(np.std(alone, ddof=1)))
 
 
 CLEAN_FID = ReferenceProgram(

@@ -35,9 +35,12 @@ RANGES: Mapping[str, Range] = {
 """Usual ranges, by unit; `any` for other units."""
 
 Kind = Literal["loss", "text_to_image", "reconstruction", "language", "forgetting", "completions", "alignment"]
-"""Kind of task, which a metric's protocol has under `task`."""
+"""Kind of task, which a metric's protocol has under `task`; of two kinds with the same metrics, the first."""
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
+
+SAME_METRICS: Mapping[str, Kind] = {"images": "text_to_image"}
+"""Kinds of tasks with the metrics of another kind."""
 
 ITEMS = "items"
 """Value of `Definition.pairs` where two checkpoints are compared item by item."""
@@ -145,7 +148,7 @@ def find_definitions(wanted: str) -> list[Definition]:
     """
     matches, second_half = list[Definition](), wanted.rpartition("/")[2]
     for kind in KINDS:
-        of_kind = [definition for definition in DEFINITIONS if definition.kind == kind]
+        of_kind = definitions_of(kind)
         named = [entry for entry in of_kind if any(fnmatchcase(name, wanted) or name == wanted for name in entry.names)]
         matching = (entry for entry in of_kind if entry.names != ANY and entry.matches(second_half))
         matches += named or list(islice(matching, 1))
@@ -162,10 +165,15 @@ def main_metric(name: str, known: Collection[str]) -> str | None:
     return None
 
 
+def definitions_of(kind: str) -> list[Definition]:
+    """Return the definitions of the metrics of a kind of task; none for a task that another package adds."""
+    return [definition for definition in DEFINITIONS if definition.kind == SAME_METRICS.get(kind, kind)]
+
+
 @lru_cache(maxsize=4096)
 def range_of(kind: str | None, name: str, unit: str) -> Range:
     """Return a metric's range by the second half of its name, of another kind where `kind` has none; or `any`."""
-    for definition in sorted(DEFINITIONS, key=lambda each: each.kind != kind):
+    for definition in sorted(DEFINITIONS, key=lambda each: each.kind != SAME_METRICS.get(kind or "", kind)):
         if definition.names != ANY and definition.matches(name):
             return definition.range_in(unit)
     return "any"
@@ -178,9 +186,8 @@ def may_return(kind: str, name: str) -> bool:
     Benchmarks may have metrics that only lm-eval knows. Of these, a name that is nearly a known one is no metric. A
     task that another package adds may return anything.
     """
-    if kind not in KINDS:
+    if not (of_kind := definitions_of(kind)):
         return True
-    of_kind = [definition for definition in DEFINITIONS if definition.kind == kind]
     if any(definition.matches(name) for definition in of_kind if definition.names != ANY):
         return True
     takes_any = any(definition.names == ANY for definition in of_kind)
@@ -189,6 +196,6 @@ def may_return(kind: str, name: str) -> bool:
 
 def plain_names(kind: str | None = None) -> list[str]:
     """Return the names of metrics without optional parts in brackets, except names with a placeholder `<…>`."""
-    chosen = (definition for definition in DEFINITIONS if kind in (None, definition.kind))
+    chosen = DEFINITIONS if kind is None else definitions_of(kind)
     names = (re.sub(r"\[[^]]*\]", "", name) for definition in chosen for name in definition.names)
     return list(dict.fromkeys(name for name in names if "<" not in name))

@@ -42,6 +42,9 @@ FID = _plain("fid", "inception/2048", min_images=2049)
 FID64 = _plain("fid64", "inception/64", min_images=65)
 """FID on the first 64 features, which needs only a few hundred images."""
 
+SFID = _plain("sfid", "inception/2023", version=1, min_images=2024, on_request=True)
+"""sFID, on features that keep the place in the image. Source: C. Nash et al., arXiv 2103.03841."""
+
 FD_DINOV2 = _plain("fd_dinov2", "dinov2", min_images=1025)
 """FD-DINOv2. Source: G. Stein et al., arXiv 2306.04675, whose network is ViT-L/14 with 1,024 features."""
 
@@ -50,8 +53,7 @@ GROUPS = 6
 """Number of groups of images. The whole set, and the sets without one and without two groups, give 22 distances."""
 
 REMAINDER = 3.0
-"""Ratio of the term in 1/n³ to the square of the term in 1/n² over the term in 1/n: 2.5, and 3 with the sizes of the
-groups."""
+"""Ratio of the term in 1/n³ to the square of the term in 1/n² over that in 1/n: 2.5, and 3 with the groups' sizes."""
 
 BELOW_ZERO = 1.9
 """Largest number of standard errors by which a value may lie below zero."""

@@ -50,6 +50,9 @@ class Gaussian(Protocol):
     """Mean and covariance of a set of features, which a distance needs."""
 
     @property
+    def n(self) -> int | None: ...
+
+    @property
     def mean(self) -> Array: ...  # [d]
 
     @property
@@ -335,6 +338,4 @@ def distance_of_parts(gap: Array, first: Normal, second: Normal, cross: float) -
 
 def _require_same_size(first: NDArray[np.floating], second: NDArray[np.floating]) -> None:
     if first.shape != second.shape:
-        raise InvalidData(
-            f"features of {len(first)} and of {len(second)} dimensions cannot be compared; use the same tap for both"
-        )
+        raise InvalidData(f"features of {len(first)} and of {len(second)} dimensions cannot be compared; use one tap")

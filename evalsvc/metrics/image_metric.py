@@ -29,8 +29,7 @@ class Estimate:
     n: int
     per_image: NDArray[np.float64] | None = None
     """Linearised share of every sampled image, in the images' order, [n]. The mean is `value`; the standard deviation
-    over √n is `stderr`, except for the remainder of an extrapolation. None for a value that is not made of sampled
-    images."""
+    over √n is `stderr`, except for the remainder of an extrapolation. None for a value not made of sampled images."""
     details: Mapping[str, Any] = field(default_factory=dict)
     """JSON-able details: sizes, distances, spreads."""
     groups: int | None = None
@@ -68,9 +67,7 @@ class FeatureSets:
     def real(self) -> NDArray[np.float32]:
         """Return the reference's features. Raises InvalidData where these are absent or have another size."""
         if self.reference_features is None:
-            raise InvalidData(
-                "the metric needs the features of the real images, and imported statistics have none; give the images"
-            )
+            raise InvalidData("the metric needs features, and imported statistics have none; give real images")
         if self.reference_features.shape[1] != self.samples.shape[1]:
             sizes = f"{self.samples.shape[1]} and of {self.reference_features.shape[1]}"
             raise InvalidData(f"features of {sizes} dimensions cannot be compared; use the same tap for both")
@@ -95,6 +92,8 @@ class ImageMetric:
     estimate: Callable[[FeatureSets], Estimate]
     biased: bool = True
     """Whether the expectation depends on the number of sampled images, which is then part of the protocol."""
+    on_request: bool = False
+    """Whether the metric is measured only where a task's `metrics`, or the recipe of the task, names it."""
     program: str = ""
     """Name and release of the published program that computes the value; empty for evalsvc's estimators."""
 

@@ -7,13 +7,14 @@ pass over the distances, in chunks, so that the full matrix of distances never e
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from evalsvc.errors import InvalidData
@@ -27,12 +28,18 @@ BALLS = 10_000
 """
 GROUPS = 20
 """Number of groups of samples in the jackknife of recall and coverage: a seeded random division."""
+ADM_NEIGHBOURS = 3
+"""Number of neighbours in guided-diffusion's evaluator."""
 NEAREST = 4
 """Number of neighbours kept per sample, in multiples of k, to find the k-th neighbour without a group."""
 CHUNK_ROWS = 1024
+CHUNK_DISTANCES = 1 << 24
+"""Largest number of distances in memory at a time, with several arrays of their size."""
 
 Rows = NDArray[Any]
 Flags = NDArray[np.bool_]
+Indices = NDArray[np.int64]
+Distances = Callable[[Rows, Rows], Rows]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,24 +60,31 @@ class Neighbourhoods:
     neighbours: int
 
 
-def neighbourhoods(sets: FeatureSets, neighbours: int = NEIGHBOURS, balls: int = BALLS) -> Neighbourhoods:
-    """Find the real images' balls that hold each sample and the reverse, with at most `balls` images per side."""
+def neighbourhoods(
+    sets: FeatureSets, neighbours: int = NEIGHBOURS, balls: int = BALLS, *, as_adm: bool = False
+) -> Neighbourhoods:
+    """Find the real images' balls that hold each sample and the reverse, with at most `balls` images per side. With
+    `as_adm`, distances are those of `rounded_distances`, and a ball holds the images on its border."""
     real, samples = sets.real(), sets.samples
     if min(len(real), len(samples)) <= neighbours:
         raise InvalidData(f"{len(samples):,} samples and {len(real):,} real images; give more than {neighbours} each")
     random = np.random.default_rng(sets.seed)
     real = real[_subset(len(real), balls, random)]
     chosen = _subset(len(samples), balls, random)
-    # Subtract what all images share, since distances come from differences of squares.
-    centre = real.mean(0)
-    real, samples = real - centre, samples - centre
-    radii = _radii(real, neighbours)
-    sample_balls = _SampleBalls.of(samples, chosen, neighbours, random)
+    distances = rounded_distances if as_adm else squared_distances
+    if not as_adm:
+        # Subtract what all images share, since distances come from differences of squares.
+        centre = real.mean(0)
+        real, samples = real - centre, samples - centre
+    radii = _radii(real, neighbours, distances)
+    sample_balls = _SampleBalls.of(samples, chosen, neighbours, random, distances)
+    if as_adm:  # d ≤ r where d is below the next number
+        for limits in (radii, sample_balls.radii, sample_balls.radii_without):
+            np.nextafter(limits, np.inf, out=limits)
     held = np.empty(len(samples), np.int64)
     recalled, grown, covered = np.zeros((3, GROUPS, len(real)), np.bool_)
-    for start in range(0, len(samples), CHUNK_ROWS):
-        part = slice(start, start + CHUNK_ROWS)
-        squares = squared_distances(samples[part], real)
+    for part in _chunks(len(samples), len(real)):
+        squares = distances(samples[part], real)
         inside = squares < radii
         held[part] = inside.sum(1)
         reached = squares < sample_balls.radii[part, None]
@@ -99,23 +113,21 @@ class _SampleBalls:
     radii: Rows
     """Squared radii; -inf for samples without a ball, [n]."""
     missed: NDArray[np.int64]
-    """Group of each sample's nearest, second … neighbour; -1 for the sample's group, or for a group that came before,
-    [n, k]."""
+    """Group of each sample's nearest, second … neighbour; -1 for the sample's own or an earlier group, [n, k]."""
     radii_without: Rows
     """Squared radius without the group in `missed`, [n, k]."""
 
     @classmethod
-    def of(cls, samples: Rows, chosen: NDArray[np.int64], neighbours: int, random: np.random.Generator) -> _SampleBalls:
+    def of(cls, samples: Rows, chosen: Indices, neighbours: int, random: Generator, apart: Distances) -> _SampleBalls:
         n = len(samples)
         division = random.permutation(np.arange(len(chosen)) * GROUPS // len(chosen))
         groups, missed = np.full(n, -1), np.full((n, neighbours), -1)
         radii = np.full(n, -np.inf, samples.dtype)
         radii_without = np.full((n, neighbours), -np.inf, samples.dtype)
         balls = samples[chosen]
-        for start in range(0, len(balls), CHUNK_ROWS):
-            part = slice(start, start + CHUNK_ROWS)
-            squares = squared_distances(balls[part], balls)
-            squares[np.arange(len(squares)), np.arange(start, start + len(squares))] = -1
+        for part in _chunks(len(balls), len(balls)):
+            squares = apart(balls[part], balls)
+            squares[np.arange(len(squares)), np.arange(part.start, part.start + len(squares))] = -1
             # Enough neighbours that k remain without any group, except by rare chance.
             count = min(NEAREST * neighbours + 1, squares.shape[1])
             nearest = np.argpartition(squares, count - 1, axis=1)[:, :count]
@@ -154,14 +166,32 @@ def squared_distances(rows: Rows, others: Rows) -> Rows:  # [a, b]
     return distances
 
 
-def precision(sets: FeatureSets) -> Estimate:
+def rounded_distances(rows: Rows, others: Rows) -> Rows:  # [a, b]
+    """Compute squared distances as `squared_distances`, with every step rounded to float16 unless one overflows.
+
+    Those of Inception's features are some hundreds, where float16 has steps of 1/16 to 1/4: many are equal to a radius.
+    Sums are in float32, as NumPy's of float16. Source: guided-diffusion, `evaluations/evaluator.py`, `DistanceBlock`.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        half = [side.astype(np.float16) for side in (rows, others)]
+        lengths = [np.square(side).astype(np.float32).sum(1).astype(np.float16) for side in half]
+        products = (half[0].astype(np.float32) @ half[1].astype(np.float32).T).astype(np.float16)
+        products *= np.float16(-2)
+        products += lengths[0][:, None]
+        products += lengths[1]
+    if not np.isfinite(products).all():
+        return squared_distances(rows, others)
+    return np.maximum(products, 0, out=products).astype(np.float32)
+
+
+def precision(sets: FeatureSets, as_adm: bool = False) -> Estimate:
     """Compute the share of samples that lie in any real image's ball.
 
     The real images and their balls are treated as fixed. The error is that of a share; see `share_stderr`.
 
     Source: T. Kynkäänniemi et al., arXiv 1904.06991, with the strict inequality of `prdc`.
     """
-    balls = _shared(sets)
+    balls = _shared(sets, as_adm)
     return Estimate.of_images(balls.held > 0, **_details(balls))
 
 
@@ -176,7 +206,7 @@ def density(sets: FeatureSets) -> Estimate:
     return Estimate.of_images(balls.held / balls.neighbours, **_details(balls))
 
 
-def recall(sets: FeatureSets) -> Estimate:
+def recall(sets: FeatureSets, as_adm: bool = False) -> Estimate:
     """Compute the share of real images that lie in any sample's ball.
 
     The real images are treated as fixed. The error is the jackknife over GROUPS random groups of samples: a group's
@@ -185,7 +215,7 @@ def recall(sets: FeatureSets) -> Estimate:
 
     Source: as `precision`; B. Efron, C. Stein, Annals of Statistics 9, 1981, for the jackknife.
     """
-    return recall_of(_shared(sets))
+    return recall_of(_shared(sets, as_adm))
 
 
 def recall_of(balls: Neighbourhoods) -> Estimate:
@@ -215,25 +245,31 @@ def _share_of_real(balls: Neighbourhoods, flags: Flags, without_group: Flags) ->
     return Estimate(float(flags.mean()), stderr, balls.sampled_balls, None, _details(balls), groups=GROUPS)
 
 
-_by_sets: WeakKeyDictionary[FeatureSets, Neighbourhoods] = WeakKeyDictionary()
+_by_sets: WeakKeyDictionary[FeatureSets, dict[bool, Neighbourhoods]] = WeakKeyDictionary()
 
 
-def _shared(sets: FeatureSets) -> Neighbourhoods:
-    if sets not in _by_sets:
-        _by_sets[sets] = neighbourhoods(sets)
-    return _by_sets[sets]
+def _shared(sets: FeatureSets, as_adm: bool = False) -> Neighbourhoods:
+    known = _by_sets.setdefault(sets, {})
+    if as_adm not in known:
+        every = max(len(sets.samples), len(sets.real()))
+        known[as_adm] = neighbourhoods(sets, ADM_NEIGHBOURS, every, as_adm=True) if as_adm else neighbourhoods(sets)
+    return known[as_adm]
 
 
 def _subset(n: int, most: int, random: np.random.Generator) -> NDArray[np.int64]:
     return np.arange(n) if n <= most else np.sort(random.choice(n, most, replace=False))
 
 
-def _radii(rows: Rows, neighbours: int) -> Rows:
+def _chunks(rows: int, columns: int) -> Iterator[slice]:
+    size = max(1, min(CHUNK_ROWS, CHUNK_DISTANCES // columns))
+    return (slice(start, start + size) for start in range(0, rows, size))
+
+
+def _radii(rows: Rows, neighbours: int, measured: Distances) -> Rows:
     radii = np.empty(len(rows), rows.dtype)
-    for start in range(0, len(rows), CHUNK_ROWS):
-        part = slice(start, start + CHUNK_ROWS)
-        squares = squared_distances(rows[part], rows)
-        squares[np.arange(len(squares)), np.arange(start, start + len(squares))] = 0
+    for part in _chunks(len(rows), len(rows)):
+        squares = measured(rows[part], rows)
+        squares[np.arange(len(squares)), np.arange(part.start, part.start + len(squares))] = 0
         radii[part] = np.partition(squares, neighbours, axis=1)[:, neighbours]
     return radii
 
@@ -250,3 +286,7 @@ PRECISION = _metric("precision", version=2, estimate=precision, biased=False)
 RECALL = _metric("recall", version=2, estimate=recall)
 DENSITY = _metric("density", unit="ratio", version=1, estimate=density, biased=False)
 COVERAGE = _metric("coverage", version=2, estimate=coverage)
+_as_adm = partial(replace, version=1, on_request=True)
+PRECISION_K3 = _as_adm(PRECISION, name="precision_k3", estimate=partial(precision, as_adm=True))
+RECALL_K3 = _as_adm(RECALL, name="recall_k3", estimate=partial(recall, as_adm=True))
+"""As guided-diffusion's evaluator. Source: P. Dhariwal, A. Nichol, arXiv 2105.05233."""

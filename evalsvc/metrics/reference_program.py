@@ -51,8 +51,8 @@ def frechet_metrics(release: str, distance: Callable[[Statistics, Statistics], f
 
     def estimate(sets: FeatureSets) -> Estimate:
         own, features = frechet_estimate(sets), sets.reference_features
-        reference = sets.moments()
-        real = (reference.mean, reference.covariance) if features is None else statistics_of(features)
+        known = sets.moments()  # n is None for moments that a file states, of more images than it holds
+        real = (known.mean, known.covariance) if features is None or known.n is None else statistics_of(features)
         return with_value(own, distance(statistics_of(sets.samples), real))
 
     return {

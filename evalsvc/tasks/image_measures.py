@@ -40,7 +40,7 @@ class Given:
         if metric.features in SCORES and not self.texts:
             return "there are no captions"
         if self.count < metric.min_images:
-            return f"it needs {metric.min_images:,} images, but {self.count:,} are sampled"
+            return f"it needs {metric.min_images:,} images, but there are {self.count:,}"
         if metric.needs != "nothing":
             if self.reference is None:
                 return "there is no `reference`"
@@ -50,10 +50,11 @@ class Given:
 
 
 def load_metrics(names: Sequence[str] | None = None, program: str | None = None) -> list[ImageMetric]:
-    """Return the metrics of the catalog with these names [all], as `program` computes them if it does."""
+    """Return the metrics with these names [all but those on request], as `program` computes them if it does."""
     by_program = {} if program is None else load_program(program).metrics
     chosen = catalog.names("metrics") if names is None else names
-    return [by_program.get(name) or catalog.load("metrics", name) for name in chosen]
+    loaded = [by_program.get(name) or catalog.load("metrics", name) for name in chosen]
+    return [metric for metric in loaded if names is not None or not metric.on_request]
 
 
 def load_program(name: str) -> ReferenceProgram:

@@ -29,9 +29,12 @@ except ModuleNotFoundError:
 
 FORMAT = 2
 TAPS = (64, 2048)
+SPATIAL_TAP = 2023
 
 FOREIGN = ("mu", "sigma")
-"""Members of an imported file that are read."""
+"""Members of a foreign file that are read: mean and covariance."""
+SPATIAL = ("mu_s", "sigma_s")
+"""Members of a foreign file that may be absent: mean and covariance of the features of sFID."""
 
 FOREIGN_BYTES = 16 * (max(TAPS) + 1) ** 2
 """Maximum size in bytes of each of these members, because a compressed file may expand to any size."""
@@ -55,10 +58,16 @@ class ReferenceStatistics:
     moments: Mapping[int, TapStatistics]
     foreign: bool
     source: str
+    images: bool = False
+    """Whether the reference has images too, or instead."""
+
+    def by_key(self) -> dict[str, TapStatistics]:
+        """Return the moments by the features' keys in metrics."""
+        return {f"inception/{tap}": moments for tap, moments in self.moments.items()}
 
     @property
     def digest(self) -> str:
-        """Return the SHA-256 of the numbers, 64 hexadecimal digits, for the protocol of an imported reference."""
+        """Return the SHA-256 of the numbers, 64 hexadecimal digits, for the protocol of a reference with moments."""
         total = hashlib.sha256()
         for tap, statistics in sorted(self.moments.items()):
             total.update(f"{tap} {statistics.n}\n".encode())
@@ -125,8 +134,18 @@ def load_reference(name: str, files: KeptFolder) -> ReferenceStatistics:
         raise InvalidData(f"{name}.npz is not a file of reference statistics ({error}); import it again") from None
 
 
+def foreign_statistics(stream: BinaryIO, where: str, n: int | None = None) -> ReferenceStatistics:
+    """Read the moments in an .npz file of another program."""
+    arrays = _read(stream, where, FOREIGN)
+    moments = [_checked(where, n, arrays["mu"], arrays["sigma"], TAPS)]
+    if SPATIAL[0] in arrays:
+        moments.append(_checked(f"{where}, mu_s", n, arrays["mu_s"], arrays["sigma_s"], [SPATIAL_TAP]))
+    return ReferenceStatistics({len(each.mean): each for each in moments}, foreign=True, source=Path(where).name)
+
+
 def import_npz(path: Path, name: str, folder: Path, n: int | None = None) -> Path:
-    """Import foreign statistics, an npz file with `mu` [d] and `sigma` [d, d], as the reference `name`."""
+    """Import foreign statistics, an npz file with `mu` [d] and `sigma` [d, d], as the reference `name`; also `mu_s` and
+    `sigma_s`, if the file holds these."""
     if not NAME.fullmatch(name):
         raise InvalidRequest(f"{name!r} is not a name; use letters, digits, '.', '_' and '-', at most 128")
     if n is not None and n < 2:
@@ -134,11 +153,9 @@ def import_npz(path: Path, name: str, folder: Path, n: int | None = None) -> Pat
     try:
         # Open the file here, because numpy leaves a file open that turns out to be invalid.
         with path.open("rb") as opened:
-            arrays = _read(opened, str(path), FOREIGN)
+            fresh = foreign_statistics(opened, str(path), n)
     except OSError as error:
         raise InvalidData(f"{path} cannot be read as an npz file: {os_reason(error)}; check the file") from None
-    statistics = _checked(str(path), n, arrays["mu"], arrays["sigma"])
-    fresh = ReferenceStatistics({len(statistics.mean): statistics}, foreign=True, source=path.name)
     target = folder / f"{name}.npz"
     if target.exists() and load_reference(name, KeptFolder(folder)).digest != fresh.digest:
         raise Conflict(f"{target} holds other numbers; choose another name, or delete it first")
@@ -173,14 +190,16 @@ def _tap(arrays: Arrays, tap: int) -> TapStatistics:
     )
 
 
-def _checked(where: str, n: int | None, mean: NDArray[np.generic], covariance: NDArray[np.generic]) -> TapStatistics:
+def _checked(
+    where: str, n: int | None, mean: NDArray[np.generic], covariance: NDArray[np.generic], taps: Collection[int]
+) -> TapStatistics:
     if mean.dtype.kind not in "fiu" or covariance.dtype.kind not in "fiu":
         raise InvalidData(f"{where}: mu is {mean.dtype}, sigma is {covariance.dtype}; they must be numbers")
     if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
         shapes = f"{list(mean.shape)}, sigma {list(covariance.shape)}"
         raise InvalidData(f"{where}: mu has the shape {shapes}; they must be [d] and [d, d]")
-    if len(mean) not in TAPS:
-        raise InvalidData(f"{where} is of {len(mean)} features; the extractor has {' or '.join(map(str, TAPS))}")
+    if len(mean) not in taps:
+        raise InvalidData(f"{where} is of {len(mean)} features; the extractor has {' or '.join(map(str, taps))}")
     mu, sigma = mean.astype(np.float64), covariance.astype(np.float64)
     if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
         raise InvalidData(f"{where} holds NaN or infinity; compute the statistics again")
@@ -192,11 +211,16 @@ def _checked(where: str, n: int | None, mean: NDArray[np.generic], covariance: N
 
 
 def _read(stream: BinaryIO, where: str, members: Collection[str] | None = None, *, rows: bool = False) -> Arrays:
-    """Read `members` of an npz file [all but features; with `rows`, features too]. Pickled objects are refused."""
+    """Read `members` of an npz file, and SPATIAL if there are any [all but features; with `rows`, features too].
+
+    Pickled objects are refused.
+    """
     try:
         content = np.load(stream, allow_pickle=False)
         if isinstance(content, np.ndarray):
             raise InvalidData(f"{where} is a single array; use an npz file with mu and sigma")
+        if members and not set(SPATIAL).isdisjoint(content.files):
+            members = [*members, *SPATIAL]
         for name in members or ():
             if name not in content.files:
                 names = ", ".join(sorted(content.files)) or "nothing"
@@ -206,5 +230,5 @@ def _read(stream: BinaryIO, where: str, members: Collection[str] | None = None, 
                 raise InvalidData(f"{where}: {name} has {size:,} bytes; statistics have at most {FOREIGN_BYTES:,}")
         read = members or [name for name in content.files if rows or not name.startswith("features_")]
         return {name: content[name] for name in read}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError, MemoryError) as error:
         raise InvalidData(f"{where} cannot be read as an npz file ({error}); check the file") from None

@@ -10,8 +10,7 @@ from evalsvc.spec.protocol import MetricValue
 from evalsvc.tasks.task import TaskWarning
 
 MAX_WARNINGS = 32
-"""Maximum number of warnings of a task: a suite may have a thousand benchmarks, and warnings are shown with every
-result."""
+"""Maximum number of warnings of a task: a suite may have a thousand benchmarks, and every result shows warnings."""
 
 
 def few_warnings(warnings: Sequence[TaskWarning]) -> Iterator[TaskWarning]:
@@ -72,8 +71,7 @@ def names_of_tokens(metric: str, count: int) -> Iterator[TaskWarning]:
 
 
 def left_out(task: str, reasons: Mapping[str, str], remedy: str) -> Iterator[TaskWarning]:
-    """Warn about each requested metric that is missing, with the reason. Metrics with the same reason share a
-    warning."""
+    """Warn about each requested metric that is missing, with the reason. Those with the same reason share a warning."""
     by_reason: dict[str, list[str]] = {}
     for name, reason in reasons.items():
         by_reason.setdefault(reason, []).append(name)

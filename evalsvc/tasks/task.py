@@ -125,11 +125,9 @@ class Context(ABC):
     allow_benchmark_code: bool
     """Whether YAML files of benchmarks may run code."""
     base: Context | None
-    """Context of the checkpoint that the run is compared with, e.g. before it saw images; None if the run has no
-    base."""
+    """Context of the checkpoint that the run is compared with, e.g. before it saw images; None without a base."""
     readable: Allow
-    """Rule for which paths from `dataset` may be read. Code that opens them must apply it again, because links may lead
-    outside."""
+    """Rule for which paths from `dataset` may be read. Who opens them must apply it again: links may lead outside."""
     is_first: bool
     """Whether the checkpoint is known to be its run's base or first step, where nothing is forgotten yet."""
     kept: KeptFolder
@@ -166,13 +164,11 @@ class Context(ABC):
 
     @abstractmethod
     def images(self, path: str) -> ImageSource:
-        """Return the images of a folder or file. Each file is opened only if suites may read it, wherever links
-        lead."""
+        """Return the images of a folder or file. Each is opened only if suites may read it, wherever links lead."""
 
     @abstractmethod
     def asset(self, name: str) -> Path:
-        """Return the file of an asset by name; a path is returned unchanged. Raises AssetMissing with the command to
-        run."""
+        """Return the file of an asset by name, or a path unchanged. Raises AssetMissing with the command to run."""
 
     @abstractmethod
     def decoder(self, name: str, config: str | None = None, ema: bool = False, dtype: str = "float32") -> ImageDecoder:
@@ -187,8 +183,7 @@ class Context(ABC):
         """Return LPIPS with the networks in an asset or folder, loaded once per worker process."""
 
     report: Callable[[int], None]
-    """Callback for the units done in this shard so far. Call it between steps; it raises Cancelled when the work must
-    stop."""
+    """Callback for the units done in this shard so far, called between steps. Raises Cancelled when work must stop."""
 
 
 class Task(BaseModel):
@@ -212,6 +207,8 @@ class Task(BaseModel):
 
     stages: ClassVar[tuple[str, ...]] = ("model",)
     """Stages of the task that another engine can compute."""
+    reads: ClassVar[Literal["weights", "images"]] = "weights"
+    """Content of the checkpoints that the task evaluates."""
 
     name: str
     """First half of the names of the task's metrics."""
@@ -225,7 +222,7 @@ class Task(BaseModel):
         chosen = {} if engine is None else chosen_engines(engine.model_dump())
         for stage, name in chosen.items():
             if stage not in cls.stages:
-                stages = ", ".join(cls.stages)
+                stages = ", ".join(cls.stages) or "none"
                 raise ValueError(f"a task of kind {cls.kind} has no stage {stage}; its stages are {stages}")
             if name not in (known := engine_names(stage)):
                 raise ValueError(UnknownName.among(f"engine of the stage {stage}", name, known).message)
@@ -258,11 +255,9 @@ class TextTask(Task):
     bos: Beginning | None = None
     """Id of the tokenizer to put before every text that the model continues, or `none` [the layout's `text.bos`]."""
     end_of_text: TokenId | None = None
-    """Id of the tokenizer that ends a completion, and that replaces an empty context without `bos` [the
-    tokenizer's]."""
+    """Id of the tokenizer that ends a completion, and replaces an empty context without `bos` [the tokenizer's]."""
     max_length: int | None = Field(default=None, ge=2, le=MAX_TOKENS)
-    """Longest input in tokens, including drawn tokens; a longer input is cut from the left and counted [the
-    model's]."""
+    """Longest input in tokens, with drawn tokens; a longer one is cut from the left and counted [the model's]."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of weights and activations; logits are always float32."""
     rotary_inv_freq_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -321,8 +316,7 @@ class Work(ABC, Generic[Parameters, ShardKind, Output]):
 
     @abstractmethod
     def merge(self, context: Context, shards: Sequence[ShardKind], outputs: Sequence[Output]) -> TaskResult:
-        """Return metrics from the outputs of all shards in the order of the plan, or at a look from the first
-        outputs."""
+        """Return metrics from the outputs of all shards in the plan's order, or at a look from the first outputs."""
 
 
 def work_of(task: Parameters) -> Work[Parameters, Any, Any]:

@@ -1,5 +1,4 @@
-"""Common work of tasks that put text to a model: finding the tokenizer, and checking that a base reads the same
-text."""
+"""Common work of tasks that put text to a model: finding the tokenizer, and checking that a base reads the same."""
 
 from __future__ import annotations
 

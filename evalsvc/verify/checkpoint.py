@@ -56,15 +56,18 @@ IN_FLOAT32: Mapping[str, Any] = {
 }
 """Parameters of the comparison. Items that were recorded with other values cannot be compared."""
 
+_BARE: Mapping[str, Any] = {"protocol": None, "metrics": [], "classifier": None, "until": None}
+
 CUT: Mapping[str, Mapping[str, Any]] = {
+    "images": _BARE,
     "language": {},
     "loss": {},
     "reconstruction": {"extractor": None},
-    "text_to_image": {"protocol": None, "metrics": [], "classifier": None, "until": None},
+    "text_to_image": _BARE,
 }
 """Kinds of tasks whose items are compared, with parameters that leave out everything but items."""
 
-BY_IMAGES = ("reconstruction", "text_to_image")
+BY_IMAGES = ("images", "reconstruction", "text_to_image")
 """Kinds of tasks whose shards are ranges of images; others limit the number of their items."""
 
 CONTENT = {"data", "decoder", "fit", "images", "layout", "rotary", "tokenizer"}
@@ -144,7 +147,7 @@ def _verify(task: RecordedTask, request: VerifyRequest) -> Iterator[Finding]:
     except EvalsvcError as error:
         yield Untried(name, "", error.message)
         return
-    if task.items:
+    if task.items and spec.kind != "images":  # whose items are of given pixels, which only features are computed of
         try:
             yield from list(_compare_recorded(task, spec, own, tolerance))
         except (AttributeError, LookupError, TypeError, ValueError):  # a service of another version

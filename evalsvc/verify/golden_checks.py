@@ -139,8 +139,7 @@ def verify_noise(golden: Golden) -> Iterator[Agreement]:
 
 
 SMALL = 1e-5
-"""Tolerance of logits of about 4, sums of a few hundred products in float32: measured up to 3e-6, while a wrong norm
-eps changes 3e-4."""
+"""Tolerance of logits of about 4, sums of hundreds of float32 products: measured to 3e-6; a wrong eps changes 3e-4."""
 TRAINED_LOGITS = 1e-4
 """Tolerance of logits of up to 30, otherwise like SMALL."""
 HALF = 0.5
@@ -354,8 +353,7 @@ def verify_statistics(golden: Golden) -> Iterator[Agreement]:
 LOSS = 1e-5
 """Tolerance in nats: means over hundreds of tokens in float32."""
 DISTANCE = 2e-5
-"""Tolerance of a fid64 of 0.04: one pixel in thousands lies halfway between two levels and may be rounded either
-way."""
+"""Tolerance of a fid64 of 0.04: one pixel in thousands is halfway between two levels and may be rounded either way."""
 LOGPROB = 5e-4
 """Tolerance in nats: sums of some ten log probabilities, each of logits of about 30 in float32."""
 

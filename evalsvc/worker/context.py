@@ -7,25 +7,25 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 
 from evalsvc.assets import locate_asset
 from evalsvc.checkpoints.expression import leaves, require_parts
-from evalsvc.checkpoints.opening import checkpoint_rule, opened, opened_weights
-from evalsvc.checkpoints.reference import CheckpointRef, identify, named, verify, with_files
+from evalsvc.checkpoints.opening import checkpoint_rule, is_images, opened, opened_weights
+from evalsvc.checkpoints.reference import CheckpointRef, check_sha256, hash_files, identify, named, verify, with_files
 from evalsvc.checkpoints.weights import read_weights
 from evalsvc.config import Settings
 from evalsvc.data.images import ImageSource, read_images
 from evalsvc.decoders import ImageDecoder, load_decoder
 from evalsvc.decoders.config import DEFAULT_FILES
-from evalsvc.errors import EvalsvcError
+from evalsvc.errors import EvalsvcError, NotACheckpoint
 from evalsvc.families.reading import computed_by
 from evalsvc.features import FeatureExtractor, load_extractor
 from evalsvc.features.lpips import LPIPS
 from evalsvc.files.kept import KeptFolder
-from evalsvc.files.opened import Allow, anywhere
+from evalsvc.files.opened import Allow, anywhere, open_file
 from evalsvc.models.language_model import LanguageModel
 from evalsvc.models.loading import read_leaf
 from evalsvc.precision import use_full_float32
@@ -90,8 +90,20 @@ class ShardContext(Context):
         torch.set_num_threads(settings.worker_threads())
         use_full_float32()
 
-    def inspect_checkpoint(self) -> None:
+    def inspect_checkpoint(self, reads: Literal["weights", "images"] = "weights") -> None:
+        """Raise unless the checkpoint is the posted one, and is what the task reads."""
         verify(self.checkpoint)
+        path, rule = Path(self.checkpoint.path), self.checkpoint.rule
+        if reads == "images" and self.checkpoint.virtual is None:
+            sha256 = hash_files(path, lambda file: open_file(file, "image file", rule).stream)
+            verify(self.checkpoint)
+            check_sha256(self.checkpoint, sha256)
+            self.checkpoint = replace(self.checkpoint, sha256=sha256)
+            return
+        if self.checkpoint.virtual is None and is_images(path, rule):
+            raise NotACheckpoint(
+                f"{self.checkpoint.label} is images, and this task reads weights; evaluate it with tasks of kind images"
+            )
         with opened(self.checkpoint) as checkpoint, named(checkpoint):
             virtual = checkpoint.virtual
             if virtual is None:

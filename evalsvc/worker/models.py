@@ -97,10 +97,7 @@ def _load(checkpoint: CheckpointRef, form: ModelForm) -> LoadedModel:
     """Load and hash simultaneously from one open file, and check before and after that the file is the posted one."""
     verify(checkpoint)
     source = _source(checkpoint)
-    with (
-        opened(checkpoint) as pinned,
-        ThreadPoolExecutor(max_workers=1, thread_name_prefix="hash") as executor,
-    ):
+    with opened(checkpoint) as pinned, ThreadPoolExecutor(max_workers=1, thread_name_prefix="hash") as executor:
         verify(pinned)
         digests = executor.submit(_digests, pinned)
         try:

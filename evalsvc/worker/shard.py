@@ -55,14 +55,15 @@ def run_shard(
             require_shared(settings.shared_path, request.service)
         wanted = [request.checkpoint] if request.base is None else [request.checkpoint, request.base]
         with fetched(wanted, settings, report) as (checkpoint, *base):
+            task = build_task(request.task)
             engines = chosen_engines(request.task.parameters.get("engine"))
             context = ShardContext(checkpoint, settings, report, base[0] if base else None, files, engines)
             context.is_first |= request.is_first
             if request.stage == "plan":
                 # Report a file that is not a checkpoint before reading the suite's data.
-                context.inspect_checkpoint()
+                context.inspect_checkpoint(task.reads)
             read = partial(read_output, settings.outputs_path)
-            output = run_stage(work_of(build_task(request.task)), request, context, read)
+            output = run_stage(work_of(task), request, context, read)
         return ShardResult(output, None, _provenance(context, started))
     except (KeyboardInterrupt, SystemExit):
         raise

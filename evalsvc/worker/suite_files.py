@@ -15,6 +15,7 @@ from evalsvc.features.lpips import LPIPS
 from evalsvc.spec.images import Fit
 from evalsvc.spec.paths import Readable, local_data
 from evalsvc.spec.suite import TaskSpec, build_task
+from evalsvc.tasks.image_reference import stated_in
 from evalsvc.tasks.reconstruction.work import ReconstructionWork
 from evalsvc.worker.context import find_decoder
 
@@ -22,6 +23,8 @@ from evalsvc.worker.context import find_decoder
 def open_by_torch(where: str, path: Path, task: TaskSpec, settings: Settings) -> Iterable[object]:
     """Open the file of a parameter; return the images that a task uses, which are loaded as they are taken."""
     parameters, allow = task.parameters, Readable(settings)
+    if where == "reference" and not stated_in(path, allow).images:
+        return ()
     if where in ("images", "reference"):
         source = read_images(path, allow)
         used: Sequence[int] = range(len(source))

@@ -92,7 +92,7 @@ def test_another_network_is_told_from_a_decoder_without_its_codebook(states: dic
     ddconfig = tiny_config("movqgan")["ddconfig"] | {"num_res_blocks": 3}
     refused(tmp_path, states, "missing: encoder.down.0.block.2.", "more", ddconfig=ddconfig)
     shapes = f"1 wrongly shaped: {CODEBOOK} [16, 3] instead of [16384, 3]"
-    refused(tmp_path, states, shapes, "the file's codebook is 16 x 3: correct", n_embed=16384)
+    refused(tmp_path, states, shapes, "the file's codebook is 16 x 3: set", n_embed=16384)
     target = tiny_config("vqgan")["target"]
     refused(tmp_path, states, "missing: decoder.", "unexpected: decoder.", target=target)
     del states[CODEBOOK]

@@ -167,14 +167,29 @@ def test_logits_are_torch_fidelitys_of_the_inception_score(
     name = FeatureExtractorInceptionV3.get_default_feature_layer_for_metric("isc")
     theirs = FeatureExtractorInceptionV3("theirs", [name], feature_extractor_weights_path=str(path))
     ours = load_extractor("inception", path)
-    assert ours.taps == (64, 2048, 1008)
+    assert ours.taps == (64, 2048, 2023, 1008)
     found = ours.features(noise, "tf1-bilinear", (1008,))
     assert list(found) == [1008]
     assert relative_error(found[1008], theirs(noise)[0]) < 1e-5
     assert ours.digest == ours.digest_of(2048) == extractor.digest, "FID does not depend on the classifier"
     assert ours.digest_of(1008) not in (ours.digest, Inception.from_path(state_dict_file).digest_of(64))
-    with pytest.raises(InvalidRequest, match=r"has 64, 2048; these weights lack the classifier"):
+    with pytest.raises(InvalidRequest, match=r"has 64, 2048, 2023; these weights lack the classifier"):
         extractor.features(noise, "tf1-bilinear", (1008,))
+
+
+def test_spatial_features_are_those_of_the_published_layer(
+    extractor: Inception, state_dict_file: Path, noise: Tensor
+) -> None:
+    """TensorFlow's `mixed_6/conv` is torch-fidelity's first branch of Mixed_6d, with channels last."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    theirs = FeatureExtractorInceptionV3("theirs", ["2048"], feature_extractor_weights_path=str(state_dict_file))
+    kept: list[Tensor] = []
+    theirs.Mixed_6d.branch1x1.register_forward_hook(lambda *call: kept.append(call[-1]))
+    pooled = theirs(noise)[0]
+    found = extractor.features(noise, "tf1-bilinear", (2023, 2048))
+    assert relative_error(found[2023].unflatten(1, (17, 17, 7)).permute(0, 3, 1, 2), kept[0][:, :7]) < 1e-5
+    assert relative_error(found[2048], pooled) < 1e-5, "and the others stay the same"
 
 
 class TestFiles:
@@ -182,7 +197,7 @@ class TestFiles:
         """With classifier and counters: another file, the same weights. A score by zeros would be 1 for every set."""
         loaded = load_extractor("inception", state_dict_file)
         assert loaded.digest == extractor.digest == ASSETS["inception"].tensors
-        assert loaded.taps == (64, 2048)
+        assert loaded.taps == (64, 2048, 2023)
 
     def test_program(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, classifier: Tensor) -> None:
         """NVIDIA's TorchScript file; the classifier is told by its shape, since it lies outside the layers."""
@@ -278,7 +293,7 @@ def test_features_are_those_of_clean_fids_resizing(
     """Near evalsvc's own, whose resizing is within .005 grey levels."""
     found = load_extractor("clean-fid", inception_path)
     features = found.features(pictures[0][:4], "pil-bicubic")
-    for tap, rows in extractor.features(pictures[0][:4], "pil-bicubic").items():
+    for tap, rows in extractor.features(pictures[0][:4], "pil-bicubic", found.taps).items():
         assert relative_error(rows, features[tap]) < 5e-6
     assert found.digest == extractor.digest
     assert found.program == {"program": "clean-fid 0.1.35", "network": "torch-fidelity 0.4.0, its layers"}
@@ -330,7 +345,7 @@ def test_is_torch_fidelitys_own_and_near_evalsvcs(
     features = found.features(images, "tf1-bilinear")
     assert all(torch.equal(features[tap], expected[tap]) for tap in (64, 2048))
     assert torch.equal(found.features(images, "tf1-bilinear", (64,))[64], expected[64])
-    ours = extractor.features(images, "tf1-bilinear")
+    ours = extractor.features(images, "tf1-bilinear", (64, 2048))
     assert all(relative_error(rows, expected[tap]) < 4e-6 for tap, rows in ours.items())
     assert found.digest == extractor.digest
     assert found.program == {"program": "torch-fidelity 0.4.0"}

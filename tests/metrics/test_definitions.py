@@ -50,7 +50,12 @@ NOT_RETURNED = {
     "fid_infinity": "it needs thousands of images",
     "fid64_infinity": "it needs hundreds of images",
     "fd_dinov2": "it needs 1,025 images",
+    "fid_<category>": "it needs a folder per category",
     "inception_score": "it needs 1,000 images",
+    "inception_score_adm": "it is on request and needs 1,000 images",
+    "precision_k3": "it is on request",
+    "recall_k3": "it is on request",
+    "sfid": "it is on request and needs 2,024 images",
 }
 """Definitions that the small results below do not use, and why. Those of sampled images are held to the catalog."""
 
@@ -132,6 +137,8 @@ LATE = Forgetting.model_fields["icl_positions"].default
         ("text_to_image", "coverage", f"jackknife over {prdc.GROUPS} groups"),
         ("text_to_image", "fid_infinity", f"{G**2 // 2} θ₀ − {(G - 1) ** 2} θ₁ + {(G - 2) ** 2 // 2} θ₂"),
         ("text_to_image", "fid_infinity", f"at least −value / {fid.BELOW_ZERO:g}"),
+        ("text_to_image", "inception_score_adm", f"over splits of {scores.SPLIT_SIZE:,} images"),
+        ("text_to_image", "precision_k3", f"to its {prdc.ADM_NEIGHBOURS}rd nearest"),
         ("text_to_image", "inception_score", f"over {scores.SPLITS} splits"),
         ("reconstruction", "ssim", f"{pixels.WINDOW} × {pixels.WINDOW} pixels, σ = {pixels.SIGMA:g}"),
         ("language", "rouge", f"{RESAMPLES} bootstrap samples"),

@@ -22,7 +22,7 @@ from torch_fidelity.metric_prc import prc_features_to_metric
 
 from evalsvc.errors import InvalidData, MissingPackage
 from evalsvc.installation import pip_install
-from evalsvc.metrics import mmd, prdc, reference_program
+from evalsvc.metrics import mmd, prdc, reference_program, scores
 from evalsvc.metrics.clean_fid import CLEAN_FID, frechet_distance
 from evalsvc.metrics.fid import frechet_estimate
 from evalsvc.metrics.frechet import Moments, counted_once
@@ -31,7 +31,7 @@ from evalsvc.metrics.image_metric import Estimate, FeatureSets, ImageMetric
 from evalsvc.metrics.mmd import cmmd, kid, pair_variance
 from evalsvc.metrics.prdc import neighbourhoods, recall_of, squared_distances
 from evalsvc.metrics.reconstruction import paired_frechet_shares
-from evalsvc.metrics.scores import clip_score, inception_score
+from evalsvc.metrics.scores import clip_score, inception_score, score_as_adm
 from evalsvc.metrics.shares import share_stderr
 from evalsvc.metrics.torch_fidelity import TORCH_FIDELITY
 from evalsvc.spec import catalog
@@ -125,7 +125,7 @@ def fid_of_pairs(seed: int, moved: float, noise: float) -> Estimate:
 CASES: dict[str, tuple[Callable[[int], Estimate], int, float, float]] = {
     # The jackknife over groups is rather too large, by most where nearly all real images are found.
     **{
-        name: (of_catalog(name), 80, 0.8, 1.6 if name in ("recall", "coverage") else 1.15)
+        name: (of_catalog(name), 80, 0.8, 1.6 if name in ("recall", "recall_k3", "coverage") else 1.15)
         for name in catalog.names("metrics")
     },
     "fid at zero": (lambda seed: fid_of_normals(seed, 0.0), 200, 0.85, 1.15),
@@ -185,6 +185,16 @@ def test_inception_score_is_torch_fidelitys() -> None:
     found = inception_score(FeatureSets(rows))
     assert found.value == pytest.approx(theirs["inception_score_mean"], rel=1e-12)
     assert found.details["split_std"] == pytest.approx(theirs["inception_score_std"], rel=1e-9)
+
+
+def test_inception_score_of_adm_is_over_splits_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last split is smaller and counts as much."""
+    monkeypatch.setattr(scores, "SPLIT_SIZE", 500)
+    rows = np.random.default_rng(0).normal(0, 2, (1234, 20))
+    p = np.exp(rows) / np.exp(rows).sum(1, keepdims=True)
+    parts = [p[:500], p[500:1000], p[1000:]]
+    expected = np.mean([np.exp(np.mean(np.sum(part * (np.log(part) - np.log(part.mean(0))), 1))) for part in parts])
+    assert score_as_adm(FeatureSets(rows.astype(np.float32))).value == pytest.approx(expected, rel=1e-6)
 
 
 def test_clip_score_is_the_mean() -> None:
@@ -497,3 +507,31 @@ def test_all_features_of_few_images_are_theirs(smoke_features: Features) -> None
     found = own_distance(first.mean, first.covariance, second.mean, second.covariance)
     assert found == pytest.approx(float(smoke_features["torch_fidelity_2048"]), rel=1e-5)
     assert found == pytest.approx(float(smoke_features["clean_fid_2048"]), rel=1e-5)
+
+
+def test_precision_and_recall_of_adm_image_by_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From whole matrices of float16: a ball holds its border, on which many distances of float16 lie."""
+    real, fake = (gamma(n, seed, 3.0, 64) for n, seed in ((90, 0), (110, 1)))
+
+    def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        a, b = a.astype(np.float16), b.astype(np.float16)
+        lengths = [np.square(side).sum(1, dtype=np.float32).astype(np.float16) for side in (a, b)]
+        product = (a.astype(np.float32) @ b.T.astype(np.float32)).astype(np.float16)
+        return np.maximum(lengths[0][:, None] - np.float16(2) * product + lengths[1], 0)
+
+    radii = [np.sort(distances(side, side), axis=1)[:, 3] for side in (real, fake)]
+    between = distances(real, fake)
+    sets = FeatureSets(fake, None, real)
+    expected = {"precision_k3": (between <= radii[0][:, None]).any(0), "recall_k3": (between <= radii[1]).any(1)}
+    on_the_border = (between < radii[1]).any(1)
+    assert on_the_border.mean() != expected["recall_k3"].mean(), "the borders matter here"
+    found = {name: catalog.load("metrics", name).estimate(sets) for name in expected}
+    assert {name: one.value for name, one in found.items()} == {name: flags.mean() for name, flags in expected.items()}
+    monkeypatch.setattr(prdc, "CHUNK_DISTANCES", 1000)
+    again = catalog.load("metrics", "recall_k3").estimate(FeatureSets(fake, None, real))
+    assert (again.value, again.stderr) == (found["recall_k3"].value, found["recall_k3"].stderr), "in chunks"
+
+
+def test_distances_beyond_float16_are_those_of_float32() -> None:
+    rows = gamma(30, 0, 300.0)
+    np.testing.assert_array_equal(prdc.rounded_distances(rows, rows), squared_distances(rows, rows))

@@ -14,6 +14,7 @@ from evalsvc.metrics.frechet import Moments
 from evalsvc.spec.images import Fit
 from evalsvc.tasks.image_reference import ReferenceIdentity, read_reference
 from evalsvc.tasks.reference_statistics import (
+    ReferenceStatistics,
     TapStatistics,
     import_npz,
     is_known,
@@ -104,7 +105,16 @@ def test_imported_statistics_are_marked(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found.moments[64].mean, ROWS.mean(0))
     other, files = ReferenceIdentity("0" * 64, None, None), KeptFolder(tmp_path / "statistics")
     with pytest.raises(DataChanged, match="the reference 'more' has changed since this evaluation was planned"):
-        read_reference(files, "more", other, {}, (), dict)
+        read_reference(files, "more", other, {}, (), dict, load_reference("more", files))
+
+
+def test_spatial_moments_are_imported_too(tmp_path: Path) -> None:
+    spatial = {"mu_s": np.ones(2023), "sigma_s": np.eye(2023, dtype=np.float32)}
+    import_npz(foreign(tmp_path / "x.npz", mu=np.zeros(2048), sigma=np.eye(2048), **spatial), "adm", tmp_path)
+    assert {tap: each.mean.sum() for tap, each in load_reference("adm", KeptFolder(tmp_path)).moments.items()} == {
+        2048: 0,
+        2023: 2023,
+    }
 
 
 def test_a_reference_that_is_not_there(tmp_path: Path) -> None:
@@ -138,6 +148,12 @@ def test_what_is_there_is_neither_replaced_nor_in_the_way(tmp_path: Path) -> Non
         ({"mu": np.zeros(64)}, "has no 'sigma'; it holds mu, expected mu and sigma"),
         ({"mu": np.zeros(64), "sigma": np.eye(65)}, r"mu has the shape \[64\], sigma \[65, 65\]"),
         ({"mu": np.zeros(10), "sigma": np.eye(10)}, "is of 10 features; the extractor has 64 or 2048"),
+        ({"mu": np.zeros(2023), "sigma": np.eye(2023)}, "is of 2023 features; the extractor has 64 or 2048"),
+        ({"mu": np.zeros(64), "sigma": np.eye(64), "mu_s": np.zeros(64)}, "has no 'sigma_s'"),
+        (
+            {"mu": np.zeros(64), "sigma": np.eye(64), "mu_s": np.zeros(64), "sigma_s": np.eye(64)},
+            "x.npz, mu_s is of 64 features; the extractor has 2023",
+        ),
         ({"mu": np.full(64, np.nan), "sigma": np.eye(64)}, "holds NaN or infinity"),
         ({"mu": np.zeros(64), "sigma": -np.eye(64)}, "a negative variance"),
         ({"mu": np.zeros(64), "sigma": np.triu(np.ones((64, 64)))}, "not symmetric"),
@@ -171,7 +187,8 @@ IDENTITY = ReferenceIdentity("d" * 64, 100, Fit(32))
 
 def read(folder: Path, computed: Any = dict, keys: tuple[str, ...] = ("clip",)) -> TapStatistics:
     features = {"clip": {"extractor": "e", "resize": "r"}}
-    return read_reference(KeptFolder(folder), "coco", IDENTITY, features, keys, computed)["clip"]
+    stated = ReferenceStatistics({}, foreign=True, source="", images=True)
+    return read_reference(KeptFolder(folder), "coco", IDENTITY, features, keys, computed, stated)["clip"]
 
 
 def test_what_is_computed_is_kept_and_then_not_asked_for_again(tmp_path: Path) -> None:

@@ -160,9 +160,17 @@ def test_a_decoder_agrees_with_diffusers(task: dict[str, Any], perturb: Callable
 
 
 @pytest.mark.parametrize("program", ["clean-fid", "torch-fidelity"])
-@pytest.mark.parametrize("task", [DIGITS, IMAGES])
+@pytest.mark.parametrize(
+    ("checkpoint", "task"),
+    [
+        (pretrained(5), DIGITS),
+        (pretrained(5), IMAGES),
+        (CheckpointRef(str(ROOT / "images.safetensors")), {"kind": "images", "name": "given"}),
+    ],
+)
 def test_features_agree_with_the_program(
     program: str,
+    checkpoint: CheckpointRef,
     task: dict[str, Any],
     inception_path: Path,
     perturb: Callable[..., None],
@@ -170,7 +178,7 @@ def test_features_agree_with_the_program(
 ) -> None:
     """The weights are the same. The other program resizes otherwise, and says so."""
     resize = {"clean-fid": "pil-bicubic", "torch-fidelity": "tf1-bilinear"}[program]
-    asked = unrecorded(pretrained(5), {**task, "extractor": str(inception_path), "resize": resize})
+    asked = unrecorded(checkpoint, {**task, "extractor": str(inception_path), "resize": resize})
     engine = ("extractor", program)
     [other] = [pair for pair in reference_engines(asked.spec) if pair[0] == "extractor" and pair != engine]
     by_program = {finding.program: finding for finding in verify(asked, engine, other)}

@@ -60,8 +60,7 @@ class TokenPairs:
         return TokenPairs(*map(tuple, zip(*rows, strict=True)))
 
     def one_per_image(self) -> TokenPairs:
-        """Return the first pair of each image. Several captions of one image are not independent, and each would be a
-        right answer."""
+        """Return the first pair of each image: several captions of one image would each be a right answer."""
         first: dict[tuple[int, ...], int] = {}
         for row, codes in enumerate(self.codes):
             first.setdefault(tuple(codes), row)
@@ -89,8 +88,7 @@ def pairs_of(data: TokenData, layout: VocabularyLayout, limit: int | None = None
 
 
 def batches(pairs: TokenPairs, size: int, seed: int) -> list[TokenPairs]:
-    """Return random batches of `size` pairs, because files are often sorted; one batch of all pairs if there are
-    fewer."""
+    """Return random batches of `size` pairs, because files are often sorted; fewer pairs are one batch."""
     if len(pairs) <= size:
         return [pairs]
 
@@ -161,8 +159,7 @@ class Similarities(NamedTuple):
 
 
 def similarities(tables: Tables, batch: TokenPairs) -> Similarities:
-    """Return the similarities in a batch. Each distinct bag is computed once, so equal bags have exactly equal
-    similarities."""
+    """Return the similarities in a batch. Each distinct bag is computed once, so equal bags are exactly equal."""
     text, text_of = _distinct(batch.texts)
     image, image_of = _distinct(batch.codes)
     texts, images = bag_means(tables.text, text).cpu(), bag_means(tables.image, image).cpu()

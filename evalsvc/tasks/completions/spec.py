@@ -68,9 +68,7 @@ class Completions(TextTask):
                 f"{drawn:,} ids, more than {MAX_DRAWN:,}; lower `samples` or `max_tokens`"
             )
         if self.seed + max(self.samples - 1, 0) > MAX_SEED:
-            raise ValueError(
-                f"seed is {self.seed}, which leaves no seeds for {self.samples:,} `samples`; use a smaller seed"
-            )
+            raise ValueError(f"seed is {self.seed}, which leaves no seeds for {self.samples:,} `samples`; lower it")
         try:
             self._seeded(self.seed)
         except InvalidRequest as error:

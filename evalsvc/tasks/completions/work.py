@@ -142,8 +142,7 @@ class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]
     def merge(
         self, context: Context, shards: Sequence[CompletionsShard], outputs: Sequence[CompletionsOutput]
     ) -> TaskResult:
-        """Return the share of image ids, the number of greedy completions that equal the base's, and all completions
-        as a report."""
+        """Return the share of image ids, the number of greedy completions equal to the base's, and a report of all."""
         [shard], [output] = shards, outputs
         items, ways = output.items, len(self.task.ways())
         drawn = sum(item.drawn or 0 for item in items)

@@ -1,5 +1,4 @@
-"""Metrics that compare a checkpoint with its base on benchmarks: changes, answers lost and gained, and accuracy above
-chance."""
+"""Metrics that compare a checkpoint with its base on benchmarks: changes, answers lost and gained, and above chance."""
 
 from __future__ import annotations
 
@@ -38,8 +37,7 @@ class Differences:
     task: str
     metrics: list[MetricValue] = field(default_factory=list)
     numbers: dict[int, dict[str, float]] = field(default_factory=dict)
-    """Numbers by index of the document. Names begin with the benchmark, so that a row can hold one document of each
-    benchmark."""
+    """Numbers by index of the document. Names begin with the benchmark: a row can hold a document of each."""
 
     def add_changes(self, checkpoint: Results, base: Results, protocol: Mapping[str, object]) -> None:
         """Add `<task>/<benchmark>_<metric>_change`, checkpoint minus base, for every mean over a benchmark's documents:
@@ -51,8 +49,7 @@ class Differences:
                 self._add(name, "change", metric, base, checkpoint, protocol)
 
     def add_icl(self, zero: Results, few: Results, protocol: Mapping[str, object]) -> None:
-        """Add `<task>/<benchmark>_icl`: accuracy with solved examples before each question, minus the accuracy
-        without."""
+        """Add `<task>/<benchmark>_icl`: accuracy with solved examples before each question, minus that without."""
         for benchmark in benchmarks_of(few):
             for scope in SCOPES:
                 without, metric = (accuracy_of(results, benchmark, scope) for results in (zero, few))
@@ -73,13 +70,7 @@ class Differences:
             self.numbers.setdefault(index, {})[key] = number
 
     def _add(
-        self,
-        name: str,
-        what: str,
-        metric: MetricValue,
-        before: Results,
-        after: Results,
-        protocol: Mapping[str, object],
+        self, name: str, what: str, metric: MetricValue, before: Results, after: Results, protocol: Mapping[str, object]
     ) -> None:
         pairs = pairs_of(after, before, metric, metric.items)
         if pairs is None:
@@ -108,8 +99,7 @@ class Retained:
     metrics: list[MetricValue]
     counted: list[str]
     at_chance: list[str]
-    """Benchmarks in `counted` where the base is not above chance by `ABOVE_CHANCE` of its standard errors, over all
-    ids."""
+    """Benchmarks in `counted` where the base is not `ABOVE_CHANCE` standard errors above chance, over all ids."""
 
 
 @dataclass(frozen=True)
@@ -238,9 +228,7 @@ def text_retained(
         linear, stderr, interval = ratio
         name = f"{task}/text_retained{scope}"
         # Chance accuracies that are not from the table follow from the members' digests.
-        others = {
-            each.row.what: asdict(each.chance) for each in accuracies if each.chance.value != each.metric.baseline
-        }
+        others = {acc.row.what: asdict(acc.chance) for acc in accuracies if acc.chance.value != acc.metric.baseline}
         content = {
             **protocol,
             "members": {each.metric.name: each.metric.protocol.id for each in accuracies},

@@ -46,8 +46,7 @@ ALPHA = 1 - LEVEL
 BASELINES = Path(__file__).parents[2] / "text_tasks" / "random_baselines.json"
 
 SAME_OPTIONS = 0.02
-"""Maximum distance between the mean of right options / options and the table's; beyond it, the name belongs to another
-benchmark."""
+"""Maximum distance of the mean of right options / options from the table's; beyond it, the benchmark is another."""
 
 
 @dataclass(frozen=True)
@@ -183,8 +182,7 @@ def _bits_pairs(checkpoint: Results, base: Results, benchmark: str, scope: str) 
 
 
 def benchmark_rows(checkpoint: Results, base: Results) -> list[ForgettingRow]:
-    """Return accuracy and bits per byte of every benchmark, over all ids and within text, with rows of a benchmark
-    together."""
+    """Return accuracy and bits per byte of every benchmark, over all ids and within text, benchmark by benchmark."""
     rows = []
     for benchmark in benchmarks_of(checkpoint):
         for suffix, scope in SCOPES.items():
@@ -291,8 +289,7 @@ def benchmark_parts(checkpoint: Results, base: Results) -> list[LossParts]:
 
 
 def parts_of(what: str, unit: str, everything: Pairs, within: Pairs, masses: tuple[float | None, float]) -> LossParts:
-    """Decompose a change. `everything` and `within` are losses over all ids and within text; `masses` are image masses
-    of base and checkpoint."""
+    """Decompose a change of losses over all ids and `within` text; `masses` are image masses of base and checkpoint."""
     base, checkpoint = (
         [total - part for total, part in zip(getattr(everything, side), getattr(within, side), strict=True)]
         for side in ("base", "checkpoint")

@@ -103,9 +103,7 @@ class TextForgettingWork(TextWork[Forgetting, TextShard, Comparison]):
     def planned_base(self, context: Context, planned: Base) -> Context:
         base = self.base(context)
         if base.digest() != planned.sha256:
-            raise DataChanged(
-                f"the base, {base.checkpoint.label}, has changed since this evaluation was planned; evaluate again"
-            )
+            raise DataChanged.since_planned(f"the base, {base.checkpoint.label},")
         return base
 
     def merge_text(

@@ -41,8 +41,7 @@ MAX_FLIPPED_TEXT = 8 << 20
 """Maximum number of characters of flipped questions in a report; questions without room are left out."""
 
 Part = Literal["checkpoint", "base", "few", "zero"]
-"""The respondent: the checkpoint as in the suite, or its base; or the checkpoint with or without `icl`'s solved
-examples."""
+"""The respondent: the checkpoint as in the suite, or its base; or the checkpoint with or without solved examples."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,4 @@
-"""Metrics and items of the loss task, from sums per sequence; and the losses to compare with, of a model without
-context."""
+"""Metrics and items of the loss task, from sums per sequence; and the losses of a model without context."""
 
 from __future__ import annotations
 

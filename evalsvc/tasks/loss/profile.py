@@ -22,8 +22,7 @@ POSITION_STARTS = (*range(SINGLE_POSITIONS), *(SINGLE_POSITIONS << power for pow
 """Starts of the bins of positions: single positions at first, then each bin as wide as all bins before it."""
 
 MAX_CELLS = 1 << 14
-"""Maximum number of cells of a grid, which limits the artifact to a few megabytes. Larger images are profiled by
-position."""
+"""Maximum number of cells of a grid, for an artifact of a few megabytes. Larger images are profiled by position."""
 
 GROUPS = {
     "text_position": "text",
@@ -54,8 +53,7 @@ Profile = Mapping[str, Sequence[Bin | None]]
 
 
 def find_grid(counts: set[int], columns: int | None, path: str) -> tuple[Grid | None, str | None]:
-    """Find the grid of images with these numbers of codes (not 0), square or with `columns` columns, or why there is
-    none."""
+    """Find the grid of images of so many codes (not 0), square or of `columns` columns, or why there is none."""
     if columns is not None:
         odd = [count for count in sorted(counts) if count % columns]
         if odd:

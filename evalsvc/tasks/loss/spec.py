@@ -36,8 +36,7 @@ class Loss(Task):
     decoder: AssetName | None = None
     """Image tokenizer that the run was trained with: the name of an asset or the path of its checkpoint."""
     decoder_config: AssetName | None = None
-    """Configuration of the decoder: a registered name such as `movqgan-67M`, or the path of a YAML file [the file next
-    to the decoder's checkpoint]."""
+    """Configuration of the decoder: a name such as `movqgan-67M`, or the path of a YAML file [next to `decoder`]."""
     decoder_ema: bool = False
     """Whether to use the decoder's averaged weights."""
     size: int | None = Field(default=None, ge=2, le=MAX_SIDE)
@@ -53,16 +52,14 @@ class Loss(Task):
     limit: Rows | None = None
     """Number of sequences to use, from the beginning [all]."""
     general_text: DataPath | None = None
-    """General text, in a file like `data` without codes. The task reports its loss, and the loss's distance above the
-    captions' loss."""
+    """General text, in a file like `data` without codes. Reports its loss, and the distance above the captions'."""
     general_text_limit: Rows | None = None
     """Number of sequences of `general_text` to use, from the beginning [all]."""
     text_prefix: TextPrefix = "bos"
     """What stands before a text without an image, in `data` and `general_text`: `bos` only the token of `bos`, if there
     is one, as before the questions of benchmarks; `layout` puts the text into the layout's template, as a caption."""
     profile: bool = True
-    """Whether to keep the artifact `loss_profile`: the loss by position in the text, and by row, column and cell of the
-    image."""
+    """Whether to keep the artifact `loss_profile`: the loss by position in texts, and by row, column and cell."""
     profile_metrics: tuple[Literal["text_position", "image_row", "image_column", "image_position"], ...] = Field(
         default=(), max_length=4
     )

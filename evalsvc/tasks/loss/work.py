@@ -251,11 +251,7 @@ class LossWork(Work[Loss, LossShard, LossOutput]):
         return TaskResult(metrics, items, notes, artifacts, list(self._warnings(context, metrics, data, general)))
 
     def _warnings(
-        self,
-        context: Context,
-        metrics: Sequence[MetricValue],
-        data: Part[DataShard],
-        general: Part[TextShard] | None,
+        self, context: Context, metrics: Sequence[MetricValue], data: Part[DataShard], general: Part[TextShard] | None
     ) -> Iterator[TaskWarning]:
         name, remedy = self.task.name, "use a layout with a greater `length`, or shorter texts"
         yield from worse_than_guessing(metrics, [f"{name}/image_within"], UNTRAINED_IMAGES)
@@ -344,7 +340,7 @@ class LossWork(Work[Loss, LossShard, LossOutput]):
                 type_targets.add(sequence.ids)
         if max(lengths) < 2:
             raise InvalidData(
-                f"{data.path}: no sequence has two tokens, and the first is not predicted; use longer sequences"
+                f"{data.path}: no sequence has two tokens, and the first is not predicted; use longer ones"
             )
         unigrams = {kind: each.unigrams(kind == "image", groups) for kind, each in targets.items()}
         whole = {"units": len(records), "start": 0, "stop": len(records)}

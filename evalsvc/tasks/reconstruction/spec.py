@@ -30,8 +30,7 @@ class Reconstruction(Task):
     decoder: AssetName
     """Image tokenizer: the name of an asset or the path of its checkpoint."""
     decoder_config: AssetName | None = None
-    """Configuration of the decoder: a registered name such as `movqgan-67M`, or the path of a YAML file [the file next
-    to the decoder's checkpoint]."""
+    """Configuration of the decoder: a name such as `movqgan-67M`, or the path of a YAML file [next to `decoder`]."""
     decoder_ema: bool = False
     """Whether to use the decoder's averaged weights."""
     samples: Images | None = None
@@ -47,8 +46,7 @@ class Reconstruction(Task):
     """Feature extractor of the Fréchet distances: the name of an asset, the path of its file, or a published program,
     `clean-fid` or `torch-fidelity`, whose own code then computes the distances; `null` leaves the distances out."""
     resize: Resize = "pil-bicubic"
-    """Method that resizes images to the extractor's input: clean-fid's or torch-fidelity's [a program's own]. FIDs by
-    the two methods are different metrics."""
+    """Resizing to Inception's input: clean-fid's or torch-fidelity's, each another metric [a program's own]."""
     taps: tuple[Literal[64, 2048], ...] | None = Field(default=None, max_length=2)
     """Numbers of features, for `fid64` and `fid` [those with enough images]; each needs more images than features."""
     lpips: AssetName | None = None

@@ -196,8 +196,7 @@ class ReconstructionWork(Work[Reconstruction, ReconstructionShard, Reconstructio
         return samples or len(source)
 
     def _taps(self, source: ImageSource, count: int) -> list[int]:
-        """Return the taps with enough images. Features of n ≤ d images do not span d dimensions, so their distance is
-        mostly bias."""
+        """Return the taps with enough images: n ≤ d features do not span d dimensions; the distance is mostly bias."""
         if self.task.extractor is None:
             return []
         if self.task.taps is None:

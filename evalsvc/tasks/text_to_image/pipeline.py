@@ -9,66 +9,33 @@ all cores, it follows each batch. If memory runs out, fewer images are decoded t
 from __future__ import annotations
 
 import hashlib
-import io
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from pydantic import JsonValue
 from torch import Tensor
 
 from evalsvc.data.images import fit_pixels
 from evalsvc.decoders import ImageDecoder, PixelError, pixel_error, to_uint8
 from evalsvc.errors import NonFinite
-from evalsvc.files.arrays import Array
-from evalsvc.files.artifacts import Artifact
 from evalsvc.models.decoding import decoding_stream
 from evalsvc.sampling import Prompt, SamplerSpec, Samples
 from evalsvc.sampling.fitting import FittingBatches, generate_fitting
 from evalsvc.sampling.memory import attempt, release
 from evalsvc.spec.images import Fit
 from evalsvc.spec.layout import VocabularyLayout
-from evalsvc.spec.sampling import SamplingParams
 from evalsvc.tasks.image_features import FeaturePass, FeatureRows
+from evalsvc.tasks.image_work import KeptImage, SampledImage, SampleOutput, encode_image
 from evalsvc.tasks.task import Context
 from evalsvc.tasks.text_to_image.prompts import PromptRecord
 from evalsvc.tasks.text_to_image.spec import TextToImage
 
 COMPARED = 8
 """Number of images of a shard that are decoded a second time if the decoder is not in float32."""
-
-
-@dataclass(frozen=True)
-class SampledImage:
-    id: str
-    codes: str
-    label: int | None
-
-
-@dataclass(frozen=True)
-class KeptImage:
-    index: int
-    png: bytes
-    id: str
-    prompt: str
-
-
-@dataclass(frozen=True)
-class SampleOutput:
-    features: Mapping[str, Array[np.float32]]
-    images: Sequence[SampledImage]
-    kept: Sequence[KeptImage]
-    side: int
-    protocol: Mapping[str, JsonValue]
-    cut: int
-    """Number of captions that did not fit the layout."""
-    part: Literal["sample"] = "sample"
 
 
 def sample_images(
@@ -147,8 +114,7 @@ def sample_images(
 def _prompts(
     layout: VocabularyLayout, records: Sequence[PromptRecord], codes: int, guided: bool
 ) -> tuple[list[Prompt], tuple[int, ...] | None]:
-    """Return the prompts, and for guidance the unconditional prompt that they share. With `prompt.pad`, each has its
-    own."""
+    """Return the prompts, and guidance's unconditional prompt that they share. With `prompt.pad`, each has its own."""
     prompts = [Prompt(record.id, record.ids) for record in records]
     if not guided:
         return prompts, None
@@ -194,8 +160,7 @@ class PostProcessing:
         """Pixel distances of some images from those of `Stages.exact`."""
 
     def add(self, samples: Samples, at_once: int) -> None:
-        """Decode and measure a batch, `at_once` images at a time, without images that an earlier attempt has
-        finished."""
+        """Decode and measure a batch, `at_once` images at a time, without images that an earlier attempt finished."""
         done = sum(index in self.images for index in samples.indices)
         for start in range(done, len(samples.indices), at_once):
             self._add(samples.indices[start : start + at_once], samples.codes[start : start + at_once])
@@ -218,11 +183,7 @@ class PostProcessing:
             digest = hashlib.sha256(row.to(torch.int32).numpy().tobytes()).hexdigest()[:16]
             images[index] = SampledImage(self._records[index].id, digest, self._records[index].label)
         pictures = zip(indices, pixels.cpu(), strict=True)
-        kept = {
-            index: _as_png(Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()))
-            for index, picture in pictures
-            if index < self._kept_until
-        }
+        kept = {index: encode_image(picture.numpy()) for index, picture in pictures if index < self._kept_until}
         # All or nothing: if memory ran out before this line, these images are repeated.
         self.rows.add(indices, features)
         self.images |= images
@@ -302,38 +263,3 @@ class Background:
         finally:
             if self._executor is not None:
                 self._executor.shutdown(wait=True, cancel_futures=True)
-
-
-GRID_COLUMNS = 8
-
-
-def keep_images(parts: Sequence[SampleOutput], params: SamplingParams, several: bool) -> list[Artifact]:
-    kept = [image for part in parts for image in part.kept]
-    if not kept:
-        return []
-    prefix, sampling = f"guidance-{params.guidance_scale:g}-" if several else "", params.to_json()
-    prompts = [image.prompt for image in kept]
-    details = {"images": len(kept), "columns": GRID_COLUMNS, "prompts": prompts, **sampling}
-    artifacts = [
-        Artifact("grid", f"{prefix}grid.png", "image/png", encode_grid([image.png for image in kept]), details)
-    ]
-    for image in kept:
-        details = {"id": image.id, "prompt": image.prompt, **sampling}
-        artifacts.append(Artifact("sample", f"{prefix}{image.index:05d}.png", "image/png", image.png, details))
-    return artifacts
-
-
-def encode_grid(files: Sequence[bytes]) -> bytes:
-    images = [Image.open(io.BytesIO(content)) for content in files]
-    width, height = images[0].size
-    rows = math.ceil(len(images) / GRID_COLUMNS)
-    canvas = Image.new("RGB", (width * min(len(images), GRID_COLUMNS), height * rows), "white")
-    for index, image in enumerate(images):
-        canvas.paste(image, (index % GRID_COLUMNS * width, index // GRID_COLUMNS * height))
-    return _as_png(canvas)
-
-
-def _as_png(image: Image.Image) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, "PNG")
-    return stream.getvalue()

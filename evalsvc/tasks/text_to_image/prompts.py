@@ -7,13 +7,12 @@ caption → `TextEncoder` (ids of the tokenizer, with the token before a text, o
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
 from evalsvc.checkpoints.reference import Identity
-from evalsvc.data.captions import Caption, read_captions, select_captions
+from evalsvc.data.captions import read_captions, select_captions
 from evalsvc.data.files import CACHED_FILES, identify_file
 from evalsvc.data.tokens import TextEncoder, stamp_of
 from evalsvc.errors import InvalidData
@@ -22,6 +21,7 @@ from evalsvc.spec.bounds import Beginning
 from evalsvc.spec.images import Selection
 from evalsvc.spec.layout import VocabularyLayout
 from evalsvc.spec.protocol import canonical_json
+from evalsvc.tasks.image_task import named_images
 
 
 @dataclass(frozen=True)
@@ -50,18 +50,11 @@ class Prompts:
     """Digest of the tokenizer for a layout with a `prompt`, whose ids depend on the tokenizer without any caption."""
 
     def images(self) -> tuple[str | int, ...]:
-        images = tuple(record.image for record in self.records if record.image is not None)
-        if len(images) < len(self.records):
-            missing = next(record for record in self.records if record.image is None)
-            raise InvalidData(
-                f"{self.path}: the caption {missing.id} names no image; add the image, or remove `reference_of`"
-            )
-        return images
+        return named_images(self.path, [(record.id, record.image) for record in self.records])
 
     @cached_property
     def digest(self) -> str:
-        """Return the digest of the model's inputs, which depend on tokenizer, template and cuts, and of the ids of the
-        noise."""
+        """Return the digest of the model's inputs, after tokenizer, template and cuts, and of the ids of the noise."""
         total = hashlib.sha256()
         for record in self.records:
             other = [] if record.unconditional is None else [record.unconditional]
@@ -89,14 +82,6 @@ class PromptSpec:
 def read_prompts(spec: PromptSpec) -> Prompts:
     captions = None if spec.captions is None else identify_file(Path(spec.captions), "caption file")
     return _read_prompts(spec, captions, stamp_of(spec.tokenizer))
-
-
-def require_labels(path: str | None, captions: Sequence[Caption | PromptRecord]) -> None:
-    for index, caption in enumerate(captions):
-        if caption.label is None:
-            raise InvalidData(
-                f"{path}: caption {index + 1} has no label, which `classifier` needs; add it, or remove `classifier`"
-            )
 
 
 def require_unconditional(prompts: Prompts) -> None:

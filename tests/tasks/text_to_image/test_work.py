@@ -24,9 +24,9 @@ from evalsvc.config import Settings
 from evalsvc.decoders import ImageDecoder
 from evalsvc.miniature import ROOT
 from evalsvc.sampling.sampler import Sampler
-from evalsvc.spec import catalog
 from evalsvc.spec import looks as looks_module
 from evalsvc.spec.suite import parse_suite
+from evalsvc.tasks.image_measures import load_metrics
 from evalsvc.tasks.reference_statistics import import_npz
 from evalsvc.tasks.text_to_image import pipeline as image_pipeline
 from evalsvc.tasks.text_to_image import prompts
@@ -161,11 +161,11 @@ def test_what_cannot_be_measured_is_left_out_with_the_reason(evaluate: Evaluate,
     result = evaluate(metrics=None, reference=reference, samples=20, classifier=None)
     found = {"coverage", "density", "kid", "precision", "recall"}
     assert set(values(result)) == {f"digits/{name}" for name in found}
-    left_out, reason = notes(result)["left_out"], "it needs 2,049 images, but 20 are sampled"
+    left_out, reason = notes(result)["left_out"], "it needs 2,049 images, but there are 20"
     assert (left_out["fid"], left_out["clip_score"]) == (reason, "there is no `clip`")
-    assert set(left_out) == set(catalog.names("metrics")) - found
+    assert set(left_out) == {metric.name for metric in load_metrics()} - found
     warnings = {warning["metric"]: warning["message"] for warning in result["warnings"]["digits"]}
-    assert warnings["digits/fid"] == f"fid is left out: {reason}; sample more images, or set `metrics`"
+    assert warnings["digits/fid"] == f"fid is left out: {reason}; use more images, or set `metrics`"
     assert not any("clip" in message for message in warnings.values()), "nobody gave one"
     assert evaluate(metrics=["kid"], reference=reference, samples=20)["warnings"] == {}, "what is named is all"
     assert "it needs 2,049 images" in error(evaluate(metrics=["fid"]))
