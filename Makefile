@@ -52,6 +52,7 @@ bench: $(VENV)/all
 	$(BIN)/python benchmarks/decoding.py
 	$(BIN)/python benchmarks/preparing.py
 	$(BIN)/python benchmarks/features.py
+	$(BIN)/python benchmarks/score_images.py
 	$(BIN)/python benchmarks/frechet.py
 	$(BIN)/python benchmarks/images_end_to_end.py
 	$(BIN)/python benchmarks/memory.py

@@ -25,8 +25,9 @@ from evalsvc.sampling.memory import is_out_of_memory
 from evalsvc.spec.layout import VocabularyLayout, parse_layout
 from evalsvc.spec.model_config import ModelConfig
 from evalsvc.tasks.image_features import FeaturePass
+from evalsvc.tasks.image_work import SampleOutput
 from evalsvc.tasks.task import Context
-from evalsvc.tasks.text_to_image.pipeline import SampleOutput, sample_images
+from evalsvc.tasks.text_to_image.pipeline import sample_images
 from evalsvc.tasks.text_to_image.prompts import PromptRecord
 from evalsvc.tasks.text_to_image.spec import TextToImage
 from on_card.kit import Kit, Row, figure, holds, left_out

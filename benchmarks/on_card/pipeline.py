@@ -21,8 +21,8 @@ from evalsvc.models import Transformer
 from evalsvc.sampling import Prompt, SamplerSpec, SamplingParams
 from evalsvc.sampling.fitting import generate_fitting
 from evalsvc.tasks.image_features import ExtractorSpec, FeaturePass
+from evalsvc.tasks.image_work import SampleOutput
 from evalsvc.tasks.text_to_image import pipeline as image_pipeline
-from evalsvc.tasks.text_to_image.pipeline import SampleOutput
 from evalsvc.tasks.text_to_image.prompts import PromptRecord
 from evalsvc.tasks.text_to_image.spec import TextToImage
 from on_card.kit import GIB, Kit, Row, figure, holds, left_out

@@ -11,7 +11,7 @@ from typing import Any, get_args
 import numpy as np
 
 from evalsvc.compare.comparison import Options, compare_results
-from evalsvc.compare.contrast import APART, distance_between
+from evalsvc.compare.contrast import APART, contrast_between
 from evalsvc.compare.difference_curves import difference_curves
 from evalsvc.compare.result import Measured, Result
 from evalsvc.language.results import Results, plain_mean
@@ -56,7 +56,8 @@ def missing_item(n: int) -> Simulation:
         base, own = changed(SHAPES["normal"], random, n)
         a, b = result("a", metric("t/x", base)), result("b", metric("t/x", own[:-1]))
         sides = [Measured(one.values["t/x"][PROTOCOL.id], one) for one in (a, b)]
-        found = distance_between(*sides)
+        found = contrast_between(*sides).distance
+        assert found is not None
         return of_difference(found, 0.0)._replace(verdict=found.basis)
 
     return draw
@@ -114,7 +115,8 @@ def as_result(name: str, metrics: Sequence[MetricValue], items: Sequence[dict[st
 def of_results(name: str, a: Result, b: Result, truth: float) -> Draw:
     """The difference of one metric of two results, as comparisons and the gate take it."""
     sides = [Measured(next(iter(one.values[name].values())), one) for one in (a, b)]
-    found = distance_between(*sides)
+    found = contrast_between(*sides).distance
+    assert found is not None
     return of_difference(found, truth)._replace(verdict=found.basis)
 
 

@@ -16,7 +16,7 @@ import torch
 from side_by_side import machine, print_last_line
 
 from evalsvc.checkpoints.reference import CheckpointRef
-from evalsvc.compare.gate import SEED, compare
+from evalsvc.compare.gate import compare
 from evalsvc.compare.gate_report import Outcome, Report
 from evalsvc.compare.result import Result
 from evalsvc.miniature import ROOT
@@ -102,7 +102,7 @@ def sample(work: tuple[Path, Sampling]) -> tuple[Sampling, ResultDocument]:
 
 def gate(candidate: ResultDocument, baseline: ResultDocument) -> Report:
     """By the default rules, across seeds: prompts are the same, so the items pair by prompt."""
-    return compare(Result("candidate", candidate), Result("baseline", baseline), across=SEED)
+    return compare(Result("candidate", candidate), Result("baseline", baseline), across=("seeds",))
 
 
 def wanted(count: int, images: int, metrics: tuple[str, ...]) -> dict[str, list[tuple[Sampling, Sampling]]]:

@@ -21,7 +21,8 @@ ABOUT: Mapping[Kind, str] = {
         "loss and its perplexity are compared over the same sequences and come to the same verdict."
     ),
     "text_to_image": (
-        "Metrics are called `<task>/fid` and so on. An item is a sampled image. Errors are over sampled images; the "
+        "Metrics are called `<task>/fid` and so on. The task `images` has the same metrics, of images that another "
+        "program made, which count as sampled below. An item is a sampled image. Errors are over sampled images; the "
         "real images are treated as fixed, so an error does not cover another choice of real images. Two checkpoints "
         "draw from the same prompts with the same noise, and are compared image by image where the value is a sum over "
         "sampled images to first order. With `extractor: torch-fidelity` or `clean-fid`, that program computes `fid`, "

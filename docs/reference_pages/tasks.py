@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from textwrap import fill
 
 from evalsvc.cli.tasks import TaskDescription, describe_task, shown_default
+from evalsvc.metrics.definitions import SAME_METRICS
 from evalsvc.spec import catalog
 from evalsvc.spec.parameters import TASK_NAME, Parameter, new_suite
 
@@ -40,7 +41,9 @@ def section(task: TaskDescription) -> str:
     paragraphs.append("\n".join(["| parameter | type | default | meaning |", "|---|---|---|---|", *rows]))
     if task.metrics:
         names = "\n".join(f"- {', '.join(f'`{name}`' for name in title.split(', '))}" for title, _ in task.metrics)
-        paragraphs.append(f"Metrics, [defined in full](metrics.md#task-{task.kind}):\n\n{names}")
+        paragraphs.append(
+            f"Metrics, [defined in full](metrics.md#task-{SAME_METRICS.get(task.kind, task.kind)}):\n\n{names}"
+        )
     example = new_suite([task.kind], brief=True).rstrip("\n")
     paragraphs.append(f"A suite with this task:\n\n```yaml suite\n{example}\n```")
     return "\n\n".join(paragraphs)

@@ -12,6 +12,7 @@ from evalsvc.checkpoints.expression import is_expression
 from evalsvc.checkpoints.reference import Spool
 from evalsvc.errors import UnknownName
 from evalsvc.metrics.intervals import LEVEL
+from evalsvc.spec.documents.comparisons import Across
 from evalsvc.spec.documents.fields import State
 from evalsvc.spec.documents.runs import Plan, PlannedSuite
 from evalsvc.spec.names import CHECKPOINT, MAX_STEP, NAME, RUN
@@ -280,11 +281,7 @@ NamedCheckpoint = Annotated[str, WithJsonSchema({"type": "string", "pattern": _p
 NamedRun = Annotated[str, WithJsonSchema({"type": "string", "pattern": _plain(RUN)})]
 
 
-class CompareQuery(Input):
-    a: NamedCheckpoint
-    """The first checkpoint, RUN@STEP or RUN@STEP:VARIANT."""
-    b: NamedCheckpoint
-    """The checkpoint that is compared with the first one, RUN@STEP or RUN@STEP:VARIANT."""
+class ComparedQuery(Input):
     metric: Names = []
     """A metric, or a pattern such as `arc_*/acc`; repeat for several metrics; by default, all metrics."""
     task: Names = []
@@ -292,43 +289,38 @@ class CompareQuery(Input):
     suite: str | None = None
     """Only values of this suite."""
     level: float = LEVEL
-    """The probability with which the interval of a difference holds the true difference."""
+    """The probability with which the interval of a difference holds the true difference; of runs, see `band` too."""
     force: bool = False
     """Also compare values of different protocols, without pairing."""
+    across: Annotated[list[Across], Field(max_length=2)] = []
+    """Differences across which values are compared with pairing: samples of two seeds, or images from elsewhere and
+    sampled ones."""
+
+
+class CompareQuery(ComparedQuery):
+    a: NamedCheckpoint
+    """The first checkpoint, RUN@STEP or RUN@STEP:VARIANT."""
+    b: NamedCheckpoint
+    """The checkpoint that is compared with the first one, RUN@STEP or RUN@STEP:VARIANT."""
     flipped: Annotated[int, Field(ge=0, le=10_000)] = 0
     """The most items to list that only one side gets right, for each side."""
     family: Literal["none", "holm"] = "none"
     """The correction of verdicts for the number of compared metrics: none, or by Holm."""
 
 
-class CurvesQuery(Input):
+class CurvesQuery(ComparedQuery):
     a: NamedRun
     """The first run, RUN or RUN:VARIANT."""
     b: NamedRun | None = None
     """The run that is compared with the first run, at the steps of both runs. By default, the first run's base."""
-    metric: Names = []
-    """A metric, or a pattern such as `*/text`; repeat for several metrics; by default, all metrics."""
-    task: Names = []
-    """Only metrics of this task; repeat for several tasks."""
-    suite: str | None = None
-    """Only values of this suite."""
-    level: float = LEVEL
-    """The probability with which the intervals hold the true difference, at each step or at all steps together; see
-    `band`."""
     band: Literal["pointwise", "simultaneous"] = "pointwise"
     """The intervals in the answer: for each step separately, or with `simultaneous` for all steps together, corrected
     by Bonferroni."""
-    force: bool = False
-    """Also compare values of different protocols, without pairing."""
 
 
-class TableQuery(Input):
+class TableQuery(SummaryQuery):
     run: Names = []
     """A run; repeat for several runs; by default, all runs."""
-    metric: Names = []
-    """A metric, or a pattern such as `arc_*/acc`; repeat for several metrics; by default, all metrics."""
-    variant: str | None = None
-    """Only values of this variant of the weights."""
     format: Literal["json", "csv"] = "json"
     """Columns in JSON, or CSV with a line for each value."""
 
@@ -354,33 +346,28 @@ class PageQuery(Input):
         return PageRequest(self.limit, self.cursor)
 
 
-class CheckpointsQuery(PageQuery):
+class StepsQuery(PageQuery):
     run: str | None = None
     """Only this run's checkpoints."""
+    state: State | None = None
+    """Only evaluations in this state, or checkpoints that have one."""
+    first: From = None
+    """The lowest step of the checkpoints."""
+    last: To = None
+    """The highest step of the checkpoints."""
+
+
+class CheckpointsQuery(StepsQuery):
     variant: str | None = None
     """Only checkpoints of this variant of the weights."""
-    state: State | None = None
-    """Only checkpoints with an evaluation in this state."""
-    first: From = None
-    """The lowest step."""
-    last: To = None
-    """The highest step."""
 
     def filters(self) -> Filters:
         return Filters(self.run, self.variant, None, self.state, self.first, self.last)
 
 
-class EvaluationsQuery(PageQuery):
-    run: str | None = None
-    """Only evaluations of this run's checkpoints."""
+class EvaluationsQuery(StepsQuery):
     suite: str | None = None
     """Only evaluations by this suite."""
-    state: State | None = None
-    """Only evaluations in this state."""
-    first: From = None
-    """The lowest step of the checkpoints."""
-    last: To = None
-    """The highest step of the checkpoints."""
 
     def filters(self) -> Filters:
         return Filters(self.run, None, self.suite, self.state, self.first, self.last)

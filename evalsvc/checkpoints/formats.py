@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 import stat
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from evalsvc.errors import NotACheckpoint, first_few
 from evalsvc.families.family import LISTS, MODEL_STATES
+from evalsvc.spec.images import ARCHIVES, PICTURES
 
 ZIP = b"PK\x03\x04"
 
@@ -48,6 +50,20 @@ MAX_HEADER = 25_000_000
 
 MAX_SHOWN = 200
 
+IMAGES: Mapping[str, object] = {"family": "images"}
+"""Model of a checkpoint that is images and has no weights."""
+
+HEADS = {".tar": (257, b"ustar"), ".npz": (0, ZIP), ".parquet": (0, b"PAR1")}
+"""Place and content of the bytes by which an archive of images is known."""
+
+MAX_IMAGES_HEADER = 4096
+"""Maximum number of bytes of the header of a safetensors file that holds only the tensor `images`."""
+
+NO_ARCHIVE = (*PICTURES, ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
+"""Endings of files that hold a single image, or that are compressed."""
+
+AS_IMAGES = "give images as a folder, a .tar without compression, an .npz with arr_0, or Parquet"
+
 
 def weights_at(path: Path, shown: str) -> Path:
     """Return the file that the weights in a file or folder are read from, called `shown` in messages."""
@@ -59,6 +75,37 @@ def weights_at(path: Path, shown: str) -> Path:
     if SHARD.fullmatch(path.name):
         raise NotACheckpoint(f"{shown} is one of several parts of a model; post the folder of all parts")
     return path
+
+
+def images_among(names: Collection[str], folder: str) -> str | None:
+    """Return the archive of images in a folder with these names, or "" if the folder has image files; None if the
+    folder holds no images, or files that may be weights."""
+    archives = sorted(name for name in names if name.startswith("images.") and name.endswith(ARCHIVES))
+    if any(name.endswith((".pt", ".pth", ".bin", ".safetensors")) for name in {*names} - {*archives}):
+        return None
+    pictures = [name for name in names if name.lower().endswith(PICTURES)]
+    if len(archives) + bool(pictures) > 1:
+        raise NotACheckpoint(f"{folder} holds {archives[0]} and other images; keep one of them")
+    return archives[0] if archives else "" if pictures and "checkpoints" not in names else None
+
+
+def is_archive(file: BinaryIO, name: str, shown: str) -> bool:
+    """Return whether an open file with a name is an archive of images. Raises NotACheckpoint for images in a form that
+    is not read."""
+    ending = Path(name).suffix.lower()
+    if ending in NO_ARCHIVE:
+        raise NotACheckpoint(f"{shown} is one image, or is compressed; {AS_IMAGES}")
+    head = file.read(8 + MAX_IMAGES_HEADER)
+    if ending == ".safetensors":
+        with suppress(ValueError, RecursionError):
+            length = int.from_bytes(head[:8], "little")
+            return length <= MAX_IMAGES_HEADER and {*json.loads(head[8 : 8 + length])} - {"__metadata__"} == {"images"}
+    if ending not in HEADS:
+        return False
+    place, sign = HEADS[ending]
+    if head[place : place + len(sign)] != sign:
+        raise NotACheckpoint(f"{shown} ends in {ending} and is no such file; {AS_IMAGES}")
+    return True
 
 
 def names_in(folder: Path) -> set[str]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import unquote, urlsplit
 
+from evalsvc.checkpoints.formats import NO_ARCHIVE, images_among, is_archive, known_weights, names_in
 from evalsvc.checkpoints.reference import MAX_FILES, CheckpointRef, entries_of, files_of, with_files
 from evalsvc.config import Settings
 from evalsvc.errors import (
@@ -33,7 +34,8 @@ from evalsvc.errors import (
 )
 from evalsvc.families.family import MAX_JSON_FILES, STEP_FILES, is_file
 from evalsvc.families.open_lm import recorded_model
-from evalsvc.files.opened import Allow, ReadRule, open_checked, path_of
+from evalsvc.files.opened import Allow, ReadRule, open_checked, open_file, path_of
+from evalsvc.spec.images import ARCHIVES
 
 NEIGHBOURS = ("params.txt", "config.json", *STEP_FILES)
 """Files next to a checkpoint that are read by name and must lie inside the roots. Other JSON files outside the roots
@@ -88,6 +90,22 @@ def locate(uri: str, rule: ReadRule) -> Path:
     except OSError as error:
         raise CheckpointNotFound(f"{uri}: {os_reason(error)} in it; change its permissions, or post it again") from None
     return resolved
+
+
+def is_images(path: Path, rule: Allow) -> bool:
+    """Return whether a file or folder is images and no weights, by names and the first bytes of an archive."""
+    file = path
+    if path.is_dir():
+        names = {entry.relative_to(path).as_posix() for entry in entries_of(path, MAX_FILES)}
+        is_weights = known_weights(names_in(path), str(path)) is not None
+        archive = None if is_weights else images_among(names, str(path))
+        if not archive:
+            return archive is not None
+        file = path / archive
+    elif path.suffix.lower() not in (*ARCHIVES, *NO_ARCHIVE):
+        return False
+    with open_file(file, "file", rule).stream as stream:
+        return is_archive(stream, file.name, str(file))
 
 
 def _resolve_inside(path: Path, rule: ReadRule, shown: str) -> Path:

@@ -10,14 +10,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from evalsvc.checkpoints.expression import Base, File, Sum
-from evalsvc.checkpoints.formats import ADAPTER_CONFIG, MAX_ADAPTER_CONFIG, is_adapter
-from evalsvc.checkpoints.opening import checkpoint_rule, locate, opened, opened_neighbours
+from evalsvc.checkpoints.formats import ADAPTER_CONFIG, HEADS, IMAGES, MAX_ADAPTER_CONFIG, is_adapter
+from evalsvc.checkpoints.opening import checkpoint_rule, is_images, locate, opened, opened_neighbours
 from evalsvc.checkpoints.reference import CheckpointRef, Identity
 from evalsvc.checkpoints.remote.objects import ObjectSource
 from evalsvc.checkpoints.remote.source import METADATA_SECONDS, within
 from evalsvc.checkpoints.remote.uri import HTTP, RemoteUri, parse_remote
 from evalsvc.config import Settings
-from evalsvc.errors import CheckpointError, CheckpointNotAllowed, InvalidModelConfig
+from evalsvc.errors import CheckpointError, CheckpointNotAllowed, InvalidModelConfig, InvalidRequest
 from evalsvc.families.family import LISTS, MAX_CONFIG_BYTES, MODEL_STATES, read_json
 from evalsvc.families.open_lm import MAX_PARAMS_BYTES
 from evalsvc.families.reading import find_model_config, read_model_spec
@@ -48,12 +48,21 @@ def sum_at(path: Path, settings: Settings) -> Sum | None:
 def posted_model(
     model: str | Mapping[str, object] | None, path: str, identity: Identity, settings: Settings
 ) -> Mapping[str, object] | None:
+    if is_images(Path(path), checkpoint_rule(settings)) if identity.etag is None else path.endswith((*HEADS,)):
+        return images_model(model)
     if model is None:
         if identity.etag is not None:
             return remote_model(path, settings)
         with opened_neighbours(Path(path), checkpoint_rule(settings)) as checkpoint:
             return find_model_config(checkpoint)
     return given_model(model, settings)
+
+
+def images_model(model: str | Mapping[str, object] | None) -> Mapping[str, object]:
+    """Return the model of a checkpoint that is images, for which the post has given `model`."""
+    if model is not None:
+        raise InvalidRequest("model is given, and the checkpoint is images, which have no weights; leave model out")
+    return IMAGES
 
 
 def uploaded_model(files: Mapping[str, Path]) -> Mapping[str, object] | None:
@@ -85,6 +94,8 @@ def posted_layout(
     """Return a layout as JSON, checked against the size of the model's vocabulary if the size is known."""
     if layout is None:
         return None
+    if model == IMAGES:
+        raise InvalidRequest("layout is given, and the checkpoint is images, which have no table; leave layout out")
     rule = checkpoint_rule(settings)
     if isinstance(layout, str) and NAMES_FILE.search(layout):
         layout = str(locate(layout, rule))

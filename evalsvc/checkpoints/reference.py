@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from evalsvc.checkpoints.expression import Expression, Sum, leaves
 from evalsvc.errors import (
@@ -162,13 +162,13 @@ def parents_of(reference: CheckpointRef) -> Sequence[CheckpointRef]:
     return () if reference.virtual is None else tuple(reference.virtual.parents.values())
 
 
-def hash_files(path: Path) -> str:
+def hash_files(path: Path, opened: Callable[[Path], BinaryIO] = lambda file: file.open("rb")) -> str:
     """Return the SHA-256 of a file's bytes; for a folder, of the names and bytes of its files sorted by name."""
     total = hashlib.sha256()
     for file in files_of(path):
         if path.is_dir():
             total.update(str(file.relative_to(path)).encode() + b"\0")
-        with file.open("rb") as stream:
+        with opened(file) as stream:
             while block := stream.read(HASH_BLOCK):
                 total.update(block)
     return total.hexdigest()

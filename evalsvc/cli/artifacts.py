@@ -142,7 +142,7 @@ def _find_grid(client: Client, checkpoint: str, task: str | None) -> Artifact:
     if not by_task:
         raise UnknownName(
             f"{checkpoint} has no image grid; evaluate the checkpoint with a suite that has a task of kind "
-            f"text_to_image, or list its artifacts: evalsvc artifacts list {posted.run} --step {posted.step}"
+            f"text_to_image or images, or list its artifacts: evalsvc artifacts list {posted.run} --step {posted.step}"
         )
     if len(by_task) > 1:
         tasks = first_few(list(by_task), 10)

@@ -72,7 +72,9 @@ def list_assets(assets: Assets = None, form: Form = "table", output: Output = No
 
 @reference_app.command(name="import")
 def import_reference(
-    file: Annotated[Path, Argument(help="File .npz with mu and sigma of Inception features.")],
+    file: Annotated[
+        Path, Argument(help="File .npz with mu and sigma of Inception features, and with mu_s and sigma_s for sFID.")
+    ],
     name: Annotated[str, Option(help="Name by which suites refer to the statistics.")],
     n: Annotated[int | None, Option(help="Number of images behind the statistics.", show_default="unknown")] = None,
     data_dir: DataDir = None,

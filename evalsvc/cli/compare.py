@@ -12,6 +12,7 @@ import typer
 from typer import Argument, Option
 
 from evalsvc.cli.options import (
+    AcrossSampling,
     Form,
     Output,
     Url,
@@ -37,10 +38,12 @@ from evalsvc.cli.printer import (
 from evalsvc.cli.terminal import PIPE, fitting, print_table, say, screen_room, table_lines, terminal_width
 from evalsvc.cli.wording import counted
 from evalsvc.compare.comparison import Options, compare_results, require_comparable
+from evalsvc.compare.contrast import EXTERNAL_AGAINST_SAMPLED, allowed_by
 from evalsvc.compare.source import Service, read_result
 from evalsvc.errors import InvalidRequest
 from evalsvc.metrics.shown_metrics import Place, default_headline, divide_rows
 from evalsvc.spec.documents.comparisons import (
+    Across,
     Band,
     ComparedSide,
     Comparison,
@@ -109,6 +112,7 @@ def compare(
         Option(min=0, max=10_000, help="Most items to name that only one side answers correctly, with --format json."),
     ] = 0,
     force: Annotated[bool, Option("--force", help="Also compare values of different protocols, unpaired.")] = False,
+    across_sampling: AcrossSampling = False,
     suite: Annotated[
         str | None,
         Option(
@@ -139,7 +143,8 @@ def compare(
     The table is one screen: the headline first, then the metrics that differ. --metric, --task and --all show all.
     """
     require_folders({"--output": output})
-    options = Options(tuple(metrics or ()), tuple(tasks or ()), level, force, flipped, family)
+    across: tuple[Across, ...] = ("sampling",) if across_sampling else ()
+    options = Options(tuple(metrics or ()), tuple(tasks or ()), level, force, across, flipped, family)
     is_run = _is_run(a) and (b is None or _is_run(b))
     if b is None and not is_run:
         do = "give a second checkpoint or file as B, or give a run as A"
@@ -153,7 +158,7 @@ def compare(
         headline = client.headline(match["run"]).metrics if is_screen and match is not None else ()
         if is_run:
             runs = client.compare_runs(
-                a, b, options.metrics, tasks=options.tasks, suite=suite, level=level, band=band, force=force
+                a, b, metrics or (), tasks=tasks or (), suite=suite, level=level, band=band, force=force, across=across
             )
             table = partial(print_difference_curves, headline=headline, every_step=not is_screen)
             show(runs, form, table, difference_rows)
@@ -169,6 +174,9 @@ def compare(
         )
         show(comparison, form, contrasts, contrast_rows)
     require_comparable(comparison)
+
+
+ACROSS_SAMPLING = f"across sampling: {EXTERNAL_AGAINST_SAMPLED}, paired where both sides have the same id of a prompt"
 
 
 def _is_run(name: str) -> bool:
@@ -215,7 +223,7 @@ def print_contrasts(
     below = ("protocols differ in", "why there is no interval")
 
     def height(contrasts: Sequence[MetricDifference], width: int | None) -> int:
-        rows = [_contrast_row(contrast, together) for contrast in contrasts]
+        rows = [_contrast_row(contrast, together, comparison.across) for contrast in contrasts]
         return len(table_lines(columns, rows, empty, drop, below, width))
 
     if fits_screen and height(with_rows, None) > screen_room():
@@ -223,9 +231,11 @@ def print_contrasts(
         in_order = sorted(with_rows, key=lambda item: (_rank(item.metric, headline), item.verdict in UNDECIDED))
         kept = fitting(len(with_rows), lambda count: height(in_order[:count], width))
         shown = with_rows if kept == len(with_rows) else in_order[:kept]
-    if rows := [_contrast_row(contrast, together) for contrast in shown]:
+    if rows := [_contrast_row(contrast, together, comparison.across) for contrast in shown]:
         print_table(columns, rows, empty, drop, below, width)
         explain_groups(columns, rows)
+        if "sampling" in comparison.across and any(_across(item) == "sampling" for item in shown):
+            say(ACROSS_SAMPLING)
         if hidden := Counter(item.verdict for item in with_rows) - Counter(item.verdict for item in shown):
             counts = ", ".join(f"{count:,} {CONTRAST_WORDS.get(verdict, verdict)}" for verdict, count in hidden.items())
             say(f"not shown: {counted(hidden.total(), 'metric')} ({counts}); --all shows every metric", err=True)
@@ -257,13 +267,18 @@ def _explain_verdicts(comparison: Comparison) -> None:
         )
 
 
-def _contrast_row(contrast: MetricDifference, together: bool) -> list[str]:
-    forced = " (forced)" if contrast.differing and contrast.difference is not None else ""
+def _across(contrast: MetricDifference) -> Across | None:
+    return allowed_by(differences_from_json(contrast.differing))
+
+
+def _contrast_row(contrast: MetricDifference, together: bool, across: Collection[Across]) -> list[str]:
+    compared = contrast.differing and contrast.difference is not None
+    how = " (across sampling)" if _across(contrast) in across else " (forced)"
     interval, answers = contrast.interval, contrast.answers
     left_out = {"A": contrast.n_only_a, "B": contrast.n_only_b}
     p, holm = (contrast.p, contrast.p_holm) if together else (answers and answers.p, answers and answers.holm)
     return [
-        CONTRAST_WORDS.get(contrast.verdict, contrast.verdict) + forced,
+        CONTRAST_WORDS.get(contrast.verdict, contrast.verdict) + (how if compared else ""),
         labelled(contrast.metric, contrast.differs),
         *_side(contrast.a),
         *_side(contrast.b),
@@ -314,6 +329,8 @@ def print_difference_curves(
 ) -> None:
     """Print two runs: a table per metric and its crossings, or a screen of rows with the last step of each metric."""
     say(f"A: {comparison.a}\nB: {comparison.b}")
+    if "sampling" in comparison.across and any(curve.protocol is None for curve in comparison.curves):
+        say(ACROSS_SAMPLING)
     if every_step:
         band = f"{100 * comparison.level:.4g} % interval, {comparison.band}"
         for curve in comparison.curves:

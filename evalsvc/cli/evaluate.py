@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer import Argument, Option
 
+from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.cli.options import (
     FAILED,
     WRONG_USE,
@@ -24,11 +25,13 @@ from evalsvc.cli.options import (
 )
 from evalsvc.cli.printer import print_errors, print_metrics, print_warnings
 from evalsvc.cli.progress import print_interim, show_bars
+from evalsvc.cli.terminal import say
 from evalsvc.cli.weights import checkpoint_reference, inline_layout, inline_model
 from evalsvc.compare.text_pages import ENDINGS, forms_of, rendered
+from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest, is_untried
 from evalsvc.spec.engines import parse_engines, with_engines
-from evalsvc.spec.suite import find_suite
+from evalsvc.spec.suite import Suite, find_suite
 
 commands = typer.Typer()
 
@@ -72,11 +75,18 @@ def run_here(
         base_reference = checkpoint_reference(base, inline_model(base_model, "--base-model"), layout_of_base, settings)
     reference = checkpoint_reference(checkpoint, inline_model(model), checkpoint_layout, settings, base_reference)
     chosen = with_engines(find_suite(suite, settings.suites_path), parse_engines(engine or ()))
+    evaluate_here(chosen, reference, settings, output, base_reference)
+
+
+def evaluate_here(
+    suite: Suite, checkpoint: CheckpointRef, settings: Settings, output: Path | None, base: CheckpointRef | None = None
+) -> None:
+    """Evaluate a checkpoint in this process, write the result to `output`, print metrics, and exit by the errors."""
     # PyTorch takes seconds to import and is not on every machine; `--help` and a mistyped option need no PyTorch.
     from evalsvc.worker.local import run_suite
 
     with show_bars() as bars:
-        result = run_suite(chosen, reference, bars.show, base_reference, print_interim, settings=settings)
+        result = run_suite(suite, checkpoint, bars.show, base, print_interim, settings=settings)
     folder = None if output is None else output.with_suffix("")
     artifacts = {
         task: [_write_artifact(artifact, folder and folder / task) for artifact in artifacts_of_task]
@@ -89,6 +99,13 @@ def run_here(
     for warnings in result.warnings.values():
         print_warnings(warnings)
     print_errors(result.errors)
+    for task in suite.tasks:
+        metrics_of: dict[str, list[str]] = {}
+        notes: Any = result.provenance.get(task.name, {}).get("notes", {}) if task.kind == "images" else {}
+        for metric, reason in notes.get("left_out", {}).items():
+            metrics_of.setdefault(reason, []).append(metric)
+        for reason, metrics in metrics_of.items():
+            say(f"{task.name}: not measured, since {reason}: {', '.join(metrics)}", err=True)
     if result.errors:
         untried = all(is_untried(error.code) for error in result.errors.values())
         raise typer.Exit(WRONG_USE if untried else FAILED)

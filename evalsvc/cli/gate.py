@@ -12,6 +12,7 @@ from typer import Argument, Option
 
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.cli.options import (
+    AcrossSampling,
     Device,
     Layout,
     Model,
@@ -35,7 +36,7 @@ from evalsvc.compare.gate_rules import read_rules
 from evalsvc.compare.source import Service
 from evalsvc.errors import InvalidRequest
 from evalsvc.spec.documents import Evaluation
-from evalsvc.spec.documents.comparisons import Family
+from evalsvc.spec.documents.comparisons import Across, Family
 from evalsvc.spec.looks import DEFAULT_SPENDING, Spending
 from evalsvc.spec.names import CHECKPOINT
 from evalsvc.spec.suite import find_suite
@@ -87,6 +88,7 @@ def gate(
     across_seeds: Annotated[
         bool, Option("--across-seeds", help="Also compare samples that were drawn with another seed, and only that.")
     ] = False,
+    across_sampling: AcrossSampling = False,
     model: Model = None,
     layout: Layout = None,
     suites: Suites = None,
@@ -128,11 +130,14 @@ def gate(
             given = "--model, --layout, --suites, --device or --threads is given"
             raise InvalidRequest(f"{given} without --until decided; leave the option out")
         with connect(url) as client, show_bars() as bars:
+            wanted_across: dict[Across, bool] = {"seeds": across_seeds, "sampling": across_sampling}
+            across = [name for name, is_wanted in wanted_across.items() if is_wanted]
             service = Service(client, suite, timeout, _print_states(bars))
-            report = run_gate(candidate, baseline, chosen.rules, service, chosen.family, across_seeds)
+            report = run_gate(candidate, baseline, chosen.rules, service, chosen.family, across)
     else:
-        if across_seeds:
-            problem = "--across-seeds is given with --until decided, which samples both sides with one seed"
+        if across_seeds or across_sampling:
+            option = "--across-seeds" if across_seeds else "--across-sampling"
+            problem = f"{option} is given with --until decided, which samples both sides with one seed"
             raise InvalidRequest(f"{problem}; leave the option out")
         settings = local_settings(device, threads, suites)
         description = inline_model(model), inline_layout(layout)

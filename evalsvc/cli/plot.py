@@ -23,7 +23,6 @@ from evalsvc.cli.options import (
     writing,
 )
 from evalsvc.cli.terminal import print_lines, say, terminal_width
-from evalsvc.client import Client
 from evalsvc.errors import InvalidRequest, UnknownName
 from evalsvc.files.atomic import write_whole
 from evalsvc.installation import missing_package
@@ -31,7 +30,7 @@ from evalsvc.spec.documents.history import Axis
 from evalsvc.spec.visible_text import visible_line
 from evalsvc.web import vega
 from evalsvc.web.charts import AXIS_TITLES, Scale
-from evalsvc.web.panel import MOST_RUNS, Panel
+from evalsvc.web.panel import MOST_RUNS
 from evalsvc.web.panels.curve import CurveQuery
 from evalsvc.web.panels.differences import DifferenceQuery
 
@@ -99,7 +98,12 @@ def plot(
         given: dict[str, object] = {"x": x, "scale": scale, "along": along, "smooth": smooth, "variant": variant}
         given |= {"from": first, "to": last}
         if against is None:
-            panel = _curve(client, runs, name, given)
+            known = dict.fromkeys(item.name for run in dict.fromkeys(runs) for item in client.headline(run).names)
+            if name not in known:
+                raise UnknownName.among("metric", name, known)
+            pairs = [("run", run) for run in dict.fromkeys(runs)] + [("metric", name)]
+            pairs += [(key, str(value)) for key, value in given.items() if value is not None]
+            panel = CurveQuery.parse(pairs).panel(client)
         else:
             if len(runs) > 1 or any(value not in ("step", "linear", 0.0, None) for value in given.values()):
                 raise InvalidRequest("--against is for one run, with --metric, --output and --theme alone")
@@ -117,15 +121,6 @@ def plot(
         say(f"{output}: {len(content):,} bytes")
     for note in panel.notes:
         say(f"note: {note}", err=True)
-
-
-def _curve(client: Client, runs: list[str], metric: str, given: Mapping[str, object]) -> Panel:
-    known = dict.fromkeys(item.name for run in dict.fromkeys(runs) for item in client.headline(run).names)
-    if metric not in known:
-        raise UnknownName.among("metric", metric, known)
-    pairs = [("run", run) for run in dict.fromkeys(runs)] + [("metric", metric)]
-    pairs += [(name, str(value)) for name, value in given.items() if value is not None]
-    return CurveQuery.parse(pairs).panel(client)
 
 
 def draw(

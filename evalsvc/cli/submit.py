@@ -55,8 +55,7 @@ def submit(
     tag: Annotated[list[str] | None, Option(help="Tag as KEY=VALUE; repeat for several.")] = None,
     replace: Replace = False,
     upload: Annotated[
-        bool,
-        Option("--upload", help="Upload the file or folder to a service that cannot read this machine's files."),
+        bool, Option("--upload", help="Upload the file or folder to a service that cannot read this machine's files.")
     ] = False,
     wait: Annotated[bool, Option("--wait", help="Wait for the evaluations, and show their metrics.")] = False,
     url: Url = None,
@@ -97,7 +96,7 @@ def submit(
 
 def show_posted(posted: Posted) -> None:
     checkpoint = posted.checkpoint
-    made_of = f", {checkpoint.uri}" if checkpoint.parents else ""
+    made_of = f", {checkpoint.uri}" if checkpoint.parents else ", images from elsewhere" if checkpoint.images else ""
     say(f"checkpoint {checkpoint.id}: {checkpoint.run} step {checkpoint.step} {checkpoint.variant}{made_of}")
     for evaluation in posted.evaluations:
         say(f"evaluation {evaluation.id}: {evaluation.suite} {evaluation.state}")

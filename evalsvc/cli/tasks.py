@@ -20,6 +20,7 @@ from evalsvc.metrics.definitions import (
     OF_METRIC,
     Definition,
     Range,
+    definitions_of,
     find_definitions,
     plain_names,
 )
@@ -55,7 +56,7 @@ def describe_task(kind: str) -> TaskDescription:
     """Describe a kind of task, built in or installed. Needs no torch, unless a plug-in does."""
     task = catalog.load("tasks", kind)
     measures, _, about = (task.__doc__ or "").strip().partition("\n\n")
-    metrics = tuple((definition.title, definition.formula) for definition in DEFINITIONS if definition.kind == kind)
+    metrics = tuple((definition.title, definition.formula) for definition in definitions_of(kind))
     text = "\n\n".join(" ".join(paragraph.split()) for paragraph in about.split("\n\n"))
     return TaskDescription(kind, " ".join(measures.split()), text, task.needs, task_parameters(kind), metrics)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
+from evalsvc.client.images import Images, Prompts, packed
 from evalsvc.client.transport import MAX_PAGE, MethodGroup, query_of
 from evalsvc.client.uploads import TRANSIENT, UPLOAD_PATIENCE, Patience, Report, opened_upload
 from evalsvc.errors import RunBehind, UploadNotFound
@@ -49,25 +50,49 @@ class CheckpointMethods(MethodGroup):
         Raises:
             RunBehind: the run is still behind after `patience` seconds.
         """
-        fields = {
-            "run": run,
-            "step": step,
-            "uri": uri,
-            "variant": variant,
-            "suites": suites,
-            "model": model,
-            "layout": layout,
-            "tokens_seen": tokens_seen,
-            "sha256": sha256,
-            "spool": spool,
-            "priority": priority,
-            "tags": tags or {},
-            "replace": replace,
-        }
+        fields = {"run": run, "step": step, "uri": uri, "variant": variant, "suites": suites, "model": model}
+        fields |= {"layout": layout, "tokens_seen": tokens_seen, "sha256": sha256, "spool": spool}
+        fields |= {"priority": priority, "tags": tags or {}, "replace": replace}
         body = {key: value for key, value in fields.items() if value is not None}
         if upload:
             return self._submit_upload(uri, sha256, body, patience, report)
         return self._post(body, patience)
+
+    def log_images(
+        self,
+        run: str,
+        step: int,
+        images: Images,
+        prompts: Prompts = None,
+        *,
+        variant: str | None = None,
+        suites: Sequence[str] | None = None,
+        tokens_seen: int | None = None,
+        tags: Mapping[str, str] | None = None,
+        replace: bool = False,
+        patience: float = 0.0,
+        report: Report | None = None,
+    ) -> documents.Posted:
+        """Upload images that another program sampled, and post them as a step of a run, see `submit`.
+
+        `images` are a folder, an archive (`.tar`, `.npz`, `.parquet`, `.safetensors`), or a sequence of images of PIL.
+        `prompts` are a file of captions, whose ids are the names of the images, or the text of each image; a folder of
+        images may hold them as `prompts.jsonl`.
+        """
+        with packed(images, prompts) as folder:
+            return self.submit(
+                run,
+                step,
+                str(folder),
+                variant=variant,
+                suites=suites,
+                tokens_seen=tokens_seen,
+                tags=tags,
+                replace=replace,
+                patience=patience,
+                upload=True,
+                report=report,
+            )
 
     def upload(
         self, path: str, *, sha256: str | None = None, patience: float = UPLOAD_PATIENCE, report: Report | None = None

@@ -152,17 +152,18 @@ class ComparisonMethods(MethodGroup):
         suite: str | None = None,
         level: float = 0.95,
         force: bool = False,
+        across: Sequence[str] = (),
         flipped: int = 0,
         family: str = "none",
     ) -> documents.Comparison:
         """Return the differences between the checkpoints `a` and `b`, each RUN@STEP or RUN@STEP:VARIANT.
 
         `family` is `none` for verdicts that hold one by one, or `holm` to bound false differences over all metrics.
-        `expected_by_chance` metrics would be better, worse or different if nothing had changed.
+        `expected_by_chance` metrics would be better, worse or different if nothing had changed. `across` is
+        `["sampling"]` to compare images from elsewhere with sampled ones, `["seeds"]` to compare samples of two seeds.
         """
-        query = query_of(
-            a=a, b=b, metric=metrics, task=tasks, suite=suite, level=level, force=force, flipped=flipped, family=family
-        )
+        chosen = query_of(a=a, b=b, metric=metrics, task=tasks, suite=suite, level=level, force=force, across=across)
+        query = [*chosen, *query_of(flipped=flipped, family=family)]
         return self._transport.get(documents.Comparison, "/v1/compare", query)
 
     def compare_runs(
@@ -176,11 +177,13 @@ class ComparisonMethods(MethodGroup):
         level: float = 0.95,
         band: str = "pointwise",
         force: bool = False,
+        across: Sequence[str] = (),
     ) -> documents.RunComparison:
         """Return the differences between two runs along their steps, or between a run and its base.
 
         `band` is `pointwise` for intervals that hold one by one, or `simultaneous` for intervals that hold at all steps
         together. `apart_from` and `sign_changes` always use the latter, and `indistinguishable_from` the former.
         """
-        query = query_of(a=a, b=b, metric=metrics, task=tasks, suite=suite, level=level, band=band, force=force)
+        chosen = query_of(a=a, b=b, metric=metrics, task=tasks, suite=suite, level=level, force=force, across=across)
+        query = [*chosen, *query_of(band=band)]
         return self._transport.get(documents.RunComparison, "/v1/compare/curves", query)

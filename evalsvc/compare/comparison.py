@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 
-from evalsvc.compare.contrast import Contrast, contrast_results, paired_numbers
+from evalsvc.compare.contrast import EXTERNAL_AGAINST_SAMPLED, Contrast, allowed_by, contrast_results, paired_numbers
 from evalsvc.compare.result import Measured, Result, task_of
 from evalsvc.errors import NotComparable, UnknownName, first_few
 from evalsvc.metrics.distance import Distance, judge
@@ -26,6 +26,7 @@ from evalsvc.metrics.item_numbers import aligned
 from evalsvc.metrics.mcnemar import holm
 from evalsvc.metrics.shown_metrics import Place, divide_rows
 from evalsvc.spec.documents.comparisons import (
+    Across,
     ComparedSide,
     Comparison,
     ComparisonWarnings,
@@ -58,6 +59,8 @@ class Options:
     """Probability that the interval of one difference holds the true difference."""
     force: bool = False
     """Whether values of different protocols are compared too, without pairs."""
+    across: tuple[Across, ...] = ()
+    """Differences between protocols across which values are compared, with pairs."""
     flipped: int = 0
     """Largest number of items to name, per side, that only this side gets right."""
     family: Family = "none"
@@ -69,7 +72,7 @@ class Options:
 
 def compare_results(a: Result, b: Result, options: Options = Options()) -> Comparison:
     require_known([*a.document.metrics, *b.document.metrics], options, f"{a.name} or {b.name}")
-    contrasts = list(contrast_results(a, b, options.wants, options.tasks, force=options.force))
+    contrasts = list(contrast_results(a, b, options.wants, options.tasks, force=options.force, across=options.across))
     differs = tell_apart(
         [(contrast.metric.name, contrast.metric.protocol) for contrast in contrasts],
         {**b.document.protocols, **a.document.protocols},
@@ -91,6 +94,7 @@ def compare_results(a: Result, b: Result, options: Options = Options()) -> Compa
         judged=judged,
         expected_by_chance=(1 - options.level) * judged if options.family == "none" else None,
         forced=options.force,
+        across=list(options.across),
         contrasts=rows,
         warnings=ComparisonWarnings(a=_warnings(a, tasks), b=_warnings(b, tasks)),
     )
@@ -105,18 +109,24 @@ def require_comparable(comparison: Comparison, *, all_of_it: bool = True) -> Non
     compared = any(row.a and row.b and row.verdict != "other_protocol" for row in comparison.contrasts)
     if refused and (all_of_it or not compared):
         reasons = {row.metric: describe_differences(differences_from_json(row.differing)) for row in refused}
-        raise other_protocols(comparison.a, comparison.b, reasons.items())
+        across = {allowed_by(differences_from_json(row.differing)) for row in refused}
+        raise other_protocols(comparison.a, comparison.b, reasons.items(), across)
 
 
-def other_protocols(a: str, b: str, reasons: Iterable[tuple[str, str]]) -> NotComparable:
-    """Return the error for two sides that were measured by different protocols; `reasons` are pairs with a metric."""
+def other_protocols(
+    a: str, b: str, reasons: Iterable[tuple[str, str]], across: Collection[str | None] = ()
+) -> NotComparable:
+    """Return the error for two sides that were measured by different protocols; `reasons` are pairs with a metric.
+    `across` are the differences across which some of these metrics can be compared."""
     metrics_of: dict[str, list[str]] = {}
     for metric, reason in reasons:
         metrics_of.setdefault(reason, []).append(metric)
     fields = "; ".join(f"{first_few(metrics, NAMED)}: {reason}" for reason, metrics in metrics_of.items())
+    do = "compare them all the same: --force (force=true)"
+    if "sampling" in across:
+        do = f"compare {EXTERNAL_AGAINST_SAMPLED}: --across-sampling (across=sampling)"
     return NotComparable(
-        f"{a} and {b} were measured by different protocols: {fields}; evaluate one of the two again, or compare them "
-        "all the same: --force (force=true)"
+        f"{a} and {b} were measured by different protocols: {fields}; evaluate one of the two again, or {do}"
     )
 
 
@@ -172,7 +182,7 @@ def _side(measured: Measured | None) -> ComparedSide | None:
 def _answers(contrast: Contrast, distance: Distance, flipped: int) -> RightAnswers | None:
     if distance.flips is None or contrast.a is None or contrast.b is None:
         return None
-    pairs = paired_numbers(contrast.a, contrast.b)
+    pairs = paired_numbers(contrast.a, contrast.b, contrast.differing)
     assert pairs is not None, "items that are right or wrong are paired"
     a, b = aligned(*pairs)
     rows = list(zip(a.items, a.columns[0], b.columns[0], strict=True))

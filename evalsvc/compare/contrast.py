@@ -7,21 +7,39 @@ in `metrics.distance`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from evalsvc.compare.result import Measured, Result, task_of
 from evalsvc.metrics.distance import Distance, distance
 from evalsvc.metrics.item_numbers import Numbers
-from evalsvc.spec.documents.comparisons import Verdict
+from evalsvc.spec.documents.comparisons import Across, Verdict
 from evalsvc.spec.documents.results import ResultDocument, TaskMetric
-from evalsvc.spec.protocol import Differences, differences
+from evalsvc.spec.protocol import ABSENT, EXTERNAL, Differences, differences
 
 _NO_RESULT = Result("", ResultDocument(metrics=[]))
 
 APART = ("better", "worse", "different")
 
 apart = distance
+
+SEED = frozenset({"sampling.seed"})
+"""Field in which the protocols of samples that were drawn with two seeds differ."""
+
+ORIGIN = {"task", "sampling", "select", "engine", "prompts", "size", "weights", "dtype", "rotary"}
+ORIGIN |= {"rotary_inv_freq_dtype", "cache_dtype", "decoder", "decoder_dtype", "tokenizer", "layout"}
+"""Fields that describe how images came to be; all others describe how images were measured."""
+
+EXTERNAL_AGAINST_SAMPLED = "images from elsewhere against sampled ones"
+
+
+def allowed_by(differing: Differences) -> Across | None:
+    """Return the choice that allows the comparison of two protocols with these differences; None if none does."""
+    if differing and differing.keys() <= SEED:
+        return "seeds"
+    origins = differing.get("sampling", ())
+    is_external = EXTERNAL in origins and any(origin not in (EXTERNAL, ABSENT) for origin in origins)
+    return "sampling" if is_external and {key.partition(".")[0] for key in differing} <= ORIGIN else None
 
 
 @dataclass(frozen=True)
@@ -80,17 +98,13 @@ class Contrast:
         return "worse" if worse > 0 else "better" if worse < 0 else "no_error_known"
 
 
-def distance_between(a: Measured, b: Measured) -> Distance:
-    """Return the difference b − a of a metric with its error, paired over the items that both sides have."""
-    return apart(a.estimate, b.estimate, paired_numbers(a, b), unit=a.metric.unit, drawn_from=a.metric.drawn_from)
-
-
-def paired_numbers(a: Measured, b: Measured) -> tuple[Numbers, Numbers] | None:
-    """Return the numbers of both sides, item by item; None where the sides are not made of the same keys."""
-    keys = a.metric.items
+def paired_numbers(a: Measured, b: Measured, differing: Differences | None = None) -> tuple[Numbers, Numbers] | None:
+    """Return the numbers of both sides, item by item; None where the sides are not made of the same keys. Sampled
+    images and images from elsewhere, as `differing` says, are the same item if they have the same id."""
+    keys, by = a.metric.items, "id" if allowed_by(differing or {}) == "sampling" else "index"
     if not keys or keys != b.metric.items or a.metric.grouped_by != b.metric.grouped_by:
         return None
-    return a.result.numbers(a.metric), b.result.numbers(b.metric)
+    return a.result.numbers(a.metric, by), b.result.numbers(b.metric, by)
 
 
 def contrast_results(
@@ -100,13 +114,13 @@ def contrast_results(
     tasks: Sequence[str] = (),
     *,
     force: bool = False,
-    across: Set[str] = frozenset(),
+    across: Collection[Across] = (),
 ) -> Iterator[Contrast]:
     """Yield a contrast for each metric and protocol of either result: in the order of a, followed by values of b alone.
 
     Values with the same protocol are compared. A value of a whose protocol b lacks is matched with the value of b under
     the nearest protocol that a lacks, each at most once. Such a match is compared like values with the same protocol if
-    the protocols differ only in the fields `across`, by dotted key; otherwise only with `force`, without pairs. `wants`
+    the protocols differ only as `across` allows; otherwise only with `force`, without pairs. `wants`
     chooses metrics by name, and `tasks` by the task that measured them; without `tasks`, all are chosen.
     """
     for name in {**a.values, **b.values}:
@@ -124,13 +138,12 @@ def contrast_results(
 
 
 def _contrast_protocols(
-    of_a: Mapping[str, Measured], of_b: Mapping[str, Measured], force: bool, across: Set[str]
+    of_a: Mapping[str, Measured], of_b: Mapping[str, Measured], force: bool, across: Collection[Across]
 ) -> Iterator[Contrast]:
     unmatched = dict(of_b)
     for protocol, before in of_a.items():
         if protocol in unmatched:
-            after = unmatched.pop(protocol)
-            yield Contrast(before, after, distance_between(before, after))
+            yield contrast_between(before, unmatched.pop(protocol))
             continue
         candidates = [value for identity, value in unmatched.items() if identity not in of_a]
         if not candidates:
@@ -138,17 +151,27 @@ def _contrast_protocols(
             continue
         after, differing = _nearest(before, candidates, across)
         del unmatched[after.metric.protocol]
-        forced = apart(before.estimate, after.estimate, unit=before.metric.unit) if force else None
-        yield Contrast(
-            before, after, distance_between(before, after) if differing.keys() <= across else forced, differing
-        )
+        if allowed_by(differing) in across:
+            yield contrast_between(before, after, differing)
+        else:
+            forced = apart(before.estimate, after.estimate, unit=before.metric.unit) if force else None
+            yield Contrast(before, after, forced, differing)
     for after in unmatched.values():
         yield Contrast(None, after)
 
 
-def _nearest(before: Measured, candidates: Sequence[Measured], across: Set[str]) -> tuple[Measured, Differences]:
+def contrast_between(a: Measured, b: Measured, differing: Differences | None = None) -> Contrast:
+    """Return the contrast of two values that are compared, paired over the items that both sides have."""
+    pairs = paired_numbers(a, b, differing)
+    difference = apart(a.estimate, b.estimate, pairs, unit=a.metric.unit, drawn_from=a.metric.drawn_from)
+    return Contrast(a, b, difference, differing or {})
+
+
+def _nearest(
+    before: Measured, candidates: Sequence[Measured], across: Collection[Across]
+) -> tuple[Measured, Differences]:
     # A file may lack the contents of protocols. The only field is then `protocol`, with both ids.
     content = before.result.protocol(before.metric.protocol)
     pairs = [(value, differences(content, value.result.protocol(value.metric.protocol))) for value in candidates]
-    after, differing = min(pairs, key=lambda pair: (not pair[1].keys() <= across, len(pair[1])))
+    after, differing = min(pairs, key=lambda pair: (allowed_by(pair[1]) not in across, len(pair[1])))
     return after, differing or {"protocol": (before.metric.protocol, after.metric.protocol)}

@@ -9,7 +9,14 @@ from evalsvc.errors import NotComparable, UnknownName
 from evalsvc.spec.documents.document import Document
 from evalsvc.spec.documents.fields import Direction, Word
 from evalsvc.spec.documents.history import Axis, History, ImportSource, ValueSeries
-from evalsvc.spec.protocol import describe_differences, describe_fields, differences, distinguishing, labelled
+from evalsvc.spec.protocol import (
+    describe_differences,
+    describe_fields,
+    differences,
+    distinguishing,
+    labelled,
+    origin_of,
+)
 
 Content = Callable[[str], Mapping[str, object]]
 """Function that returns the content of a protocol by its id."""
@@ -87,7 +94,10 @@ def join_histories(histories: Sequence[History], content: Content, force: bool =
     for metric, all_series in by_metric.items():
         ids = dict.fromkeys(series.protocol for series in all_series)
         differs = distinguishing({identity: content(identity) if len(ids) > 1 else {} for identity in ids})
-        labelled_series = [series.model_copy(update={"differs": differs[series.protocol]}) for series in all_series]
+        labelled_series = [
+            series.model_copy(update={"differs": origin_of(series.differs) | differs[series.protocol]})
+            for series in all_series
+        ]
         unrelated = _without_common_protocol(all_series)
         if unrelated is None:
             curves += [

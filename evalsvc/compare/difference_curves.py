@@ -26,7 +26,7 @@ from itertools import pairwise
 from typing import Any
 
 from evalsvc.compare.comparison import Options, other_protocols, require_known
-from evalsvc.compare.contrast import APART, Contrast, apart, contrast_results
+from evalsvc.compare.contrast import APART, Contrast, allowed_by, apart, contrast_results
 from evalsvc.compare.result import Result, task_of
 from evalsvc.errors import ItemsLost
 from evalsvc.metrics.distance import Distance
@@ -51,18 +51,25 @@ class _Steps:
     contents: dict[str, Mapping[str, object]] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     """Reason why a metric is left out at some step, by metric."""
+    across: set[str | None] = field(default_factory=set)
+    """Differences across which the values that are left out can be compared."""
 
     def add(self, step: int, before: Result, after: Result, options: Options) -> None:
         """Add the contrasts of one step, without the results per item, to save memory."""
         for metric in (*before.document.metrics, *after.document.metrics):
             self.metrics.setdefault((metric.name, task_of(metric)), metric)
         self.contents |= {**before.document.protocols, **after.document.protocols}
-        for contrast in contrast_results(before, after, options.wants, options.tasks, force=options.force):
+        for contrast in contrast_results(
+            before, after, options.wants, options.tasks, force=options.force, across=options.across
+        ):
             if contrast.distance is not None:
-                self.curves.setdefault(_place(contrast), []).append((step, contrast.without_items()))
+                ids = [side.metric.protocol for side in (contrast.a, contrast.b) if side is not None]
+                place = contrast.metric.name, " → ".join(dict.fromkeys(ids))
+                self.curves.setdefault(place, []).append((step, contrast.without_items()))
             elif contrast.differing:
                 reason = f"at step {step} {describe_differences(contrast.differing)}"
                 self.refused.setdefault(contrast.metric.name, reason)
+                self.across.add(allowed_by(contrast.differing))
 
 
 def difference_curves(
@@ -78,7 +85,7 @@ def difference_curves(
         steps.add(step, before, after, options)
     require_known(list(steps.metrics.values()), options, f"{a} or {b}")
     if steps.refused and not steps.curves:
-        raise other_protocols(a, b, steps.refused.items())
+        raise other_protocols(a, b, steps.refused.items(), steps.across)
     differs = tell_apart(steps.curves, steps.contents)
     return RunComparison(
         a=a,
@@ -88,14 +95,10 @@ def difference_curves(
         band=band,
         crossings_rest_on=CrossingBands(first_indistinguishable=band, first_apart=band),
         forced=options.force,
+        across=list(options.across),
         curves=[_curve(rows, options.level, band, plain_json(differs[place])) for place, rows in steps.curves.items()],
         refused=steps.refused,
     )
-
-
-def _place(contrast: Contrast) -> Place:
-    ids = [side.metric.protocol for side in (contrast.a, contrast.b) if side is not None]
-    return contrast.metric.name, " → ".join(dict.fromkeys(ids))
 
 
 def _curve(
@@ -196,7 +199,12 @@ def with_verdicts(run: str, series: Sequence[HeadlineSeries], read: Read) -> lis
 
 def _verdicts(run: str, series: HeadlineSeries, read: Read) -> Iterator[NewestVerdict]:
     newest = checkpoint_name(run, series.latest.step, series.variant)
-    for side, name, other in _others(run, series):
+    others: list[tuple[OtherSide, str, Point]] = []
+    if series.best is not None:
+        others.append(("best", checkpoint_name(run, series.best.step, series.variant), series.best))
+    if series.base is not None and series.base_name is not None:
+        others.append(("base", series.base_name, series.base))
+    for side, name, other in others:
         if name == newest:
             continue
         distance = _distance(series, other, name, newest, read)
@@ -212,13 +220,6 @@ def _verdicts(run: str, series: HeadlineSeries, read: Read) -> Iterator[NewestVe
             best_of=best_of,
             level=level,
         )
-
-
-def _others(run: str, series: HeadlineSeries) -> Iterator[tuple[OtherSide, str, Point]]:
-    if series.best is not None:
-        yield "best", checkpoint_name(run, series.best.step, series.variant), series.best
-    if series.base is not None and series.base_name is not None:
-        yield "base", series.base_name, series.base
 
 
 def _distance(series: HeadlineSeries, other: Point, name: str, newest: str, read: Read) -> Distance:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from evalsvc.compare.contrast import Contrast, contrast_results
+from evalsvc.compare.contrast import EXTERNAL_AGAINST_SAMPLED, Contrast, allowed_by, contrast_results
 from evalsvc.compare.gate_report import Alarms, Comparison, Outcome, Report
 from evalsvc.compare.gate_rules import EVERYTHING, Rule
 from evalsvc.compare.gate_verdict import Difference, Gap, Verdict, judge, tails
@@ -20,18 +20,20 @@ from evalsvc.compare.result import Result, task_of
 from evalsvc.compare.source import Service, read_result
 from evalsvc.errors import DeadlineExceeded, InvalidRequest, NonFinite, UnknownName, first_few, is_untried
 from evalsvc.metrics.definitions import main_metric
-from evalsvc.spec.documents.comparisons import Family
+from evalsvc.spec.documents.comparisons import Across, Family
 from evalsvc.spec.names import CHECKPOINT
 from evalsvc.spec.protocol import describe_differences, tell_apart
 
-SEED = frozenset({"sampling.seed"})
-"""Field in which the protocols of samples that were drawn with two seeds differ."""
-
 
 def run_gate(
-    candidate: str, baseline: str, rules: Sequence[Rule], service: Service, family: Family = "none", seeds: bool = False
+    candidate: str,
+    baseline: str,
+    rules: Sequence[Rule],
+    service: Service,
+    family: Family = "none",
+    across: Collection[Across] = (),
 ) -> Report:
-    """Compare two results, files or RUN@STEP[:VARIANT], also of two `seeds`, after evaluations that have not ended."""
+    """Compare two results, files or RUN@STEP[:VARIANT], after evaluations that have not ended."""
     deadline = time.monotonic() + service.timeout
     try:
         try:
@@ -49,7 +51,7 @@ def run_gate(
         after = read_result(candidate, service, deadline)
     except DeadlineExceeded as error:
         return Report(candidate, baseline, problems=(error.message,), failed=Outcome.TIME_OUT)
-    return compare(after, before, rules, family, across=SEED if seeds else frozenset())
+    return compare(after, before, rules, family, across)
 
 
 def without_baseline(candidate: str, baseline: Result) -> Report:
@@ -67,9 +69,9 @@ def compare(
     baseline: Result,
     rules: Sequence[Rule] = EVERYTHING,
     family: Family = "none",
-    across: Set[str] = frozenset(),
+    across: Collection[Across] = (),
 ) -> Report:
-    """Judge every metric of the baseline that a rule matches; protocols may differ in the fields `across`."""
+    """Judge every metric of the baseline that a rule matches; protocols may differ as `across` allows."""
     ruled = ruled_contrasts(candidate, baseline, rules, across)
     gaps = [Gap(rule, contrast, contrast.distance) for rule, contrast in ruled if contrast.distance is not None]
     levels = [gap.rule.level for gap in gaps]
@@ -85,7 +87,7 @@ def compare(
 
 
 def ruled_contrasts(
-    candidate: Result, baseline: Result, rules: Sequence[Rule], across: Set[str] = frozenset()
+    candidate: Result, baseline: Result, rules: Sequence[Rule], across: Collection[Across] = ()
 ) -> list[tuple[Rule, Contrast]]:
     """Return the contrasts that the rules ask for, each with the first rule that matches the metric.
 
@@ -127,7 +129,10 @@ def judge_contrasts(
             continue
         verdict, reason, difference = judge(Gap(rule, contrast, contrast.distance), *next(remaining), last=last)
         if contrast.differing:
-            reason = f"{reason}; measured under two seeds: {describe_differences(contrast.differing)}"
+            across = "measured under two seeds"
+            if allowed_by(contrast.differing) == "sampling":
+                across = EXTERNAL_AGAINST_SAMPLED
+            reason = f"{reason}; {across}: {describe_differences(contrast.differing)}"
         comparisons.append(_comparison(contrast, verdict, reason, rule.direction, difference))
     return comparisons
 
@@ -175,8 +180,8 @@ def _not_compared(rule: Rule, contrast: Contrast, candidate: Result) -> Comparis
     if contrast.b is not None:
         fields = describe_differences(contrast.differing)
         reason = f"measured by another protocol and not comparable: {fields}; evaluate one of the two again"
-        if contrast.differing.keys() <= SEED:
-            reason += ", or give --across-seeds"
+        if (across := allowed_by(contrast.differing)) is not None:
+            reason += f", or give --across-{across}"
         return _comparison(contrast, "other_protocol", reason)
     error = candidate.error(task_of(contrast.metric))
     reason = "not in the candidate"

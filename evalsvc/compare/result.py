@@ -13,7 +13,7 @@ from evalsvc.metrics.ratio import Ratio
 from evalsvc.spec.documents.results import Error, ResultDocument, TaskMetric
 
 Item = tuple[object, object]
-"""Fields `benchmark` and `index` of a result per item, by which the items of two results are matched."""
+"""Fields `benchmark` and `index`, or `id`, of a result per item, by which the items of two results are matched."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Result:
     """Functions that read the results per item of a task, by task, for a document without these results."""
     _numbers: dict[tuple[str | None, ...], Numbers] = field(default_factory=dict, init=False, repr=False)
     _read_tables: dict[str, ItemTable] = field(default_factory=dict, init=False, repr=False)
-    _items: dict[tuple[str, str | None], tuple[list[int], list[Item]]] = field(
+    _items: dict[tuple[str, str | None, str], tuple[list[int], list[Item]]] = field(
         default_factory=dict, init=False, repr=False
     )
 
@@ -48,13 +48,14 @@ class Result:
         """Return the content of a protocol by its id; empty if a file lacks the content."""
         return self.document.protocols.get(identity, {})
 
-    def numbers(self, metric: TaskMetric) -> Numbers:
-        """Return the numbers of a metric, item by item: the columns of the task's table that `metric.items` names."""
+    def numbers(self, metric: TaskMetric, by: str = "index") -> Numbers:
+        """Return the numbers of a metric, item by item: the columns of the task's table that `metric.items` names. The
+        column `by` tells items apart."""
         task, keys, grouped_by = task_of(metric), tuple(metric.items), metric.grouped_by
         benchmark = None if is_share(keys) else metric.name.partition("/")[0]
-        place = (task, benchmark, grouped_by, *keys)
+        place = (by, task, benchmark, grouped_by, *keys)
         if place not in self._numbers:
-            self._numbers[place] = self._read_numbers(task, benchmark, keys, grouped_by)
+            self._numbers[place] = self._read_numbers(task, benchmark, keys, grouped_by, by)
         return self._numbers[place]
 
     def _table(self, task: str) -> ItemTable:
@@ -63,9 +64,11 @@ class Result:
             self._read_tables[task] = ItemTable.of(self.document.items.get(task, ())) if read is None else read()
         return self._read_tables[task]
 
-    def _read_numbers(self, task: str, benchmark: str | None, keys: Sequence[str], grouped_by: str | None) -> Numbers:
+    def _read_numbers(
+        self, task: str, benchmark: str | None, keys: Sequence[str], grouped_by: str | None, by: str
+    ) -> Numbers:
         table = self._table(task)
-        positions, items = self._items_of(task, benchmark)
+        positions, items = self._items_of(task, benchmark, by)
         columns = [[column[position] for position in positions] for column in map(table.column, keys)]
         if any(None in column for column in columns):
             complete = [place for place, row in enumerate(zip(*columns, strict=True)) if None not in row]
@@ -85,17 +88,17 @@ class Result:
                 "numbers; write the file again with `evalsvc run SUITE --output FILE`"
             ) from None
 
-    def _items_of(self, task: str, benchmark: str | None) -> tuple[list[int], list[Item]]:
-        if (task, benchmark) not in self._items:
+    def _items_of(self, task: str, benchmark: str | None, by: str) -> tuple[list[int], list[Item]]:
+        if (task, benchmark, by) not in self._items:
             table = self._table(task)
-            rows = enumerate(zip(table.column("benchmark"), table.column("index"), strict=True))
+            rows = enumerate(zip(table.column("benchmark"), table.column(by), strict=True))
             chosen = [
                 (position, item)
                 for position, item in rows
                 if (benchmark is None or item[0] in (None, benchmark)) and item[1] is not None
             ]
-            self._items[task, benchmark] = [position for position, _ in chosen], [item for _, item in chosen]
-        return self._items[task, benchmark]
+            self._items[task, benchmark, by] = [position for position, _ in chosen], [item for _, item in chosen]
+        return self._items[task, benchmark, by]
 
 
 def task_of(metric: TaskMetric) -> str:

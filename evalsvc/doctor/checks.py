@@ -24,7 +24,7 @@ from evalsvc.spec.paths import DATASETS, local_data
 from evalsvc.spec.suite import SHIPPED_SUITES, Suite, TaskSpec, load_suite, suite_files
 from evalsvc.store.session import Store, translated
 from evalsvc.store.tokens import has_tokens
-from evalsvc.tasks.text_to_image.spec import AGREEMENT
+from evalsvc.tasks.image_task import AGREEMENT
 
 TORCH = "2.10"
 LM_EVAL = "0.4.13"

@@ -21,12 +21,15 @@ from typing import Any, TypeVar
 from evalsvc.checkpoints.adapter import read_adapter
 from evalsvc.checkpoints.expression import File
 from evalsvc.checkpoints.formats import ADAPTER_CONFIG, format_of, legible, weights_at
-from evalsvc.checkpoints.opening import checkpoint_rule, locate, opened
+from evalsvc.checkpoints.opening import checkpoint_rule, is_images, locate, opened
 from evalsvc.checkpoints.posted import sum_at
 from evalsvc.checkpoints.reference import CheckpointRef, files_of
 from evalsvc.checkpoints.torch_file import read_outline
 from evalsvc.checkpoints.weights import Weights, read_weights
 from evalsvc.config import Settings
+from evalsvc.data.captions import read_captions
+from evalsvc.data.images import read_images
+from evalsvc.data.prompted_images import pair_images, prompts_with
 from evalsvc.data.tokenizer import TextTokenizer, read_tokenizer
 from evalsvc.doctor.checks import Check
 from evalsvc.errors import EvalsvcError, NotACheckpoint, ShardedCheckpoint, UnsupportedModel, first_few, os_reason
@@ -76,6 +79,8 @@ def inspect_checkpoint(
     `model` is the configuration, None for the one next to the weights; `options` are those by which the user gave it.
     """
     it = Inspection(path, settings)
+    if it.are_images():
+        return it
     if is_file(path / ADAPTER_CONFIG):
         if (adapter := it.read(read_adapter, "format")) is not None:
             parts = f"{len(adapter.added):,} products and {len(adapter.whole):,} whole tensors"
@@ -158,6 +163,36 @@ class Inspection:
             self.add(name, False, said, do)
         return None
 
+    def are_images(self) -> bool:
+        """Return whether the path is of images; if a single file is of images in a form that is not read, add why."""
+        try:
+            return is_images(self.path, self._rule) and self._describe_images()
+        except (EvalsvcError, OSError) as error:
+            if not isinstance(error, NotACheckpoint) or self.path.is_dir():
+                return False
+            said, _, do = error.message.removeprefix(str(self.path)).strip().partition("; ")
+            self.add("images", False, said, do)
+            return True
+
+    def _describe_images(self) -> bool:
+        def read(place: Path) -> tuple[str, str]:
+            source, listed = read_images(place, self._rule), prompts_with(place, self._rule)
+            height, width = source.load(0, None).shape[1:]
+            images = f"{len(source):,} images; the first, {legible(source.name(0))}, has {width}×{height} pixels"
+            captions = None if listed is None else read_captions(listed, self._rule)
+            paired = None if not (captions or source.captions) else pair_images(source, captions, "first", None, 0)
+            return images, "" if paired is None else f"{len(paired.images):,} images have a prompt"
+
+        if (described := self.read(read, "images")) is not None:
+            self.identified, (images, prompts) = True, described
+            self.add("images", True, images)
+            do = "give them by --prompts, for metrics such as clip_score"
+            self.add("prompts", prompts, prompts or "none are next to the images", do, needed=False)
+            more = "" if prompts else " --prompts PROMPTS"
+            self.commands.append(f"evalsvc score {self.quoted}{more} --reference IMAGES")
+            self.commands.append(f"evalsvc score {self.quoted}{more} --run RUN --step STEP --suite SUITE")
+        return True
+
     def describe(self, weights: Weights) -> None:
         sizes = self.read(lambda place: [file.stat().st_size for file in files_of(place)]) or []
         dtypes = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in weights.tensors.values())
@@ -170,7 +205,8 @@ class Inspection:
 
     def find_origin(self, is_read: bool) -> None:
         """Add which trainer wrote the weights, and if they can be read, at which step."""
-        names = sorted({self.path.name, *(self.read(_entries) or ()), *(self.read(_names_near) or ())})
+        near = self.read(lambda place: [*folder_of(place).iterdir(), *folder_of(place).parent.iterdir()]) or ()
+        names = sorted({self.path.name, *(self.read(_entries) or ()), *(path.name for path in near)})
         signs = {trainer: next(filter(re.compile(sign).fullmatch, names), None) for trainer, sign in TRAINERS.items()}
         shown = {trainer: f"{trainer} ({legible(name)})" for trainer, name in signs.items() if name is not None}
         self.facts["trainers"] = list(shown)
@@ -220,11 +256,6 @@ class Inspection:
         step = "STEP" if self.facts["step"] is None else self.facts["step"]
         self.commands.append(f"evalsvc run SUITE --checkpoint {self.quoted}{options}{base}")
         self.commands.append(f"evalsvc submit RUN {step} {self.quoted} --suite SUITE{options}")
-
-
-def _names_near(place: Path) -> list[str]:
-    folder = folder_of(place)
-    return [entry.name for near in (folder, folder.parent) for entry in near.iterdir()]
 
 
 def _entries(place: Path) -> Mapping[str, object]:

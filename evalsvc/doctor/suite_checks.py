@@ -25,8 +25,8 @@ from evalsvc.spec.images import PROGRAMS
 from evalsvc.spec.paths import Readable, local_data
 from evalsvc.spec.suite import TaskSpec, examine_suite
 from evalsvc.spec.yaml_text import read_yaml_mapping
+from evalsvc.tasks.image_task import require_labels
 from evalsvc.tasks.language.spec import BenchmarkTask
-from evalsvc.tasks.text_to_image.prompts import require_labels
 
 SECONDS = 20.0
 """Seconds after which a file of many records is read no further."""
@@ -120,7 +120,7 @@ def _opened(where: str, path: Path, task: TaskSpec, settings: Settings) -> Itera
     elif where in ("captions", "data"):
         captions = chosen_captions(path, parameters, allow)
         if parameters.get("classifier"):
-            require_labels(str(path), captions)
+            require_labels(str(path), [caption.label for caption in captions])
     elif find_spec("torch") is not None:
         opened: Iterable[object] = resolve_name(OPEN_BY_TORCH)(where, path, task, settings)
         return opened

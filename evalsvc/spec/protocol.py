@@ -132,6 +132,9 @@ def number_to_json(value: float | None) -> Number | None:
 
 ABSENT = object()
 
+EXTERNAL = "external"
+"""Value of the field `sampling` for images from elsewhere, which no checkpoint of evalsvc sampled."""
+
 Differences: TypeAlias = dict[str, tuple[object, object]]
 """Differences between two protocols, by dotted key."""
 
@@ -176,10 +179,11 @@ def distinguishing(contents: Mapping[str, Mapping[str, object]]) -> dict[str, di
     for a single protocol.
 
     If two protocols have different fields, as a measured and an imported one, only the fields of the side with fewer
-    extra fields count. Where the fields do not distinguish a protocol for people, `protocol` holds its id.
+    extra fields count. Where the fields do not distinguish a protocol for people, `protocol` holds its id. The
+    field of `origin_of` is always among them.
     """
     if len(contents) < 2:
-        return {identity: {} for identity in contents}
+        return {identity: origin_of(content) for identity, content in contents.items()}
     leaves = {identity: dict(islice(_leaves(content), FIELDS + 1)) for identity, content in contents.items()}
     leaves = {identity: fields if len(fields) <= FIELDS else {} for identity, fields in leaves.items()}
     values: dict[_Path, set[object]] = {}
@@ -196,9 +200,15 @@ def distinguishing(contents: Mapping[str, Mapping[str, object]]) -> dict[str, di
     words = {identity: describe_fields(fields) for identity, fields in distinctive.items()}
     counts = Counter(words.values())
     return {
-        identity: fields if fields and counts[words[identity]] == 1 else {**fields, "protocol": identity}
+        identity: origin_of(contents[identity])
+        | (fields if fields and counts[words[identity]] == 1 else {**fields, "protocol": identity})
         for identity, fields in distinctive.items()
     }
+
+
+def origin_of(fields: Mapping[str, object]) -> dict[str, object]:
+    """Return the field of images from elsewhere, if a protocol or its distinguishing fields have it."""
+    return {"sampling": EXTERNAL} if fields.get("sampling") == EXTERNAL else {}
 
 
 def tell_apart(
@@ -247,7 +257,9 @@ def _fields_of_some(forms: Set[frozenset[_Path]]) -> set[_Path]:
 
 def describe_fields(fields: Mapping[str, object]) -> str:
     """Return fields for people: `sampling.guidance_scale=3.0`."""
-    return ", ".join(f"{key}={short_json(value)}" for key, value in fields.items())
+    origin = ["images from elsewhere"] if origin_of(fields) else []
+    others = (f"{key}={short_json(value)}" for key, value in fields.items() if not origin or key != "sampling")
+    return ", ".join([*origin, *others])
 
 
 def labelled(metric: str, differs: Mapping[str, object]) -> str:

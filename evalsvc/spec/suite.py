@@ -66,6 +66,11 @@ class Suite:
         """The digest of the tasks, which identifies the suite. Name, description and headline change no number."""
         return digest([[task.kind, task.name, dict(task.parameters)] for task in self.tasks])
 
+    @property
+    def reads(self) -> set[str]:
+        """The contents of checkpoints that the tasks evaluate: `weights`, `images`, or both."""
+        return {catalog.load("tasks", task.kind).reads for task in self.tasks}
+
     def tasks_to_json(self) -> list[dict[str, object]]:
         """Return the tasks as JSON, with all parameters."""
         return [{"kind": task.kind, "name": task.name, **task.parameters} for task in self.tasks]

@@ -16,6 +16,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from evalsvc.access_tokens import TokenScope
+from evalsvc.checkpoints.formats import IMAGES
 from evalsvc.files.outputs import KeptOutput, from_column, to_column
 from evalsvc.spec.documents.evaluations import EventKind
 from evalsvc.spec.documents.fields import OVER as OVER
@@ -167,6 +168,11 @@ class Checkpoint(Base):
     def is_virtual(self) -> bool:
         """Whether the weights are computed from other checkpoints only, and not of an adapter's own files too."""
         return bool(self.parents) and not self.size
+
+    @property
+    def images(self) -> bool:
+        """Whether the file is images that another program sampled, and not weights."""
+        return self.model == IMAGES
 
 
 class Suite(Base):

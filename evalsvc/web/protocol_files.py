@@ -12,6 +12,7 @@ from evalsvc.client.reader import ServiceReader, find_checkpoint
 from evalsvc.errors import InvalidRequest, UnknownName
 from evalsvc.spec.documents import Checkpoint, EvaluatedSuite, Evaluation, Task
 from evalsvc.spec.names import CHECKPOINT, checkpoint_name
+from evalsvc.spec.protocol import EXTERNAL
 
 DIGEST = re.compile(r"[0-9a-f]{32,64}")
 
@@ -44,7 +45,8 @@ class Measured:
             file = ""
             if isinstance(value, str) and DIGEST.fullmatch(value):
                 file = next((self.files[key] for key in (value, *reversed(path)) if key in self.files), "")
-            yield ".".join(path), in_words(value), file
+            is_origin = path == ("sampling",) and value == EXTERNAL
+            yield ".".join(path), f"{EXTERNAL}: images from elsewhere" if is_origin else in_words(value), file
 
 
 def in_words(value: object) -> str:

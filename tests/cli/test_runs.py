@@ -33,7 +33,7 @@ def test_runs_are_listed_and_shown_with_their_latest_and_best_values(evalsvc: Sh
     assert (run["name"], run["last_step"]) == ("run-a", 10)
     lines = [" ".join(row) for row in evalsvc("runs run-a").cells]
     assert "base: run run-a, step 0, variant raw, named no" in lines
-    assert "id step variant uri tokens seen created evaluations" in lines
+    assert "id step variant uri images tokens seen created evaluations" in lines
     assert [line.split()[:3] for line in lines if line[:1].isdigit()] == [["1", "5", "raw"], ["2", "10", "ema"]]
     shown = evalsvc("checkpoints run-a@5")
     assert {"step: 5", 'tags: {"lr": "1e-4"}', "in_use: yes", "sha256:"} <= set(shown.out.splitlines())

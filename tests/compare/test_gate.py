@@ -17,7 +17,7 @@ from gate_documents import document, read_document, result, value
 
 from evalsvc.cli import app
 from evalsvc.client import Client
-from evalsvc.compare.gate import SEED, compare, run_gate, without_baseline
+from evalsvc.compare.gate import compare, run_gate, without_baseline
 from evalsvc.compare.gate_report import Comparison, Outcome, Report
 from evalsvc.compare.gate_rules import EVERYTHING, Rule, Rules, read_rules
 from evalsvc.compare.source import Service
@@ -193,24 +193,62 @@ class TestProtocol:
         (refused,) = compare(sides[1], sides[0]).comparisons
         assert refused.verdict == "other_protocol"
         assert refused.reason.endswith("sampling.seed 1 → 2; evaluate one of the two again, or give --across-seeds")
-        (judged,) = compare(sides[1], sides[0], across=SEED).comparisons
+        (judged,) = compare(sides[1], sides[0], across=["seeds"]).comparisons
         assert (judged.verdict, judged.basis) == ("worse", "paired")
         assert judged.reason.endswith("; measured under two seeds: sampling.seed 1 → 2")
 
     def test_across_seeds_nothing_else_may_differ(self) -> None:
         """Another guidance scale is as near as another seed, and was taken first."""
         found = [
-            compare(result(self.seeded(1, **more)), result(self.seeded(0)), across=SEED)
+            compare(result(self.seeded(1, **more)), result(self.seeded(0)), across=["seeds"])
             for more in ({"scale": 3.0}, {"limit": 8})
         ]
         assert [verdicts(one)["digits/agreement"] for one in found] == ["other_protocol"] * 2
         assert not any("--across-seeds" in one.comparisons[0].reason for one in found)
         unknown = [read_document("x", document(self.seeded(seed)) | {"protocols": {}}) for seed in (1, 2)]
-        assert verdicts(compare(*unknown, across=SEED)) == {"digits/agreement": "other_protocol"}
+        assert verdicts(compare(*unknown, across=["seeds"])) == {"digits/agreement": "other_protocol"}
         candidate = result(self.seeded(0, 3.0), self.seeded(1, 1.0))
-        (judged, new) = compare(candidate, result(self.seeded(0, 1.0)), across=SEED).comparisons
+        (judged, new) = compare(candidate, result(self.seeded(0, 1.0)), across=["seeds"]).comparisons
         assert (judged.verdict, new.verdict) == ("within_tolerance", "new")
         assert "sampling.seed 0 → 1" in judged.reason
+
+    def test_images_from_elsewhere_are_paired_by_the_ids_of_prompts(self) -> None:
+        """Both sides number their items from 0, whichever prompts they have: by number, nothing would pair rightly."""
+        measured = {"estimator": "clip", "clip": "ab"}
+        sampled, given = (
+            Protocol(measured | {"task": task, "sampling": sampling, "prompts": task})
+            for task, sampling in (("text_to_image", {"seed": 0}), ("images", "external"))
+        )
+        keys: dict[str, Any] = {"items": ("clip_score",), "n": 20}
+        rows = [{"index": at, "id": f"p{at}", "clip_score": at % 7} for at in range(20)]
+        better = [{"index": at, "id": row["id"], "clip_score": 9 + at % 3} for at, row in enumerate(rows[:1:-1])]
+        baseline = result(value("coco/clip_score", 3.0, protocol=sampled, **keys), items={"coco": rows})
+        candidate = result(value("coco/clip_score", 10.0, protocol=given, **keys), items={"coco": better})
+        (refused,) = compare(candidate, baseline).comparisons
+        assert refused.reason.endswith("evaluate one of the two again, or give --across-sampling")
+        (judged,) = compare(candidate, baseline, across=["sampling"]).comparisons
+        assert judged.difference is not None
+        assert (judged.basis, judged.difference.n, judged.difference.n_only_baseline) == ("paired", 18, 2)
+        assert "images from elsewhere against sampled ones: task" in judged.reason
+        pairs = {row["id"]: row["clip_score"] for row in better}
+        change = [pairs[row["id"]] - row["clip_score"] for row in rows if row["id"] in pairs]
+        assert judged.difference.value == pytest.approx(sum(change) / 18)
+
+    def test_across_sampling_both_sides_were_measured_alike(self) -> None:
+        measured: dict[str, Any] = {"estimator": "fid", "n": 64, "sampling": "external"}
+        sides = [value("coco/fid", 3.0, protocol=Protocol(measured | more)) for more in ({}, {"sampling": {"seed": 0}})]
+        for more in (
+            {"n": 65},
+            {"estimator": "other"},
+            {"compared": {"size": 64}},
+            {"prompts": "other", "sampling": "external"},
+        ):
+            other = value("coco/fid", 4.0, protocol=Protocol(measured | {"sampling": {"seed": 0}} | more))
+            (judged,) = compare(result(sides[0]), result(other), across=["sampling", "seeds"]).comparisons
+            assert judged.verdict == "other_protocol"
+            assert "--across-sampling" not in judged.reason
+        (judged,) = compare(result(sides[0]), result(sides[1]), across=["sampling"]).comparisons
+        assert judged.verdict == "within_tolerance"
 
     @pytest.mark.parametrize("missing", ["fail", "ignore"])
     def test_each_value_stands_against_one_value_of_the_baseline(self, missing: str) -> None:

@@ -85,7 +85,7 @@ def on_page(title: str) -> list[str]:
 @pytest.mark.parametrize("title", WALKS)
 def test_the_page_tells_the_walk(title: str, walks: dict[str, Walk]) -> None:
     assert on_page(title) == walks[title].functions, "\n".join(walks[title].functions)
-    assert title != "A post until its rows" or len(on_page(title)) <= 30, "it was 47 once, in 13 packages"
+    assert title != "A post until its rows" or len(on_page(title)) <= 31, "it was 47 once, in 13 packages"
 
 
 def test_a_chart_takes_the_document_of_the_history(walks: dict[str, Walk]) -> None:

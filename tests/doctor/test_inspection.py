@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import pytest
 import torch
 from hostile_files import archive, calling, deflated, entry, patched, safetensors, tensor_pickle
@@ -244,3 +245,20 @@ def test_the_watcher_names_the_command_for_a_file_that_it_will_never_post(tmp_pa
     assert candidate is not None
     verdict = Classifier(Memory(tmp_path / "memory.json"), settle=0).classify(candidate)
     assert (verdict.kind, verdict.reason.count(INSPECT)) == ("no checkpoint", 1)
+
+
+def test_images_and_their_prompts(tmp_path: Path) -> None:
+    (folder := tmp_path / "samples").mkdir()
+    for name in ("a", "b"):
+        PIL.Image.new("RGB", (8, 8)).save(folder / f"{name}.png")
+    bare = inspected(folder)
+    assert rows(bare)["images"] == "2 images; the first, a.png, has 8×8 pixels"
+    assert bare.commands[0] == f"evalsvc score {folder} --prompts PROMPTS --reference IMAGES"
+    (folder / "prompts.csv").write_text("id,prompt\na,a cat\nb,a dog\n")
+    assert rows(inspected(folder))["prompts"] == "2 images have a prompt"
+    (folder / "prompts.csv").write_text("id,prompt\na,a cat\nc,a dog\n")
+    assert "the prompt 'c' has no image" in rows(inspected(folder))["images"]
+    (tmp_path / "samples.tar").write_text("no tar")
+    wrong = inspected(tmp_path / "samples.tar")
+    assert (wrong.identified, wrong.commands) == (False, [])
+    assert rows(wrong)["images"].startswith("NO ends in .tar and is no such file; give images as a folder")

@@ -163,9 +163,9 @@ def test_more_samples_than_captions_and_images(tmp_path: Path) -> None:
     task = {"kind": "reconstruction", "images": str(pictures), "decoder": DECODER, "samples": 2, "extractor": None}
     for wrong, words in (
         (sampled | {"samples": 1000}, "c.jsonl has 85 captions, but 1,000 images are requested"),
-        (sampled | {"samples": 9, "reference": str(pictures), "reference_of": "captions"}, "line 2: the folder"),
+        (sampled | {"samples": 9, "reference": str(pictures), "reference_of": "captions"}, "has no image '1.png'"),
         (sampled | {"classifier": CLASSIFIER}, "caption 1 has no label, which `classifier` needs"),
-        ({"kind": "loss", "data": captions, "images": str(pictures), "decoder": DECODER}, "line 2: the folder"),
+        ({"kind": "loss", "data": captions, "images": str(pictures), "decoder": DECODER}, "has no image '1.png'"),
         (task, "`samples` is 2"),
     ):
         assert words in problems(tmp_path, wrong)

@@ -141,13 +141,14 @@ METRICS = {
     "alignment": "alignment/cosine_excess",
     "completions": "completions/greedy_distinct_2",
     "forgetting": "forgetting/kl",
+    "images": "images/fid64",
     "language": "arc_easy/acc",
     "loss": "loss/image",
     "reconstruction": "reconstruction/psnr",
     "text_to_image": "text_to_image/fid64",
 }
 
-WITH_INCEPTION = ("reconstruction", "text_to_image")
+WITH_INCEPTION = ("images", "reconstruction", "text_to_image")
 
 
 def part_of(source: Path, folder: Path) -> Path:
@@ -172,7 +173,9 @@ def test_a_new_suite_runs(
         text = text.replace(f"{PLACEHOLDER}{name}\n", f"{part_of(ROOT / source, tmp_path)}\n")
     path.write_text(text)
     assert check_suite_file(path, Settings.load()).problems == []
-    result = run_suite(load_suite(path), pretrained(5), lambda *_: None, pretrained(0)).model_dump()
+    images = CheckpointRef(str(part_of(ROOT / FILES["images"], tmp_path)))
+    checkpoint = images if kind == "images" else pretrained(5)
+    result = run_suite(load_suite(path), checkpoint, lambda *_: None, pretrained(0)).model_dump()
     assert result["errors"] == {}
     assert METRICS[kind] in [metric["name"] for metric in result["metrics"]]
     if kind in ("forgetting", "language"):

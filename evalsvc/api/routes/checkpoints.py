@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +20,18 @@ from evalsvc.api.schemas import CheckpointId, CheckpointInput, CheckpointsQuery
 from evalsvc.api.state import CurrentState, State
 from evalsvc.checkpoints.copies import Copy, keep_uploads, link_into, releasing, spooled
 from evalsvc.checkpoints.expression import Expression, File, Sum, canonical, is_expression, parse_expression
-from evalsvc.checkpoints.formats import ADAPTER_FILES, adapter, is_adapter, weights_among
+from evalsvc.checkpoints.formats import (
+    ADAPTER_FILES,
+    IMAGES,
+    adapter,
+    images_among,
+    is_adapter,
+    is_archive,
+    known_weights,
+    weights_among,
+)
 from evalsvc.checkpoints.opening import checkpoint_rule, opened
-from evalsvc.checkpoints.posted import given_model, posted_layout, posted_model, sum_at, uploaded_model
+from evalsvc.checkpoints.posted import given_model, images_model, posted_layout, posted_model, sum_at, uploaded_model
 from evalsvc.checkpoints.reference import UPLOAD, CheckpointRef, Identity, uploaded_sha256, verify
 from evalsvc.checkpoints.remote.fetch import locate_checkpoint
 from evalsvc.checkpoints.remote.uri import is_remote
@@ -102,7 +112,14 @@ def post_checkpoint(body: CheckpointInput, state: CurrentState, owner: TokenName
             submission = _of_expression(session, body, settings)
         plan = plan_of(session, submission.run) if body.suites is None else None
         names = (body.suites or ()) if plan is None else due_suites(plan, submission.step)
-        suites = [find_suite(session, settings, name) for name in dict.fromkeys(names)]
+        named = [find_suite(session, settings, name) for name in dict.fromkeys(names)]
+        holds = "images" if submission.model == IMAGES else "weights"
+        suites = [suite for suite in named if holds in suite.reads]
+        if plan is None and (unread := [suite.name for suite in named if suite not in suites]):
+            raise InvalidRequest(
+                f"suite {first_few(unread, 3)} has no task that reads {holds}, and the checkpoint is {holds}; name "
+                "other suites"
+            )
         submitted = submit(session, submission, suites, plan)
         checkpoint = submitted.checkpoint
         if sha256 is not None and needs_file(submitted):
@@ -270,9 +287,15 @@ def _of_upload(
             f"spool is {body.spool!r} for an uploaded file, which the service always keeps; leave spool out"
         )
     # A folder that is no checkpoint is refused before it is sent.
-    if sent is not None and sent.files is not None and weights_among(sent.names, uri) in ADAPTER_FILES:
-        raise adapter(uri)
-    model = None if body.model is None else given_model(body.model, settings)
+    of_images = False if existing is None else existing.images
+    if sent is not None and sent.files is not None:
+        of_images = _is_of_images(sent, uri)
+        if not of_images and weights_among(sent.names, uri) in ADAPTER_FILES:
+            raise adapter(uri)
+    if of_images:
+        model: Mapping[str, object] | None = images_model(body.model)
+    else:
+        model = None if body.model is None else given_model(body.model, settings)
     if model is None and existing is None and sent is not None and sent.files is not None:
         model = uploaded_model({name: upload.path for name, upload in sent.files.items()})
         if model is None:
@@ -292,6 +315,15 @@ def _of_upload(
         model=model,
         layout=posted_layout(body.layout, model if existing is None else existing.model, settings),
     )
+
+
+def _is_of_images(sent: Sent, uri: str) -> bool:
+    archive = None if known_weights(sent.names, uri) else images_among(sent.names, uri)
+    upload = (sent.files or {}).get(archive or "")
+    if upload is None:
+        return archive is not None
+    with upload.path.open("rb") as stream:
+        return is_archive(stream, str(archive), f"{archive} of {uri}")
 
 
 def _adapter(body: CheckpointInput, posted: Sum, settings: Settings) -> tuple[Sum, Submission, Submission | None]:

@@ -74,7 +74,7 @@ def tag_of(session: Session, query: CompareQuery | CurvesQuery) -> tuple[str, st
 
 def read_comparison(session: Session, folder: Path, query: CompareQuery) -> documents.Comparison:
     chosen = tuple(query.metric), tuple(query.task)
-    options = Options(*chosen, query.level, query.force, query.flipped, query.family)
+    options = Options(*chosen, query.level, query.force, tuple(query.across), query.flipped, query.family)
     a, b = (_result(session, folder, query.suite, name, *parse_checkpoint(name)) for name in (query.a, query.b))
     comparison = compare_results(a, b, options)
     require_comparable(comparison, all_of_it=False)
@@ -105,7 +105,7 @@ def get_curves(query: Annotated[CurvesQuery, Query()], request: Request, state: 
 
 
 def read_curves(session: Session, folder: Path, query: CurvesQuery) -> documents.RunComparison:
-    options = Options(tuple(query.metric), tuple(query.task), query.level, query.force)
+    options = Options(tuple(query.metric), tuple(query.task), query.level, query.force, tuple(query.across))
     if query.b is None:
         a, pairs = _against_base(session, folder, query)
         return difference_curves(a, query.a, pairs, options, query.band)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from evalsvc.checkpoints.copies import Cache, Copy, NoRoom
 from evalsvc.checkpoints.formats import refuse_part, weights_at
-from evalsvc.checkpoints.opening import checkpoint_rule, locate
+from evalsvc.checkpoints.opening import checkpoint_rule, is_images, locate
 from evalsvc.checkpoints.reference import (
     CheckpointRef,
     Identity,
@@ -69,7 +69,8 @@ def locate_checkpoint(uri: str, settings: Settings) -> tuple[str, Identity]:
             f"{uri}: is a local file, which EVALSVC_SCHEMES does not allow; post a remote checkpoint"
         )
     path = locate(uri, checkpoint_rule(settings))
-    weights_at(path, uri)
+    if not is_images(path, checkpoint_rule(settings)):
+        weights_at(path, uri)
     return str(path), identify(path)
 
 

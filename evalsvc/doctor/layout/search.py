@@ -25,15 +25,7 @@ from evalsvc.data.tokens import Record
 from evalsvc.errors import EvalsvcError, InvalidData
 from evalsvc.metrics.ratio import Ratio, ratio_of_sums
 from evalsvc.spec.layout import VocabularyLayout, parse_layout
-from evalsvc.spec.layout_presets import (
-    IMAGE,
-    SPECIAL,
-    TEXT,
-    TEXT_ROWS,
-    TOKENIZER_SIZE,
-    PublishedPreset,
-    presets,
-)
+from evalsvc.spec.layout_presets import IMAGE, SPECIAL, TEXT, TEXT_ROWS, TOKENIZER_SIZE, PublishedPreset, presets
 
 _TEXT_MARKED, _IMAGE_MARKED = ("text", TEXT, "/text"), ("image", IMAGE, "/image")
 

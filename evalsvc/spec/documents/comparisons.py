@@ -25,6 +25,10 @@ Family = Literal["none", "holm"]
 Band = Literal["pointwise", "simultaneous"]
 """Scope of the intervals along steps: each step alone, or all steps simultaneously."""
 
+Across = Literal["seeds", "sampling"]
+"""Difference between protocols across which values are compared: samples of two seeds, or images from elsewhere and
+sampled ones."""
+
 Level = Annotated[float, Field(examples=[0.95])]
 """Probability that an interval holds the true value."""
 
@@ -139,6 +143,8 @@ class Comparison(Document):
     holds however the metrics depend on each other; exact tests give fewer. Null for a family, where with probability
     `level` no verdict is due to chance."""
     forced: bool = False
+    across: Annotated[list[Across], Field(examples=[[]])] = []
+    """Differences between protocols across which values are compared, with pairs by the ids of items."""
     contrasts: list[MetricDifference]
     """Differences in the order of a's metrics, followed by metrics that only b has."""
     warnings: ComparisonWarnings = ComparisonWarnings()
@@ -218,6 +224,7 @@ class RunComparison(Document):
     band: Band
     crossings_rest_on: CrossingBands
     forced: bool
+    across: Annotated[list[Across], Field(examples=[[]])] = []
     curves: list[DifferenceCurve]
     refused: Annotated[dict[str, str], Field(examples=[{}])]
     """Reason why a metric is left out at some step, by metric."""

@@ -102,6 +102,10 @@ class Plan(Document):
     """Maximum number of other steps with unfinished evaluations, for `when_behind: refuse`."""
 
 
+Images = Annotated[bool, Field(examples=[False])]
+"""Whether the checkpoint is images that another program sampled, and not weights."""
+
+
 class RunCheckpoint(Document):
     """A checkpoint as its run lists it."""
 
@@ -110,6 +114,7 @@ class RunCheckpoint(Document):
     variant: Variant
     uri: Uri
     sha256: Digest | None
+    images: Images = False
     tokens_seen: Tokens | None
     created_at: Time
     evaluations: list[EvaluationSummary]
@@ -176,6 +181,7 @@ class Checkpoint(Document):
     """Location of the file, or the expression of a virtual checkpoint."""
     sha256: Annotated[Digest | None, Field(examples=[None])]
     """Digest of the weights; null until it was posted or a worker has read the file."""
+    images: Images = False
     model: Annotated[Open | None, Field(examples=[None])]
     layout: Annotated[Open | None, Field(examples=[None])]
     tokens_seen: Tokens | None

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from evalsvc.errors import InvalidRequest, UnknownName
 from evalsvc.spec import documents
 from evalsvc.spec.documents.history import Axis, KnownMetric, SeriesHead
-from evalsvc.spec.protocol import tell_apart
+from evalsvc.spec.protocol import EXTERNAL, tell_apart
 from evalsvc.store.lookup import find_run
 from evalsvc.store.pages import Order, PageRequest, page_of_names, read_page
 from evalsvc.store.tables import Checkpoint, MetricValue, Protocol, Run, Series
@@ -58,7 +58,9 @@ def choose_series(session: Session, run: str, names: Sequence[str], variant: str
     places = dict.fromkeys((item.metric, item.protocol_id) for item in chosen)
     several = Counter(metric for metric, _ in places)
     ids = {identity for metric, identity in places if several[metric] > 1}
-    protocols = session.scalars(select(Protocol).where(Protocol.id.in_(ids))) if ids else ()
+    is_external = Protocol.content["sampling"].as_string() == EXTERNAL
+    with_origin = Protocol.id.in_({identity for _, identity in places}) & is_external
+    protocols = session.scalars(select(Protocol).where(Protocol.id.in_(ids) | with_origin))
     differs = tell_apart(places, {protocol.id: protocol.content for protocol in protocols})
     heads = {
         item.id: document_of(

@@ -61,6 +61,8 @@ def resolve_expression(session: Session, text: str) -> Resolved:
 
     def enter(checkpoint: Checkpoint) -> Expression:
         require_current_parents(checkpoint)
+        if checkpoint.images:
+            raise InvalidRequest(f"{step_of(checkpoint)} is images, which have no weights; name checkpoints of a model")
         own = [] if checkpoint.is_virtual else [checkpoint]
         parents.update({step_of(parent): parent for parent in (*own, *checkpoint.parents)})
         if len(parents) > MAX_CHECKPOINTS:
@@ -92,6 +94,8 @@ def base_of_adapter(session: Session, run: str, variant: str, on: Sum, base: Sub
             f"{on.adapter} is a LoRA adapter that names no folder of its base that the service may read, and run "
             f"{run!r} has no base; post the base as step 0 of the run: evalsvc submit {run} 0 FOLDER"
         )
+    if parent.images:
+        raise InvalidRequest(f"{step_of(parent)} is images, which have no weights; name the weights of the base")
     if parent.parents:
         raise InvalidRequest(
             f"{step_of(parent)} is computed from other checkpoints; add {on.adapter} to a checkpoint with files"

@@ -14,9 +14,9 @@ from pydantic import Field
 from evalsvc.client.reader import ServiceReader
 from evalsvc.errors import InvalidRequest, UnknownName
 from evalsvc.metrics.definitions import main_metric
-from evalsvc.spec.documents.history import Axis, Buckets, BucketSeries
+from evalsvc.spec.documents.history import Axis, BucketSeries
 from evalsvc.spec.names import MAX_STEP, parse_checkpoint
-from evalsvc.spec.protocol import describe_fields
+from evalsvc.spec.protocol import describe_fields, origin_of
 from evalsvc.web.charts import Scale, curve_chart
 from evalsvc.web.curves import Curve, Line, Missing, companions_of, lines_of, missing_of, smoothed
 from evalsvc.web.panel import Cell, Commands, MetricName, Panel, PanelQuery, RunNames, Table
@@ -71,7 +71,10 @@ class CurveQuery(PanelQuery):
 
     def panel(self, source: ServiceReader) -> Panel:
         drawn = self._read(source)
-        protocol = self.protocol or _newest_protocol(drawn.curves)
+        measured = [curve for curve in drawn.curves if curve.series.x]
+        of_first = [curve.series for curve in measured if curve.run == measured[0].run]
+        newest = max(of_first, key=lambda series: series.x[-1]).protocol if of_first else None
+        protocol = self.protocol or newest
         curves = [curve for curve in drawn.curves if curve.series.protocol == protocol]
         has_points = any(curve.series.x for curve in curves)
         origins = [
@@ -149,26 +152,17 @@ class CurveQuery(PanelQuery):
         drawn.missing += missing_of(buckets, curves)
         if buckets.more_gaps:
             drawn.notes.append(f"{run} has more gaps, at lower steps")
-        drawn.notes += _omitted(buckets)
+        if omitted := sum(series.omitted for series in buckets.series):
+            drawn.notes.append(
+                f"values of {run} whose checkpoints were posted without tokens_seen, left out: {omitted:,}"
+            )
+        if buckets.x == "tokens" and buckets.gaps:
+            drawn.notes.append(f"gaps of {run} are shown along steps only: {len(buckets.gaps):,}")
 
 
 def watched(run: str) -> str:
     """Return a REST address whose answer is small and changes with a run's history and gaps."""
     return f"/v1/runs/{quote(run, safe='')}/metrics?limit=1"
-
-
-def _newest_protocol(curves: Sequence[Curve]) -> str | None:
-    measured = [curve for curve in curves if curve.series.x]
-    of_first = [curve.series for curve in measured if curve.run == measured[0].run]
-    return max(of_first, key=lambda series: series.x[-1]).protocol if of_first else None
-
-
-def _omitted(buckets: Buckets) -> Iterator[str]:
-    omitted = sum(series.omitted for series in buckets.series)
-    if omitted:
-        yield f"values of {buckets.run} whose checkpoints were posted without tokens_seen, left out: {omitted:,}"
-    if buckets.x == "tokens" and buckets.gaps:
-        yield f"gaps of {buckets.run} are shown along steps only: {len(buckets.gaps):,}"
 
 
 def _notes(curves: Sequence[Curve], drawn: Sequence[Curve], protocol: str | None, scale: Scale) -> Iterator[str]:
@@ -179,6 +173,8 @@ def _notes(curves: Sequence[Curve], drawn: Sequence[Curve], protocol: str | None
             f"{other.label} was also measured by protocol {other.series.protocol}, which differs ({words}): those "
             "values are not comparable with these"
         )
+    if given := [curve.label for curve in drawn if origin_of(curve.series.differs)]:
+        yield f"images from elsewhere, which evalsvc did not sample: {', '.join(dict.fromkeys(given))}"
     shown = [curve.series for curve in drawn]
     if scale == "log":
         pairs = [pair for series in shown for pair in zip(series.last, series.low, strict=True)]
@@ -199,7 +195,8 @@ def _table(curves: Sequence[Curve], missing: Sequence[Missing], axis: Axis) -> T
     names = list(dict.fromkeys(name for curve in curves for x in curve.series.x for name in curve.companions_at(x)))
     rows: list[list[Cell]] = []
     for curve in curves:
-        series, origins = curve.series, map(curve.origin, range(len(curve.series.x)))
+        series, measured = curve.series, describe_fields(origin_of(curve.series.differs)) or "measured"
+        origins = [measured if (of := curve.origin(at)) == "measured" else of for at in range(len(series.x))]
         columns = (series.x, series.last, series.stderr, series.low, series.high, series.n, series.count, origins)
         rows += [
             [curve.label, *cells, *map(curve.companions_at(cells[0]).get, names)]

@@ -101,11 +101,14 @@ class DifferenceQuery(PanelQuery):
         if not curves and self.metric not in comparison.refused:
             raise UnknownName.among("metric", self.metric, [curve.metric for curve in comparison.curves])
         query = urlencode({"a": self.a, "b": self.b, "metric": self.metric})
+        names = ["x", "a", "b", "difference", "stderr", "low", "high", "verdict", "basis", "n"]
+        columns = ["step", "a", "b", "b − a", "± stderr", *names[5:]]
+        rows = list(zip(*(getattr(curves[0], name) for name in names), strict=True)) if curves else []
         return Panel(
             query=self,
             title=f"{self.metric}: {self.b} − {self.a}",
             spec=difference_chart(curves[0]) if curves else None,
-            table=_along(curves[0]) if curves else Table([], []),
+            table=Table(columns if curves else [], rows),
             commands=Commands(
                 cli=f"evalsvc compare {shlex.quote(self.a)} {shlex.quote(self.b)} --metric {shlex.quote(self.metric)}",
                 rest=f"/v1/compare/curves?{query}",
@@ -124,9 +127,3 @@ def _notes(curve: DifferenceCurve) -> list[str]:
         notes.append(f"from step {curve.indistinguishable_from:,} on, the difference is within the noise; {size}")
     notes += [f"the sign changes between the steps {before:,} and {after:,}" for before, after in curve.sign_changes]
     return notes
-
-
-def _along(curve: DifferenceCurve) -> Table:
-    names = ["x", "a", "b", "difference", "stderr", "low", "high", "verdict", "basis", "n"]
-    columns = ["step", "a", "b", "b − a", "± stderr", *names[5:]]
-    return Table(columns, list(zip(*(getattr(curve, name) for name in names), strict=True)))
