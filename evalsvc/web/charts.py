@@ -1,12 +1,13 @@
 """Charts as Vega-Lite specs. A browser draws a spec, and `vega.render` renders the same spec.
 
-Colours are those of Okabe and Ito, which people with colour blindness tell apart; dash patterns tell lines apart in
-print. Texts and axes have no colours here: `vega.config` gives those of the page.
+Dash patterns tell lines apart in print, and for people with colour blindness. Green and orange, those of Okabe and Ito,
+mean better and worse. Texts and axes have no colours here: `vega.config` gives those of the page.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from itertools import cycle, islice
 from math import inf, isfinite
 from typing import Literal
@@ -22,13 +23,13 @@ Spec = dict[str, object]
 Rows = list[dict[str, object]]
 Scale = Literal["linear", "log"]
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#b8a800")
-"""Colours of runs, in their order. Yellow is darker than Okabe and Ito's, which is faint on white."""
+COLOURS = ("#0072b2", "#b0479a", "#0d98ba", "#8f8000", "#6f4fd8", "#e0457f", "#8c6d62", "#b16be0", "#5d7488")
+"""Colours of runs: none is the green or the orange of a verdict, and each has a contrast of 3 on white and on dark."""
 
 OTHER_COLOUR = "#7f7f7f"
 DASHES = ([1, 0], [6, 2], [2, 2], [8, 2, 2, 2], [12, 3], [4, 4], [1, 3], [10, 2, 2, 2, 2, 2])
-VERDICT_COLOURS = {"better": "#009e73", "worse": "#d55e00"}
-VERDICT_SHAPES = {"better": "triangle-up", "worse": "triangle-down"}
+VERDICT_COLOURS = {"better": "#009e73", "worse": "#d55e00", "different": "#6f4fd8"}
+VERDICT_SHAPES = {"better": "triangle-up", "worse": "triangle-down", "different": "diamond"}
 
 HEIGHT, MAP_SIDE = 220, 256
 """Height of a chart in pixels, and about how many the longer side of a map has."""
@@ -73,6 +74,17 @@ ABOVE = "scale('y', datum.y) < 14 ? 9 : -6"
 CROSS = "M-1,-.7L-.7,-1L0,-.3L.7,-1L1,-.7L.3,0L1,.7L.7,1L0,.3L-.7,1L-1,.7L-.3,0Z"
 GAP_TOOLTIP = "{'step': format(datum.x, ','), 'run': datum.run, 'no value': datum.why, 'reason': datum.message}"
 SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
+
+
+def colours_of(labels: Sequence[str]) -> dict[str, str]:
+    """Return the colour of each run, or of each variant of a run. Its name decides, so that a run has one colour on all
+    pages; of two with the same colour, the later one has the next colour that is free. Runs come before variants."""
+    colours: dict[str, str] = {}
+    for label in sorted(dict.fromkeys(labels), key=lambda label: ":" in label):
+        start = int.from_bytes(sha256(label.encode()).digest()[:4]) % len(COLOURS)
+        order = COLOURS[start:] + COLOURS[:start]
+        colours[label] = next((colour for colour in order if colour not in colours.values()), order[0])
+    return {label: colours[label] for label in labels}
 
 
 def curve_chart(
@@ -160,7 +172,12 @@ def _curve_layers(
         "scale": {"type": "log", "nice": False, "padding": 12} if scale == "log" else {"zero": False},
         "axis": {"labelExpr": SHORT, "tickCount": 6, "labelOverlap": True},
     }
-    place: Spec = {"x": x, "y": y, "color": _by_run(labels, COLOURS), "detail": {"field": "series"}}
+    place: Spec = {
+        "x": x,
+        "y": y,
+        "color": _by_run(labels, list(colours_of(labels).values())),
+        "detail": {"field": "series"},
+    }
     path: Spec = place | {"strokeDash": _by_run(labels, DASHES)}
     band: Spec = {"type": "area", "opacity": 0.12, "clip": True} | UNREAD
     level: Spec = {"type": "rule", "strokeDash": [4, 3], "color": OTHER_COLOUR, "clip": True} | UNREAD
@@ -336,7 +353,9 @@ def _spec(description: str, points: Rows) -> Spec:
 
 def _by_verdict(verdicts: Sequence[str]) -> Spec:
     names = list(dict.fromkeys(verdicts))
-    field: Spec = {"field": "verdict", "type": "nominal", "title": None, "legend": {"orient": "top"}}
+    words = "datum.label == 'indistinguishable' ? 'within noise' : datum.label"
+    legend: Spec = {"orient": "top", "labelExpr": words}
+    field: Spec = {"field": "verdict", "type": "nominal", "title": None, "legend": legend}
     colours = [VERDICT_COLOURS.get(name, OTHER_COLOUR) for name in names]
     shapes = [VERDICT_SHAPES.get(name, "circle") for name in names]
     return {

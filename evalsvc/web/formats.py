@@ -3,28 +3,59 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from urllib.parse import quote
 
+from evalsvc.errors import meaning
 from evalsvc.spec.documents.history import HeadlineSeries
 
+VERDICTS: Mapping[str, tuple[str, str]] = {
+    "better": ("▲", "better"),
+    "worse": ("▼", "worse"),
+    "different": ("◆", "different"),
+    "indistinguishable": ("≈", "within noise"),
+    "other_protocol": ("", "other protocol"),
+    "only_a": ("", "only in A"),
+    "only_b": ("", "only in B"),
+}
+"""Sign and words of verdicts."""
 
-def number(value: object) -> str:
-    """Return a number with five significant digits; any other value as text."""
+
+def number(value: object, stderr: object = None) -> str:
+    """Return a number to the second digit of its standard error, or with five significant digits if the error is
+    unknown; any other value as text."""
     if value is None or isinstance(value, bool) or not isinstance(value, int | float):
         return "–" if value is None else str(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:.5g}"
+    shown = f"{value:,}" if isinstance(value, int) else f"{value:.5g}"
+    if isinstance(value, float) and math.isfinite(value) and isinstance(stderr, float) and 1e-6 <= stderr < 1e6:
+        places = 1 - int(f"{stderr:.1e}".partition("e")[2])
+        shown = f"{round(value, places) + 0.0:,.{max(places, 0)}f}"
+    return shown.replace("-", "−")
 
 
-def signed(difference: object) -> str:
-    """Return a difference with its sign and three significant digits; a dash if the difference is unknown."""
-    return f"{difference:+.3g}".replace("-", "−") if isinstance(difference, float) else "–"
+def signed(difference: object, stderr: object = None) -> str:
+    """Return a difference with its sign, to the second digit of its standard error, or with three significant digits; a
+    dash if the difference is unknown."""
+    if not isinstance(difference, float):
+        return "–"
+    shown = number(difference, stderr) if isinstance(stderr, float) else number(float(f"{difference:.3g}"))
+    return shown if shown.startswith("−") else f"+{shown}"
 
 
 def error(stderr: object) -> str:
     """Return a standard error as ±, with two significant digits; empty if the error is unknown."""
-    return f"± {stderr:.2g}" if isinstance(stderr, float) else ""
+    return f"± {number(float(f'{stderr:.2g}'), stderr)}" if isinstance(stderr, float) else ""
+
+
+def sentence(text: str) -> str:
+    """Return a message with a capital, unless it seems to begin with a name, and with a stop, unless it ends with a
+    command or an address."""
+    if re.match("[a-z]+[,;]? (?!is |has |was |had |cannot )", text := text.strip()):
+        text = text[0].upper() + text[1:]
+    is_whole = text[-1:] in ".!?:" or re.match(r"(evalsvc|pip|docker) |\S*[/=]\S*$", text.rpartition(": ")[2])
+    return text if is_whole else f"{text}."
 
 
 def bytes_(count: int) -> str:
@@ -68,6 +99,10 @@ def sparkline(series: HeadlineSeries, width: int = 96, height: int = 22) -> tupl
 FILTERS: Mapping[str, Callable[..., object]] = {
     "number": number,
     "error": error,
+    "sentence": sentence,
+    "parts": partial(re.split, r"(?<=[/_@.:])"),
+    "cure": meaning,
+    "verdict": lambda name: VERDICTS.get(name, ("", "no error known")),
     "signed": signed,
     "bytes": bytes_,
     "duration": duration,

@@ -122,7 +122,7 @@ class Panel:
 
 
 MOST_RUNS = 8
-"""Runs of a chart: as many as there are colours."""
+"""Runs of a chart: each has a colour of its own."""
 
 RunNames = Annotated[tuple[Annotated[str, Field(max_length=300)], ...], Field(min_length=1, max_length=MOST_RUNS)]
 MetricName = Annotated[str, Field(min_length=1, max_length=300)]

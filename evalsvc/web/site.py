@@ -30,14 +30,14 @@ from evalsvc.errors import ArtifactPruned, EvalsvcError, InputError, InvalidRequ
 from evalsvc.files.atomic import write_whole
 from evalsvc.spec.names import NAME
 from evalsvc.web import vega
-from evalsvc.web.page import PAGES, STATIC, Content, Page, Surroundings, html_of, page_class
+from evalsvc.web.page import PAGES, STATIC, Content, Page, Surroundings, html_of, page_class, panel_content
 from evalsvc.web.pages.runs import overlay_address
 from evalsvc.web.panel import PanelQuery, panel_class
 
 A = TypeVar("A")
 T = TypeVar("T")
 
-MODULES = ("charts", "slider", "images", "live", "events", "runs", "main")
+MODULES = ("bar", "charts", "slider", "images", "live", "events", "runs", "main")
 """Scripts of the pages, each after those that it imports. No two have a name in common, which one script needs."""
 
 MAX_RUNS = 50
@@ -127,12 +127,12 @@ class _Site:
             query = self._query(address)
             if isinstance(query, PanelQuery):
                 panel = self._panel(query)
-                template, content = "panel.html", Content(panel.title, {"panel": panel})
+                template, content = "panel.html", panel_content(panel)
             else:
                 template, content = query.template, _patiently(query.content, self._source)
         except InputError as error:
             template, content = "problem.html", Content(error.code.replace("_", " "), {"detail": error.message})
-        text = html_of(template, Content(content.title, content.values), replace(self._around, link=link))
+        text = html_of(template, replace(content, watched=()), replace(self._around, link=link))
         data = (
             f'<script type="application/json" data-spec="{html.escape(target)}">{spec}</script>\n'
             for target, spec in specs.items()

@@ -73,7 +73,7 @@ def test_the_own_form_works(waiting: App) -> None:
 def test_a_form_without_the_key_of_its_session(waiting: App) -> None:
     browser, other = signed_in(waiting, "submit", "me"), signed_in(waiting, "submit", "other")
     for key in ("", "x", "0" * 43, "ÿ", "\0", other.form_key()):
-        told(browser.post(CANCEL, {"key": key}), 403, "forbidden", "the form is not from this session")
+        told(browser.post(CANCEL, {"key": key}), 403, "forbidden", "The form is not from this session")
     told(browser.post(CANCEL, {}), 403, "forbidden")
     told(browser.post(CANCEL + "?key=" + browser.form_key(), {}), 403, "forbidden")
     assert state(waiting, browser) == "queued"

@@ -70,11 +70,13 @@ def _of_rows(rows: Iterable[Mapping[str, str]]) -> Shown:
 
 
 def _of_page(page: str, compared: Sequence[MetricDifference]) -> Shown:
-    """Return the intervals that the page shows with five digits; companions, which have no row, count as shown."""
+    """Return the intervals that the page shows, with the digits that errors leave; companions, which have no row, count
+    as shown."""
     sides = {row.metric: row.a for row in compared if row.a is not None}
     shown: Shown = {}
     for metric, side in sides.items():
-        is_shown = main_metric(metric, sides) is not None or f"{number(side.low)} … {number(side.high)}" in page
+        low, high = (number(end, side.stderr) for end in (side.low, side.high))
+        is_shown = main_metric(metric, sides) is not None or f"{low} … {high}" in page
         shown[metric, side.protocol] = (side.low, side.high) if is_shown or side.low is None else (None, None)
     return shown
 

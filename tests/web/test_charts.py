@@ -23,7 +23,15 @@ from evalsvc.spec.documents.comparisons import DifferenceCurve, MetricDifference
 from evalsvc.spec.documents.fields import Number
 from evalsvc.spec.documents.history import Buckets, BucketSeries, Gap
 from evalsvc.web import vega
-from evalsvc.web.charts import Spec, contrast_chart, curve_chart, difference_chart
+from evalsvc.web.charts import (
+    COLOURS,
+    VERDICT_COLOURS,
+    Spec,
+    colours_of,
+    contrast_chart,
+    curve_chart,
+    difference_chart,
+)
 from evalsvc.web.curves import Curve, Line, Missing, companions_of, lines_of, missing_of, smoothed
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
@@ -83,6 +91,25 @@ def test_a_run_keeps_its_colour_and_dash_when_values_come() -> None:
     specs = [curve_chart([early, other]), curve_chart([late, other], [GAP], [Line(3.0, "chance 3")])]
     shapes = [json.dumps({**spec, "datasets": None, "description": None}) for spec in specs]
     assert shapes[0] == shapes[1]
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_a_run_has_one_colour_on_all_pages_and_none_of_a_verdict() -> None:
+    """By its place in an address a run changed its colour, and the second one was as orange as "worse"."""
+    names = [f"run-{number}" for number in range(8)]
+    [alone] = colours_of(["run-3"]).values()
+    assert colours_of(["run-3", *names])["run-3"] == alone
+    assert len(set(colours_of(names).values())) == len(names), "in one chart no two are alike"
+    assert colours_of(["a:ema", "a"])["a"] == colours_of(["a"])["a"]
+    assert not {*COLOURS} & {VERDICT_COLOURS["better"], VERDICT_COLOURS["worse"]}
+    for colour in COLOURS:
+        assert 1.05 / (luminance(colour) + 0.05) >= 3, "on white"
+        assert (luminance(colour) + 0.05) / (luminance("#0d1117") + 0.05) >= 3, "on dark"
 
 
 def test_the_description_says_what_a_reader_would_see() -> None:

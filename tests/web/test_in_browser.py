@@ -80,11 +80,11 @@ def test_new_values_come_to_an_open_page_and_leave_its_zoom(visit: Visit, servic
     visit.page.get_by_text("Table, files and commands").first.click()
 
     post(store, "live", 400, losses(400))
-    text.get_by_text("5 ± 0.1 at 400 (perplexity 32)").wait_for(timeout=SOON)
+    text.get_by_text("5.00 ± 0.10 at 400 (perplexity 32)").wait_for(timeout=SOON)
     post(store, "live", 200, losses(200))  # a late one
     visit.page.wait_for_function("() => document.querySelector('.panel table').rows.length == 6", timeout=SOON)
     post(store, "live", 400, [replace(value, value=1.5) for value in losses(400)], limit=2)
-    text.get_by_text("1.5 ± 0.1", exact=False).wait_for(timeout=SOON)
+    text.get_by_text("1.50 ± 0.10", exact=False).wait_for(timeout=SOON)
     fail(service.state, "live", 500)
     [evaluation] = post(store, "live", 600)
     cancel(store, evaluation)
@@ -99,6 +99,56 @@ def test_new_values_come_to_an_open_page_and_leave_its_zoom(visit: Visit, servic
     visit.page.mouse.dblclick(x, y)
     visit.page.wait_for_timeout(300)
     assert labels(text) != zoomed
+
+
+def test_all_charts_show_the_same_part_of_training(visit: Visit, service: Dashboard) -> None:
+    """One chart zoomed, and the fields From and To spoke for all."""
+    for step in (0, 100, 300):
+        post(service.state.store, "zoomed", step, losses(step))
+    visit.open(f"{service.url}/runs/zoomed")
+    text, image = panel(visit, "loss/text"), panel(visit, "loss/image")
+    whole = labels(image)
+    x, y = place_in(text)
+    visit.page.mouse.move(x, y)
+    visit.page.keyboard.down("Control")
+    visit.page.mouse.wheel(0, -200)
+    visit.page.keyboard.up("Control")
+    visit.page.wait_for_timeout(300)
+    assert labels(image) == labels(text) != whole
+    assert visit.page.locator("[name=from]").input_value() != ""
+    visit.page.mouse.dblclick(*place_in(image))
+    visit.page.wait_for_timeout(300)
+    assert sorted(labels(image)) == sorted(labels(text)) == sorted(whole)
+
+
+def test_ctrl_k_finds_and_the_bar_says_what_runs(visit: Visit, service: Dashboard) -> None:
+    post(service.state.store, "sought", 100, losses(100))
+    post(service.state.store, "busy", 0)
+    visit.open(f"{service.url}/status")
+    visit.page.locator("#pill").get_by_text("waiting").wait_for()
+    visit.page.keyboard.press("Control+k")
+    visit.page.keyboard.type("sought 100")
+    visit.page.locator("#hits a").wait_for()
+    visit.page.keyboard.press("Escape")
+    assert not visit.page.locator("#hits").is_visible()
+    visit.page.keyboard.type(" step")
+    visit.page.locator("#hits a").first.wait_for()
+    visit.page.keyboard.press("Tab")
+    visit.page.keyboard.press("Enter")
+    visit.page.wait_for_url("**/runs/sought?step=100")
+
+
+def test_a_phone_shows_every_verdict_and_number(chromium: Browser, dashboard: Dashboard) -> None:
+    """At 360 pixels the table had the names of the metrics alone, and the rest to the right of the screen."""
+    with Visit(chromium, viewport={"width": 360, "height": 760}) as visit:
+        visit.open(f"{dashboard.url}/compare?a=digits@4000&b=digits-2@4000")
+        cells = visit.page.locator("main table").first.locator("td:not(:empty)")
+        assert cells.count() > 20
+        for cell in cells.all():
+            box = cell.bounding_box()
+            assert 0 <= box["x"] <= box["x"] + box["width"] <= 360, cell.inner_text()
+        head = cells.first.evaluate("(cell) => getComputedStyle(cell, '::before').content")
+        assert head == '"B is"'
 
 
 def test_the_first_values_come_to_a_page_that_has_none(visit: Visit, service: Dashboard) -> None:
@@ -121,10 +171,10 @@ def test_the_slider_says_what_every_chart_has_at_a_step(visit: Visit, service: D
     visit.page.keyboard.press("ArrowRight")
     visit.page.wait_for_url("**&step=200")
     assert text.locator("span").all_text_contents() == [
-        f"{RUN}: 7 ± 0.1 (perplexity 128)",
-        f"{OTHER}: 7.5 ± 0.1 (perplexity 181)",
+        f"{RUN}: 7.00 ± 0.10 (perplexity 128)",
+        f"{OTHER}: 7.50 ± 0.10 (perplexity 181)",
     ]
-    assert image.locator("span").first.text_content() == f"{RUN}: NaN ± 0.1"
+    assert image.locator("span").first.text_content() == f"{RUN}: NaN ± 0.10"
     visit.page.keyboard.press("End")
     visit.page.keyboard.press("ArrowLeft")
     assert text.locator("span").all_text_contents() == [
@@ -138,7 +188,7 @@ def test_the_slider_says_what_every_chart_has_at_a_step(visit: Visit, service: D
     visit.page.get_by_role("button", name="Newest").click()
     visit.page.wait_for_url(lambda url: "step=" not in url)
     newest = text.locator("span").first.text_content()
-    assert newest == f"{RUN}: 5.5 ± 0.1 at 350 (perplexity 45.25)"
+    assert newest == f"{RUN}: 5.50 ± 0.10 at 350 (perplexity 45.25)"
 
 
 def test_the_pointer_reads_all_charts_at_a_place_and_a_tooltip_says_what_a_point_is(
@@ -154,12 +204,12 @@ def test_the_pointer_reads_all_charts_at_a_place_and_a_tooltip_says_what_a_point
         visit.page.mouse.move(0, 0)
     x, y = place_in(panel(visit, "loss/image"))
     visit.page.mouse.move(x, y)
-    panel(visit, "loss/text").get_by_text("6 ± 0.1 (perplexity 64)", exact=True).wait_for()
+    panel(visit, "loss/text").get_by_text("6.00 ± 0.10 (perplexity 64)", exact=True).wait_for()
     assert visit.page.locator(".mark-rule.role-mark line").count() >= 2
     visit.page.mouse.click(x, y)
     visit.page.wait_for_url("**/runs/digits?step=300")
     visit.page.mouse.move(0, 0)
-    text.get_by_text("6 ± 0.1 (perplexity 64)", exact=True).wait_for()
+    text.get_by_text("6.00 ± 0.10 (perplexity 64)", exact=True).wait_for()
 
 
 def test_a_metric_is_found_by_typing_and_drawn_when_it_is_seen(visit: Visit, service: Dashboard) -> None:
@@ -170,7 +220,7 @@ def test_a_metric_is_found_by_typing_and_drawn_when_it_is_seen(visit: Visit, ser
     specs = [asked for asked in visit.requests if "/panels/curve.json" in asked]
     assert len(specs) < 20, "what is far below is not asked for"
     assert not panel(visit, "loss/text_perplexity").is_visible()
-    visit.page.get_by_label("Find").fill("text PERP")
+    visit.page.get_by_label("Find", exact=True).fill("text PERP")
     panel(visit, "loss/text_perplexity").locator("svg").wait_for()
     assert visit.page.locator("#rest .panel:visible").count() == 1
     visit.page.wait_for_url("**?find=text+perp")

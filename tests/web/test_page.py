@@ -160,9 +160,12 @@ def test_types_of_scripts_fit(child_process: None) -> None:
 @pytest.mark.parametrize(
     ("shown", "texts"),
     [
-        (formats.number, {None: "–", 1234567: "1,234,567", 0.123456: "0.12346", -1e-12: "-1e-12", math.nan: "nan"}),
+        (formats.number, {None: "–", 1234567: "1,234,567", 0.123456: "0.12346", -1e-12: "−1e−12", math.nan: "nan"}),
         (formats.number, {math.inf: "inf", True: "True", "NaN": "NaN", "<b>": "<b>"}),
-        (formats.error, {0.01234: "± 0.012", None: "", "NaN": ""}),
+        (formats.error, {0.01234: "± 0.012", 138.0: "± 140", 0.02: "± 0.020", 1e-9: "± 1e−09", None: "", "NaN": ""}),
+        (formats.signed, {1.0: "+1", -0.12345: "−0.123", None: "–"}),
+        (formats.sentence, {"no worker": "No worker.", "digits has no step 3": "digits has no step 3.", "": ""}),
+        (formats.sentence, {"post it: evalsvc submit RUN": "Post it: evalsvc submit RUN", "a/b: cut": "a/b: cut."}),
         (formats.bytes_, {0: "0 B", 999: "999 B", 1000: "1 kB", 1_536_000: "1.54 MB", 5 * 10**15: "5e+03 TB"}),
         (formats.duration, {0.2: "0 s", 89: "89 s", 91: "2 min", 5500: "2 h", 86_400 * 3: "3 days"}),
         (formats.segment, {"a/b": "a%2Fb", "..": "..", "ü ?#": "%C3%BC%20%3F%23"}),
@@ -172,6 +175,30 @@ def test_numbers_errors_sizes_durations_and_segments_of_a_path(
     shown: Callable[[Any], str], texts: dict[Any, str]
 ) -> None:
     assert {value: shown(value) for value in texts} == texts
+
+
+@pytest.mark.parametrize(
+    ("value", "stderr", "text"),
+    [
+        (13.66784, 0.095, "13.668"),
+        (7193.2, 138.0, "7,190"),
+        (0.5, 0.1, "0.50"),
+        (-1e-7, 0.1, "0.00"),
+        (0.26333, 0.0, "0.26333"),
+    ],
+)
+def test_a_value_has_the_digits_that_its_error_leaves(value: float, stderr: float, text: str) -> None:
+    assert formats.number(value, stderr) == text
+
+
+def test_each_cell_has_the_name_of_its_column() -> None:
+    """On a narrow screen a row is a card: a number without the name of its column says nothing."""
+    rows = [("field <b>", "1", ""), ("other", "2", "")]
+    shown = html_of("protocol.html", Content("x", {"rows": rows, "json": ""}), AROUND)
+    assert shown.count('<td data-label="value" class="wrap">') == 2
+    assert 'data-label="field' not in shown, "the heading of the card"
+    told = html_of("find.html", Content("x", {"query": {"q": ""}, "hits": [], "most": 1}), AROUND)
+    assert "data-label" not in told
 
 
 def sparkline(steps: list[int], values: list[Number], best: int | None = None) -> tuple[list[Any], Any] | None:

@@ -172,7 +172,7 @@ def test_everything_that_a_number_depends_on(told: App) -> None:
     assert newest.title == "How loss/text of digits@350 was made", "unless a step is named"
     found = panel(told, *TEXT, ("step", "100"), query=OriginQuery)
     rows = {str(row[0]): row[1:] for row in found.table.rows}
-    assert rows["loss/text"] == ["8 ± 0.1 nats/token (n 400)", ""]
+    assert rows["loss/text"] == ["8.00 ± 0.10 nats/token (n 400)", ""]
     assert rows["checkpoint"] == ["not hashed", "/digits/100.pt"]
     assert rows["suite"][1] == "quick"
     assert rows["protocol.limit"] == ["1", ""]

@@ -205,7 +205,7 @@ def test_a_service_that_asks_to_wait_is_asked_again(dashboard: Dashboard, tmp_pa
     export(dashboard, tmp_path / "site", OTHER)
     assert set(waits) == {3}
     texts = [path.read_text() for path in (tmp_path / "site" / "protocols").iterdir()]
-    forgotten = ["the protocol was &lt;b&gt;forgotten&lt;/b&gt;" in text for text in texts]
+    forgotten = ["The protocol was &lt;b&gt;forgotten&lt;/b&gt;." in text for text in texts]
     assert [any(forgotten), all(forgotten)] == [True, False]
     assert all("comparable" in text for text, is_forgotten in zip(texts, forgotten, strict=True) if not is_forgotten)
     assert {path.name for path in (tmp_path / "site" / "runs").iterdir()} == {OTHER, f"{OTHER}.html"}

@@ -33,7 +33,7 @@ from evalsvc.errors import EvalsvcError, Forbidden, InvalidRequest, Unauthorized
 from evalsvc.store.queue.stages import cancel_evaluation, retry_evaluation
 from evalsvc.web import vega
 from evalsvc.web.charts import Spec
-from evalsvc.web.page import PAGES, STATIC, Content, Surroundings, Visitor, html_of, page_class
+from evalsvc.web.page import PAGES, STATIC, Content, Surroundings, Visitor, html_of, page_class, panel_content
 from evalsvc.web.pages.evaluation import ACTS, EvaluationPage
 from evalsvc.web.panel import PANELS, panel_class
 
@@ -141,7 +141,7 @@ async def _panel(request: Request) -> Response:
             given = json.dumps([vega.script_name(), kind, vega.config(query.theme), panel.spec])
             return _tag_of(given), panel.spec, query.theme
         if kind == "html":
-            body = html_of("panel.html", Content(panel.title, {"panel": panel}, panel.watched), around(request))
+            body = html_of("panel.html", panel_content(panel), around(request))
         else:
             body = panel.table.to_csv() if kind == "csv" else json.dumps(panel.spec, ensure_ascii=False)
         return _conditional(request, body, KINDS[kind])

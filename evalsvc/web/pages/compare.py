@@ -16,7 +16,7 @@ from evalsvc.spec import documents
 from evalsvc.spec.documents.comparisons import Family, Verdict
 from evalsvc.spec.names import CHECKPOINT, checkpoint_name, parse_run
 from evalsvc.spec.protocol import short_json
-from evalsvc.web.page import Content, Page
+from evalsvc.web.page import Content, Crumb, Page
 from evalsvc.web.pages.run import MEASURED
 from evalsvc.web.panels.differences import ContrastsQuery, DifferenceQuery, divided
 from evalsvc.web.protocol_files import measured_by
@@ -62,7 +62,8 @@ class ComparePage(Page):
                 )
             values |= asked._checkpoints(source) if all(are_checkpoints) else asked._runs(source)
         title = f"{asked.b} against {asked.a}" if asked.a and asked.b else "Compare"
-        return Content(title, values)
+        trail = [Crumb("Compare", "/compare"), Crumb(title)] if title != "Compare" else ()
+        return Content(title, values, trail=trail)
 
     def _checkpoints(self, source: ServiceReader) -> Mapping[str, object]:
         level = level_of_looks(LEVEL, self.best_of - 1)

@@ -11,11 +11,10 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from evalsvc.client.reader import ServiceReader
-from evalsvc.errors import meaning
 from evalsvc.spec import documents
 from evalsvc.spec.documents.fields import OVER
 from evalsvc.spec.names import checkpoint_name
-from evalsvc.web.page import Content, Page
+from evalsvc.web.page import Content, Crumb, Page, run_trail
 from evalsvc.web.panels.loss_map import EvaluationId, loss_maps
 from evalsvc.web.protocol_files import Measured, in_words, known_files, measured_in
 
@@ -59,7 +58,6 @@ class EvaluationPage(Page):
             },
             "artifacts": [each for each in artifacts if each.pruned_at is None],
             "maps": {query.task: query for query in loss_maps(artifacts)},
-            "meaning": meaning,
             "commands": [
                 ("evaluate again", f"evalsvc retry {shlex.quote(name)} --suite {shlex.quote(evaluation.suite.name)}"),
                 ("the suite as it was evaluated", f"evalsvc evaluations {evaluation.id} --tasks"),
@@ -69,7 +67,8 @@ class EvaluationPage(Page):
         }
         # A page of what is not over follows the events instead.
         watched = [f"/v1/evaluations/{self.evaluation}"] if over else []
-        return Content(f"{name}: {evaluation.suite.name}", values, watched)
+        trail = run_trail(evaluation.run, "", f"step {evaluation.step:,}", evaluation.suite.name)
+        return Content(f"{name}: {evaluation.suite.name}", values, watched, trail)
 
 
 def _made(task: documents.Task, measured: Sequence[Measured]) -> Mapping[str, object]:
@@ -89,6 +88,7 @@ class ProtocolPage(Page):
 
     def content(self, source: ServiceReader) -> Content:
         content = source.protocol(self.protocol)
-        fields = list(Measured(self.protocol, content, (), known_files()).fields())
-        values = {"protocol": self.protocol, "fields": fields, "json": json.dumps(content, indent=2)}
-        return Content(f"Protocol {self.protocol}", values)
+        rows = list(Measured(self.protocol, content, (), known_files()).fields())
+        values = {"protocol": self.protocol, "rows": rows, "json": json.dumps(content, indent=2)}
+        trail = [Crumb("Runs", "/"), Crumb(f"protocol {self.protocol}")]
+        return Content(f"Protocol {self.protocol}", values, trail=trail)

@@ -15,7 +15,7 @@ from evalsvc.client.reader import ServiceReader
 from evalsvc.errors import EvalsvcError
 from evalsvc.spec.documents.results import Artifact
 from evalsvc.spec.names import MAX_STEP
-from evalsvc.web.page import Content, Page
+from evalsvc.web.page import Content, Page, run_trail
 from evalsvc.web.pages.run import RunName
 from evalsvc.web.panels.loss_map import LossMapQuery, loss_maps
 
@@ -96,8 +96,12 @@ class ImagesPage(Page):
         steps = sorted({grid.step for grid in grids})
         places = sorted({*steps, *(checkpoint.step for run in runs for checkpoint in run.checkpoints)})
         chosen = [step for step in self.step if step in steps] or _evenly(steps, COLUMNS // len(runs))
-        columns = self._columns(source, grids, chosen if self.at is None else [self.at])
-        rows, compared = self._ordered(source, _rows(columns, self.find), len(columns))
+        ranked = self._columns(source, grids, chosen)
+        columns = ranked if self.at is None else self._at(source, grids, self.at)
+        # The order of the rows, and the changes, are those of the chosen steps at any step of the slider.
+        rows, compared = self._ordered(source, _rows([*ranked, *columns], self.find), ranked)
+        rows = [replace(row, images=shown) for row in rows if any(shown := row.images[len(ranked) :])]
+        others = [other.name for other in source.runs() if other.name != self.run]
         values = {
             "query": self,
             "run": runs[0],
@@ -108,16 +112,19 @@ class ImagesPage(Page):
             "max_links": MAX_LINKS,
             "chosen": chosen,
             "columns": columns,
+            "ranked": ranked,
+            "unshown": [step for step in steps if self.at is None and step not in chosen],
             "compared": compared,
             "limit": COMPARED,
             "rows": rows[(self.page - 1) * ROWS : self.page * ROWS],
             "count": len(rows),
             "pages": -(-len(rows) // ROWS),
-            "others": [other.name for other in source.runs() if other.name != self.run],
+            "others": others,
+            "names": [run.name for run in runs],
             "details": _details,
             "is_image": lambda artifact: artifact.media_type in IMAGE_TYPES,
         }
-        return Content(f"{self.run}: images", values)
+        return Content(f"{self.run}: images", values, trail=run_trail(self.run, "/images", "Images", others=others))
 
     def address(self, **changes: Any) -> str:
         given = self.model_copy(update=changes).model_dump(exclude={"run"}, exclude_defaults=True, by_alias=True)
@@ -125,23 +132,24 @@ class ImagesPage(Page):
 
     def _columns(self, source: ServiceReader, grids: Sequence[Artifact], steps: Sequence[int]) -> list[Column]:
         latest = {(grid.step, grid.run, grid.variant): grid for grid in grids if grid.step in steps}
-        columns = [_column(source, grid) for _, grid in sorted(latest.items(), key=lambda item: item[0][0])]
-        if self.at is not None:
-            shown = {column.run for column in columns}
-            columns += [Column(run, self.at, missing=True) for run in (self.run, *self.also) if run not in shown]
-        return columns[:COLUMNS]
+        return [_column(source, grid) for _, grid in sorted(latest.items(), key=lambda item: item[0][0])][:COLUMNS]
+
+    def _at(self, source: ServiceReader, grids: Sequence[Artifact], step: int) -> list[Column]:
+        columns = self._columns(source, grids, [step])
+        shown = {column.run for column in columns}
+        return [*columns, *(Column(run, step, missing=True) for run in (self.run, *self.also) if run not in shown)]
 
     def _ordered(
-        self, source: ServiceReader, rows: list[Row], columns: int
-    ) -> tuple[list[Row], tuple[int, int] | None]:
-        numbers = self.between if len(self.between) == 2 else (1, columns)
-        first, second = (min(number, columns) for number in numbers)
+        self, source: ServiceReader, rows: list[Row], columns: Sequence[Column]
+    ) -> tuple[list[Row], tuple[Column, Column] | None]:
+        numbers = self.between if len(self.between) == 2 else (1, len(columns))
+        first, second = (min(number, len(columns)) for number in numbers)
         if self.order != "changed" or first == second:
             return rows, None
         pairs = [(row, row.images[first - 1], row.images[second - 1]) for row in rows[:COMPARED]]
         compared = [replace(row, change=_change_between(source, left, right)) for row, left, right in pairs]
         compared.sort(key=lambda row: -1.0 if row.change is None else row.change, reverse=True)
-        return [*compared, *rows[COMPARED:]], (first, second)
+        return [*compared, *rows[COMPARED:]], (columns[first - 1], columns[second - 1])
 
 
 def _column(source: ServiceReader, grid: Artifact) -> Column:

@@ -12,8 +12,8 @@ from evalsvc.metrics.definitions import main_metric
 from evalsvc.spec import documents
 from evalsvc.spec.documents.history import Axis
 from evalsvc.spec.names import checkpoint_name
-from evalsvc.web.charts import Scale
-from evalsvc.web.page import Content, Page
+from evalsvc.web.charts import Scale, colours_of
+from evalsvc.web.page import Content, Page, run_trail
 from evalsvc.web.panel import MOST_RUNS
 from evalsvc.web.panels.curve import Bound, CurveQuery, Weight, watched
 
@@ -65,6 +65,7 @@ class RunPage(Page):
         rest = sorted(set(names) - set(headline.metrics), key=lambda name: (name in companions, name))
         words = self.find.lower().split()
         others = [other.name for other in source.runs() if other.name != self.run]
+        trail = run_trail(self.run, "", others=others)
         notes = panels[0].notes if len(panels) > 1 else ()
         values = {
             "query": self,
@@ -77,11 +78,13 @@ class RunPage(Page):
             "rest": [self._query(name, drawn_base) for name in rest if all(word in name.lower() for word in words)],
             "hidden": companions,  # each has a panel of its own for those who look for it
             "others": others,
+            "colours": colours_of(list(dict.fromkeys((self.run, *self.also)))),
             "warnings": warnings,
             "weights": sorted({*WEIGHTS, *([self.smooth] if self.smooth else [])}),
             "shown_rows": SHOWN_ROWS,
         }
-        return Content(self.run, values, [watched(self.run), *(watched(name) for name in self.also if name in others)])
+        own = [watched(self.run), *(watched(name) for name in self.also if name in others)]
+        return Content(self.run, values, own, trail)
 
     def _query(self, metric: str, base: str | None) -> CurveQuery:
         given = {name: getattr(self, name) for name in ("x", "scale", "along", "smooth")}
@@ -113,4 +116,5 @@ class CheckpointsPage(Page):
         first, last = (self.page - 1) * CHECKPOINTS, self.page * CHECKPOINTS
         rows, pages = run.checkpoints[::-1][first:last], -(-len(run.checkpoints) // CHECKPOINTS)
         values = {"query": self, "run": run, "rows": rows, "pages": pages}
-        return Content(f"{self.run}: checkpoints", values)
+        trail = run_trail(self.run, "/checkpoints", "Checkpoints", others=[other.name for other in source.runs()])
+        return Content(f"{self.run}: checkpoints", values, trail=trail)

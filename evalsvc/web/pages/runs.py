@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 from pydantic import Field, field_validator
 
 from evalsvc.client.reader import ServiceReader
-from evalsvc.errors import InvalidRequest, UnknownName, meaning
+from evalsvc.errors import InvalidRequest, UnknownName
 from evalsvc.spec.documents import HeadlineSeries, Queue, RunHeadlines, RunSummary
 from evalsvc.web.formats import duration, segment
 from evalsvc.web.page import Content, Page
@@ -28,14 +28,6 @@ SPARK_POINTS, MANY_TAGS = 40, 50
 QUICK_SECONDS, SECONDS = 0.3, 2.0
 """Time that a request for headlines may take for comparisons. The service keeps verdicts, so that a next request has
 more of them."""
-
-WORDS: Mapping[str, str] = {
-    "better": "better",
-    "worse": "worse",
-    "different": "different",
-    "indistinguishable": "within noise",
-}
-"""Verdicts as the page shows them; of all others no error is known."""
 
 Text = Annotated[str, Field(max_length=300)]
 T = TypeVar("T")
@@ -129,7 +121,6 @@ class RunsPage(Page):
             "shown": SHOWN,
             "link": self.link,
             "overlay": overlay_address,
-            "words": WORDS,
             **(self._groups(source, runs) if self.group else self._rows(source, runs)),
         }
         return Content("Runs", values, ["/v1/runs?limit=1"])
@@ -257,7 +248,6 @@ class StatusPage(Page):
             "busy": sum(worker.runs is not None for worker in status.workers),
             "runs": sorted(status.queue.runs, key=lambda run: (-run.queued, -run.running, run.run)),
             "time_left": time_left(status.queue),
-            "meaning": meaning,
         }
         return Content("Status", values, ["/v1/status"])
 

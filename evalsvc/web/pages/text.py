@@ -15,8 +15,8 @@ from evalsvc.errors import EvalsvcError
 from evalsvc.spec.documents.results import Artifact, Completion
 from evalsvc.spec.documents.text_reports import FlippedQuestion, ForgettingReport, ForgettingRow
 from evalsvc.spec.names import MAX_STEP
-from evalsvc.web.formats import error
-from evalsvc.web.page import Content, Page
+from evalsvc.web.formats import error, number
+from evalsvc.web.page import Content, Page, run_trail
 from evalsvc.web.pages.run import RunName
 
 MAX_SHOWN, MAX_WORDS = 100, 3000
@@ -105,6 +105,7 @@ class TextPage(Page):
         prompt = prompts[min(self.prompt, len(prompts) - 1)] if prompts else ""
         own = [each for each in drawn if each[2].prompt == prompt and each[2].way == self.way]
         artifacts = [each for each in client.artifacts(self.run, "forgetting") if each.pruned_at is None]
+        others = [other.name for other in client.runs() if other.name != self.run]
         step = self.step if self.step is not None else max((each.step for each in artifacts), default=None)
         values = {
             "query": self,
@@ -114,7 +115,7 @@ class TextPage(Page):
             "ways": ways,
             "shown": list(self._compared(client, own, prompt))[-MAX_SHOWN:],
             "left_out": max(0, len(own) - MAX_SHOWN),
-            "others": [other.name for other in client.runs() if other.name != self.run],
+            "others": others,
             "forgetting": [read_forgetting(client, each) for each in artifacts if each.step == step],
             "forgetting_steps": sorted({each.step for each in artifacts}),
             "max_rows": MAX_ROWS,
@@ -124,7 +125,7 @@ class TextPage(Page):
             "flip_in_words": _flip_in_words,
             "verdicts": VERDICTS,
         }
-        return Content(f"{self.run}: text", values)
+        return Content(f"{self.run}: text", values, trail=run_trail(self.run, "/text", "Text", others=others))
 
     def _compared(self, client: ServiceReader, own: Sequence[Drawn], prompt: str) -> Iterator[Shown]:
         drawn = _completions(client, self.against) if self.against not in ("previous", "base") else ()
@@ -167,8 +168,8 @@ def _cells(row: ForgettingRow) -> list[str]:
         METRICS.get(row.metric, row.metric) + unit,
         SCOPES[row.scope],
         str(row.n),
-        f"{row.base:.4g} {error(row.base_stderr)}".rstrip(),
-        f"{row.checkpoint:.4g} {error(row.checkpoint_stderr)}".rstrip(),
+        f"{number(row.base, row.base_stderr)} {error(row.base_stderr)}".rstrip(),
+        f"{number(row.checkpoint, row.checkpoint_stderr)} {error(row.checkpoint_stderr)}".rstrip(),
         _with_interval(row.change, row.change_low, row.change_high, "+"),
         _with_interval(row.retained, row.retained_low, row.retained_high, "-"),
         str(row.lost),
@@ -181,7 +182,7 @@ def _with_interval(value: float | None, low: float | None, high: float | None, s
     if value is None:
         return "–"
     interval = "" if low is None or high is None else f" [{low:{sign}.3g}, {high:{sign}.3g}]"
-    return f"{value:{sign}.3g}{interval}"
+    return f"{value:{sign}.3g}{interval}".replace("-", "−")
 
 
 def _flip_in_words(flip: FlippedQuestion) -> tuple[str, list[tuple[str, str]]]:

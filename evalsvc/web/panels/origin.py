@@ -71,7 +71,7 @@ class OriginQuery(PanelQuery):
         evaluation = task.evaluation
         for metric in task.result.metrics or []:
             if metric.name == self.metric and self.protocol in (None, metric.protocol):
-                value = f"{number(metric.value)} {error(metric.stderr)} {metric.unit} (n {metric.n:,})"
+                value = f"{number(metric.value, metric.stderr)} {error(metric.stderr)} {metric.unit} (n {metric.n:,})"
                 yield [self.metric, value, ""]
         yield ["checkpoint", task.checkpoint.sha256 or "not hashed", task.checkpoint.uri]
         yield ["suite", evaluation.suite.digest, evaluation.suite.name]

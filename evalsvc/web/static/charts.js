@@ -33,9 +33,8 @@ const ERRORS = 1;
 
 /** @returns {Record<string, unknown>} Colours of the page for Vega's configuration. */
 function colours() {
-  const style = getComputedStyle(document.documentElement);
-  const ink = style.getPropertyValue("--ink").trim();
-  const line = style.getPropertyValue("--line").trim();
+  const ink = getComputedStyle(document.body).color;
+  const line = getComputedStyle(document.querySelector("footer") ?? document.body).borderTopColor;
   return {
     background: "transparent",
     font: "system-ui, sans-serif",

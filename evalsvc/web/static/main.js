@@ -1,5 +1,6 @@
 // What every page runs. A page without JavaScript has the same content as tables and forms.
 
+import { find, pill } from "./bar.js";
 import { followColours, watch } from "./charts.js";
 import { followEvents } from "./events.js";
 import { wall } from "./images.js";
@@ -46,6 +47,8 @@ function chooseViews() {
   }
 }
 
+find();
+pill();
 copyButtons();
 findMetrics();
 chooseViews();

@@ -50,9 +50,12 @@ function rows(view, name) {
 
 /** @param {any} row @param {string} [where] */
 function value(row, where = "") {
-  const shown = row.word ?? String(Number((row.y ?? row.shown).toPrecision(5)));
-  const error = row.stderr === undefined ? "" : ` ± ${Number(row.stderr.toPrecision(2))}`;
-  return shown + error + where + (row.next ? ` (${row.next})` : "");
+  const two = { minimumSignificantDigits: 2, maximumSignificantDigits: 2 };
+  const error = row.stderr > 0 ? row.stderr.toLocaleString("en", two) : "";
+  const places = Math.min(error.split(".")[1]?.length ?? 0, 20);
+  const digits = error ? { minimumFractionDigits: places, maximumFractionDigits: places } : { maximumSignificantDigits: 5 };
+  const shown = row.word ?? (row.y ?? row.shown).toLocaleString("en", digits).replace("-", "−");
+  return shown + (error && ` ± ${error}`) + where + (row.next ? ` (${row.next})` : "");
 }
 
 /**
@@ -187,19 +190,38 @@ function followPointer(element) {
   }, true);
 }
 
+/** @param {any} view */
+const zooms = (view) => Object.keys(view.getState().signals).includes("zoom_x");
+
 /**
- * Have the fields From and To follow the zoom of a chart, so that the button narrows all charts.
+ * The part of training that all charts show; null for the whole.
+ * @type {number[] | null}
+ */
+let part = null;
+
+/** @param {any} view Chart that gets the part that all charts show. Vega takes a part only with a range of values. */
+function zoom(view) {
+  view.signal("zoom_x", part).signal("zoom_y", part && (view.signal("zoom_y") ?? view.scale("y").domain())).runAsync();
+}
+
+/**
+ * Have all charts, and the fields From and To, follow the zoom of a chart along training.
  * @param {Element} element
  */
 function followZoom(element) {
   const view = drawn.get(element)?.view;
+  if (!zooms(view)) return;
+  if (part) zoom(view);
   const [from, to] = ["from", "to"].map(
     (name) => /** @type {HTMLInputElement | null} */ (document.querySelector(`#controls [name=${name}]`)),
   );
-  if (!from || !to || !Object.keys(view.getState().signals).includes("zoom_x")) return;
   view.addSignalListener("zoom_x", (/** @type {string} */ _, /** @type {number[] | null} */ range) => {
-    from.value = range?.length ? String(Math.max(0, Math.floor(Math.min(...range)))) : "";
-    to.value = range?.length ? String(Math.max(0, Math.ceil(Math.max(...range)))) : "";
+    const now = range?.length ? [...range] : null;
+    if (String(now) === String(part)) return;
+    part = now;
+    for (const [other, chart] of drawn) if (other !== element && zooms(chart.view)) zoom(chart.view);
+    if (from) from.value = now ? String(Math.max(0, Math.floor(Math.min(...now)))) : "";
+    if (to) to.value = now ? String(Math.max(0, Math.ceil(Math.max(...now)))) : "";
   });
 }
 

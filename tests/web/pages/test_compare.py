@@ -10,6 +10,7 @@ from queue_steps import enter, evaluate_whole, metric, submission, suite
 from evalsvc.client import Client
 from evalsvc.errors import InvalidRequest, UnknownName
 from evalsvc.spec.protocol import Protocol
+from evalsvc.web.formats import number
 from evalsvc.web.page import Surroundings, html_of
 from evalsvc.web.pages.compare import ComparePage
 
@@ -34,9 +35,9 @@ def test_two_checkpoints_have_the_verdicts_of_rest(client: Client) -> None:
     assert worse
     assert f'<strong class="worse">{worse} worse</strong>' in shown
     for row in compared.contrasts:
-        assert f"{row.interval.low:.5g} … {row.interval.high:.5g}" in shown
+        assert " … ".join(number(end, row.stderr) for end in (row.interval.low, row.interval.high)) in shown
     (accuracy,) = [row for row in compared.contrasts if row.metric == "arc/acc"]
-    assert f"<td>{accuracy.answers.only_a} / {accuracy.answers.only_b}</td>" in shown
+    assert f">{accuracy.answers.only_a} / {accuracy.answers.only_b}</td>" in shown
     assert "by chance alone" in shown
     holm = page(client, a="run-a@0", b="run-b@0", family="holm")
     assert 'href="/compare?a=run-b%400&amp;b=run-a%400&amp;family=holm"' in holm, "sides are swapped by a link"
@@ -75,7 +76,7 @@ def test_two_runs_say_where_they_enter_and_leave_the_noise(client: Client) -> No
     assert content.values["curves"] == compared
     shown = page(client, a="run-a", b="run-b", metric=("arc/acc",))
     if curve.apart_from is not None:
-        assert f"<td>step {curve.apart_from}</td>" in shown
+        assert f">step {curve.apart_from}</td>" in shown
     if curve.indistinguishable_from is not None:
         assert f"{curve.largest_not_excluded:.5g} not excluded" in shown
     assert "piqa/acc</option>" in shown, "other metrics can be chosen"

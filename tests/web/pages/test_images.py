@@ -72,6 +72,22 @@ def test_the_rows_that_changed_most_come_first(app: App) -> None:
     assert prompts(page(app, "?order=changed&between=2&between=2")) == PROMPTS, "nothing to compare"
 
 
+def test_the_order_stays_when_the_slider_moves(app: App) -> None:
+    """A step chosen by the slider had the order of the prompts, under a control that said otherwise."""
+    text = page(app, "?order=changed&at=200")
+    assert prompts(text) == [PROMPTS[1], PROMPTS[3], PROMPTS[0], PROMPTS[2]]
+    assert re.findall(r"([\d.]+) % changed", text) == ["100.0", "40.0", "20.0", "0.0"]
+    assert text.count("<img") == 5, "one of each prompt, and the grid"
+    assert "<title>run-a: images · evalsvc</title>" in text
+
+
+def test_steps_without_a_column_and_runs_without_a_step_are_named(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "Run-b has no images" not in page(app)
+    assert "run-b has no images at step 200." in page(app, "?with=run-b")
+    monkeypatch.setattr("evalsvc.web.pages.images.COLUMNS", 1)
+    assert "Steps whose images are not shown: 100." in page(app)
+
+
 def test_a_step_without_images_shows_none_and_one_step_of_several_runs_is_kept_by_links(app: App) -> None:
     """A slider that goes on with the image of another step has people read what is not there."""
     text = page(app, "?at=300")

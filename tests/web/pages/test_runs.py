@@ -57,7 +57,7 @@ def test_a_row_says_how_far_a_run_is_and_how_good(app: App) -> None:
     last, queue, base, *metrics = cells(text, "run-a")
     assert (last, queue, base) == ("30 values to 20", "1 waiting", "run-a@0")
     accuracy = metrics[0]
-    assert re.fullmatch(r"0\.\d+ ± 0\.\d+ best of 3 −0\.\d+ within noise base \+0\.\d+ better", accuracy), accuracy
+    assert re.fullmatch(r"0\.\d+ ± 0\.\d+ best of 3 −0\.\d+ ≈ within noise base \+0\.\d+ ▲ better", accuracy), accuracy
     assert "fraction, higher is better" in unescape(text)
     assert text.count("<polyline") == len(metrics)
     assert "seed=1" in text
@@ -69,8 +69,8 @@ def test_a_newest_value_that_is_the_best_or_no_number_and_no_error_that_is_inven
     write(app.store, {"lower/x": points(1, float("nan"))}, "none")
     text = page(app)
     assert "2 best of 3 +1 no error known base −1 no error known" in cells(text, "bare")
-    assert "3 ± 0.01 best of 3 base +2 better" in cells(text, "best")
-    assert any(cell.startswith("NaN ± 0.01 best of 1 – no error known") for cell in cells(text, "none"))
+    assert "3.000 ± 0.010 best of 3 base +2 ▲ better" in cells(text, "best")
+    assert any(cell.startswith("NaN ± 0.010 best of 1 – no error known") for cell in cells(text, "none"))
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_order_and_filters(several: App, query: str, expected: str) -> None:
 
 
 def test_columns_may_be_chosen_and_the_one_that_orders_says_so(several: App) -> None:
-    assert [cell.split()[0] for cell in cells(page(several, "?metric=lower/x"), "a")[3:]] == ["3"]
+    assert [cell.split()[0] for cell in cells(page(several, "?metric=lower/x"), "a")[3:]] == ["3.000"]
     queries = ("", "?sort=steps", "?sort=metric:higher/y&reverse=true")
     ways = [re.findall(r'aria-sort="(\w+)"', page(several, query)) for query in queries]
     assert ways == [["ascending"], ["descending"], ["ascending"]]
@@ -122,9 +122,8 @@ def test_chosen_runs_have_a_link_to_their_curves_over_each_other(several: App) -
 def test_groups(several: App) -> None:
     text = page(several, "?group=by:seed")
     rows = [" ".join(re.sub(r"<[^>]*>", " ", row).split()) for row in re.findall(r"<tr>.*?</tr>", text, re.DOTALL)]
-    expected = (
-        "seed=1 a , c draw them over each other 0.25 ± 0.071 0.2 to 0.3, 2 runs step 0 2.5 ± 0.71 2 to 3, 2 runs step 0"
-    )
+    expected = "seed=1 a , c draw them over each other"
+    expected += " 0.250 ± 0.071 0.2 to 0.3, 2 runs step 0 2.50 ± 0.71 2 to 3, 2 runs step 0"
     assert rows[1] == expected
     assert rows[3] == "without the tag seed d"
 
@@ -272,7 +271,7 @@ def test_a_table_below_a_chart_has_the_newest_rows(told: App) -> None:
     text = run_page(told, run="many")
     assert f"The newest {SHOWN_ROWS} of {SHOWN_ROWS + 1} rows." in text
     assert "<td>1,000</td>" not in text
-    assert f'<p class="warning" role="note">many@{1000 + SHOWN_ROWS}, loss/text: too &lt;few&gt;</p>' in text
+    assert f'<p class="warning" role="note">many@{1000 + SHOWN_ROWS}, loss/text: too &lt;few&gt;.</p>' in text
 
 
 def test_a_run_without_tokens_says_so(told: App) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import time
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -50,8 +51,20 @@ def shown(app: App, content: bytes, lose: bool = False) -> str:
 
 def test_a_report_in_words(app: App) -> None:
     page = shown(app, report())
-    cells = ["right answers", "all ids", "300", "0.5 ± 0.02", "0.4", "-0.1 [-0.15, -0.05]", "–", "40", "10", "0.0001"]
-    assert "".join(f"<td>{cell}</td>" for cell in cells) + '<td class="worse">worse than the base</td>' in page
+    cells = [
+        "right answers",
+        "all ids",
+        "300",
+        "0.500 ± 0.020",
+        "0.4",
+        "−0.1 [−0.15, −0.05]",
+        "–",
+        "40",
+        "10",
+        "0.0001",
+    ]
+    assert re.findall(r'<td data-label="[^"]*"(?: data-n)?>([^<]*)</td>', page) == cells
+    assert '<td data-label="verdict" class="worse"><span aria-hidden="true">▼</span> worse than the base</td>' in page
     assert "a: only the base was right, all ids" in page
     answers = (("right", "yes | aye"), ("base", "yes"), ("checkpoint", "no"), ("checkpoint, text ids only", "aye"))
     assert "".join(f'<dt>{who}</dt><dd class="prompt" dir="auto">{text}</dd>' for who, text in answers) in page
