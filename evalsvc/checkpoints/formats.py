@@ -97,7 +97,7 @@ def is_archive(file: BinaryIO, name: str, shown: str) -> bool:
         raise NotACheckpoint(f"{shown} is one image, or is compressed; {AS_IMAGES}")
     head = file.read(8 + MAX_IMAGES_HEADER)
     if ending == ".safetensors":
-        with suppress(ValueError, RecursionError):
+        with suppress(ValueError, TypeError, RecursionError):  # hostile JSON may be no object
             length = int.from_bytes(head[:8], "little")
             return length <= MAX_IMAGES_HEADER and {*json.loads(head[8 : 8 + length])} - {"__metadata__"} == {"images"}
     if ending not in HEADS:

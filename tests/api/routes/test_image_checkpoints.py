@@ -151,11 +151,20 @@ def test_a_suite_reads_what_the_checkpoint_is(app: App, tmp_path: Path, weights:
         assert [evaluation["suite"] for evaluation in posted.json()["evaluations"]] == [due], posted.text
 
 
+def test_weights_do_not_become_images_by_their_model(app: App, weights: Path) -> None:
+    answer = app.post(str(weights), model={"family": "images"}, suites=[])
+    refused(answer, 422, "invalid_model_config", "hidden_dim is missing")
+
+
 def test_images_have_no_weights_to_combine(app: App, tmp_path: Path) -> None:
     for step in (25, 50):
         assert app.post(str(as_tar(tmp_path / str(step))), model=None, step=step, suites=[]).status_code == 201
     answer = app.http.post("/v1/checkpoints", json={"uri": "lerp(run-a@25, run-a@50, 0.5)"})
     refused(answer, 422, "invalid_request", "run-a@25 is images, which have no weights")
+
+
+def header_of(text: bytes) -> bytes:
+    return len(text).to_bytes(8, "little") + text
 
 
 ATTACKS: dict[str, tuple[dict[str, bytes], str]] = {
@@ -169,6 +178,8 @@ ATTACKS: dict[str, tuple[dict[str, bytes], str]] = {
     "no images": ({"prompts.jsonl": b"{}"}, "it holds no weights"),
     "way out": ({"../images.tar": tar_of()}, "is no name of a file in the folder"),
     "control": ({"images\x1b[2J.png": picture()}, "is no name of a file in the folder"),
+    "number for a header": ({"images.safetensors": header_of(b"5")}, "images.safetensors: post one of these files"),
+    "list for a header": ({"images.safetensors": header_of(b"[[1]]")}, "images.safetensors: post one of these files"),
     "flood": ({f"{number}.png": b"x" for number in range(1001)}, "more than 1,000 files"),
 }
 
