@@ -149,11 +149,12 @@ def get_artifact(
         content = rendered(artifact.kind, content, form).encode()
         name, media_type = PurePosixPath(name).stem + ENDINGS[form], MEDIA_TYPES[form]
         digest, age = hashlib.sha256(content).hexdigest(), "no-cache"  # another version may render another text
-    # The name is quoted, so that it cannot add another header.
-    quoted = quote(name := name or f"artifact-{artifact.id}", safe="")
-    named = f'filename="{name}"' if quoted == name else f"filename*=utf-8''{quoted}"
-    headers = {"ETag": f'"{digest}"', "Cache-Control": f"private, {age}", "Content-Security-Policy": _POLICY}
-    headers["Content-Disposition"] = f"inline; {named}"
+    headers = {
+        "ETag": f'"{digest}"',
+        "Cache-Control": f"private, {age}",
+        "Content-Security-Policy": _POLICY,
+        "Content-Disposition": _disposition(name or f"artifact-{artifact.id}"),
+    }
     return Response(content, media_type=media_type, headers=headers)
 
 
@@ -180,3 +181,9 @@ def artifact_content(artifact: Artifact, folder: Path) -> bytes:
             f"the content of artifact {artifact.id} is lost: {error}; restore the file from a backup of the data "
             "folder, or evaluate the checkpoint again"
         ) from None
+
+
+def _disposition(name: str) -> str:
+    """Return the Content-Disposition header with the name quoted, so that the name cannot add another header."""
+    quoted = quote(name, safe="")
+    return f'inline; filename="{name}"' if quoted == name else f"inline; filename*=utf-8''{quoted}"
