@@ -51,7 +51,7 @@ ROOM_CEILINGS: Mapping[str, tuple[int, int]] = {
 """The most lines, and files, of each package; those in the root of evalsvc are `.`."""
 
 CEILINGS: Mapping[str, int] = {
-    "lines": 69_220,
+    "lines": 69_230,
     "files": 412,
     "commands": 51,
     "options": 307,

@@ -119,7 +119,7 @@ def _opened(where: str, path: Path, task: TaskSpec, settings: Settings) -> Itera
         return chain((require_text(path, record, where) for record in texts), records)
     elif where in ("captions", "data"):
         captions = chosen_captions(path, parameters, allow)
-        if parameters.get("classifier"):
+        if parameters.get("classifier") or parameters.get("by_category"):
             require_labels(str(path), [caption.label for caption in captions])
     elif find_spec("torch") is not None:
         opened: Iterable[object] = resolve_name(OPEN_BY_TORCH)(where, path, task, settings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -108,18 +109,21 @@ class ReferenceIdentity:
         return {"images": self.digest, "n": self.n, "fit": self.fit.to_json(), **moments}
 
 
-def categories_of(source: ImageSource) -> dict[str, list[int]]:
-    """Return the indices of the images in each folder, in the order of the folders' names."""
-    folders: dict[str, list[int]] = {}
-    for index in range(len(source)):
-        folders.setdefault(source.name(index).rpartition("/")[0], []).append(index)
-    named = all(NAME.fullmatch(name) and name != "infinity" for name in folders)  # fid_infinity is another metric
-    if not 2 <= len(folders) <= MAX_CATEGORIES or not named:
+def categories_of(source: ImageSource) -> dict[str, tuple[int, int]]:
+    """Return the range [start, stop) of the images in each folder."""
+    ranges: dict[str, tuple[int, int]] = {}
+    for folder, images in groupby(range(len(source)), lambda index: source.name(index).rpartition("/")[0]):
+        indices = list(images)
+        if folder in ranges:
+            raise InvalidData(f"{source.path}: images of {folder[:80]!r} lie apart; sort the rows by folder")
+        ranges[folder] = indices[0], indices[-1] + 1
+    named = all(NAME.fullmatch(name) and name != "infinity" for name in ranges)  # fid_infinity is another metric
+    if not 2 <= len(ranges) <= MAX_CATEGORIES or not named:
         raise InvalidData(
-            f"{source.path} has images in {len(folders):,} folders, such as {min(folders)[:80]!r}; `by_category` needs "
-            f"a folder per category, 2 to {MAX_CATEGORIES}, named by letters, digits, '.', '_' and '-'"
+            f"{source.path} has images in {len(ranges):,} folders, such as {min(ranges)[:80]!r}; `by_category` needs a "
+            f"folder per category, 2 to {MAX_CATEGORIES}, named by letters, digits, '.', '_' and '-'"
         )
-    return dict(sorted(folders.items()))
+    return ranges
 
 
 @dataclass(frozen=True)

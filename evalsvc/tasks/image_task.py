@@ -28,7 +28,7 @@ def require_labels(path: str | None, labels: Sequence[int | None]) -> None:
     if None in labels:
         place = labels.index(None) + 1
         raise InvalidData(
-            f"{path}: caption {place} has no label, which `classifier` needs; add it, or remove `classifier`"
+            f"{path}: caption {place} has no label, which `by_category` and `classifier` need; add it, or remove these"
         )
 
 

@@ -6,7 +6,7 @@ import io
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, TypeAlias, TypeVar
 
 import numpy as np
@@ -77,6 +77,8 @@ class ImagePlan:
     """SHA-256 of the checkpoint that is images."""
     unused: int = 0
     """Number of given images that belong to no prompt."""
+    categories: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """Range [start, stop) of the real images of each category, for metrics by category."""
 
 
 @dataclass(frozen=True)
@@ -163,8 +165,7 @@ class ImageWork(Work[Measuring, ImageShard, ImageOutput]):
             name, reason = next(iter(lacking.items()))
             raise InvalidData(f"{name} cannot be measured: {reason}; change that, or remove {name} from `metrics`")
         metrics = [metric for metric, reason in reasons.items() if reason is None]
-        if self.task.by_category and self.task.reference is not None:
-            categories_of(context.images(self.task.reference))
+        categories = categories_of(context.images(str(self.task.reference))) if self.task.by_category else {}
         labels = set() if self.task.classifier is None else {CLASSIFIER}
         features = FeaturePass(context, self._extractors(), {metric.features for metric in metrics} | labels)
         real = sorted({metric.features for metric in metrics if metric.needs != "nothing"})
@@ -178,6 +179,7 @@ class ImageWork(Work[Measuring, ImageShard, ImageOutput]):
             identify_reference(context, reference) if reference is not None and real else None,
             real,
             sorted({metric.features for metric in metrics if needs_rows(metric) or self._by_category(metric)}),
+            categories=categories,
         )
 
     def _by_category(self, metric: ImageMetric) -> bool:
@@ -234,7 +236,7 @@ class ImageWork(Work[Measuring, ImageShard, ImageOutput]):
                     {"index": index, "id": image.id, **({"codes": image.codes} if image.codes else {})}
                     for index, image in enumerate(sampled)
                 ]
-                metrics += self._measure(context, scale, parts, drawn, plan, reference, details)
+                metrics += self._measure(scale, parts, drawn, plan, reference, details)
                 origin = self._origin(scale)
                 items += [item | {"guidance_scale": scale} if "guidance_scale" in origin else item for item in drawn]
                 prefix = f"guidance-{scale:g}-" if len(self.task.scales) > 1 else ""
@@ -306,7 +308,6 @@ class ImageWork(Work[Measuring, ImageShard, ImageOutput]):
 
     def _measure(
         self,
-        context: Context,
         scale: float,
         parts: Sequence[SampleOutput],
         items: Sequence[Item],
@@ -326,12 +327,12 @@ class ImageWork(Work[Measuring, ImageShard, ImageOutput]):
         measured = measure(plan.metrics, features, reference, self.task.seed, self._program)
         chosen = [(metric.name, metric, estimate, items) for metric, estimate in measured]
         for _, metric, *_ in [each for each in chosen if self._by_category(each[1])]:
-            source, real = context.images(str(self.task.reference)), reference[metric.features].features
+            real = reference[metric.features].features
             assert real is not None, "the plan has asked for the features"
-            for label, (category, indices) in enumerate(categories_of(source).items()):
+            for label, (category, (start, stop)) in enumerate(sorted(plan.categories.items())):
                 members = [index for index, of in enumerate(labels) if of == label]
-                if min(len(members), len(indices)) >= metric.min_images:
-                    rows, against = features[metric.features][members], real[indices]
+                if min(len(members), stop - start) >= metric.min_images:
+                    rows, against = features[metric.features][members], real[start:stop]
                     estimate = metric.estimate(FeatureSets(rows, Moments.of(against), against, self.task.seed))
                     chosen.append((f"{metric.name}_{category}", metric, estimate, [items[index] for index in members]))
         for name, metric, estimate, covered in chosen:

@@ -164,7 +164,7 @@ def test_more_samples_than_captions_and_images(tmp_path: Path) -> None:
     for wrong, words in (
         (sampled | {"samples": 1000}, "c.jsonl has 85 captions, but 1,000 images are requested"),
         (sampled | {"samples": 9, "reference": str(pictures), "reference_of": "captions"}, "has no image '1.png'"),
-        (sampled | {"classifier": CLASSIFIER}, "caption 1 has no label, which `classifier` needs"),
+        (sampled | {"classifier": CLASSIFIER}, "caption 1 has no label, which `by_category` and `classifier` need"),
         ({"kind": "loss", "data": captions, "images": str(pictures), "decoder": DECODER}, "has no image '1.png'"),
         (task, "`samples` is 2"),
     ):

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 from miniature_run import DECODER, pretrained
 from PIL import Image
@@ -15,12 +17,14 @@ from safetensors.torch import load_file, save_file
 from square_features import SquareFeatures, offer_squares
 
 from evalsvc.config import Settings
+from evalsvc.data.images import ImageSource, read_images
 from evalsvc.errors import InvalidData
 from evalsvc.files.opened import anywhere
 from evalsvc.metrics.frechet import Moments
 from evalsvc.miniature import ROOT
 from evalsvc.spec.suite import parse_suite
-from evalsvc.tasks.image_reference import stated_in
+from evalsvc.tasks.image_reference import categories_of, stated_in
+from evalsvc.tasks.image_work import encode_image
 from evalsvc.tasks.reference_statistics import import_npz
 from evalsvc.worker.local import run_suite
 
@@ -125,3 +129,19 @@ def test_fid_by_category_is_that_of_the_category_alone(evaluate: Evaluate, tmp_p
     items = whole["items"]["digits"]
     assert np.mean([item["fid64_a"] for item in items if "fid64_a" in item]) == pytest.approx(found["fid64_a"])
     assert "needs a folder per category, 2 to 100" in str(measured(captions, "real/a", by_category=True)["errors"])
+    captions[1]["label"] = None
+    assert "caption 2 has no label, which `by_category`" in str(measured(captions, "real", by_category=True)["errors"])
+
+
+def test_images_of_a_category_lie_together(tmp_path: Path) -> None:
+    """The categories of a plan are ranges, since the images may be gone when the shards are merged."""
+    content = encode_image(IMAGES[0].numpy())
+
+    def source(*names: str) -> ImageSource:
+        path = tmp_path / f"{'-'.join(names).replace('/', '.')}.parquet"
+        pyarrow.parquet.write_table(pyarrow.table({"image": [content] * len(names), "id": names}), path)
+        return read_images(path)
+
+    assert categories_of(source("b/1", "b/2", "a/1")) == {"b": (0, 2), "a": (2, 3)}
+    with pytest.raises(InvalidData, match="images of 'a' lie apart; sort the rows by folder"):
+        categories_of(source("a/1", "b/1", "a/2"))

@@ -47,7 +47,7 @@ class ExternalImagesWork(ImageWork[ExternalImages]):
 
     def plan(self, context: Context) -> Plan[ImageShard]:
         source, images = self._given(context)
-        if self.task.classifier is not None:
+        if self.task.classifier is not None or self.task.by_category:
             require_labels(images.path, [image.label for image in images.images])
         reference, indices = self._real(source, images), [image.image for image in images.images]
         plan = replace(

@@ -29,7 +29,7 @@ class TextToImageWork(ImageWork[TextToImage]):
         prompts = self._prompts(context, layout, decoder)
         if layout.image_prompt is not None and any(self.task.params(scale).guided for scale in self.task.scales):
             require_unconditional(prompts)
-        if self.task.classifier is not None:
+        if self.task.classifier is not None or self.task.by_category:
             require_labels(self.task.captions, [record.label for record in prompts.records])
         reference, count = self._real(decoder, prompts), len(prompts.records)
         plan = replace(

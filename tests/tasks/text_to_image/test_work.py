@@ -150,7 +150,7 @@ def test_agreement_alone_needs_labels_but_no_reference_and_no_extractor(evaluate
     captions = tmp_path / "captions.jsonl"
     captions.write_text('{"text": "the digit 7", "label": 7}\n{"text": "the digit 7"}\n')
     found = error(evaluate(captions=str(captions), samples=None))
-    assert "caption 2 has no label, which `classifier` needs; add it" in found
+    assert "caption 2 has no label, which `by_category` and `classifier` need; add it" in found
     found = error(evaluate(layout={"image": {"offset": 512, "size": 32}}))
     assert "checkpoint has 32 image ids from row 512 on, but the decoder " in found
 
