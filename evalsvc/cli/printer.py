@@ -17,6 +17,7 @@ from evalsvc.cli.terminal import complain, one_line, print_table, say, say_json,
 from evalsvc.cli.wording import duration
 from evalsvc.client import MAX_PAGE
 from evalsvc.compare.curves import Curve
+from evalsvc.metrics.definitions import title_of
 from evalsvc.metrics.shown_metrics import Place, companion_name, divide_rows, yardsticks
 from evalsvc.spec.documents import Document, Metric, TaskWarning
 from evalsvc.spec.documents.comparisons import DifferenceCurve
@@ -225,10 +226,10 @@ def print_errors(errors: Mapping[str, Error], whose: str = "") -> None:
 
 
 def say_curve(curve: Curve | DifferenceCurve, chance: Number | None = None) -> None:
-    """Print the line above the table of a curve: the metric, its unit, chance and its protocol."""
-    forced = ", forced" if isinstance(curve, Curve) else ""
-    protocol = f"of several protocols{forced}" if curve.protocol is None else f"protocol {curve.protocol}"
-    about = ", ".join(filter(None, [curve.unit, yardsticks([], chance), protocol, describe_fields(curve.differs)]))
+    """Print the line above the table of a curve: the metric, in words too, its unit, chance and its protocol."""
+    protocol = "of several protocols, forced" if curve.protocol is None else f"protocol {curve.protocol}"
+    words = [title_of(curve.metric), curve.unit, yardsticks([], chance), protocol, describe_fields(curve.differs)]
+    about = ", ".join(filter(None, words))
     say(f"{curve.metric} ({about})")
 
 

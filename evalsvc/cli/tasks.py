@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -56,7 +57,7 @@ def describe_task(kind: str) -> TaskDescription:
     """Describe a kind of task, built in or installed. Needs no torch, unless a plug-in does."""
     task = catalog.load("tasks", kind)
     measures, _, about = (task.__doc__ or "").strip().partition("\n\n")
-    metrics = tuple((definition.title, definition.formula) for definition in definitions_of(kind))
+    metrics = tuple((definition.all_names, definition.formula) for definition in DEFINITIONS if definition.kind == kind)
     text = "\n\n".join(" ".join(paragraph.split()) for paragraph in about.split("\n\n"))
     return TaskDescription(kind, " ".join(measures.split()), text, task.needs, task_parameters(kind), metrics)
 
@@ -179,6 +180,8 @@ def facts(definition: Definition) -> Iterator[tuple[str, str]]:
     if definition.companion_of is not None:
         mains = dict.fromkeys(str(definition.main_name(name)) for name in definition.names)
         yield "shown", f"next to {', '.join(f'`{name}`' for name in mains)}; judged by no pattern of the gate's rules"
+    if definition.title:
+        yield "in words", re.sub(r"\$(\w+)", r"<\1>", definition.title)
     if definition.least > 1:
         yield "least", f"{definition.least:,} items"
     if definition.estimator:
@@ -188,7 +191,7 @@ def facts(definition: Definition) -> Iterator[tuple[str, str]]:
 
 
 def _described(definition: Definition) -> str:
-    lines = [f"{definition.title}  (task {definition.kind})", f"  {definition.formula}"]
+    lines = [f"{definition.all_names}  (task {definition.kind})", f"  {definition.formula}"]
     for label, text in facts(definition):
         lines.append(f"  {label}: {text}" + (f", {ERRORS[text]}" if text in ERRORS else ""))
     return "\n".join(lines)

@@ -87,6 +87,9 @@ class Definition:
     """Key of the task's items that names each item's group; empty where items name no group."""
     pairs: str = ITEMS
     """Reason why items of two checkpoints are not paired; `items` if they are paired."""
+    title: str = ""
+    """The metric in words, for the metrics that a headline may have: `$task` and `$name` are the halves of the metric's
+    name, and other words with `$` its placeholders."""
     companion_of: tuple[str, str] | None = None
     """Rule for the name of the main metric, next to which tables show the metric: a regular expression for the part of
     the name to replace, and the replacement. None if the metric is no companion and has a row."""
@@ -96,7 +99,7 @@ class Definition:
         return self.range or RANGES.get(unit, "any") if self.unit in (unit, OF_METRIC) else "any"
 
     @property
-    def title(self) -> str:
+    def all_names(self) -> str:
         """All names, separated by commas."""
         return ", ".join(self.names)
 
@@ -113,7 +116,9 @@ class Definition:
 def _expression(pattern: str) -> re.Pattern[str]:
     signs = {"[": "(?:", "]": ")?"}
     parts = re.split(r"(<\w+>|[\[\]])", pattern)
-    return re.compile("".join(".+" if part[:1] == "<" else signs.get(part, re.escape(part)) for part in parts))
+    return re.compile(
+        "".join(f"(?P{part}.+)" if part[:1] == "<" else signs.get(part, re.escape(part)) for part in parts)
+    )
 
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML was built with it
@@ -177,6 +182,20 @@ def range_of(kind: str | None, name: str, unit: str) -> Range:
         if definition.names != ANY and definition.matches(name):
             return definition.range_in(unit)
     return "any"
+
+
+@lru_cache(maxsize=4096)
+def title_of(metric: str) -> str | None:
+    """Return a metric in words, such as `Image loss` for `pairs/image`; None if its definition has no title."""
+    task, _, name = metric.partition("/")
+    for definition in DEFINITIONS:
+        matches = [match for each in definition.names if (match := _expression(each).fullmatch(name))]
+        if definition.names != ANY and matches:
+            words = {"task": task, "name": name.replace("_within", ""), **matches[0].groupdict("")}
+            title = Template(definition.title).substitute({key: text.replace("_", " ") for key, text in words.items()})
+            within = ", softmax over its type" if title and "_within" in name else ""
+            return title[:1].upper() + title[1:] + within or None
+    return None
 
 
 @lru_cache(maxsize=1024)

@@ -191,7 +191,7 @@ def test_several_runs_show_the_headline_of_each(evalsvc: Shell, service: Any, wi
     names = [row[0] for row in evalsvc("history run-a run-b").cells if "/" in "".join(row)]
     assert list(dict.fromkeys(names)) == ["pairs/image", "other/text"]
     one_metric = evalsvc("history run-a run-b --metric pairs/image").out
-    assert "pairs/image (nats/token, chance 6.25, protocol" in one_metric
+    assert "pairs/image (Image loss, nats/token, chance 6.25, protocol" in one_metric
 
 
 def long_history(steps: int, run: str = "long", **fields: Any) -> History:

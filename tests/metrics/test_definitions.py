@@ -31,6 +31,7 @@ from evalsvc.metrics.definitions import (
     main_metric,
     may_return,
     range_of,
+    title_of,
 )
 from evalsvc.metrics.frechet import Moments
 from evalsvc.metrics.image_metric import FeatureSets, ImageMetric
@@ -192,9 +193,9 @@ def test_what_a_task_returns_is_what_its_definitions_say(kind: Kind, small: Call
         assert (metric.stderr is None) <= (metric.n < 2 or definition.error == "there is none"), name
     for definition in (one for one in DEFINITIONS if one.kind == kind and one.names[0] not in NOT_RETURNED):
         metrics = used.get(id(definition))
-        assert metrics, f"nothing returned is a {definition.title}"
+        assert metrics, f"nothing returned is a {definition.all_names}"
         if definition.group:
-            assert any(metric.groups for metric in metrics), f"no {definition.title} has groups"
+            assert any(metric.groups for metric in metrics), f"no {definition.all_names} has groups"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -256,3 +257,19 @@ def test_the_cell() -> None:
     )
     assert yardsticks([("perplexity", 12075.94)], 1e300) == "perplexity 12,076; chance 1e+300"
     assert yardsticks([], None) == ""
+
+
+def test_a_headline_metric_has_a_title_in_words() -> None:
+    """Titles are no part of what groups share by YAML's merge: another metric would inherit them."""
+    titles = {
+        "pairs/image": "Image loss",
+        "text/text_within": "Text loss, softmax over its type",
+        "digits/fid64": "Image distance (FID-64)",
+        "arc_easy/acc,none": "Arc easy accuracy",
+        "forgetting/cloze_retained": "Cloze ability left",
+        "pairs/text_perplexity": None,
+        "pairs/image_row_3": None,
+        "lm_eval/other": None,
+        "loss": None,
+    }
+    assert {metric: title_of(metric) for metric in titles} == titles

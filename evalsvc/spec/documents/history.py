@@ -22,6 +22,7 @@ from evalsvc.spec.documents.fields import (
     Variant,
 )
 
+MetricTitle = Annotated[str | None, Field(examples=["Image loss"])]
 MetricName = Annotated[str, Field(examples=["loss/image"])]
 Unit = Annotated[str, Field(examples=["nats/token"])]
 ProtocolId = Annotated[str, Field(examples=["9a3f0c1d2e4b5a69"])]
@@ -48,6 +49,8 @@ class SeriesHead(Document):
     """Value of a model that knows nothing; null if there is no such value."""
     differs: Annotated[dict[str, object], Field(examples=[{"sampling.guidance_scale": 3.0}])]
     """Fields that distinguish the protocol from other protocols of the metric, where the metric has several."""
+    title: MetricTitle = None
+    """The metric in words; null if the metric has no title."""
 
 
 class ValueSeries(SeriesHead):
@@ -108,6 +111,8 @@ class KnownMetric(Document):
     name: MetricName
     unit: Unit
     direction: Direction
+    title: MetricTitle = None
+    """The metric in words; null if the metric has no title."""
 
 
 class ImportSource(Document):

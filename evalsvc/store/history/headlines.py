@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from evalsvc import __version__
 from evalsvc.checkpoints.expression import Step
+from evalsvc.metrics.definitions import title_of
 from evalsvc.metrics.shown_metrics import MOST, default_headline
 from evalsvc.spec.documents.fields import Direction, Number
 from evalsvc.spec.documents.history import Headline, HeadlineSeries, KnownMetric, LeftOutMetric, Point, RunHeadlines
@@ -36,7 +37,10 @@ def read_headline(session: Session, run: str, headline_of: HeadlineOf) -> Headli
     row = find_run(session, run)
     known = select(Series.metric, Series.unit, Series.direction).where(Series.run_id == row.id).order_by(Series.metric)
     rows = session.execute(known)
-    names = {metric: KnownMetric(name=metric, unit=unit, direction=direction) for metric, unit, direction in rows}
+    names = {
+        metric: KnownMetric(name=metric, unit=unit, direction=direction, title=title_of(metric))
+        for metric, unit, direction in rows
+    }
     directions = {name: metric.direction for name, metric in names.items()}
     chosen = named_metrics(directions, evaluated_by(session, row), headline_of)
     return Headline(

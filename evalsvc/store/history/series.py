@@ -15,6 +15,7 @@ from sqlalchemy import ColumnElement, Select, SQLColumnExpression, and_, func, s
 from sqlalchemy.orm import Session
 
 from evalsvc.errors import InvalidRequest, UnknownName
+from evalsvc.metrics.definitions import title_of
 from evalsvc.spec import documents
 from evalsvc.spec.documents.history import Axis, KnownMetric, SeriesHead
 from evalsvc.spec.protocol import EXTERNAL, tell_apart
@@ -64,11 +65,18 @@ def choose_series(session: Session, run: str, names: Sequence[str], variant: str
     differs = tell_apart(places, {protocol.id: protocol.content for protocol in protocols})
     heads = {
         item.id: document_of(
-            SeriesHead, item, protocol=item.protocol_id, differs=differs[item.metric, item.protocol_id]
+            SeriesHead,
+            item,
+            protocol=item.protocol_id,
+            differs=differs[item.metric, item.protocol_id],
+            title=title_of(item.metric),
         )
         for item in chosen
     }
-    known = {item.metric: document_of(KnownMetric, item, name=item.metric) for item in everything}
+    known = {
+        item.metric: document_of(KnownMetric, item, name=item.metric, title=title_of(item.metric))
+        for item in everything
+    }
     return Chosen(row, heads, list(known.values()))
 
 
