@@ -9,7 +9,7 @@ from typing import TypeVar
 from sqlalchemy.orm import Session
 
 from evalsvc.api.routes.artifacts import artifact_content, kept_artifact
-from evalsvc.api.routes.compare import read_comparison, read_curves, tag_of
+from evalsvc.api.routes.compare import find_named, read_comparison, read_curves, tag_of, with_noise, with_sides
 from evalsvc.api.routes.evaluations import evaluated_suite_view
 from evalsvc.api.routes.health import read_status
 from evalsvc.api.routes.history import headline_of, headlines_of
@@ -87,7 +87,8 @@ class OwnReader:
             yield from page.checkpoints
 
     def compare(self, a: str, b: str, *, level: float = 0.95, family: str = "none") -> documents.Comparison:
-        query = CompareQuery.model_validate({"a": a, "b": b, "level": level, "family": family})
+        asked = CompareQuery.model_validate({"a": a, "b": b, "level": level, "family": family})
+        query = with_sides(self.session, self.state, asked)
         folder = self.state.settings.items_path
         return self._kept(*tag_of(self.session, query), lambda: read_comparison(self.session, folder, query))
 
@@ -129,9 +130,13 @@ class OwnReader:
         points: int | None = None,
         last: int | None = None,
         compare: float = 0.0,
+        strip: bool = False,
     ) -> list[documents.RunHeadlines]:
-        question, cache = Question(tuple(metrics), points, last), self.state.documents
+        question, cache = Question(tuple(metrics), points, last, strip), self.state.documents
         return headlines_of(self.session, self.state, runs, question, compare, cache, lambda headlines: headlines)
+
+    def named(self, name: str) -> documents.NamedStep:
+        return with_noise(self.session, self.state, find_named(self.session, self.state, name))
 
     def protocol(self, protocol: str) -> dict[str, object]:
         return dict(read_protocol(self.session, _checked("protocol_id", protocol)))

@@ -15,7 +15,7 @@ from evalsvc.metrics.intervals import LEVEL
 from evalsvc.spec.documents.comparisons import Across
 from evalsvc.spec.documents.fields import State
 from evalsvc.spec.documents.runs import Plan, PlannedSuite
-from evalsvc.spec.names import CHECKPOINT, MAX_STEP, NAME, RUN
+from evalsvc.spec.names import CHECKPOINT, MAX_STEP, NAME, NAMED, RUN
 from evalsvc.store.pages import DEFAULT_LIMIT, MAX_LIMIT, Filters, PageRequest
 
 MAX_ID = 2**31 - 1
@@ -272,16 +272,30 @@ class HeadlinesQuery(Input):
     """The most values of each series along training, with the first and the last one. By default, none."""
     last: To = None
     """The highest step: values of later steps are left out."""
+    strip: bool = False
+    """Also name the steps whose values are within the noise of the best one, for a table of steps."""
     compare: Annotated[float, Field(ge=0, le=MAX_COMPARE_SECONDS, allow_inf_nan=False)] = 0.0
     """Seconds for comparing the newest values with the best ones and with those of the base. Verdicts that the service
     has kept from earlier requests take no time; without more time, they are all."""
 
 
-NamedCheckpoint = Annotated[str, WithJsonSchema({"type": "string", "pattern": _plain(CHECKPOINT)})]
+NamedCheckpoint = Annotated[
+    str, WithJsonSchema({"type": "string", "pattern": f"{_plain(CHECKPOINT)}|{_plain(NAMED)}", "maxLength": 500})
+]
 NamedRun = Annotated[str, WithJsonSchema({"type": "string", "pattern": _plain(RUN)})]
 
 
-class ComparedQuery(Input):
+class NamedQuery(Input):
+    name: NamedCheckpoint
+    """RUN@best, RUN@best:METRIC, RUN@newest or RUN@base, each with or without :VARIANT."""
+
+
+class CompareQuery(Input):
+    a: NamedCheckpoint
+    """The first checkpoint, RUN@STEP or RUN@STEP:VARIANT, or a name of `GET /v1/named`."""
+    b: NamedCheckpoint
+    """The checkpoint that is compared with the first one, named likewise. If a side is the best of K, `level` is
+    corrected: 1 − (1 − level) / (K − 1) within a run, and with K of another run."""
     metric: Names = []
     """A metric, or a pattern such as `arc_*/acc`; repeat for several metrics; by default, all metrics."""
     task: Names = []

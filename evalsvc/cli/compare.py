@@ -53,7 +53,7 @@ from evalsvc.spec.documents.comparisons import (
     RunComparison,
 )
 from evalsvc.spec.documents.fields import Number
-from evalsvc.spec.names import CHECKPOINT, RUN
+from evalsvc.spec.names import CHECKPOINT, NAMED, RUN, is_checkpoint
 from evalsvc.spec.protocol import describe_differences, describe_fields, differences_from_json, labelled
 
 commands = typer.Typer()
@@ -65,7 +65,8 @@ def compare(
         str,
         Argument(
             metavar="A",
-            help="Result file of `evalsvc run --output`, or RUN@STEP[:VARIANT] or RUN[:VARIANT] of the service.",
+            help="Result file of `evalsvc run --output`; or of the service, RUN@STEP[:VARIANT], RUN@best[:METRIC], "
+            "RUN@newest, RUN@base or RUN[:VARIANT].",
             autocompletion=complete_run,
         ),
     ],
@@ -153,7 +154,7 @@ def compare(
         do = "leave --family out, or give --band simultaneous"
         raise InvalidRequest(f"--family judges two checkpoints, and two runs are given; {do}")
     with connect(url) as client, printed_to(output):
-        match = RUN.fullmatch(a) if is_run else CHECKPOINT.fullmatch(a)
+        match = RUN.fullmatch(a) if is_run else CHECKPOINT.fullmatch(a) or NAMED.fullmatch(a)
         is_screen = form == "table" and not (metrics or tasks or everything)
         headline = client.headline(match["run"]).metrics if is_screen and match is not None else ()
         if is_run:
@@ -163,7 +164,9 @@ def compare(
             table = partial(print_difference_curves, headline=headline, every_step=not is_screen)
             show(runs, form, table, difference_rows)
             return
-        if CHECKPOINT.fullmatch(a) and CHECKPOINT.fullmatch(str(b)):
+        for name in filter(NAMED.fullmatch, (a, str(b))):
+            say(client.named(name).words(name), err=True)
+        if is_checkpoint(a) and is_checkpoint(str(b)):
             comparison = client.compare(a, str(b), suite=suite, **vars(options))
         else:
             service = Service(client, suite)

@@ -38,7 +38,7 @@ from evalsvc.errors import InvalidRequest
 from evalsvc.spec.documents import Evaluation
 from evalsvc.spec.documents.comparisons import Across, Family
 from evalsvc.spec.looks import DEFAULT_SPENDING, Spending
-from evalsvc.spec.names import CHECKPOINT
+from evalsvc.spec.names import is_checkpoint
 from evalsvc.spec.suite import find_suite
 
 commands = typer.Typer()
@@ -143,7 +143,7 @@ def gate(
         description = inline_model(model), inline_layout(layout)
 
         def reference(uri: str) -> CheckpointRef:
-            if CHECKPOINT.fullmatch(uri) and not Path(uri).exists():
+            if is_checkpoint(uri) and not Path(uri).exists():
                 problem = f"{uri} names a checkpoint of the service, and --until decided samples files"
                 raise InvalidRequest(f"{problem}; give the path of its weights")
             return checkpoint_reference(uri, *description, settings)

@@ -32,7 +32,10 @@ def complete_run(ctx: typer.Context, incomplete: str) -> list[str]:
     """Return the runs whose names begin with `incomplete`; behind `RUN@`, the checkpoints of RUN."""
     run, at, _ = incomplete.partition("@")
     if at:
-        return _offered(ctx, incomplete, lambda client: [f"{run}@{item.step}" for item in client.run(run).checkpoints])
+        words = [f"{run}@{word}" for word in ("best", "newest", "base")]
+        return _offered(
+            ctx, incomplete, lambda client: [*words, *(f"{run}@{item.step}" for item in client.run(run).checkpoints)]
+        )
     return _offered(ctx, incomplete, lambda client: [item.name for item in client.runs()])
 
 

@@ -12,7 +12,7 @@ from evalsvc.cli.printer import Row, first_rows, page_size, print_list, print_ro
 from evalsvc.cli.terminal import say, say_json
 from evalsvc.client import Client
 from evalsvc.errors import InvalidRequest
-from evalsvc.spec.names import CHECKPOINT
+from evalsvc.spec.names import is_checkpoint
 from evalsvc.spec.protocol import ABSENT, differences, differences_to_json, short_json
 from evalsvc.web.protocol_files import Measured, known_files, measured_by, protocol_of
 
@@ -79,7 +79,7 @@ def protocol(
 
 
 def _print_protocol(client: Client, name: str, metric: str | None, form: Format) -> None:
-    if CHECKPOINT.fullmatch(name):
+    if is_checkpoint(name):
         measured = measured_by(client, name, metric)
     else:
         refuse({"--metric": metric}, f"with {name}, which is not RUN@STEP")

@@ -39,12 +39,12 @@ from evalsvc.cli.printer import (
 from evalsvc.cli.terminal import confirm, one_line, say
 from evalsvc.cli.wording import counted
 from evalsvc.client import OVER
-from evalsvc.client.reader import find_checkpoint
+from evalsvc.client.reader import find_checkpoint, locate
 from evalsvc.errors import InvalidRequest
 from evalsvc.spec.documents import CheckpointResult, Deleted, DeletedCheckpoint, Plan, PlannedSuite
 from evalsvc.spec.documents.fields import State
 from evalsvc.spec.documents.runs import MAX_WAITING, WhenBehind
-from evalsvc.spec.names import CHECKPOINT, MAX_STEP, NAME, checkpoint_name, parse_checkpoint
+from evalsvc.spec.names import CHECKPOINT, MAX_STEP, NAME, checkpoint_name
 
 commands = typer.Typer()
 
@@ -83,7 +83,7 @@ def runs(
         if name is None and base is None:
             show(client.run(run), form)
         if base is not None:
-            of, step, variant = parse_checkpoint(base)
+            of, step, variant = locate(client, base)
             present = client.set_base(run, step, of=of, variant=variant)
             posted = f"checkpoint {present.checkpoint}"
             say(f"base of {run}: {present.run} step {present.step} {present.variant} ({posted})")
@@ -127,7 +127,7 @@ def checkpoints(
         if not result:
             refuse({"--suite": suite}, "without --result")
         if result:
-            run, step, of_variant = parse_checkpoint(name or "")
+            run, step, of_variant = locate(client, name or "")
             show(client.results(run, step, variant=of_variant, suite=suite), form, _print_result)
         elif name is not None and ("@" in name or name.isdecimal()):
             filters = {"--variant": variant, "--state": state, "--from": first, "--to": last}

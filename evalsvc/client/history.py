@@ -72,14 +72,15 @@ class HistoryMethods(MethodGroup):
         points: int | None = None,
         last: int | None = None,
         compare: float = 0.0,
+        strip: bool = False,
     ) -> list[documents.RunHeadlines]:
         """Return the headline metrics of several runs, or the named metrics, in the order of `runs`.
 
         With `points`, each series has at most so many values along training. Values of steps after `last` are left out.
         `compare` is the time in seconds that the service may take for verdicts on the newest values, for each
-        `HEADLINE_RUNS` runs.
+        `HEADLINE_RUNS` runs. With `strip`, each series names the steps within the noise of its best value.
         """
-        query = query_of(metric=metrics, points=points, to=last, compare=compare)
+        query = query_of(metric=metrics, points=points, to=last, compare=compare, strip=strip)
         headlines: list[documents.RunHeadlines] = []
         for start in range(0, len(runs), HEADLINE_RUNS):
             part = [*query, *query_of(run=runs[start : start + HEADLINE_RUNS])]
@@ -132,6 +133,13 @@ class HistoryMethods(MethodGroup):
 class ComparisonMethods(MethodGroup):
     """Methods that read the result of a checkpoint, and compare checkpoints and runs."""
 
+    def named(self, name: str) -> documents.NamedStep:
+        """Return the checkpoint of RUN@best, RUN@best:METRIC, RUN@newest or RUN@base.
+
+        Of the best one, `within_noise` has the steps whose values are not worse beyond noise.
+        """
+        return self._transport.get(documents.NamedStep, "/v1/named", query_of(name=name))
+
     def results(
         self, run: str, step: int, *, variant: str = "raw", suite: str | None = None
     ) -> documents.CheckpointResult:
@@ -156,7 +164,8 @@ class ComparisonMethods(MethodGroup):
         flipped: int = 0,
         family: str = "none",
     ) -> documents.Comparison:
-        """Return the differences between the checkpoints `a` and `b`, each RUN@STEP or RUN@STEP:VARIANT.
+        """Return the differences between the checkpoints `a` and `b`, each RUN@STEP or RUN@STEP:VARIANT, or a name
+        such as RUN@best.
 
         `family` is `none` for verdicts that hold one by one, or `holm` to bound false differences over all metrics.
         `expected_by_chance` metrics would be better, worse or different if nothing had changed. `across` is

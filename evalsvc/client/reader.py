@@ -8,7 +8,7 @@ from typing import Protocol
 from evalsvc.client.evaluations import ArtifactContent
 from evalsvc.errors import UnknownName
 from evalsvc.spec import documents
-from evalsvc.spec.names import checkpoint_name, parse_checkpoint
+from evalsvc.spec.names import NAMED, checkpoint_name, parse_checkpoint
 
 
 class ServiceReader(Protocol):
@@ -49,7 +49,9 @@ class ServiceReader(Protocol):
         points: int | None = None,
         last: int | None = None,
         compare: float = 0.0,
+        strip: bool = False,
     ) -> list[documents.RunHeadlines]: ...
+    def named(self, name: str) -> documents.NamedStep: ...
     def protocol(self, protocol: str) -> dict[str, object]: ...
     def run(self, run: str, *, all_checkpoints: bool = True) -> documents.Run: ...
     def runs(self) -> list[documents.RunSummary]: ...
@@ -59,11 +61,19 @@ class ServiceReader(Protocol):
     ) -> list[documents.SummarySeries]: ...
 
 
+def locate(source: ServiceReader, name: str) -> tuple[str, int, str]:
+    """Return run, step and variant of RUN@STEP[:VARIANT], or of a name such as RUN@best."""
+    if NAMED.fullmatch(name) is None:
+        return parse_checkpoint(name)
+    named = source.named(name)
+    return named.run, named.step, named.variant
+
+
 def find_checkpoint(source: ServiceReader, name: str) -> documents.Checkpoint:
-    """Return the checkpoint that RUN@STEP[:VARIANT] or an id names."""
+    """Return the checkpoint that RUN@STEP[:VARIANT], a name such as RUN@best, or an id names."""
     if name.isdecimal():
         return source.checkpoint(int(name))
-    run, step, variant = parse_checkpoint(name)
+    run, step, variant = locate(source, name)
     for checkpoint in source.checkpoints(run, variant=variant, first=step, last=step):
         return source.checkpoint(checkpoint.id)
     posted = [checkpoint_name(run, each.step, each.variant) for each in source.run(run).checkpoints]

@@ -207,7 +207,7 @@ def _verdicts(run: str, series: HeadlineSeries, read: Read) -> Iterator[NewestVe
     for side, name, other in others:
         if name == newest:
             continue
-        distance = _distance(series, other, name, newest, read)
+        distance = _distance(series, (name, other), (newest, series.latest), read)
         finite, best_of = math.isfinite(distance.value), other.of if isinstance(other, BestPoint) else 1
         level = level_of_looks(LEVEL, best_of - 1)
         yield NewestVerdict(
@@ -222,15 +222,38 @@ def _verdicts(run: str, series: HeadlineSeries, read: Read) -> Iterator[NewestVe
         )
 
 
-def _distance(series: HeadlineSeries, other: Point, name: str, newest: str, read: Read) -> Distance:
-    if series.latest.import_ is None and other.import_ is None:
-        a, b = read(name), read(newest)
+def _others(run: str, series: HeadlineSeries) -> Iterator[tuple[OtherSide, str, Point]]:
+    if series.best is not None:
+        yield "best", checkpoint_name(run, series.best.step, series.variant), series.best
+    if series.base is not None and series.base_name is not None:
+        yield "base", series.base_name, series.base
+
+
+def near_best(run: str, series: HeadlineSeries, points: Iterable[Point], read: Read) -> list[int]:
+    """Return the steps of `points` whose values are not worse than the best one, at the level for the best of K."""
+    if series.best is None:
+        return []
+    name, level = checkpoint_name(run, series.best.step, series.variant), level_of_looks(LEVEL, series.best.of - 1)
+    others = [point for point in points if point.step != series.best.step]
+    verdicts = {
+        point.step: _distance(
+            series, (name, series.best), (checkpoint_name(run, point.step, series.variant), point), read
+        ).verdict(level, series.direction)
+        for point in others
+    }
+    return sorted(step for step, verdict in verdicts.items() if verdict in ("indistinguishable", "better"))
+
+
+def _distance(series: HeadlineSeries, a_side: tuple[str, Point], b_side: tuple[str, Point], read: Read) -> Distance:
+    (a_name, before), (b_name, after) = a_side, b_side
+    if before.import_ is None and after.import_ is None:
+        a, b = read(a_name), read(b_name)
         if a is not None and b is not None:
             with suppress(ItemsLost):
                 for contrast in contrast_results(a, b, lambda metric: metric == series.metric):
                     if contrast.metric.protocol == series.protocol and contrast.distance is not None:
                         return contrast.distance
-    return apart(_ratio(other), _ratio(series.latest), unit=series.unit)
+    return apart(_ratio(before), _ratio(after), unit=series.unit)
 
 
 def _ratio(point: Point) -> Ratio:

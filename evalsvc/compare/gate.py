@@ -20,8 +20,8 @@ from evalsvc.compare.result import Result, task_of
 from evalsvc.compare.source import Service, read_result
 from evalsvc.errors import DeadlineExceeded, InvalidRequest, NonFinite, UnknownName, first_few, is_untried
 from evalsvc.metrics.definitions import main_metric
-from evalsvc.spec.documents.comparisons import Across, Family
-from evalsvc.spec.names import CHECKPOINT
+from evalsvc.spec.documents.comparisons import Family
+from evalsvc.spec.names import is_checkpoint
 from evalsvc.spec.protocol import describe_differences, tell_apart
 
 
@@ -41,7 +41,7 @@ def run_gate(
         except UnknownName as error:
             # A missing baseline is normal in a first run. If candidate or suite is missing too, a name is wrong.
             read_result(candidate, service)
-            if service.suite is not None and CHECKPOINT.fullmatch(candidate) is None:  # else it has just been checked
+            if service.suite is not None and not is_checkpoint(candidate):  # else it has just been checked
                 names = [suite.name for suite in service.client.suites()]
                 if service.suite not in names:
                     raise UnknownName.among("suite", service.suite, names) from None

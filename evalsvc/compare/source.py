@@ -12,11 +12,12 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from evalsvc.client import OVER, Client
+from evalsvc.client.reader import locate
 from evalsvc.compare.result import Result
 from evalsvc.errors import DeadlineExceeded, InvalidData, UnknownName, os_reason
 from evalsvc.spec.documents import Evaluation, ResultDocument
 from evalsvc.spec.documents.document import validation_message
-from evalsvc.spec.names import CHECKPOINT, parse_checkpoint
+from evalsvc.spec.names import is_checkpoint
 from evalsvc.spec.visible_text import check_visible, visible_line
 
 MAX_BYTES = 1 << 30
@@ -49,9 +50,9 @@ class Service:
 
 def read_result(name: str, service: Service, deadline: float | None = None) -> Result:
     """Read a result, and wait until `deadline`, by `time.monotonic`, if any, for evaluations that have not ended."""
-    if CHECKPOINT.fullmatch(name) is None:
+    if not is_checkpoint(name):
         return Result(name, _with_visible_errors(read_file(Path(name))))
-    run, step, variant = parse_checkpoint(name)
+    run, step, variant = locate(service.client, name)
     while True:
         document = service.client.results(run, step, variant=variant, suite=service.suite)
         pending = [evaluation.id for evaluation in document.evaluations if evaluation.state not in OVER]

@@ -135,7 +135,7 @@ def _definitions(content: Mapping[str, Any]) -> Iterator[Definition]:
             for name in ("formula", "error", "source", "group"):
                 if name in fields:
                     fields[name] = Template(fields[name]).substitute(content["texts"])
-            yield Definition(**fields)
+            yield Definition(**fields, title=content["titles"].get(fields["names"][0], ""))
 
 
 ERRORS: Mapping[str, str] = _CONTENT["errors"]

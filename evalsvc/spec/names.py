@@ -22,6 +22,9 @@ RUN = re.compile(_RUN + _VARIANT)
 CHECKPOINT = re.compile(_RUN + "@(?P<step>[0-9]{1,18})" + _VARIANT)  # 18 digits fit every database
 """RUN@STEP or RUN@STEP:VARIANT. Where a path is also accepted, everything else is a path."""
 
+NAMED = re.compile(_RUN + "@(?:(?P<word>newest|base)|best(:(?P<metric>[^/:]+/[^:]+))?)" + _VARIANT)
+"""RUN@newest, RUN@base, RUN@best or RUN@best:METRIC, with or without :VARIANT: a checkpoint that its values name."""
+
 STEPS = re.compile(
     rf"(?P<run>{NAME.pattern})@(?P<first>{_STEP})(\.\.(?P<last>{_STEP})(/(?P<stride>{_STEP}))?)?"
     rf"(:(?P<variant>{NAME.pattern}))?"
@@ -34,11 +37,17 @@ def checkpoint_name(run: str, step: int, variant: str) -> str:
     return f"{run}@{step}" + ("" if variant == "raw" else f":{variant}")
 
 
+def is_checkpoint(name: str) -> bool:
+    """Tell whether a name is RUN@STEP[:VARIANT] or `NAMED`, and no path."""
+    return CHECKPOINT.fullmatch(name) is not None or NAMED.fullmatch(name) is not None
+
+
 def parse_checkpoint(name: str) -> tuple[str, int, str]:
     """Return run, step and variant of RUN@STEP[:VARIANT]."""
     if (match := CHECKPOINT.fullmatch(name)) is None:
         raise InvalidRequest(
-            f"{name!r} is not a checkpoint; write RUN@STEP or RUN@STEP:VARIANT, such as pretrained@400"
+            f"{name!r} is not a checkpoint; write RUN@STEP or RUN@STEP:VARIANT, such as pretrained@400, or RUN@best, "
+            "RUN@best:METRIC, RUN@newest or RUN@base"
         )
     return match["run"], int(match["step"]), match["variant"] or "raw"
 

@@ -9,9 +9,9 @@ from typing import Any
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.checkpoints.remote.fetch import locate_checkpoint
 from evalsvc.client import Client
+from evalsvc.client.reader import locate
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest
-from evalsvc.spec.names import parse_checkpoint
 from evalsvc.spec.suite import TaskSpec, parse_suite
 
 
@@ -28,7 +28,7 @@ class RecordedTask:
 
 def read_recorded(client: Client, name: str, settings: Settings, suite: str | None = None) -> list[RecordedTask]:
     """Read the newest evaluations of RUN@STEP[:VARIANT], of all suites or of one, and locate its weights here."""
-    run, step, variant = parse_checkpoint(name)
+    run, step, variant = locate(client, name)
     overview = client.results(run, step, variant=variant, suite=suite)
     tasks: list[RecordedTask] = []
     for evaluation in overview.evaluations:

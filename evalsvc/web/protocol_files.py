@@ -11,8 +11,7 @@ from evalsvc.assets import ASSETS
 from evalsvc.client.reader import ServiceReader, find_checkpoint
 from evalsvc.errors import InvalidRequest, UnknownName
 from evalsvc.spec.documents import Checkpoint, EvaluatedSuite, Evaluation, Task
-from evalsvc.spec.names import CHECKPOINT, checkpoint_name
-from evalsvc.spec.protocol import EXTERNAL
+from evalsvc.spec.names import checkpoint_name, is_checkpoint
 
 DIGEST = re.compile(r"[0-9a-f]{32,64}")
 
@@ -90,7 +89,7 @@ def measured_by(source: ServiceReader, name: str, metric: str | None) -> list[Me
 
 def protocol_of(source: ServiceReader, name: str, metric: str | None) -> Mapping[str, object]:
     """Return the content of a protocol, which an id or a metric of RUN@STEP names."""
-    if not CHECKPOINT.fullmatch(name):
+    if not is_checkpoint(name):
         return source.protocol(name)
     if metric is None:
         raise InvalidRequest(

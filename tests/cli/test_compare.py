@@ -74,7 +74,7 @@ def test_runs_step_by_step(evalsvc: Shell, service: Any) -> None:
     line = "compare run-a run-b --metric arc/acc"
     shown = evalsvc(line)
     assert (shown.code, shown.err, shown.out.count(" paired ")) == (0, "", 3)
-    assert "arc/acc (fraction, protocol" in shown.out
+    assert "arc/acc (Arc accuracy, fraction, protocol" in shown.out
     assert "covers zero at every step from 10 on; differences up to " in " ".join(shown.out.split())
     rows = evalsvc(f"{line} --band simultaneous --format csv").rows
     verdicts = [("0", "worse"), ("10", "indistinguishable"), ("20", "indistinguishable")]

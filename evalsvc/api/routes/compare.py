@@ -1,34 +1,41 @@
-"""Routes that compare two checkpoints, or two runs along their steps."""
+"""Routes that compare two checkpoints, or two runs along their steps; and names such as RUN@best."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import cache, partial
+from math import prod
 from pathlib import Path
 from typing import Annotated
 
 from fastapi import Query, Request
 from fastapi.responses import Response
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from evalsvc import __version__
 from evalsvc.api.answers import NOT_MODIFIED, answer, conditional
 from evalsvc.api.middleware.access import needs
+from evalsvc.api.routes.history import headline_of, result_of
 from evalsvc.api.routing import router_of
-from evalsvc.api.schemas import CompareQuery, CurvesQuery
-from evalsvc.api.state import CurrentState
+from evalsvc.api.schemas import CompareQuery, CurvesQuery, NamedQuery
+from evalsvc.api.state import CurrentState, State
 from evalsvc.compare.comparison import Options, compare_results, require_comparable
-from evalsvc.compare.difference_curves import difference_curves
+from evalsvc.compare.difference_curves import difference_curves, level_of_looks, near_best
 from evalsvc.compare.result import Result
 from evalsvc.errors import UnknownName
 from evalsvc.spec import documents
-from evalsvc.spec.names import checkpoint_name, parse_checkpoint, parse_run
+from evalsvc.spec.documents.history import NamedStep
+from evalsvc.spec.names import NAMED, checkpoint_name, parse_checkpoint, parse_run
 from evalsvc.spec.protocol import digest
 from evalsvc.store.history.gaps import gaps_mark
+from evalsvc.store.history.headlines import NEAREST, Question, read_run_headlines
+from evalsvc.store.history.reading import best_values
 from evalsvc.store.history.writing import history_tag
 from evalsvc.store.lookup import find_run, find_step
 from evalsvc.store.results import evaluated_steps, read_values, read_values_along
-from evalsvc.store.runs.base import base_step, find_base
+from evalsvc.store.runs.base import base_of, base_step, find_base
+from evalsvc.store.tables import MetricValue, Run, Series
 
 router = router_of(prefix="/v1", tags=["comparison"])
 
@@ -53,6 +60,7 @@ router = router_of(prefix="/v1", tags=["comparison"])
 @needs("read")
 def get_comparison(query: Annotated[CompareQuery, Query()], request: Request, state: CurrentState) -> Response:
     with state.reading() as session:
+        query = with_sides(session, state, query)
         make = partial(read_comparison, session, state.settings.items_path, query)
         return conditional(request, state.answers, *tag_of(session, query), make)
 
@@ -157,3 +165,75 @@ def _against_base(session: Session, folder: Path, query: CurvesQuery) -> tuple[s
     others = [step for step in steps if (run, step, variant) != place]
     after = _results_along(session, folder, run, others, variant, query.suite)
     return name, ((step, before, result) for step, result in zip(others, after, strict=True))
+
+
+@router.get(
+    "/named",
+    summary="Find the checkpoint that a name such as RUN@best stands for",
+    description="`RUN@best:METRIC` is the checkpoint with the best value of a metric, and `RUN@best` that of the first "
+    "headline metric that has a best value. `RUN@newest` is the highest step that has been evaluated, and `RUN@base` "
+    "the base of the run. The best of several values is partly luck: `within_noise` has the steps whose values are "
+    "not worse than the best one, paired over items, at the level 1 − 0.05 / (K − 1) for the best of K.",
+    responses={200: answer(NamedStep, "The checkpoint."), **NOT_MODIFIED},
+)
+@needs("read")
+def get_named(query: Annotated[NamedQuery, Query()], request: Request, state: CurrentState) -> Response:
+    with state.reading() as session:
+        found = find_named(session, state, query.name)
+        row = find_run(session, query.name.partition("@")[0])
+        tag = digest([history_tag(row, "named", [query.name, gaps_mark(session, row)]), found.model_dump()])[:32]
+        return conditional(request, state.answers, row.name, tag, partial(with_noise, session, state, found))
+
+
+def find_named(session: Session, state: State, name: str) -> NamedStep:
+    """Return the checkpoint of a name, or of RUN@STEP[:VARIANT], without the steps within its noise."""
+    if (match := NAMED.fullmatch(name)) is None:
+        run, step, variant = parse_checkpoint(name)
+        return NamedStep(run=run, step=step, variant=variant)
+    row, variant = find_run(session, match["run"]), match["variant"] or "raw"
+    if match["word"] is None:
+        return _best(session, state, row, match["metric"], variant)
+    if match["word"] == "base":
+        if (base := base_of(session, row, variant)) is None:
+            raise UnknownName(
+                f"{name}: the base of {row.name} has not been posted; post it, or name another one: PUT "
+                f"/v1/runs/{row.name}/base"
+            )
+        return NamedStep(run=base.run.name, step=base.step, variant=base.variant)
+    measured = select(func.max(MetricValue.step)).join(Series, Series.id == MetricValue.series_id)
+    measured = measured.where(MetricValue.import_id.is_(None)).filter(
+        Series.run_id == row.id, Series.variant == variant
+    )
+    if (newest := session.scalar(measured)) is None:
+        raise UnknownName(f"{name}: no checkpoint has been evaluated yet; wait for the first evaluation to end")
+    return NamedStep(run=row.name, step=newest, variant=variant)
+
+
+def _best(session: Session, state: State, run: Run, metric: str | None, variant: str) -> NamedStep:
+    headline = headline_of(session, state, run.name)
+    if metric is not None and metric not in (known := [item.name for item in headline.names]):
+        raise UnknownName.among(f"metric of {run.name}", metric, known)
+    question = Question(tuple(headline.metrics) if metric is None else (metric,), variant=variant)
+    for series in read_run_headlines(session, run, question).series:
+        if series.best is not None:
+            best = NamedStep(run=run.name, step=series.best.step, variant=variant)
+            return best.model_copy(update={"metric": series.metric, "title": series.title, "of": series.best.of})
+    raise UnknownName(f"{metric or 'the headline'} of {run.name} has no best value; name a step: {run.name}@STEP")
+
+
+def with_noise(session: Session, state: State, found: NamedStep) -> NamedStep:
+    """Return a named checkpoint with the steps whose values are within the noise of the best one."""
+    if found.metric is None:
+        return found
+    run, read = find_run(session, found.run), cache(partial(result_of, session, state.settings.items_path))
+    [series] = read_run_headlines(session, run, Question((found.metric,), variant=found.variant)).series
+    near = near_best(found.run, series, best_values(session, run, series, NEAREST), read)
+    return found.model_copy(update={"within_noise": near})
+
+
+def with_sides(session: Session, state: State, query: CompareQuery) -> CompareQuery:
+    """Return a comparison with the steps of its sides, at a level that is corrected for sides that are the best."""
+    sides = [find_named(session, state, name) for name in (query.a, query.b)]
+    looks = prod(side.of for side in sides) - (sides[0].run == sides[1].run)
+    a, b = (checkpoint_name(side.run, side.step, side.variant) for side in sides)
+    return query.model_copy(update={"a": a, "b": b, "level": level_of_looks(query.level, looks)})

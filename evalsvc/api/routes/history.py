@@ -30,7 +30,7 @@ from evalsvc.api.routes.suites import find_suite
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import HeadlinesQuery, HistoryQuery, RunPath, SummaryQuery
 from evalsvc.api.state import CurrentState, State
-from evalsvc.compare.difference_curves import with_verdicts
+from evalsvc.compare.difference_curves import near_best, with_verdicts
 from evalsvc.compare.result import Result
 from evalsvc.config import Settings
 from evalsvc.errors import EvalsvcError, UnknownName
@@ -39,6 +39,7 @@ from evalsvc.spec.names import parse_checkpoint
 from evalsvc.store.history.buckets import read_buckets
 from evalsvc.store.history.gaps import gaps_mark
 from evalsvc.store.history.headlines import (
+    NEAREST,
     MarkedRun,
     Question,
     headline_of_run,
@@ -46,7 +47,7 @@ from evalsvc.store.history.headlines import (
     read_headline,
     read_run_headlines,
 )
-from evalsvc.store.history.reading import read_history, read_summary
+from evalsvc.store.history.reading import best_values, read_history, read_summary
 from evalsvc.store.history.series import Window
 from evalsvc.store.history.writing import history_tag
 from evalsvc.store.lookup import find_run
@@ -138,13 +139,14 @@ def headline_of(session: Session, state: State, run: str) -> Headline:
     description="Of each run the metrics of `GET /v1/runs/{run}/headline`, at most six, or those that the request "
     "names: the series with the newest value, its newest and its best value, and the value of the run's base under the "
     "same protocol. With `points`, values along training, for a small curve: all of few values, or so many evenly by "
-    "rank. With `to`, all as if later steps had no values. With `compare`, verdicts on the newest values, "
+    "rank. With `strip`, the steps within the noise of the best value. With `to`, all as if "
+    "later steps had no values. With `compare`, verdicts on the newest values, "
     "run by run until the time is over; ask again for the others; against the best of K at level 1 − 0.05 / (K − 1).",
     responses={200: answer(Headlines, "The runs in the order of the request."), **NOT_MODIFIED},
 )
 @needs("read")
 def get_headlines(query: Annotated[HeadlinesQuery, Query()], request: Request, state: CurrentState) -> Response:
-    question = Question(tuple(query.metric), query.points, query.last)
+    question = Question(tuple(query.metric), query.points, query.last, query.strip)
     with state.reading() as session:
         bodies = headlines_of(session, state, query.run, question, query.compare, state.answers, rendered)
     body = b'{"runs":[' + b",".join(bodies) + b"]}"
@@ -186,11 +188,20 @@ def _of_run(
 ) -> T:
     run = marked.run
 
+    result = cache(partial(result_of, session, folder))
+
     def read() -> RunHeadlines:
-        return read_run_headlines(session, run, question)
+        headlines = read_run_headlines(session, run, question)
+        if not question.near:
+            return headlines
+        series = []
+        for item in headlines.series:
+            values = best_values(session, run, item, NEAREST, question.last)
+            series.append(item.model_copy(update={"near_best": near_best(run.name, item, values, result)}))
+        return headlines.model_copy(update={"series": series})
 
     def compare() -> T:
-        headlines, result = read(), cache(partial(_result, session, folder))
+        headlines = read()
         series = with_verdicts(run.name, headlines.series, result)
         return form(headlines.model_copy(update={"series": series}))
 
@@ -203,7 +214,8 @@ def _of_run(
     return answers.get(run.name, plain, lambda: form(read()))
 
 
-def _result(session: Session, folder: Path, name: str) -> Result | None:
+def result_of(session: Session, folder: Path, name: str) -> Result | None:
+    """Return the result of a checkpoint by its name; None without one."""
     try:
         return Result(name, *read_values(session, folder, *parse_checkpoint(name)))
     except UnknownName:

@@ -52,6 +52,7 @@ from evalsvc.spec.documents.history import HeadlineSeries as HeadlineSeries
 from evalsvc.spec.documents.history import History as History
 from evalsvc.spec.documents.history import ImportOutcome as ImportOutcome
 from evalsvc.spec.documents.history import ListedProtocol as ListedProtocol
+from evalsvc.spec.documents.history import NamedStep as NamedStep
 from evalsvc.spec.documents.history import NewestVerdict as NewestVerdict
 from evalsvc.spec.documents.history import Point as Point
 from evalsvc.spec.documents.history import Protocols as Protocols

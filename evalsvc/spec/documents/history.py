@@ -278,8 +278,36 @@ class HeadlineSeries(SeriesHead):
     """Steps of `values`; empty unless the request has `points`."""
     values: Annotated[list[Number], Field(examples=[[9.7, 6.31]])]
     """All values if there are at most `points`, or else `points` values evenly by rank, with the first and the last."""
+    near_best: Annotated[list[Count] | None, Field(examples=[[300, 3000]])] = None
+    """Other steps whose values are not worse than the best one beyond noise, of the 40 best values; null without
+    `strip`."""
     verdicts: list[NewestVerdict] | None = None
     """Verdicts on the newest value, which has none against itself; null without `compare`, or if the time was over."""
+
+
+class NamedStep(Document):
+    """The checkpoint that a name such as RUN@best stands for."""
+
+    run: RunName
+    step: Step
+    variant: Variant
+    metric: MetricName | None = None
+    """Metric that the checkpoint has the best value of; null if the name is not `best`."""
+    title: MetricTitle = None
+    """The metric in words; null if it has no title."""
+    of: Annotated[Count, Field(examples=[6])] = 1
+    """Number of values that the best one was chosen from."""
+    within_noise: Annotated[list[Count], Field(examples=[[300, 3000]])] = []
+    """Other steps whose values are not worse than the best one beyond noise, of the 40 best values."""
+
+    def words(self, name: str) -> str:
+        """Return the sentence that tells which step `name` is."""
+        what = f"{name} is step {self.step:,} of {self.run}"
+        if self.metric is None:
+            return what
+        near = f"steps {', '.join(f'{step:,}' for step in self.within_noise)}" if self.within_noise else "no other step"
+        metric = f"{self.title} ({self.metric})" if self.title else self.metric
+        return f"{what}, the best of {self.of:,} by {metric}; within its noise: {near}"
 
 
 class RunHeadlines(Document):

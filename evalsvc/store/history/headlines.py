@@ -28,6 +28,9 @@ from evalsvc.store.runs.base import base_step
 from evalsvc.store.tables import Checkpoint, Evaluation, MetricValue, Run, Series, Task
 from evalsvc.store.views import document_of
 
+NEAREST = 40
+"""Most values of a series, the best ones, that are compared with the best one."""
+
 HeadlineOf = Callable[[str], Sequence[str]]
 """A function that returns the headline of a suite by name; empty for a suite without one, broken or deleted."""
 
@@ -101,6 +104,10 @@ class Question:
     """Most values of each series along training; None for none."""
     last: int | None = None
     """Highest step; None for all steps."""
+    near: bool = False
+    """Whether the steps within the noise of the best one are asked for."""
+    variant: str | None = None
+    """Variant of the weights; None for the one with the newest value."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +145,7 @@ def headline_of_run(session: Session, marked: MarkedRun, headline_of: HeadlineOf
 
 def read_run_headlines(session: Session, run: Run, question: Question) -> RunHeadlines:
     """Return the newest series of each metric of a run, with the newest, the best and the base's value."""
-    chosen = choose_series(session, run.name, (), None)
+    chosen = choose_series(session, run.name, (), question.variant)
     wanted = {identity: head for identity, head in chosen.heads.items() if head.metric in question.metrics}
     ends: dict[str, tuple[int, bool, int]] = {}
     for identity, head in wanted.items():

@@ -10,11 +10,20 @@ from sqlalchemy import Executable, and_, func, select, tuple_
 from sqlalchemy.orm import Session
 
 from evalsvc.spec.documents.fields import Direction, Word
-from evalsvc.spec.documents.history import BestPoint, History, ImportSource, Point, Summary, SummarySeries, ValueSeries
+from evalsvc.spec.documents.history import (
+    BestPoint,
+    History,
+    ImportSource,
+    Point,
+    SeriesHead,
+    Summary,
+    SummarySeries,
+    ValueSeries,
+)
 from evalsvc.store.history.gaps import Gaps, read_gaps
 from evalsvc.store.history.series import WHOLE, Window, choose_series
 from evalsvc.store.pages import read_cursor, write_cursor
-from evalsvc.store.tables import FINITE, WORDS, Import, MetricValue, Run
+from evalsvc.store.tables import FINITE, WORDS, Import, MetricValue, Run, Series
 from evalsvc.store.views import document_of
 
 VALUES = tuple(getattr(MetricValue, name) for name in ("value", "kind", "stderr", "low", "high", "n", "groups"))
@@ -117,6 +126,17 @@ def best_points(session: Session, directions: Mapping[int, Direction], last: int
         for row in session.execute(select(MetricValue, places.c.of).join(places, is_there)) if ids else ():
             best[row.MetricValue.series_id] = BestPoint(**vars(_point(row.MetricValue)), of=row.of)
     return best
+
+
+def best_values(session: Session, run: Run, series: SeriesHead, most: int, last: int | None = None) -> list[Point]:
+    """Return the best finite values of a series of a run, the best first."""
+    own = select(Series.id).filter_by(
+        run_id=run.id, metric=series.metric, variant=series.variant, protocol_id=series.protocol
+    )
+    value = MetricValue.value.desc() if series.direction == "higher" else MetricValue.value
+    query = select(MetricValue).where(MetricValue.series_id.in_(own), MetricValue.kind == FINITE)
+    query = query if last is None else query.where(MetricValue.step <= last)
+    return [_point(row) for row in session.scalars(query.order_by(value, MetricValue.step).limit(most))]
 
 
 def points_at(session: Session, places: Sequence[tuple[int, int]]) -> dict[tuple[int, int], Point]:

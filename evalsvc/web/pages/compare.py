@@ -14,10 +14,9 @@ from evalsvc.errors import EvalsvcError, InvalidRequest, UnknownName
 from evalsvc.metrics.intervals import LEVEL
 from evalsvc.spec import documents
 from evalsvc.spec.documents.comparisons import Family, Verdict
-from evalsvc.spec.names import CHECKPOINT, checkpoint_name, parse_run
+from evalsvc.spec.names import CHECKPOINT, NAME, NAMED, checkpoint_name, parse_run
 from evalsvc.spec.protocol import short_json
-from evalsvc.web.page import Content, Crumb, Page
-from evalsvc.web.pages.run import MEASURED
+from evalsvc.web.page import Content, Page
 from evalsvc.web.panels.differences import ContrastsQuery, DifferenceQuery, divided
 from evalsvc.web.protocol_files import measured_by
 
@@ -49,7 +48,7 @@ class ComparePage(Page):
     """Metrics of two runs; by default, the headline metrics."""
 
     def content(self, source: ServiceReader) -> Content:
-        asked, note = self._resolved(source) if self.to else (self, "")
+        asked, note = self._resolved(source)
         values: dict[str, object] = {"query": asked, "note": note, "comparison": None, "curves": None, "panels": []}
         values["swapped"] = asked.model_copy(update={"a": asked.b, "b": asked.a}).to_query()
         values["names"] = [run.name for run in source.runs()]
@@ -93,37 +92,28 @@ class ComparePage(Page):
         return {"curves": curves, "shared": shared, "chosen": chosen, "panels": panels}
 
     def _resolved(self, source: ServiceReader) -> tuple[ComparePage, str]:
-        run, variant = parse_run(self.b)
-        document = source.run(run)
-        measured = [each for each in document.checkpoints if any(done.state in MEASURED for done in each.evaluations)]
-        evaluated = [each.step for each in measured if each.variant == variant]
-        if not evaluated:
-            raise UnknownName(f"no checkpoint of {run} has been evaluated yet; wait for the first evaluation to end")
-        newest = checkpoint_name(run, evaluated[-1], variant)
-        if self.to == "base":
-            base = document.base
-            if base.checkpoint is None:
-                raise UnknownName(
-                    f"the base of {run}, {base.run}@{base.step}, has not been posted; post it, or name another one: "
-                    f"evalsvc runs {run} --base RUN@STEP"
-                )
-            other, word, best_of = checkpoint_name(base.run, base.step, base.variant), "the base of the run", 1
-        else:
-            other, metric, best_of = _best(source, run, variant)
-            word = f"the best of {best_of} steps by {metric}"
-        if other == newest:
-            return ComparePage(b=newest), f"{newest}, the newest evaluated checkpoint, is {word}."
-        return self.model_copy(update={"a": other, "b": newest, "to": "", "best_of": best_of}), ""
-
-
-def _best(source: ServiceReader, run: str, variant: str) -> tuple[str, str, int]:
-    for metric in source.headline(run).metrics:
-        summary = source.summary(run, [metric], variant=variant)
-        if series := [each for each in summary if each.metric == metric and each.best]:
-            newest = max(series, key=lambda each: each.latest.step if each.latest else -1)
-            assert newest.best is not None
-            return checkpoint_name(run, newest.best.step, variant), metric, newest.best.of
-    raise UnknownName(f"no headline metric of {run} has a best value; compare two checkpoints by RUN@STEP")
+        """Return the page with a step for each side that is named by values, and what is to be said about the steps."""
+        asked, notes = self, list[str]()
+        if self.to:
+            run, variant = parse_run(self.b)
+            end = "" if variant == "raw" else f":{variant}"
+            other = f"{self.a}@best" if self.to == "best" and NAME.fullmatch(self.a) else f"{run}@{self.to}{end}"
+            asked = self.model_copy(update={"a": other, "b": f"{run}@newest{end}", "to": ""})
+        sides, looks = {"a": asked.a, "b": asked.b}, 1
+        for side, name in sides.items():
+            if NAMED.fullmatch(name):
+                named = source.named(name)
+                sides[side] = checkpoint_name(named.run, named.step, named.variant)
+                looks *= named.of
+                notes.append(named.words(name))
+        if sides["a"] == sides["b"] and self.to == "best":
+            newest, note = ComparePage(b=self.b, to="base", family=self.family)._resolved(source)
+            return newest, f"{notes[0]}, and the newest; {note}"
+        if sides["a"] == sides["b"] and notes:
+            return ComparePage(b=sides["b"]), "; ".join(notes)
+        same_run = sides["a"].partition("@")[0] == sides["b"].partition("@")[0]
+        best_of = max(asked.best_of, looks + (not same_run)) if looks > 1 else asked.best_of
+        return asked.model_copy(update={**sides, "best_of": best_of}), "; ".join(notes)
 
 
 def _other_protocols(

@@ -11,12 +11,12 @@ from urllib.parse import quote, urlencode
 
 from pydantic import Field
 
-from evalsvc.client.reader import ServiceReader
+from evalsvc.client.reader import ServiceReader, locate
 from evalsvc.errors import InvalidRequest, UnknownName
 from evalsvc.metrics.definitions import main_metric
-from evalsvc.spec.documents.history import Axis, BucketSeries
-from evalsvc.spec.names import MAX_STEP, parse_checkpoint
-from evalsvc.spec.protocol import describe_fields, origin_of
+from evalsvc.spec.documents.history import Axis, Buckets, BucketSeries
+from evalsvc.spec.names import MAX_STEP
+from evalsvc.spec.protocol import describe_fields
 from evalsvc.web.charts import Scale, curve_chart
 from evalsvc.web.curves import Curve, Line, Missing, companions_of, lines_of, missing_of, smoothed
 from evalsvc.web.panel import Cell, Commands, MetricName, Panel, PanelQuery, RunNames, Table
@@ -113,7 +113,7 @@ class CurveQuery(PanelQuery):
                     raise
                 drawn.notes.append(f"{run} is not drawn: {error.message}")
         if self.base is not None:
-            run, step, variant = parse_checkpoint(self.base)
+            run, step, variant = locate(source, self.base)
             protocols = {curve.series.protocol for curve in drawn.curves}
             try:
                 series = source.buckets(run, [self.metric], points=2, variant=variant, first=step, last=step).series

@@ -124,3 +124,46 @@ def test_one_other_protocol_does_not_hide_the_rest(app: App) -> None:
         evaluate_whole(app.store, metric(1.0), metric(1.0, "loss/image", limit=limit))
     found = compare(app, b="run-b@0")["contrasts"]
     assert [one["verdict"] for one in found] == ["indistinguishable", "other_protocol"]
+
+
+def named(app: App, name: str) -> Any:
+    response = app.http.get("/v1/named", params={"name": name})
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def test_checkpoints_are_named_by_their_values(app: App) -> None:
+    """The best of several is partly luck: the steps that are not worse beyond noise are named with it."""
+    for step, seed, right in ((0, 1, 0.1), (25, 2, 0.55), (50, 3, 0.56), (75, 2, 0.55)):
+        put(app.store, "run-a", step, seed, right, n=200)
+    best = named(app, "run-a@best:arc/acc")
+    assert (best["metric"], best["title"], best["of"]) == ("arc/acc", "Arc accuracy", 4)
+    assert best["step"] != 0
+    level = 1 - 0.05 / 3
+    for step in {0, 25, 50, 75} - {best["step"]}:
+        query = {"a": f"run-a@{best['step']}", "b": f"run-a@{step}", "metric": "arc/acc", "level": level}
+        [row] = app.http.get("/v1/compare", params=query).json()["contrasts"]
+        assert (row["verdict"] != "worse") == (step in best["within_noise"])
+    assert 0 not in best["within_noise"]
+    [run] = app.http.get("/v1/headlines?run=run-a&metric=arc/acc&points=9&strip=true").json()["runs"]
+    assert run["series"][0]["near_best"] == best["within_noise"]
+    assert named(app, "run-a@best")["metric"] == app.http.get("/v1/runs/run-a/headline").json()["metrics"][0]
+    assert (named(app, "run-a@newest")["step"], named(app, "run-a@base")["step"]) == (75, 0)
+    compared = compare(app, a="run-a@best:arc/acc", b="run-a@base")
+    assert (compared["a"], compared["b"]) == (f"run-a@{best['step']}", "run-a@0")
+    assert compared["level"] == pytest.approx(level)
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "code", "words"),
+    [
+        ("run-a@best:arc/ac", 404, "unknown_name", "arc/acc"),
+        ("run-a@first", 422, "invalid_request", "RUN@newest"),
+        ("run-a@best:ema", 404, "unknown_name", "ema"),
+        ("run-a@newest:ema", 404, "unknown_name", "no checkpoint has been evaluated"),
+        ("run-b@best", 404, "unknown_name", "run-a"),
+    ],
+)
+def test_a_name_that_stands_for_no_checkpoint(app: App, name: str, status: int, code: str, words: str) -> None:
+    put(app.store, "run-a", 0, 1, 0.7)
+    refused(app.http.get("/v1/named", params={"name": name}), status, code, words)

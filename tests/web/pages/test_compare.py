@@ -96,18 +96,21 @@ def test_the_best_checkpoint_is_said_to_be_the_best_of_so_many(client: Client) -
     assert content.values["rows"] == client.compare("run-a@0", "run-b@0", level=0.9975).contrasts
     for run in ("run-a", "run-b"):
         content = ComparePage(b=run, to="best").content(client)
-        if content.values["query"].a:
-            assert content.values["query"].best_of == 3, "the address of the comparison keeps the number"
-            best = client.summary(run, [client.headline(run).metrics[0]])[0].best
-            assert content.title == f"{run}@50 against {run}@{best.step}"
+        assert "the best of 3 by Arc accuracy (arc/acc); within its noise: " in content.values["note"]
+        best = client.summary(run, [client.headline(run).metrics[0]])[0].best
+        if best.step == 50:
+            assert content.title == f"{run}@50 against {run}@0", "the newest is the best: it is compared with the base"
+            assert ", and the newest; " in content.values["note"]
         else:
-            assert "the best of 3 steps by" in content.values["note"]
+            assert content.values["query"].best_of == 3, "the address of the comparison keeps the number"
+            assert content.title == f"{run}@50 against {run}@{best.step}"
+    assert ComparePage(a="run-a", b="run-b", to="best").content(client).title.endswith("against run-a@50"), "of a"
 
 
 def test_a_run_is_compared_with_its_base_and_what_cannot_be_compared_is_told(app: App, client: Client) -> None:
     assert ComparePage(b="run-b", to="base").content(client).title == "run-b@50 against run-b@0"
     put(app.store, "run-e", 0, 1, 0.5)
-    assert "run-e@0, the newest evaluated checkpoint, is the base of the run." in page(client, b="run-e", to="base")
+    assert "run-e@base is step 0 of run-e; run-e@newest is step 0 of run-e" in page(client, b="run-e", to="base")
     with pytest.raises(UnknownName, match="run is named 'run-x'"):
         ComparePage(b="run-x", to="base").content(client)
     with pytest.raises(InvalidRequest, match="one side of 'run-a@0' and 'run-b' is a checkpoint"):
