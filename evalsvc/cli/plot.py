@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
@@ -29,8 +29,8 @@ from evalsvc.installation import missing_package
 from evalsvc.spec.documents.history import Axis
 from evalsvc.spec.visible_text import visible_line
 from evalsvc.web import vega
-from evalsvc.web.charts import AXIS_TITLES, Scale
-from evalsvc.web.panel import MOST_RUNS
+from evalsvc.web.charts import AXIS_TITLES, Along, Scale
+from evalsvc.web.panel import MOST_RUNS, Panel
 from evalsvc.web.panels.curve import CurveQuery
 from evalsvc.web.panels.differences import DifferenceQuery
 
@@ -47,7 +47,7 @@ BARS = (("┊", "least", "most"), ("│", "low", "high"))
 
 HEIGHT = 20
 
-KINDS: dict[str, Literal["svg", "png"]] = {".svg": "svg", ".png": "png"}
+KINDS = (".svg", ".png", ".pdf")
 
 
 @commands.command()
@@ -62,10 +62,10 @@ def plot(
     against: Annotated[
         str | None, Option(help="A run: draw the difference from it.", show_default="no", autocompletion=complete_run)
     ] = None,
-    output: Annotated[Path | None, Option(help="File to draw, .svg or .png.", show_default="the terminal")] = None,
+    output: Annotated[Path | None, Option(help="File, .svg, .png or .pdf.", show_default="the terminal")] = None,
     x: Annotated[Axis, Option("--x", help="Along training steps or tokens.")] = "step",
     scale: Annotated[Scale, Option(help="Scale of the values.")] = "linear",
-    along: Annotated[Scale, Option(help="Scale of the axis.")] = "linear",
+    along: Annotated[Along, Option(help="Scale of the axis.")] = "auto",
     smooth: Annotated[
         float, Option("--smooth", min=0, max=0.99, help="Weight of neighbouring values in a smoothed curve.")
     ] = 0.0,
@@ -82,7 +82,7 @@ def plot(
     """
     if output is not None:
         if output.suffix.lower() not in KINDS:
-            raise InvalidRequest(f"--output {output} does not end in .svg or .png; name a file that does")
+            raise InvalidRequest(f"--output {output} does not end in .svg, .png or .pdf; name a file that does")
         require_folders({"--output": output})
         vega.require_installed()
     elif theme is not None:
@@ -105,17 +105,17 @@ def plot(
             pairs += [(key, str(value)) for key, value in given.items() if value is not None]
             panel = CurveQuery.parse(pairs).panel(client)
         else:
-            if len(runs) > 1 or any(value not in ("step", "linear", 0.0, None) for value in given.values()):
+            if len(runs) > 1 or any(value not in ("step", "linear", "auto", 0.0, None) for value in given.values()):
                 raise InvalidRequest("--against is for one run, with --metric, --output and --theme alone")
             panel = DifferenceQuery(a=against, b=runs[0], metric=name).panel(client)
     if panel.spec is None:
         raise UnknownName(f"there is nothing to draw of {name}: {'; '.join(panel.notes) or 'it has no value here'}")
     if output is None:
+        log_x = "symlog" in str(panel.spec["layer"])  # as the chart decided
         width = max(NARROWEST, min(WIDEST, terminal_width() or IN_PIPES))
-        print_lines(draw(panel.spec, panel.title, AXIS_TITLES[x], width, log=scale == "log", log_x=along == "log"))
+        print_lines(draw(panel.spec, panel.title, AXIS_TITLES[x], width, log=scale == "log", log_x=log_x))
     else:
-        titled = panel.spec | {"title": panel.title}  # a page has the title above the chart
-        content = vega.render(titled, KINDS[output.suffix.lower()], theme or "light")
+        content = vega.render(panel.picture(), output.suffix.lower()[1:], theme or "light")
         with writing("--output", output):
             write_whole(output, content, mode=0o644)
         say(f"{output}: {len(content):,} bytes")

@@ -234,14 +234,12 @@ def near_best(run: str, series: HeadlineSeries, points: Iterable[Point], read: R
     if series.best is None:
         return []
     name, level = checkpoint_name(run, series.best.step, series.variant), level_of_looks(LEVEL, series.best.of - 1)
-    others = [point for point in points if point.step != series.best.step]
-    verdicts = {
-        point.step: _distance(
-            series, (name, series.best), (checkpoint_name(run, point.step, series.variant), point), read
-        ).verdict(level, series.direction)
-        for point in others
-    }
-    return sorted(step for step, verdict in verdicts.items() if verdict in ("indistinguishable", "better"))
+    near = set[int]()
+    for point in points:
+        other = checkpoint_name(run, point.step, series.variant)
+        verdict = _distance(series, (name, series.best), (other, point), read).verdict(level, series.direction)
+        near |= {point.step} if verdict in ("indistinguishable", "better") else set()
+    return sorted(near - {series.best.step})
 
 
 def _distance(series: HeadlineSeries, a_side: tuple[str, Point], b_side: tuple[str, Point], read: Read) -> Distance:

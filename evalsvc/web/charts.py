@@ -6,8 +6,7 @@ mean better and worse. Texts and axes have no colours here: `vega.config` gives 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from hashlib import sha256
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle, islice
 from math import inf, isfinite
 from typing import Literal
@@ -22,6 +21,8 @@ Spec = dict[str, object]
 
 Rows = list[dict[str, object]]
 Scale = Literal["linear", "log"]
+Along = Literal["auto", "linear", "log"]
+"""Scale of an axis; `auto` is logarithmic if the second-largest place is below a fifth of the largest."""
 
 COLOURS = ("#0072b2", "#b0479a", "#0d98ba", "#8f8000", "#6f4fd8", "#e0457f", "#8c6d62", "#b16be0", "#5d7488")
 """Colours of runs: none is the green or the orange of a verdict, and each has a contrast of 3 on white and on dark."""
@@ -94,7 +95,7 @@ def curve_chart(
     *,
     axis: Axis = "step",
     scale: Scale = "linear",
-    along: Scale = "linear",
+    along: Along = "linear",
     smooth: bool = False,
 ) -> Spec:
     """Return the chart of one metric of several runs, with intervals; `scale` is of the values, `along` of the axis.
@@ -102,6 +103,7 @@ def curve_chart(
     logarithmic scale values up to zero are left out. Gaps have steps, and so no place along tokens."""
     labels = list(dict.fromkeys(curve.label for curve in curves))
     floor = 0.0 if scale == "log" else -inf
+    places = [x for curve in curves for x in curve.series.x]
     datasets = {
         "points": _points(curves, floor),
         "lines": [{"y": line.value, "text": line.text} for line in dict.fromkeys(lines) if line.value > floor],
@@ -113,8 +115,15 @@ def curve_chart(
     return _spec(_description(curves, axis), []) | {
         "datasets": datasets,
         "params": [{"name": "at", "value": None}],
-        "layer": _curve_layers(curves, labels, _x_of(axis, along), axis, scale, smooth),
+        "layer": _curve_layers(curves, labels, _x_of(axis, scale_along(along, places)), axis, scale, smooth),
     }
+
+
+def scale_along(along: Along, places: Iterable[int]) -> Scale:
+    """Return the scale of an axis with values at these places."""
+    *others, second, last = [0, 0, *sorted({0, *places})]
+    is_far = len(others) > 1 and 5 * second < last
+    return ("log" if is_far else "linear") if along == "auto" else along
 
 
 def _points(curves: Sequence[Curve], floor: float) -> Rows:
@@ -255,7 +264,7 @@ def difference_chart(curve: DifferenceCurve) -> Spec:
         {"x": x, "y": y if isinstance(y, float) else None} | {name: getattr(curve, name)[i] for name in columns}
         for i, (x, y) in enumerate(zip(curve.x, curve.difference, strict=True))
     ]
-    x = _x_of("step")
+    x = _x_of("step", scale_along("auto", curve.x))
     y: Spec = {"field": "y", "type": "quantitative", "title": f"b − a, {curve.unit}"}
     return _spec(f"difference in {curve.metric} along training, with its interval at each step", rows) | {
         "datasets": {"points": rows, "lines": [{"y": 0}]},

@@ -6,12 +6,13 @@ copy and `evalsvc plot` take panels from here.
 
 from __future__ import annotations
 
+import re
 import shlex
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pkgutil import resolve_name
-from typing import Annotated, ClassVar, Self, get_origin
+from typing import Annotated, ClassVar, Literal, Self, get_origin
 from urllib.parse import urlencode
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -29,6 +30,9 @@ PANELS: Mapping[str, str] = {
     "contrasts": "evalsvc.web.panels.differences:ContrastsQuery",
     "origin": "evalsvc.web.panels.origin:OriginQuery",
 }
+
+COLUMN = 317
+"""Width of a picture for a column of 3.3 inches."""
 
 Cell = str | int | float | None
 
@@ -93,10 +97,12 @@ class Commands:
 class PanelQuery(Query):
     name: ClassVar[str]
     theme: Theme = "light"
-    """Colours of the chart as SVG and PNG; in a browser, charts follow the page."""
+    """Colours of the chart as a picture; in a browser, charts follow the page."""
+    width: Literal["column"] | Annotated[int, Field(ge=200, le=4000)] | None = None
+    """Width of the chart as a picture, in pixels of 1/96 inch; `column` is 3.3 inches. None: 720 pixels."""
 
     def address(self, kind: str, theme: Theme | None = None) -> str:
-        """Return the address of the panel as `html`, `json`, `csv`, `svg` or `png`; `theme` replaces the theme."""
+        """Return the address of the panel in a format, such as `html` or `csv`; `theme` replaces the theme."""
         query = self if theme is None else self.model_copy(update={"theme": "light"})
         return f"/panels/{self.name}.{kind}?{query.to_query()}" + ("&theme=dark" if theme == "dark" else "")
 
@@ -119,6 +125,24 @@ class Panel:
     """Address of the panel that tells how the newest value was made."""
     watched: Sequence[str] = field(default_factory=list)
     """REST addresses that change when the values change."""
+    words: str = ""
+    """Title in words above a picture of the chart."""
+    subtitle: str = ""
+    parts: Sequence[str] = ()
+    """Parts of the names of files; empty for the name of the query."""
+
+    def file_name(self, kind: str) -> str:
+        """Return the name of a file with the panel, such as `pretrained_digits-fid64_log.svg`."""
+        parts = [re.sub(r"[^A-Za-z0-9.+-]+", "-", part) for part in self.parts or [self.query.name]]
+        return "_".join(parts)[:150] + f".{kind}"
+
+    def picture(self) -> Spec:
+        """Return the chart as a picture alone, where no page has its title, runs and width."""
+        assert self.spec is not None
+        text = f"{self.words} ({self.title})" if self.words else self.title
+        asked = COLUMN if self.query.width == "column" else self.query.width
+        width = {"width": asked} if asked and self.spec["width"] == "container" else {}
+        return self.spec | width | {"title": {"text": text, "subtitle": self.subtitle, "anchor": "start"}}
 
 
 MOST_RUNS = 8

@@ -72,8 +72,8 @@ def script(folder: Path) -> Path:
     return path
 
 
-def render(spec: Spec, kind: Literal["svg", "png"], theme: Theme = "light") -> bytes:
-    """Return a chart as SVG, or as PNG at two pixels a point."""
+def render(spec: Spec, kind: str, theme: Theme = "light") -> bytes:
+    """Return a chart as SVG, as PDF, or as PNG at two pixels a point."""
     require_installed()
     return _in_process(kind, json.dumps({"spec": spec, "theme": theme}).encode())
 
@@ -140,6 +140,8 @@ def _run(kind: str, given: bytes) -> bytes:
     colours = config(asked["theme"])
     if kind == "svg":
         return vl_convert.vegalite_to_svg(spec, config=colours, allowed_base_urls=[]).encode()
+    if kind == "pdf":  # whose points are larger than pixels
+        return bytes(vl_convert.vegalite_to_pdf(spec, config=colours, scale=0.75, allowed_base_urls=[]))
     return bytes(vl_convert.vegalite_to_png(spec, config=colours, scale=2, allowed_base_urls=[]))
 
 

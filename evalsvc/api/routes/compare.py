@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cache, partial
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Annotated
@@ -16,12 +16,12 @@ from sqlalchemy.orm import Session
 from evalsvc import __version__
 from evalsvc.api.answers import NOT_MODIFIED, answer, conditional
 from evalsvc.api.middleware.access import needs
-from evalsvc.api.routes.history import headline_of, result_of
+from evalsvc.api.routes.history import headline_of, read_with_noise
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import CompareQuery, CurvesQuery, NamedQuery
 from evalsvc.api.state import CurrentState, State
 from evalsvc.compare.comparison import Options, compare_results, require_comparable
-from evalsvc.compare.difference_curves import difference_curves, level_of_looks, near_best
+from evalsvc.compare.difference_curves import difference_curves, level_of_looks
 from evalsvc.compare.result import Result
 from evalsvc.errors import UnknownName
 from evalsvc.spec import documents
@@ -29,8 +29,7 @@ from evalsvc.spec.documents.history import NamedStep
 from evalsvc.spec.names import NAMED, checkpoint_name, parse_checkpoint, parse_run
 from evalsvc.spec.protocol import digest
 from evalsvc.store.history.gaps import gaps_mark
-from evalsvc.store.history.headlines import NEAREST, Question, read_run_headlines
-from evalsvc.store.history.reading import best_values
+from evalsvc.store.history.headlines import Question, read_run_headlines
 from evalsvc.store.history.writing import history_tag
 from evalsvc.store.lookup import find_run, find_step
 from evalsvc.store.results import evaluated_steps, read_values, read_values_along
@@ -225,10 +224,9 @@ def with_noise(session: Session, state: State, found: NamedStep) -> NamedStep:
     """Return a named checkpoint with the steps whose values are within the noise of the best one."""
     if found.metric is None:
         return found
-    run, read = find_run(session, found.run), cache(partial(result_of, session, state.settings.items_path))
-    [series] = read_run_headlines(session, run, Question((found.metric,), variant=found.variant)).series
-    near = near_best(found.run, series, best_values(session, run, series, NEAREST), read)
-    return found.model_copy(update={"within_noise": near})
+    run, question = find_run(session, found.run), Question((found.metric,), near=True, variant=found.variant)
+    [series] = read_with_noise(session, state.settings.items_path, run, question).series
+    return found.model_copy(update={"within_noise": series.near_best})
 
 
 def with_sides(session: Session, state: State, query: CompareQuery) -> CompareQuery:

@@ -52,6 +52,7 @@ from evalsvc.store.history.series import Window
 from evalsvc.store.history.writing import history_tag
 from evalsvc.store.lookup import find_run
 from evalsvc.store.results import read_values
+from evalsvc.store.tables import Run
 
 router = router_of(prefix="/v1", tags=["history"])
 
@@ -186,19 +187,8 @@ def _of_run(
     answers: Answers[T],
     form: Callable[[RunHeadlines], T],
 ) -> T:
-    run = marked.run
-
-    result = cache(partial(result_of, session, folder))
-
-    def read() -> RunHeadlines:
-        headlines = read_run_headlines(session, run, question)
-        if not question.near:
-            return headlines
-        series = []
-        for item in headlines.series:
-            values = best_values(session, run, item, NEAREST, question.last)
-            series.append(item.model_copy(update={"near_best": near_best(run.name, item, values, result)}))
-        return headlines.model_copy(update={"series": series})
+    run, result = marked.run, cache(partial(_result, session, folder))
+    read = partial(read_with_noise, session, folder, run, question)
 
     def compare() -> T:
         headlines = read()
@@ -214,8 +204,17 @@ def _of_run(
     return answers.get(run.name, plain, lambda: form(read()))
 
 
-def result_of(session: Session, folder: Path, name: str) -> Result | None:
-    """Return the result of a checkpoint by its name; None without one."""
+def read_with_noise(session: Session, folder: Path, run: Run, question: Question) -> RunHeadlines:
+    """Return the headlines of a run; if they are asked for, with the steps within the noise of the best values."""
+    headlines, result = read_run_headlines(session, run, question), cache(partial(_result, session, folder))
+    series = [] if question.near else headlines.series
+    for item in headlines.series if question.near else ():
+        values = best_values(session, run, item, NEAREST, question.last)
+        series.append(item.model_copy(update={"near_best": near_best(run.name, item, values, result)}))
+    return headlines.model_copy(update={"series": series})
+
+
+def _result(session: Session, folder: Path, name: str) -> Result | None:
     try:
         return Result(name, *read_values(session, folder, *parse_checkpoint(name)))
     except UnknownName:

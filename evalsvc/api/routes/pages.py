@@ -44,7 +44,8 @@ POLICY = (
 """Content security policy of pages: no inline script and no inline style, and nothing from another address."""
 
 KINDS = {"html": "text/html", "json": "application/json", "csv": "text/csv", "svg": "image/svg+xml", "png": "image/png"}
-PICTURES = ("svg", "png")
+KINDS["pdf"] = "application/pdf"
+PICTURES = ("svg", "png", "pdf")
 
 PAGE_HEADERS = {
     "Content-Security-Policy": POLICY,
@@ -128,7 +129,7 @@ async def _panel(request: Request) -> Response:
     if kind not in KINDS:
         raise UnknownName.among("format", kind, KINDS)
 
-    def read() -> Response | tuple[str, Spec, vega.Theme]:
+    def read() -> tuple[str, Response | tuple[str, Spec, vega.Theme]]:
         query = panel_class(name).parse(request.query_params.multi_items())
         with state.reading() as session:
             panel = query.panel(OwnReader(state, session))
@@ -138,16 +139,18 @@ async def _panel(request: Request) -> Response:
                     f"{panel.title} has no values to draw; the table has the reasons: {query.address('html')}"
                 )
             vega.check_size(panel.spec, query.address("csv"))
-            given = json.dumps([vega.script_name(), kind, vega.config(query.theme), panel.spec])
-            return _tag_of(given), panel.spec, query.theme
+            given = json.dumps([vega.script_name(), kind, vega.config(query.theme), panel.picture()])
+            return panel.file_name(kind), (_tag_of(given), panel.picture(), query.theme)
         if kind == "html":
             body = html_of("panel.html", panel_content(panel), around(request))
         else:
             body = panel.table.to_csv() if kind == "csv" else json.dumps(panel.spec, ensure_ascii=False)
-        return _conditional(request, body, KINDS[kind])
+        return panel.file_name(kind), _conditional(request, body, KINDS[kind])
 
-    answer = await state.threads.run("picture" if kind in PICTURES else "page", read)
-    return answer if isinstance(answer, Response) else await _picture(request, kind, *answer)
+    file, answer = await state.threads.run("picture" if kind in PICTURES else "page", read)
+    response = answer if isinstance(answer, Response) else await _picture(request, kind, *answer)
+    response.headers["Content-Disposition"] = f'inline; filename="{file}"'
+    return response
 
 
 async def _picture(request: Request, kind: str, tag: str, spec: Spec, theme: vega.Theme) -> Response:
@@ -157,7 +160,7 @@ async def _picture(request: Request, kind: str, tag: str, spec: Spec, theme: veg
         if from_thread.run(request.is_disconnected):
             return b""  # nobody reads the answer
         # Another request may have rendered the picture meanwhile.
-        return state.pictures.get("", tag, lambda: vega.render(spec, "svg" if kind == "svg" else "png", theme))
+        return state.pictures.get("", tag, lambda: vega.render(spec, kind, theme))
 
     if (same := _same(request, tag)) is not None:
         return same

@@ -15,10 +15,9 @@ from sqlalchemy.orm import Session
 
 from evalsvc import __version__
 from evalsvc.checkpoints.expression import Step
-from evalsvc.metrics.definitions import title_of
 from evalsvc.metrics.shown_metrics import MOST, default_headline
 from evalsvc.spec.documents.fields import Direction, Number
-from evalsvc.spec.documents.history import Headline, HeadlineSeries, KnownMetric, LeftOutMetric, Point, RunHeadlines
+from evalsvc.spec.documents.history import Headline, HeadlineSeries, LeftOutMetric, Point, RunHeadlines
 from evalsvc.store.history.gaps import gaps_marks
 from evalsvc.store.history.reading import best_points, number_or_word, points_at
 from evalsvc.store.history.series import Chosen, choose_series
@@ -38,12 +37,7 @@ HeadlineOf = Callable[[str], Sequence[str]]
 def read_headline(session: Session, run: str, headline_of: HeadlineOf) -> Headline:
     """Return the metrics to show first: those of the headlines of the run's suites that have a value, or a default."""
     row = find_run(session, run)
-    known = select(Series.metric, Series.unit, Series.direction).where(Series.run_id == row.id).order_by(Series.metric)
-    rows = session.execute(known)
-    names = {
-        metric: KnownMetric(name=metric, unit=unit, direction=direction, title=title_of(metric))
-        for metric, unit, direction in rows
-    }
+    names = {metric.name: metric for metric in choose_series(session, run, (), None).names}
     directions = {name: metric.direction for name, metric in names.items()}
     chosen = named_metrics(directions, evaluated_by(session, row), headline_of)
     return Headline(

@@ -12,8 +12,8 @@ from evalsvc.metrics.definitions import main_metric
 from evalsvc.spec import documents
 from evalsvc.spec.documents.history import Axis
 from evalsvc.spec.names import checkpoint_name
-from evalsvc.web.charts import Scale, colours_of
-from evalsvc.web.page import Content, Page, run_trail
+from evalsvc.web.charts import Along, Scale
+from evalsvc.web.page import Content, Page
 from evalsvc.web.panel import MOST_RUNS
 from evalsvc.web.panels.curve import Bound, CurveQuery, Weight, watched
 
@@ -38,7 +38,7 @@ class RunPage(Page):
     also: Annotated[tuple[RunName, ...], Field(max_length=MAX_OVERLAID, alias="with")] = ()
     x: Axis = "step"
     scale: Scale = "linear"
-    along: Scale = "linear"
+    along: Along = "auto"
     smooth: Weight = 0.0
     first: Annotated[Bound, Field(alias="from")] = None
     last: Annotated[Bound, Field(alias="to")] = None

@@ -13,11 +13,11 @@ from pydantic import Field
 
 from evalsvc.client.reader import ServiceReader, locate
 from evalsvc.errors import InvalidRequest, UnknownName
-from evalsvc.metrics.definitions import main_metric
+from evalsvc.metrics.definitions import main_metric, title_of
 from evalsvc.spec.documents.history import Axis, Buckets, BucketSeries
 from evalsvc.spec.names import MAX_STEP
 from evalsvc.spec.protocol import describe_fields
-from evalsvc.web.charts import Scale, curve_chart
+from evalsvc.web.charts import Along, Scale, curve_chart
 from evalsvc.web.curves import Curve, Line, Missing, companions_of, lines_of, missing_of, smoothed
 from evalsvc.web.panel import Cell, Commands, MetricName, Panel, PanelQuery, RunNames, Table
 
@@ -60,7 +60,7 @@ class CurveQuery(PanelQuery):
     x: Axis = "step"
     scale: Scale = "linear"
     """Scale of the values; `along` is that of the axis."""
-    along: Scale = "linear"
+    along: Along = "auto"
     smooth: Weight = 0.0
     """Weight of neighbours in the smoothed curve, which averages over about (1 + smooth) / (1 − smooth) values."""
     first: Annotated[Bound, Field(alias="from")] = None
@@ -91,6 +91,9 @@ class CurveQuery(PanelQuery):
         return Panel(
             query=self,
             title=self.metric,
+            words=title_of(self.metric) or "",
+            subtitle=f"{', '.join(self.run)}, protocol {(protocol or '–')[:8]}",
+            parts=[*self.run, self.metric, *(["log"] if "log" in (self.scale, self.along) else [])],
             spec=spec if has_points or drawn.missing else None,
             table=_table(curves, drawn.missing, self.x),
             commands=Commands(

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from evalsvc.client.reader import ServiceReader
 from evalsvc.errors import UnknownName
+from evalsvc.metrics.definitions import title_of
 from evalsvc.metrics.intervals import LEVEL
 from evalsvc.metrics.shown_metrics import Place, divide_rows
 from evalsvc.spec.documents.comparisons import Comparison, DifferenceCurve, Family, MetricDifference, RunComparison
@@ -46,6 +47,7 @@ class ContrastsQuery(PanelQuery):
         return Panel(
             query=self,
             title=f"{self.b} against {self.a}",
+            parts=[self.b, "against", self.a],
             spec=contrast_chart(rows) if rows else None,
             table=_contrasts(comparison),
             commands=Commands(
@@ -107,6 +109,8 @@ class DifferenceQuery(PanelQuery):
         return Panel(
             query=self,
             title=f"{self.metric}: {self.b} − {self.a}",
+            words=title_of(self.metric) or "",
+            parts=[self.b, "minus", self.a, self.metric],
             spec=difference_chart(curves[0]) if curves else None,
             table=Table(columns if curves else [], rows),
             commands=Commands(
