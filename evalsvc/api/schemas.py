@@ -279,9 +279,7 @@ class HeadlinesQuery(Input):
     has kept from earlier requests take no time; without more time, they are all."""
 
 
-NamedCheckpoint = Annotated[
-    str, WithJsonSchema({"type": "string", "pattern": f"{_plain(CHECKPOINT)}|{_plain(NAMED)}", "maxLength": 500})
-]
+NamedCheckpoint = Annotated[str, WithJsonSchema({"type": "string", "pattern": f"{_plain(CHECKPOINT)}|{_plain(NAMED)}"})]
 NamedRun = Annotated[str, WithJsonSchema({"type": "string", "pattern": _plain(RUN)})]
 
 
@@ -290,12 +288,7 @@ class NamedQuery(Input):
     """RUN@best, RUN@best:METRIC, RUN@newest or RUN@base, each with or without :VARIANT."""
 
 
-class CompareQuery(Input):
-    a: NamedCheckpoint
-    """The first checkpoint, RUN@STEP or RUN@STEP:VARIANT, or a name of `GET /v1/named`."""
-    b: NamedCheckpoint
-    """The checkpoint that is compared with the first one, named likewise. If a side is the best of K, `level` is
-    corrected: 1 − (1 − level) / (K − 1) within a run, and with K of another run."""
+class ComparedQuery(Input):
     metric: Names = []
     """A metric, or a pattern such as `arc_*/acc`; repeat for several metrics; by default, all metrics."""
     task: Names = []

@@ -30,7 +30,7 @@ from evalsvc.spec.documents.history import Axis
 from evalsvc.spec.visible_text import visible_line
 from evalsvc.web import vega
 from evalsvc.web.charts import AXIS_TITLES, Along, Scale
-from evalsvc.web.panel import MOST_RUNS, Panel
+from evalsvc.web.panel import MOST_RUNS
 from evalsvc.web.panels.curve import CurveQuery
 from evalsvc.web.panels.differences import DifferenceQuery
 

@@ -227,7 +227,8 @@ def print_errors(errors: Mapping[str, Error], whose: str = "") -> None:
 
 def say_curve(curve: Curve | DifferenceCurve, chance: Number | None = None) -> None:
     """Print the line above the table of a curve: the metric, in words too, its unit, chance and its protocol."""
-    protocol = "of several protocols, forced" if curve.protocol is None else f"protocol {curve.protocol}"
+    forced = ", forced" if isinstance(curve, Curve) else ""
+    protocol = f"of several protocols{forced}" if curve.protocol is None else f"protocol {curve.protocol}"
     words = [title_of(curve.metric), curve.unit, yardsticks([], chance), protocol, describe_fields(curve.differs)]
     about = ", ".join(filter(None, words))
     say(f"{curve.metric} ({about})")

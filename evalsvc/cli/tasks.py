@@ -57,7 +57,7 @@ def describe_task(kind: str) -> TaskDescription:
     """Describe a kind of task, built in or installed. Needs no torch, unless a plug-in does."""
     task = catalog.load("tasks", kind)
     measures, _, about = (task.__doc__ or "").strip().partition("\n\n")
-    metrics = tuple((definition.all_names, definition.formula) for definition in DEFINITIONS if definition.kind == kind)
+    metrics = tuple((definition.all_names, definition.formula) for definition in definitions_of(kind))
     text = "\n\n".join(" ".join(paragraph.split()) for paragraph in about.split("\n\n"))
     return TaskDescription(kind, " ".join(measures.split()), text, task.needs, task_parameters(kind), metrics)
 
@@ -158,7 +158,7 @@ def metrics(
         if form == "table" and pattern is not None:
             say("\n\n".join(map(_described, definitions)))
             return
-        fields = {"task": "kind", "metric": "title", "unit": "unit", "better": "direction", "value": "formula"}
+        fields = {"task": "kind", "metric": "all_names", "unit": "unit", "better": "direction", "value": "formula"}
         rows = [{name: getattr(item, field) for name, field in fields.items()} for item in definitions]
         print_rows(rows, form, "metrics", "", drop=("unit", "better"))
 

@@ -222,13 +222,6 @@ def _verdicts(run: str, series: HeadlineSeries, read: Read) -> Iterator[NewestVe
         )
 
 
-def _others(run: str, series: HeadlineSeries) -> Iterator[tuple[OtherSide, str, Point]]:
-    if series.best is not None:
-        yield "best", checkpoint_name(run, series.best.step, series.variant), series.best
-    if series.base is not None and series.base_name is not None:
-        yield "base", series.base_name, series.base
-
-
 def near_best(run: str, series: HeadlineSeries, points: Iterable[Point], read: Read) -> list[int]:
     """Return the steps of `points` whose values are not worse than the best one, at the level for the best of K."""
     if series.best is None:

@@ -20,7 +20,7 @@ from evalsvc.compare.result import Result, task_of
 from evalsvc.compare.source import Service, read_result
 from evalsvc.errors import DeadlineExceeded, InvalidRequest, NonFinite, UnknownName, first_few, is_untried
 from evalsvc.metrics.definitions import main_metric
-from evalsvc.spec.documents.comparisons import Family
+from evalsvc.spec.documents.comparisons import Across, Family
 from evalsvc.spec.names import is_checkpoint
 from evalsvc.spec.protocol import describe_differences, tell_apart
 

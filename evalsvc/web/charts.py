@@ -7,6 +7,7 @@ mean better and worse. Texts and axes have no colours here: `vega.config` gives 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
 from itertools import cycle, islice
 from math import inf, isfinite
 from typing import Literal
@@ -121,8 +122,8 @@ def curve_chart(
 
 def scale_along(along: Along, places: Iterable[int]) -> Scale:
     """Return the scale of an axis with values at these places."""
-    *others, second, last = [0, 0, *sorted({0, *places})]
-    is_far = len(others) > 1 and 5 * second < last
+    ordered = sorted({0, *places})
+    is_far = len(ordered) > 2 and 5 * ordered[-2] < ordered[-1]
     return ("log" if is_far else "linear") if along == "auto" else along
 
 

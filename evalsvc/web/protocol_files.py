@@ -12,6 +12,7 @@ from evalsvc.client.reader import ServiceReader, find_checkpoint
 from evalsvc.errors import InvalidRequest, UnknownName
 from evalsvc.spec.documents import Checkpoint, EvaluatedSuite, Evaluation, Task
 from evalsvc.spec.names import checkpoint_name, is_checkpoint
+from evalsvc.spec.protocol import EXTERNAL
 
 DIGEST = re.compile(r"[0-9a-f]{32,64}")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -101,7 +102,8 @@ def config(theme: Theme) -> Spec:
         "font": "system-ui, sans-serif",
         "axis": words | {"gridColor": line, "domainColor": line, "tickColor": line},
         "legend": words,
-        **{name: {"color": text} for name in ("title", "text", "rule")},
+        **{name: {"color": text} for name in ("text", "rule")},
+        "title": {"color": text, "subtitleColor": text},
         "view": {"stroke": line},
     }
 
@@ -138,10 +140,13 @@ def _run(kind: str, given: bytes) -> bytes:
     if spec.get("width") == "container":
         spec["width"] = WIDTH
     colours = config(asked["theme"])
-    if kind == "svg":
-        return vl_convert.vegalite_to_svg(spec, config=colours, allowed_base_urls=[]).encode()
-    if kind == "pdf":  # whose points are larger than pixels
-        return bytes(vl_convert.vegalite_to_pdf(spec, config=colours, scale=0.75, allowed_base_urls=[]))
+    if kind != "png":
+        svg: str = vl_convert.vegalite_to_svg(spec, config=colours, allowed_base_urls=[])
+        if kind == "svg":
+            return svg.encode()
+        # An inch has 96 pixels, and 72 points of a page.
+        in_points = re.sub(r'(width|height)="(\d+)"', lambda size: f'{size[1]}="{0.75 * int(size[2]):g}"', svg, count=2)
+        return bytes(vl_convert.svg_to_pdf(in_points))
     return bytes(vl_convert.vegalite_to_png(spec, config=colours, scale=2, allowed_base_urls=[]))
 
 

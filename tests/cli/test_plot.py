@@ -57,11 +57,13 @@ def test_without_its_package_a_plot_is_refused(
 
 
 def test_a_file_has_the_chart(evalsvc: Shell, measured: None, child_process: None) -> None:
-    for name, head in (("plot.svg", b"<svg"), ("PLOT.PNG", b"\x89PNG\r\n")):
+    for name, head in (("plot.svg", b"<svg"), ("PLOT.PNG", b"\x89PNG\r\n"), ("plot.pdf", b"%PDF")):
         done = evalsvc(f"plot run-a run-b --metric loss/text --theme dark --output {name}")
         content = Path(name).read_bytes()
         assert (done.code, done.out, content.startswith(head)) == (0, f"{name}: {len(content):,} bytes\n", True)
-    assert all(text in Path("plot.svg").read_bytes() for text in (b"run-b", b"loss/text", b"#0d1117"))
+    assert all(
+        text in Path("plot.svg").read_bytes() for text in (b"run-b", b"Text loss (loss/text)", b"protocol", b"#0d1117")
+    )
 
 
 def point(x: float, y: float | None, run: str = "a", **fields: Any) -> dict[str, Any]:

@@ -249,7 +249,7 @@ def test_names_of_the_service_are_offered() -> None:
         "history run-a --metric loss/i": ["loss/image"],
         "history run-a run-b --metric ": ["loss/image", "loss/text"],
         "compare run-a@5 run-b@5 --task l": ["loss"],
-        "checkpoints run-a@": ["run-a@5"],
+        "checkpoints run-a@": ["run-a@5", "run-a@base", "run-a@best", "run-a@newest"],
         "submit run-a 5 file --suite text-qu": ["text-quick"],
         "history x": [],
     }

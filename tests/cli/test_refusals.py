@@ -137,7 +137,7 @@ REFUSED = [
     ("compare run-a run-b --family holm", "leave --family out, or give --band simultaneous"),
     ("plot run-a --metric loss/txt", "no metric is named 'loss/txt'; did you mean 'loss/text'"),
     ("plot run-a --theme dark", "--theme is for files; give --output"),
-    ("plot run-a --output plot.jpg", "does not end in .svg or .png"),
+    ("plot run-a --output plot.jpg", "does not end in .svg, .png or .pdf"),
     ("plot run-a --output nowhere/plot.svg", "the folder nowhere does not exist"),
     ("plot run-a run-b --against run-a --metric loss/text", "--against is for one run"),
     ("plot run-a --against run-b --scale log --metric loss/text", "--against is for one run"),

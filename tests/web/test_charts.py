@@ -26,11 +26,13 @@ from evalsvc.web import vega
 from evalsvc.web.charts import (
     COLOURS,
     VERDICT_COLOURS,
+    Along,
     Spec,
     colours_of,
     contrast_chart,
     curve_chart,
     difference_chart,
+    scale_along,
 )
 from evalsvc.web.curves import Curve, Line, Missing, companions_of, lines_of, missing_of, smoothed
 
@@ -116,6 +118,21 @@ def test_the_description_says_what_a_reader_would_see() -> None:
     text = curve_chart(curves(series([1.0, 2.5])))["description"]
     assert text == "loss/text of run-a along training step, in nats/token. run-a has 2 points and ends at 2.5 (step 20)"
     assert curve_chart(curves(series([])))["description"] == "no values"
+
+
+@pytest.mark.parametrize(
+    ("along", "places", "scale"),
+    [
+        ("auto", [0, 10, 20, 80, 300, 3000], "log"),
+        ("auto", [0, 1000, 2000, 3000], "linear"),
+        ("auto", [0, 3000], "linear"),
+        ("auto", [], "linear"),
+        ("linear", [0, 10, 3000], "linear"),
+        ("log", [0, 1000, 2000], "log"),
+    ],
+)
+def test_the_axis_is_logarithmic_where_all_steps_but_one_are_early(along: Along, places: list[int], scale: str) -> None:
+    assert scale_along(along, places) == scale
 
 
 WARNING = """

@@ -22,7 +22,8 @@ from evalsvc.client import Client
 from evalsvc.errors import InvalidData, InvalidRequest, UnknownName
 from evalsvc.spec.documents.comparisons import Comparison, MetricDifference
 from evalsvc.web import vega
-from evalsvc.web.panel import PANELS, Commands, Panel, PanelQuery, Query, Table, panel_class
+from evalsvc.web.charts import Spec
+from evalsvc.web.panel import COLUMN, PANELS, Commands, Panel, PanelQuery, Query, Table, panel_class
 from evalsvc.web.panels.curve import CurveQuery
 from evalsvc.web.panels.differences import ContrastsQuery
 from evalsvc.web.panels.loss_map import LossMapQuery
@@ -63,6 +64,35 @@ def test_a_copied_line_runs_nothing_but_itself(name: str) -> None:
     assert shlex.split(lines["curl"]) == ["curl", "-s", address]
     literals = [node.value for node in ast.walk(ast.parse(lines["pandas"])) if isinstance(node, ast.Constant)]
     assert literals == [f"http://host:1/panels/curve.csv?run={name}"]
+
+
+def test_a_picture_tells_what_it_shows_without_its_page() -> None:
+    """Every file was named `curve`, and a chart of one run had neither its name nor the metric's."""
+    query = CurveQuery(run=("pretrained",), metric="digits/fid64", scale="log", width="column")
+    spec: Spec = {"width": "container", "mark": "point"}
+    panel = Panel(
+        query,
+        "digits/fid64",
+        spec,
+        Table([], []),
+        Commands("", ""),
+        words="Image distance (FID-64)",
+        subtitle="pretrained",
+        parts=["pretrained", "digits/fid64", "log"],
+    )
+    assert panel.file_name("svg") == "pretrained_digits-fid64_log.svg"
+    picture = panel.picture()
+    assert picture["width"] == COLUMN == round(3.3 * 96)
+    assert picture["title"] == {
+        "text": "Image distance (FID-64) (digits/fid64)",
+        "subtitle": "pretrained",
+        "anchor": "start",
+    }
+    assert spec == {"width": "container", "mark": "point"}, "the page has a title of its own"
+    hostile = replace(panel, parts=['a"\r\n../b', "é/c"])
+    assert hostile.file_name("csv") == "a-..-b_-c.csv"
+    with pytest.raises(InvalidRequest, match="width"):
+        CurveQuery.parse([("run", "a"), ("metric", "b"), ("width", "100000")])
 
 
 def test_a_panel_has_an_address_in_each_format() -> None:

@@ -178,10 +178,10 @@ def _against_base(session: Session, folder: Path, query: CurvesQuery) -> tuple[s
 @needs("read")
 def get_named(query: Annotated[NamedQuery, Query()], request: Request, state: CurrentState) -> Response:
     with state.reading() as session:
-        found = find_named(session, state, query.name)
+        named = find_named(session, state, query.name)
         row = find_run(session, query.name.partition("@")[0])
-        tag = digest([history_tag(row, "named", [query.name, gaps_mark(session, row)]), found.model_dump()])[:32]
-        return conditional(request, state.answers, row.name, tag, partial(with_noise, session, state, found))
+        tag = digest([history_tag(row, "named", [query.name, gaps_mark(session, row)]), named.model_dump()])[:32]
+        return conditional(request, state.answers, row.name, tag, partial(with_noise, session, state, named))
 
 
 def find_named(session: Session, state: State, name: str) -> NamedStep:
@@ -220,13 +220,13 @@ def _best(session: Session, state: State, run: Run, metric: str | None, variant:
     raise UnknownName(f"{metric or 'the headline'} of {run.name} has no best value; name a step: {run.name}@STEP")
 
 
-def with_noise(session: Session, state: State, found: NamedStep) -> NamedStep:
+def with_noise(session: Session, state: State, named: NamedStep) -> NamedStep:
     """Return a named checkpoint with the steps whose values are within the noise of the best one."""
-    if found.metric is None:
-        return found
-    run, question = find_run(session, found.run), Question((found.metric,), near=True, variant=found.variant)
+    if named.metric is None:
+        return named
+    run, question = find_run(session, named.run), Question((named.metric,), near=True, variant=named.variant)
     [series] = read_with_noise(session, state.settings.items_path, run, question).series
-    return found.model_copy(update={"within_noise": series.near_best})
+    return named.model_copy(update={"within_noise": series.near_best})
 
 
 def with_sides(session: Session, state: State, query: CompareQuery) -> CompareQuery:

@@ -16,7 +16,7 @@ from evalsvc.spec import documents
 from evalsvc.spec.documents.comparisons import Family, Verdict
 from evalsvc.spec.names import CHECKPOINT, NAME, NAMED, checkpoint_name, parse_run
 from evalsvc.spec.protocol import short_json
-from evalsvc.web.page import Content, Page
+from evalsvc.web.page import Content, Crumb, Page
 from evalsvc.web.panels.differences import ContrastsQuery, DifferenceQuery, divided
 from evalsvc.web.protocol_files import measured_by
 

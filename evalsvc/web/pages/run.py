@@ -12,8 +12,8 @@ from evalsvc.metrics.definitions import main_metric
 from evalsvc.spec import documents
 from evalsvc.spec.documents.history import Axis
 from evalsvc.spec.names import checkpoint_name
-from evalsvc.web.charts import Along, Scale
-from evalsvc.web.page import Content, Page
+from evalsvc.web.charts import Along, Scale, colours_of
+from evalsvc.web.page import Content, Page, run_trail
 from evalsvc.web.panel import MOST_RUNS
 from evalsvc.web.panels.curve import Bound, CurveQuery, Weight, watched
 

@@ -14,9 +14,9 @@ from pydantic import Field
 from evalsvc.client.reader import ServiceReader, locate
 from evalsvc.errors import InvalidRequest, UnknownName
 from evalsvc.metrics.definitions import main_metric, title_of
-from evalsvc.spec.documents.history import Axis, Buckets, BucketSeries
+from evalsvc.spec.documents.history import Axis, BucketSeries
 from evalsvc.spec.names import MAX_STEP
-from evalsvc.spec.protocol import describe_fields
+from evalsvc.spec.protocol import describe_fields, origin_of
 from evalsvc.web.charts import Along, Scale, curve_chart
 from evalsvc.web.curves import Curve, Line, Missing, companions_of, lines_of, missing_of, smoothed
 from evalsvc.web.panel import Cell, Commands, MetricName, Panel, PanelQuery, RunNames, Table

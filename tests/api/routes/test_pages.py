@@ -99,6 +99,7 @@ def test_pictures_wait_for_each_other_and_nothing_waits_for_them(drawn: App, ren
 def test_a_picture_is_rendered_once(drawn: App, renderer: Renderer) -> None:
     first = drawn.http.get(CHART)
     assert first.content == b"a picture as png"
+    assert first.headers["content-disposition"] == 'inline; filename="run-a_higher-b.png"'
     assert drawn.http.get(CHART, headers={"If-None-Match": first.headers["etag"]}).status_code == 304
     assert drawn.http.get(CHART).content == first.content
     assert drawn.http.get(CHART.replace(".png", ".svg")).content == b"a picture as svg"
