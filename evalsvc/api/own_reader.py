@@ -86,14 +86,13 @@ class OwnReader:
         for page in _pages(lambda page: checkpoints_view(self.session, filters, page)):
             yield from page.checkpoints
 
-    def compare(self, a: str, b: str, *, level: float = 0.95, family: str = "none") -> documents.Comparison:
-        asked = CompareQuery.model_validate({"a": a, "b": b, "level": level, "family": family})
-        query = with_sides(self.session, self.state, asked)
+    def compare(self, a: str, b: str, **options: object) -> documents.Comparison:
+        query = with_sides(self.session, self.state, CompareQuery.model_validate({"a": a, "b": b, **options}))
         folder = self.state.settings.items_path
         return self._kept(*tag_of(self.session, query), lambda: read_comparison(self.session, folder, query))
 
-    def compare_runs(self, a: str, b: str, metrics: Sequence[str] = ()) -> documents.RunComparison:
-        query = CurvesQuery(a=a, b=b, metric=list(metrics))
+    def compare_runs(self, a: str, b: str, metrics: Sequence[str] = (), **options: object) -> documents.RunComparison:
+        query = CurvesQuery.model_validate({"a": a, "b": b, "metric": metrics, **options})
         folder = self.state.settings.items_path
         return self._kept(*tag_of(self.session, query), lambda: read_curves(self.session, folder, query))
 

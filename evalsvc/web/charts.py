@@ -258,14 +258,15 @@ def _description(curves: Sequence[Curve], axis: Axis) -> str:
     return f"{first.metric} of {runs} along {AXIS_TITLES[axis]}, in {first.unit or 'no unit'}. {newest}"
 
 
-def difference_chart(curve: DifferenceCurve) -> Spec:
-    """Return the chart of the difference between two runs, with intervals and a line at zero."""
+def difference_chart(curve: DifferenceCurve, along: Along = "auto") -> Spec:
+    """Return the chart of the difference between two runs, with intervals and a line at zero; `along` is the scale of
+    the axis."""
     columns = ("low", "high", "verdict", "basis", "n")
     rows = [
         {"x": x, "y": y if isinstance(y, float) else None} | {name: getattr(curve, name)[i] for name in columns}
         for i, (x, y) in enumerate(zip(curve.x, curve.difference, strict=True))
     ]
-    x = _x_of("step", scale_along("auto", curve.x))
+    x = _x_of("step", scale_along(along, curve.x))
     y: Spec = {"field": "y", "type": "quantitative", "title": f"b − a, {curve.unit}"}
     return _spec(f"difference in {curve.metric} along training, with its interval at each step", rows) | {
         "datasets": {"points": rows, "lines": [{"y": 0}]},

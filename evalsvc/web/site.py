@@ -110,7 +110,7 @@ class _Site:
     def write_page(self, address: str) -> None:
         """Write a page with the data of its charts. A page that the service refuses says why, as in the service."""
         specs: dict[str, str] = {}
-        # Other pages with a query lead to no further ones: all combinations of parameters would be too many.
+        # Other pages with a query lead to tabs alone: all combinations of parameters would be too many.
         leads_on = "?" not in address or address in self._around.links.values()
         name = file_name(address)
 
@@ -120,7 +120,7 @@ class _Site:
             if target.startswith("/panels/") and ".json?" in target:
                 specs[target] = self._spec(target)
                 return target
-            file = self._file(target, leads_on)
+            file = self._file(target, leads_on or "&tab=" in target)
             return None if file is None else os.path.relpath(file, os.path.dirname(name))
 
         try:

@@ -37,7 +37,8 @@ FURTHER: Mapping[str, Sequence[str]] = {
     "/runs/{run}": [f"/runs/{RUN}?with={OTHER}&with={VIRTUAL}&smooth=0.6&step=2000&scale=log"],
     "/runs/{run}/images": [f"/runs/{LONG}/images"],
     "/runs/{run}/text": [f"/runs/{RUN}/text?prompt=1&against={OTHER}", f"/runs/{LONG}/text"],
-    "/compare": [f"/compare?a={RUN}@4000&b={OTHER}@4000", f"/compare?a={RUN}&b={OTHER}"],
+    "/compare": [f"/compare?a={RUN}@4000&b={OTHER}@4000", f"/compare?a={RUN}&b={OTHER}"]
+    + [f"/compare?a={RUN}@0&b={OTHER}@4000&tab={tab}" for tab in ("images", "questions", "protocols")],
     "/evaluations/{evaluation}": [f"/evaluations/{FAILED}", f"/evaluations/{RUNNING}"],
 }
 """Addresses of pages in more than their first state: several runs, choices made, nothing to show, a failure."""

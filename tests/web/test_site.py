@@ -70,6 +70,7 @@ def test_every_link_leads_to_a_file_of_the_copy(tables: Path) -> None:
                 waiting += [file] if file.suffix == ".html" and file not in {*reached, *waiting} else []
     assert reached == set(tables.rglob("*.html")), "every page can be reached"
     assert tables / "runs" / OTHER / "text.html" in reached
+    assert list(tables.glob("compare_*_tab_images-*.html")), "a comparison has its tabs"
     assert html.escape(MARKUP, quote=False)[:20] in (tables / "runs" / f"{RUN}.html").read_text()
 
 

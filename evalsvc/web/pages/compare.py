@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, ClassVar, Literal, get_args
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from evalsvc.client.reader import ServiceReader
 from evalsvc.compare.difference_curves import level_of_looks
-from evalsvc.errors import EvalsvcError, InvalidRequest, UnknownName
+from evalsvc.errors import EvalsvcError, InvalidRequest, NotComparable, UnknownName
+from evalsvc.metrics.definitions import title_of
 from evalsvc.metrics.intervals import LEVEL
 from evalsvc.spec import documents
-from evalsvc.spec.documents.comparisons import Family, Verdict
-from evalsvc.spec.names import CHECKPOINT, NAME, NAMED, checkpoint_name, parse_run
+from evalsvc.spec.documents.comparisons import Family
+from evalsvc.spec.documents.text_reports import FlippedQuestion
+from evalsvc.spec.names import CHECKPOINT, NAME, NAMED, checkpoint_name, parse_checkpoint, parse_run
 from evalsvc.spec.protocol import short_json
+from evalsvc.web.charts import Along
 from evalsvc.web.page import Content, Crumb, Page
-from evalsvc.web.panels.differences import ContrastsQuery, DifferenceQuery, divided
+from evalsvc.web.pages.images import most_changed
+from evalsvc.web.pages.text import MAX_FLIPS, Forgetting, read_forgetting
+from evalsvc.web.panels.differences import Across, ContrastsQuery, DifferenceQuery, divided
 from evalsvc.web.protocol_files import measured_by
 
 Side = Annotated[str, Field(max_length=500)]
@@ -25,9 +29,6 @@ Side = Annotated[str, Field(max_length=500)]
 MAX_METRICS, MAX_FILES = 8, 4
 """Most metrics of two runs that a page compares, each of which reads the items of all steps; and most groups of
 differing protocols whose files are looked up."""
-
-VERDICTS: Sequence[Verdict] = get_args(Verdict)
-
 
 FieldDifference = tuple[str, str, str, str, str]
 """Name of a field, its value in A, the file that this value is the digest of, if known, and the same of B."""
@@ -38,6 +39,9 @@ class ComparePage(Page):
 
     a: Side = ""
     b: Side = ""
+    a_step: Side = ""
+    """Step of the run `a`, or `best`, `newest` or `base`, where `a` names none."""
+    b_step: Side = ""
     to: Literal["", "base", "best"] = ""
     """With the run `b` alone: compare its newest evaluated checkpoint with the run's base, or with its best one."""
     family: Family = "none"
@@ -46,12 +50,17 @@ class ComparePage(Page):
     """Number of steps that one of two checkpoints is the best of. Verdicts and intervals are corrected for it."""
     metric: Annotated[tuple[Annotated[str, Field(max_length=300)], ...], Field(max_length=MAX_METRICS)] = ()
     """Metrics of two runs; by default, the headline metrics."""
+    along: Along = "auto"
+    across: Across = ()
+    tab: Literal["metrics", "images", "questions", "protocols"] = "metrics"
 
     def content(self, source: ServiceReader) -> Content:
         asked, note = self._resolved(source)
         values: dict[str, object] = {"query": asked, "note": note, "comparison": None, "curves": None, "panels": []}
-        values["swapped"] = asked.model_copy(update={"a": asked.b, "b": asked.a}).to_query()
-        values["names"] = [run.name for run in source.runs()]
+        values |= {"runs": source.runs(), "title_of": title_of, "refusal": None}
+        values["link"] = lambda **changes: f"/compare?{asked.model_copy(update=changes).to_query()}"
+        names = [side.partition("@")[0].partition(":")[0] for side in (asked.b, asked.a)]
+        values["sides"] = [name and source.run(name, all_checkpoints=False) for name in names]
         if asked.a and asked.b:
             are_checkpoints = [CHECKPOINT.fullmatch(side) is not None for side in (asked.a, asked.b)]
             if any(are_checkpoints) and not all(are_checkpoints):
@@ -59,24 +68,34 @@ class ComparePage(Page):
                     f"one side of {asked.a!r} and {asked.b!r} is a checkpoint and the other one is a run; give two "
                     "checkpoints (RUN@STEP) or two runs (RUN)"
                 )
-            values |= asked._checkpoints(source) if all(are_checkpoints) else asked._runs(source)
+            try:
+                values |= asked._checkpoints(source) if all(are_checkpoints) else asked._runs(source)
+            except NotComparable as error:  # the form offers what can be compared all the same
+                values["refusal"] = error
         title = f"{asked.b} against {asked.a}" if asked.a and asked.b else "Compare"
         trail = [Crumb("Compare", "/compare"), Crumb(title)] if title != "Compare" else ()
         return Content(title, values, trail=trail)
 
     def _checkpoints(self, source: ServiceReader) -> Mapping[str, object]:
         level = level_of_looks(LEVEL, self.best_of - 1)
-        comparison = source.compare(self.a, self.b, level=level, family=self.family)
-        rows, yardsticks = divided(comparison.contrasts)
-        counts = Counter[str](row.verdict for row in rows)
-        panel = ContrastsQuery(a=self.a, b=self.b, level=level, family=self.family).panel_of(comparison)
+        query = ContrastsQuery(a=self.a, b=self.b, level=level, family=self.family, across=self.across)
+        given = query.model_dump(include={"a", "b", "level", "family", "across"})
+        comparison = source.compare(**given, flipped=MAX_FLIPS if self.tab == "questions" else 0)
+        alike: dict[str, list[tuple[documents.MetricDifference, list[documents.MetricDifference]]]] = {}
+        for row, companions in divided(comparison.contrasts):  # two tasks may have the same loss
+            alike.setdefault(repr((row.a, row.b, row.difference)), []).append((row, companions))
+        names = source.headline(parse_checkpoint(self.b)[0]).metrics
         return {
             "comparison": comparison,
-            "rows": rows,
-            "yardsticks": yardsticks,
-            "counts": [(verdict, counts[verdict]) for verdict in VERDICTS if counts[verdict]],
+            "groups": list(alike.values()),
+            "headline": [
+                [pair] for name in names for group in alike.values() for pair in group if pair[0].metric == name
+            ],
             "other_protocols": list(_other_protocols(source, self.a, self.b, comparison.contrasts)),
-            "panels": [panel],
+            "images": most_changed(source, [self.a, self.b]) if self.tab == "images" else None,
+            "questions": [_questions(source, side) for side in (self.a, self.b)] if self.tab == "questions" else None,
+            "most": MAX_FLIPS,
+            "panels": [query.panel_of(comparison)] if self.tab == "metrics" else [],
         }
 
     def _runs(self, source: ServiceReader) -> Mapping[str, object]:
@@ -87,18 +106,20 @@ class ComparePage(Page):
         chosen = list(chosen)[:MAX_METRICS]
         if not chosen:
             raise UnknownName(f"{self.a} and {self.b} have no metric in common; choose other runs")
-        curves = source.compare_runs(self.a, self.b, chosen)
-        panels = [DifferenceQuery(a=self.a, b=self.b, metric=name).panel_of(curves) for name in chosen]
+        curves = source.compare_runs(self.a, self.b, chosen, across=self.across)
+        query = DifferenceQuery(a=self.a, b=self.b, metric=chosen[0], across=self.across, along=self.along)
+        panels = [query.model_copy(update={"metric": name}).panel_of(curves) for name in chosen]
         return {"curves": curves, "shared": shared, "chosen": chosen, "panels": panels}
 
     def _resolved(self, source: ServiceReader) -> tuple[ComparePage, str]:
         """Return the page with a step for each side that is named by values, and what is to be said about the steps."""
-        asked, notes = self, list[str]()
+        sides = {"a": _at_step(self.a, self.a_step), "b": _at_step(self.b, self.b_step)}
+        asked, notes = self.model_copy(update={**sides, "a_step": "", "b_step": ""}), list[str]()
         if self.to:
-            run, variant = parse_run(self.b)
+            run, variant = parse_run(asked.b)
             end = "" if variant == "raw" else f":{variant}"
-            other = f"{self.a}@best" if self.to == "best" and NAME.fullmatch(self.a) else f"{run}@{self.to}{end}"
-            asked = self.model_copy(update={"a": other, "b": f"{run}@newest{end}", "to": ""})
+            other = f"{asked.a}@best" if self.to == "best" and NAME.fullmatch(asked.a) else f"{run}@{self.to}{end}"
+            asked = asked.model_copy(update={"a": other, "b": f"{run}@newest{end}", "to": ""})
         sides, looks = {"a": asked.a, "b": asked.b}, 1
         for side, name in sides.items():
             if NAMED.fullmatch(name):
@@ -110,10 +131,25 @@ class ComparePage(Page):
             newest, note = ComparePage(b=self.b, to="base", family=self.family)._resolved(source)
             return newest, f"{notes[0]}, and the newest; {note}"
         if sides["a"] == sides["b"] and notes:
-            return ComparePage(b=sides["b"]), "; ".join(notes)
+            return ComparePage(
+                b=sides["b"]
+            ), f"{'; '.join(notes)}; A and B are the same checkpoint: choose another step"
         same_run = sides["a"].partition("@")[0] == sides["b"].partition("@")[0]
         best_of = max(asked.best_of, looks + (not same_run)) if looks > 1 else asked.best_of
         return asked.model_copy(update={**sides, "best_of": best_of}), "; ".join(notes)
+
+
+def _at_step(side: str, step: str) -> str:
+    run, _, variant = side.partition(":")
+    return f"{run}@{step}{variant and ':'}{variant}" if run and step and "@" not in side else side
+
+
+def _questions(source: ServiceReader, side: str) -> Mapping[tuple[str, object], tuple[Forgetting, FlippedQuestion]]:
+    """Return the questions in a checkpoint's reports of forgetting, each with its report, by benchmark and index."""
+    run, step, variant = parse_checkpoint(side)
+    own = [each for each in source.artifacts(run, "forgetting", step) if each.variant == variant and not each.pruned_at]
+    read = [read_forgetting(source, artifact) for artifact in own]
+    return {(name, each.index): (of, each) for of in read for name, each in of.flipped}
 
 
 def _other_protocols(

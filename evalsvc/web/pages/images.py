@@ -14,7 +14,7 @@ from pydantic import Field
 from evalsvc.client.reader import ServiceReader
 from evalsvc.errors import EvalsvcError
 from evalsvc.spec.documents.results import Artifact
-from evalsvc.spec.names import MAX_STEP
+from evalsvc.spec.names import MAX_STEP, parse_checkpoint
 from evalsvc.web.page import Content, Page, run_trail
 from evalsvc.web.pages.run import RunName
 from evalsvc.web.panels.loss_map import LossMapQuery, loss_maps
@@ -189,6 +189,18 @@ def _evenly(steps: Sequence[int], number: int) -> list[int]:
     if len(steps) <= number:
         return list(steps)
     return [steps[round(i * (len(steps) - 1) / (number - 1))] for i in range(number)] if number > 1 else [steps[-1]]
+
+
+def most_changed(source: ServiceReader, checkpoints: Sequence[str]) -> tuple[Sequence[Column], Sequence[Row]]:
+    """Return the images of two checkpoints by a task that both have, the prompts that changed most first."""
+    grids: list[Mapping[str, Artifact]] = []
+    for run, step, variant in map(parse_checkpoint, checkpoints):
+        own = [grid for grid in source.artifacts(run, "grid", step) if grid.variant == variant]
+        grids.append({grid.task: grid for grid in own if grid.pruned_at is None})
+    columns = [_column(source, side[task]) for task in sorted(grids[0].keys() & grids[1].keys())[:1] for side in grids]
+    rows = [row for row in _rows(columns, "") if None not in row.images][:COMPARED]
+    rows = [replace(row, change=_change_between(source, *row.images)) for row in rows]
+    return columns, sorted(rows, key=lambda row: row.change or 0.0, reverse=True)[:ROWS]
 
 
 def _change_between(source: ServiceReader, one: Artifact | None, other: Artifact | None) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 from urllib.parse import urlencode
 
 from pydantic import Field
@@ -15,12 +15,13 @@ from evalsvc.metrics.definitions import title_of
 from evalsvc.metrics.intervals import LEVEL
 from evalsvc.metrics.shown_metrics import Place, divide_rows
 from evalsvc.spec.documents.comparisons import Comparison, DifferenceCurve, Family, MetricDifference, RunComparison
-from evalsvc.web.charts import contrast_chart, difference_chart
+from evalsvc.web.charts import Along, contrast_chart, difference_chart
 from evalsvc.web.formats import number
 from evalsvc.web.panel import Commands, MetricName, Panel, PanelQuery, Table
 
 CheckpointName = Annotated[str, Field(min_length=1, max_length=500)]
 RunName = Annotated[str, Field(min_length=1, max_length=300)]
+Across = tuple[Literal["sampling"], ...]
 
 
 class ContrastsQuery(PanelQuery):
@@ -34,13 +35,17 @@ class ContrastsQuery(PanelQuery):
     level: Annotated[float, Field(gt=0, lt=1)] = LEVEL
     family: Family = "none"
     """Verdicts on each metric alone, or on all metrics together by Holm's method."""
+    across: Across = ()
+    """`sampling`: images from elsewhere are compared with sampled ones."""
 
     def panel(self, source: ServiceReader) -> Panel:
-        return self.panel_of(source.compare(self.a, self.b, level=self.level, family=self.family))
+        compared = source.compare(self.a, self.b, level=self.level, family=self.family, across=self.across)
+        return self.panel_of(compared)
 
     def panel_of(self, comparison: Comparison) -> Panel:
         given = self.model_dump(include={"level", "family"}, exclude_defaults=True)
-        rows, _ = divided(comparison.contrasts)
+        across = " --across-sampling" if self.across else ""
+        rows = [row for row, _ in divided(comparison.contrasts)]
         notes = [f"verdicts are at the level {comparison.level:g}"]
         if expected := comparison.expected_by_chance:
             notes.append(f"of {comparison.judged} metrics, {expected:.2g} differ by chance alone on average")
@@ -52,18 +57,18 @@ class ContrastsQuery(PanelQuery):
             table=_contrasts(comparison),
             commands=Commands(
                 cli=f"evalsvc compare {shlex.quote(self.a)} {shlex.quote(self.b)}"
-                + "".join(f" --{name} {value}" for name, value in given.items()),
-                rest="/v1/compare?" + urlencode({"a": self.a, "b": self.b, **given}),
+                + "".join(f" --{name} {value}" for name, value in given.items())
+                + across,
+                rest="/v1/compare?" + urlencode({"a": self.a, "b": self.b, **given, "across": self.across}, doseq=True),
             ),
             notes=notes,
         )
 
 
-def divided(rows: Sequence[MetricDifference]) -> tuple[list[MetricDifference], list[MetricDifference]]:
-    """Return the differences with a verdict of their own, and those of companions, such as perplexities of a loss."""
-    places = [Place(row.metric, "", side.protocol if (side := row.a or row.b) else "") for row in rows]
-    own = set(divide_rows(places).shown)
-    return [row for at, row in enumerate(rows) if at in own], [row for at, row in enumerate(rows) if at not in own]
+def divided(rows: Sequence[MetricDifference]) -> list[tuple[MetricDifference, list[MetricDifference]]]:
+    """Return the differences with a verdict of their own, each with its companions, such as a loss's perplexity."""
+    parts = divide_rows([Place(row.metric, "", side.protocol if (side := row.a or row.b) else "") for row in rows])
+    return [(rows[at], [rows[each] for each in parts.companions.get(at, ())]) for at in parts.shown]
 
 
 def _contrasts(comparison: Comparison) -> Table:
@@ -94,15 +99,18 @@ class DifferenceQuery(PanelQuery):
     a: RunName
     b: RunName
     metric: MetricName
+    across: Across = ()
+    along: Along = "auto"
 
     def panel(self, source: ServiceReader) -> Panel:
-        return self.panel_of(source.compare_runs(self.a, self.b, [self.metric]))
+        return self.panel_of(source.compare_runs(self.a, self.b, [self.metric], across=self.across))
 
     def panel_of(self, comparison: RunComparison) -> Panel:
         curves = [curve for curve in comparison.curves if curve.metric == self.metric]
         if not curves and self.metric not in comparison.refused:
             raise UnknownName.among("metric", self.metric, [curve.metric for curve in comparison.curves])
-        query = urlencode({"a": self.a, "b": self.b, "metric": self.metric})
+        query = urlencode({"a": self.a, "b": self.b, "metric": self.metric, "across": self.across}, doseq=True)
+        across = " --across-sampling" if self.across else ""
         names = ["x", "a", "b", "difference", "stderr", "low", "high", "verdict", "basis", "n"]
         columns = ["step", "a", "b", "b − a", "± stderr", *names[5:]]
         rows = list(zip(*(getattr(curves[0], name) for name in names), strict=True)) if curves else []
@@ -111,10 +119,11 @@ class DifferenceQuery(PanelQuery):
             title=f"{self.metric}: {self.b} − {self.a}",
             words=title_of(self.metric) or "",
             parts=[self.b, "minus", self.a, self.metric],
-            spec=difference_chart(curves[0]) if curves else None,
+            spec=difference_chart(curves[0], self.along) if curves else None,
             table=Table(columns if curves else [], rows),
             commands=Commands(
-                cli=f"evalsvc compare {shlex.quote(self.a)} {shlex.quote(self.b)} --metric {shlex.quote(self.metric)}",
+                cli=f"evalsvc compare {shlex.quote(self.a)} {shlex.quote(self.b)} --metric {shlex.quote(self.metric)}"
+                + across,
                 rest=f"/v1/compare/curves?{query}",
             ),
             notes=_notes(curves[0]) if curves else [comparison.refused[self.metric]],
@@ -125,9 +134,9 @@ class DifferenceQuery(PanelQuery):
 def _notes(curve: DifferenceCurve) -> list[str]:
     notes = []
     if curve.apart_from is not None:
-        notes.append(f"from step {curve.apart_from:,} on, the difference is beyond the noise")
+        notes.append(f"from step {curve.apart_from:,} on, the difference is beyond noise")
     if curve.indistinguishable_from is not None:
         size = f"differences up to {number(curve.largest_not_excluded)} are not excluded"
-        notes.append(f"from step {curve.indistinguishable_from:,} on, the difference is within the noise; {size}")
+        notes.append(f"from step {curve.indistinguishable_from:,} on, the difference is within noise; {size}")
     notes += [f"the sign changes between the steps {before:,} and {after:,}" for before, after in curve.sign_changes]
     return notes
