@@ -30,6 +30,8 @@ MAX_ROWS, MAX_FLIPS, MAX_TEXT = 400, 30, 4000
 
 _WORD = re.compile(r"\s*(?:‹[^›]{1,40}›|\w+|[^\w\s])|\s+")
 
+_IMAGE_IDS = re.compile(r"((?:\s*‹image \d+›)+)")
+
 Kind = Literal["same", "new", "gone"]
 Drawn = tuple[int, str, Completion]
 """A completion with the step and the variant that it was drawn from."""
@@ -78,6 +80,11 @@ class Forgetting:
         return by_name
 
     @property
+    def retained(self) -> Sequence[ForgettingRow]:
+        rows = self.report.rows[:MAX_ROWS] if self.report else ()
+        return [row for row in rows if row.metric == "acc" and row.scope == "all" and row.retained is not None]
+
+    @property
     def flipped(self) -> Sequence[tuple[str, FlippedQuestion]]:
         benchmarks = self.report.flipped if self.report else ()
         return [(flipped.benchmark, question) for flipped in benchmarks for question in flipped.questions]
@@ -122,6 +129,8 @@ class TextPage(Page):
             "max_flips": MAX_FLIPS,
             "max_text": MAX_TEXT,
             "cells_of": _cells,
+            "parts_of": parts_of,
+            "retained_in_words": _retained_in_words,
             "flip_in_words": _flip_in_words,
             "verdicts": VERDICTS,
         }
@@ -183,6 +192,18 @@ def _with_interval(value: float | None, low: float | None, high: float | None, s
         return "–"
     interval = "" if low is None or high is None else f" [{low:{sign}.3g}, {high:{sign}.3g}]"
     return f"{value:{sign}.3g}{interval}".replace("-", "−")
+
+
+def _retained_in_words(row: ForgettingRow) -> str:
+    interval = ""
+    if row.retained_low is not None and row.retained_high is not None:
+        interval = f" [{100 * row.retained_low:.0f}, {100 * row.retained_high:.0f}]"
+    return f"{100 * (row.retained or 0):.0f} %{interval} of the ability above chance is left".replace("-", "−")
+
+
+def parts_of(text: str) -> list[tuple[str, int]]:
+    """Split a text at its runs of image ids; return each part with its number of image ids, 0 for words."""
+    return [(part, part.count("‹image ") if i % 2 else 0) for i, part in enumerate(_IMAGE_IDS.split(text)) if part]
 
 
 def _flip_in_words(flip: FlippedQuestion) -> tuple[str, list[tuple[str, str]]]:

@@ -19,7 +19,7 @@ from forgetting_reports import FLIP, ROW, flipped
 from queue_steps import enter, evaluate_whole, metric, submission, suite
 
 from evalsvc.files.artifacts import artifact_path
-from evalsvc.web.pages.text import MAX_FLIPS, MAX_ROWS, MAX_TEXT, MAX_WORDS, Piece, _words, word_diff
+from evalsvc.web.pages.text import MAX_FLIPS, MAX_ROWS, MAX_TEXT, MAX_WORDS, Piece, _words, parts_of, word_diff
 
 
 @pytest.fixture(scope="module")
@@ -198,3 +198,9 @@ def test_hostile_texts_take_no_longer() -> None:
         start = time.process_time()
         word_diff(before, after)
         assert time.process_time() - start < 1.0
+
+
+def test_runs_of_image_ids_are_counted() -> None:
+    """A completion of hundreds of image ids is read as one chip, and no word is lost."""
+    text = "a cat ‹image 29›‹image 3› sat"
+    assert parts_of(text) == [("a cat", 0), (" ‹image 29›‹image 3›", 2), (" sat", 0)]
