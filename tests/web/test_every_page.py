@@ -81,6 +81,7 @@ CONTROLS = """
 const controls = [...document.querySelectorAll(
   "a[href], button, input, select, textarea, summary, audio[controls], [contenteditable], [tabindex]"
 )].filter((element) => element.tabIndex >= 0 && !element.disabled && element.type !== "hidden"
+  && !(element.type === "radio" && !element.checked)  // a group is one stop
   && element.checkVisibility({ visibilityProperty: true }));
 const name = (element) => `${element.tagName.toLowerCase()} ${
   (element.getAttribute("aria-label") || element.textContent.trim() || element.name || element.id).slice(0, 40)}`;

@@ -257,14 +257,22 @@ WALL = f"/runs/{RUN}/images"
 def test_the_slider_shows_one_step_or_says_that_it_has_no_images(visit: Visit, dashboard: Dashboard) -> None:
     visit.open(f"{dashboard.url}{WALL}?with={OTHER}")
     page = visit.page
+    assert page.locator("#wall-step-shown").text_content() == "All steps"
     page.locator("#wall-step").focus()
-    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
     page.wait_for_function("() => document.querySelectorAll('#wall thead th').length === 3")
     assert page.url.endswith(f"{WALL}?with={OTHER}&at=0")
     page.keyboard.press("End")  # a step whose evaluation has not ended
     page.locator("#wall .warning").first.wait_for()
     assert page.locator("#wall-step-shown").text_content() == "6,000: no images"
     assert page.locator("#wall img").count() == 0
+    page.keyboard.press("Home")
+    page.wait_for_function("() => document.querySelectorAll('#wall thead th').length === 9")
+    page.get_by_role("button", name="Play").click()
+    page.wait_for_url("**&at=1000")
+    page.get_by_role("button", name="Stop").click()
+    page.locator("#wall-size").fill("64")
+    assert page.locator("#wall img").first.bounding_box()["width"] == 64
 
 
 def test_two_checkpoints_are_laid_over_each_other_by_keyboard(visit: Visit, dashboard: Dashboard) -> None:
@@ -275,7 +283,15 @@ def test_two_checkpoints_are_laid_over_each_other_by_keyboard(visit: Visit, dash
     page.keyboard.press("Enter")
     place = page.locator("#wipe")
     assert "a red seven" in (place.text_content() or "")
-    place.locator("select").select_option(index=2)
+    assert place.locator("img").count() == 2, "two images at once"
+    assert place.get_by_role("button", name="Close").bounding_box()["y"] < 700
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowDown")
+    chosen = [select.evaluate("(each) => each.value") for select in place.locator("select").all()]
+    assert chosen == [f"{RUN}, step 0", f"{RUN}, step 2,000"]
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("ArrowUp")
+    assert "a red seven" in (place.text_content() or ""), "no prompt is before the first"
     wipe = place.locator("input[type=range]")
     wipe.focus()
     before = place.locator("img").nth(1).evaluate("(image) => image.style.clipPath")

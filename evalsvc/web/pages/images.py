@@ -22,7 +22,7 @@ from evalsvc.web.panels.loss_map import LossMapQuery, loss_maps
 COLUMNS, ROWS = 8, 12
 
 COMPARED, MAX_LINKS = 64, 200
-"""Maximum number of rows whose images are compared to order them, and of steps that the page links to one by one."""
+"""Maximum number of rows whose images are compared to order them, and of steps that have a link or a tick each."""
 
 MAX_FIELDS, MAX_VALUE = 40, 300
 """Maximum number of an image's parameters that are shown, and of characters of each."""
@@ -37,8 +37,6 @@ MAX_BYTES, MAX_PIXELS = 2 << 20, 2048 * 2048
 
 SIDE = 32
 """Side of the square, in pixels, that images are reduced to before they are compared."""
-
-Step = Annotated[int, Field(ge=0, le=MAX_STEP)]
 
 
 @dataclass(frozen=True)
@@ -65,6 +63,8 @@ class Row:
     images: Sequence[Artifact | None]
     change: float | None = None
     """How much the images of the two compared columns differ, from 0 to 1; None if they are not compared."""
+    others: Sequence[Artifact | None] = ()
+    """Images that those of a chosen step can be laid over: of the columns that all steps have."""
 
 
 class ImagesPage(Page):
@@ -75,9 +75,8 @@ class ImagesPage(Page):
     run: RunName
     also: Annotated[tuple[RunName, ...], Field(max_length=3, alias="with")] = ()
     """Other runs, whose checkpoints are columns, too."""
-    step: Annotated[tuple[Step, ...], Field(max_length=COLUMNS)] = ()
-    at: Step | None = None
-    """Only this step, of each run, whether it has images or not."""
+    at: Annotated[int, Field(ge=0, le=MAX_STEP)] | None = None
+    """Only this step, of each run, whether it has images or not; by default, steps from the first to the last."""
     task: Annotated[str, Field(max_length=128)] = ""
     """Task that sampled the images; by default, the first."""
     find: Annotated[str, Field(max_length=200)] = ""
@@ -95,12 +94,13 @@ class ImagesPage(Page):
         grids = [grid for grid in grids if grid.task == task]
         steps = sorted({grid.step for grid in grids})
         places = sorted({*steps, *(checkpoint.step for run in runs for checkpoint in run.checkpoints)})
-        chosen = [step for step in self.step if step in steps] or _evenly(steps, COLUMNS // len(runs))
+        chosen = _evenly(steps, COLUMNS // len(runs))
         ranked = self._columns(source, grids, chosen)
         columns = ranked if self.at is None else self._at(source, grids, self.at)
         # The order of the rows, and the changes, are those of the chosen steps at any step of the slider.
         rows, compared = self._ordered(source, _rows([*ranked, *columns], self.find), ranked)
-        rows = [replace(row, images=shown) for row in rows if any(shown := row.images[len(ranked) :])]
+        n = len(ranked)
+        rows = [replace(row, images=row.images[n:], others=row.images[:n]) for row in rows if any(row.images[n:])]
         others = [other.name for other in source.runs() if other.name != self.run]
         values = {
             "query": self,

@@ -25,20 +25,24 @@ MAX_SHOWN, MAX_WORDS = 100, 3000
 MAX_BYTES = 32 << 20
 """Maximum size of a report of forgetting that is read; a plug-in's task may leave a file of any size."""
 
-MAX_ROWS, MAX_FLIPS, MAX_TEXT = 400, 30, 4000
-"""Maximum number of numbers, of flipped questions and of characters of a text that are shown of a report."""
+MAX_ROWS, MAX_FLIPS, MAX_TEXT = 400, 100, 2000
+"""Maximum number of numbers, of flipped questions and of characters of a text that are shown of a report. Benchmarks
+share the questions evenly."""
 
 _WORD = re.compile(r"\s*(?:‹[^›]{1,40}›|\w+|[^\w\s])|\s+")
 
-_IMAGE_IDS = re.compile(r"((?:\s*‹image \d+›)+)")
+_IMAGE_IDS, _CHIP = re.compile(r"‹image \d+›(?:\s*‹image \d+›)*"), re.compile(r"‹(\d+ image tokens?)›")
 
 Kind = Literal["same", "new", "gone"]
 Drawn = tuple[int, str, Completion]
 """A completion with the step and the variant that it was drawn from."""
+Flip = tuple[FlippedQuestion, Sequence[str], Sequence[str]]
+"""A question that only one of two models gets right, with the answers of both."""
 
 SCOPES = {"all": "all ids", "text": "text ids only"}
 METRICS = {"acc": "right answers", "bits_per_byte": "bits per byte of the right answers", "loss": "loss"}
-FLIPS = {"lost": "only the base was right", "gained": "only the checkpoint is right"}
+MARKS: Mapping[str | None, tuple[str, str]] = {None: ("", ""), "lost": ("✓ ", "✗ "), "gained": ("✗ ", "✓ ")}
+"""Whether base and checkpoint are right, by the kind of flip."""
 VERDICTS = {
     "lost": ("worse than the base", "worse"),
     "gained": ("better than the base", "better"),
@@ -79,15 +83,16 @@ class Forgetting:
             by_name.setdefault(row.what, []).append(row)
         return by_name
 
-    @property
-    def retained(self) -> Sequence[ForgettingRow]:
-        rows = self.report.rows[:MAX_ROWS] if self.report else ()
-        return [row for row in rows if row.metric == "acc" and row.scope == "all" and row.retained is not None]
-
-    @property
-    def flipped(self) -> Sequence[tuple[str, FlippedQuestion]]:
-        benchmarks = self.report.flipped if self.report else ()
-        return [(flipped.benchmark, question) for flipped in benchmarks for question in flipped.questions]
+    def left(self, before: ForgettingReport | None) -> Iterator[tuple[str, list[ForgettingRow], list[Flip] | None]]:
+        """Yield benchmarks with what is left, and questions that flipped; None where the reports have others."""
+        reports = [report for report in (before, self.report) if report]
+        names = dict.fromkeys([*self.benchmarks, *(each.benchmark for report in reports for each in report.flipped)])
+        for name in list(names)[:MAX_FLIPS]:
+            rows = [row for row in self.benchmarks.get(name, ()) if row.retained is not None]
+            asked = {(report.base, *sorted(row.n for row in report.rows if row.what == name)) for report in reports}
+            flips = list(_flips(before, reports[-1], name)) if len(asked) == 1 else None
+            if rows or flips:
+                yield name, rows, flips
 
 
 class TextPage(Page):
@@ -103,6 +108,8 @@ class TextPage(Page):
     """What a completion is compared with: that of the step before, the base's, or that of another run."""
     step: Annotated[int, Field(ge=0, le=MAX_STEP)] | None = None
     """Step whose forgetting is shown; by default, the last."""
+    since: Annotated[int, Field(ge=0, le=MAX_STEP)] | None = None
+    """Step from which questions have flipped; by default, the base."""
 
     def content(self, client: ServiceReader) -> Content:
         run = client.run(self.run)
@@ -124,14 +131,18 @@ class TextPage(Page):
             "left_out": max(0, len(own) - MAX_SHOWN),
             "others": others,
             "forgetting": [read_forgetting(client, each) for each in artifacts if each.step == step],
+            "earlier": {
+                (each.task, each.variant): read_forgetting(client, each).report
+                for each in artifacts
+                if each.step == self.since
+            },
             "forgetting_steps": sorted({each.step for each in artifacts}),
             "max_rows": MAX_ROWS,
             "max_flips": MAX_FLIPS,
             "max_text": MAX_TEXT,
             "cells_of": _cells,
-            "parts_of": parts_of,
-            "retained_in_words": _retained_in_words,
-            "flip_in_words": _flip_in_words,
+            "chips_of": _CHIP.split,
+            "retained": _retained,
             "verdicts": VERDICTS,
         }
         return Content(f"{self.run}: text", values, trail=run_trail(self.run, "/text", "Text", others=others))
@@ -148,7 +159,8 @@ class TextPage(Page):
                 other, missing = completion.base, "the base has no completion that was drawn this way"
             else:
                 other, missing = others.get(step), f"{self.against} has no completion at this step"
-            pieces = [Piece("same", completion.text)] if other is None else word_diff(other, completion.text)
+            text = collapsed(completion.text)
+            pieces = [Piece("same", text)] if other is None else word_diff(collapsed(other), text)
             yield Shown(step, variant, pieces, completion, missing if other is None else "")
             before[variant] = completion.text
 
@@ -194,28 +206,45 @@ def _with_interval(value: float | None, low: float | None, high: float | None, s
     return f"{value:{sign}.3g}{interval}".replace("-", "−")
 
 
-def _retained_in_words(row: ForgettingRow) -> str:
-    interval = ""
-    if row.retained_low is not None and row.retained_high is not None:
-        interval = f" [{100 * row.retained_low:.0f}, {100 * row.retained_high:.0f}]"
-    return f"{100 * (row.retained or 0):.0f} %{interval} of the ability above chance is left".replace("-", "−")
+def _retained(row: ForgettingRow) -> tuple[str, list[str]]:
+    """Return what is left in words, and as places on a bar: the interval around the value."""
+    low, value, high = row.retained_low, row.retained or 0.0, row.retained_high
+    interval = "" if low is None or high is None else f" [{100 * low:z.0f}, {100 * high:z.0f}]"
+    places = [0.0 if low is None else low, value, 1.2 if high is None else high]
+    words = f"{100 * value:z.0f} %{interval} of the ability above chance is left, {SCOPES[row.scope]}"
+    return words.replace("-", "−"), [f"{100 * min(max(0.0, place), 1.2):.1f}" for place in places]
 
 
-def parts_of(text: str) -> list[tuple[str, int]]:
-    """Split a text at its runs of image ids; return each part with its number of image ids, 0 for words."""
-    return [(part, part.count("‹image ") if i % 2 else 0) for i, part in enumerate(_IMAGE_IDS.split(text)) if part]
+def collapsed(text: str) -> str:
+    """Return a text with each run of image ids as one word, its number: no difference inside a run can be read."""
+    return _IMAGE_IDS.sub(lambda run: f"‹{(n := run[0].count('‹'))} image token{'s' * (n > 1)}›", text)
 
 
-def _flip_in_words(flip: FlippedQuestion) -> tuple[str, list[tuple[str, str]]]:
-    kinds = ((flip.flip, "all"), (flip.flip_within, "text"))
-    kind = "; ".join(f"{FLIPS[flipped]}, {SCOPES[ids]}" for flipped, ids in kinds if flipped)
-    answers = [("right", " | ".join(flip.right))]
-    sides = (("base", flip.base, flip.base_within), ("checkpoint", flip.checkpoint, flip.checkpoint_within))
-    for who, answer, within in sides:
-        answers.append((who, answer))
-        if flip.flip != flip.flip_within and within != answer:
-            answers.append((f"{who}, text ids only", within))
-    return kind, [(who, answer if len(answer) <= MAX_TEXT else answer[:MAX_TEXT] + "…") for who, answer in answers]
+def _flips(before: ForgettingReport | None, after: ForgettingReport, name: str) -> Iterator[Flip]:
+    """Yield the questions of a benchmark that only one of two checkpoints gets right; the first is the base for None.
+
+    A question that a report lacks has not flipped from the base. A report that left out questions tells up to its last.
+    """
+    sides = [[each for each in side.flipped if each.benchmark == name] if side else [] for side in (before, after)]
+    old, new = ({question.index: question for each in side for question in each.questions} for side in sides)
+    cut = [max((q.index for q in each.questions), default=-1) for side in sides for each in side if each.left_out > 0]
+    for index in sorted(each for each in {*old, *new} if each <= min(cut, default=each)):
+        one, other = old.get(index), new.get(index)
+        known = other or old[index]
+        kinds = [(each.flip, each.flip_within) if each else (None, None) for each in (one, other)]
+        if any((was is None) != (now is None) for was, now in zip(*kinds, strict=True)):
+            missing = "as the base" if before else ""
+            yield known, _answers(one, known, missing), _answers(other, known, "as the base")
+
+
+def _answers(own: FlippedQuestion | None, known: FlippedQuestion, missing: str) -> list[str]:
+    side, asked = (1, own) if own else (0, known)
+    over, within = (own.checkpoint, own.checkpoint_within) if own else (known.base, known.base_within)
+    over, within = (over, within) if own or not missing else (missing, missing)
+    answers = [MARKS[asked.flip][side] + over, MARKS[asked.flip_within][side] + within]
+    if asked.flip == asked.flip_within or over == within:
+        return [answers[0 if asked.flip else 1]]
+    return [answers[0], f"text ids only: {answers[1]}"]
 
 
 def word_diff(before: str, after: str) -> list[Piece]:

@@ -41,7 +41,7 @@ function chooseViews() {
     form.addEventListener("formdata", ({ formData }) => {
       for (const name of new Set(formData.keys())) if (formData.get(name) === "") formData.delete(name);
     });
-    for (const choice of form.querySelectorAll("select:not([multiple])")) {
+    for (const choice of form.querySelectorAll("select:not([multiple]), .toolbar :is([type=checkbox], [type=radio])")) {
       choice.addEventListener("change", () => form.requestSubmit());
     }
   }

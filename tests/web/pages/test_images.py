@@ -69,6 +69,8 @@ def test_the_rows_that_changed_most_come_first(app: App) -> None:
     text = page(app, "?order=changed")
     assert prompts(text) == [PROMPTS[1], PROMPTS[3], PROMPTS[0], PROMPTS[2]]
     assert re.findall(r"([\d.]+) % changed", text) == ["100.0", "40.0", "20.0", "0.0"]
+    assert 'name="between"' in text
+    assert 'name="between"' not in page(app), "two steps have no meaning in the order of the prompts"
     assert prompts(page(app, "?order=changed&between=2&between=2")) == PROMPTS, "nothing to compare"
 
 
@@ -78,6 +80,7 @@ def test_the_order_stays_when_the_slider_moves(app: App) -> None:
     assert prompts(text) == [PROMPTS[1], PROMPTS[3], PROMPTS[0], PROMPTS[2]]
     assert re.findall(r"([\d.]+) % changed", text) == ["100.0", "40.0", "20.0", "0.0"]
     assert text.count("<img") == 5, "one of each prompt, and the grid"
+    assert text.count('data-step="100"') == 4, "to lay them over each other"
     assert "<title>run-a: images · evalsvc</title>" in text
 
 
@@ -93,7 +96,7 @@ def test_a_step_without_images_shows_none_and_one_step_of_several_runs_is_kept_b
     text = page(app, "?at=300")
     assert "run-a has no images at step 300." in text
     assert "<img" not in text
-    assert 'data-steps="100 200 300" data-shown="100 200"' in text
+    assert 'data-steps=" 100 200 300" data-shown="100 200"' in text
     for step in (100, 200):
         text = page(app, f"?at={step}&with=run-b&find=one")
         heads = re.findall(r'<th scope="col">(?!prompt)([^/]*)</th>', text)

@@ -19,7 +19,7 @@ from forgetting_reports import FLIP, ROW, flipped
 from queue_steps import enter, evaluate_whole, metric, submission, suite
 
 from evalsvc.files.artifacts import artifact_path
-from evalsvc.web.pages.text import MAX_FLIPS, MAX_ROWS, MAX_TEXT, MAX_WORDS, Piece, _words, parts_of, word_diff
+from evalsvc.web.pages.text import MAX_FLIPS, MAX_ROWS, MAX_TEXT, MAX_WORDS, Piece, _words, collapsed, word_diff
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def report(*rows: dict[str, Any], flips: Sequence[dict[str, Any]] = (FLIP,)) -> 
 STEPS = count(1)
 
 
-def shown(app: App, content: bytes, lose: bool = False) -> str:
+def shown(app: App, content: bytes, lose: bool = False, since: int | str = "") -> str:
     """Store the report of another step, and return the page of the step as HTML."""
     step = next(STEPS)
     artifact = kept(app.settings, "forgetting", "forgetting.json", "application/json", content, {})
@@ -44,7 +44,7 @@ def shown(app: App, content: bytes, lose: bool = False) -> str:
     evaluate_whole(app.store, metric(0.9, "retained/acc", unit="fraction"), artifacts=[artifact])
     if lose:
         artifact_path(app.settings.artifacts_path, artifact.sha256).unlink()
-    answer = app.http.get(f"/runs/run-a/text?step={step}")
+    answer = app.http.get(f"/runs/run-a/text?step={step}&since={since}")
     assert answer.status_code == 200, answer.text
     return answer.text
 
@@ -65,13 +65,58 @@ def test_a_report_in_words(app: App) -> None:
     ]
     assert re.findall(r'<td data-label="[^"]*"(?: data-n)?>([^<]*)</td>', page) == cells
     assert '<td data-label="verdict" class="worse"><span aria-hidden="true">▼</span> worse than the base</td>' in page
-    assert "a: only the base was right, all ids" in page
-    answers = (("right", "yes | aye"), ("base", "yes"), ("checkpoint", "no"), ("checkpoint, text ids only", "aye"))
-    assert "".join(f'<dt>{who}</dt><dd class="prompt" dir="auto">{text}</dd>' for who, text in answers) in page
+    assert questions(page) == [["is it so? | right: yes | aye", "✓ yes", "✗ no | text ids only: aye"]]
+    assert "1 question flipped since the base" in page
     assert 'role="note"' not in page
     assert "against text-1b@0" in page
     [link] = [part.partition('"')[0] for part in page.split('href="') if "?form=text" in part]
     assert app.http.get(link).text.startswith("base        text-1b@0\n")
+
+
+def questions(page: str) -> list[list[str]]:
+    """Return the cells of the table of flipped questions."""
+    rows = re.findall(r'<tr>((?:<td data-label="[^"]*" class="prompt".*?</td>)+)</tr>', page, re.DOTALL)
+    cells = [re.findall(r"<td[^>]*>(.*?)</td>", row, re.DOTALL) for row in rows]
+    return [[re.sub(r"\s*(?:<[^>]*>|\n)+", " | ", cell).removesuffix(" | ") for cell in row] for row in cells]
+
+
+def test_what_is_left_is_said_first_in_both_softmaxes(app: App) -> None:
+    rows = [
+        {**ROW, "retained": 0.581, "retained_low": 0.484, "retained_high": 0.692},
+        {**ROW, "scope": "text", "retained": -0.004, "retained_low": None, "retained_high": 1.9},
+    ]
+    page = shown(app, report(*rows))
+    assert "58 % [48, 69] of the ability above chance is left, all ids" in page
+    assert "0 % of the ability above chance is left, text ids only" in page
+    assert re.findall(r'<path d="M([\d.]+) 6H([\d.]+)"/>', page) == [("48.4", "69.2"), ("0.0", "120.0")]
+    assert page.index("58 %") < page.index('<table class="forgetting">') < page.index("Completions</h2>")
+    heads = re.findall(r'<th scope="col"[^>]*>([^<]*)</th>', page.partition('class="forgetting"')[2])
+    assert heads[:3] == ["number", "over", "verdict"], "the verdict was outside of the window"
+
+
+def test_questions_that_flipped_between_two_steps(app: App) -> None:
+    """A question that one report lacks has the base's answer there. Past the last question of a report that left some
+    out, nothing is known."""
+
+    def flips(**kinds: str) -> list[dict[str, Any]]:
+        return [{**FLIP, "index": int(i[1:]), "flip": kind, "flip_within": kind} for i, kind in kinds.items()]
+
+    earlier = [flipped(*flips(q1="lost", q2="lost", q5="gained"), lost=9)]
+    page = shown(app, json.dumps(forgetting_reports.report(flipped=earlier)).encode())
+    assert [row[1:] for row in questions(page)] == [["✓ yes", "✗ no"], ["✓ yes", "✗ no"], ["✗ yes", "✓ no"]]
+    step = next(STEPS) - 1
+    later = report(flips=flips(q2="lost", q3="gained", q4="lost", q6="lost"))
+    page = shown(app, later, since=step)
+    assert [row[1:] for row in questions(page)] == [
+        ["✗ no", "✓ as the base"],
+        ["✗ as the base", "✓ no"],
+        ["✓ as the base", "✗ no"],
+        ["✓ no", "✗ as the base"],
+    ]
+    assert f"4 questions flipped since step {step}" in page
+    other = report({**ROW, "what": "a", "n": 7, "retained": 0.5}, flips=flips(q3="lost"))
+    assert f"step {step} has other questions, or another base" in shown(app, other, since=step)
+    assert "Step 0 has no report of forgetting-0, so" in shown(app, later, since=0)
 
 
 @pytest.mark.parametrize(
@@ -101,11 +146,11 @@ def test_an_odd_report_is_text(app: App, content: bytes) -> None:
 
 
 def test_what_is_left_out_is_said(app: App) -> None:
-    long = {**FLIP, "question": "a" * 100_000}
-    page = shown(app, report(*[ROW] * (MAX_ROWS + 1), flips=[long] * (MAX_FLIPS + 1)))
+    long = [{**FLIP, "index": index, "question": "a" * 100_000} for index in range(MAX_FLIPS + 1)]
+    page = shown(app, report(*[ROW] * (MAX_ROWS + 1), flips=long))
     assert f"The first {MAX_FLIPS} of {MAX_FLIPS + 1} flipped questions are shown" in page
     assert f"The table shows the first {MAX_ROWS} numbers" in page
-    assert page.count("<section") == MAX_FLIPS
+    assert len(questions(page)) == MAX_FLIPS
     assert "a" * MAX_TEXT in page
     assert "a" * (MAX_TEXT + 1) not in page
 
@@ -200,7 +245,9 @@ def test_hostile_texts_take_no_longer() -> None:
         assert time.process_time() - start < 1.0
 
 
-def test_runs_of_image_ids_are_counted() -> None:
-    """A completion of hundreds of image ids is read as one chip, and no word is lost."""
-    text = "a cat ‹image 29›‹image 3› sat"
-    assert parts_of(text) == [("a cat", 0), (" ‹image 29›‹image 3›", 2), (" sat", 0)]
+def test_runs_of_image_ids_are_one_word() -> None:
+    """A completion of hundreds of image ids showed which of them differ, which nobody can read."""
+    text = "a cat ‹image 29›‹image 3› ‹image 7› sat ‹image 1›."
+    assert collapsed(text) == "a cat ‹3 image tokens› sat ‹1 image token›."
+    assert word_diff(collapsed("‹image 1›‹image 2›"), collapsed("‹image 1›‹image 3›"))[0].kind == "same"
+    assert collapsed("‹image›" + "‹image x›" * 2) == "‹image›‹image x›‹image x›"
