@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from evalsvc.api.routes.artifacts import artifact_content, kept_artifact
 from evalsvc.api.routes.compare import find_named, read_comparison, read_curves, tag_of, with_noise, with_sides
-from evalsvc.api.routes.evaluations import evaluated_suite_view
+from evalsvc.api.routes.evaluations import evaluated_suite_view, read_evaluation
 from evalsvc.api.routes.health import read_status
 from evalsvc.api.routes.history import headline_of, headlines_of
 from evalsvc.api.routes.history import tag_of as history_tag_of
@@ -30,7 +30,7 @@ from evalsvc.store.pages import MAX_LIMIT, Filters, PageRequest
 from evalsvc.store.results import read_completions
 from evalsvc.store.runs.listing import run_view, runs_view
 from evalsvc.store.tables import Run
-from evalsvc.store.views import checkpoint_view, checkpoints_view, evaluation_view, evaluations_view
+from evalsvc.store.views import checkpoint_view, checkpoints_view, evaluations_view
 
 D = TypeVar("D", bound=Document)
 P = TypeVar("P", documents.Artifacts, documents.Checkpoints, documents.Evaluations, documents.Runs)
@@ -103,8 +103,7 @@ class OwnReader:
         return evaluated_suite_view(self.session, self.state.settings, evaluation)
 
     def evaluation(self, evaluation: int) -> documents.Evaluation:
-        row = find_evaluation(self.session, evaluation)
-        return evaluation_view(self.session, row, self.state.coordinator.live())
+        return read_evaluation(self.state, self.session, evaluation)
 
     def evaluation_artifacts(self, evaluation: int, kind: str | None = None) -> list[documents.Artifact]:
         find_evaluation(self.session, evaluation)

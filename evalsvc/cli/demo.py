@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import signal
@@ -28,6 +29,7 @@ from evalsvc.config import Settings
 from evalsvc.errors import InternalError
 from evalsvc.installation import PYTHON, pip_install
 from evalsvc.miniature import ROOT
+from evalsvc.spec.documents import Queue
 from evalsvc.web import vega
 
 commands = typer.Typer()
@@ -89,9 +91,12 @@ def demo(
             say(f"evalsvc listens on {url}")
             evaluations = post_all(client)
             with show_bars() as bars:
+                begun = time.monotonic()
 
-                def report(done: int, name: str) -> None:
-                    bars.show("miniature", done, len(evaluations), f"checkpoints, now {name}")
+                def report(queue: Queue) -> None:
+                    spent, done = int(time.monotonic() - begun), len(evaluations) - queue.queued - queue.running
+                    whole = None if queue.seconds_left is None else spent + math.ceil(queue.seconds_left)
+                    bars.show("miniature", spent, whole, f"s, {done} of {len(evaluations)} checkpoints")
 
                 failures = wait_all(client, evaluations, report)
             _print_table(read_table(client))
@@ -166,12 +171,11 @@ def post_all(client: Client) -> dict[int, str]:
     return evaluations
 
 
-def wait_all(client: Client, evaluations: Mapping[int, str], report: Callable[[int, str], None]) -> list[str]:
-    """Return a line for each failed task. `report` gets the number of ended evaluations and the name of the next."""
+def wait_all(client: Client, evaluations: Mapping[int, str], report: Callable[[Queue], None]) -> list[str]:
+    """Return a line for each failed task. `report` gets the queue, again and again."""
     failures: list[str] = []
-    for done, (evaluation, name) in enumerate(evaluations.items()):
-        report(done, name)
-        tasks = client.wait(evaluation, every=0.5).tasks
+    for evaluation, name in evaluations.items():
+        tasks = client.wait(evaluation, report=lambda _: report(client.status().queue)).tasks
         failures += [f"{name}, {task.name}: {task.error.message}" for task in tasks if task.error is not None]
     return failures
 

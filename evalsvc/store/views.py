@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import math
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TypeVar
 
-from sqlalchemy import func, select
+from sqlalchemy import and_, case, extract, func, literal, or_, select
 from sqlalchemy.orm import Session
 
 from evalsvc.spec import documents
@@ -16,13 +17,16 @@ from evalsvc.store.lookup import place_of, step_of
 from evalsvc.store.pages import Filters, Order, PageRequest, read_page
 from evalsvc.store.queue.transitions import LOOK, from_row
 from evalsvc.store.runs.base import is_named_base
-from evalsvc.store.tables import OVER, Artifact, Checkpoint, Evaluation, Run, Shard, now
+from evalsvc.store.tables import OVER, Artifact, Attempt, Checkpoint, Evaluation, Run, Shard, Task, UtcDateTime, now
 from evalsvc.store.tables import Protocol as ProtocolRow
 
 D = TypeVar("D", bound=Document)
 
 MAX_EVALUATIONS = 20
 """The most evaluations of each checkpoint in a list, so that a page stays small."""
+
+PACED_BY = 50
+"""The most started evaluations whose shards tell how long tasks take, apart from running ones."""
 
 IN_RUN = (Checkpoint.step, Checkpoint.variant)
 """The order of a run's current checkpoints."""
@@ -43,8 +47,51 @@ class LiveTask:
     """Units per second since the coordinator first saw the task; None before the first unit."""
 
 
-def evaluation_view(session: Session, evaluation: Evaluation, live: Mapping[int, LiveTask]) -> documents.Evaluation:
-    """Return an evaluation with the progress, results and errors of its tasks. `live` has running tasks by id."""
+@dataclass(frozen=True)
+class Pace:
+    """How long tasks take, in seconds of one worker."""
+
+    seconds: Mapping[tuple[str, str], float]
+    """Seconds of a whole task, by the digest of its suite and its name."""
+    shares: Mapping[int, float]
+    """Done share of each running task, by id."""
+    workers: int
+
+    def of(self, suite_digest: str, task: str) -> float:
+        """Return the seconds of a task; those of the mean task if no task of its name ran yet."""
+        return self.seconds.get((suite_digest, task)) or sum(self.seconds.values()) / max(len(self.seconds), 1)
+
+    def left(self, seconds: float) -> float | None:
+        """Return the time that all workers together need for seconds of one worker; None if nothing is known."""
+        return seconds / self.workers if self.workers and self.seconds else None
+
+
+def read_pace(session: Session, live: Mapping[int, LiveTask], workers: int) -> Pace:
+    """Return how long tasks take: the seconds of their shards, begun ones too, for the share that is done."""
+    moment = literal(now(), UtcDateTime())
+    seconds = extract("epoch", func.coalesce(Attempt.finished_at, moment)) - extract("epoch", Attempt.started_at)
+    units = case((and_(Attempt.outcome == "succeeded", Shard.stage == "run"), Shard.units), else_=0)
+    started = select(Evaluation.id).where(Evaluation.started_at.is_not(None)).order_by(Evaluation.id.desc())
+    newest = or_(Evaluation.state == "running", Evaluation.id.in_(started.limit(PACED_BY)))
+    columns = (Task.id, Evaluation.suite_digest, Task.name, Task.state, Task.total)
+    query = select(*columns, func.sum(seconds), func.sum(units)).join(Evaluation, Evaluation.id == Task.evaluation_id)
+    query = query.join(Shard, Shard.task_id == Task.id).join(Attempt, Attempt.shard_id == Shard.id)
+    spent, done = defaultdict[tuple[str, str], float](float), defaultdict[tuple[str, str], float](float)
+    shares: dict[int, float] = {}
+    for task, digest, name, state, total, taken, finished in session.execute(query.where(newest).group_by(*columns)):
+        if state == "running" and total:
+            shares[task] = min((finished + (live[task].done if task in live else 0)) / total, 1.0)
+        if state == "succeeded" or shares.get(task):
+            spent[digest, name] += max(float(taken), 0.0)
+            done[digest, name] += shares.get(task, 1.0)
+    return Pace({key: spent[key] / done[key] for key in done}, shares, workers)
+
+
+def evaluation_view(
+    session: Session, evaluation: Evaluation, live: Mapping[int, LiveTask], pace: Pace | None = None
+) -> documents.Evaluation:
+    """Return an evaluation with the progress, results and errors of its tasks. `live` has running tasks by id; `pace`
+    weighs the tasks of a running evaluation."""
     ids = [task.id for task in evaluation.tasks]
     unfinished = [task.id for task in evaluation.tasks if task.state not in OVER]
     counts, interim, retries = _count_shards(session, ids), _interim(session, unfinished), _retries(session, unfinished)
@@ -69,9 +116,14 @@ def evaluation_view(session: Session, evaluation: Evaluation, live: Mapping[int,
         )
         for task in evaluation.tasks
     ]
+    weights = [(pace.of(evaluation.suite_digest, task.name) if pace else 0.0) or 1.0 for task in tasks]
+    shares = [task.progress.done / (task.progress.total or math.inf) if task.state not in OVER else 1 for task in tasks]
+    left = sum(weight * max(1 - share, 0.0) for weight, share in zip(weights, shares, strict=True))
     return document_of(
         documents.Evaluation,
         evaluation,
+        share_done=1 - left / sum(weights) if weights else 1.0,
+        seconds_left=pace.left(left) if pace and evaluation.state == "running" else None,
         **place_of(evaluation.checkpoint),
         checkpoint=evaluation.checkpoint_id,
         suite=documents.SuiteVersion(name=evaluation.suite, digest=evaluation.suite_digest),

@@ -18,6 +18,7 @@ from evalsvc.cli import demo, terminal
 from evalsvc.client import Client
 from evalsvc.errors import AssetMissing
 from evalsvc.installation import PYTHON, pip_install
+from evalsvc.spec import documents
 from evalsvc.web import vega
 from evalsvc.web.pages.run import RunPage
 
@@ -42,10 +43,10 @@ def test_what_is_posted_is_waited_for_and_shown(service: Any, monkeypatch: pytes
     with Client(os.environ["EVALSVC_URL"]) as client:
         evaluations = demo.post_all(client)
         assert list(evaluations.values()) == ["pretrained step 20"]
-        seen: list[tuple[int, str]] = []
+        seen: list[tuple[int, float | None]] = []
 
-        def work(done: int, running: str) -> None:
-            seen.append((done, running))
+        def work(queue: documents.Queue) -> None:
+            seen.append((queue.queued, queue.seconds_left))
             while assignment := next_shard(service.store):
                 task = assignment.request.task
                 metrics = [metric(1.5, name) for name in MEASURED.get(task.name, ())]
@@ -54,7 +55,7 @@ def test_what_is_posted_is_waited_for_and_shown(service: Any, monkeypatch: pytes
                 assert store_result(service.store, assignment, stages[assignment.request.stage])
 
         assert demo.wait_all(client, evaluations, work) == []
-        assert seen == [(0, "pretrained step 20")]
+        assert [queued for queued, _ in seen] == [1, 0], "what waits, and then that nothing does"
         assert demo.read_table(client) == {"pretrained": {20: dict.fromkeys(demo.COLUMNS, "1.500±0.100")}}
         assert demo.write_files(client, tmp_path / "files") == []
         assert demo.read_answers(client) == {"Simply put": {("pretrained", 20): " it"}}
@@ -73,10 +74,10 @@ def test_a_checkpoint_goes_from_post_to_table(
     monkeypatch.setattr(demo, "checkpoints", lambda: [("pretrained", 0, last)])
     monkeypatch.setattr(demo, "RUNS", ("pretrained",))
     with demo.started_service(tmp_path, "cpu,cpu", inception_path.parent) as url, Client(url) as client:
-        seen: list[tuple[int, str]] = []
-        failures = demo.wait_all(client, demo.post_all(client), lambda done, running: seen.append((done, running)))
+        seen: list[float | None] = []
+        failures = demo.wait_all(client, demo.post_all(client), lambda queue: seen.append(queue.seconds_left))
         assert failures == []
-        assert (0, "pretrained step 0") in seen
+        assert any(left is not None for left in seen), "of one checkpoint, the time left is known before its end"
         cells = demo.read_table(client)["pretrained"][0]
         answers = demo.read_answers(client)
         files = demo.write_files(client, tmp_path / "files")

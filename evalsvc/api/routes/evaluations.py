@@ -26,8 +26,8 @@ from evalsvc.store.queue.stages import cancel_evaluation, retry_evaluation
 from evalsvc.store.results import read_task_items
 from evalsvc.store.runs.posting import evaluate
 from evalsvc.store.suites import evaluated_suite
-from evalsvc.store.tables import Evaluation
-from evalsvc.store.views import evaluation_view, evaluations_view
+from evalsvc.store.tables import OVER, Evaluation
+from evalsvc.store.views import evaluation_view, evaluations_view, read_pace
 
 router = router_of(prefix="/v1/evaluations", tags=["evaluations"])
 
@@ -94,7 +94,13 @@ def list_evaluations(query: Annotated[EvaluationsQuery, Query()], state: Current
 @needs("read")
 def get_evaluation(evaluation_id: EvaluationId, state: CurrentState) -> JsonAnswer:
     with state.reading() as session:
-        return JsonAnswer(evaluation_view(session, find_evaluation(session, evaluation_id), state.coordinator.live()))
+        return JsonAnswer(read_evaluation(state, session, evaluation_id))
+
+
+def read_evaluation(state: State, session: Session, evaluation_id: int) -> documents.Evaluation:
+    row, live = find_evaluation(session, evaluation_id), state.coordinator.live()
+    pace = None if row.state in OVER else read_pace(session, live, state.coordinator.workers())
+    return evaluation_view(session, row, live, pace)
 
 
 @router.get(

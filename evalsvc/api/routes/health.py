@@ -14,7 +14,7 @@ from evalsvc.errors import EvalsvcError, NotReady
 from evalsvc.installation import code_digest, find_commit
 from evalsvc.spec import documents
 from evalsvc.store.queue.status import failed_view, queue_view, running_view, warned_view, work_view
-from evalsvc.store.views import document_of
+from evalsvc.store.views import document_of, read_pace
 
 router = router_of(tags=["health"], responses=None)
 
@@ -24,8 +24,7 @@ router = router_of(tags=["health"], responses=None)
     summary="Get the state of the service",
     description="The answer has the workers, the queue, the running evaluations, the last failed evaluations and the "
     "last warnings. `missing` lists what keeps the service from evaluating, as `/readyz` does. `seconds_left` is an "
-    "estimate for the queue from the rate of the last hour without idle time. `disk` is measured at most once a "
-    "minute.",
+    "estimate from the shards of the newest evaluations. `disk` is measured at most once a minute.",
     responses={**PROBLEMS, 200: answer(documents.Status, "The state of the service.")},
 )
 @needs("read")
@@ -37,6 +36,7 @@ def read_status(state: State) -> documents.Status:
     missing = missing_parts(state)
     live = state.coordinator.live()
     with state.reading() as session:
+        pace = read_pace(session, live, state.coordinator.workers())
         work = work_view(session, state.coordinator.at_work())
         members = state.coordinator.members()
         return documents.Status(
@@ -47,8 +47,8 @@ def read_status(state: State) -> documents.Status:
             commit=find_commit(),
             database=session.get_bind().dialect.name,
             workers=[document_of(documents.Worker, member, runs=work.get(member.address)) for member in members],
-            queue=queue_view(session),
-            running=running_view(session, live),
+            queue=queue_view(session, pace),
+            running=running_view(session, live, pace),
             failed=failed_view(session),
             warned=warned_view(session),
             disk=state.disk.view(session),

@@ -37,6 +37,13 @@ class Progress(Document):
     seconds_left: Annotated[float | None, Field(examples=[24.3])]
 
 
+Share = Annotated[float, Field(ge=0, le=1, examples=[0.4], description="Share of the work that is done, by seconds.")]
+
+SecondsLeft = Annotated[
+    Seconds | None, Field(examples=[1200.0], description="Seconds until all is done, by earlier shards; null: unknown.")
+]
+
+
 class Interim(Document):
     """The result of a task that is still running. Each look replaces the previous result; an interim result never
     enters the history."""
@@ -125,6 +132,8 @@ class Evaluation(ListedEvaluation):
     finished_at: Annotated[Time | None, Field(examples=[None])]
     error: Annotated[Error | None, Field(examples=[None])]
     tasks: list[Task]
+    share_done: Share = 0.0
+    seconds_left: SecondsLeft = None
 
 
 class Evaluations(Document):
@@ -279,6 +288,7 @@ class RunQueue(Document):
     running: Annotated[Count, Field(examples=[1])]
     oldest_seconds: Seconds | None
     """Seconds that the oldest queued evaluation has waited; null if none is queued."""
+    seconds_left: SecondsLeft = None
 
 
 class Queue(Document):
@@ -291,8 +301,7 @@ class Queue(Document):
     shards: OpenShards
     finished_last_hour: Annotated[Count, Field(examples=[12])]
     """Number of evaluations that finished in the last hour, without cancelled ones."""
-    seconds_left: Annotated[Seconds | None, Field(examples=[1200.0])]
-    """Seconds until the queue is empty at the throughput of the last hour, not counting idle time."""
+    seconds_left: SecondsLeft
     runs: list[RunQueue]
 
 
@@ -313,6 +322,8 @@ class RunningEvaluation(Document):
     started_at: Time | None
     suite: Annotated[SuiteName, Field(examples=["coco"])]
     tasks: list[RunningTask]
+    share_done: Share = 0.0
+    seconds_left: SecondsLeft = None
 
 
 class FailedEvaluation(Document):

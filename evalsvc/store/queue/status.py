@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import and_, exists, func, or_, select
+from sqlalchemy import and_, case, exists, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from evalsvc.spec import documents
 from evalsvc.store.lookup import place_of
 from evalsvc.store.runs.base import FIRST_STEP
 from evalsvc.store.tables import OVER, AttemptTotal, Checkpoint, Evaluation, Run, Shard, Task, now
-from evalsvc.store.views import LiveTask, document_of, evaluation_view
+from evalsvc.store.views import LiveTask, Pace, document_of, evaluation_view
 
 SHOWN_RUNNING, SHOWN_FAILED, SHOWN_WARNED = 20, 5, 5
 """The most running evaluations, failed evaluations, and tasks with warnings in a list."""
@@ -34,8 +35,16 @@ class AtWork:
     """Seconds since the shard was dispatched."""
 
 
-def queue_view(session: Session) -> documents.Queue:
+def queue_view(session: Session, pace: Pace) -> documents.Queue:
     """Return the numbers of unfinished evaluations, in total and by run, and an estimate of the remaining time."""
+    task_id = case((Task.state == "running", Task.id)).label("running_task")
+    names = (Run.name, Evaluation.suite_digest, Task.name)
+    tasks = select(*names, task_id, func.count()).join(Checkpoint, Checkpoint.run_id == Run.id)
+    tasks = tasks.join(Evaluation, Evaluation.checkpoint_id == Checkpoint.id).join(Task)
+    tasks = tasks.where(Evaluation.state.in_(OPEN), Task.state.in_(OPEN)).group_by(*names, "running_task")
+    left = Counter[str]()
+    for run, digest, task, running_task, number in session.execute(tasks):
+        left[run] += pace.of(digest, task) * (number - pace.shares.get(running_task, 0.0))
     rows = session.execute(
         select(Run.name, Evaluation.state, func.count().label("number"))
         .add_columns(func.min(Evaluation.created_at).label("oldest"))
@@ -52,17 +61,19 @@ def queue_view(session: Session) -> documents.Queue:
     seconds = {row.name: (moment - row.oldest).total_seconds() for row in rows if row.state == "queued"}
     ages = {name: max(0.0, round(age, 1)) for name, age in seconds.items()}
     queued, running = (sum(row.number for row in rows if row.state == state) for state in OPEN)
-    finished, unfinished = finished_lately(session, moment), queued + running
     return documents.Queue(
         queued=queued,
         running=running,
         oldest_seconds=max(ages.values(), default=None),
         shards=documents.OpenShards(**dict.fromkeys(OPEN, 0) | dict(session.execute(shards).all())),
-        finished_last_hour=finished,
-        seconds_left=unfinished * _busy_seconds(session, moment) / finished if unfinished and finished else None,
+        finished_last_hour=finished_lately(session, moment),
+        seconds_left=pace.left(sum(left.values())) if left else None,
         runs=[
             documents.RunQueue(
-                run=name, **{state: counts.get((name, state), 0) for state in OPEN}, oldest_seconds=ages.get(name)
+                run=name,
+                **{state: counts.get((name, state), 0) for state in OPEN},
+                oldest_seconds=ages.get(name),
+                seconds_left=pace.left(left[name]),
             )
             for name in dict.fromkeys(row.name for row in rows)
         ],
@@ -99,10 +110,10 @@ def _busy_seconds(session: Session, moment: datetime) -> float:
     return busy.total_seconds()
 
 
-def running_view(session: Session, live: Mapping[int, LiveTask]) -> list[documents.RunningEvaluation]:
+def running_view(session: Session, live: Mapping[int, LiveTask], pace: Pace) -> list[documents.RunningEvaluation]:
     """Return the running evaluations, the oldest first, with the progress of their running tasks."""
     query = select(Evaluation).where(Evaluation.state == "running").order_by(Evaluation.started_at, Evaluation.id)
-    views = [evaluation_view(session, evaluation, live) for evaluation in session.scalars(query.limit(SHOWN_RUNNING))]
+    views = [evaluation_view(session, row, live, pace) for row in session.scalars(query.limit(SHOWN_RUNNING))]
     running = []
     for view in views:
         tasks = [document_of(documents.RunningTask, task) for task in view.tasks if task.state == "running"]

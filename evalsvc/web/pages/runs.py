@@ -16,8 +16,8 @@ from pydantic import Field, field_validator
 
 from evalsvc.client.reader import ServiceReader
 from evalsvc.errors import InvalidRequest, UnknownName
-from evalsvc.spec.documents import HeadlineSeries, Queue, RunHeadlines, RunSummary
-from evalsvc.web.formats import duration, segment
+from evalsvc.spec.documents import HeadlineSeries, RunHeadlines, RunSummary
+from evalsvc.web.formats import segment
 from evalsvc.web.page import Content, Page
 from evalsvc.web.pages.run import MAX_OVERLAID, RunName
 
@@ -245,18 +245,6 @@ class StatusPage(Page):
         status = source.status()
         values = {
             "status": status,
-            "busy": sum(worker.runs is not None for worker in status.workers),
             "runs": sorted(status.queue.runs, key=lambda run: (-run.queued, -run.running, run.run)),
-            "time_left": time_left(status.queue),
         }
         return Content("Status", values, ["/v1/status"])
-
-
-def time_left(queue: Queue) -> str:
-    """Return how long the queue takes, with what the estimate rests on."""
-    if not queue.queued and not queue.running:
-        return "the queue is empty"
-    if queue.seconds_left is None:
-        return "unknown: no evaluation ended in the last hour"
-    few = "; few evaluations ended, so this may be far off" if queue.finished_last_hour < 5 else ""
-    return f"about {duration(queue.seconds_left)} at the pace of the last hour, idle time left out{few}"

@@ -17,8 +17,8 @@ from evalsvc.store.queue.order import WorkerState
 from evalsvc.store.queue.stages import cancel_evaluation, retry_evaluation
 from evalsvc.store.queue.status import failed_view, queue_view, running_view, warned_view
 from evalsvc.store.session import Store
-from evalsvc.store.tables import Evaluation, Shard, now
-from evalsvc.store.views import LiveTask
+from evalsvc.store.tables import Attempt, Evaluation, Shard, now
+from evalsvc.store.views import LiveTask, Pace, read_pace
 
 
 def post(store: Store, run: str, *steps: int, **fields: int) -> None:
@@ -157,43 +157,47 @@ def test_the_queue_by_run_and_its_pace(store: Store) -> None:
     with store.transaction() as session:
         session.get_one(Evaluation, old).created_at = now() - timedelta(minutes=10)
     dispatched(store)
-    found = ask(store, queue_view)
+    found = ask(store, queue_view, ask(store, read_pace, {}, 1))
     assert (found.queued, found.running, found.finished_last_hour) == (2, 1, 1)
-    assert found.seconds_left < 60, "the evaluation took a moment; that there was none before it is no pace"
+    assert found.seconds_left < 60, "the evaluation took a moment"
     assert found.shards == OpenShards(queued=2, running=1)
     by_run = {run.run: (run.queued, run.running) for run in found.runs}
     assert sum(queued for queued, _ in by_run.values()) == 2
     assert set(by_run) == {"run-a", "run-b"}
     with store.transaction() as session:
         session.execute(sa.update(Evaluation).values(created_at=now() + timedelta(hours=3)))
-    assert ask(store, queue_view).oldest_seconds == 0.0, "the clock was set back"
+    assert ask(store, queue_view, ask(store, read_pace, {}, 1)).oldest_seconds == 0.0, "the clock was set back"
 
 
-def test_the_time_left_leaves_idle_time_out(store: Store) -> None:
-    """After a quiet night, a queue of minutes was said to take hours."""
-    minutes = {10: (-70, -58), 20: (-50, -46), 30: (-48, -44), 40: (-300, -200)}
-    for step in minutes:
-        measure(store, step, 1.0)
-    post(store, "run-a", 50, 60, 70)
-    dispatched(store)
+def test_the_time_left_counts_shards_and_not_whole_checkpoints(store: Store) -> None:
+    """A queue of twelve checkpoints stood at nothing for minutes, since the first ones had not ended."""
+    post(store, "run-a", 25, 50, 75)
+    assert ask(store, queue_view, ask(store, read_pace, {}, 2)).seconds_left is None, "nothing ran yet"
+    store_result(store, dispatched(store, "plan"), plan(4))
+    store_result(store, dispatched(store, "run"), ran())
+    running = dispatched(store, "run")
     with store.transaction() as session:
-        moment = now()
-        for evaluation in session.scalars(sa.select(Evaluation)):
-            begun, ended = minutes.get(evaluation.checkpoint.step, (-2, None))
-            if evaluation.started_at is not None:
-                evaluation.started_at = moment + timedelta(minutes=begun)
-                evaluation.finished_at = None if ended is None else moment + timedelta(minutes=ended)
-    found = ask(store, queue_view)
-    assert (found.queued, found.running, found.finished_last_hour) == (2, 1, 3)
-    busy = 2 + 6 + 2
-    assert found.seconds_left == pytest.approx(3 * 60 * busy / 3, abs=10)
+        for attempt in session.scalars(sa.select(Attempt)):
+            ended, taken = attempt.finished_at, 30 if attempt.finished_at else 10
+            attempt.started_at = (ended or now()) - timedelta(seconds=taken)
+    live = {running.task_id: LiveTask(5, 1.0)}
+    pace = ask(store, read_pace, live, 2)
+    # 30 s of planning, 30 s and 10 s of shards for 15 of 40 units.
+    whole = 70 / (15 / 40)
+    assert [*pace.seconds.values()] == [pytest.approx(whole, rel=0.05)]
+    queue = ask(store, queue_view, pace)
+    assert queue.seconds_left == pytest.approx(whole * (2 + 25 / 40) / 2, rel=0.05)
+    assert queue.runs[0].seconds_left == queue.seconds_left
+    (found,) = ask(store, running_view, live, pace)
+    assert (found.share_done, found.seconds_left) == (15 / 40, pytest.approx(whole * 25 / 40 / 2, rel=0.05))
+    assert ask(store, queue_view, ask(store, read_pace, live, 0)).seconds_left is None, "no worker"
 
 
 def test_what_runs_with_its_progress(store: Store) -> None:
     post(store, "run-a", 25)
     planning = begin(store, shards=4)
     next_shard(store)
-    (found,) = ask(store, running_view, {planning.task_id: LiveTask(5, 2.0)})
+    (found,) = ask(store, running_view, {planning.task_id: LiveTask(5, 2.0)}, Pace({}, {}, 1))
     assert (found.run, found.step, found.suite) == ("run-a", 25, "quick")
     progress = Progress(done=5, total=40, unit="sequences", per_second=2.0, seconds_left=17.5)
     assert found.tasks == [RunningTask(name="loss-0", progress=progress)]

@@ -1,7 +1,6 @@
 """The page of an evaluation, what it says of each state and what its forms do; and the page of the service's state."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from app_in_process import App
@@ -9,13 +8,12 @@ from queue_steps import enter, evaluate_whole, metric, submission, suite
 
 from evalsvc.client import Client
 from evalsvc.messages import ShardError
-from evalsvc.spec import documents
 from evalsvc.spec.protocol import Protocol
 from evalsvc.store.queue.status import AtWork
 from evalsvc.web.formats import bytes_
 from evalsvc.web.page import Surroundings, Visitor, html_of
 from evalsvc.web.pages.evaluation import EvaluationPage
-from evalsvc.web.pages.runs import StatusPage, time_left
+from evalsvc.web.pages.runs import StatusPage
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +94,7 @@ def test_workers_queue_storage_and_failures_with_their_cure(app: App, client: Cl
     app.coordinator.busy = {"tls://0": AtWork(1, "run", 12.5)}
     shown = status()
     assert '<a href="/evaluations/1">run-a@25</a>' in shown
-    assert "unknown: no evaluation ended in the last hour" in shown
+    assert "Unknown until a worker has done a part of a task" in shown
     disk = app.http.get("/v1/status").json()["disk"]
     assert f"SQLite, {bytes_(disk['database_bytes'])}" in shown
     assert f"{bytes_(disk['free_bytes'])} of {bytes_(disk['total_bytes'])}" in shown
@@ -106,19 +104,3 @@ def test_workers_queue_storage_and_failures_with_their_cure(app: App, client: Cl
     shown = status()
     for words in ("not ready", "No live worker", "EVALSVC_BATCH_TOKENS"):
         assert words in shown
-
-
-@pytest.mark.parametrize(
-    ("fields", "words"),
-    [
-        ({"queued": 0, "running": 0}, "the queue is empty"),
-        ({"seconds_left": None}, "unknown: no evaluation ended in the last hour"),
-        ({"finished_last_hour": 20}, "about 20 min at the pace of the last hour, idle time left out"),
-        ({"finished_last_hour": 2}, "few evaluations ended, so this may be far off"),
-    ],
-)
-def test_the_time_left_says_what_it_rests_on(fields: dict[str, Any], words: str) -> None:
-    shards = documents.OpenShards(queued=9, running=1)
-    queue: dict[str, Any] = {"queued": 3, "running": 1, "oldest_seconds": 1.0, "shards": shards, "runs": []}
-    queue |= {"finished_last_hour": 12, "seconds_left": 1200.0}
-    assert words in time_left(documents.Queue(**queue | fields))
