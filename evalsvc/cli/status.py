@@ -17,8 +17,8 @@ from evalsvc.web.formats import bytes_ as shown_bytes
 
 commands = typer.Typer()
 
-SHOWN_RUNS, NARROW = 8, 40
-"""Most lines for runs with a queue, of which the longest come first; least width of a line, in characters."""
+SHOWN_RUNS, SHOWN_FAILED, NARROW = 8, 5, 40
+"""Most lines for runs with a queue, of which the longest come first, and for failures; least width of a line."""
 
 
 @commands.command()
@@ -88,7 +88,7 @@ def _lines(status: documents.Status, url: str) -> Iterator[str]:
         yield f"  … and {more} more"
     if status.failed:
         yield "failed last:"
-    for failed in status.failed:
+    for failed in status.failed[:SHOWN_FAILED]:
         error = failed.error or documents.Error(code="unknown", message="the reason is not recorded")
         when = moment(failed.finished_at or "")
         yield f"  {when} evaluation {failed.id}: {_place(failed)}: [{error.code}] {_one_line(error.message)}"

@@ -31,6 +31,7 @@ from evalsvc.api.schemas import EvaluationInput
 from evalsvc.api.state import State
 from evalsvc.errors import EvalsvcError, Forbidden, InvalidRequest, Unauthorized, UnknownName
 from evalsvc.store.queue.stages import cancel_evaluation, retry_evaluation
+from evalsvc.store.queue.status import SHOWN_FAILED
 from evalsvc.web import vega
 from evalsvc.web.charts import Spec
 from evalsvc.web.page import PAGES, STATIC, Content, Surroundings, Visitor, html_of, page_class, panel_content
@@ -106,9 +107,12 @@ async def _page(pattern: str, request: Request) -> Response:
 async def _act(request: Request) -> Response:
     state: State = request.app.state.state
     check_form_key(request, await read_form(request))
-    evaluation = EvaluationPage.parse([("evaluation", request.path_params["evaluation"])]).evaluation
-    shown = await state.threads.run("write", _act_on, state, evaluation, request.path_params["act"])
-    return RedirectResponse(f"/evaluations/{shown}", 303, headers={"Cache-Control": "no-store"})
+    ids = str(request.path_params["evaluation"]).split(",")[:SHOWN_FAILED]
+    pages = [EvaluationPage.parse([("evaluation", each)]) for each in ids]
+    for page in pages:
+        shown = await state.threads.run("write", _act_on, state, page.evaluation, request.path_params["act"])
+    target = f"/evaluations/{shown}" if len(pages) == 1 else "/status"
+    return RedirectResponse(target, 303, headers={"Cache-Control": "no-store"})
 
 
 def _act_on(state: State, evaluation: int, act: str) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import and_, case, exists, func, or_, select
+from sqlalchemy import case, exists, func, select
 from sqlalchemy.orm import Session, aliased
 
 from evalsvc.spec import documents
@@ -16,7 +16,7 @@ from evalsvc.store.runs.base import FIRST_STEP
 from evalsvc.store.tables import OVER, AttemptTotal, Checkpoint, Evaluation, Run, Shard, Task, now
 from evalsvc.store.views import LiveTask, Pace, document_of, evaluation_view
 
-SHOWN_RUNNING, SHOWN_FAILED, SHOWN_WARNED = 20, 5, 5
+SHOWN_RUNNING, SHOWN_FAILED, SHOWN_WARNED = 20, 50, 5
 """The most running evaluations, failed evaluations, and tasks with warnings in a list."""
 
 WINDOW = timedelta(hours=1)
@@ -80,34 +80,11 @@ def queue_view(session: Session, pace: Pace) -> documents.Queue:
     )
 
 
-def seconds_per_evaluation(session: Session) -> float | None:
-    """Return the busy seconds of the last hour for each finished evaluation; None if no evaluation finished."""
-    moment = now()
-    finished = finished_lately(session, moment)
-    return _busy_seconds(session, moment) / finished if finished else None
-
-
 def finished_lately(session: Session, moment: datetime) -> int:
     """Return the number of evaluations that ended in the hour before `moment` and were not cancelled."""
     ended = Evaluation.state.in_([state for state in OVER if state != "cancelled"])
     query = select(func.count()).select_from(Evaluation).where(ended, Evaluation.finished_at >= moment - WINDOW)
     return session.scalar(query) or 0
-
-
-def _busy_seconds(session: Session, moment: datetime) -> float:
-    since = moment - WINDOW
-    begun = select(Evaluation.started_at, Evaluation.finished_at).where(Evaluation.started_at < moment)
-    unfinished = and_(Evaluation.finished_at.is_(None), Evaluation.state == "running")
-    rows = session.execute(
-        begun.where(or_(unfinished, Evaluation.finished_at >= since)).order_by(Evaluation.started_at)
-    )
-    busy, counted_until = timedelta(), since
-    for started, finished in rows:
-        until = min(finished or moment, moment)
-        if until > counted_until:
-            busy += until - max(started or since, counted_until)
-            counted_until = until
-    return busy.total_seconds()
 
 
 def running_view(session: Session, live: Mapping[int, LiveTask], pace: Pace) -> list[documents.RunningEvaluation]:

@@ -16,9 +16,9 @@ from evalsvc.spec.suite import Suite
 from evalsvc.store.history.writing import touch_history
 from evalsvc.store.lookup import current_checkpoint, get_or_create_run, hold_all, newest_evaluation, step_of
 from evalsvc.store.queue.stages import cancel
-from evalsvc.store.queue.status import seconds_per_evaluation
+from evalsvc.store.queue.status import queue_view
 from evalsvc.store.tables import OVER, Checkpoint, Evaluation, MetricValue, Run, Shard, Task, now
-from evalsvc.store.views import plan_view
+from evalsvc.store.views import plan_view, read_pace
 
 _SKIPPED = "skipped, since step"
 
@@ -221,7 +221,7 @@ def _difference(checkpoint: Checkpoint, submission: Submission) -> str | None:
 def require_room(session: Session, run: Run, plan: Plan, step: int) -> None:
     """Raise RunBehind if `at_most` other steps of the run, or more, have unfinished evaluations."""
     open_steps = (
-        select(Checkpoint.step, func.count().label("evaluations"))
+        select(Checkpoint.step)
         .join(Evaluation, Evaluation.checkpoint_id == Checkpoint.id)
         .where(Checkpoint.run_id == run.id, Checkpoint.step != step, Evaluation.state.not_in(OVER))
         .group_by(Checkpoint.step)
@@ -231,9 +231,11 @@ def require_room(session: Session, run: Run, plan: Plan, step: int) -> None:
     if len(rows) < plan.at_most:
         return
     steps_ahead = len(rows) - plan.at_most + 1
-    evaluations = math.ceil(steps_ahead * sum(row.evaluations for row in rows) / len(rows))
-    pace = seconds_per_evaluation(session)
-    seconds = UNKNOWN_PACE if pace is None else min(max(math.ceil(evaluations * pace), SHORTEST), LONGEST)
+    at_work = session.scalar(select(func.count()).select_from(Shard).where(Shard.state == "running")) or 1
+    queue = queue_view(session, read_pace(session, {}, at_work))
+    left = next((each.seconds_left for each in queue.runs if each.run == run.name), None)
+    ahead = UNKNOWN_PACE if left is None else math.ceil(left * steps_ahead / len(rows))
+    seconds = min(max(ahead, SHORTEST), LONGEST)
     steps = f"{'step' if len(rows) == 1 else 'steps'} {first_few([row.step for row in rows], 5)}"
     error = RunBehind(
         f"run {run.name!r} is behind: evaluations of {steps} are unfinished, and the run's plan says when_behind: "

@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from evalsvc.client.reader import ServiceReader
+from evalsvc.metrics.definitions import main_metric, title_of
 from evalsvc.spec import documents
 from evalsvc.spec.documents.fields import OVER
 from evalsvc.spec.names import checkpoint_name
@@ -42,6 +43,7 @@ class EvaluationPage(Page):
         times = [datetime.fromisoformat(time) for time in (evaluation.started_at, evaluation.finished_at) if time]
         artifacts = source.evaluation_artifacts(self.evaluation)
         checkpoint = source.checkpoint(evaluation.checkpoint)
+        names = {metric.name for task in evaluation.tasks for metric in task.metrics or ()}
         values = {
             "evaluation": evaluation,
             "name": name,
@@ -57,6 +59,8 @@ class EvaluationPage(Page):
                 if task.metrics or task.provenance
             },
             "artifacts": [each for each in artifacts if each.pruned_at is None],
+            "companions": [name for name in names if main_metric(name, names) is not None],
+            "title_of": title_of,
             "maps": {query.task: query for query in loss_maps(artifacts)},
             "commands": [
                 ("evaluate again", f"evalsvc retry {shlex.quote(name)} --suite {shlex.quote(evaluation.suite.name)}"),
