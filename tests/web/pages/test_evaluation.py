@@ -1,5 +1,6 @@
 """The page of an evaluation, what it says of each state and what its forms do; and the page of the service's state."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -104,3 +105,30 @@ def test_workers_queue_storage_and_failures_with_their_cure(app: App, client: Cl
     shown = status()
     for words in ("not ready", "No live worker", "EVALSVC_BATCH_TOKENS"):
         assert words in shown
+
+
+def test_failures_are_grouped_and_retried_together(app: App, client: Client, weights: Path) -> None:
+    for step in (50, 75):
+        app.post(weights, step=step, suites=["loss"]).raise_for_status()
+    app.coordinator.error = ShardError("out_of_memory", "no memory")
+    app.coordinator.work()
+    around = Surroundings(None, "http://evalsvc", visitor=SUBMITTER)
+    shown = html_of("status.html", StatusPage().content(client), around)
+    assert shown.count("EVALSVC_BATCH_TOKENS") == 1, "the cure of all three is said once"
+    (address,) = re.findall(r'action="(/evaluations/[\d,]+/retry)"', shown)
+    answer = app.http.post(address)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/status")
+    assert [client.evaluation(number).state for number in (1, 2, 3)] == ["queued"] * 3
+
+
+def test_companions_are_folded_and_a_protocol_is_named_once(app: App, client: Client) -> None:
+    enter(app.store, submission(50), suite())
+    evaluate_whole(app.store, metric(1.23456), metric(3.44, "loss/text_perplexity"), metric(2.0, "loss/image"))
+    (number,) = [each.id for each in client.evaluations("run-a", first=50)]
+    page = html(client, number)
+    before, _, folded = page.partition("1 companions, such as perplexities")
+    assert ("perplexity" in before, "perplexity" in folded) == (False, True)
+    assert "Text loss" in before
+    assert "1.23 <small>± 0.10" in before
+    results, _, protocols = page.partition('id="protocol"')
+    assert (results.count("/protocols/"), protocols.count("/protocols/")) == (1, 1)
