@@ -24,7 +24,7 @@ from evalsvc.store.artifacts import evaluation_artifacts, run_artifacts
 from evalsvc.store.history.buckets import read_buckets
 from evalsvc.store.history.headlines import Question
 from evalsvc.store.history.reading import read_summary
-from evalsvc.store.history.series import Window, read_protocol
+from evalsvc.store.history.series import Window, listed_protocols, read_protocol
 from evalsvc.store.lookup import find_checkpoint, find_evaluation, find_run
 from evalsvc.store.pages import MAX_LIMIT, Filters, PageRequest
 from evalsvc.store.results import read_completions
@@ -86,8 +86,9 @@ class OwnReader:
         for page in _pages(lambda page: checkpoints_view(self.session, filters, page)):
             yield from page.checkpoints
 
-    def compare(self, a: str, b: str, **options: object) -> documents.Comparison:
-        query = with_sides(self.session, self.state, CompareQuery.model_validate({"a": a, "b": b, **options}))
+    def compare(self, a: str, b: str, metrics: Sequence[str] = (), **options: object) -> documents.Comparison:
+        asked = CompareQuery.model_validate({"a": a, "b": b, "metric": metrics, **options})
+        query = with_sides(self.session, self.state, asked)
         folder = self.state.settings.items_path
         return self._kept(*tag_of(self.session, query), lambda: read_comparison(self.session, folder, query))
 
@@ -138,6 +139,10 @@ class OwnReader:
 
     def protocol(self, protocol: str) -> dict[str, object]:
         return dict(read_protocol(self.session, _checked("protocol_id", protocol)))
+
+    def protocols(self, *, only: str | None = None) -> list[documents.ListedProtocol]:
+        given = None if only is None else _checked("protocol_id", only)
+        return listed_protocols(self.session, None, (), PageRequest(MAX_LIMIT), given).protocols
 
     def run(self, run: str, *, all_checkpoints: bool = True) -> documents.Run:
         document = run_view(self.session, self._run(run))

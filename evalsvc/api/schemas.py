@@ -391,6 +391,8 @@ class RunArtifactsQuery(ArtifactsQuery):
 
 
 class ProtocolsQuery(PageQuery):
+    id: Name | None = None
+    """Only the protocol with this id."""
     run: str | None = None
     """Only protocols by which this run has values."""
     metric: Annotated[list[str], Field(default_factory=list, max_length=MAX_ENTRIES)]

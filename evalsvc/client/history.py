@@ -118,10 +118,11 @@ class HistoryMethods(MethodGroup):
         return self._transport.get(documents.Completions, f"/v1/runs/{segment(run)}/completions", query).steps
 
     def protocols(
-        self, run: str | None = None, metrics: Sequence[str] = (), *, page_size: int = MAX_PAGE
+        self, run: str | None = None, metrics: Sequence[str] = (), *, only: str | None = None, page_size: int = MAX_PAGE
     ) -> Iterator[documents.ListedProtocol]:
-        """Yield the protocols by id; with `run` or `metrics`, only those of the run's or the metrics' values."""
-        query = query_of(run=run, metric=metrics)
+        """Yield the protocols by id; with `run` or `metrics`, only those of the run's or the metrics' values. `only` is
+        the id of a single protocol."""
+        query = query_of(run=run, metric=metrics, id=only)
         for page in self._transport.pages(documents.Protocols, "/v1/protocols", query, page_size):
             yield from page.protocols
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from functools import partial
 from urllib.parse import quote
@@ -23,6 +24,9 @@ VERDICTS: Mapping[str, tuple[str, str]] = {
 """Sign and words of verdicts."""
 
 
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
 def number(value: object, stderr: object = None) -> str:
     """Return a number to the second digit of its standard error, or with five significant digits if the error is
     unknown; any other value as text."""
@@ -32,7 +36,9 @@ def number(value: object, stderr: object = None) -> str:
     if isinstance(value, float) and math.isfinite(value) and isinstance(stderr, float) and 1e-6 <= stderr < 1e6:
         places = 1 - int(f"{stderr:.1e}".partition("e")[2])
         shown = f"{round(value, places) + 0.0:,.{max(places, 0)}f}"
-    return shown.replace("-", "−")
+    digits, _, power = shown.partition("e") if isinstance(value, float) and math.isfinite(value) else (shown, "", "")
+    raised = f" × 10{str(int(power)).translate(RAISED)}" if power else ""
+    return digits.replace("-", "−") + raised
 
 
 def signed(difference: object, stderr: object = None) -> str:
@@ -100,6 +106,8 @@ FILTERS: Mapping[str, Callable[..., object]] = {
     "number": number,
     "error": error,
     "sentence": sentence,
+    "quote": shlex.quote,
+    "is_digest": re.compile("[0-9a-f]{32,64}").fullmatch,
     "parts": partial(re.split, r"(?<=[/_@.:])"),
     "cure": meaning,
     "verdict": lambda name: VERDICTS.get(name, ("", "no error known")),

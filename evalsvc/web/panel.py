@@ -28,7 +28,6 @@ PANELS: Mapping[str, str] = {
     "difference": "evalsvc.web.panels.differences:DifferenceQuery",
     "loss_map": "evalsvc.web.panels.loss_map:LossMapQuery",
     "contrasts": "evalsvc.web.panels.differences:ContrastsQuery",
-    "origin": "evalsvc.web.panels.origin:OriginQuery",
 }
 
 COLUMN = 317

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from evalsvc.assets import ASSETS
@@ -15,6 +16,18 @@ from evalsvc.spec.names import checkpoint_name, is_checkpoint
 from evalsvc.spec.protocol import EXTERNAL
 
 DIGEST = re.compile(r"[0-9a-f]{32,64}")
+
+GROUPS = {
+    "Data": "task data images prompts prompt select category limit sample samples benchmark version digest lm_eval "
+    "num_fewshot group aggregate members mean groups layout tokenizer bos end_of_text text_prefix max_length positions",
+    "Sampling": "sampling decoder decoder_dtype size crop filter max_tokens dtype cache_dtype weights table "
+    "rotary_inv_freq_dtype",
+    "Estimator": "estimator extractor classifier lpips resize compared n until batch batches_seed candidates "
+    "neighbours permutations seed temperature centred chance above_chance comparison grid engine",
+    "Reference": "reference base base_layout less",
+    "Other fields": "",
+}
+"""First names of the fields of each group; a field that no group names is in the last one."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +60,15 @@ class Measured:
                 file = next((self.files[key] for key in (value, *reversed(path)) if key in self.files), "")
             is_origin = path == ("sampling",) and value == EXTERNAL
             yield ".".join(path), f"{EXTERNAL}: images from elsewhere" if is_origin else in_words(value), file
+
+
+def grouped(measured: Measured) -> dict[str, list[tuple[str, str, str]]]:
+    """Return the fields of a protocol, as `Measured.fields` has them, by group."""
+    group_of = {name: group for group, names in GROUPS.items() for name in names.split()}
+    groups: dict[str, list[tuple[str, str, str]]] = {group: [] for group in GROUPS}
+    for row in measured.fields():
+        groups[group_of.get(row[0].partition(".")[0], "Other fields")].append(row)
+    return groups
 
 
 def in_words(value: object) -> str:
@@ -86,6 +108,17 @@ def measured_by(source: ServiceReader, name: str, metric: str | None) -> list[Me
     if not chosen:
         raise UnknownName.among(f"metric of {name}", metric, {known for item in measured for known in item.metrics})
     return chosen
+
+
+def newest_measured(source: ServiceReader, protocol: str, metric: str, runs: Sequence[str]) -> Iterator[Measured]:
+    """Yield how the newest value of each run by a protocol was measured, where its evaluation is the newest."""
+    for run in runs:
+        series = [each for each in source.summary(run, [metric]) if each.protocol == protocol]
+        places = sorted((each.latest.step, each.variant) for each in series if each.latest is not None)
+        for step, variant in places[-1:]:
+            with suppress(UnknownName):
+                name = checkpoint_name(run, step, variant)
+                yield from (each for each in measured_by(source, name, metric) if each.protocol == protocol)
 
 
 def protocol_of(source: ServiceReader, name: str, metric: str | None) -> Mapping[str, object]:

@@ -164,8 +164,10 @@ class _Site:
         for pattern, place in PATHS.items():
             if match := place.match(path):
                 pairs += [(name, unquote(value)) for name, value in match.groupdict().items()]
-                if pattern == "/":
-                    pairs += [*(("only", run) for run in self._runs), ("verdicts", "all")]
+                if pattern in ("/", "/protocols/{protocol}"):
+                    pairs += [("only", run) for run in self._runs]
+                if pattern in ("/", "/runs/{run}/checkpoints"):
+                    pairs += [("verdicts", "all")]
                 return page_class(pattern).parse(pairs)
         raise UnknownName(f"no page has the address {path}")
 

@@ -48,15 +48,13 @@ PANEL_QUERIES: Mapping[str, str] = {
     "difference": f"a={RUN}&b={OTHER}&metric=loss/text",
     "loss_map": "evaluation=1&task=loss-0",
     "contrasts": f"a={RUN}%404000&b={OTHER}%404000",
-    "origin": f"run={RUN}&metric=loss/text",
 }
 """A query of each panel."""
 
 
 def panel_addresses(kind: str) -> list[str]:
     """Return the address of every panel as `html`, `json`, `csv`, `svg` or `png`."""
-    names = [name for name in PANELS if kind in ("html", "csv") or name != "origin"]  # which has no chart
-    return [f"/panels/{name}.{kind}?{PANEL_QUERIES[name]}" for name in names]
+    return [f"/panels/{name}.{kind}?{PANEL_QUERIES[name]}" for name in PANELS]
 
 
 ADDRESSES = [address for pattern in PAGES for address in (pattern.format_map(PLACES), *FURTHER.get(pattern, ()))]

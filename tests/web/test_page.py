@@ -21,7 +21,7 @@ from evalsvc.installation import pip_install
 from evalsvc.spec.documents.fields import Number
 from evalsvc.spec.documents.history import BestPoint, HeadlineSeries
 from evalsvc.web import formats
-from evalsvc.web.page import HERE, PAGES, STATIC, Content, Surroundings, html_of, page_class
+from evalsvc.web.page import _TABLE, HERE, PAGES, STATIC, Content, Surroundings, _labelled, html_of, page_class
 from evalsvc.web.site import MODULES, classic_script
 
 AROUND = Surroundings(vega=None, url="http://host")
@@ -160,9 +160,19 @@ def test_types_of_scripts_fit(child_process: None) -> None:
 @pytest.mark.parametrize(
     ("shown", "texts"),
     [
-        (formats.number, {None: "–", 1234567: "1,234,567", 0.123456: "0.12346", -1e-12: "−1e−12", math.nan: "nan"}),
+        (
+            formats.number,
+            {
+                None: "–",
+                1234567: "1,234,567",
+                0.123456: "0.12346",
+                -1e-12: "−1 × 10⁻¹²",
+                1.7e-126: "1.7 × 10⁻¹²⁶",
+                math.nan: "nan",
+            },
+        ),
         (formats.number, {math.inf: "inf", True: "True", "NaN": "NaN", "<b>": "<b>"}),
-        (formats.error, {0.01234: "± 0.012", 138.0: "± 140", 0.02: "± 0.020", 1e-9: "± 1e−09", None: "", "NaN": ""}),
+        (formats.error, {0.01234: "± 0.012", 138.0: "± 140", 0.02: "± 0.020", 1e-9: "± 1 × 10⁻⁹", None: "", "NaN": ""}),
         (formats.signed, {1.0: "+1", -0.12345: "−0.123", None: "–"}),
         (formats.sentence, {"no worker": "No worker.", "digits has no step 3": "digits has no step 3.", "": ""}),
         (formats.sentence, {"post it: evalsvc submit RUN": "Post it: evalsvc submit RUN", "a/b: cut": "a/b: cut."}),
@@ -193,10 +203,13 @@ def test_a_value_has_the_digits_that_its_error_leaves(value: float, stderr: floa
 
 def test_each_cell_has_the_name_of_its_column() -> None:
     """On a narrow screen a row is a card: a number without the name of its column says nothing."""
-    rows = [("field <b>", "1", ""), ("other", "2", "")]
-    shown = html_of("protocol.html", Content("x", {"rows": rows, "json": ""}), AROUND)
-    assert shown.count('<td data-label="value" class="wrap">') == 2
-    assert 'data-label="field' not in shown, "the heading of the card"
+    shown = (
+        '<table><thead><tr><th scope="col">field</th><th scope="col" class="n"><a>value</a> <small>B</small></th></tr>'
+        '</thead><tbody><tr><th scope="row">a</th><td>1</td></tr></tbody></table>'
+    )
+    labelled = re.sub(_TABLE, _labelled, shown)
+    assert '<td data-label="value" data-n>1' in labelled
+    assert 'data-label="field' not in labelled, "the heading of the card"
     told = html_of("find.html", Content("x", {"query": {"q": ""}, "hits": [], "most": 1}), AROUND)
     assert "data-label" not in told
 

@@ -202,14 +202,14 @@ def get_completions(
 @router.get(
     "/protocols",
     summary="List protocols with their metrics and number of runs",
-    description="With `run` or `metric`, the list only has protocols of values of the run or the metric. `metrics` and "
-    "`runs` of a protocol cover all runs, whatever the filter.",
+    description="With `run` or `metric`, the list only has protocols of values of the run or the metric. `metrics`, "
+    "`runs` and `used_by` of a protocol cover all runs, whatever the filter.",
     responses={200: answer(documents.Protocols, "A page of the protocols, ordered by id.")},
 )
 @needs("read")
 def list_protocols(query: Annotated[ProtocolsQuery, Query()], state: CurrentState) -> JsonAnswer:
     with state.reading() as session:
-        return JsonAnswer(listed_protocols(session, query.run, query.metric, query.page()))
+        return JsonAnswer(listed_protocols(session, query.run, query.metric, query.page(), query.id))
 
 
 @router.get(

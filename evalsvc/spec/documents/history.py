@@ -395,6 +395,8 @@ class ListedProtocol(Document):
     """Names of the first 100 metrics with values under the protocol, sorted."""
     runs: Annotated[Count, Field(examples=[2])]
     """Number of runs with values under the protocol."""
+    used_by: Annotated[list[RunName], Field(examples=[["t2i-1b", "t2i-1b-warm"]])] = []
+    """Names of the first 100 of these runs, sorted."""
 
 
 class Protocols(Document):

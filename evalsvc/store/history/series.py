@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TypeVarTuple
 
-from sqlalchemy import ColumnElement, Select, SQLColumnExpression, and_, func, select
+from sqlalchemy import ColumnElement, Select, SQLColumnExpression, and_, func, select, true
 from sqlalchemy.orm import Session
 
 from evalsvc.errors import InvalidRequest, UnknownName
@@ -26,8 +26,8 @@ from evalsvc.store.views import document_of, protocols_view
 
 Columns = TypeVarTuple("Columns")
 
-MAX_METRICS = 100
-"""The most metrics in the entry of a protocol."""
+MAX_METRICS = MAX_RUNS = 100
+"""The most metrics, and the most names of runs, in the entry of a protocol."""
 
 
 @dataclass(frozen=True)
@@ -166,29 +166,32 @@ def read_protocol(session: Session, protocol_id: str) -> Mapping[str, object]:
 
 
 def listed_protocols(
-    session: Session, run: str | None, metrics: Sequence[str], page: PageRequest
+    session: Session, run: str | None, metrics: Sequence[str], page: PageRequest, only: str | None = None
 ) -> documents.Protocols:
     """Return a page of the protocols by which a run has values of metrics, or patterns, ordered by id."""
-    question = ["protocols", run, list(metrics)]
+    question = ["protocols", run, list(metrics), only]
     if run is None and not metrics:
-        rows, next_cursor = read_page(session, select(Protocol.id), Order([Protocol.id]), question, page)
+        chosen = select(Protocol.id).where(true() if only is None else Protocol.id == only)
+        rows, next_cursor = read_page(session, chosen, Order([Protocol.id]), question, page)
         ids = [row[0] for row in rows]
     else:
-        ids, next_cursor = page_of_names(_measured_by(session, run, metrics), question, page)
+        measured_by = _measured_by(session, run, metrics)
+        ids, next_cursor = page_of_names(measured_by & {only or identity for identity in measured_by}, question, page)
     contents = protocols_view(session, ids)
-    measured = select(Series.protocol_id, Series.metric).where(Series.protocol_id.in_(ids)).distinct()
-    names: dict[str, list[str]] = {}
-    for protocol_id, metric in session.execute(measured.order_by(Series.metric)):
-        names.setdefault(protocol_id, []).append(metric)
-    counted = select(Series.protocol_id, func.count(Series.run_id.distinct())).where(Series.protocol_id.in_(ids))
-    runs = dict(session.execute(counted.group_by(Series.protocol_id)).all())
+    used = select(Series.protocol_id, Series.metric, Run.name).join(Run, Run.id == Series.run_id)
+    names: dict[str, set[str]] = {}
+    runs: dict[str, set[str]] = {}
+    for protocol_id, metric, name in session.execute(used.where(Series.protocol_id.in_(ids)).distinct()):
+        names.setdefault(protocol_id, set()).add(metric)
+        runs.setdefault(protocol_id, set()).add(name)
     return documents.Protocols(
         protocols=[
             documents.ListedProtocol(
                 id=protocol_id,
                 content=contents[protocol_id],
-                metrics=names.get(protocol_id, [])[:MAX_METRICS],
-                runs=runs.get(protocol_id, 0),
+                metrics=sorted(names.get(protocol_id, ()))[:MAX_METRICS],
+                runs=len(runs.get(protocol_id, ())),
+                used_by=sorted(runs.get(protocol_id, ()))[:MAX_RUNS],
             )
             for protocol_id in ids
         ],

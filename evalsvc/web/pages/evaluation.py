@@ -17,7 +17,7 @@ from evalsvc.spec.documents.fields import OVER
 from evalsvc.spec.names import checkpoint_name
 from evalsvc.web.page import Content, Crumb, Page, run_trail
 from evalsvc.web.panels.loss_map import EvaluationId, loss_maps
-from evalsvc.web.protocol_files import Measured, in_words, known_files, measured_in
+from evalsvc.web.protocol_files import Measured, grouped, in_words, known_files, measured_in, newest_measured
 
 ACTS = {
     "cancel": ("Cancel", "Waiting shards do not start, running ones are stopped, finished ones keep their results."),
@@ -85,14 +85,39 @@ def _made(task: documents.Task, measured: Sequence[Measured]) -> Mapping[str, ob
     return {"shared": shared, "protocols": [(item, own[item.protocol]) for item in measured], "provenance": provenance}
 
 
+Text = Annotated[str, Field(max_length=300)]
+
+TRIED = 5
+"""Most runs whose newest value a protocol's page looks for."""
+
+
 class ProtocolPage(Page):
     template: ClassVar = "protocol.html"
 
     protocol: Annotated[str, Field(max_length=64)]
+    run: Text = ""
+    """Run whose newest value is reproduced; by default, the first run with a value."""
+    metric: Text = ""
+    """Metric that the page is about; by default, the first one that has a title."""
+    only: Annotated[tuple[Text, ...], Field(max_length=50)] = ()
+    """Runs that the page may name; by default, all."""
 
     def content(self, source: ServiceReader) -> Content:
         content = source.protocol(self.protocol)
-        rows = list(Measured(self.protocol, content, (), known_files()).fields())
-        values = {"protocol": self.protocol, "rows": rows, "json": json.dumps(content, indent=2)}
-        trail = [Crumb("Runs", "/"), Crumb(f"protocol {self.protocol}")]
-        return Content(f"Protocol {self.protocol}", values, trail=trail)
+        use = next(iter(source.protocols(only=self.protocol)))
+        runs = [run for run in use.used_by if not self.only or run in self.only]
+        metric = self.metric if self.metric in use.metrics else next(filter(title_of, use.metrics), "")
+        metric = metric or next(iter(use.metrics), "")
+        tried = [self.run] if self.run in runs else runs[:TRIED]
+        measured = next(newest_measured(source, self.protocol, metric, tried), None)
+        task = None if measured is None else measured.task
+        values = {"use": use, "runs": runs, "metric": metric, "words": title_of(metric), "task": task}
+        values |= {"json": json.dumps(content, indent=2)}
+        values |= {"groups": grouped(measured or Measured(self.protocol, content, (), known_files()))}
+        if task is not None:
+            name = checkpoint_name(task.checkpoint.run, task.checkpoint.step, task.checkpoint.variant)
+            line = f"{shlex.quote(name)} --suite {shlex.quote(task.evaluation.suite.name)}"
+            values |= {"name": name, "line": line}
+        title = f"How {metric} was measured" if metric else f"Protocol {self.protocol}"
+        trail = run_trail(tried[0], "", title) if len(tried) == 1 else [Crumb("Runs", "/"), Crumb(title)]
+        return Content(title, values, trail=trail)

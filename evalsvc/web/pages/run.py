@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+import math
+import time
+from contextlib import suppress
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from evalsvc.client.reader import ServiceReader
-from evalsvc.errors import InvalidRequest
-from evalsvc.metrics.definitions import main_metric
+from evalsvc.errors import InputError, InvalidRequest
+from evalsvc.metrics.definitions import main_metric, title_of
 from evalsvc.spec import documents
 from evalsvc.spec.documents.history import Axis
 from evalsvc.spec.names import checkpoint_name
@@ -24,7 +27,14 @@ SHOWN_ROWS = 20
 
 MEASURED = ("succeeded", "partly_failed")
 
-CHECKPOINTS = 100
+CHECKPOINTS = 50
+"""Rows of a page of checkpoints."""
+
+STATES = ("failed", "partly_failed", "running", "queued", "cancelled", "succeeded")
+"""States of evaluations, that of their checkpoint first."""
+
+QUICK_SECONDS = 1.0
+"""Time that a page of checkpoints may take for comparisons. The service keeps them, so a next request has more."""
 
 WEIGHTS = (0.6, 0.9, 0.97)
 
@@ -110,11 +120,48 @@ class CheckpointsPage(Page):
 
     run: RunName
     page: Annotated[int, Field(ge=1, le=10_000)] = 1
+    state: Literal["", "failed"] = ""
+    verdicts: Literal["quick", "all"] = "quick"
+    """Which comparisons the page waits for: those of QUICK_SECONDS, or all."""
 
     def content(self, source: ServiceReader) -> Content:
-        run = source.run(self.run)
-        first, last = (self.page - 1) * CHECKPOINTS, self.page * CHECKPOINTS
-        rows, pages = run.checkpoints[::-1][first:last], -(-len(run.checkpoints) // CHECKPOINTS)
-        values = {"query": self, "run": run, "rows": rows, "pages": pages}
+        run, metric = source.run(self.run), next(iter(source.headline(self.run).metrics), "")
+        rows = _rows(source, run, metric)[::-1]
+        failed = [row for row in rows if row[2] in ("failed", "partly_failed")]
+        shown = failed if self.state else rows
+        part = shown[(self.page - 1) * CHECKPOINTS : self.page * CHECKPOINTS]
+        until = math.inf if self.verdicts == "all" else time.monotonic() + QUICK_SECONDS
+        contrasts = {
+            name: _contrast(source, before, name, metric)
+            for _, name, _, before in part
+            if before and time.monotonic() < until
+        }
+        values = {"query": self, "rows": part, "total": len(rows), "failed": len(failed), "contrasts": contrasts}
+        values |= {"metric": metric, "words": title_of(metric), "pages": -(-len(shown) // CHECKPOINTS)}
         trail = run_trail(self.run, "/checkpoints", "Checkpoints", others=[other.name for other in source.runs()])
         return Content(f"{self.run}: checkpoints", values, trail=trail)
+
+
+def _rows(
+    source: ServiceReader, run: documents.Run, metric: str
+) -> list[tuple[documents.RunCheckpoint, str, str, str | None]]:
+    """Return the checkpoints by step with their names and states, each with the name of the one before: the last of the
+    variant that was measured by a suite with the metric too, or without."""
+    measured = [{each.suite: each.id for each in row.evaluations if each.state in MEASURED} for row in run.checkpoints]
+    newest = {suite: number for numbers in measured for suite, number in numbers.items()}
+    tasks = [(suite, task) for suite, number in newest.items() for task in source.evaluation(number).tasks]
+    suites = {suite for suite, task in tasks if any(value.name == metric for value in task.metrics or ())}
+    last, rows = dict[tuple[str, bool], str](), []
+    for row, numbers in zip(run.checkpoints, measured, strict=True):
+        name, kind = checkpoint_name(run.name, row.step, row.variant), (row.variant, bool(numbers.keys() & suites))
+        states = {evaluation.suite: evaluation.state for evaluation in row.evaluations}.values()
+        state = min(states, key=STATES.index, default="not evaluated")
+        rows.append((row, name, state, last.get(kind) if numbers else None))
+        last |= {kind: name} if numbers else {}
+    return rows
+
+
+def _contrast(source: ServiceReader, a: str, b: str, metric: str) -> documents.MetricDifference | None:
+    with suppress(InputError):  # no values, or of other protocols
+        return next(iter(source.compare(a, b, [metric]).contrasts), None)
+    return None

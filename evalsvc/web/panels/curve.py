@@ -77,11 +77,7 @@ class CurveQuery(PanelQuery):
         protocol = self.protocol or newest
         curves = [curve for curve in drawn.curves if curve.series.protocol == protocol]
         has_points = any(curve.series.x for curve in curves)
-        origins = [
-            {"run": curve.run, **{name: getattr(curve.series, name) for name in ("metric", "variant", "protocol")}}
-            for curve in curves
-            if 0 in curve.series.imported
-        ]
+        origins = [{"run": curve.run, "metric": self.metric} for curve in curves if 0 in curve.series.imported]
         spec = curve_chart(
             curves, drawn.missing, drawn.lines, axis=self.x, scale=self.scale, along=self.along, smooth=self.smooth > 0
         )
@@ -102,7 +98,7 @@ class CurveQuery(PanelQuery):
             ),
             notes=[*drawn.notes, *_notes(drawn.curves, curves, protocol, self.scale)],
             protocols=[protocol] if protocol else [],
-            origin=f"/panels/origin.html?{urlencode(origins[0])}" if origins else None,
+            origin=f"/protocols/{protocol}?{urlencode(origins[0])}" if origins else None,
             watched=[watched(run) for run in drawn.runs],
         )
 

@@ -13,8 +13,9 @@ from evalsvc.spec.protocol import Protocol
 from evalsvc.store.queue.status import AtWork
 from evalsvc.web.formats import bytes_
 from evalsvc.web.page import Surroundings, Visitor, html_of
-from evalsvc.web.pages.evaluation import EvaluationPage
+from evalsvc.web.pages.evaluation import EvaluationPage, ProtocolPage
 from evalsvc.web.pages.runs import StatusPage
+from evalsvc.web.protocol_files import GROUPS
 
 
 @pytest.fixture(autouse=True)
@@ -70,6 +71,48 @@ def test_protocols_show_what_they_share_once(app: App, client: Client) -> None:
     own = [(each.metrics, fields) for each, fields in how["protocols"]]
     assert own == [([f"loss/{name}"], [("resize", name, "")]) for name in ("a", "b")]
     assert html(client, number).count("/data.jsonl</td>") == 1
+
+
+def test_a_protocol_has_its_metric_groups_files_runs_and_a_line_to_verify(app: App, client: Client) -> None:
+    """A digest says nothing, and a field of a task that comes later must not be lost."""
+    fields = {
+        "task": "loss",
+        "data": "d" * 64,
+        "dtype": "float32",
+        "estimator": "e/1",
+        "base": "b" * 64,
+        "new": {"x": 7},
+    }
+    protocol = Protocol(fields)
+    for run in ("first", "second"):
+        enter(app.store, submission(50, run=run), suite())
+        evaluate_whole(app.store, metric(1.0, "loss/image", protocol=protocol))
+
+    def page(**given: Any) -> tuple[Any, str]:
+        content = ProtocolPage(protocol=protocol.id, **given).content(client)
+        return content, html_of("protocol.html", content, Surroundings(None, "http://evalsvc"))
+
+    content, text = page()
+    shown = {group: [row[0] for row in rows] for group, rows in content.values["groups"].items()}
+    assert shown == {
+        "Data": ["task", "data"],
+        "Sampling": ["dtype"],
+        "Estimator": ["estimator"],
+        "Reference": ["base"],
+        "Other fields": ["new.x"],
+    }
+    assert content.title == "How loss/image was measured"
+    assert "/data.jsonl <details><summary><code>dddddddddddd…</code></summary><code>" + "d" * 64 in text
+    assert re.findall(r"run=(\w+)&amp;metric=loss%2Fimage", text) == ["first", "second"]
+    assert "evalsvc verify first@50 --suite quick --n 16 --url http://evalsvc</code>" in text
+    assert 'class="scroll"' not in text
+    assert "evalsvc verify second@50" in page(run="second")[1]
+    assert "first" not in page(only=("second",))[1], "a copy names no other runs"
+
+
+def test_no_field_is_of_two_groups() -> None:
+    names = [name for group in GROUPS.values() for name in group.split()]
+    assert sorted(names) == sorted(set(names))
 
 
 def test_acts(app: App, client: Client) -> None:

@@ -301,11 +301,22 @@ def test_the_checkpoints_are_listed_newest_first_with_a_link_to_each_evaluation(
     with Client(dashboard.url) as client:
         checkpoints = client.run(RUN).checkpoints
         text = httpx2.get(f"{dashboard.url}/runs/{RUN}/checkpoints").text
+        failed = CheckpointsPage(run=RUN, state="failed").content(client).values
+        everything: Any = CheckpointsPage(run=RUN, verdicts="all").content(client).values
+        metric, contrasts = everything["metric"], everything["contrasts"]
+        verdict = client.compare(f"{RUN}@2000", f"{RUN}@3000", [metric]).contrasts[0].verdict
         monkeypatch.setattr(pages, "CHECKPOINTS", 2)
         values: list[Any] = [CheckpointsPage(run=RUN, page=number).content(client).values for number in (1, 2, 99)]
     wanted = {evaluation.id for checkpoint in checkpoints for evaluation in checkpoint.evaluations}
     assert {int(number) for number in re.findall(r'href="/evaluations/(\d+)"', text)} == wanted
-    assert "failed</span>" in text
+    assert '<span class="state failed">failed</span>' in text
     steps = [checkpoint.step for checkpoint in checkpoints][::-1]
-    assert [[row.step for row in page["rows"]] for page in values] == [steps[:2], steps[2:4], []]
+    assert [[row[0].step for row in page["rows"]] for page in values] == [steps[:2], steps[2:4], []]
     assert values[0]["pages"] == -(-len(steps) // 2)
+    assert [row[1:] for row in failed["rows"]] == [(f"{RUN}@5000", "failed", None)]
+    before = {name: earlier for _, name, _, earlier in everything["rows"]}
+    assert before[f"{RUN}@3000"] == f"{RUN}@2000"
+    assert before[f"{RUN}@4000:ema"] is None, "another variant"
+    assert contrasts[f"{RUN}@3000"].verdict == verdict, "that of the comparison"
+    assert f'href="/compare?a={RUN}%402000&amp;b={RUN}%403000"' in text
+    assert 'formaction="/evaluations/' in text
