@@ -126,12 +126,21 @@ def test_a_job_of_the_slurm_recipe_becomes_our_worker(slurm: Path, monkeypatch: 
     check_command(shlex.split(first)[2:])
 
 
-PICTURES = {"runs", "run", "images", "text", "compare", "evaluation"}
-MOST_BYTES = 120_000
+TOUR = ["runs", "run", "images", "text", "compare", "evaluation"]
+PICTURES = {*TOUR, *(f"{name}-dark" for name in TOUR)}
+MOST_BYTES, MOST_BYTES_OF_ALL = 120_000, 600_000
 
 
 def shown(page: Path) -> set[Path]:
-    return {(page.parent / target).resolve() for target in re.findall(r"!\[[^]]+\]\(([^)]+)\)", prose(page))}
+    """Return the pictures of a page: those of Markdown, and those that dark mode has in their place."""
+    targets = re.findall(r"""!\[[^]]+\]\(([^)]+)\)|<(?:img|source)[^>]* src(?:set)?="([^"]+)\"""", prose(page))
+    return {(page.parent / (plain or html)).resolve() for plain, html in targets}
+
+
+@pytest.mark.parametrize("page", [README, DOCS / "index.md"])
+def test_a_tour_of_six_pictures_stands_before_everything_else(page: Path) -> None:
+    begin = prose(page).partition("\n## ")[0]
+    assert re.findall(r"images/(\w+)\.png", begin) == TOUR
 
 
 def test_every_picture_is_there_and_shown() -> None:
@@ -142,6 +151,7 @@ def test_every_picture_is_there_and_shown() -> None:
     assert {path.stem for path in taken} == PICTURES
     assert set.union(*map(shown, pages())) == taken | figures
     assert shown(README) <= taken
+    assert sum(path.stat().st_size for path in taken) < MOST_BYTES_OF_ALL
     for path in taken:
         assert path.stat().st_size < MOST_BYTES, path
         with Image.open(path) as image:
@@ -154,7 +164,7 @@ def test_pictures_are_taken_by_the_script(chromium: Browser, tmp_path: Path) -> 
 
     with dashboard_on_port(tmp_path / "data") as dashboard:
         with Client(dashboard.url) as client:
-            assert screenshots.addresses(client, RUN, OTHER).keys() == PICTURES
+            assert [*screenshots.addresses(client, RUN, OTHER)] == TOUR
         taken = screenshots.take(chromium, dashboard.url, RUN, OTHER, tmp_path / "images")
     assert {path.stem for path in taken} == PICTURES
     assert all(0 < path.stat().st_size < MOST_BYTES for path in taken)
