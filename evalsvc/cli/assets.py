@@ -67,7 +67,7 @@ def list_assets(assets: Assets = None, form: Form = "table", output: Output = No
         row = {"asset": asset.name, "state": state, "about": f"{asset.megabytes} MB", "what for": asset.purpose}
         rows.append({**row, "from": source})
     with printed_to(output):
-        print_rows(rows, form, "assets", "")
+        print_rows(rows, form, "assets", "", drop=("from",))
 
 
 @reference_app.command(name="import")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -25,12 +24,12 @@ from evalsvc.cli.options import (
 )
 from evalsvc.cli.printer import (
     Row,
+    about_curve,
     error_bar,
     explain_groups,
     fields_of,
     print_warnings,
     printed_to,
-    say_curve,
     show,
     shown_items,
     shown_number,
@@ -40,7 +39,7 @@ from evalsvc.cli.wording import counted
 from evalsvc.compare.comparison import Options, compare_results, require_comparable
 from evalsvc.compare.contrast import EXTERNAL_AGAINST_SAMPLED, allowed_by
 from evalsvc.compare.source import Service, read_result
-from evalsvc.errors import InvalidRequest
+from evalsvc.errors import InvalidRequest, first_few
 from evalsvc.metrics.shown_metrics import Place, default_headline, divide_rows
 from evalsvc.spec.documents.comparisons import (
     Across,
@@ -51,6 +50,7 @@ from evalsvc.spec.documents.comparisons import (
     Family,
     MetricDifference,
     RunComparison,
+    Verdict,
 )
 from evalsvc.spec.documents.fields import Number
 from evalsvc.spec.names import CHECKPOINT, NAMED, RUN, is_checkpoint
@@ -186,13 +186,17 @@ def _is_run(name: str) -> bool:
     return bool(RUN.fullmatch(name)) and not name.endswith(".json") and not Path(name).exists()
 
 
-CONTRAST_WORDS = {
+CONTRAST_WORDS: Mapping[Verdict, str] = {
+    "better": "▲ better",
+    "worse": "▼ worse",
+    "different": "≠",
+    "indistinguishable": "=",
     "no_error_known": "no error known",
     "other_protocol": "OTHER PROTOCOL",
     "only_a": "only in A",
     "only_b": "only in B",
 }
-"""Words of a table for verdicts that are no words."""
+"""Cells of a table for verdicts."""
 
 UNDECIDED = ("indistinguishable", "no_error_known", "only_a", "only_b")
 """Verdicts of metrics that come last where not all metrics fit the screen."""
@@ -207,7 +211,6 @@ def print_contrasts(
     fits_screen: bool = False,
 ) -> None:
     """Print a row per metric, or with `fits_screen` the rows that fit: the headline, then the metrics that differ."""
-    say(f"A: {comparison.a}\nB: {comparison.b}")
     together = comparison.family == "holm"
     p_values = "p (Holm, all metrics)" if together else "p (Holm)"
     columns = ["B is", "metric", "A", "interval of A", "B", "interval of B", "B − A"]
@@ -217,10 +220,11 @@ def print_contrasts(
     if not whole:
         places = [Place(item.metric, "", side.protocol if (side := item.a or item.b) else "") for item in with_rows]
         with_rows = [with_rows[place] for place in divide_rows(places, named).shown]
+    _say_sides(comparison, [item.verdict for item in with_rows])
     if companions := len(comparison.contrasts) - len(with_rows):
         say(f"{companions:,} companions, such as perplexities, are not shown; --all shows every metric", err=True)
-    width, shown = None, with_rows
-    drop = ("n", "basis", "only A / B right", "interval of A", "interval of B", p_values, "left out")
+    width, shown, in_order = None, with_rows, with_rows
+    drop = ("n", "basis", "only A / B right", "interval of A", "interval of B", p_values, "left out", "A", "B")
     empty = ("interval of A", "interval of B", *optional)
     columns += optional
     below = ("protocols differ in", "why there is no interval")
@@ -239,14 +243,27 @@ def print_contrasts(
         explain_groups(columns, rows)
         if "sampling" in comparison.across and any(_across(item) == "sampling" for item in shown):
             say(ACROSS_SAMPLING)
-        if hidden := Counter(item.verdict for item in with_rows) - Counter(item.verdict for item in shown):
-            counts = ", ".join(f"{count:,} {CONTRAST_WORDS.get(verdict, verdict)}" for verdict, count in hidden.items())
-            say(f"not shown: {counted(hidden.total(), 'metric')} ({counts}); --all shows every metric", err=True)
+        if hidden := in_order[len(shown) :]:
+            counts = _counts([item.verdict for item in hidden])
+            say(f"not shown: {counted(len(hidden), 'metric')} ({counts}); --all shows every metric", err=True)
         _explain_verdicts(comparison)
     else:
         say("A and B have no metrics")
     print_warnings(comparison.warnings.a, "A, ")
     print_warnings(comparison.warnings.b, "B, ")
+
+
+def _say_sides(comparison: Comparison | RunComparison, verdicts: Sequence[Verdict], at: str = "") -> None:
+    say(f"A: {comparison.a}\nB: {comparison.b}")
+    if verdicts:
+        say(f"B against A{at}: {_counts(verdicts)}")
+
+
+def _counts(verdicts: Sequence[Verdict]) -> str:
+    """Return how many verdicts there are of each kind, with their marks: `▲ 8 better, = 37 indistinguishable`."""
+    counts = [(cell, verdict, verdicts.count(verdict)) for verdict, cell in CONTRAST_WORDS.items()]
+    kinds = [f"{n:,} {cell}" if cell[0].isalpha() else f"{cell[0]} {n:,} {verdict}" for cell, verdict, n in counts if n]
+    return ", ".join(kinds)
 
 
 def _rank(metric: str, headline: Sequence[str]) -> int:
@@ -281,7 +298,7 @@ def _contrast_row(contrast: MetricDifference, together: bool, across: Collection
     left_out = {"A": contrast.n_only_a, "B": contrast.n_only_b}
     p, holm = (contrast.p, contrast.p_holm) if together else (answers and answers.p, answers and answers.holm)
     return [
-        CONTRAST_WORDS.get(contrast.verdict, contrast.verdict) + (how if compared else ""),
+        CONTRAST_WORDS[contrast.verdict] + (how if compared else ""),
         labelled(contrast.metric, contrast.differs),
         *_side(contrast.a),
         *_side(contrast.b),
@@ -300,7 +317,7 @@ def _contrast_row(contrast: MetricDifference, together: bool, across: Collection
 def _side(side: ComparedSide | None) -> tuple[str, str]:
     if side is None:
         return "", ""
-    value = shown_number(side.value)
+    value = f"{side.value:.5g}" if isinstance(side.value, float) else str(side.value)
     if side.low is None or side.high is None:
         return value, error_bar(side.stderr)
     return value, f"[{float(side.low):.4g}, {float(side.high):.4g}]"
@@ -331,27 +348,27 @@ def print_difference_curves(
     comparison: RunComparison, *, headline: Sequence[str] = (), every_step: bool = True
 ) -> None:
     """Print two runs: a table per metric and its crossings, or a screen of rows with the last step of each metric."""
-    say(f"A: {comparison.a}\nB: {comparison.b}")
+    places = [Place(curve.metric, "", curve.protocol or "") for curve in comparison.curves]
+    curves = [comparison.curves[place] for place in divide_rows(places).shown]
+    _say_sides(comparison, [curve.verdict[-1] for curve in curves], " at the last step of each metric")
     if "sampling" in comparison.across and any(curve.protocol is None for curve in comparison.curves):
         say(ACROSS_SAMPLING)
     if every_step:
         band = f"{100 * comparison.level:.4g} % interval, {comparison.band}"
         for curve in comparison.curves:
-            say_curve(curve)
+            say(about_curve(curve))
             columns = [comparison.x, "A", "± A", "B", "± B", "B − A", band, "basis", "B is"]
             rows = [_step_row(curve, place) for place in range(len(curve.x))]
             print_table(columns, rows, ("± A", "± B"), drop=("basis", "± A", "± B"))
-            for line in _crossing_lines(curve):
+            for line in _crossing_lines(curve, comparison.band):
                 say(line)
             say()
     elif comparison.curves:
-        places = [Place(curve.metric, "", curve.protocol or "") for curve in comparison.curves]
-        curves = [comparison.curves[place] for place in divide_rows(places).shown]
         curves.sort(key=lambda curve: _rank(curve.metric, headline))
         interval = f"{100 * comparison.level:.4g} % interval"
         columns = ["B is", "metric", comparison.x, "A", "B", "B − A", interval, "covers zero", "beyond noise"]
         rows = [_last_row(curve) for curve in curves]
-        drop, width = ("beyond noise", "A", "B"), terminal_width() or PIPE
+        drop, width = ("beyond noise", "A", "B", "covers zero"), terminal_width() or PIPE
         kept = fitting(len(rows), lambda count: len(table_lines(columns, rows[:count], drop=drop, width=width)))
         print_table(columns, rows[:kept], drop=drop, width=width)
         say(
@@ -361,8 +378,9 @@ def print_difference_curves(
         if hidden := len(comparison.curves) - kept:
             say(f"not shown: {counted(hidden, 'metric')}, companions among them", err=True)
         say("--metric NAME shows every step of a metric, and --all every metric", err=True)
-    for metric, reason in comparison.refused.items():
-        say(f"{metric} has steps of different protocols, which are left out: {reason}")
+    for reason in dict.fromkeys(comparison.refused.values()):
+        metrics = [metric for metric, own in comparison.refused.items() if own == reason]
+        say(f"left out, since steps have different protocols ({reason}): {first_few(metrics, 3)}")
     if not comparison.curves and not comparison.refused:
         say("the runs have no metric in common at any step")
 
@@ -371,7 +389,7 @@ def _last_row(curve: DifferenceCurve) -> list[str]:
     step, a, _, b, _, change, interval, _, verdict = _step_row(curve, len(curve.x) - 1)
     crossings = ((curve.first_indistinguishable, curve.indistinguishable_from), (curve.first_apart, curve.apart_from))
     words = [
-        f"from {always} on" if always is not None else "never" if first is None else f"first at {first}"
+        f"from {always}" if always is not None else "never" if first is None else f"first {first}"
         for first, always in crossings
     ]
     return [verdict, labelled(curve.metric, curve.differs), step, a, b, change, interval, *words]
@@ -386,20 +404,20 @@ def _step_row(curve: DifferenceCurve, place: int) -> list[str]:
         _change(curve.difference[place]),
         "" if low is None else f"{_change(low)} … {_change(high)}",
         curve.basis[place],
-        CONTRAST_WORDS.get(curve.verdict[place], curve.verdict[place]),
+        CONTRAST_WORDS[curve.verdict[place]],
     ]
 
 
-def _crossing_lines(curve: DifferenceCurve) -> Iterator[str]:
+def _crossing_lines(curve: DifferenceCurve, band: Band) -> Iterator[str]:
     bound = curve.largest_not_excluded
     size = "" if bound is None else f"; differences up to {float(bound):.4g} are not excluded"
-    for band, first, always, statement, more in (
+    for own_band, first, always, statement, more in (
         ("pointwise", curve.first_indistinguishable, curve.indistinguishable_from, "the interval covers zero", size),
         ("simultaneous", curve.first_apart, curve.apart_from, "the difference is beyond noise", ""),
     ):
-        yield f"{statement} at no step" if first is None else f"{statement} first at step {first}"
-        if always is not None:
-            yield f"{band} band: {statement} at every step from {always} on{more}"
+        line = f"{band} band: {statement} " + ("at no step" if first is None else f"first at step {first}")
+        own = "" if own_band == band else f", by the {own_band} band,"
+        yield line if always is None else f"{line}, and{own} at every step from {always} on{more}"
     for before, after in curve.sign_changes:
         yield f"simultaneous band: the difference changes its sign between steps {before} and {after}"
 

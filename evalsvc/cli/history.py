@@ -27,12 +27,12 @@ from evalsvc.cli.options import (
 from evalsvc.cli.printer import (
     YARDSTICKS,
     Row,
+    about_curve,
     error_bar,
     explain_groups,
     print_list,
     print_rows,
     printed_to,
-    say_curve,
     show,
     shown_items,
     shown_number,
@@ -240,35 +240,38 @@ def last_steps(history: History, count: int | None) -> History:
 
 
 def print_history(history: History, *, shown: Shown, left_out: Sequence[LeftOutMetric] = ()) -> None:
-    """Print a row for each value of a run, with companions, sources of imports, and reasons of missing values."""
-    columns = ["metric", "variant", "protocol", "differs", history.x, "value", "± stderr"]
-    columns += [YARDSTICKS, "n", "unit", "imported from", REASON]
-    unmeasured = [
-        [lack.metric, lack.variant, "", "", str(lack.step), "not measured", *[""] * 5, one_line(lack.message)]
-        for lack in left_out
-    ]
+    """Print a block for each metric of a run, with companions, sources of imports, and reasons of missing values."""
+    columns = [history.x, "value", "± stderr", YARDSTICKS, "n", "imported from", REASON]
 
-    def rows_of(history: History) -> list[list[str]]:
+    def rows_of(history: History) -> tuple[list[list[str]], dict[int, str]]:
         named = [series.metric for series in history.series] if shown.whole else shown.named
         divided = divide_rows([Place(item.metric, item.variant, item.protocol) for item in history.series], named)
         rows: list[list[str]] = []
+        above: dict[int, str] = {}
         for place in divided.shown:
-            companions = [history.series[at] for at in divided.companions.get(place, ())]
-            rows += _value_rows(history, history.series[place], companions)
-        return rows + unmeasured
+            series, companions = history.series[place], [history.series[at] for at in divided.companions.get(place, ())]
+            fixed = [item for item in companions if len(item.value) > 1 and len(set(item.value)) == 1]
+            near = [(companion_name(item.metric, series.metric), item.value[0]) for item in fixed]
+            above[len(rows)] = about_curve(series, yardsticks(near, series.baseline))
+            rows += _value_rows(history, series, [item for item in companions if item not in fixed])
+        for lack in left_out:
+            above[len(rows)] = " ".join([lack.metric, *([lack.variant] if lack.variant != "raw" else [])])
+            rows.append([str(lack.step), "not measured", *[""] * 4, one_line(lack.message)])
+        return rows, above
 
-    same_variant = len({row[1] for row in rows_of(history)}) == 1
-    drop = ("protocol", *(["variant"] if same_variant else []), "n", "unit")
-    optional, below = ("differs", YARDSTICKS, "imported from", REASON), (YARDSTICKS, REASON)
+    optional, below, drop = ("± stderr", YARDSTICKS, "n", "imported from", REASON), (YARDSTICKS, REASON), ("n",)
     kept = steps = len({at for series in history.series for at in series.x})
+
+    def height(count: int) -> int:
+        rows, above = rows_of(last_steps(history, count))
+        return len(table_lines(columns, rows, optional, drop, below, above=above))
+
     if shown.fits_screen:
-        kept = fitting(
-            steps, lambda count: len(table_lines(columns, rows_of(last_steps(history, count)), optional, drop, below))
-        )
+        kept = fitting(steps, height)
     part = last_steps(history, kept) if kept < steps else history
-    rows = rows_of(part)
+    rows, above = rows_of(part)
     if rows:
-        print_table(columns, rows, optional, drop, below)
+        print_table(columns, rows, optional, drop, below, above=above)
         explain_groups(columns, rows)
     else:
         say(f"run {history.run} has no values yet; evalsvc evaluations {history.run} shows its evaluations")
@@ -293,7 +296,6 @@ def _say_cut(kept: int, steps: int, x: Axis) -> None:
 
 
 def _value_rows(history: History, series: ValueSeries, companions: Sequence[ValueSeries]) -> Iterator[list[str]]:
-    head = [series.metric, series.variant, series.protocol, describe_fields(series.differs)]
     by_step = [
         (companion_name(companion.metric, series.metric), dict(zip(companion.x, companion.value, strict=True)))
         for companion in companions
@@ -301,9 +303,9 @@ def _value_rows(history: History, series: ValueSeries, companions: Sequence[Valu
     groups = series.groups or [None] * len(series.x)
     columns = zip(series.x, series.value, series.stderr, series.n, groups, origins(series), strict=True)
     for at, value, stderr, n, of_groups, origin in columns:
-        near = yardsticks([(name, values[at]) for name, values in by_step if at in values], series.baseline)
+        near = yardsticks([(name, values[at]) for name, values in by_step if at in values], None)
         numbers = [str(at), shown_number(value), error_bar(stderr), near, shown_items(n, of_groups)]
-        yield [*head, *numbers, series.unit, _source(history.imports, origin) or "", ""]
+        yield [*numbers, _source(history.imports, origin) or "", ""]
 
 
 def print_buckets(buckets: Buckets) -> None:
@@ -343,7 +345,7 @@ def print_curves(joined: JoinedHistories, *, shown: Shown) -> None:
     else:
         for curve in joined.curves:
             chances = {series.baseline for series in curve.series}
-            say_curve(curve, chances.pop() if len(chances) == 1 else None)
+            say(about_curve(curve, yardsticks([], chances.pop() if len(chances) == 1 else None)))
             labels = [_label(curve, series) for series in curve.series]
             kept = fitting(steps, lambda count: count) if shown.fits_screen else steps
             print_table([joined.x, *labels], [row[1:] for row in _curve_rows(curve, labels, kept)])

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import typer
+from rich.cells import cell_len
 from typer import Argument, Option
 
 from evalsvc.cli.options import Form, Output, RunArgument, Url, connect
 from evalsvc.cli.printer import Row, flat, print_rows, printed_to, show
-from evalsvc.cli.terminal import one_line, print_table, say
+from evalsvc.cli.terminal import PIPE, print_table, say, terminal_width, with_image_tokens_counted, wrapped
 from evalsvc.spec.documents import Items
 from evalsvc.spec.documents.results import StepCompletions
 
@@ -18,6 +19,9 @@ commands = typer.Typer()
 
 LONGEST = 60
 """Most characters of a cell in the table. CSV and JSON have the whole value."""
+
+LEAST = 40
+"""Least width of completions. Numbers without room next to it are left out, the last ones first."""
 
 
 @commands.command()
@@ -118,10 +122,15 @@ def print_completions(steps: Sequence[StepCompletions], everything: bool) -> Non
                 "edits": "" if item.previous is None else str(item.previous.edit_distance),
             }
             of_prompt[_completion_label(f"step {step.step}", step.variant, item.way)] = numbers, item.text
+    width = terminal_width() or PIPE
     for (_, prompt), completions in lines.items():
-        say(prompt)
+        for line in prompt.split("\n"):
+            say("\n".join(wrapped(line, width)))
         names = ("ids", "image", "seq-rep-4", "base loss", "of ids", "kept", "edits")
         columns = [name for name in names if any(numbers.get(name) for numbers, _ in completions.values())]
+        first = max(map(len, completions))
+        while columns and first + sum(2 + max(5, len(name)) for name in columns) + LEAST > width:
+            columns.pop()
         rows = [
             (label, [numbers.get(name, "") for name in columns], text)
             for label, (numbers, text) in sorted(completions.items(), key=lambda entry: not entry[0].startswith("base"))
@@ -129,10 +138,13 @@ def print_completions(steps: Sequence[StepCompletions], everything: bool) -> Non
         if columns:
             rows.insert(0, ("", columns, ""))
         widths = [max(len(cells[place]) for _, cells, _ in rows) for place in range(len(columns))]
-        first = max(map(len, completions))
         for label, cells, text in rows:
             shown = "".join(f"  {cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
-            say(f"  {label:{first}}{shown} │ {one_line(text)}".rstrip())
+            start = f"  {label:{first}}{shown} │ "
+            line, room = with_image_tokens_counted(text), max(LEAST, width - len(start))
+            for part in [line] if cell_len(line) <= room else wrapped(line, room):
+                say(f"{start}{part}".rstrip())
+                start = " " * (len(start) - 2) + "│ "
         say()
 
 

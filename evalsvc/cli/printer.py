@@ -22,7 +22,7 @@ from evalsvc.metrics.shown_metrics import Place, companion_name, divide_rows, ya
 from evalsvc.spec.documents import Document, Metric, TaskWarning
 from evalsvc.spec.documents.comparisons import DifferenceCurve
 from evalsvc.spec.documents.document import json_name
-from evalsvc.spec.documents.fields import Number
+from evalsvc.spec.documents.history import ValueSeries
 from evalsvc.spec.documents.results import Error
 from evalsvc.spec.names import checkpoint_name
 from evalsvc.spec.protocol import describe_fields, labelled, labels
@@ -120,7 +120,8 @@ def print_fields(document: Document) -> None:
     for name, rows in tables.items():
         say(f"{name}:")
         columns = [_title(field) for field in fields_of(rows[0])]
-        print_table(columns, [[cell(*field) for field in fields_of(row).items()] for row in rows], optional=columns)
+        cells = [[cell(*field) for field in fields_of(row).items()] for row in rows]
+        print_table(columns, cells, optional=columns, drop=("sha256", "uri"))
 
 
 def fields_of(document: Document) -> dict[str, Any]:
@@ -225,13 +226,14 @@ def print_errors(errors: Mapping[str, Error], whose: str = "") -> None:
         complain(f"{whose}{', '.join(names)}: {text}")
 
 
-def say_curve(curve: Curve | DifferenceCurve, chance: Number | None = None) -> None:
-    """Print the line above the table of a curve: the metric, in words too, its unit, chance and its protocol."""
+def about_curve(curve: Curve | DifferenceCurve | ValueSeries, near: str = "") -> str:
+    """Return the line above the values of a curve: metric, title, unit, yardsticks, and protocol or variant."""
     forced = ", forced" if isinstance(curve, Curve) else ""
-    protocol = f"of several protocols{forced}" if curve.protocol is None else f"protocol {curve.protocol}"
-    words = [title_of(curve.metric), curve.unit, yardsticks([], chance), protocol, describe_fields(curve.differs)]
-    about = ", ".join(filter(None, words))
-    say(f"{curve.metric} ({about})")
+    which = f"of several protocols{forced}" if curve.protocol is None else f"protocol {curve.protocol}"
+    if isinstance(curve, ValueSeries):
+        which = curve.variant if curve.variant != "raw" else ""
+    words = [title_of(curve.metric), curve.unit, near, which, describe_fields(curve.differs)]
+    return f"{curve.metric} ({', '.join(filter(None, words))})"
 
 
 def shown_number(value: float | str | None) -> str:

@@ -33,12 +33,13 @@ INDENT = "    "
 
 STYLES: Mapping[str, str] = {
     **dict.fromkeys(("worse", "missing", "other protocol", "not judged", "failed", "wrong", "corrupt"), "red"),
-    **dict.fromkeys(("partly failed", "not tried", "different", "cancelled", "not measured"), "yellow"),
+    **dict.fromkeys(("partly failed", "not tried", "different", "cancelled", "not measured", "≠"), "yellow"),
     **dict.fromkeys(("better", "ok", "succeeded"), "green"),
 }
-"""Colours of cells by their word, in upper or lower case, with or without a remark in parentheses."""
+"""Colours of cells by their word, in upper or lower case, with or without a mark or a remark in parentheses."""
 
-_REMARK = re.compile(r" \(.*\)$")
+_REMARK = re.compile(r"^[▲▼≠] | \(.*\)$")
+_IMAGE_TOKENS = re.compile(r"(?:‹image \d+›){2,}")
 _BREAKS = re.compile(r"(?<=[/_,:;=@])|(?<=[.-])(?!\d)")
 _SPACES = re.compile(r"(?<!±) (?!…)")
 
@@ -50,10 +51,11 @@ def print_table(
     drop: Sequence[str] = (),
     below: Sequence[str] = (),
     width: int | None = None,
+    above: Mapping[int, str] | None = None,
 ) -> None:
     """Print a table as `table_lines` makes it, between empty lines."""
     print()
-    print_lines(table_lines(columns, rows, optional, drop, below, width))
+    print_lines(table_lines(columns, rows, optional, drop, below, width, above))
     print(flush=True)
 
 
@@ -64,13 +66,15 @@ def table_lines(
     drop: Sequence[str] = (),
     below: Sequence[str] = (),
     width: int | None = None,
+    above: Mapping[int, str] | None = None,
 ) -> list[Text]:
     """Return the lines of a table, with control characters escaped.
 
     A column in `optional` is left out if all its cells are empty. Lines wrap at `width`, or else at the width of the
     terminal. If that is not enough, the columns in `below` become lines below their rows. The columns in `drop` are
     left out in this order until the others fit, and a line below the table names the missing columns. In a pipe, lines
-    wrap at PIPE, and without a `width` the columns in `drop` become lines below their rows, too. No name is cut.
+    wrap at PIPE, and without a `width` the columns in `drop` become lines below their rows, too. No name is cut. The
+    lines in `above` head blocks of rows; their keys are the first rows of the blocks.
     """
     places = [place for place, name in enumerate(columns) if name not in optional or any(row[place] for row in rows)]
     grid = [[visible_line(row[place]) for place in places] for row in (columns, *rows)]
@@ -88,7 +92,9 @@ def table_lines(
             break
     widths, gap = fitted or (_narrowed(cells, width - len(kept) + 1), 1)
     lines = [*_row(cells[0], widths, gap, "bold"), Text("─" * (sum(widths) + gap * (len(widths) - 1)), style="dim")]
-    for row, shown in zip(grid[1:], cells[1:], strict=True):
+    for place, (row, shown) in enumerate(zip(grid[1:], cells[1:], strict=True)):
+        if above and place in above:
+            lines += [Text(line, style="bold") for line in wrapped(visible_line(above[place]), width)]
         lines += _row(shown, widths, gap)
         for name, text in zip(head, row, strict=True):
             if text and name in left_out and name in below:
@@ -232,6 +238,11 @@ def warn(message: str, label: tuple[str, str] = ("warning:", "bold yellow")) -> 
 def one_line(text: str) -> str:
     """Return a text as one line, with `⏎` for line breaks."""
     return visible_line(text.replace("\n", "⏎"))
+
+
+def with_image_tokens_counted(text: str) -> str:
+    """Return a completion as one line, with `‹31 image tokens›` for so many image tokens in a row."""
+    return _IMAGE_TOKENS.sub(lambda run: f"‹{run[0].count('›')} image tokens›", one_line(text))
 
 
 def confirm(what: str, yes: bool, name: str = "") -> None:

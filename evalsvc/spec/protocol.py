@@ -277,4 +277,4 @@ def labels(metrics: Iterable[Metric], contents: Mapping[str, Mapping[str, object
 def short_json(value: object) -> str:
     """Return a value as JSON, shortened if it is long."""
     text = "(none)" if value is ABSENT else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 40 else text[:16] + "…"
+    return text if len(text) <= 40 else text[:16] + "…" + text[-1] * (text[0] in '"[{')

@@ -39,8 +39,9 @@ def test_table_and_refusal(evalsvc: Shell, results: None) -> None:
     shown = evalsvc("compare before.json after.json")
     fid, kid = (" ".join(line.split()) for line in shown.out.splitlines() if "coco/" in line)
     assert fid.startswith(
-        "indistinguishable coco/fid 12.21 [12.01, 12.41] 12.27 [12.07, 12.47] +0.06 -0.2172 … +0.3372 unpaired 30,000"
+        "= coco/fid 12.21 [12.01, 12.41] 12.27 [12.07, 12.47] +0.06 -0.2172 … +0.3372 unpaired 30,000"
     )
+    assert "\nB against A: ▲ 1 better, = 1 indistinguishable, 1 OTHER PROTOCOL\n" in shown.out
     assert (kid.startswith("OTHER PROTOCOL"), " none " in kid, " basis " in shown.out) == (True, True, True)
     assert (
         "2 metrics have a verdict at level 0.95, each by itself: if nothing had changed, about 0.1 would" in shown.out
@@ -75,7 +76,7 @@ def test_runs_step_by_step(evalsvc: Shell, service: Any) -> None:
     shown = evalsvc(line)
     assert (shown.code, shown.err, shown.out.count(" paired ")) == (0, "", 3)
     assert "arc/acc (Arc accuracy, fraction, protocol" in shown.out
-    assert "covers zero at every step from 10 on; differences up to " in " ".join(shown.out.split())
+    assert "covers zero first at step 10, and at every step from 10 on; differences up to " in shown.out
     rows = evalsvc(f"{line} --band simultaneous --format csv").rows
     verdicts = [("0", "worse"), ("10", "indistinguishable"), ("20", "indistinguishable")]
     assert [(row["step"], row["verdict"]) for row in rows] == verdicts
@@ -119,18 +120,17 @@ def test_curves_say_where_they_leave_the_noise(capsys: Captured) -> None:
         (
             (2.0, 1.0, 1.0),
             [
-                "the interval covers zero first at step 10",
-                "pointwise band: the interval covers zero at every step from 10 on; "
+                "pointwise band: the interval covers zero first at step 10, and at every step from 10 on; "
                 "differences up to 0.02789 are not excluded",
-                "the difference is beyond noise first at step 0",
+                "pointwise band: the difference is beyond noise first at step 0",
             ],
         ),
         (
             (2.0, 0.5, 0.5),
             [
-                "the interval covers zero at no step",
-                "the difference is beyond noise first at step 0",
-                "simultaneous band: the difference is beyond noise at every step from 0 on",
+                "pointwise band: the interval covers zero at no step",
+                "pointwise band: the difference is beyond noise first at step 0, and, by the simultaneous band, "
+                "at every step from 0 on",
                 "simultaneous band: the difference changes its sign between steps 0 and 10",
             ],
         ),
@@ -147,11 +147,11 @@ def test_a_comparison_is_a_screen_with_the_headline_and_what_differs(capsys: Cap
     comparison = compare_results(*sides)
     print_contrasts(comparison, headline=["t/same7"], fits_screen=True)
     printed = capsys.readouterr()
-    rows = [line.split()[1] for line in printed.out.splitlines() if " t/" in line]
+    rows = [word for line in printed.out.splitlines() for word in line.split() if word.startswith("t/")]
     assert len(printed.out.splitlines()) <= SCREEN
     assert rows[:3] == ["t/same7", "t/worse", "t/same0"]
     hidden = len(comparison.contrasts) - len(rows)
-    assert printed.err == f"not shown: {hidden} metrics ({hidden} indistinguishable); --all shows every metric\n"
+    assert printed.err == f"not shown: {hidden} metrics (= {hidden} indistinguishable); --all shows every metric\n"
     print_contrasts(comparison, whole=True)
     assert sum(" t/" in line for line in capsys.readouterr().out.splitlines()) == 82
 

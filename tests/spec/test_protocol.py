@@ -42,7 +42,7 @@ def test_differences_are_named_by_dotted_keys() -> None:
     assert differences(one, other) == {"b.c": ([1], [2]), "data": (ABSENT, "0" * 64)}
     assert differences(one, dict(one)) == {}
     assert differences({"n": 1}, {"n": True}) == {"n": (1, True)}, "equal for Python"
-    assert protocol.describe_differences(differences(one, other)) == 'b.c [1] → [2], data (none) → "000000000000000…'
+    assert protocol.describe_differences(differences(one, other)) == 'b.c [1] → [2], data (none) → "000000000000000…"'
 
 
 def told(*contents: dict[str, Any]) -> list[dict[str, Any]]:
