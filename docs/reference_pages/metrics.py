@@ -78,7 +78,7 @@ an exact test. Intervals are Student's, with one degree of freedom less than the
 few long texts may have most of the weight; then the number of items is replaced by their effective number,
 (Σ w)² / Σ w² (L. Kish, Survey Sampling, 1965). Skewed items move a mean to one side more often than to the other, and
 the interval reaches farther on that side (P. Hall, JRSS B 54, 1992). Another interval is named with the metric. The
-interval of a perplexity is e to the ends of the interval of the loss.
+interval of a perplexity runs from exp(low) to exp(high), where low and high are the ends of the loss's interval.
 
 Two checkpoints are compared over the items that both have. The error of the difference is that of the items'
 differences, which is far below the error that both values' standard errors suggest. Items that only one side has are
