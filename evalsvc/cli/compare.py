@@ -254,9 +254,7 @@ def print_contrasts(
 
 
 def _say_sides(comparison: Comparison | RunComparison, verdicts: Sequence[Verdict], at: str = "") -> None:
-    say(f"A: {comparison.a}\nB: {comparison.b}")
-    if verdicts:
-        say(f"B against A{at}: {_counts(verdicts)}")
+    say(f"A: {comparison.a}\nB: {comparison.b}\nB against A{at}: {_counts(verdicts) or 'nothing in common'}")
 
 
 def _counts(verdicts: Sequence[Verdict]) -> str:
@@ -371,10 +369,7 @@ def print_difference_curves(
         drop, width = ("beyond noise", "A", "B", "covers zero"), terminal_width() or PIPE
         kept = fitting(len(rows), lambda count: len(table_lines(columns, rows[:count], drop=drop, width=width)))
         print_table(columns, rows[:kept], drop=drop, width=width)
-        say(
-            "each row is the last step that both runs have; at the steps of the last columns, the interval covers "
-            "zero, or the simultaneous interval does not"
-        )
+        say("each row is the last step that both runs have")
         if hidden := len(comparison.curves) - kept:
             say(f"not shown: {counted(hidden, 'metric')}, companions among them", err=True)
         say("--metric NAME shows every step of a metric, and --all every metric", err=True)

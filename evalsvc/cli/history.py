@@ -9,6 +9,7 @@ from functools import partial
 from typing import Annotated
 
 import typer
+from rich.text import Text
 from typer import Argument, Option
 
 from evalsvc.cli.options import (
@@ -37,7 +38,7 @@ from evalsvc.cli.printer import (
     shown_items,
     shown_number,
 )
-from evalsvc.cli.terminal import fitting, one_line, print_table, say, table_lines
+from evalsvc.cli.terminal import fitting, one_line, print_lines, print_table, say, table_lines
 from evalsvc.compare.curves import (
     Curve,
     JoinedHistories,
@@ -243,7 +244,7 @@ def print_history(history: History, *, shown: Shown, left_out: Sequence[LeftOutM
     """Print a block for each metric of a run, with companions, sources of imports, and reasons of missing values."""
     columns = [history.x, "value", "± stderr", YARDSTICKS, "n", "imported from", REASON]
 
-    def rows_of(history: History) -> tuple[list[list[str]], dict[int, str]]:
+    def table_of(history: History) -> tuple[list[list[str]], list[Text]]:
         named = [series.metric for series in history.series] if shown.whole else shown.named
         divided = divide_rows([Place(item.metric, item.variant, item.protocol) for item in history.series], named)
         rows: list[list[str]] = []
@@ -257,21 +258,16 @@ def print_history(history: History, *, shown: Shown, left_out: Sequence[LeftOutM
         for lack in left_out:
             above[len(rows)] = " ".join([lack.metric, *([lack.variant] if lack.variant != "raw" else [])])
             rows.append([str(lack.step), "not measured", *[""] * 4, one_line(lack.message)])
-        return rows, above
+        return rows, table_lines(columns, rows, columns[2:], ("n",), (YARDSTICKS, REASON), above=above)
 
-    optional, below, drop = ("± stderr", YARDSTICKS, "n", "imported from", REASON), (YARDSTICKS, REASON), ("n",)
     kept = steps = len({at for series in history.series for at in series.x})
 
-    def height(count: int) -> int:
-        rows, above = rows_of(last_steps(history, count))
-        return len(table_lines(columns, rows, optional, drop, below, above=above))
-
     if shown.fits_screen:
-        kept = fitting(steps, height)
+        kept = fitting(steps, lambda count: len(table_of(last_steps(history, count))[1]))
     part = last_steps(history, kept) if kept < steps else history
-    rows, above = rows_of(part)
+    rows, lines = table_of(part)
     if rows:
-        print_table(columns, rows, optional, drop, below, above=above)
+        print_lines([Text(), *lines, Text()])
         explain_groups(columns, rows)
     else:
         say(f"run {history.run} has no values yet; evalsvc evaluations {history.run} shows its evaluations")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated
 
@@ -11,7 +12,7 @@ from typer import Argument, Option
 
 from evalsvc.cli.options import Form, Output, RunArgument, Url, connect
 from evalsvc.cli.printer import Row, flat, print_rows, printed_to, show
-from evalsvc.cli.terminal import PIPE, print_table, say, terminal_width, with_image_tokens_counted, wrapped
+from evalsvc.cli.terminal import PIPE, one_line, print_table, say, terminal_width, wrapped
 from evalsvc.spec.documents import Items
 from evalsvc.spec.documents.results import StepCompletions
 
@@ -20,8 +21,9 @@ commands = typer.Typer()
 LONGEST = 60
 """Most characters of a cell in the table. CSV and JSON have the whole value."""
 
-LEAST = 40
-"""Least width of completions. Numbers without room next to it are left out, the last ones first."""
+IMAGE_TOKENS = re.compile(r"(?:‹image \d+›){2,}")
+
+LEAST = 40  # characters of a completion: the last numbers before it are left out for it
 
 
 @commands.command()
@@ -124,8 +126,7 @@ def print_completions(steps: Sequence[StepCompletions], everything: bool) -> Non
             of_prompt[_completion_label(f"step {step.step}", step.variant, item.way)] = numbers, item.text
     width = terminal_width() or PIPE
     for (_, prompt), completions in lines.items():
-        for line in prompt.split("\n"):
-            say("\n".join(wrapped(line, width)))
+        say(prompt)
         names = ("ids", "image", "seq-rep-4", "base loss", "of ids", "kept", "edits")
         columns = [name for name in names if any(numbers.get(name) for numbers, _ in completions.values())]
         first = max(map(len, completions))
@@ -141,7 +142,8 @@ def print_completions(steps: Sequence[StepCompletions], everything: bool) -> Non
         for label, cells, text in rows:
             shown = "".join(f"  {cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
             start = f"  {label:{first}}{shown} │ "
-            line, room = with_image_tokens_counted(text), max(LEAST, width - len(start))
+            line = IMAGE_TOKENS.sub(lambda run: f"‹{run[0].count('›')} image tokens›", one_line(text))
+            room = max(LEAST, width - len(start))
             for part in [line] if cell_len(line) <= room else wrapped(line, room):
                 say(f"{start}{part}".rstrip())
                 start = " " * (len(start) - 2) + "│ "

@@ -39,7 +39,6 @@ STYLES: Mapping[str, str] = {
 """Colours of cells by their word, in upper or lower case, with or without a mark or a remark in parentheses."""
 
 _REMARK = re.compile(r"^[▲▼≠] | \(.*\)$")
-_IMAGE_TOKENS = re.compile(r"(?:‹image \d+›){2,}")
 _BREAKS = re.compile(r"(?<=[/_,:;=@])|(?<=[.-])(?!\d)")
 _SPACES = re.compile(r"(?<!±) (?!…)")
 
@@ -51,11 +50,10 @@ def print_table(
     drop: Sequence[str] = (),
     below: Sequence[str] = (),
     width: int | None = None,
-    above: Mapping[int, str] | None = None,
 ) -> None:
     """Print a table as `table_lines` makes it, between empty lines."""
     print()
-    print_lines(table_lines(columns, rows, optional, drop, below, width, above))
+    print_lines(table_lines(columns, rows, optional, drop, below, width))
     print(flush=True)
 
 
@@ -238,11 +236,6 @@ def warn(message: str, label: tuple[str, str] = ("warning:", "bold yellow")) -> 
 def one_line(text: str) -> str:
     """Return a text as one line, with `⏎` for line breaks."""
     return visible_line(text.replace("\n", "⏎"))
-
-
-def with_image_tokens_counted(text: str) -> str:
-    """Return a completion as one line, with `‹31 image tokens›` for so many image tokens in a row."""
-    return _IMAGE_TOKENS.sub(lambda run: f"‹{run[0].count('›')} image tokens›", one_line(text))
 
 
 def confirm(what: str, yes: bool, name: str = "") -> None:

@@ -32,6 +32,10 @@ class ArtifactContent:
     sha256: str
     """SHA-256 of the content in hexadecimal digits."""
 
+    def _repr_png_(self) -> bytes | None:
+        """Return the picture that a notebook shows."""
+        return self.content if self.media_type == "image/png" else None
+
 
 def _parse_events(lines: Iterable[str]) -> Iterator[dict[str, object]]:
     fields: dict[str, str] = {}

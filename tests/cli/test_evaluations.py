@@ -5,13 +5,16 @@ from typing import Any
 
 import pytest
 from console import Shell
+from example_documents import example
 from forgetting_reports import content
 from queue_steps import enter, evaluate_whole, kept_artifact, metric, submission, suite
 
 from evalsvc.cli.evaluate import _write_artifact
+from evalsvc.cli.items import print_completions
 from evalsvc.compare.text_pages import rendered
 from evalsvc.files.artifacts import KeptArtifact, artifact_path, keep_content
 from evalsvc.messages import ShardError
+from evalsvc.spec.documents.results import Completion, StepCompletions
 from evalsvc.web import vega
 
 
@@ -105,6 +108,20 @@ def test_items_are_shown_in_part_and_written_whole(evalsvc: Shell, service: Any,
     assert len((tmp_path / "items.csv").read_text().splitlines()) == 31
     assert evalsvc("items 1 --column nll --format json").json["items"]["loss-0"][1] == {"nll": 1.5}
     assert evalsvc("items 2").out == "evaluation 2 has no results per item; its state is queued\n"
+
+
+def test_a_completion_keeps_to_the_width_and_counts_image_tokens(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line was 300 characters of `‹image 29›`."""
+    monkeypatch.setattr("evalsvc.cli.items.terminal_width", lambda: 60)
+    text = "".join(["a word of many " * 8, *(f"‹image {code}›" for code in range(31)), " and ‹image 7›"])
+    found = [example(Completion, prompt="cheese =>", way="greedy", text=text, base=None)]
+    print_completions([example(StepCompletions, step=10, variant="raw", completions=found)], everything=False)
+    shown = capsys.readouterr().out.splitlines()
+    assert max(map(len, shown)) <= 60
+    assert all("│" in line for line in shown[1:-1])
+    assert "‹31 image tokens› and ‹image 7›" in " ".join(line.partition("│ ")[2] for line in shown)
 
 
 @pytest.fixture

@@ -186,7 +186,9 @@ def test_the_content_of_an_artifact_is_checked() -> None:
     headers = {"ETag": f'"{digest}"', "Content-Type": "image/png"}
     transport = httpx2.MockTransport(lambda _: httpx2.Response(200, content=content.pop(0), headers=headers))
     with Client("http://evalsvc", transport=transport) as client:
-        assert client.artifact_content(7) == ArtifactContent(b"png", "image/png", digest)
+        picture = client.artifact_content(7)
+        assert picture == ArtifactContent(b"png", "image/png", digest)
+        assert picture._repr_png_() == b"png", "a notebook shows it"
         with pytest.raises(ServiceUnreachable, match=r"/v1/artifacts/7 .* came damaged"):
             client.artifact_content(7)
 

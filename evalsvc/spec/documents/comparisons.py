@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from evalsvc.spec.documents.document import Document
+from evalsvc.spec.documents.document import Document, html_table
 from evalsvc.spec.documents.fields import Count, Direction, Number
 from evalsvc.spec.documents.results import TaskWarning
 
@@ -148,6 +148,15 @@ class Comparison(Document):
     contrasts: list[MetricDifference]
     """Differences in the order of a's metrics, followed by metrics that only b has."""
     warnings: ComparisonWarnings = ComparisonWarnings()
+
+    def _repr_html_(self) -> str:
+        """Return the table that a notebook shows."""
+        parts = ("interval", "low"), ("interval", "high"), ("a", "value"), ("b", "value")
+        rows = (
+            [item.verdict, item.metric, item.difference, *(getattr(getattr(item, of), part, "") for of, part in parts)]
+            for item in self.contrasts
+        )
+        return html_table(["B is", "metric", "B − A", "from", "to", f"A: {self.a}", f"B: {self.b}"], *rows)
 
 
 class Crossings(Document):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from html import escape
+
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from evalsvc.spec.bounds import shortened
@@ -34,6 +37,19 @@ class Document(BaseModel):
         json_schema_serialization_defaults_required=True,
         ser_json_inf_nan="strings",
     )
+
+    def _repr_html_(self) -> str:
+        """Return the table that a notebook shows."""
+        return html_table(*((name, shortened(value)) for name, value in self))
+
+
+def html_table(*rows: Iterable[object]) -> str:
+    """Return rows as a table for notebooks, with the text escaped."""
+    cells = (
+        "".join(f"<td>{escape(f'{cell:.5g}' if isinstance(cell, float) else str(cell))}</td>" for cell in row)
+        for row in rows
+    )
+    return f"<table><tr>{'</tr><tr>'.join(cells)}</tr></table>"
 
 
 def validation_message(error: ValidationError, *, quoting: bool = True) -> str:

@@ -149,7 +149,8 @@ def _questions(source: ServiceReader, side: str) -> Mapping[tuple[str, object], 
     run, step, variant = parse_checkpoint(side)
     own = [each for each in source.artifacts(run, "forgetting", step) if each.variant == variant and not each.pruned_at]
     read = [read_forgetting(source, artifact) for artifact in own]
-    return {(name, each.index): (of, each) for of in read for name, each in of.flipped}
+    flipped = [(of, part) for of in read if of.report for part in of.report.flipped]
+    return {(part.benchmark, each.index): (of, each) for of, part in flipped for each in part.questions}
 
 
 def _other_protocols(

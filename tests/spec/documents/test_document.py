@@ -1,5 +1,6 @@
 """Documents: each has an example, all fields are checked, those of another version are ignored or filled in."""
 
+import math
 from typing import Any, Literal
 
 import pytest
@@ -8,6 +9,7 @@ from pydantic import ValidationError
 
 from evalsvc.spec import documents
 from evalsvc.spec.documents import Document
+from evalsvc.spec.documents.comparisons import DifferenceInterval, MetricDifference
 from evalsvc.spec.documents.document import validation_message
 from evalsvc.spec.documents.fields import Number, State, Time
 
@@ -85,3 +87,16 @@ def test_a_schema_has_the_names_of_json_and_the_docstrings_of_fields() -> None:
     schema = Leaf.model_json_schema(mode="serialization")
     assert schema["required"] == ["from", "at"], "an answer always has its fields"
     assert schema["properties"]["from"]["description"] == "Where the leaf is from."
+
+
+def test_a_notebook_shows_documents_as_tables_and_names_as_text() -> None:
+    """A comparison was 72,484 characters in one line."""
+    hostile = "<script>"
+    shown = example(documents.RunSummary, name=hostile, tags={"note": "a" * 1000})._repr_html_()
+    assert "<tr><td>name</td><td>&#x27;&lt;script&gt;&#x27;</td></tr>" in shown
+    assert len(shown) < 2000
+    interval = DifferenceInterval(low=-0.25, high=math.inf, level=0.95)
+    change = example(MetricDifference, metric=hostile, verdict="better", difference=1 / 3, interval=interval, b=None)
+    shown = example(documents.Comparison, a="a@0", b="b@1", contrasts=[change])._repr_html_()
+    row = "<td>better</td><td>&lt;script&gt;</td><td>0.33333</td><td>-0.25</td><td>inf</td><td>0.431</td><td></td>"
+    assert f"<td>A: a@0</td><td>B: b@1</td></tr><tr>{row}</tr></table>" in shown
