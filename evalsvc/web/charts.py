@@ -60,9 +60,9 @@ UNREAD: Spec = {"aria": False}
 ZOOM: Spec = {
     "type": "interval",
     "zoom": "wheel![event.ctrlKey || event.metaKey || event.shiftKey]",
-    "translate": "[pointerdown[event.pointerType == 'mouse'], window:pointerup] > window:pointermove!",
+    "translate": "[pointerdown[event.shiftKey], window:pointerup] > window:pointermove!",
 }
-"""A wheel without a key scrolls the page, and so does a finger."""
+"""A wheel without a key scrolls the page, and so does a finger. Dragging without a key is for the page's box."""
 
 KINDS: Spec = {"domain": ["imported", "virtual"], "range": ["square", "triangle-up"], "unknown": "circle"}
 SHAPE: Spec = {"field": "kind", "type": "nominal", "scale": KINDS, "legend": None}

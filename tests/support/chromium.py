@@ -73,6 +73,10 @@ class Visit:
             self.page.wait_for_function(CHARTS_IN_VIEW_ARE_DRAWN)
 
     def draw_all(self) -> None:
+        """Open all sections, and scroll to each chart."""
+        self.page.evaluate(
+            "() => document.querySelectorAll('#rest > details').forEach((section) => section.open = true)"
+        )
         if self.page.evaluate("() => Boolean(window.vegaEmbed)") is True:
             for chart in self.page.locator(".chart").all():
                 chart.scroll_into_view_if_needed()
@@ -109,6 +113,6 @@ class Visit:
 
 CHARTS_IN_VIEW_ARE_DRAWN = """() => [...document.querySelectorAll(".chart")].every((chart) => {
   const box = chart.getBoundingClientRect();
-  const visible = box.bottom > 0 && box.top < innerHeight && box.width > 0;
+  const visible = box.bottom > 0 && box.top < innerHeight && box.width > 0 && !chart.closest("details:not([open])");
   return !visible || chart.querySelector("svg, canvas") || chart.textContent.trim();
 })"""

@@ -34,7 +34,7 @@ FAILED, RUNNING = 53, 54
 """Evaluations in these states: the history is the same each time, and so are their ids."""
 
 FURTHER: Mapping[str, Sequence[str]] = {
-    "/runs/{run}": [f"/runs/{RUN}?with={OTHER}&with={VIRTUAL}&smooth=0.6&step=2000&scale=log"],
+    "/runs/{run}": [f"/runs/{RUN}?with={OTHER}&with={VIRTUAL}&smooth=0.6&step=2000&scale=log&pin=loss/special"],
     "/runs/{run}/images": [f"/runs/{LONG}/images"],
     "/runs/{run}/text": [f"/runs/{RUN}/text?prompt=1&against={OTHER}", f"/runs/{LONG}/text"],
     "/compare": [f"/compare?a={RUN}@4000&b={OTHER}@4000", f"/compare?a={RUN}&b={OTHER}"]

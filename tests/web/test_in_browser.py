@@ -48,6 +48,12 @@ def panel(visit: Visit, metric_name: str) -> Locator:
     return visit.page.locator(f'.panel[data-name="{metric_name}"]')
 
 
+def legend(visit: Visit, metric_name: str) -> Locator:
+    """The cells of the legend that have the values of a metric, one for each curve."""
+    heads = [head.get_attribute("data-metric") for head in visit.page.locator("#legend thead th").all()]
+    return visit.page.locator(f"#legend tbody tr > :nth-child({1 + heads.index(metric_name)})")
+
+
 def labels(panel: Locator) -> list[str]:
     texts = panel.locator("svg .role-axis-label").first.locator("text").all_text_contents()
     assert texts
@@ -77,14 +83,14 @@ def test_new_values_come_to_an_open_page_and_leave_its_zoom(visit: Visit, servic
     visit.page.wait_for_timeout(300)
     zoomed, scrolled = labels(text), visit.page.evaluate("scrollY")
     visit.page.mouse.move(0, 0)
-    visit.page.get_by_text("Table, files and commands").first.click()
+    visit.page.get_by_text("Table", exact=True).first.click()
 
     post(store, "live", 400, losses(400))
-    text.get_by_text("5.00 ± 0.10 at 400 (perplexity 32)").wait_for(timeout=SOON)
+    visit.page.locator('#legend [title="5.00 ± 0.10 at 400 (perplexity 32)"]').wait_for(timeout=SOON)
     post(store, "live", 200, losses(200))  # a late one
     visit.page.wait_for_function("() => document.querySelector('.panel table').rows.length == 6", timeout=SOON)
     post(store, "live", 400, [replace(value, value=1.5) for value in losses(400)], limit=2)
-    text.get_by_text("1.50 ± 0.10", exact=False).wait_for(timeout=SOON)
+    legend(visit, "loss/text").get_by_text("1.50 ± 0.10").wait_for(timeout=SOON)
     fail(service.state, "live", 500)
     [evaluation] = post(store, "live", 600)
     cancel(store, evaluation)
@@ -96,7 +102,7 @@ def test_new_values_come_to_an_open_page_and_leave_its_zoom(visit: Visit, servic
     assert labels(text) == zoomed
     assert visit.page.evaluate("scrollY") == scrolled
     assert visit.page.locator("details[open]").count() >= 1, "what was open stays open"
-    visit.page.mouse.dblclick(x, y)
+    visit.page.mouse.dblclick(*place_in(text))
     visit.page.wait_for_timeout(300)
     assert labels(text) != zoomed
 
@@ -162,33 +168,61 @@ def test_the_first_values_come_to_a_page_that_has_none(visit: Visit, service: Da
 
 def test_the_slider_says_what_every_chart_has_at_a_step(visit: Visit, service: Dashboard) -> None:
     visit.open(f"{service.url}/runs/{RUN}?with={OTHER}")
-    text = panel(visit, "loss/text").locator(".at-step")
-    image = panel(visit, "loss/image").locator(".at-step")
+    text, image = legend(visit, "loss/text"), legend(visit, "loss/image")
     slider = visit.page.get_by_label("Step", exact=True)
     slider.focus()
     visit.page.keyboard.press("Home")
     visit.page.keyboard.press("ArrowRight")
     visit.page.keyboard.press("ArrowRight")
     visit.page.wait_for_url("**&step=200")
-    assert text.locator("span").all_text_contents() == [
-        f"{RUN}: 7.00 ± 0.10 (perplexity 128)",
-        f"{OTHER}: 7.50 ± 0.10 (perplexity 181)",
-    ]
-    assert image.locator("span").first.text_content() == f"{RUN}: NaN ± 0.10"
+    assert visit.page.locator("#legend tbody th").all_text_contents() == [RUN, OTHER]
+    assert text.all_text_contents() == ["7.00 ± 0.10", "7.50 ± 0.10"]
+    assert text.first.get_attribute("title") == "7.00 ± 0.10 (perplexity 128)"
+    assert image.first.text_content() == "NaN ± 0.10"
     visit.page.keyboard.press("End")
     visit.page.keyboard.press("ArrowLeft")
-    assert text.locator("span").all_text_contents() == [
-        f"{RUN}: no value, failed: {FAILURE}",
-        f"{OTHER}: no value at 400",
-    ]
+    assert text.all_text_contents() == ["no value, failed", "no value"]
+    assert text.first.get_attribute("title") == f"no value, failed: {FAILURE}"
     visit.page.reload()
     visit.drawn()
-    text.get_by_text("no value at 400").wait_for()
+    text.get_by_text("no value, failed").wait_for()
     assert visit.page.locator("#step-shown").text_content() == "400"
     visit.page.get_by_role("button", name="Newest").click()
     visit.page.wait_for_url(lambda url: "step=" not in url)
-    newest = text.locator("span").first.text_content()
-    assert newest == f"{RUN}: 5.50 ± 0.10 at 350 (perplexity 45.25)"
+    assert text.first.get_attribute("title") == "5.50 ± 0.10 at 350 (perplexity 45.25)"
+    assert visit.page.locator("#headline .role-legend").count() == 0, "one legend for all charts"
+
+
+def test_a_box_zooms_all_charts_until_all_of_training_is_asked_for(visit: Visit, service: Dashboard) -> None:
+    visit.open(f"{service.url}/runs/{RUN}")
+    text, image = panel(visit, "loss/text"), panel(visit, "loss/image")
+    whole, button = labels(image), visit.page.get_by_role("button", name="Show all of training")
+    assert not button.is_visible()
+    x, y = place_in(text)
+    visit.page.mouse.move(x, y)
+    visit.page.mouse.down()
+    visit.page.mouse.move(x - 90, y + 60, steps=3)
+    assert visit.page.locator(".box").count() == 1
+    visit.page.mouse.up()
+    button.wait_for()
+    assert visit.page.locator(".box").count() == 0
+    assert "step=" not in visit.page.url, "a drag is no click"
+    assert labels(image) == labels(text) != whole
+    button.click()
+    button.wait_for(state="hidden")
+    visit.page.wait_for_timeout(300)
+    assert sorted(labels(image)) == sorted(labels(text)) == sorted(whole)
+
+
+def test_a_chosen_step_stays_chosen_when_values_come(visit: Visit, service: Dashboard) -> None:
+    for step in (0, 100, 300):
+        post(service.state.store, "strip", step, losses(step))
+    visit.open(f"{service.url}/runs/strip")
+    visit.page.get_by_label("A: step 100").check()
+    post(service.state.store, "strip", 400, losses(400))
+    visit.page.get_by_label("B: step 400").wait_for(timeout=SOON)
+    visit.page.get_by_role("button", name="Compare B with A").click()
+    visit.page.wait_for_url("**/compare?*a=strip%40100*")
 
 
 def test_the_pointer_reads_all_charts_at_a_place_and_a_tooltip_says_what_a_point_is(
@@ -204,12 +238,12 @@ def test_the_pointer_reads_all_charts_at_a_place_and_a_tooltip_says_what_a_point
         visit.page.mouse.move(0, 0)
     x, y = place_in(panel(visit, "loss/image"))
     visit.page.mouse.move(x, y)
-    panel(visit, "loss/text").get_by_text("6.00 ± 0.10 (perplexity 64)", exact=True).wait_for()
+    legend(visit, "loss/text").and_(visit.page.get_by_title("6.00 ± 0.10 (perplexity 64)")).wait_for()
     assert visit.page.locator(".mark-rule.role-mark line").count() >= 2
     visit.page.mouse.click(x, y)
     visit.page.wait_for_url("**/runs/digits?step=300")
     visit.page.mouse.move(0, 0)
-    text.get_by_text("6.00 ± 0.10 (perplexity 64)", exact=True).wait_for()
+    legend(visit, "loss/text").and_(visit.page.get_by_title("6.00 ± 0.10 (perplexity 64)")).wait_for()
 
 
 def test_a_metric_is_found_by_typing_and_drawn_when_it_is_seen(visit: Visit, service: Dashboard) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Annotated, ClassVar, Literal
+from urllib.parse import urlencode
 
 from pydantic import Field
 
@@ -17,7 +19,7 @@ from evalsvc.spec.documents.history import Axis
 from evalsvc.spec.names import checkpoint_name
 from evalsvc.web.charts import Along, Scale, colours_of
 from evalsvc.web.page import Content, Page, run_trail
-from evalsvc.web.panel import MOST_RUNS
+from evalsvc.web.panel import MOST_RUNS, MetricName
 from evalsvc.web.panels.curve import Bound, CurveQuery, Weight, watched
 
 MAX_OVERLAID = MOST_RUNS - 1
@@ -35,6 +37,9 @@ STATES = ("failed", "partly_failed", "running", "queued", "cancelled", "succeede
 
 QUICK_SECONDS = 1.0
 """Time that a page of checkpoints may take for comparisons. The service keeps them, so a next request has more."""
+
+STRIP, MAX_PINS, MAX_OPEN = 10, 12, 2
+"""Steps of the table of steps besides the best ones, metrics that are pinned, and sections that a search opens."""
 
 WEIGHTS = (0.6, 0.9, 0.97)
 
@@ -56,6 +61,8 @@ class RunPage(Page):
     """Step, or number of tokens, that is marked in all charts."""
     find: Annotated[str, Field(max_length=200)] = ""
     """Words that the names of the metrics below the headline must have."""
+    pin: Annotated[tuple[MetricName, ...], Field(max_length=MAX_PINS)] = ()
+    """Metrics whose charts follow those of the headline."""
 
     def content(self, source: ServiceReader) -> Content:
         run = source.run(self.run, all_checkpoints=False)
@@ -73,8 +80,14 @@ class RunPage(Page):
             panels = []
         companions = {name for name in names if main_metric(name, names) is not None}
         rest = sorted(set(names) - set(headline.metrics), key=lambda name: (name in companions, name))
+        pinned = [name for name in dict.fromkeys(self.pin) if name in rest]
         words = self.find.lower().split()
-        others = [other.name for other in source.runs() if other.name != self.run]
+        sections: dict[str, list[CurveQuery]] = {}
+        for name in rest:
+            if name not in pinned and all(word in name.lower() for word in words):
+                sections.setdefault(name.partition("/")[0], []).append(self._query(name, drawn_base))
+        runs = source.runs()
+        others = [other.name for other in runs if other.name != self.run]
         trail = run_trail(self.run, "", others=others)
         notes = panels[0].notes if len(panels) > 1 else ()
         values = {
@@ -85,21 +98,53 @@ class RunPage(Page):
             "facts": [note for note in notes if all(note in panel.notes for panel in panels)],
             "base": base,
             "newest": newest,
-            "rest": [self._query(name, drawn_base) for name in rest if all(word in name.lower() for word in words)],
+            **_strip(source, self.run),
+            "summary": next((each for each in runs if each.name == self.run), None),
+            "titles": {known.name: known.title for known in headline.names},
+            "pinned": [self._query(name, drawn_base) for name in pinned],
+            "sections": dict(sorted(sections.items())),
+            "most_open": MAX_OPEN,
             "hidden": companions,  # each has a panel of its own for those who look for it
             "others": others,
             "colours": colours_of(list(dict.fromkeys((self.run, *self.also)))),
             "warnings": warnings,
-            "weights": sorted({*WEIGHTS, *([self.smooth] if self.smooth else [])}),
+            "weights": [("", "none"), *((each, each) for each in sorted({*WEIGHTS, self.smooth} - {0}))],
             "shown_rows": SHOWN_ROWS,
         }
         own = [watched(self.run), *(watched(name) for name in self.also if name in others)]
         return Content(self.run, values, own, trail)
 
+    def pin_address(self, metric: str) -> str:
+        """Return the address of the page with another metric pinned, or with a pinned one no longer pinned."""
+        pins = tuple(name for name in (*self.pin, metric) if name != metric or metric not in self.pin)[-MAX_PINS:]
+        given = self.model_copy(update={"pin": pins}).model_dump(exclude={"run"}, exclude_defaults=True, by_alias=True)
+        return "?" + urlencode(given, doseq=True)
+
     def _query(self, metric: str, base: str | None) -> CurveQuery:
         given = {name: getattr(self, name) for name in ("x", "scale", "along", "smooth")}
         given |= {"metric": metric, "base": base, "from": self.first, "to": self.last}
         return CurveQuery.model_validate({**given, "run": tuple(dict.fromkeys((self.run, *self.also)))})
+
+
+def _strip(source: ServiceReader, run: str) -> Mapping[str, object]:
+    """Return the values of the headline metrics at a few steps: evenly many of all, and the best one of each metric."""
+    series = source.headlines([run], points=STRIP, strip=True)[0].series
+    values = {item.metric: dict(zip(item.x, item.values, strict=True)) for item in series}
+    steps = sorted({step for column in values.values() for step in column})
+    shown = {steps[at * (len(steps) - 1) // (STRIP - 1)] for at in range(STRIP)} if len(steps) > STRIP else {*steps}
+    best = {item.metric: item.best for item in series if item.best is not None}
+    for metric, point in best.items():
+        values[metric][point.step] = point.value
+        shown.add(point.step)
+    heads = {(item.metric, item.variant, item.protocol) for item in series}
+    for step in {point.step for point in best.values()}:
+        if any(step not in column for column in values.values()):
+            for other in source.buckets(run, list(values), points=2, first=step, last=step).series:
+                if other.last and (other.metric, other.variant, other.protocol) in heads:
+                    values[other.metric][step] = other.last[-1]
+    variants = {step: item.variant for item in reversed(series) for step in values[item.metric]}
+    names = {step: checkpoint_name(run, step, variants[step]) for step in sorted(shown, reverse=True)}
+    return {"strip": series, "at_steps": values, "steps": names}
 
 
 def _newest(source: ServiceReader, run: documents.Run) -> tuple[str | None, list[str]]:

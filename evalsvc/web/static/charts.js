@@ -91,6 +91,8 @@ async function put(element, address, spec) {
     defaultStyle: false,
     renderer: spec.datasets.points.length > MANY ? "canvas" : "svg",
     tooltip: { disableDefaultStyle: true },
+    // The page's own legend, if there is one, is that of all its charts.
+    patch: (/** @type {any} */ vega) => (document.getElementById("legend") ? { ...vega, legends: [] } : vega),
     config: colours(),
   });
   const marks = (spec.params ?? []).some((/** @type {any} */ param) => param.name === "at");

@@ -36,9 +36,12 @@ export async function replace() {
   for (const element of document.querySelectorAll("[data-live]")) {
     const name = element.getAttribute("data-live") ?? "";
     const newer = page.querySelector(`[data-live="${CSS.escape(name)}"]`);
-    if (newer && newer.innerHTML !== element.innerHTML) element.replaceChildren(...newer.childNodes);
+    if (!newer || newer.innerHTML === element.innerHTML) continue;
+    const chosen = [...element.querySelectorAll("input:checked")].map((box) => CSS.escape(box.getAttribute("aria-label") ?? ""));
+    element.replaceChildren(...newer.childNodes);
+    for (const label of chosen) /** @type {HTMLInputElement | null} */ (element.querySelector(`[type=radio][aria-label="${label}"]`))?.click();
   }
-  for (const place of document.querySelectorAll(".panels[id]")) append(place, page);
+  for (const place of document.querySelectorAll("#rest, .panels[id]")) append(place, page);
 }
 
 /**

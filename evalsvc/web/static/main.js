@@ -20,6 +20,9 @@ function copyButtons() {
   });
 }
 
+/** Sections that a search opens. */
+const MOST_OPEN = 2;
+
 /** Show only the metrics whose name has all typed words; companions of other metrics only if words are typed. */
 function findMetrics() {
   const field = /** @type {HTMLInputElement | null} */ (document.getElementById("find-metric"));
@@ -30,6 +33,8 @@ function findMetrics() {
       const asked = words.length > 0 || panel.dataset.companion === undefined;
       panel.hidden = !asked || !words.every((word) => name.includes(word));
     }
+    const sections = document.querySelectorAll("#rest > details:has(.panel:not([hidden]))");
+    if (words.length) sections.forEach((section, at) => section.toggleAttribute("open", at < MOST_OPEN));
     remember("find", words.join(" "));
   };
   field?.addEventListener("input", find);

@@ -48,32 +48,40 @@ function rows(view, name) {
   }
 }
 
-/** @param {any} row @param {string} [where] */
-function value(row, where = "") {
+/** @param {any} row */
+function value(row) {
   const two = { minimumSignificantDigits: 2, maximumSignificantDigits: 2 };
   const error = row.stderr > 0 ? row.stderr.toLocaleString("en", two) : "";
   const places = Math.min(error.split(".")[1]?.length ?? 0, 20);
   const digits = error ? { minimumFractionDigits: places, maximumFractionDigits: places } : { maximumSignificantDigits: 5 };
   const shown = row.word ?? (row.y ?? row.shown).toLocaleString("en", digits).replace("-", "−");
-  return shown + (error && ` ± ${error}`) + where + (row.next ? ` (${row.next})` : "");
+  return shown + (error && ` ± ${error}`);
 }
 
 /**
- * Return the values of a chart at a place, one line per curve; without a place, the newest values.
+ * Values of the curves of a chart at a place; without a place, the newest values. `more` has what a legend has no room for.
  * @param {any} view
  * @param {number | null} at
  */
-function lines(view, at) {
+function values(view, at) {
   const points = rows(view, "points").filter((row) => row.run !== undefined);
-  const several = new Set(points.map((row) => row.run)).size > 1;
   return [...new Set(points.map((row) => row.series))].map((series) => {
     const own = points.filter((row) => row.series === series);
     const here = at === null ? own.at(-1) : own.find((row) => row.x === at);
-    const name = several ? `${own[0].run}: ` : "";
-    if (here) return name + value(here, at === null ? ` at ${here.x.toLocaleString("en")}` : "");
-    const gap = rows(view, "gaps").find((row) => row.x === at && row.run === own[0].run);
-    return name + (gap ? `no value, ${gap.why}: ${gap.message}` : `no value at ${at?.toLocaleString("en")}`);
+    const gap = here ? null : rows(view, "gaps").find((row) => row.x === at && row.run === own[0].run);
+    const shown = here ? value(here) : gap ? `no value, ${gap.why}` : "no value";
+    const where = at === null ? ` at ${here.x.toLocaleString("en")}` : here ? "" : gap ? `: ${gap.message}` : ` at ${at.toLocaleString("en")}`;
+    const more = `${shown}${where}${here?.next ? ` (${here.next})` : ""}`;
+    return { run: own[0].run, colour: view.scale("color")(own[0].run), shown, more };
   });
+}
+
+/** @param {string} tag @param {string} colour @param {string} text */
+function dotted(tag, colour, text) {
+  const [element, dot] = [document.createElement(tag), document.createElement("i")];
+  dot.style.color = colour;
+  element.append(dot, text);
+  return element;
 }
 
 /** @param {Element} element */
@@ -83,15 +91,32 @@ function mark(element) {
   const at = pointed ?? kept;
   if (chart.view.signal("at") !== at) chart.view.signal("at", at).runAsync();
   const output = element.closest(".panel")?.querySelector(".at-step");
-  if (!output) return;
-  output.replaceChildren(
-    ...lines(chart.view, at).map((text) => {
-      const line = document.createElement("span");
-      line.textContent = text;
-      line.title = text;
-      return line;
-    }),
+  output?.replaceChildren(
+    ...values(chart.view, at).map(({ run, colour, more }) => Object.assign(dotted("span", colour, more), { title: `${run}: ${more}` })),
   );
+}
+
+/** Fill the one legend of the headline charts: a row per curve with its values at the place, a column per chart. */
+function tell() {
+  const heads = [...document.querySelectorAll("#legend [data-metric]")];
+  const shown = heads.map((head) => {
+    const name = CSS.escape(head.getAttribute("data-metric") ?? "");
+    const chart = document.querySelector(`#headline [data-name="${name}"] .chart`);
+    return chart && drawn.has(chart) ? values(drawn.get(chart)?.view, pointed ?? kept) : [];
+  });
+  const runs = new Map(shown.flat().map(({ run, colour }) => [run, colour]));
+  const lines = [...runs].map(([run, colour]) => {
+    const line = document.createElement("tr");
+    const cells = shown.map((found, column) => {
+      const own = found.find((each) => each.run === run);
+      const cell = Object.assign(document.createElement("td"), { textContent: own?.shown ?? "", title: own?.more ?? "" });
+      cell.setAttribute("data-label", heads[column]?.textContent ?? "");
+      return cell;
+    });
+    line.append(dotted("th", colour, run), ...cells);
+    return line;
+  });
+  document.querySelector("#legend tbody")?.replaceChildren(...lines);
 }
 
 function markAll() {
@@ -99,8 +124,9 @@ function markAll() {
   place();
 }
 
-/** Have the slider show the place that is marked. */
+/** Have the slider and the legend show the place that is marked. */
 function place() {
+  tell();
   const slider = /** @type {HTMLInputElement | null} */ (document.getElementById("step"));
   const shown = document.getElementById("step-shown");
   if (!slider || !shown) return;
@@ -134,7 +160,7 @@ function extend(element) {
   if (!slider) return;
   slider.max = String(places.length - 1);
   const box = slider.closest(".slider");
-  if (box && places.length > 1) box.removeAttribute("hidden");
+  if (box && (places.length > 1 || document.querySelectorAll("#legend tbody tr").length > 1)) box.removeAttribute("hidden");
 }
 
 /**
@@ -183,11 +209,46 @@ function followPointer(element) {
     });
   });
   // On the way down: Vega stops events of its own marks on the way up.
-  chart.addEventListener("pointerdown", (event) => (pressed = [event.clientX, event.clientY]), true);
+  chart.addEventListener("pointerdown", (event) => {
+    pressed = [event.clientX, event.clientY];
+    const isPlain = event.pointerType === "mouse" && event.button === 0 && !event.shiftKey;
+    if (isPlain && zooms(drawn.get(element)?.view)) boxFrom(chart, event);
+  }, true);
   chart.addEventListener("click", (event) => {
     const moved = Math.hypot(event.clientX - (pressed[0] ?? 0), event.clientY - (pressed[1] ?? 0));
     if (moved < STILL) keep(nearest(element, /** @type {PointerEvent} */ (event)));
   }, true);
+}
+
+/**
+ * Have a box follow the pointer until its button is released. All charts then show the box's part of training, and this
+ * chart the box's values too if the box is high.
+ * @param {HTMLElement} chart @param {PointerEvent} start
+ */
+function boxFrom(chart, start) {
+  const box = document.createElement("div");
+  box.className = "box";
+  const follow = (/** @type {PointerEvent} */ event) => {
+    const [x, y] = [event.clientX - start.clientX, event.clientY - start.clientY];
+    if (Math.hypot(x, y) >= STILL) document.body.append(box);
+    const [left, top] = [Math.min(x, 0) + start.clientX, Math.min(y, 0) + start.clientY];
+    Object.assign(box.style, { left: `${left}px`, top: `${top}px`, width: `${Math.abs(x)}px`, height: `${Math.abs(y)}px` });
+  };
+  addEventListener("pointermove", follow);
+  addEventListener("pointerup", () => {
+    removeEventListener("pointermove", follow);
+    const view = drawn.get(chart)?.view;
+    const frame = chart.querySelector("svg, canvas")?.getBoundingClientRect();
+    const { left, right, top, bottom, height } = box.getBoundingClientRect();
+    if (!box.isConnected || !view || !frame) return;
+    box.remove();
+    const [x, y] = [frame.left + view.origin()[0], frame.top + view.origin()[1]];
+    const [width, most] = [view.width(), view.height()];
+    const across = [left, right].map((at) => view.scale("x").invert(Math.min(Math.max(at - x, 0), width)));
+    const ends = height > 6 * STILL ? [bottom, top] : [Infinity, 0];
+    const up = ends.map((at) => view.scale("y").invert(Math.min(Math.max(at - y, 0), most)));
+    view.signal("zoom_x", across).signal("zoom_y", up).runAsync();
+  }, { once: true });
 }
 
 /** @param {any} view */
@@ -222,6 +283,7 @@ function followZoom(element) {
     for (const [other, chart] of drawn) if (other !== element && zooms(chart.view)) zoom(chart.view);
     if (from) from.value = now ? String(Math.max(0, Math.floor(Math.min(...now)))) : "";
     if (to) to.value = now ? String(Math.max(0, Math.ceil(Math.max(...now)))) : "";
+    document.getElementById("whole")?.toggleAttribute("hidden", !now);
   });
 }
 
@@ -242,6 +304,10 @@ export function slide() {
   slider?.addEventListener("input", () => keep(places[Number(slider.value)] ?? null));
   const form = document.getElementById("controls");
   form?.addEventListener("change", ({ target }) => target instanceof HTMLSelectElement && target.name === "x" && clear(form), true);
+  document.getElementById("whole")?.addEventListener("click", () => {
+    const first = [...drawn.values()].find(({ view }) => zooms(view)); // which tells the others
+    first?.view.signal("zoom_x", null).signal("zoom_y", null).runAsync();
+  });
   document.getElementById("step-clear")?.addEventListener("click", () => keep(null));
   document.addEventListener("drawn", (event) => {
     const element = /** @type {Element} */ (event.target);

@@ -234,7 +234,7 @@ def run_page(app: App, query: str = "", run: str = RUN) -> str:
 
 
 def headline(text: str) -> list[str]:
-    return re.findall(r'<figure class="panel" data-name="[^"]*">\s*<figcaption>\s*<h3>([^<]*)</h3>', text)
+    return re.findall(r'data-metric="([^"]*)"', text)
 
 
 def rest(text: str) -> dict[str, bool]:
