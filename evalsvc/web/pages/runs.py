@@ -79,6 +79,16 @@ class Row:
     run: RunSummary
     series: Mapping[str, HeadlineSeries]
 
+    @property
+    def sentence(self) -> str:
+        """The newest values that differ from the run's best or base, in words; empty where no verdict says so."""
+        parts: dict[str, list[str]] = {}
+        for metric, series in self.series.items():
+            for found in series.verdicts or []:
+                if found.verdict in ("better", "worse"):
+                    parts.setdefault(f"{found.verdict} than {found.side}", []).append(metric)
+        return "; ".join(f"{words}: {', '.join(metrics)}" for words, metrics in parts.items())
+
 
 class RunsPage(Page):
     template: ClassVar = "runs.html"

@@ -59,6 +59,7 @@ def test_a_row_says_how_far_a_run_is_and_how_good(app: App) -> None:
     accuracy = metrics[0]
     assert re.fullmatch(r"0\.\d+ ± 0\.\d+ best of 3 −0\.\d+ ≈ within noise base \+0\.\d+ ▲ better", accuracy), accuracy
     assert "fraction, higher is better" in unescape(text)
+    assert "better than base: " in text
     assert text.count("<polyline") == len(metrics)
     assert "seed=1" in text
 
