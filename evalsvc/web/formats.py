@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from urllib.parse import quote
 
@@ -83,23 +83,42 @@ def duration(seconds: float) -> str:
 segment = partial(quote, safe="")
 
 
-def sparkline(series: HeadlineSeries, width: int = 96, height: int = 22) -> tuple[str, tuple[str, str] | None] | None:
-    """Return the points of a line through the finite values of a series, and the place of the best one, for an SVG.
-    None with fewer than two values. They are placed by step, or by log(1 + step) where half of the steps are in the
-    first tenth of the range."""
-    best = series.best
+def sparkline(series: HeadlineSeries, **size: int) -> tuple[str, tuple[str, str] | None, str | None] | None:
+    """Return the points of a line through the finite values of a series, the place of the best one, and the height of
+    the value of chance, if that is near, for an SVG. None with fewer than two values."""
+    best, chance = series.best, series.baseline if isinstance(series.baseline, float) else math.nan
     values = {step: value for step, value in zip(series.x, series.values, strict=True) if isinstance(value, float)}
     values |= {best.step: best.value} if best is not None and isinstance(best.value, float) else {}
-    steps = sorted(values)
-    if len(steps) < 2:
+    if len(values) < 2:
         return None
+    low, high = min(values.values()), max(values.values())
+    level = {min(values): chance} if 2 * low - high <= chance <= 2 * high - low else {}
+    line, at_chance = _placed([values, level], **size)
+    y = next((y for _, y in at_chance.values()), None)
+    return " ".join(map(",".join, line.values())), None if best is None else line.get(best.step), y
+
+
+def band(curve: Mapping[int, tuple[float, float]]) -> tuple[str, str] | None:
+    """Return the points of a line through means, and of the area within a standard deviation of them, for an SVG."""
+    if len(curve) < 2:
+        return None
+    means, *edges = ({step: mean + sign * sd for step, (mean, sd) in curve.items()} for sign in (0, 1, -1))
+    line, upper, lower = ([*places.values()] for places in _placed([means, *edges]))
+    return " ".join(map(",".join, line)), " ".join(map(",".join, upper + lower[::-1]))
+
+
+def _placed(
+    curves: Sequence[Mapping[int, float]], width: int = 96, height: int = 22
+) -> list[dict[int, tuple[str, str]]]:
+    """Place values by step, or by log(1 + step) where half of the first curve's steps are in a tenth of the range."""
+    steps = sorted(curves[0])
     far = 10 * (steps[len(steps) // 2] - steps[0]) < steps[-1] - steps[0]
     place = {step: math.log1p(step) if far else step for step in steps}
-    low, high = min(values.values()), max(values.values())
-    first, across = place[steps[0]], (width - 2) / (place[steps[-1]] - place[steps[0]])
-    up = (height - 2) / (high - low or 1)
-    at = {x: (f"{1 + across * (place[x] - first):.1f}", f"{height - 1 - up * (values[x] - low):.1f}") for x in steps}
-    return " ".join(map(",".join, at.values())), None if best is None else at.get(best.step)
+    values = [value for curve in curves for value in curve.values()]
+    low, first, across = min(values), place[steps[0]], (width - 2) / (place[steps[-1]] - place[steps[0]])
+    up = (height - 2) / (max(values) - low or 1)
+    at = {step: f"{1 + across * (place[step] - first):.1f}" for step in steps}
+    return [{x: (at[x], f"{height - 1 - up * (curve[x] - low):.1f}") for x in sorted(curve)} for curve in curves]
 
 
 FILTERS: Mapping[str, Callable[..., object]] = {
@@ -116,4 +135,5 @@ FILTERS: Mapping[str, Callable[..., object]] = {
     "duration": duration,
     "segment": segment,
     "sparkline": sparkline,
+    "band": band,
 }

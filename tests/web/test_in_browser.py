@@ -285,6 +285,24 @@ def test_a_choice_is_a_short_address(visit: Visit, service: Dashboard) -> None:
     visit.page.wait_for_url("**/runs/digits?scale=log&with=digits-2")
 
 
+def test_the_bar_of_chosen_runs_leads_to_what_can_be_done_with_them(visit: Visit, service: Dashboard) -> None:
+    visit.open(f"{service.url}/?find=digits")
+    page = visit.page
+
+    def open_acts() -> tuple[str | None, list[str]]:
+        return page.locator("#select output").text_content(), page.locator(".act-on[href]").all_text_contents()
+
+    assert open_acts() == ("0 chosen", [])
+    page.get_by_label(f"choose {RUN}", exact=True).check()
+    assert open_acts() == ("1 chosen", ["Export"])
+    page.get_by_text("Select all").click()
+    assert open_acts() == ("2 chosen", ["Overlay", "Compare", "Export"])
+    address = page.get_by_text("Overlay", exact=True).get_attribute("href")
+    assert address == f"/runs/{RUN}?with={OTHER}", "as the page without JavaScript has it"
+    page.get_by_text("Clear", exact=True).click()
+    assert open_acts() == ("0 chosen", [])
+
+
 WALL = f"/runs/{RUN}/images"
 
 

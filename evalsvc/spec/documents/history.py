@@ -278,6 +278,8 @@ class HeadlineSeries(SeriesHead):
     """Steps of `values`; empty unless the request has `points`."""
     values: Annotated[list[Number], Field(examples=[[9.7, 6.31]])]
     """All values if there are at most `points`, or else `points` values evenly by rank, with the first and the last."""
+    at_chance_since: Annotated[int | None, Field(examples=[80])] = None
+    """First step from which on the interval of every value covers `baseline`; null if that of the newest does not."""
     near_best: Annotated[list[Count] | None, Field(examples=[[300, 3000]])] = None
     """Other steps whose values are not worse than the best one beyond noise, of the 40 best values; null without
     `strip`."""

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass
 
-from sqlalchemy import func, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from evalsvc import __version__
@@ -166,10 +166,21 @@ def read_run_headlines(session: Session, run: Run, question: Question) -> RunHea
                 base_name=base_name,
                 x=x,
                 values=values,
+                at_chance_since=_at_chance_since(session, identity, wanted[identity].baseline, latest[identity, step]),
             )
         )
     order = {metric: place for place, metric in enumerate(question.metrics)}
     return RunHeadlines(run=run.name, series=sorted(series, key=lambda item: order[item.metric]))
+
+
+def _at_chance_since(session: Session, series: int, chance: Number | None, newest: Point) -> int | None:
+    value = MetricValue
+    if chance is None or newest.low is None or newest.high is None or not newest.low <= float(chance) <= newest.high:
+        return None
+    within = (value.series_id == series, value.step <= newest.step)
+    is_apart = or_(value.low > chance, value.high < chance, value.low.is_(None), value.high.is_(None))
+    apart = select(func.max(value.step)).where(*within, is_apart).scalar_subquery()
+    return session.scalar(select(func.min(value.step)).where(*within, value.step > func.coalesce(apart, -1)))
 
 
 def _base_value(session: Session, run: Run, chosen: Chosen, series: int) -> tuple[str, Point] | None:

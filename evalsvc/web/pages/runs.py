@@ -12,7 +12,7 @@ from statistics import fmean, stdev
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from urllib.parse import urlencode
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from evalsvc.client.reader import ServiceReader
 from evalsvc.errors import InvalidRequest, UnknownName
@@ -53,7 +53,7 @@ Way = Literal["by", "across"]
 class Spread:
     """A metric of the runs of a group, at the highest step that all of them have reached."""
 
-    metric: str
+    head: HeadlineSeries
     n: int
     mean: float
     deviation: float | None
@@ -65,6 +65,8 @@ class Spread:
     """Steps of the values, from the lowest to the highest."""
     other_protocols: int
     """Number of runs that are left out since they were measured by another protocol."""
+    curve: Mapping[int, tuple[float, float]]
+    """Mean and standard deviation by step, at the steps that all of the runs have."""
 
 
 @dataclass(frozen=True)
@@ -79,15 +81,12 @@ class Row:
     run: RunSummary
     series: Mapping[str, HeadlineSeries]
 
-    @property
-    def sentence(self) -> str:
-        """The newest values that differ from the run's best or base, in words; empty where no verdict says so."""
-        parts: dict[str, list[str]] = {}
-        for metric, series in self.series.items():
-            for found in series.verdicts or []:
-                if found.verdict in ("better", "worse"):
-                    parts.setdefault(f"{found.verdict} than {found.side}", []).append(metric)
-        return "; ".join(f"{words}: {', '.join(metrics)}" for words, metrics in parts.items())
+    def against_base(self, verdict: str) -> list[HeadlineSeries]:
+        """Return the metrics whose newest value has this verdict against the base, without those at chance."""
+        series = [item for item in self.series.values() if item.at_chance_since is None]
+        return [
+            item for item in series if ("base", verdict) in [(each.side, each.verdict) for each in item.verdicts or []]
+        ]
 
 
 class RunsPage(Page):
@@ -98,8 +97,8 @@ class RunsPage(Page):
     tag: Annotated[tuple[Text, ...], Field(max_length=8)] = ()
     """Only runs with this tag, as KEY or KEY=VALUE; repeat for several tags."""
     only: Annotated[tuple[RunName, ...], Field(max_length=SHOWN)] = ()
-    metric: Annotated[tuple[Text, ...], Field(max_length=COLUMNS)] = ()
-    """Metrics of the columns; by default, the headline metrics that most runs have."""
+    metric: Annotated[tuple[Text, ...], Field(max_length=COLUMNS + 1), AfterValidator(lambda m: m[-COLUMNS:])] = ()
+    """Metrics of the columns, the last `COLUMNS` of them; by default, the headline metrics that most runs have."""
     sort: Text = "name"
     """Order of the rows: a key of `ORDERS`, or `metric:NAME` for the newest value, the best first."""
     reverse: bool = False
@@ -107,6 +106,8 @@ class RunsPage(Page):
     group: Annotated[str, Field(max_length=310, pattern=r"^((by|across):.+)?$")] = ""
     """`by:TAG`: a row for the runs with the same value of a tag. `across:TAG`: a row for the runs that have all other
     tags in common, such as those that differ in the seed alone."""
+    pin: Annotated[tuple[RunName, ...], Field(max_length=1 + MAX_OVERLAID)] = ()
+    """Runs that stay on top of every choice and order of runs."""
     page: Annotated[int, Field(ge=1, le=10_000)] = 1
     verdicts: Literal["quick", "all"] = "quick"
     """Which comparisons the page waits for: those of QUICK_SECONDS, or all."""
@@ -123,6 +124,8 @@ class RunsPage(Page):
         runs = [run for run in everything if self.find.lower() in run.name.lower()]
         runs = [run for run in runs if not self.only or run.name in self.only]
         runs = self._sorted(source, [run for run in runs if all(_has_tag(run, tag) for tag in self.tag)])
+        pinned = [] if self.group else [run for run in everything if run.name in self.pin]
+        runs = pinned + [run for run in runs if run not in pinned]
         tags = Counter(key for run in everything for key in run.tags)
         values = {
             "query": self,
@@ -131,13 +134,22 @@ class RunsPage(Page):
             "shown": SHOWN,
             "link": self.link,
             "overlay": overlay_address,
+            "most": 1 + MAX_OVERLAID,
+            "actions": self._actions(),
             **(self._groups(source, runs) if self.group else self._rows(source, runs)),
         }
         return Content("Runs", values, ["/v1/runs?limit=1"])
 
     def link(self, **changes: object) -> str:
-        query = self.model_copy(update={"page": 1, "verdicts": "quick", **changes}).to_query()
+        given = {name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()}
+        query = self.model_copy(update={"page": 1, "verdicts": "quick", **given}).to_query()
         return f"/?{query}" if query else "/"
+
+    def _actions(self) -> Mapping[str, str | None]:
+        table = "/v1/table?" + urlencode([*(("run", name) for name in self.only), ("format", "csv")])
+        both = "/compare?" + urlencode(list(zip("ab", self.only, strict=False)))
+        compare, export = both if len(self.only) == 2 else None, table if self.only else None
+        return {"Overlay": overlay_address(self.only), "Compare": compare, "Export": export}
 
     def _sorted(self, source: ServiceReader, runs: list[RunSummary]) -> list[RunSummary]:
         if self.sort in ORDERS:
@@ -157,8 +169,9 @@ class RunsPage(Page):
         headlines = self._headlines(source, [run.name for run in part]) if part else []
         rows = [Row(run, {item.metric: item for item in row.series}) for run, row in zip(part, headlines, strict=True)]
         columns = self.metric or _columns(series for row in rows for series in row.series)
-        units = {item.metric: (item.unit, item.direction) for row in rows for item in row.series.values()}
-        values: Mapping[str, object] = {"rows": rows, "groups": [], "columns": columns, "units": units}
+        heads = {item.metric: item for row in rows for item in row.series.values()}
+        known = source.headline(part[0].name).names if heads and not self.only else []
+        values: Mapping[str, object] = {"rows": rows, "groups": [], "columns": columns, "heads": heads, "known": known}
         return {**values, "total": len(runs), "open": _open(headlines)}
 
     def _headlines(self, source: ServiceReader, names: Sequence[str]) -> list[RunHeadlines]:
@@ -176,7 +189,8 @@ class RunsPage(Page):
         part = dict(self._part(list(groups.items())))
         rows = list(groups_of(source, part, self.metric))
         columns = self.metric or _columns(metric for group in rows for metric in group.spreads)
-        empty: Mapping[str, object] = {"rows": [], "units": {}, "open": 0}
+        heads = {metric: spread.head for group in rows for metric, spread in group.spreads.items()}
+        empty: Mapping[str, object] = {"rows": [], "heads": heads, "known": [], "open": 0}
         return {**empty, "groups": rows, "columns": columns, "total": len(groups)}
 
     def _part(self, items: Sequence[T]) -> Sequence[T]:
@@ -198,14 +212,14 @@ def groups_of(source: ServiceReader, groups: dict[str, list[RunSummary]], metric
     """Yield the groups with the spreads of some metrics, or without any of the headline metrics."""
     for title, runs in groups.items():
         steps = [run.last_value_step for run in runs if run.last_value_step is not None]
-        rows = source.headlines([run.name for run in runs], metrics, last=min(steps, default=None))
-        series = [item for row in rows for item in row.series]
+        ask = partial(source.headlines, points=SPARK_POINTS, last=min(steps, default=None))
+        series = [item for row in ask([run.name for run in runs], metrics) for item in row.series]
         names = dict.fromkeys(item.metric for item in series)
-        spreads = {name: _spread(name, [item for item in series if item.metric == name]) for name in names}
+        spreads = {name: _spread([item for item in series if item.metric == name]) for name in names}
         yield Group(title, runs, {name: spread for name, spread in spreads.items() if spread is not None})
 
 
-def _spread(metric: str, series: Sequence[HeadlineSeries]) -> Spread | None:
+def _spread(series: Sequence[HeadlineSeries]) -> Spread | None:
     protocols = [item.protocol for item in series]
     protocol = max(protocols, key=protocols.count)
     latest = [item.latest for item in series if item.protocol == protocol]
@@ -213,8 +227,10 @@ def _spread(metric: str, series: Sequence[HeadlineSeries]) -> Spread | None:
     steps = [point.step for point in latest if isinstance(point.value, float)]
     if not values:
         return None
+    curves = [dict(zip(item.x, item.values, strict=True)) for item in series if item.protocol == protocol]
+    columns = {step: [value for curve in curves if isinstance(value := curve.get(step), float)] for step in curves[0]}
     return Spread(
-        metric=metric,
+        head=series[0],
         n=len(values),
         mean=fmean(values),
         deviation=stdev(values) if len(values) > 1 else None,
@@ -223,6 +239,7 @@ def _spread(metric: str, series: Sequence[HeadlineSeries]) -> Spread | None:
         first_step=min(steps),
         last_step=max(steps),
         other_protocols=len(series) - protocols.count(protocol),
+        curve={step: (fmean(all_), stdev(all_)) for step, all_ in columns.items() if 1 < len(all_) == len(curves)},
     )
 
 

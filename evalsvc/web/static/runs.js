@@ -1,4 +1,4 @@
-// The table of runs: the button that draws the chosen runs over each other, and verdicts that take a while.
+// The table of runs: the bar of the chosen runs, and verdicts that take a while.
 
 /**
  * Names of the chosen runs, which stay chosen when the table gets new content.
@@ -6,21 +6,26 @@
  */
 const chosen = new Set();
 
-/** Runs that one chart has colours for. */
-const MOST = 8;
-
 /** @returns {NodeListOf<HTMLInputElement>} */
 function boxes() {
   return document.querySelectorAll("input.choose");
 }
 
 /**
- * Enable the button if a chart can show the chosen runs.
- * @param {HTMLButtonElement} button
+ * The addresses of what can be done with the chosen runs, as `RunsPage` has them.
+ * @param {string[]} names
+ * @param {number} most
+ * @returns {Record<string, string | false>}
  */
-function enable(button) {
-  button.disabled = chosen.size < 2 || chosen.size > MOST;
-  button.title = chosen.size > MOST ? `at most ${MOST} runs` : "";
+function addresses(names, most) {
+  const query = (/** @type {string[]} */ keys) => new URLSearchParams(names.map((name, i) => [keys[i] ?? "", name]));
+  const [first, ...others] = names;
+  const run = encodeURIComponent(first ?? "");
+  return {
+    Overlay: names.length > 1 && names.length <= most && `/runs/${run}?${new URLSearchParams(others.map((name) => ["with", name]))}`,
+    Compare: names.length === 2 && `/compare?${query(["a", "b"])}`,
+    Export: names.length > 0 && `/v1/table?${query(names.map(() => "run"))}&format=csv`,
+  };
 }
 
 /** Fetch the page with all verdicts, if this one was made without some of them. */
@@ -36,31 +41,37 @@ async function complete() {
   }
 }
 
-/** Note which boxes are checked. */
+/** Note which boxes are checked, and say in the bar what can be done with them. */
 function note() {
   for (const box of boxes()) {
     if (box.checked) chosen.add(box.value);
     else chosen.delete(box.value);
+  }
+  const bar = document.getElementById("select");
+  const count = bar?.querySelector("output");
+  if (count) count.textContent = `${chosen.size} chosen`;
+  const open = addresses([...boxes()].map((box) => box.value).filter((name) => chosen.has(name)), Number(bar?.dataset.most));
+  for (const link of /** @type {NodeListOf<HTMLElement>} */ (bar?.querySelectorAll("[data-act]") ?? [])) {
+    const address = open[link.dataset.act ?? ""];
+    if (address) link.setAttribute("href", address);
+    else link.removeAttribute("href");
   }
 }
 
 /** Make the table of runs work. */
 export function runs() {
   const table = document.querySelector('[data-live="runs"]');
-  const button = /** @type {HTMLButtonElement | null} */ (document.getElementById("overlay"));
-  if (!table || !button) return;
-  button.hidden = false;
+  if (!table || !document.getElementById("select")) return;
   note();
-  enable(button);
-  table.addEventListener("change", () => {
-    note();
-    enable(button);
-  });
-  button.addEventListener("click", () => {
-    const [first, ...others] = [...boxes()].map((box) => box.value).filter((name) => chosen.has(name));
-    const query = new URLSearchParams(others.map((name) => ["with", name]));
-    location.assign(`/runs/${encodeURIComponent(first ?? "")}?${query}`);
-  });
+  table.addEventListener("change", note);
+  for (const [id, check] of /** @type {[string, boolean][]} */ ([["all", true], ["none", false]])) {
+    document.getElementById(id)?.addEventListener("click", (event) => {
+      if (!check && new URLSearchParams(location.search).has("only")) return; // leads to the page of every run
+      event.preventDefault();
+      for (const box of boxes()) box.checked = check;
+      note();
+    });
+  }
   new MutationObserver(() => {
     for (const box of boxes()) box.checked = chosen.has(box.value);
     void complete();

@@ -208,7 +208,7 @@ def test_what_failed_last_comes_first_with_its_reason(store: Store) -> None:
         post(store, "run-a", step)
         store_result(store, dispatched(store), ShardResult(error=ShardError("non_finite", f"NaN at step {step}")))
     found = ask(store, failed_view)
-    assert [item.step for item in found] == [6, 5, 4, 3, 2]
+    assert [item.step for item in found] == [6, 5, 4, 3, 2, 1, 0]
     assert found[0].error == Error(code="non_finite", message="NaN at step 6")
 
 

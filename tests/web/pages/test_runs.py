@@ -1,5 +1,6 @@
 """The pages of all runs, of one and of its checkpoints, as a browser without JavaScript gets them."""
 
+import math
 import re
 from html import unescape
 from typing import Any
@@ -9,14 +10,15 @@ import pytest
 from app_in_process import App
 from compared_runs import put
 from dashboard_history import Dashboard
-from history_reference import Point, write
-from queue_steps import enter, evaluate_whole, measure, metric, submission, suite
+from history_reference import Point, imported, write
+from queue_steps import act, enter, evaluate_whole, measure, metric, submission, suite
 from told_run import OTHER, RUN, losses
 
 from evalsvc.api.own_reader import OwnReader
 from evalsvc.client import Client
 from evalsvc.client.reader import ServiceReader
 from evalsvc.spec.documents import RunSummary
+from evalsvc.store.history.imports import import_values
 from evalsvc.web.pages import run as pages
 from evalsvc.web.pages.run import SHOWN_ROWS, CheckpointsPage
 from evalsvc.web.pages.runs import Group, grouped, groups_of
@@ -34,13 +36,25 @@ def page(app: App, query: str = "") -> str:
 
 
 def names(text: str) -> list[str]:
-    return re.findall(r'<th scope="row">.*?<a href="/runs/[^"]*">([^<]*)</a>', text, re.DOTALL)
+    return re.findall(r'<th scope="rowgroup".*?<a href="/runs/[^"]*">([^<]*)</a>', text, re.DOTALL)
+
+
+def words(html: str) -> str:
+    return " ".join(unescape(re.sub(r"<[^>]*>", " ", html)).split())
+
+
+def rows_of(text: str, run: str) -> str:
+    return next(rows for rows in re.findall(r"<tbody.*?</tbody>", text, re.DOTALL) if f">{run}</a>" in rows)
 
 
 def cells(text: str, run: str) -> list[str]:
-    row = next(row for row in re.findall(r"<tr>.*?</tr>", text, re.DOTALL) if f">{run}</a>" in row)
-    found = re.findall(r"<td.*?>(.*?)</td>", row, re.DOTALL)
-    return [" ".join(unescape(re.sub(r"<[^>]*>", " ", cell)).split()) for cell in found]
+    return [words(cell) for cell in re.findall(r"<td.*?>(.*?)</td>", rows_of(text, run), re.DOTALL)]
+
+
+def says(text: str, run: str) -> str:
+    found = re.search(r'<span class="says">(.*?)</span></div>', rows_of(text, run), re.DOTALL)
+    assert found
+    return words(found[1]).replace(" :", ":")
 
 
 def points(*values: float, **fields: Any) -> list[Point]:
@@ -54,13 +68,12 @@ def test_a_row_says_how_far_a_run_is_and_how_good(app: App) -> None:
     put(app.store, "run-a", 20, 3, 0.68)
     enter(app.store, submission(30, run="run-a", tags={"seed": "1"}), suite("waits"))
     text = page(app)
-    last, queue, base, *metrics = cells(text, "run-a")
-    assert (last, queue, base) == ("30 values to 20", "1 waiting", "run-a@0")
+    step, *metrics = cells(text, "run-a")
+    assert step == "30 values to 20 1 waiting base step 0"
     accuracy = metrics[0]
-    assert re.fullmatch(r"0\.\d+ ± 0\.\d+ best of 3 −0\.\d+ ≈ within noise base \+0\.\d+ ▲ better", accuracy), accuracy
+    assert re.fullmatch(r"0\.\d+ ± 0\.\d+ ▲ better: \+0\.\d+ against the base, run-a@0", accuracy), accuracy
     assert "fraction, higher is better" in unescape(text)
-    assert "better than base: " in text
-    assert text.count("<polyline") == len(metrics)
+    assert text.count("<polyline") == text.count('r="2.5"') == len(metrics)
     assert "seed=1" in text
 
 
@@ -69,9 +82,27 @@ def test_a_newest_value_that_is_the_best_or_no_number_and_no_error_that_is_inven
     write(app.store, {"higher/x": points(1, 2, 3)}, "best")
     write(app.store, {"lower/x": points(1, float("nan"))}, "none")
     text = page(app)
-    assert "2 best of 3 +1 no error known base −1 no error known" in cells(text, "bare")
-    assert "3.000 ± 0.010 best of 3 base +2 ▲ better" in cells(text, "best")
-    assert any(cell.startswith("NaN ± 0.010 best of 1 – no error known") for cell in cells(text, "none"))
+    assert "2 ? no error known: −1 against the base, bare@0" in cells(text, "bare")
+    assert "3.000 ± 0.010 ▲ better: +2 against the base, best@0" in cells(text, "best")
+    assert any(cell.startswith("NaN ± 0.010 ? no error known: –") for cell in cells(text, "none"))
+    expected = ["Best step by lower/x: 10; the newest is not compared.", "Only one step has values."]
+    assert [says(text, run) for run in ("bare", "none")] == expected
+
+
+def test_a_sentence_says_what_is_better_what_is_lost_and_which_step_is_best(app: App) -> None:
+    series = {"pairs/image": (9.0, 2.0, 1.0), "digits/fid64": (1.0, 1.2, 0.9), "text/text": (3.0, 8.0, 9.0)}
+    entries = [imported(metric, points(*values, stderr=0.1)) for metric, values in series.items()]
+    chance: dict[str, Any] = {"unit": "fraction", "direction": "higher", "baseline": 0.25}
+    entries += [imported("cloze/acc", points(0.8, 0.25, 0.26, stderr=0.02), **chance)]
+    act(app.store, import_values, "run", "test", entries, False)
+    assert says(page(app), "run") == (
+        "Better than the base: Image loss 1.00. Worse: Text loss 9.00. At chance since step 10: Cloze accuracy. "
+        "Within noise of the base: Image distance (FID-64). Best step by Image loss: 20 (newest)."
+    )
+    entry = imported("cloze/acc", [Point(30, 0.4, 0.02, 400)], **chance)
+    act(app.store, import_values, "run", "test", [entry], False)
+    assert "Worse: Cloze accuracy 0.400, Text loss" not in says(page(app), "run")
+    assert "At chance" not in says(page(app), "run"), "the newest value is not"
 
 
 @pytest.fixture
@@ -107,26 +138,56 @@ def test_order_and_filters(several: App, query: str, expected: str) -> None:
 
 
 def test_columns_may_be_chosen_and_the_one_that_orders_says_so(several: App) -> None:
-    assert [cell.split()[0] for cell in cells(page(several, "?metric=lower/x"), "a")[3:]] == ["3.000"]
+    assert [cell.split()[0] for cell in cells(page(several, "?metric=lower/x"), "a")[1:]] == ["3.000"]
+    seven = "&".join(f"metric={name}" for name in ("lower/x", *"bcdef", "higher/y"))
+    assert [cell[:5] for cell in cells(page(several, f"?{seven}"), "a")[1:]] == ["", "", "", "", "", "0.300"]
+    assert several.http.get(f"/?{seven}&metric=g").status_code == 422
     queries = ("", "?sort=steps", "?sort=metric:higher/y&reverse=true")
     ways = [re.findall(r'aria-sort="(\w+)"', page(several, query)) for query in queries]
-    assert ways == [["ascending"], ["descending"], ["ascending"]]
+    assert ways == [[], ["descending"], ["ascending"]]
+
+
+def test_pinned_runs_stay_on_top(several: App) -> None:
+    text = page(several, "?find=b&pin=d")
+    assert names(text) == ["d", "b"]
+    assert 'href="/?find=b" aria-label="Unpin d"' in text
+    assert 'href="/?find=b&amp;pin=d&amp;pin=b" aria-label="Pin b"' in text
+
+
+def actions(text: str) -> dict[str, str]:
+    found = re.findall(r'<a class="act-on" href="([^"]*)" data-act="(\w+)">', text)
+    return {name: unescape(address) for address, name in found}
 
 
 def test_chosen_runs_have_a_link_to_their_curves_over_each_other(several: App) -> None:
     text = page(several, "?only=c&only=a")
-    assert 'href="/runs/c?with=a"' in text
     assert re.findall(r'name="only" value="(.)"[^>]* checked', text) == ["a", "c"]
-    assert "over each other</a>" not in page(several, "?only=c")
+    expected = {"Overlay": "/runs/c?with=a", "Compare": "/compare?a=c&b=a"}
+    assert actions(text) == expected | {"Export": "/v1/table?run=c&run=a&format=csv"}
+    assert [*actions(page(several, "?only=c"))] == ["Export"]
+    assert [*actions(page(several, "?only=a&only=b&only=c"))] == ["Overlay", "Export"]
+    assert 'href="/?only=a&amp;only=b&amp;only=c&amp;only=d">Select all</a>' in page(several)
+    lines = several.http.get(actions(text)["Export"]).text.splitlines()
+    assert (len(lines), "Overlay takes 2 to 8 runs" in text) == (5, True)
 
 
 def test_groups(several: App) -> None:
     text = page(several, "?group=by:seed")
-    rows = [" ".join(re.sub(r"<[^>]*>", " ", row).split()) for row in re.findall(r"<tr>.*?</tr>", text, re.DOTALL)]
-    expected = "seed=1 a , c draw them over each other"
-    expected += " 0.250 ± 0.071 0.2 to 0.3, 2 runs step 0 2.50 ± 0.71 2 to 3, 2 runs step 0"
+    rows = [words(row) for row in re.findall(r"<tr>.*?</tr>", text, re.DOTALL)]
+    expected = "seed=1 2 runs ▾ a c Overlay"
+    expected += " 0.250 ± 0.071 0.200 to 0.300, 2 runs step 0 2.50 ± 0.71 2.00 to 3.00, 2 runs step 0"
     assert rows[1] == expected
-    assert rows[3] == "without the tag seed d"
+    assert rows[3] == "without the tag seed 1 run ▾ d"
+    assert "<polygon" not in text, "one step is no curve"
+
+
+def test_the_mean_of_a_group_is_drawn_along_the_steps_that_all_have(app: App, client: Client) -> None:
+    for run, values in {"a": (5.0, 3.0, 1.0), "b": (7.0, 4.0)}.items():
+        enter(app.store, submission(0, run=run, tags={"seed": run}))
+        write(app.store, {"lower/x": points(*values)}, run)
+    [group] = groups(client)
+    assert group.spreads["lower/x"].curve == {0: (6.0, math.sqrt(2)), 10: (3.5, math.sqrt(0.5))}
+    assert page(app, "?group=across:seed").count("<polygon") == 1
 
 
 def groups(client: Client, *metrics: str) -> list[Group]:
@@ -193,7 +254,7 @@ def test_wrong_and_empty_parameters(several: App, query: str) -> None:
     assert response.status_code == (200 if query.endswith("=") else 422)
 
 
-def test_fifty_runs_of_many_cost_two_questions(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fifty_runs_of_many_cost_three_questions(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each row once asked for its run, its headline, its curves and its summary."""
     assert "evalsvc submit RUN STEP FILE" in page(app)
     assert "No run fits" in page(app, "?find=x")
@@ -209,13 +270,13 @@ def test_fifty_runs_of_many_cost_two_questions(app: App, monkeypatch: pytest.Mon
 
     monkeypatch.setattr("evalsvc.api.routes.pages.OwnReader", Counted)
     first = names(page(app))
-    assert (len(first), asked) == (50, ["runs", "headlines"])
+    assert (len(first), asked) == (50, ["runs", "headlines", "headline"])
     assert len(names(page(app, "?page=2"))) == 10
     assert 'href="/?page=2"' in page(app)
     assert names(page(app, "?sort=metric:loss/text")) == first, "of more runs than a request may name"
     asked.clear()
     page(app, "?sort=metric:lower/x")
-    assert asked == ["runs", "headlines", "headlines"]
+    assert asked == ["runs", "headlines", "headlines", "headline"]
 
 
 def test_runs_that_are_not_compared_yet_have_a_link(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
