@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from evalsvc.api.routes.artifacts import artifact_content, kept_artifact
@@ -149,6 +150,9 @@ class OwnReader:
         if not all_checkpoints or document.checkpoint_count <= len(document.checkpoints):
             return document
         return document.model_copy(update={"checkpoints": list(self.checkpoints(run))})
+
+    def run_names(self) -> list[str]:
+        return list(self.session.scalars(select(Run.name).order_by(Run.name)))
 
     def runs(self) -> list[documents.RunSummary]:
         pages = _pages(lambda page: runs_view(self.session, page, self.state.answers.get))

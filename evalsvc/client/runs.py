@@ -19,6 +19,10 @@ class RunMethods(MethodGroup):
         """Return all runs, by name."""
         return [run for page in self._transport.pages(documents.Runs, "/v1/runs") for run in page.runs]
 
+    def run_names(self) -> list[str]:
+        """Return the names of all runs, in order."""
+        return [run.name for run in self.runs()]
+
     def run(self, run: str, *, all_checkpoints: bool = True) -> documents.Run:
         """Return a run with its checkpoints, its plan and its base.
 

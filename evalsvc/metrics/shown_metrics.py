@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain, zip_longest
 
 from evalsvc.metrics.definitions import ANY, DEFINITIONS, main_metric
@@ -30,6 +31,7 @@ def default_headline(metrics: Mapping[str, Direction]) -> list[str]:
     return [turn[1] for turn in turns if turn is not None][:MOST]
 
 
+@lru_cache(4096)
 def _rank(name: str) -> int:
     entries = enumerate(DEFINITIONS)
     places = (place for place, definition in entries if definition.names != ANY and definition.matches(name))

@@ -15,6 +15,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import quote, quote_plus
 
 from alembic import command
@@ -31,6 +32,8 @@ from evalsvc.errors import DatabaseUnusable, SchemaVersionMismatch
 from evalsvc.installation import missing_package, newer_version
 from evalsvc.store.data_folder import make_data_folder, owner_url, unwritable
 from evalsvc.store.events import note_events
+
+T = TypeVar("T")
 
 FIRST_REVISION = "0100"
 """The schema version of the first release. Databases of lower versions are not migrated."""
@@ -58,6 +61,16 @@ class _WritingSession(Session):
 
 
 event.listen(_WritingSession, "after_flush", note_events)
+
+
+def once(session: Session, key: object, make: Callable[[], T]) -> T:
+    """Return what `make` reads, read once in a session that only reads."""
+    if isinstance(session, _WritingSession):
+        return make()
+    if key not in session.info:
+        session.info[key] = make()
+    found: T = session.info[key]
+    return found
 
 
 class Store:

@@ -18,6 +18,7 @@ from evalsvc.spec.documents.fields import State
 from evalsvc.spec.documents.history import Gap, Why
 from evalsvc.store.history.series import Chosen, Window
 from evalsvc.store.runs.posting import is_skipped
+from evalsvc.store.session import once
 from evalsvc.store.tables import Checkpoint, Evaluation, MetricValue, Run, Task
 
 MOST = 500
@@ -61,7 +62,7 @@ def read_gaps(session: Session, chosen: Chosen, window: Window) -> Gaps:
 
 
 def gaps_mark(session: Session, run: Run) -> list[int]:
-    return gaps_marks(session, [run.id])[run.id]
+    return once(session, ("gaps_mark", run.id), lambda: gaps_marks(session, [run.id])[run.id])
 
 
 def gaps_marks(session: Session, run_ids: Sequence[int]) -> dict[int, list[int]]:
@@ -78,28 +79,34 @@ def gaps_marks(session: Session, run_ids: Sequence[int]) -> dict[int, list[int]]
 
 
 def _series_by_suite(session: Session, chosen: Chosen) -> dict[Place, set[int]]:
+    series: dict[tuple[str, str], list[tuple[str, int]]] = {}
+    for key, head in chosen.heads.items():
+        series.setdefault((head.metric, head.protocol), []).append((head.variant, key))
+    series_ids: defaultdict[Place, set[int]] = defaultdict(set)
+    for suite, *measured in once(session, ("measured", chosen.run.id), lambda: _measured(session, chosen.run)):
+        for variant, key in series.get((measured[0], measured[1]), ()):
+            series_ids[suite, variant].add(key)
+    return series_ids
+
+
+def _measured(session: Session, run: Run) -> list[tuple[str, str, str]]:
+    """Return what the newest evaluations of suites measured: digest of the suite, metric, protocol."""
     newest: dict[str, int] = {}
     for state in ("partly_failed", "succeeded"):  # the last one tells which metrics the suite measures
         query = (
             select(Evaluation.suite_digest, func.max(Evaluation.id).label("id"))
             .join(Checkpoint, Checkpoint.id == Evaluation.checkpoint_id)
-            .where(Checkpoint.run_id == chosen.run.id, Evaluation.state == state)
+            .where(Checkpoint.run_id == run.id, Evaluation.state == state)
             .group_by(Evaluation.suite_digest)
         )
         newest |= {row.suite_digest: row.id for row in session.execute(query)}
     digests = {evaluation: suite for suite, evaluation in newest.items()}
-    series: dict[tuple[str, str], list[tuple[str, int]]] = {}
-    for key, head in chosen.heads.items():
-        series.setdefault((head.metric, head.protocol), []).append((head.variant, key))
-    series_ids: defaultdict[Place, set[int]] = defaultdict(set)
-    measured = select(Task.evaluation_id, Task.metrics).where(
-        Task.evaluation_id.in_(digests), Task.metrics.is_not(None)
-    )
-    for evaluation, metrics in session.execute(measured):
-        for metric in metrics or ():
-            for variant, key in series.get((metric["name"], metric["protocol"]), ()):
-                series_ids[digests[evaluation], variant].add(key)
-    return series_ids
+    tasks = select(Task.evaluation_id, Task.metrics).where(Task.evaluation_id.in_(digests), Task.metrics.is_not(None))
+    return [
+        (digests[evaluation], metric["name"], metric["protocol"])
+        for evaluation, metrics in session.execute(tasks)
+        for metric in metrics or ()
+    ]
 
 
 def _unsucceeded(

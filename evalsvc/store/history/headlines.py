@@ -17,10 +17,10 @@ from evalsvc import __version__
 from evalsvc.checkpoints.expression import Step
 from evalsvc.metrics.shown_metrics import MOST, default_headline
 from evalsvc.spec.documents.fields import Direction, Number
-from evalsvc.spec.documents.history import Headline, HeadlineSeries, LeftOutMetric, Point, RunHeadlines
+from evalsvc.spec.documents.history import Headline, HeadlineSeries, LeftOutMetric, Point, RunHeadlines, SeriesHead
 from evalsvc.store.history.gaps import gaps_marks
 from evalsvc.store.history.reading import best_points, number_or_word, points_at
-from evalsvc.store.history.series import Chosen, choose_series
+from evalsvc.store.history.series import choose_series
 from evalsvc.store.history.writing import Remember, history_tag
 from evalsvc.store.lookup import find_run
 from evalsvc.store.runs.base import base_step
@@ -142,10 +142,12 @@ def read_run_headlines(session: Session, run: Run, question: Question) -> RunHea
     chosen = choose_series(session, run.name, (), question.variant)
     wanted = {identity: head for identity, head in chosen.heads.items() if head.metric in question.metrics}
     ends: dict[str, tuple[int, bool, int]] = {}
-    for identity, head in wanted.items():
-        # One query for each series: so the database finds the step by the key, and walks no values.
-        query = select(func.max(MetricValue.step)).where(MetricValue.series_id == identity)
-        end = session.scalar(query if question.last is None else query.where(MetricValue.step <= question.last))
+    # A subquery for each series: so the database finds the step by the key, and walks no values.
+    step = select(func.max(MetricValue.step)).where(MetricValue.series_id == Series.id)
+    step = step if question.last is None else step.where(MetricValue.step <= question.last)
+    rows = session.execute(select(Series.id, step.scalar_subquery()).where(Series.id.in_(wanted)))
+    for identity, end in rows:
+        head = wanted[identity]
         if end is not None:
             ends[head.metric] = max(ends.get(head.metric, (-1, False, 0)), (end, head.variant == "raw", identity))
     newest = {identity: step for step, _, identity in ends.values()}
@@ -153,20 +155,21 @@ def read_run_headlines(session: Session, run: Run, question: Question) -> RunHea
     latest = points_at(session, list(newest.items()))
     best = best_points(session, directions, question.last)
     along = _along(session, newest, question.points) if question.points else {}
+    bases = _base_values(session, run, {identity: wanted[identity] for identity in newest})
     series = []
-    for identity, step in newest.items():
-        base_name, base = _base_value(session, run, chosen, identity) or (None, None)
+    for identity, at in newest.items():
+        base_name, base = bases.get(identity, (None, None))
         x, values = along.get(identity, ([], []))
         series.append(
             HeadlineSeries(
                 **vars(wanted[identity]),
-                latest=latest[identity, step],
+                latest=latest[identity, at],
                 best=best.get(identity),
                 base=base,
                 base_name=base_name,
                 x=x,
                 values=values,
-                at_chance_since=_at_chance_since(session, identity, wanted[identity].baseline, latest[identity, step]),
+                at_chance_since=_at_chance_since(session, identity, wanted[identity].baseline, latest[identity, at]),
             )
         )
     order = {metric: place for place, metric in enumerate(question.metrics)}
@@ -183,18 +186,20 @@ def _at_chance_since(session: Session, series: int, chance: Number | None, newes
     return session.scalar(select(func.min(value.step)).where(*within, value.step > func.coalesce(apart, -1)))
 
 
-def _base_value(session: Session, run: Run, chosen: Chosen, series: int) -> tuple[str, Point] | None:
-    head = chosen.heads[series]
+def _base_values(session: Session, run: Run, heads: Mapping[int, SeriesHead]) -> dict[int, tuple[str, Point]]:
+    """Return the name of the base and its value under the same protocol, by the id of the series."""
     base = base_step(run)
-    variants = (head.variant, "raw") if run.base is None else (base.variant,)
-    for variant in dict.fromkeys(variants):
-        key = {"metric": head.metric, "variant": variant, "protocol_id": head.protocol}
-        query = select(Series.id).filter_by(**key).join(Run, Run.id == Series.run_id).where(Run.name == base.run)
-        identity = session.scalar(query)
-        points = {} if identity is None else points_at(session, [(identity, base.step)])
-        for point in points.values():
-            return str(Step(base.run, base.step, variant)), point
-    return None
+    query = select(Series).join(Run, Run.id == Series.run_id).where(Run.name == base.run)
+    of_base = session.scalars(query.where(Series.metric.in_({head.metric for head in heads.values()})))
+    ids = {(series.metric, series.variant, series.protocol_id): series.id for series in of_base}
+    points = points_at(session, [(identity, base.step) for identity in ids.values()])
+    found: dict[int, tuple[str, Point]] = {}
+    for identity, head in heads.items():
+        for variant in (head.variant, "raw") if run.base is None else (base.variant,):
+            key = ids.get((head.metric, variant, head.protocol), 0), base.step
+            if key in points:
+                found[identity] = str(Step(base.run, base.step, variant)), points[key]
+    return found
 
 
 def _along(session: Session, newest: Mapping[int, int], points: int) -> dict[int, tuple[list[int], list[Number]]]:

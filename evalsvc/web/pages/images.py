@@ -101,7 +101,7 @@ class ImagesPage(Page):
         rows, compared = self._ordered(source, _rows([*ranked, *columns], self.find), ranked)
         n = len(ranked)
         rows = [replace(row, images=row.images[n:], others=row.images[:n]) for row in rows if any(row.images[n:])]
-        others = [other.name for other in source.runs() if other.name != self.run]
+        others = [name for name in source.run_names() if name != self.run]
         values = {
             "query": self,
             "run": runs[0],

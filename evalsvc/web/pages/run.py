@@ -183,7 +183,7 @@ class CheckpointsPage(Page):
         }
         values = {"query": self, "rows": part, "total": len(rows), "failed": len(failed), "contrasts": contrasts}
         values |= {"metric": metric, "words": title_of(metric), "pages": -(-len(shown) // CHECKPOINTS)}
-        trail = run_trail(self.run, "/checkpoints", "Checkpoints", others=[other.name for other in source.runs()])
+        trail = run_trail(self.run, "/checkpoints", "Checkpoints", others=source.run_names())
         return Content(f"{self.run}: checkpoints", values, trail=trail)
 
 

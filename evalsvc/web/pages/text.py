@@ -119,7 +119,7 @@ class TextPage(Page):
         prompt = prompts[min(self.prompt, len(prompts) - 1)] if prompts else ""
         own = [each for each in drawn if each[2].prompt == prompt and each[2].way == self.way]
         artifacts = [each for each in client.artifacts(self.run, "forgetting") if each.pruned_at is None]
-        others = [other.name for other in client.runs() if other.name != self.run]
+        others = [name for name in client.run_names() if name != self.run]
         step = self.step if self.step is not None else max((each.step for each in artifacts), default=None)
         values = {
             "query": self,

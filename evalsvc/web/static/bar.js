@@ -1,23 +1,61 @@
 // The bar of every page: what is found by the typed words, and what runs now.
 
-/** Milliseconds without typing until the service is asked, and between two questions for what runs. */
-const [PAUSE, BETWEEN] = [150, 10_000];
+/** Milliseconds without typing until the service is asked, between two questions for what runs, and at most between two. */
+const [PAUSE, BETWEEN, LONGEST] = [150, 10_000, 60_000];
+
+/** When something new came or the reader did something last, and whether something runs. */
+const last = { news: 0, running: false };
+
+/** Note that there is something new, so that open pages ask often again. */
+export function noteNews() {
+  last.news = performance.now();
+}
+
+/**
+ * Do something again and again while the page is visible: as often as given while evaluations run, else the more rarely
+ * the longer there was nothing new, and at once when the reader is back.
+ * @param {() => Promise<void>} look
+ * @param {number} least
+ */
+export function repeat(look, least) {
+  let timer = 0; // -1 during a look
+  const wait = () => {
+    const quiet = last.running ? 0 : (performance.now() - last.news) / 4;
+    timer = setTimeout(turn, Math.min(Math.max(least, quiet), LONGEST));
+  };
+  const turn = async () => {
+    if (timer < 0) return;
+    clearTimeout(timer);
+    timer = 0;
+    if (document.visibilityState !== "visible") return;
+    timer = -1;
+    await look().finally(wait);
+  };
+  const wake = () => {
+    const slept = performance.now() - last.news > 4 * least;
+    noteNews();
+    if (slept) void turn();
+  };
+  for (const kind of ["keydown", "pointermove", "scroll"]) document.addEventListener(kind, wake, { passive: true });
+  document.addEventListener("visibilitychange", turn);
+  wait();
+}
 
 /** Show how many evaluations run and wait, and how long they take. */
 export function pill() {
   const place = document.getElementById("pill");
   const look = async () => {
-    if (!place || document.visibilityState !== "visible") return;
+    if (!place) return;
     const answer = await fetch("/v1/status", { cache: "no-cache" }).catch(() => null);
     if (!answer?.ok) return;
     const { running, queued, seconds_left: left } = (await answer.json()).queue;
     const time = left < 5400 ? `${Math.ceil(left / 60)} min left` : `${Math.round(left / 3600)} h left`;
-    place.hidden = !(running || queued);
+    last.running = Boolean(running || queued);
+    place.hidden = !last.running;
     const text = [`${running} running`, queued && `${queued} waiting`, left && time].filter(Boolean).join(" · ");
     if (place.textContent !== text) place.textContent = text;
   };
-  if (place) setInterval(look, BETWEEN);
-  void look();
+  if (place) void look().finally(() => repeat(look, BETWEEN));
 }
 
 /** Show what is found below the field as one types. Ctrl-K leads to the field, and Tab through the list. */

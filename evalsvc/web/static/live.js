@@ -1,5 +1,6 @@
 // New values without a reload: the page asks small addresses, and takes the new content where one has changed.
 
+import { noteNews, repeat } from "./bar.js";
 import { askAgain, refresh, watch } from "./charts.js";
 
 const SECONDS = 3;
@@ -66,13 +67,13 @@ function say(text) {
 }
 
 async function look() {
-  if (document.visibilityState !== "visible") return;
   const watched = (document.body.dataset.watched ?? "").split(" ").filter(Boolean);
   try {
     const news = await Promise.all(watched.map(newsOf));
     await askAgain();
     if (news.some((each) => each !== "same")) {
       await Promise.all([replace(), refresh()]);
+      if (news.includes("new")) noteNews();
       if (news.includes("new")) say(`new values at ${new Date().toLocaleTimeString()}`);
     } else if (document.getElementById("live")?.textContent?.startsWith("the service")) {
       say("");
@@ -82,10 +83,9 @@ async function look() {
   }
 }
 
-/** Look for new values every few seconds while the page is visible. */
+/** Look for new values while the page is visible. */
 export function follow() {
   if (!document.body.dataset.watched) return;
   // The first look is for values that came while the page loaded.
-  setInterval(look, SECONDS * 1000);
-  document.addEventListener("visibilitychange", look);
+  repeat(look, SECONDS * 1000);
 }
