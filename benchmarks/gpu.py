@@ -240,7 +240,8 @@ def _print_summary(kept: Kept) -> None:
     for state in states:
         print(f"          {state}")
     if late := [name for name, outcome in kept.outcomes.items() if outcome.state in ("stopped", "not begun")]:
-        print(f"to go on  python benchmarks/gpu.py --device {kept.options['device']} --only {' '.join(late)}")
+        options = f"--device {kept.options['device']}" + " --small" * kept.options["small"]
+        print(f"to go on  python benchmarks/gpu.py {options} --only {' '.join(late)}")
     print()
 
 

@@ -141,6 +141,11 @@ def test_a_check_that_fails_fails_its_section(monkeypatch: pytest.MonkeyPatch) -
     assert kept.outcomes["a"].reason == "not as it should be: x"
 
 
+def test_the_rest_is_asked_as_small_as_the_beginning(capsys: pytest.CaptureFixture[str]) -> None:
+    gpu._print_summary(outcomes_of("a"))
+    assert "to go on  python benchmarks/gpu.py --device cpu --small --only a\n" in capsys.readouterr().out
+
+
 def test_a_kit_that_cannot_begin_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     given = scripted(monkeypatch, [])
     kept = outcomes_of("a", "b")

@@ -59,7 +59,8 @@ def configure(settings: Settings, scratch: Path, processes: int = 1) -> None:
     adopt_dask()
     threads = str(settings.worker_threads(processes))
     environment = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
-    environment |= thread_waits()
+    # With Triton installed, torch's compiler would otherwise start processes of its own when it is imported.
+    environment |= {**thread_waits(), "TORCH_WARM_POOL": "0"}
     dask.config.set(
         {
             **DASK_SETTINGS,

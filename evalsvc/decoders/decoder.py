@@ -7,6 +7,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import ClassVar, Self
 
 import torch
@@ -114,9 +115,10 @@ class ImageDecoder(nn.Module, ABC):
         with full_precision(device):
             return torch.cat([self.render(self.lookup(part, grid)).float() for part in rows])
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """Identity of the current weights by the authors' names, see `tensor_digest`. Reads all weights."""
+        """Identity of the weights by the authors' names, see `tensor_digest`. Reads all weights, once: on a GPU that
+        takes seconds, in which the GPU waits."""
         return tensor_digest({self.file_name(name): tensor for name, tensor in self.state_dict().items()})
 
     @property

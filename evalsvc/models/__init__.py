@@ -1,7 +1,7 @@
 """The language model: read from a training run's checkpoint, and run for inference."""
 
 from evalsvc.models.attention import KVCache
-from evalsvc.models.decoding import DecodeStep, can_compile, compiled
+from evalsvc.models.decoding import DecodeStep, can_compile, compiled, compiler_problem
 from evalsvc.models.language_model import DecodePath, LanguageModel, StepShape
 from evalsvc.models.loading import load_model
 from evalsvc.models.packing import WeightFormat, packed_bytes, worth_packing
@@ -21,6 +21,7 @@ __all__ = [
     "build_trie",
     "can_compile",
     "compiled",
+    "compiler_problem",
     "load_model",
     "packed_bytes",
     "read_trie",

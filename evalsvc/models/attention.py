@@ -106,10 +106,12 @@ def grouped_attention(
 
 def reads_shared_keys(queries: Tensor, bias: Tensor | None) -> bool:
     """Return whether torch has a fused kernel for several queries of heads that share keys: on CUDA that is only flash
-    attention. In all other cases `enable_gqa` selects an unfused kernel, which holds the scores of all pairs."""
+    attention, from Ampere on. In all other cases `enable_gqa` selects an unfused kernel, which holds the scores of all
+    pairs."""
     if queries.device.type != "cuda":
         return True
-    return bias is None and queries.dtype in (torch.float16, torch.bfloat16) and queries.shape[-1] <= 256
+    fits = bias is None and queries.dtype in (torch.float16, torch.bfloat16) and queries.shape[-1] <= 256
+    return fits and torch.cuda.get_device_capability(queries.device) >= (8, 0)
 
 
 def attention_bias(

@@ -21,7 +21,7 @@ from evalsvc.errors import InvalidRequest
 from evalsvc.models.attention import KVCache, attend, attention_bias
 from evalsvc.models.layer import EAGER, Block, Kernels, Mix, Products, build_norm
 from evalsvc.models.packing import product
-from evalsvc.models.rotation import INV_FREQ_DTYPES, Positions, resolve_inv_freq_dtype
+from evalsvc.models.rotation import INV_FREQ_DTYPES, Positions, last_position, resolve_inv_freq_dtype
 from evalsvc.spec.model_config import ImageTables, ModelConfig
 
 
@@ -88,7 +88,7 @@ class Layered(nn.Module):
         if cache is not None:
             cache.require_room(batch, new)
         bias = attention_bias(mask, batch, new, past, self.tok_embeddings.weight)
-        self.positions.require_rows(past + new - 1 if positions is None else positions)
+        self.positions.require_rows(last_position(positions, past + new, self.positions.limit))
         if positions is None:
             positions = torch.arange(past, past + new, device=ids.device)[None]
         hidden = self.mixed(ids, positions, partial(attend, bias, cache))

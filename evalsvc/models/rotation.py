@@ -29,6 +29,9 @@ class Positions(nn.Module):
         self.seq_len, self.window = config.seq_len, config.attention_window
         inv_freq = rotary_frequencies(config) if saved is None else saved
         self.register_buffer("inv_freq", inv_freq.to(inv_freq_dtype).float(), persistent=False)
+        rows = 2 * self.seq_len if self.kind == "llama_rotary" else None  # open_lm builds its table once, this long
+        self.limit = min((limit for limit in (rows, self.window) if limit is not None), default=None)
+        """Number of positions; None without a limit."""
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
         # The buffer moves with the model, but model.bfloat16() must not round it: rotary_inv_freq_dtype decides the
@@ -59,8 +62,8 @@ class Positions(nn.Module):
     def require_rows(self, last: int | Tensor) -> None:
         """Raise InvalidData if any position is beyond llama_rotary's table, or beyond the window of attention. A tensor
         on a GPU makes the call wait for the GPU."""
-        rows = 2 * self.seq_len  # open_lm builds llama_rotary's table once, this long
-        if self.kind != "llama_rotary" and self.window is None:
+        rows = 2 * self.seq_len
+        if self.limit is None:
             return
         last = int(last.max()) if isinstance(last, Tensor) else last
         if self.window is not None and last >= self.window:
@@ -73,6 +76,14 @@ class Positions(nn.Module):
                 f"position {last} is beyond llama_rotary's {rows} positions (twice the model's seq_len "
                 f"{self.seq_len}); use shorter sequences"
             )
+
+
+def last_position(positions: Tensor | None, slots: int, limit: int | None) -> int:
+    """Return the largest of `positions`, for a check against `limit`. A position is at most its slot: on a GPU, which
+    the value would have to wait for, the last slot stands for the value as long as the slot is within the limit."""
+    if positions is None or limit is None or (positions.device.type != "cpu" and slots <= limit):
+        return slots - 1
+    return int(positions.max())
 
 
 def rotary_frequencies(config: ModelConfig) -> Tensor:  # [rotated dimensions / 2] float32, before any rounding

@@ -44,6 +44,7 @@ from evalsvc.errors import (
 )
 from evalsvc.families.reading import resolve_config
 from evalsvc.models.language_model import CacheKind, PaddedModel
+from evalsvc.models.rotation import last_position
 from evalsvc.spec.model_config import OPEN_LM, TRANSFORMERS, ModelConfig
 
 OLDEST = 5
@@ -300,8 +301,7 @@ class TransformersModel(PaddedModel):
         cache: FilledCache | None = None,
     ) -> Tensor:
         past, new = 0 if cache is None else cache.length, ids.shape[1]
-        if self._positions is not None:
-            self.require_positions(past + new - 1 if positions is None else int(positions.max()))
+        self.require_positions(last_position(positions, past + new, self._positions))
         arguments: dict[str, Any] = {}
         if mask is not None:
             if mask.shape != (len(ids), past + new):

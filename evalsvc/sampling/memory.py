@@ -27,11 +27,15 @@ CGROUPS = Path("/sys/fs/cgroup")
 OUT_OF_MEMORY = (
     "DefaultCPUAllocator",
     "CUDA error: out of memory",
+    "CUDA driver error: out of memory",
+    "Triton Error [CUDA]: out of memory",
     "STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
     "DEVICE_ALLOCATION_FAILED",
 )
 """Texts of a plain RuntimeError or torch.AcceleratorError when memory runs out, from torch's CPU allocator, the driver,
-cuBLAS and its relatives, and cuDNN's newer names."""
+Triton, cuBLAS and its relatives, and cuDNN's newer names. cuBLAS reports a missing workspace of a new thread as
+NOT_INITIALIZED."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +113,9 @@ def available_bytes(device: str | torch.device) -> int | None:
     a CPU, the minimum over the machine, the control group and the address space, with file pages counted as free."""
     device = torch.device(device)
     if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        free, total = torch.cuda.mem_get_info(device)
+        allowed = int(total * torch.cuda.get_per_process_memory_fraction(device))
+        return min(int(free) + torch.cuda.memory_reserved(device), allowed) - torch.cuda.memory_allocated(device)
     if device.type != "cpu":
         return None
     limits = [_group_bytes(CGROUPS, Path("/proc/self/cgroup"))]

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from evalsvc.errors import InvalidRequest, NonFinite, UnknownName
-from evalsvc.models import WeightFormat, can_compile, worth_packing
+from evalsvc.models import WeightFormat, can_compile, compiler_problem, worth_packing
 from evalsvc.models.language_model import DecodePath, LanguageModel, PaddedPrompts, StepShape
 from evalsvc.sampling.logits import draw
 from evalsvc.sampling.noise import stream_keys
@@ -32,6 +32,9 @@ COMPILE_BYTES = 2 * 10**11
 """Number of `compilable_bytes` from which a batch is compiled: reading them takes longer than compiling."""
 NOISE_BYTES = 100
 """Bytes that the noise of one code moves through the caches, uncompiled."""
+GPU_BUCKET = 64
+"""Multiple of tokens to which prompts are padded on a GPU: most captions have one padded length."""
+COMPILED, UNCOMPILED = "compiled", "uncompiled"
 CACHE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 _CHOICES: dict[str, tuple[str | None, ...]] = {
     "weights": ("plain", "int8"),
@@ -114,6 +117,8 @@ class Samples:
     codes: Tensor
     """Codes, [len(indices), length] int64, on the model's device."""
     path: DecodePath
+    noise: str = ""
+    """Code that computes the noise: `compiled`, or `uncompiled`, on a GPU with the reason."""
 
 
 def generate(
@@ -157,7 +162,7 @@ def _batches(
                     done += len(batch)
                     on_step(done)
                 # Copy: the buffer is reused, and a tensor of inference mode would spread that mode to its users.
-                yield Samples(batch, sampler.codes[: len(batch)].clone(), sampler.path)
+                yield Samples(batch, sampler.codes[: len(batch)].clone(), sampler.path, sampler.noise)
 
 
 class Sampler:
@@ -167,8 +172,7 @@ class Sampler:
         self.model, self.spec, self.device = model, spec, model.device
         self.image_ids = torch.tensor(list(spec.image_ids), device=self.device)  # [codes]
         self.path = runnable_path(model, spec)
-        on_gpu = self.device.type == "cuda" and can_compile(str(self.device))
-        self.compile_noise = self.path == "compiled" or (self.path == "graph" and on_gpu)
+        self.noise = noise_kind(self.path, self.device)
         cache_dtype = None if spec.cache_dtype is None else CACHE_DTYPES[spec.cache_dtype]
         capacity = longest + spec.read_before(spec.length - 1)  # the last code is drawn and never read by the model
         ids = tuple(spec.image_ids)
@@ -207,7 +211,7 @@ class Sampler:
                         tokens.append(torch.full_like(tokens[0], spec.row_end[0]))
                     for offset, ids in enumerate(tokens, read - len(tokens)):
                         logits = self.step(ids, lengths + offset, padded + offset)
-                codes, finite = draw(logits, spec.params, keys, position, compile_noise=self.compile_noise)
+                codes, finite = draw(logits, spec.params, keys, position, compile_noise=self.noise == COMPILED)
                 self.codes[:, position] = codes
                 finite_until = torch.where(finite, finite_until, finite_until.clamp(max=position))
             if (position + 1) % FINITE_CHECK_STEPS == 0 or position + 1 == spec.length:
@@ -234,6 +238,22 @@ def chosen_path(config: ModelConfig, spec: SamplerSpec, dtype: torch.dtype, devi
     if device.type != "cpu" or not worth_packing(config, len(spec.image_ids), dtype, device):
         return "plain"
     return "compiled" if compilable_bytes(config, spec, dtype) >= COMPILE_BYTES else "packed"
+
+
+def bucket_on(device: torch.device) -> int:
+    """Return the multiple of tokens to which prompts are padded by default. A GPU reads padding faster than it draws a
+    batch of its own for the few prompts of another length, which dummies would fill."""
+    return GPU_BUCKET if device.type == "cuda" else SamplerSpec.bucket
+
+
+def noise_kind(path: DecodePath, device: torch.device) -> str:
+    """Return `Samples.noise` of a path."""
+    if path == "compiled":
+        return COMPILED
+    if path != "graph" or device.type != "cuda":
+        return UNCOMPILED
+    problem = compiler_problem(str(device))
+    return f"{UNCOMPILED}: {problem}" if problem else COMPILED
 
 
 def compilable_bytes(config: ModelConfig, spec: SamplerSpec, dtype: torch.dtype) -> int:

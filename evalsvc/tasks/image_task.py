@@ -93,7 +93,8 @@ class ImageTask(Task):
     keep: int = Field(default=64, ge=0, le=10_000)
     """Number of images to keep, as files and in the grid."""
     shard_size: ShardSize = 256
-    """Number of images in a shard; does not affect metrics."""
+    """Number of images in a shard; does not affect metrics. On a GPU without `until`, the shards of sampled images are
+    whole batches, up to four."""
 
     @model_validator(mode="before")
     @classmethod

@@ -16,7 +16,7 @@ from evalsvc import __version__, installation
 from evalsvc.config import SECRETS, Settings
 from evalsvc.doctor import bug_report
 from evalsvc.doctor.bug_report import report_lines
-from evalsvc.doctor.checks import Check, check_verification, files_of, run_checks
+from evalsvc.doctor.checks import Check, check_speed, check_verification, files_of, run_checks
 from evalsvc.doctor.verification import FILE, keep_verification, present_versions
 from evalsvc.errors import InvalidSuite, UnknownName
 from evalsvc.installation import PACKAGE, Origin, find_commit, find_origin, pip_install
@@ -180,6 +180,23 @@ def test_folders_and_devices_that_cannot_be_used(tmp_path: Path) -> None:
     found = check("devices", tmp_path, devices="cuda:7,cpu")
     assert (found.ok, "torch does not see cuda:7" in found.do) == (False, True)
     assert check("devices", tmp_path, devices="cpu,cpu").ok
+
+
+def test_what_a_gpu_wants_of_a_suite(tmp_path: Path) -> None:
+    """The defaults are for CPUs, and part of the protocol: nothing else would say so."""
+    task = {"kind": "text_to_image", "name": "images", "captions": "/c.jsonl", "decoder": "/d.ckpt"}
+    slow, fast = {"weights": "int8"}, {"dtype": "bfloat16", "batch": 256}
+    for name, parameters in (("slow", slow), ("fast", fast)):
+        (tmp_path / f"{name}.yaml").write_text(json.dumps({"tasks": [task | parameters]}))
+    assert check_speed(tmp_path / "fast.yaml").ok
+    found = check_speed(tmp_path / "slow.yaml")
+    assert (state(found), found.found) == (
+        (False, False),
+        "images: dtype float32; images: batch 32; images: weights int8",
+    )
+    assert all(
+        words in found.do for words in ("`dtype: bfloat16`", "`batch: 256`", "`weights: plain`", "another series")
+    )
 
 
 def test_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

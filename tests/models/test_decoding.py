@@ -1,7 +1,7 @@
 """Every way to run a step, against a whole forward pass."""
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import product
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from evalsvc.errors import InternalError
-from evalsvc.models import DecodePath, StepShape, Transformer
+from evalsvc.models import DecodePath, StepShape, Transformer, decoding
 from evalsvc.models.attention import grouped_attention, reads_shared_keys
 from evalsvc.models.decoding import Graphs
 
@@ -116,13 +116,29 @@ def test_equals_repeated_keys(kv_heads: int, fused: bool, monkeypatch: pytest.Mo
     torch.testing.assert_close(grouped_attention(*given, causal=True), repeated(*given, is_causal=True))
 
 
-def test_which_kernels_share_keys() -> None:
+def test_which_kernels_share_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     half, bias = torch.empty(1, 4, 3, 8, dtype=torch.bfloat16), torch.zeros(1, 1, 3, 3)
     assert reads_shared_keys(half, bias)
     assert reads_shared_keys(half.float(), None)
     for queries, mask, shares in ((half, None, True), (half, bias, False), (half.float(), None, False)):
         on_card = SimpleNamespace(device=torch.device("cuda"), dtype=queries.dtype, shape=queries.shape)
-        assert reads_shared_keys(cast(Tensor, on_card), mask) is shares
+        for capability, is_new in (((8, 0), True), ((7, 5), False)):
+            monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
+            assert reads_shared_keys(cast(Tensor, on_card), mask) is (shares and is_new)
+
+
+def test_compiled_code_may_round_otherwise_and_not_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton divides with an error of two units: equality once turned the compiled noise off, and nothing said so."""
+
+    def problem(compute: Callable[[Tensor], Tensor]) -> str:
+        monkeypatch.setattr(decoding, "compiled", lambda function: lambda values: compute(function(values)))
+        decoding.compiler_problem.cache_clear()
+        return decoding.compiler_problem("cpu")
+
+    assert problem(lambda values: values * (1 + 2.0**-22)) == ""
+    assert problem(lambda values: values * 1.001) == "compiled code computes other values"
+    assert problem(lambda values: values.view(3)).startswith("RuntimeError: shape '[3]' is invalid")
+    decoding.compiler_problem.cache_clear()
 
 
 def test_one_query_reads_the_keys_where_they_lie(monkeypatch: pytest.MonkeyPatch) -> None:

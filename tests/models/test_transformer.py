@@ -14,7 +14,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from evalsvc.errors import InternalError, InvalidData, UnknownName
 from evalsvc.models import Transformer, load_model
 from evalsvc.models.language_model import find_nonfinite
-from evalsvc.models.rotation import Positions, inv_freq_table, rotary_frequencies, scaled_frequencies, turn
+from evalsvc.models.rotation import (
+    Positions,
+    inv_freq_table,
+    last_position,
+    rotary_frequencies,
+    scaled_frequencies,
+    turn,
+)
 from evalsvc.spec.model_config import ModelConfig, RotaryScaling
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "open_lm"
@@ -162,6 +169,10 @@ def test_positions_end_with_the_llama_table_and_with_the_window() -> None:
     positions.require_rows(11)
     with pytest.raises(InvalidData, match="position 12 is beyond the model's window of 12 tokens"):
         positions.require_rows(torch.tensor([3, 12]))
+    on_gpu = torch.empty(1, 9, dtype=torch.int64, device="meta")  # its values would have to be waited for
+    assert last_position(on_gpu, 12, 12) == 11
+    with pytest.raises(RuntimeError, match="meta"):
+        last_position(on_gpu, 13, 12)
     model = small_model(positional_embedding_type="llama_rotary", seq_len=8)
     ids = torch.zeros(1, 16, dtype=torch.int64)
     assert torch.isfinite(model(ids)).all()

@@ -250,6 +250,16 @@ def test_the_tightest_control_group_counts(tmp_path: Path) -> None:
     assert found is None or 10**7 < found < 10**14, "of this machine"
 
 
+def test_a_share_of_a_gpu_is_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`set_per_process_memory_fraction` bounds what torch holds, unused blocks included."""
+    found = {"mem_get_info": (70, 100), "memory_reserved": 20, "memory_allocated": 15}
+    for name, value in found.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    for fraction, available in ((1.0, 75), (0.5, 35)):
+        monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device, value=fraction: value)
+        assert available_bytes("cuda:0") == available
+
+
 @pytest.mark.parametrize("kind", [RuntimeError, torch.AcceleratorError])
 @pytest.mark.parametrize(
     ("message", "expected"),
@@ -257,6 +267,9 @@ def test_the_tightest_control_group_counts(tmp_path: Path) -> None:
         ("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't", True),
         ("shapes differ", False),
         ("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported", True),
+        ("CUDA driver error: out of memory", True),
+        ("Triton Error [CUDA]: out of memory", True),
+        ("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`", True),
         ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
         ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", True),
         ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED", True),

@@ -26,6 +26,7 @@ from evalsvc.models.decoding import decoding_stream
 from evalsvc.sampling import Prompt, SamplerSpec, Samples
 from evalsvc.sampling.fitting import FittingBatches, generate_fitting
 from evalsvc.sampling.memory import attempt, release
+from evalsvc.sampling.sampler import bucket_on
 from evalsvc.spec.images import Fit
 from evalsvc.spec.layout import VocabularyLayout
 from evalsvc.tasks.image_features import FeaturePass, FeatureRows
@@ -65,6 +66,7 @@ def sample_images(
         params,
         task.batch,
         unconditional,
+        bucket_on(torch.device(context.device)),
         weights=task.weights,
         cache_dtype=task.cache_dtype,
         row_end=None if layout.row_end_id is None else (layout.row_end_id, stages.grid[1]),
@@ -73,7 +75,7 @@ def sample_images(
     try:
         model = context.model(dtype=task.dtype, rotary_inv_freq_dtype=task.rotary_inv_freq_dtype)
         overlap = overlaps(model.device)
-        how: dict[str, object] = {"batches": shapes, "overlapped": overlap}
+        how: dict[str, object] = {"batches": shapes, "overlapped": overlap, "bucket": spec.bucket}
         context.provenance["sampling"] = how
         batches = generate_fitting(
             model,
@@ -86,7 +88,7 @@ def sample_images(
         with Background(model.device, overlap=overlap) as background:
             finishing = Finishing(results, background, batches, task.batch)
             for samples in batches:
-                how["path"] = samples.path
+                how |= {"path": samples.path, "noise": samples.noise}
                 finishing.wait()
                 finishing.start(samples)
                 if not overlap:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -18,6 +19,11 @@ from evalsvc.tasks.task import Context, Plan, cut
 from evalsvc.tasks.text_to_image.pipeline import sample_images
 from evalsvc.tasks.text_to_image.prompts import Prompts, PromptSpec, read_prompts, require_unconditional
 from evalsvc.tasks.text_to_image.spec import TextToImage
+
+SHARD_BATCHES = 4
+"""Most batches in a shard on a GPU, unless the batches are small."""
+SHARES = 8
+"""Shards that a task is cut into at least on GPUs, unless they were smaller than `shard_size`: several GPUs share it."""
 
 
 class TextToImageWork(ImageWork[TextToImage]):
@@ -40,7 +46,7 @@ class TextToImageWork(ImageWork[TextToImage]):
         shards = [
             SampleShard(stop - start, scale, start, stop, plan)
             for scale in self.task.scales
-            for start, stop in cut(count, self.task.shard_size)
+            for start, stop in cut(count, self._shard_size(context.device, count))
         ]
         return self._planned(context, plan, reference, shards)
 
@@ -54,6 +60,15 @@ class TextToImageWork(ImageWork[TextToImage]):
             raise DataChanged.since_planned(prompts.path)
         records = prompts.records[shard.start : shard.stop]
         return sample_images(context, self.task, layout, decoder, features, records, shard.scale, shard.start)
+
+    def _shard_size(self, device: str, images: int) -> int:
+        """Return the number of images in a shard. On a GPU a shard is several whole batches: a shard's first graphs and
+        last decoding overlap with nothing, and dummies fill a batch that is not whole."""
+        size, batch = self.task.shard_size, self.task.batch
+        if self.task.until is not None or not device.startswith("cuda"):
+            return size
+        share = min(math.ceil(images / SHARES), SHARD_BATCHES * batch)
+        return batch * math.ceil(max(size, share) / batch)
 
     def _decoder(self, context: Context) -> ImageDecoder:
         task = self.task

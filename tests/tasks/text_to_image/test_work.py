@@ -31,6 +31,8 @@ from evalsvc.tasks.reference_statistics import import_npz
 from evalsvc.tasks.text_to_image import pipeline as image_pipeline
 from evalsvc.tasks.text_to_image import prompts
 from evalsvc.tasks.text_to_image.pipeline import Background
+from evalsvc.tasks.text_to_image.spec import TextToImage
+from evalsvc.tasks.text_to_image.work import TextToImageWork
 from evalsvc.worker.local import run_suite
 
 TASK: Mapping[str, Any] = {
@@ -86,6 +88,7 @@ def test_shards_move_neither_tokens_nor_numbers_and_the_reference_is_computed_on
     whole = evaluate(shard_size=66)
     assert len(whole["provenance"]["digits"]["shards"]) == 3, "120 reference images make two, which come first"
     assert ([shape["batch"] for shape in sampling(whole)["batches"]], sampling(whole)["path"] != "") == ([22], True)
+    assert (sampling(whole)["bucket"], sampling(whole)["noise"] != "") == (16, True)
     parts = evaluate(shard_size=22)
     assert len(parts["provenance"]["digits"]["shards"]) == 3, "the reference's statistics are known by now"
     assert codes(parts) == codes(whole)
@@ -317,6 +320,25 @@ def test_captions_are_tokenised_once_a_worker(evaluate: Evaluate, monkeypatch: p
     monkeypatch.setattr(prompts, "TextEncoder", lambda *args: opened.append(args) or encoder(*args))
     result = evaluate(samples=7, shard_size=3, select="random", select_seed=99, metrics=[], keep=0)
     assert (len(result["provenance"]["digits"]["shards"]), len(opened)) == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("device", "parameters", "size"),
+    [
+        ("cpu", {"batch": 256}, 256),
+        ("cuda:0", {"batch": 256}, 1024),
+        ("cuda:0", {"batch": 96}, 384),
+        ("cuda:0", {}, 264),
+        ("cuda:0", {"batch": 64, "shard_size": 300}, 320),
+        ("cuda:0", {"batch": 256, "until": {"metric": "fid64", "stderr": 1.0}}, 256),
+    ],
+)
+def test_a_shard_on_a_gpu_is_several_whole_batches(device: str, parameters: dict[str, Any], size: int) -> None:
+    """Where `until` may stop the task, a shard is the same everywhere: the stop depends on its size."""
+    task = TextToImage.model_validate({key: value for key, value in {**TASK, **parameters}.items() if key != "kind"})
+    assert TextToImageWork(task)._shard_size(device, 30_000) == size
+    if size > 320:
+        assert TextToImageWork(task)._shard_size(device, 1_000) < 300, "the shards are for several GPUs"
 
 
 def test_results_stand_before_the_end(evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,136 @@
+"""The path of a GPU on torch's `meta` device, where mixed devices and waiting for the device raise."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from evalsvc.models import Transformer
+from evalsvc.sampling import Prompt, SamplerSpec, SamplingParams, generate
+from evalsvc.sampling.sampler import FINITE_CHECK_STEPS, bucket_on
+from evalsvc.spec.model_config import ModelConfig
+
+LAYERS, CODES = 2, 128
+
+CREATING = ("empty", "new_empty", "_to_copy.out", "detach", "alias", "lift_fresh", "_reshape_alias", "_unsafe_view")
+VIEWS = (
+    "view",
+    "slice",
+    "select",
+    "unsqueeze",
+    "squeeze",
+    "expand",
+    "transpose",
+    "permute",
+    "t",
+    "split",
+    "as_strided",
+)
+NO_LAUNCH = {*CREATING, *VIEWS, "chunk", "narrow", "unbind", "split_with_sizes"}
+
+
+class Launches(TorchDispatchMode):
+    """Counts operators that start a kernel, while `counting`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+        self.counting = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if self.counting and name not in NO_LAUNCH:
+            self.counts[name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Transfers by `tolist`, which is the check of logits; all other transfers raise."""
+    made: list[str] = []
+    actual = Tensor.tolist
+
+    def tolist(tensor: Tensor) -> Any:
+        if tensor.device.type != "meta":
+            return actual(tensor)
+        made.append("tolist")
+        return [FINITE_CHECK_STEPS * 2] * len(tensor)
+
+    monkeypatch.setattr(Tensor, "tolist", tolist)
+    # Asked of real devices by real products.
+    monkeypatch.setattr("evalsvc.models.packing.multiplies_int8", lambda device: True)
+    return made
+
+
+def launches(params: SamplingParams, dtype: torch.dtype, changes: dict[str, Any], length: int = 6, **spec: Any) -> int:
+    """Draw a batch on the GPU's path, and return the number of launches of one step."""
+    shape = {"hidden_dim": 64, "n_layers": LAYERS, "n_heads": 4, "seq_len": 512, "vocab_size": 600}
+    config = ModelConfig.model_validate({**shape, "post_embed_norm": False, "weight_tying": False, **changes})
+    with torch.device("meta"):
+        model = Transformer(config).to(dtype)
+    model = model.to("meta").requires_grad_(False).eval()  # with the frequencies, which are made on the CPU
+    unconditional = (0,) if params.guided else None
+    fields: dict[str, Any] = {"bucket": bucket_on(torch.device("cuda")), "path": "graph", **spec}
+    image_ids = fields.pop("image_ids", range(600 - CODES, 600))
+    specification = SamplerSpec(image_ids, length, params, 8, unconditional, **fields)
+    prompts = [Prompt(str(index), tuple(range(1, 30 - index % 5))) for index in range(8)]
+    counted, drawn = Launches(), 0
+
+    def on_step(_: int) -> None:
+        nonlocal drawn
+        drawn += 1
+        counted.counting = drawn == 5
+
+    with counted:
+        [samples] = generate(model, prompts, specification, on_step)
+    assert samples.codes.shape == (8, length)
+    return sum(counted.counts.values())
+
+
+FAMILIES: dict[str, tuple[dict[str, Any], int]] = {
+    "open_lm": ({}, 105),
+    "rms_norm": ({"model_norm": "rms_norm"}, 145),
+    "per_head_norm": ({"n_kv_heads": 2, "qk_norm": True, "qk_norm_per_head": True, "model_norm": "rms_norm"}, 187),
+    "shared_keys": ({"n_kv_heads": 1, "norm_place": "after", "model_norm": "rms_norm", "ffn_type": "gated"}, 149),
+    "llama_rotary": ({"positional_embedding_type": "llama_rotary", "attention_window": 256}, 110),
+    "head_rotary": ({"positional_embedding_type": "head_rotary"}, 107),
+    "no_positions": ({"positional_embedding_type": "none", "ffn_type": "gemma_geglu"}, 82),
+    "neox": ({"parallel_residual": True, "rotary_dims": 8, "attention_bias": True, "output_bias": True}, 107),
+}
+"""Changes of the configuration, and the most launches of a step of two layers with guidance. Without the `lp_` norms:
+`meta` has no autocast."""
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_step_of_every_family_waits_for_nothing_and_launches_few_kernels(family: str, waits: list[str]) -> None:
+    """With guidance. Only the check of logits waits, once."""
+    changes, most = FAMILIES[family]
+    found = launches(SamplingParams(guidance_scale=3.0), torch.bfloat16, changes)
+    assert (waits, found <= most) == (["tolist"], True), found
+
+
+CASES: list[tuple[SamplingParams, torch.dtype, dict[str, Any], int]] = [
+    (SamplingParams(), torch.float16, {}, 102),
+    (SamplingParams(), torch.float32, {"cache_dtype": "bfloat16"}, 102),
+    (SamplingParams(top_k=100, guidance_scale=7.5), torch.bfloat16, {}, 108),
+    (SamplingParams(top_p=0.9), torch.bfloat16, {}, 117),
+    (SamplingParams(temperature=0.0), torch.bfloat16, {}, 77),
+    (SamplingParams(), torch.bfloat16, {"weights": "int8"}, 228),
+    (SamplingParams(), torch.bfloat16, {"image_ids": tuple(range(599, 471, -1))}, 102),
+]
+
+
+@pytest.mark.parametrize(("params", "dtype", "changes", "most"), CASES, ids=str)
+def test_every_draw_and_format_waits_for_nothing(
+    params: SamplingParams, dtype: torch.dtype, changes: dict[str, Any], most: int, waits: list[str]
+) -> None:
+    found = launches(params, dtype, {}, **changes)
+    assert (waits, found <= most) == (["tolist"], True), found
+
+
+def test_logits_are_checked_every_64_codes(waits: list[str]) -> None:
+    launches(SamplingParams(), torch.bfloat16, {}, length=FINITE_CHECK_STEPS + 1)
+    assert waits == ["tolist"] * 2
