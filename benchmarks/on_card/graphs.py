@@ -19,7 +19,7 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from evalsvc.models import StepShape, Transformer, WeightFormat
-from evalsvc.models.decoding import SPAN, Slot
+from evalsvc.models.decoding import SPAN
 from evalsvc.sampling import Prompt, SamplerSpec, SamplingParams
 from on_card.kit import Kit, Row, at_most, figure, holds, left_out
 from on_card.tiny_models import (
@@ -229,8 +229,7 @@ def _stepped_logits(model: Transformer, way: Way, form: Format) -> Tensor:  # [S
         arguments, slot = (TEXT_ROWS + codes[number], lengths + number), padded + number
         if way == "uncaptured":
             place = torch.tensor([slot], device=device)
-            step.bias.index_fill_(1, place, 0)
-            found = step.logits(*arguments, Slot(place, -(-(slot + 1) // SPAN) * SPAN))
+            found = step.at_fixed_place(*arguments, place, -(-(slot + 1) // step.slots) * step.slots)
         else:
             found = step(*arguments, slot)
         logits.append(found.cpu())

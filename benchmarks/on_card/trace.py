@@ -18,7 +18,7 @@ from torch.profiler import profile
 
 Part = Literal["attention", "products", "head", "noise", "other"]
 PARTS: tuple[Part, ...] = ("attention", "products", "head", "noise", "other")
-ATTENTION_WORDS = ("fmha", "attention", "flash", "sdpa")
+ATTENTION_WORDS = ("fmha", "attention", "flash", "sdpa", "attend_part", "join_parts")
 PRODUCT_WORDS = ("gemm", "cublas", "cutlass", "nvjet", "splitk", "gemv")
 PRODUCTS = ("aten::linear", "aten::mm", "aten::addmm", "aten::matmul", "mkldnn::_linear_pointwise")
 

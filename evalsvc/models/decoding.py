@@ -10,13 +10,14 @@ of kernels:
   is a sum of products in float32, since SDPA is several times slower there for one query. Heads that share keys have
   several queries for each key, where SDPA is faster and takes keys and values as they are.
 - graph: tensors never move and the attended span grows by whole spans, so that a CUDA graph of each span can be
-  replayed.
+  replayed. Where Triton runs, a kernel of our own reads the live slots alone, and one graph serves all steps.
 """
 
 from __future__ import annotations
 
 import functools
 import gc
+import importlib
 import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -169,6 +170,8 @@ class Slot:
     """Number of the slot, or a tensor [1] int64 where a graph reads the number at every replay."""
     span: int
     """Number of slots that attention reads; slots after the new token have a bias of -inf."""
+    first: Tensor
+    """First slot of each row that is no padding, [R] int64."""
 
 
 class DecodeCache(Protocol):
@@ -209,6 +212,57 @@ class StraightCache:
             bias[:, None, None, : slot.span],
         )
         return mixed.flatten(1)
+
+
+class LiveCache(StraightCache):
+    """Cache of which a kernel on the GPU reads the live slots alone, see `single_query`."""
+
+    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, slot: Slot, bias: Tensor) -> Tensor:
+        attend_one = attention_kernel()
+        mixed = attend_one(queries, keys, values, self.keys[layer], self.values[layer], slot.first, slot.index)
+        return mixed.flatten(1)
+
+
+@functools.cache
+def attention_kernel() -> Callable[..., Tensor]:
+    """Return `single_query.attend_one`, whose module imports Triton: on a GPU alone, where torch brings it."""
+    return cast(Callable[..., Tensor], importlib.import_module("evalsvc.models.single_query").attend_one)
+
+
+@functools.cache
+def attention_problem(device: str, dtype: torch.dtype, heads: int, kv_heads: int, head_dim: int) -> str:
+    """Return why `attention_kernel` does not serve a shape on a device, or "". Takes seconds the first time."""
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"no kernel for {dtype}"
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        return "a GPU older than Ampere"
+    if problem := compiler_problem(device):
+        return problem
+    try:
+        with torch.inference_mode():
+            made = torch.Generator(device).manual_seed(0)
+
+            def normal(*shape: int) -> Tensor:
+                return torch.randn(shape, generator=made, device=device).to(dtype)
+
+            cached, first, slot = normal(2, 2, kv_heads, 96, head_dim), torch.tensor([0, 70]), torch.tensor([80])
+            new = normal(2, heads, head_dim), normal(2, kv_heads, head_dim), normal(2, kv_heads, head_dim)
+            live = Slot(slot.to(device), 96, first.to(device))
+            slots, bias = torch.arange(96), torch.zeros(2, 96)
+            bias[(slots < first[:, None]) | (slots > slot)] = float("-inf")
+            outputs: list[Tensor] = []
+            for kind in (StraightCache, LiveCache):
+                cache = kind((1, *cached.shape[1:]), dtype, torch.device(device))
+                cache.keys[0], cache.values[0] = cached
+                outputs.append(cache.attend(0, *new, live, bias.to(device, dtype)))
+            by_torch, by_kernel = outputs
+            if torch.allclose(by_torch, by_kernel, rtol=0, atol=1e-5 if dtype == torch.float32 else 2e-2):
+                return ""
+            return "the kernel computes other values than torch"
+    except torch.OutOfMemoryError:  # not cached: memory may be free later
+        raise
+    except Exception as error:  # any missing part means that the kernel does not work
+        return textwrap.shorten(f"{type(error).__name__}: {error}", PROBLEM_CHARACTERS)
 
 
 class BlockedCache:
@@ -345,6 +399,20 @@ PATHS: dict[DecodePath, Way] = {
 """The paths of evalsvc's own models."""
 
 
+TORCH, LIVE = "torch", "live slots"
+
+
+def attention_kind(model: Layered, shape: StepShape) -> str:
+    """Return `Decoding.attention`."""
+    config, weight = model.config, model.tok_embeddings.weight
+    device = weight.device
+    if not PATHS[shape.path].replayed or device.type != "cuda":
+        return TORCH
+    heads = (config.n_heads, config.kv_heads, config.head_dim)
+    problem = attention_problem(str(device), shape.cache_dtype or weight.dtype, *heads)
+    return f"{TORCH}: {problem}" if problem else LIVE
+
+
 def rounded_slots(slots: int, path: DecodePath) -> int:
     """Return the number of slots of a step on this path for `slots` tokens."""
     size = PATHS[path].slots if path in PATHS else 1
@@ -363,8 +431,14 @@ class DecodeStep:
         dtype = shape.cache_dtype or weight.dtype
         size = (config.n_layers, shape.rows, config.kv_heads, capacity, config.head_dim)
         make_cache = StraightCache if config.kv_heads < config.n_heads else way.cache
+        self.attention = attention_kind(model, shape)
+        if self.attention == LIVE:
+            make_cache, self.slots = LiveCache, capacity  # one graph for all steps
+        else:
+            self.slots = way.slots
         self.cache: DecodeCache = make_cache(size, dtype, weight.device)
         self.bias = torch.zeros(shape.rows, capacity, dtype=dtype, device=weight.device)
+        self.first = torch.zeros(shape.rows, dtype=torch.int64, device=weight.device)
         self.graphs = Graphs(shape.rows, weight.device) if way.replayed else None
 
     def read(self, prompts: Sequence[PaddedPrompts]) -> Tensor:
@@ -387,13 +461,14 @@ class DecodeStep:
             self.cache.load(rows, prefix)
         self.bias.fill_(float("-inf"))
         self.bias[:, : mask.shape[1]].masked_fill_(mask, 0)
+        self.first.copy_(mask.shape[1] - mask.sum(1))
 
     def __call__(self, ids: Tensor, positions: Tensor, slot: int) -> Tensor:
-        span = rounded_slots(slot + 1, self.path)
+        span = -(-(slot + 1) // self.slots) * self.slots
         if self.graphs is not None:
-            return self.graphs(self._at_fixed_place, ids, positions, slot, span)
+            return self.graphs(self.at_fixed_place, ids, positions, slot, span)
         self.bias[:, slot] = 0
-        return self.logits(ids, positions, Slot(slot, span))
+        return self.logits(ids, positions, Slot(slot, span, self.first))
 
     def close(self) -> None:
         self.graphs = None
@@ -408,6 +483,7 @@ class DecodeStep:
     def head(self, hidden: Tensor) -> Tensor:  # [R, D] → [R, codes] float32
         return self.weights.head(hidden).float()
 
-    def _at_fixed_place(self, ids: Tensor, positions: Tensor, slot: Tensor, span: int) -> Tensor:
-        self.bias.index_fill_(1, slot, 0)
-        return self.logits(ids, positions, Slot(slot, span))
+    def at_fixed_place(self, ids: Tensor, positions: Tensor, slot: Tensor, span: int) -> Tensor:
+        if self.attention != LIVE:
+            self.bias.index_fill_(1, slot, 0)
+        return self.logits(ids, positions, Slot(slot, span, self.first))

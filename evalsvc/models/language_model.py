@@ -81,6 +81,10 @@ class StepShape:
 class Decoding(Protocol):
     """Decoding of one new token of every row per call, in inference mode."""
 
+    @property
+    def attention(self) -> str:
+        """Return whose attention runs: `torch`, with the reason where evalsvc has a faster kernel, or `live slots`."""
+
     def read(self, prompts: Sequence[PaddedPrompts]) -> Tensor:  # of all rows → [rows, codes] float32
         """Drop the last batch, read this batch's prompts, and return the logits of the first code."""
 
@@ -237,6 +241,8 @@ class PaddedModel(LanguageModel):
 
 class PaddedDecoding:
     """Decoding step of a model of another package."""
+
+    attention = "torch"
 
     def __init__(self, model: PaddedModel, shape: StepShape) -> None:
         self.model, self.shape = model, shape

@@ -119,6 +119,8 @@ class Samples:
     path: DecodePath
     noise: str = ""
     """Code that computes the noise: `compiled`, or `uncompiled`, on a GPU with the reason."""
+    attention: str = ""
+    """See `Decoding.attention`."""
 
 
 def generate(
@@ -162,7 +164,8 @@ def _batches(
                     done += len(batch)
                     on_step(done)
                 # Copy: the buffer is reused, and a tensor of inference mode would spread that mode to its users.
-                yield Samples(batch, sampler.codes[: len(batch)].clone(), sampler.path, sampler.noise)
+                how = sampler.path, sampler.noise, sampler.step.attention
+                yield Samples(batch, sampler.codes[: len(batch)].clone(), *how)
 
 
 class Sampler:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from evalsvc.models import Transformer
+from evalsvc.models import Transformer, decoding
 from evalsvc.sampling import Prompt, SamplerSpec, SamplingParams, generate
 from evalsvc.sampling.sampler import FINITE_CHECK_STEPS, bucket_on
 from evalsvc.spec.model_config import ModelConfig
@@ -90,6 +90,17 @@ def launches(params: SamplingParams, dtype: torch.dtype, changes: dict[str, Any]
     return sum(counted.counts.values())
 
 
+@pytest.fixture
+def live_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention by the kernel of Triton, which counts as one launch."""
+
+    def attend_one(queries: Tensor, *rest: Tensor) -> Tensor:
+        return torch.zeros(queries.shape, dtype=rest[2].dtype, device=queries.device)
+
+    monkeypatch.setattr(decoding, "attention_kind", lambda model, shape: decoding.LIVE)
+    monkeypatch.setattr(decoding, "attention_kernel", lambda: attend_one)
+
+
 FAMILIES: dict[str, tuple[dict[str, Any], int]] = {
     "open_lm": ({}, 105),
     "rms_norm": ({"model_norm": "rms_norm"}, 145),
@@ -110,6 +121,16 @@ def test_a_step_of_every_family_waits_for_nothing_and_launches_few_kernels(famil
     changes, most = FAMILIES[family]
     found = launches(SamplingParams(guidance_scale=3.0), torch.bfloat16, changes)
     assert (waits, found <= most) == (["tolist"], True), found
+
+
+@pytest.mark.usefixtures("live_slots")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_kernel_takes_the_place_of_launches(family: str, waits: list[str]) -> None:
+    """Of each layer two writes with their new axes and the attention, of shared heads its copies too; and the bias."""
+    changes, most = FAMILIES[family]
+    found = launches(SamplingParams(guidance_scale=3.0), torch.bfloat16, changes)
+    a_layer = 7 if "n_kv_heads" in changes else 5
+    assert (waits, found <= most - a_layer * LAYERS - 1) == (["tolist"], True), found
 
 
 CASES: list[tuple[SamplingParams, torch.dtype, dict[str, Any], int]] = [

@@ -88,7 +88,7 @@ def sample_images(
         with Background(model.device, overlap=overlap) as background:
             finishing = Finishing(results, background, batches, task.batch)
             for samples in batches:
-                how |= {"path": samples.path, "noise": samples.noise}
+                how |= {"path": samples.path, "noise": samples.noise, "attention": samples.attention}
                 finishing.wait()
                 finishing.start(samples)
                 if not overlap:

@@ -23,7 +23,7 @@ from evalsvc.tasks.text_to_image.spec import TextToImage
 SHARD_BATCHES = 4
 """Most batches in a shard on a GPU, unless the batches are small."""
 SHARES = 8
-"""Shards that a task is cut into at least on GPUs, unless they were smaller than `shard_size`: several GPUs share it."""
+"""Least number of shards of a task on GPUs, unless they are smaller than `shard_size`: several GPUs share a task."""
 
 
 class TextToImageWork(ImageWork[TextToImage]):

@@ -1,0 +1,198 @@
+"""Attention of one new token per row to the tokens before it, as Triton kernels for GPUs.
+
+A kernel reads the slots of each row from the row's first slot to the new token's slot, both on the device: no bias, no
+padding read, and one CUDA graph for all steps. The sums of a row begin at its first slot, in parts whose number depends
+on the heads alone: they are the same whatever the other rows, the padding and the number of rows are.
+
+Importing this module imports Triton, so only `decoding` does so, where there is a GPU.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+BLOCK = 32
+"""Slots that a program reads at once."""
+FEWEST_ROWS = 16
+"""Fewest rows of a matrix that tensor cores multiply: fewer queries of a shared head are filled up with zeros."""
+PROGRAMS = 8
+"""Programs for a row at least, a power of two: with few heads of keys, each head's slots are split into parts."""
+WARPS = 4
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def attend_part(  # type: ignore[no-untyped-def]
+    queries,  # [R, H, D]; of queries, new_keys and new_values each row is contiguous
+    new_keys,  # [R, KV, D]
+    new_values,  # [R, KV, D]
+    keys,  # [R, KV, capacity, D], contiguous, as values are
+    values,
+    first,  # [R] int64: first slot of each row
+    slot,  # [1] int64: slot of the new token
+    mixed,  # [R, H, PARTS, D], the result if there is one part
+    tops,  # [R, H, PARTS] float32: largest score of the part, times log2(e)
+    sums,  # [R, H, PARTS] float32: sum of the weights of the part, relative to the largest
+    scale,
+    query_stride,
+    key_stride,
+    value_stride,
+    capacity,
+    D: tl.constexpr,
+    WIDTH: tl.constexpr,
+    KV: tl.constexpr,
+    SHARED: tl.constexpr,  # queries of a head of keys
+    FILLED: tl.constexpr,  # rows of a product: 1, or a power of two from FEWEST_ROWS on
+    WIDE: tl.constexpr,  # whether products are of float32 values
+    PARTS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    row, head, part = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
+    start, new = tl.load(first + row), tl.load(slot)
+    count = tl.cdiv(tl.cdiv(new - start, PARTS), BLOCK) * BLOCK
+    begin = start + part * count
+    end = tl.minimum(begin + count, new)
+
+    dim, group = tl.arange(0, WIDTH), tl.arange(0, FILLED)
+    inside, asked = dim < D, group < SHARED
+    cache = (row * KV + head) * capacity * D
+    at = row * query_stride + (head * SHARED + group[:, None]) * D + dim[None, :]
+    kind = keys.dtype.element_ty
+    factor = tl.float32 if WIDE else kind
+    query = tl.load(queries + at, mask=asked[:, None] & inside[None, :], other=0.0).to(kind)
+
+    top = tl.full([FILLED], -float("inf"), tl.float32)
+    total = tl.zeros([FILLED], tl.float32)
+    mix = tl.zeros([FILLED, WIDTH], tl.float32)
+    for offset in tl.range(begin, end, BLOCK, num_stages=3):
+        slots = offset + tl.arange(0, BLOCK)
+        live = slots < end
+        place = cache + slots[:, None] * D + dim[None, :]
+        shown = live[:, None] & inside[None, :]
+        key = tl.load(keys + place, mask=shown, other=0.0)
+        value = tl.load(values + place, mask=shown, other=0.0)
+        if FILLED == 1:
+            score = tl.sum(key.to(tl.float32) * query.to(tl.float32), 1)[None, :]
+        else:
+            score = tl.dot(query.to(factor), tl.trans(key).to(factor), input_precision="ieee")
+        score = tl.where(live[None, :], score * scale, -float("inf"))
+        higher = tl.maximum(top, tl.max(score, 1))
+        weight, kept = tl.exp2(score - higher[:, None]), tl.exp2(top - higher)
+        if FILLED == 1:
+            added = tl.sum(tl.trans(weight) * value.to(tl.float32), 0)[None, :]
+        else:
+            added = tl.dot(weight.to(kind).to(factor), value.to(factor), input_precision="ieee")
+        mix = mix * kept[:, None] + added
+        total = total * kept + tl.sum(weight, 1)
+        top = higher
+
+    if part == PARTS - 1:  # the new token, which no program reads from the cache
+        key = tl.load(new_keys + row * key_stride + head * D + dim, mask=inside, other=0.0).to(kind)
+        value = tl.load(new_values + row * value_stride + head * D + dim, mask=inside, other=0.0).to(kind)
+        tl.store(keys + cache + new * D + dim, key, mask=inside)
+        tl.store(values + cache + new * D + dim, value, mask=inside)
+        score = tl.sum(query.to(tl.float32) * key.to(tl.float32)[None, :], 1) * scale
+        higher = tl.maximum(top, score)
+        weight_of_new, kept = tl.exp2(score - higher), tl.exp2(top - higher)
+        mix = mix * kept[:, None] + weight_of_new[:, None] * value.to(tl.float32)[None, :]
+        total = total * kept + weight_of_new
+        top = higher
+
+    query_head = (row * KV + head) * SHARED + group
+    result = (query_head[:, None] * PARTS + part) * D + dim[None, :]
+    if PARTS == 1:
+        mix = mix / total[:, None]
+    else:
+        tl.store(tops + query_head * PARTS + part, top, mask=asked)
+        tl.store(sums + query_head * PARTS + part, total, mask=asked)
+    tl.store(mixed + result, mix.to(mixed.dtype.element_ty), mask=asked[:, None] & inside[None, :])
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def join_parts(  # type: ignore[no-untyped-def]
+    mixed,  # [R·H, PARTS, D] float32
+    tops,  # [R·H, PARTS] float32
+    sums,  # [R·H, PARTS] float32
+    output,  # [R·H, D]
+    D: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PARTS: tl.constexpr,
+):
+    head = tl.program_id(0).to(tl.int64)
+    part, dim = tl.arange(0, PARTS), tl.arange(0, WIDTH)
+    top = tl.load(tops + head * PARTS + part)
+    weight = tl.exp2(top - tl.max(top, 0))  # 0 for a part without slots
+    total = tl.sum(tl.load(sums + head * PARTS + part) * weight, 0)
+    place = (head * PARTS + part[:, None]) * D + dim[None, :]
+    parts = tl.load(mixed + place, mask=(dim < D)[None, :], other=0.0)
+    result = tl.sum(parts * weight[:, None], 0) / total
+    tl.store(output + head * D + dim, result.to(output.dtype.element_ty), mask=dim < D)
+
+
+def constants(heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> dict[str, int]:
+    """Return the constants that `attend_part` is compiled for. None depends on the number of rows."""
+    group, width = heads // kv_heads, triton.next_power_of_2(head_dim)
+    return {
+        "D": head_dim,
+        "WIDTH": width if group == 1 else max(width, FEWEST_ROWS),
+        "KV": kv_heads,
+        "SHARED": group,
+        "FILLED": 1 if group == 1 else max(triton.next_power_of_2(group), FEWEST_ROWS),
+        # Triton's interpreter multiplies the bits of bfloat16 numbers. Products of two are exact in float32 anyway.
+        "WIDE": dtype == torch.float32 or triton.knobs.runtime.interpret,
+        "PARTS": max(1, PROGRAMS >> (kv_heads - 1).bit_length()),
+        "BLOCK": BLOCK,
+    }
+
+
+def attend_one(
+    queries: Tensor,  # [R, H, head_dim]
+    new_keys: Tensor,  # [R, KV, head_dim]
+    new_values: Tensor,  # [R, KV, head_dim]
+    keys: Tensor,  # [R, KV, capacity, head_dim] contiguous, of float32, bfloat16 or float16
+    values: Tensor,
+    first: Tensor,  # [R] int64
+    slot: Tensor,  # [1] int64
+) -> Tensor:  # [R, H, head_dim], in the dtype of `keys`
+    """Store the new keys and values at `slot`, and return softmax(q·K / √head_dim)·V over each row's slots from `first`
+    to `slot`, with scores and sums in float32 and one pass over the keys (Dao et al., FlashAttention, 2022). Heads that
+    share keys multiply by tensor cores, their weights rounded to the dtype of `values`."""
+    rows, heads, head_dim = queries.shape
+    shared = keys.shape[1]
+    shape = constants(heads, shared, head_dim, keys.dtype)
+    parts = shape["PARTS"]
+    output = torch.empty(rows, heads, head_dim, dtype=keys.dtype, device=keys.device)
+    wide = torch.float32
+    mixed = output if parts == 1 else torch.empty(rows, heads, parts, head_dim, dtype=wide, device=keys.device)
+    tops, sums = torch.empty(2, rows, heads, parts, dtype=wide, device=keys.device)
+    queries, new_keys, new_values = (
+        part if part.stride()[1:] == (head_dim, 1) else part.contiguous() for part in (queries, new_keys, new_values)
+    )
+    attend_part[(rows, shared, parts)](
+        queries,
+        new_keys,
+        new_values,
+        keys,
+        values,
+        first,
+        slot,
+        mixed,
+        tops,
+        sums,
+        head_dim**-0.5 * LOG2_E,
+        queries.stride(0),
+        new_keys.stride(0),
+        new_values.stride(0),
+        keys.shape[2],
+        **shape,
+        num_warps=WARPS,
+    )
+    if parts > 1:
+        join_parts[(rows * heads,)](mixed, tops, sums, output, D=head_dim, WIDTH=shape["WIDTH"], PARTS=parts)
+    return output
+
+
+LOG2_E = 1.4426950408889634
+"""log2(e), by which scores are multiplied for powers of two."""

@@ -1,0 +1,152 @@
+"""Run the kernels of `evalsvc.models.single_query` in Triton's interpreter, or compile them for GPUs without one.
+
+A process of its own: it needs Triton, which torch for CPUs does not bring, and interprets all kernels. Prints JSON.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+import triton
+from torch.nn import functional
+from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
+from triton.compiler import ASTSource
+
+from evalsvc.models import Transformer, decoding, single_query
+from evalsvc.models.single_query import attend_one
+from evalsvc.sampling import Prompt, SamplerSpec, SamplingParams, generate
+from evalsvc.spec.model_config import ModelConfig
+
+SHAPES = [(4, 4, 64), (5, 5, 80), (6, 3, 64), (8, 1, 64), (12, 2, 48), (20, 1, 80), (32, 4, 32)]
+"""Heads of queries and of keys, and dimensions of a head."""
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+CAPACITY = 192
+
+
+def drawn(rows: int, heads: int, kv_heads: int, dim: int, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    """Return queries, new keys, new values, and cached keys and values. The queries are a part of a wider tensor, as a
+    model's are."""
+    made = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=made).to(dtype)
+
+    both = normal(rows, heads + kv_heads, dim)
+    cached = normal(2, rows, kv_heads, CAPACITY, dim)
+    return both[:, :heads], both[:, heads:], normal(rows, kv_heads, dim), cached[0], cached[1]
+
+
+def errors() -> Iterator[tuple[str, float]]:
+    """Yield the largest error of each shape and dtype, relative where the reference is above 1: torch's attention over
+    all slots in float32, with a bias. Slots from the new token's on are NaN before."""
+    first = torch.tensor([0, 7, 40])
+    for heads, kv_heads, dim in SHAPES:
+        for dtype in DTYPES:
+            worst = 0.0
+            for slot in (40, 64, 71, 136, CAPACITY - 1):
+                queries, new_keys, new_values, keys, values = drawn(3, heads, kv_heads, dim, dtype)
+                whole = [cached.clone() for cached in (keys, values)]
+                for cached, before, new in zip((keys, values), whole, (new_keys, new_values), strict=True):
+                    cached[:, :, slot:] = float("nan")
+                    before[:, :, slot] = new
+                found = attend_one(queries, new_keys, new_values, keys, values, first, torch.tensor([slot]))
+                assert torch.equal(keys[:, :, slot], new_keys), "the new keys are stored"
+                assert torch.equal(values[:, :, slot], new_values), "the new values are stored"
+                slots = torch.arange(slot + 1)
+                bias = torch.zeros(3, 1, 1, slot + 1).masked_fill_(slots < first[:, None, None, None], -torch.inf)
+                wide_keys, wide_values = (
+                    cached[:, :, : slot + 1].float().repeat_interleave(heads // kv_heads, dim=1) for cached in whole
+                )
+                asked = queries[:, :, None].float()
+                expected = functional.scaled_dot_product_attention(asked, wide_keys, wide_values, bias)[:, :, 0]
+                worst = max(worst, float(((found.float() - expected).abs() / expected.abs().clamp(min=1)).max()))
+            yield f"{heads}/{kv_heads} heads of {dim}, {str(dtype)[6:]}", worst
+
+
+def neighbours() -> Iterator[tuple[str, bool]]:
+    """Yield whether a row's output is the same bit for bit alone, in another place, and with more padding."""
+    for heads, kv_heads, dim in SHAPES:
+        for dtype in DTYPES:
+            queries, new_keys, new_values, keys, values = drawn(5, heads, kv_heads, dim, dtype)
+            first, slot, row = torch.tensor([3, 0, 17, 70, 9]), torch.tensor([110]), 2
+            whole = attend_one(queries, new_keys, new_values, keys, values, first, slot)[row]
+
+            def again(order: list[int], padding: int) -> torch.Tensor:
+                parts = [part[order] for part in (queries, new_keys, new_values, keys, values)]  # noqa: B023
+                parts[3:] = [cached.roll(padding, 2) for cached in parts[3:]]
+                place = first[order] + padding, slot + padding  # noqa: B023
+                mixed = attend_one(parts[0], parts[1], parts[2], parts[3], parts[4], *place)
+                return mixed[order.index(row)]  # noqa: B023
+
+            others = again([row], 0), again([row, 4, 3, 1, 0], 0), again([0, 1, row], 48)
+            same = all(torch.equal(whole, other) for other in others)
+            yield f"{heads}/{kv_heads} heads of {dim}, {str(dtype)[6:]}", same
+
+
+def codes() -> Iterator[tuple[str, bool]]:
+    """Yield whether the graph's path draws the codes of the plain path, with and without guidance, by one span of all
+    slots."""
+    ampere = patch.object(torch.cuda, "get_device_capability", return_value=(8, 0))
+    with ampere, patch.object(decoding, "compiler_problem", return_value=""):
+        yield "the kernel's own check", decoding.attention_problem("cpu", torch.bfloat16, 4, 2, 64) == ""
+    families: list[dict[str, object]] = [
+        {},
+        {"n_kv_heads": 1, "qk_norm": True},
+        {"positional_embedding_type": "head_rotary"},
+    ]
+    for changes in families:
+        shape = {"hidden_dim": 64, "n_layers": 2, "n_heads": 4, "seq_len": 256, "vocab_size": 300}
+        content = {**shape, "post_embed_norm": False, "weight_tying": False, **changes}
+        torch.manual_seed(0)
+        model = Transformer(ModelConfig.model_validate(content)).requires_grad_(False).eval()
+        prompts = [Prompt(str(index), tuple(range(1, 12 - index))) for index in range(4)]
+        for scale in (1.0, 3.0):
+            params = SamplingParams(guidance_scale=scale)
+            spec = SamplerSpec(range(172, 300), 12, params, 4, (0,) if scale > 1 else None, path="plain")
+            [expected] = generate(model, prompts, spec)
+            # The kernel's values and graphs are not asked for where there is no GPU.
+            with patch.object(decoding, "attention_kind", return_value=decoding.LIVE):
+                [samples] = generate(model, prompts, replace(spec, path="graph"))
+            assert samples.attention == decoding.LIVE
+            yield f"{changes}, guidance {scale}", torch.equal(samples.codes, expected.codes)
+
+
+def compiled() -> Iterator[tuple[str, Mapping[str, int]]]:
+    """Yield registers, bytes of spills and of shared memory of the kernels for two kinds of GPU."""
+    pointers = {"bf16": ["queries", "new_keys", "new_values", "keys", "values"], "i64": ["first", "slot"]}
+    numbers = {"scale": "fp32", "query_stride": "i32", "key_stride": "i32", "value_stride": "i32", "capacity": "i32"}
+    for chip in (80, 90):
+        for heads, kv_heads, dim in ((16, 16, 128), (16, 4, 128), (16, 1, 128), (8, 8, 64)):
+            shape = single_query.constants(heads, kv_heads, dim, torch.bfloat16)
+            mixed = "*bf16" if shape["PARTS"] == 1 else "*fp32"
+            types = {name: f"*{kind}" for kind, names in pointers.items() for name in names}
+            types |= {"mixed": mixed, "tops": "*fp32", "sums": "*fp32", **numbers}
+            signature = types | dict.fromkeys(shape, "constexpr")
+            aligned = [place for place, kind in enumerate(signature.values()) if kind[:1] == "*" or kind == "i32"]
+            source = ASTSource(
+                single_query.attend_part, signature, shape, {(place,): [["tt.divisibility", 16]] for place in aligned}
+            )
+            options = {"num_warps": single_query.WARPS}
+            kernel = triton.compile(source, target=GPUTarget("cuda", chip, 32), options=options)
+            name = f"sm_{chip}{'a' * (chip == 90)}"
+            with tempfile.TemporaryDirectory() as folder:
+                (Path(folder) / "kernel.ptx").write_text(kernel.asm["ptx"])
+                command = [get_ptxas(chip).path, "-v", f"--gpu-name={name}", "kernel.ptx", "-o", "kernel.cubin"]
+                told = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stderr
+            [registers] = re.findall(r"Used (\d+) registers", told)
+            spills = sum(map(int, re.findall(r"(\d+) bytes spill", told)))
+            facts = {"registers": int(registers), "spills": spills, "shared": kernel.metadata.shared}
+            yield f"{name}, {heads}/{kv_heads} heads of {dim}", facts
+
+
+if __name__ == "__main__":
+    what = {"errors": errors, "neighbours": neighbours, "codes": codes, "compiled": compiled}[sys.argv[1]]
+    print(json.dumps(dict(what())))
