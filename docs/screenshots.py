@@ -63,7 +63,9 @@ def demo(folder: Path) -> Iterator[str]:
     """Serve the demo's runs, evaluated, from a data folder; yield the address."""
     with started_service(folder, "cpu,cpu", Settings.load().assets_path) as url:
         with Client(url) as client:
-            failures = wait_all(client, post_all(client), lambda done, name: print(f"{done} done, now {name}"))
+            failures = wait_all(
+                client, post_all(client), lambda queue: print(f"{queue.queued + queue.running} checkpoints to go")
+            )
         if failures:
             raise RuntimeError("\n".join(failures))
         yield url

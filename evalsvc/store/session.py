@@ -69,8 +69,8 @@ def once(session: Session, key: object, make: Callable[[], T]) -> T:
         return make()
     if key not in session.info:
         session.info[key] = make()
-    found: T = session.info[key]
-    return found
+    answer: T = session.info[key]
+    return answer
 
 
 class Store:

@@ -76,7 +76,7 @@ def _of_page(page: str, compared: Sequence[MetricDifference]) -> Shown:
     shown: Shown = {}
     for metric, side in sides.items():
         low, high = (number(end, side.stderr) for end in (side.low, side.high))
-        is_shown = main_metric(metric, sides) is not None or f"{low} … {high}" in page
+        is_shown = main_metric(metric, sides) is not None or f"[{low}, {high}]" in page
         shown[metric, side.protocol] = (side.low, side.high) if is_shown or side.low is None else (None, None)
     return shown
 

@@ -417,7 +417,7 @@ def test_a_link_of_another_site_finds_the_session_whose_end_leads_to_the_sign_in
     visit.page.goto("http://chat.example/")
     visit.page.get_by_role("link").click()
     visit.page.wait_for_url(f"{url}/compare?a=x")
-    visit.page.get_by_role("heading", name="Compare").wait_for()
+    visit.page.get_by_role("heading", name="Compare", exact=True).wait_for()
     visit.page.goto(f"{url}/status")
     with state.store.transaction() as session:
         revoke_token(session, "read")

@@ -193,13 +193,13 @@ def _base_values(session: Session, run: Run, heads: Mapping[int, SeriesHead]) ->
     of_base = session.scalars(query.where(Series.metric.in_({head.metric for head in heads.values()})))
     ids = {(series.metric, series.variant, series.protocol_id): series.id for series in of_base}
     points = points_at(session, [(identity, base.step) for identity in ids.values()])
-    found: dict[int, tuple[str, Point]] = {}
+    of_series: dict[int, tuple[str, Point]] = {}
     for identity, head in heads.items():
         for variant in (head.variant, "raw") if run.base is None else (base.variant,):
             key = ids.get((head.metric, variant, head.protocol), 0), base.step
             if key in points:
-                found[identity] = str(Step(base.run, base.step, variant)), points[key]
-    return found
+                of_series[identity] = str(Step(base.run, base.step, variant)), points[key]
+    return of_series
 
 
 def _along(session: Session, newest: Mapping[int, int], points: int) -> dict[int, tuple[list[int], list[Number]]]:

@@ -57,10 +57,12 @@ class ComparePage(Page):
     def content(self, source: ServiceReader) -> Content:
         asked, note = self._resolved(source)
         values: dict[str, object] = {"query": asked, "note": note, "comparison": None, "curves": None, "panels": []}
-        values |= {"runs": source.runs(), "title_of": title_of, "refusal": None}
+        runs = source.runs()
+        values |= {"runs": runs, "title_of": title_of, "refusal": None}
         values["link"] = lambda **changes: f"/compare?{asked.model_copy(update=changes).to_query()}"
         names = [side.partition("@")[0].partition(":")[0] for side in (asked.b, asked.a)]
-        values["sides"] = [name and source.run(name, all_checkpoints=False) for name in names]
+        known = {run.name for run in runs}
+        values["sides"] = [source.run(name, all_checkpoints=False) if name in known else None for name in names]
         if asked.a and asked.b:
             are_checkpoints = [CHECKPOINT.fullmatch(side) is not None for side in (asked.a, asked.b)]
             if any(are_checkpoints) and not all(are_checkpoints):

@@ -46,7 +46,7 @@ MARKS: Mapping[str | None, tuple[str, str]] = {None: ("", ""), "lost": ("✓ ", 
 VERDICTS = {
     "lost": ("worse than the base", "worse"),
     "gained": ("better than the base", "better"),
-    "indistinguishable": ("no difference seen", ""),
+    "indistinguishable": ("within noise", ""),
     "too few": ("too few items to tell", ""),
 }
 
@@ -195,7 +195,7 @@ def _cells(row: ForgettingRow) -> list[str]:
         _with_interval(row.retained, row.retained_low, row.retained_high, "-"),
         str(row.lost),
         str(row.gained),
-        "–" if row.p_corrected is None else f"{row.p_corrected:.2g}",
+        "–" if row.p_corrected is None else number(float(f"{row.p_corrected:.2g}")),
     ]
 
 

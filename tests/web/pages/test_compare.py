@@ -74,7 +74,7 @@ def test_other_protocols_are_told_field_by_field(app: App, client: Client) -> No
     ((metrics, fields),) = content.values["other_protocols"]
     assert metrics == ["loss/image"]
     values = [(name, a, b) for name, a, _, b, _ in fields]
-    assert values == [("limit", "1", "2"), ("data", f'"{"1" * 15}…', f'"{"2" * 15}…')]
+    assert values == [("limit", "1", "2"), ("data", f'"{"1" * 15}…"', f'"{"2" * 15}…"')]
     assert [file for _, _, file, _, _ in fields] == ["", "/data.jsonl"], "the digest is of a file of the suite"
     assert "Protocol differences (1)" in page(client, a="run-c@0", b="run-c@25")
     assert "Not compared: loss/image" in page(client, a="run-c@0", b="run-c@25", tab="protocols")

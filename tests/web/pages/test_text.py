@@ -64,7 +64,10 @@ def test_a_report_in_words(app: App) -> None:
         "0.0001",
     ]
     assert re.findall(r'<td data-label="[^"]*"(?: data-n)?>([^<]*)</td>', page) == cells
-    assert '<td data-label="verdict" class="worse"><span aria-hidden="true">▼</span> worse than the base</td>' in page
+    assert (
+        '<td data-label="verdict" class="verdict worse"><span aria-hidden="true">▼</span> worse than the base</td>'
+        in page
+    )
     assert questions(page) == [["is it so? | right: yes | aye", "✓ yes", "✗ no | text ids only: aye"]]
     assert "1 question flipped since the base" in page
     assert 'role="note"' not in page
