@@ -169,6 +169,10 @@ class Work:
     provenance: dict[str, Any] = field(default_factory=dict)
     checkpoint: Any = field(default_factory=lambda: SimpleNamespace(label="random weights"))
 
+    @property
+    def device(self) -> str:
+        return str(self.transformer.device)
+
     def model(self, *, dtype: str, rotary_inv_freq_dtype: str) -> Transformer:
         return self.transformer
 
