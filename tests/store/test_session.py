@@ -16,6 +16,7 @@ from alembic import command
 from app_in_process import app_on_port
 from migrated import add_migration
 from posts_and_results import act, ask
+from sqlalchemy.orm import Session
 
 from evalsvc.access_tokens import hash_token
 from evalsvc.config import Settings
@@ -31,7 +32,7 @@ from evalsvc.errors import (
 from evalsvc.installation import pip_install
 from evalsvc.store import session as session_module
 from evalsvc.store.lock import CoordinatorLock
-from evalsvc.store.session import POOL, Store, alembic_config, open_known, open_store
+from evalsvc.store.session import POOL, Store, alembic_config, once, open_known, open_store
 from evalsvc.store.tables import Run, Token
 from evalsvc.store.tokens import all_tokens, create_token, has_tokens, note_use, revoke_token
 
@@ -161,6 +162,19 @@ def test_a_request_never_waits_for_a_connection() -> None:
         return anyio.to_thread.current_default_thread_limiter().total_tokens
 
     assert sum(POOL.values()) >= asyncio.run(threads()) + 4
+
+
+def test_a_session_that_only_reads_reads_once_and_one_that_writes_reads_what_it_wrote(store: Store) -> None:
+    def runs(session: Session) -> int:
+        return once(session, "runs", lambda: session.scalar(sa.select(sa.func.count()).select_from(Run)) or 0)
+
+    with store.reading() as reading, store.transaction() as writing:
+        before = runs(reading), runs(writing)
+        writing.add(Run(name="run-a"))
+        writing.flush()
+        assert (before, runs(reading), runs(writing)) == ((0, 0), 0, 1)
+    with store.reading() as later:
+        assert runs(later) == 1
 
 
 def test_no_connection_is_an_error_that_can_be_tried_again(tmp_path: Path) -> None:

@@ -14,10 +14,12 @@ from chromium import Visit
 from dashboard_history import Dashboard
 from history_reference import Point, write
 from queue_steps import cancel, enter, metric, submission, suite
+from sqlalchemy import update
 from told_run import FAILURE, OTHER, RUN, fail, fill, losses, post
 
 from evalsvc.api.middleware import authentication
 from evalsvc.api.state import State
+from evalsvc.store.tables import Evaluation
 from evalsvc.store.tokens import create_token, revoke_token
 
 if TYPE_CHECKING:
@@ -105,6 +107,30 @@ def test_new_values_come_to_an_open_page_and_leave_its_zoom(visit: Visit, servic
     visit.page.mouse.dblclick(*place_in(text))
     visit.page.wait_for_timeout(300)
     assert labels(text) != zoomed
+
+
+def test_a_page_asks_the_more_rarely_the_longer_there_is_nothing_new(visit: Visit, service: Dashboard) -> None:
+    """An open page asked every three seconds, all night."""
+    post(service.state.store, "quiet", 0, losses(0))
+    with service.state.store.transaction() as session:  # what waits keeps pages asking
+        session.execute(update(Evaluation).where(Evaluation.state == "queued").values(state="cancelled"))
+    page = visit.page
+    page.clock.install()
+    visit.open(f"{service.url}/runs/quiet")
+
+    def asked(minutes: int) -> int:
+        before = len(visit.requests)
+        for _ in range(60 * minutes):
+            page.clock.run_for(1000)
+            page.evaluate("() => fetch('/healthz')")  # until the answers are there
+        return len([url for url in visit.requests[before:] if "/v1/" in url])
+
+    assert asked(1) >= 6, "at first every three seconds"
+    asked(4)
+    assert asked(2) <= 4, "then each minute"
+    page.mouse.move(5, 5)
+    page.wait_for_timeout(100)
+    assert asked(1) >= 6, "until the reader is back"
 
 
 def test_all_charts_show_the_same_part_of_training(visit: Visit, service: Dashboard) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, func, select, tuple_
 from sqlalchemy.orm import Session
 
 from evalsvc import __version__
@@ -38,12 +38,15 @@ def runs_view(
     waiting = _checkpoints_with(session, ids, Evaluation.state.in_(("queued", "running")))
     failed = _checkpoints_with(session, ids, Evaluation.state.in_(("failed", "partly_failed")), ~is_mended())
     bases = base_views(session, runs)
+    last_steps = [(run_id, last_step) for run_id, (_, last_step) in checkpoints.items()]
+    newest = select(Checkpoint.run_id, Checkpoint.tags).where(Checkpoint.replaced_at.is_(None))
+    newest = newest.where(tuple_(Checkpoint.run_id, Checkpoint.step).in_(last_steps))
+    rows_of_tags = session.execute(newest.order_by(Checkpoint.variant == "raw"))  # raw is last, and stays
+    tags = {row.run_id: row.tags for row in rows_of_tags}
     summaries = []
     for run in runs:
         values, last_value_step = _measured(session, run, remember)
         number, last_step = checkpoints.get(run.id, (0, None))
-        newest = select(Checkpoint.tags).filter_by(run_id=run.id, step=last_step, replaced_at=None)
-        tags = session.scalar(newest.order_by((Checkpoint.variant == "raw").desc()).limit(1)) if number else None
         summaries.append(
             document_of(
                 documents.RunSummary,
@@ -54,7 +57,7 @@ def runs_view(
                 last_value_step=last_value_step,
                 waiting=waiting.get(run.id, 0),
                 failed=failed.get(run.id, 0),
-                tags={key: str(value) for key, value in (tags or {}).items()},
+                tags={key: str(value) for key, value in tags.get(run.id, {}).items()},
                 base=bases[run.id],
             )
         )

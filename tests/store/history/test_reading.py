@@ -1,5 +1,6 @@
 """Reading the history by SQL gives, to the last bit, what plain Python makes of the same rows, on each database."""
 
+import itertools
 import math
 import random
 from collections.abc import Callable, Iterable
@@ -7,9 +8,9 @@ from functools import partial
 from typing import Any
 
 import pytest
-from history_reference import MOST, Point, along, best, buckets, post_tokens, random_history, within, write
+from history_reference import MOST, Point, along, best, buckets, imported, post_tokens, random_history, within, write
 from history_reference import History as Values
-from posts_and_results import ask, enter, enter_virtual, set_base, submission, suite
+from posts_and_results import act, ask, enter, enter_virtual, set_base, submission, suite
 from posts_and_results import metric as measured
 from queue_steps import evaluate_whole, measure
 
@@ -18,9 +19,10 @@ from evalsvc.metrics.shown_metrics import default_headline
 from evalsvc.spec.documents import HeadlineSeries
 from evalsvc.spec.documents.history import BucketSeries, History, SeriesHead
 from evalsvc.spec.documents.history import Point as PointDocument
-from evalsvc.spec.protocol import number_to_json
+from evalsvc.spec.protocol import Protocol, number_to_json
 from evalsvc.store.history.buckets import read_buckets
 from evalsvc.store.history.headlines import Question, headline_of_run, marked_runs, read_run_headlines
+from evalsvc.store.history.imports import import_values
 from evalsvc.store.history.reading import read_history, read_summary
 from evalsvc.store.history.series import Window
 from evalsvc.store.lookup import find_run
@@ -278,6 +280,41 @@ def test_the_base_of_another_run_by_the_same_protocol(store: Store) -> None:
     set_base(store, "run-a", "text", 7)
     [found] = headlines(store, "loss/text")
     assert (found.base_name, found.base.value) == ("text@7", 1.5)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_ends_and_bases_of_many_series_are_those_of_each_alone(store: Store, seed: int) -> None:
+    """One query reads those of all series of a run, whatever their variants and protocols."""
+    own = random.Random(seed)
+    values: dict[tuple[str, str, str, int], dict[int, float]] = {}
+    for run in ("run-a", "run-b"):
+        for metric, variant, limit in itertools.product(("lower/x", "lower/y"), ("raw", "ema"), (1, 2)):
+            steps = own.sample((0, 10, 20, 30), own.randint(1, 4))
+            values[run, metric, variant, limit] = {step: own.random() for step in steps}
+    for (run, metric, variant, limit), known in values.items():
+        column = [Point(step, value, 0.1, 400) for step, value in known.items()]
+        given = imported(metric, column, variant=variant, protocol=Protocol({"limit": limit}))
+        if own.random() < 0.8 or (run, metric) == ("run-a", "lower/x"):
+            act(store, import_values, run, "test", [given], replace=False)
+        else:
+            known.clear()
+    base = own.choice([None, {"run": "run-b", "step": 10, "variant": own.choice(("raw", "ema"))}])
+    with store.transaction() as session:
+        find_run(session, "run-a").base = base
+    for last in (None, 15):
+        for found in headlines(store, "lower/x", "lower/y", **({} if last is None else {"last": last})):
+            [limit] = [limit for limit in (1, 2) if found.protocol == Protocol({"limit": limit}).id]
+            ends = [
+                (max(reached), variant == "raw")
+                for (run, metric, variant, _), known in values.items()
+                if (run, metric) == ("run-a", found.metric)
+                and (reached := [step for step in known if last is None or step <= last])
+            ]
+            assert (found.latest.step, found.variant == "raw") == max(ends)
+            run, step = (base["run"], base["step"]) if base else ("run-a", 0)
+            variants = [base["variant"]] if base else [found.variant, "raw"]
+            sides = [values[run, found.metric, variant, limit].get(step) for variant in variants]
+            assert (found.base and found.base.value) == next((side for side in sides if side is not None), None)
 
 
 def test_the_mark_changes_with_the_run_and_with_its_base(store: Store) -> None:
