@@ -20,7 +20,7 @@ export function noteNews() {
 export function repeat(look, least) {
   let timer = 0; // -1 during a look
   const wait = () => {
-    const quiet = last.running ? 0 : (performance.now() - last.news) / 4;
+    const quiet = last.running ? 0 : (performance.now() - last.news) / 2;
     timer = setTimeout(turn, Math.min(Math.max(least, quiet), LONGEST));
   };
   const turn = async () => {
@@ -32,7 +32,7 @@ export function repeat(look, least) {
     await look().finally(wait);
   };
   const wake = () => {
-    const slept = performance.now() - last.news > 4 * least;
+    const slept = performance.now() - last.news > 2 * least;
     noteNews();
     if (slept) void turn();
   };
