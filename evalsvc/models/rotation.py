@@ -29,8 +29,9 @@ class Positions(nn.Module):
         self.seq_len, self.window = config.seq_len, config.attention_window
         inv_freq = rotary_frequencies(config) if saved is None else saved
         self.register_buffer("inv_freq", inv_freq.to(inv_freq_dtype).float(), persistent=False)
-        rows = 2 * self.seq_len if self.kind == "llama_rotary" else None  # open_lm builds its table once, this long
-        self.limit = min((limit for limit in (rows, self.window) if limit is not None), default=None)
+        # open_lm builds its table once, this long
+        self.table_rows = 2 * self.seq_len if self.kind == "llama_rotary" else None
+        self.limit = min((limit for limit in (self.table_rows, self.window) if limit is not None), default=None)
         """Number of positions; None without a limit."""
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
@@ -62,7 +63,6 @@ class Positions(nn.Module):
     def require_rows(self, last: int | Tensor) -> None:
         """Raise InvalidData if any position is beyond llama_rotary's table, or beyond the window of attention. A tensor
         on a GPU makes the call wait for the GPU."""
-        rows = 2 * self.seq_len
         if self.limit is None:
             return
         last = int(last.max()) if isinstance(last, Tensor) else last
@@ -71,9 +71,9 @@ class Positions(nn.Module):
                 f"position {last} is beyond the model's window of {self.window} tokens, from which on its attention "
                 "slides; evalsvc computes full attention only: use sequences within the window"
             )
-        if self.kind == "llama_rotary" and last >= rows:
+        if self.table_rows is not None and last >= self.table_rows:
             raise InvalidData(
-                f"position {last} is beyond llama_rotary's {rows} positions (twice the model's seq_len "
+                f"position {last} is beyond llama_rotary's {self.table_rows} positions (twice the model's seq_len "
                 f"{self.seq_len}); use shorter sequences"
             )
 

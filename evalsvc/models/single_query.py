@@ -165,32 +165,36 @@ def attend_one(
     parts = shape["PARTS"]
     output = torch.empty(rows, heads, head_dim, dtype=keys.dtype, device=keys.device)
     wide = torch.float32
-    mixed = output if parts == 1 else torch.empty(rows, heads, parts, head_dim, dtype=wide, device=keys.device)
-    tops, sums = torch.empty(2, rows, heads, parts, dtype=wide, device=keys.device)
+    mixed = tops = sums = output
+    if parts > 1:
+        mixed = torch.empty(rows, heads, parts, head_dim, dtype=wide, device=keys.device)
+        tops, sums = torch.empty(2, rows, heads, parts, dtype=wide, device=keys.device)
     queries, new_keys, new_values = (
         part if part.stride()[1:] == (head_dim, 1) else part.contiguous() for part in (queries, new_keys, new_values)
     )
-    attend_part[(rows, shared, parts)](
-        queries,
-        new_keys,
-        new_values,
-        keys,
-        values,
-        first,
-        slot,
-        mixed,
-        tops,
-        sums,
-        head_dim**-0.5 * LOG2_E,
-        queries.stride(0),
-        new_keys.stride(0),
-        new_values.stride(0),
-        keys.shape[2],
-        **shape,
-        num_warps=WARPS,
-    )
-    if parts > 1:
-        join_parts[(rows * heads,)](mixed, tops, sums, output, D=head_dim, WIDTH=shape["WIDTH"], PARTS=parts)
+    # Triton launches on the current device, whichever its arguments lie on.
+    with torch.cuda.device_of(keys):  # type: ignore[no-untyped-call]
+        attend_part[(rows, shared, parts)](
+            queries,
+            new_keys,
+            new_values,
+            keys,
+            values,
+            first,
+            slot,
+            mixed,
+            tops,
+            sums,
+            head_dim**-0.5 * LOG2_E,
+            queries.stride(0),
+            new_keys.stride(0),
+            new_values.stride(0),
+            keys.shape[2],
+            **shape,
+            num_warps=WARPS,
+        )
+        if parts > 1:
+            join_parts[(rows * heads,)](mixed, tops, sums, output, D=head_dim, WIDTH=shape["WIDTH"], PARTS=parts)
     return output
 
 
