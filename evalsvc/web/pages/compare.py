@@ -57,13 +57,15 @@ class ComparePage(Page):
     def content(self, source: ServiceReader) -> Content:
         asked, note = self._resolved(source)
         values: dict[str, object] = {"query": asked, "note": note, "comparison": None, "curves": None, "panels": []}
-        runs = source.runs()
-        values |= {"runs": runs, "title_of": title_of, "refusal": None}
+        known = source.run_names()
+        values |= {"names": known, "runs": [], "title_of": title_of, "refusal": None}
         values["link"] = lambda **changes: f"/compare?{asked.model_copy(update=changes).to_query()}"
         names = [side.partition("@")[0].partition(":")[0] for side in (asked.b, asked.a)]
-        known = {run.name for run in runs}
-        values["sides"] = [source.run(name, all_checkpoints=False) if name in known else None for name in names]
-        if asked.a and asked.b:
+        read = {name: source.run(name, all_checkpoints=False) for name in {*names} & {*known}}
+        values["sides"] = [read.get(name) for name in names]
+        if not (asked.a and asked.b):
+            values["runs"] = source.runs()
+        else:
             are_checkpoints = [CHECKPOINT.fullmatch(side) is not None for side in (asked.a, asked.b)]
             if any(are_checkpoints) and not all(are_checkpoints):
                 raise InvalidRequest(
@@ -133,9 +135,8 @@ class ComparePage(Page):
             newest, note = ComparePage(b=self.b, to="base", family=self.family)._resolved(source)
             return newest, f"{notes[0]}, and the newest; {note}"
         if sides["a"] == sides["b"] and notes:
-            return ComparePage(
-                b=sides["b"]
-            ), f"{'; '.join(notes)}; A and B are the same checkpoint: choose another step"
+            note = f"{'; '.join(notes)}; A and B are the same checkpoint: choose another step"
+            return ComparePage(b=sides["b"]), note
         same_run = sides["a"].partition("@")[0] == sides["b"].partition("@")[0]
         best_of = max(asked.best_of, looks + (not same_run)) if looks > 1 else asked.best_of
         return asked.model_copy(update={**sides, "best_of": best_of}), "; ".join(notes)
