@@ -15,9 +15,8 @@ import evalsvc
 
 PACKAGE = Path(evalsvc.__file__).parent
 
-HOUSE = "aftermath|astray|beside|crew|duties|duty|(?<!images from )elsewhere|strikes"
-"""Words of this project alone, but for `images from elsewhere`, the name of images that evalsvc did not sample. The
-field says post-processing, stale, next to, worker state, on another machine."""
+HOUSE = "aftermath|astray|beside|crew|duties|duty|elsewhere|strikes"
+"""Words of this project alone. The field says post-processing, stale, next to, worker state, on another machine."""
 
 NOT_A_VERB = (
     "A|All|An|And|As|At|Both|By|Each|Every|For|From|How|If|In|It|Its|No|Of|On|One|Or|Several|Some|That|The|Their|These|"

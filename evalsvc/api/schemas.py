@@ -300,7 +300,7 @@ class ComparedQuery(Input):
     force: bool = False
     """Also compare values of different protocols, without pairing."""
     across: Annotated[list[Across], Field(max_length=2)] = []
-    """Differences across which values are compared with pairing: samples of two seeds, or images from elsewhere and
+    """Differences across which values are compared with pairing: samples of two seeds, or external images and
     sampled ones."""
 
 

@@ -114,7 +114,7 @@ Suite = Annotated[
     Option(help="Name of a suite; repeat for several.", show_default="the run's plan", autocompletion=complete_suite),
 ]
 AcrossSampling = Annotated[
-    bool, Option("--across-sampling", help="Also compare images from elsewhere with sampled ones, paired by prompt.")
+    bool, Option("--across-sampling", help="Also compare external images with sampled ones, paired by prompt.")
 ]
 Device = Annotated[str | None, Option(help="Device, such as cuda:0 or cpu.", show_default="cuda, else cpu")]
 Devices = Annotated[

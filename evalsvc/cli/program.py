@@ -33,7 +33,7 @@ COMMANDS = {
     "backup": Entry("evalsvc.cli.database", SERVICE, "Write the database and the data folder to one file."),
     "restore": Entry("evalsvc.cli.database", SERVICE, "Restore a backup into an empty database and data folder."),
     "submit": Entry("evalsvc.cli.submit", POST, "Post a checkpoint and have it evaluated."),
-    "score": Entry("evalsvc.cli.score", POST, "Measure images from elsewhere, here or as a step of a run."),
+    "score": Entry("evalsvc.cli.score", POST, "Measure external images, here or as a step of a run."),
     "watch": Entry("evalsvc.cli.watch", POST, "Post every checkpoint that appears in a folder."),
     "import": Entry("evalsvc.cli.imports", POST, "Import values that other tools measured."),
     "runs": Entry("evalsvc.cli.runs", POST, "List, show and rename runs, and set their bases."),

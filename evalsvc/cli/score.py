@@ -1,4 +1,4 @@
-"""`evalsvc score`: measure images from elsewhere, on this machine or as a step of a run."""
+"""`evalsvc score`: measure external images, on this machine or as a step of a run."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def score(
     threads: Threads = None,
     url: Url = None,
 ) -> None:
-    """Measure images from elsewhere, such as those of a diffusion model, with errors.
+    """Measure external images, such as those of a diffusion model, with errors.
 
     IMAGES is a folder, a .tar, .npz, .parquet or .safetensors file. An image is named after the id of its prompt, as
     ID.png, or ID_0.png, ID_1.png and so on; images in an .npz file have the order of the prompts. Without --run, the

@@ -96,7 +96,7 @@ def submit(
 
 def show_posted(posted: Posted) -> None:
     checkpoint = posted.checkpoint
-    made_of = f", {checkpoint.uri}" if checkpoint.parents else ", images from elsewhere" if checkpoint.images else ""
+    made_of = f", {checkpoint.uri}" if checkpoint.parents else ", external images" if checkpoint.images else ""
     say(f"checkpoint {checkpoint.id}: {checkpoint.run} step {checkpoint.step} {checkpoint.variant}{made_of}")
     for evaluation in posted.evaluations:
         say(f"evaluation {evaluation.id}: {evaluation.suite} {evaluation.state}")

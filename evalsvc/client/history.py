@@ -170,7 +170,7 @@ class ComparisonMethods(MethodGroup):
 
         `family` is `none` for verdicts that hold one by one, or `holm` to bound false differences over all metrics.
         `expected_by_chance` metrics would be better, worse or different if nothing had changed. `across` is
-        `["sampling"]` to compare images from elsewhere with sampled ones, `["seeds"]` to compare samples of two seeds.
+        `["sampling"]` to compare external images with sampled ones, `["seeds"]` to compare samples of two seeds.
         """
         chosen = query_of(a=a, b=b, metric=metrics, task=tasks, suite=suite, level=level, force=force, across=across)
         query = [*chosen, *query_of(flipped=flipped, family=family)]

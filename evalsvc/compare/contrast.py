@@ -30,7 +30,7 @@ ORIGIN = {"task", "sampling", "select", "engine", "prompts", "size", "weights", 
 ORIGIN |= {"rotary_inv_freq_dtype", "cache_dtype", "decoder", "decoder_dtype", "tokenizer", "layout"}
 """Fields that describe how images came to be; all others describe how images were measured."""
 
-EXTERNAL_AGAINST_SAMPLED = "images from elsewhere against sampled ones"
+EXTERNAL_AGAINST_SAMPLED = "external images against sampled ones"
 
 
 def allowed_by(differing: Differences) -> Across | None:
@@ -100,7 +100,7 @@ class Contrast:
 
 def paired_numbers(a: Measured, b: Measured, differing: Differences | None = None) -> tuple[Numbers, Numbers] | None:
     """Return the numbers of both sides, item by item; None where the sides are not made of the same keys. Sampled
-    images and images from elsewhere, as `differing` says, are the same item if they have the same id."""
+    images and external images, as `differing` says, are the same item if they have the same id."""
     keys, by = a.metric.items, "id" if allowed_by(differing or {}) == "sampling" else "index"
     if not keys or keys != b.metric.items or a.metric.grouped_by != b.metric.grouped_by:
         return None

@@ -133,7 +133,7 @@ def number_to_json(value: float | None) -> Number | None:
 ABSENT = object()
 
 EXTERNAL = "external"
-"""Value of the field `sampling` for images from elsewhere, which no checkpoint of evalsvc sampled."""
+"""Value of the field `sampling` for external images, which no checkpoint of evalsvc sampled."""
 
 Differences: TypeAlias = dict[str, tuple[object, object]]
 """Differences between two protocols, by dotted key."""
@@ -207,7 +207,7 @@ def distinguishing(contents: Mapping[str, Mapping[str, object]]) -> dict[str, di
 
 
 def origin_of(fields: Mapping[str, object]) -> dict[str, object]:
-    """Return the field of images from elsewhere, if a protocol or its distinguishing fields have it."""
+    """Return the field of external images, if a protocol or its distinguishing fields have it."""
     return {"sampling": EXTERNAL} if fields.get("sampling") == EXTERNAL else {}
 
 
@@ -257,7 +257,7 @@ def _fields_of_some(forms: Set[frozenset[_Path]]) -> set[_Path]:
 
 def describe_fields(fields: Mapping[str, object]) -> str:
     """Return fields for people: `sampling.guidance_scale=3.0`."""
-    origin = ["images from elsewhere"] if origin_of(fields) else []
+    origin = ["external images"] if origin_of(fields) else []
     others = (f"{key}={short_json(value)}" for key, value in fields.items() if not origin or key != "sampling")
     return ", ".join([*origin, *others])
 

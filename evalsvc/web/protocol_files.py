@@ -59,7 +59,7 @@ class Measured:
             if isinstance(value, str) and DIGEST.fullmatch(value):
                 file = next((self.files[key] for key in (value, *reversed(path)) if key in self.files), "")
             is_origin = path == ("sampling",) and value == EXTERNAL
-            yield ".".join(path), f"{EXTERNAL}: images from elsewhere" if is_origin else in_words(value), file
+            yield ".".join(path), f"{EXTERNAL}: external images" if is_origin else in_words(value), file
 
 
 def grouped(measured: Measured) -> dict[str, list[tuple[str, str, str]]]:

@@ -1,4 +1,4 @@
-"""`evalsvc score`: images from elsewhere on this machine, and the lines that a service answers with."""
+"""`evalsvc score`: external images on this machine, and the lines that a service answers with."""
 
 import json
 from pathlib import Path
@@ -28,12 +28,12 @@ def samples(tmp_path: Path) -> Path:
 def test_a_folder_on_this_machine(evalsvc: Shell, tmp_path: Path) -> None:
     line = "score samples --prompts prompts.jsonl --suite digits.yaml --device cpu --output result.json"
     result = evalsvc(line)
-    assert (result.code, "digits/agreement (images from elsewhere)" in result.out) == (0, True), result.err
+    assert (result.code, "digits/agreement (external images)" in result.out) == (0, True), result.err
     document = json.loads((tmp_path / "result.json").read_text())
     [metric], [protocol] = document["metrics"], document["protocols"].values()
     assert (metric["n"], protocol["sampling"]) == (12, "external")
     assert len(document["checkpoint"]["sha256"]) == 64
-    assert ",images from elsewhere," in evalsvc("compare result.json result.json --format csv").out
+    assert ",external images," in evalsvc("compare result.json result.json --format csv").out
     (tmp_path / "samples" / "digit-10.png").unlink()
     refused = evalsvc(line)
     assert (refused.code, "the prompt 'digit-10' has no image" in refused.err) == (2, True)

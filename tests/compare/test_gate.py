@@ -212,7 +212,7 @@ class TestProtocol:
         assert (judged.verdict, new.verdict) == ("within_tolerance", "new")
         assert "sampling.seed 0 → 1" in judged.reason
 
-    def test_images_from_elsewhere_are_paired_by_the_ids_of_prompts(self) -> None:
+    def test_external_images_are_paired_by_the_ids_of_prompts(self) -> None:
         """Both sides number their items from 0, whichever prompts they have: by number, nothing would pair rightly."""
         measured = {"estimator": "clip", "clip": "ab"}
         sampled, given = (
@@ -229,7 +229,7 @@ class TestProtocol:
         (judged,) = compare(candidate, baseline, across=["sampling"]).comparisons
         assert judged.difference is not None
         assert (judged.basis, judged.difference.n, judged.difference.n_only_baseline) == ("paired", 18, 2)
-        assert "images from elsewhere against sampled ones: task" in judged.reason
+        assert "external images against sampled ones: task" in judged.reason
         pairs = {row["id"]: row["clip_score"] for row in better}
         change = [pairs[row["id"]] - row["clip_score"] for row in rows if row["id"] in pairs]
         assert judged.difference.value == pytest.approx(sum(change) / 18)

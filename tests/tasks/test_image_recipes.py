@@ -44,7 +44,7 @@ GIVEN: dict[str, Any] = {"kind": "text_to_image", "name": "coco", "captions": "/
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_a_recipe_fills_in_what_it_fixes_and_a_smaller_trial_is_allowed(name: str) -> None:
     fields = {key: value for key, value in find_protocol(name).fields.items() if key in TextToImage.model_fields}
-    assert find_protocol(name).fields.keys() - fields.keys() <= {"crop"}, "which is of images from elsewhere"
+    assert find_protocol(name).fields.keys() - fields.keys() <= {"crop"}, "which is of external images"
     if "metrics" in fields:
         fields["metrics"] = [*fields["metrics"]]
     [spec] = parse_suite({"tasks": [{**GIVEN, "protocol": name, "reference": "/val2014"}]}, "own").tasks

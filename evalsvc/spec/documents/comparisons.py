@@ -26,7 +26,7 @@ Band = Literal["pointwise", "simultaneous"]
 """Scope of the intervals along steps: each step alone, or all steps simultaneously."""
 
 Across = Literal["seeds", "sampling"]
-"""Difference between protocols across which values are compared: samples of two seeds, or images from elsewhere and
+"""Difference between protocols across which values are compared: samples of two seeds, or external images and
 sampled ones."""
 
 Level = Annotated[float, Field(examples=[0.95])]

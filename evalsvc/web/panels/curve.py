@@ -173,7 +173,7 @@ def _notes(curves: Sequence[Curve], drawn: Sequence[Curve], protocol: str | None
             "values are not comparable with these"
         )
     if given := [curve.label for curve in drawn if origin_of(curve.series.differs)]:
-        yield f"images from elsewhere, which evalsvc did not sample: {', '.join(dict.fromkeys(given))}"
+        yield f"external images, which evalsvc did not sample: {', '.join(dict.fromkeys(given))}"
     shown = [curve.series for curve in drawn]
     if scale == "log":
         pairs = [pair for series in shown for pair in zip(series.last, series.low, strict=True)]

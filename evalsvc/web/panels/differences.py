@@ -36,7 +36,7 @@ class ContrastsQuery(PanelQuery):
     family: Family = "none"
     """Verdicts on each metric alone, or on all metrics together by Holm's method."""
     across: Across = ()
-    """`sampling`: images from elsewhere are compared with sampled ones."""
+    """`sampling`: external images are compared with sampled ones."""
 
     def panel(self, source: ServiceReader) -> Panel:
         compared = source.compare(self.a, self.b, level=self.level, family=self.family, across=self.across)

@@ -205,7 +205,7 @@ def test_questions_that_flipped_have_their_text(app: App, client: Client) -> Non
     assert f"Items whose text no report of forgetting has: {other}, " in tree.text_content()
 
 
-def test_images_from_elsewhere_are_compared_across_sampling(app: App, client: Client) -> None:
+def test_external_images_are_compared_across_sampling(app: App, client: Client) -> None:
     for step, sampling in ((0, "external"), (25, {"seed": 0})):
         enter(app.store, submission(step, run="run-c"), suite())
         evaluate_whole(app.store, metric(float(step), "coco/fid", protocol=Protocol({"sampling": sampling})))

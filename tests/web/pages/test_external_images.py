@@ -1,4 +1,4 @@
-"""Series and steps of images from elsewhere say what they are on every page that shows them."""
+"""Series and steps of external images say what they are on every page that shows them."""
 
 import pytest
 from app_in_process import App
@@ -8,7 +8,7 @@ from evalsvc.checkpoints.formats import IMAGES
 from evalsvc.client import Client
 from evalsvc.spec.protocol import Protocol, describe_fields
 
-WORDS = "images from elsewhere"
+WORDS = "external images"
 
 EXTERNAL = Protocol({"task": "images", "sampling": "external", "estimator": "fid/3"})
 
