@@ -34,10 +34,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from evalsvc.checkpoints.copies import spool_path
 from evalsvc.checkpoints.reference import files_of
 from evalsvc.config import Settings, shown_url
-from evalsvc.errors import BackupUnusable, DatabaseUnusable, InvalidRequest, TargetNotEmpty, os_reason
+from evalsvc.errors import BackupUnusable, DatabaseUnusable, InvalidData, InvalidRequest, TargetNotEmpty, os_reason
 from evalsvc.files.artifacts import artifact_path
 from evalsvc.files.atomic import FOR_GROUP, replacing, write_whole
 from evalsvc.files.kept import FILE_NAME, claim_shared
+from evalsvc.files.opened import anywhere, open_file
 from evalsvc.installation import code_digest, find_commit
 from evalsvc.store import data_folder
 from evalsvc.store.data_folder import named_artifacts, named_items, named_outputs
@@ -219,14 +220,14 @@ def _keep_ids(table: Table, source: Connection, target: Connection) -> None:
 def restore_backup(settings: Settings, path: Path) -> tuple[list[str], str]:
     """Restore a backup; return artifacts and results per item that were lost before, and what code wrote the backup."""
     try:
-        stream = path.open("rb")
-    except OSError as error:
-        raise InvalidRequest(f"{path}: {os_reason(error)}; name a file that `evalsvc backup` wrote") from None
+        stream = open_file(path, "backup", anywhere).stream
+    except InvalidData as error:
+        raise InvalidRequest(f"{error.message}; name a file that `evalsvc backup` wrote") from None
     folder = settings.data_path
     with stream, _errors_of(path, folder), tempfile.TemporaryDirectory(prefix="evalsvc-restore-") as staging:
         _require_unchanged(stream)
         with tarfile.open(fileobj=stream, mode="r:", tarinfo=_Header) as tar:
-            members = _read_members(tar, path.stat().st_size)
+            members = _read_members(tar, os.fstat(stream.fileno()).st_size)
             database = members.pop(DATABASE)
             writer = re.fullmatch(r"code \w+, commit [\w-]+", database.pax_headers.get("comment", ""), re.ASCII)
             _extract(tar, database, Path(staging) / DATABASE)
