@@ -177,6 +177,7 @@ def test_an_input_is_an_argument_and_never_a_program(fake: Act, tmp_path: Path, 
         ({"candidate": "mine"}, "must be RUN@STEP"),
         ({"candidate": "mine@$(touch pwned)"}, "must be RUN@STEP"),
         ({"candidate": "mine@4", "timeout": "1; touch pwned"}, "a whole number of seconds"),
+        ({"candidate": "mine@4", "across": "seeds --rules=pwned"}, "must be seeds, sampling or empty"),
         ({"candidate": "mine@4", "extras": "worker] ; touch pwned"}, "names separated by commas"),
         ({"candidate": "mine@4", "extras": "-r/etc/passwd"}, "names separated by commas"),
     ],
@@ -214,14 +215,14 @@ def test_it_installs_the_evalsvc_of_the_action(fake: Act, tmp_path: Path, extras
 def test_a_checkpoint_is_posted_to_a_service_and_gated_there(fake: Act, tmp_path: Path) -> None:
     """The token is no argument, which every user of the machine would see."""
     place = {"candidate": "mine@4:ema", "service": "https://host:8321", "token": "s3cret"}
-    done = fake(checkpoint="a.pt", suite="loss", baseline="mine@3", **place)
+    done = fake(checkpoint="a.pt", suite="loss", baseline="mine@3", across="seeds", **place)
     assert done.code == 0, done.log
     assert "s3cret" not in done.log + json.dumps(calls(tmp_path))
     posted, gated = calls(tmp_path)
     options = ["--suite=loss", "--url=https://host:8321"]
     assert posted == ["submit", "--wait", *options, "--variant=ema", "--", "mine", "4", "a.pt"]
     assert gated[:2] == ["gate", "--baseline=mine@3"]
-    assert {*options, "--timeout=3600"} <= set(gated)
+    assert {*options, "--timeout=3600", "--across-seeds"} <= set(gated)
     assert gated[-2:] == ["--", "mine@4:ema"]
 
 
