@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
@@ -116,20 +117,27 @@ def caching_headers(tag: str) -> dict[str, str]:
     return {"ETag": f'W/"{tag}"', "Cache-Control": "private, no-cache"}
 
 
-def not_modified(request: Request, tag: str) -> Response | None:
-    """Return a 304 if the client has the content with this tag (RFC 9110, section 13.1.2); otherwise None."""
+def not_modified(request: Request, tag: str, headers: Mapping[str, str] = {}) -> Response | None:
+    """Return a 304 with headers if the client has the content with this tag (RFC 9110, section 13.1.2)."""
     known = request.headers.get("if-none-match", "")
     tags = {part.strip().removeprefix("W/").strip('"') for part in known.split(",")}
     if known.strip() != "*" and tag not in tags:
         return None
-    return Response(status_code=304, headers=caching_headers(tag) | {"Vary": "Accept-Encoding"})
+    return Response(status_code=304, headers={**caching_headers(tag), "Vary": "Accept-Encoding", **headers})
 
 
 def conditional(request: Request, answers: Answers[bytes], run: str, tag: str, make: Callable[[], object]) -> Response:
     """Answer with 304, with the cached JSON for a run and a tag, or with the JSON of the document that `make` reads."""
-    if (same := not_modified(request, tag)) is not None:
-        return same
-    return JsonAnswer(answers.get(run, tag, lambda: rendered(make())), headers=caching_headers(tag))
+    return not_modified(request, tag) or JsonAnswer(
+        answers.get(run, tag, lambda: rendered(make())), headers=caching_headers(tag)
+    )
+
+
+def tagged(request: Request, content: object) -> Response:
+    """Answer with a document as JSON, tagged by its content, or with 304."""
+    body = content if isinstance(content, bytes) else rendered(content)
+    tag = hashlib.sha256(body).hexdigest()[:32]
+    return not_modified(request, tag) or JsonAnswer(body, headers=caching_headers(tag))
 
 
 class HeadAsGet:

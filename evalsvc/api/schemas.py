@@ -16,7 +16,7 @@ from evalsvc.spec.documents.comparisons import Across
 from evalsvc.spec.documents.fields import State
 from evalsvc.spec.documents.runs import Plan, PlannedSuite
 from evalsvc.spec.names import CHECKPOINT, MAX_STEP, NAME, NAMED, RUN
-from evalsvc.store.pages import DEFAULT_LIMIT, MAX_LIMIT, Filters, PageRequest
+from evalsvc.store.pages import DEFAULT_LIMIT, MAX_LIMIT, MAX_VALUES, Filters, PageRequest
 
 MAX_ID = 2**31 - 1
 
@@ -249,8 +249,8 @@ class HistoryQuery(SummaryQuery):
     """The highest x, included."""
     points: Annotated[int | None, Field(ge=1, le=10_000)] = None
     """The most buckets of each series. With `points`, the answer has buckets instead of values."""
-    limit: Annotated[int | None, Field(ge=1, le=1_000_000)] = None
-    """The most values in the answer, over all series. By default, all values."""
+    limit: Annotated[int | None, Field(ge=1, le=MAX_VALUES)] = None
+    """The most values of a page, over all series. By default, all values, which may be 200,000."""
     cursor: str | None = None
     """`next_cursor` of the page before, from a request with the same parameters."""
 
@@ -295,7 +295,7 @@ class ComparedQuery(Input):
     """Only metrics of this task; repeat for several tasks."""
     suite: str | None = None
     """Only values of this suite."""
-    level: float = LEVEL
+    level: Annotated[float, Field(allow_inf_nan=False)] = LEVEL
     """The probability with which the interval of a difference holds the true difference; of runs, see `band` too."""
     force: bool = False
     """Also compare values of different protocols, without pairing."""

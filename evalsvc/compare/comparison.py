@@ -13,9 +13,11 @@ loss, are not counted as verdicts and do not enlarge the family, unless the user
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from fnmatch import fnmatchcase
+from fnmatch import translate
+from functools import cache, cached_property
 
 from evalsvc.compare.contrast import EXTERNAL_AGAINST_SAMPLED, Contrast, allowed_by, contrast_results, paired_numbers
 from evalsvc.compare.result import Measured, Result, task_of
@@ -66,8 +68,11 @@ class Options:
     family: Family = "none"
     """Scope of the rate of false differences: `none` for each metric alone, `holm` for all judged metrics together."""
 
-    def wants(self, name: str) -> bool:
-        return not self.metrics or any(name == metric or fnmatchcase(name, metric) for metric in self.metrics)
+    @cached_property
+    def wants(self) -> Callable[[str], bool]:
+        """Whether a metric is chosen. Each name is matched once, and not at every step again."""
+        known, patterns = set(self.metrics), re.compile("|".join(map(translate, self.metrics)))
+        return cache(lambda name: not known or name in known or patterns.fullmatch(name) is not None)
 
 
 def compare_results(a: Result, b: Result, options: Options = Options()) -> Comparison:
@@ -135,7 +140,7 @@ def require_known(metrics: Sequence[TaskMetric], options: Options, whose: str) -
     require_level(options.level)
     names = dict.fromkeys(metric.name for metric in metrics)
     for wanted in options.metrics:
-        if not any(Options((wanted,)).wants(name) for name in names):
+        if not any(map(Options((wanted,)).wants, names)):
             raise UnknownName.among(f"metric of {whose}", wanted, names)
     tasks = {task_of(metric) for metric in metrics}
     for task in options.tasks:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from evalsvc.errors import InvalidRequest
+from evalsvc.errors import InvalidRequest, UnknownName
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """Names of runs, variants, suites and tasks, as in addresses and in names of metrics."""
@@ -49,7 +49,9 @@ def parse_checkpoint(name: str) -> tuple[str, int, str]:
             f"{name!r} is not a checkpoint; write RUN@STEP or RUN@STEP:VARIANT, such as pretrained@400, or RUN@best, "
             "RUN@best:METRIC, RUN@newest or RUN@base"
         )
-    return match["run"], int(match["step"]), match["variant"] or "raw"
+    if (step := int(match["step"])) > MAX_STEP:
+        raise UnknownName(f"there is no checkpoint {name!r}: the largest step is {MAX_STEP:,}")
+    return match["run"], step, match["variant"] or "raw"
 
 
 def parse_run(name: str) -> tuple[str, str]:

@@ -23,8 +23,8 @@ from evalsvc.spec.visible_text import CONTROL
 from evalsvc.store.lookup import find_run
 from evalsvc.store.tables import Checkpoint, Evaluation
 
-DEFAULT_LIMIT, MAX_LIMIT = 100, 1000
-"""Rows on a page: the default, and the maximum."""
+DEFAULT_LIMIT, MAX_LIMIT, MAX_VALUES = 100, 1000, 200_000
+"""Rows on a page: the default, and the maximum; and the most values of a history, whose columns are in memory."""
 
 MAX_CURSOR = 512
 """The most characters of a cursor. The longest key is the name of a file, with 255 bytes."""

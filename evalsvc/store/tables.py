@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, get_args
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
@@ -54,6 +54,16 @@ class Packed(sa.TypeDecorator[KeptOutput]):
 
     def process_result_value(self, value: bytes | None, dialect: sa.Dialect) -> KeptOutput | None:
         return None if value is None else from_column(value)
+
+
+class BetterDirection(sa.TypeDecorator[Direction]):
+    """A direction. A stored word that is no direction is read as `none`, so that the run still has its pages."""
+
+    impl = sa.String(8)
+    cache_ok = True
+
+    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> Direction:
+        return next((known for known in get_args(Direction) if known == value), "none")
 
 
 def now() -> datetime:
@@ -378,7 +388,7 @@ class Series(Base):
     variant: Mapped[str] = mapped_column(sa.String(128))
     protocol_id: Mapped[str] = mapped_column(sa.ForeignKey("protocols.id"))
     unit: Mapped[str] = mapped_column(sa.String(64))
-    direction: Mapped[Direction] = mapped_column(sa.String(8))
+    direction: Mapped[Direction] = mapped_column(BetterDirection)
     baseline: Mapped[float | None]
 
 

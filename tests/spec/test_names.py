@@ -2,7 +2,7 @@
 
 import pytest
 
-from evalsvc.errors import InvalidRequest
+from evalsvc.errors import InvalidRequest, UnknownName
 from evalsvc.spec.artifact_policy import Retention, parse_retention
 from evalsvc.spec.names import checkpoint_name, parse_checkpoint, parse_run
 from evalsvc.spec.visible_text import check_visible, visible, visible_line
@@ -18,6 +18,10 @@ def test_names_of_checkpoints_and_runs() -> None:
     for wrong in ("a", "a@", "a@-1", "a@\u0663", "a@1.5", "a@" + "9" * 19, "@1", "a@1:b/c"):
         with pytest.raises(InvalidRequest, match="is not a checkpoint; write RUN@STEP or RUN@STEP:VARIANT"):
             parse_checkpoint(wrong)
+    with pytest.raises(
+        UnknownName, match="no checkpoint 'a@9007199254740992': the largest step is 9,007,199,254,740,991"
+    ):
+        parse_checkpoint(f"a@{2**53}")
     with pytest.raises(InvalidRequest, match="is not a run; write RUN or RUN:VARIANT"):
         parse_run("a@1")
 

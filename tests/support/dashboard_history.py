@@ -32,6 +32,18 @@ RUN, OTHER, LONG, VIRTUAL = "digits", "digits-2", "imported", "mean"
 
 STEPS = (0, 1000, 2000, 3000, 4000)
 
+PLACES = {"run": RUN, "evaluation": "1", "protocol": Protocol({"limit": 1}).id}
+"""Values for the path of a page."""
+
+PANEL_QUERIES: Mapping[str, str] = {
+    "curve": f"run={RUN}&run={OTHER}&metric=loss/text&smooth=0.6",
+    "difference": f"a={RUN}&b={OTHER}&metric=loss/text",
+    "loss_map": "evaluation=1&task=loss-0",
+    "contrasts": f"a={RUN}%404000&b={OTHER}%404000",
+}
+"""A query of each panel."""
+
+
 MARKUP = "<script>alert(1)</script><img src=x onerror=alert(2)> 🐈 {{ 7 * 7 }} \"'&lt;"
 """The name of a metric that a page must show as text."""
 

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 import pytest
 from chromium import Visit
-from dashboard_history import LONG, OTHER, RUN, VIRTUAL, Dashboard
+from dashboard_history import LONG, OTHER, PANEL_QUERIES, PLACES, RUN, VIRTUAL, Dashboard
 from lxml import html
 from markupsafe import escape
 
 from evalsvc.installation import pip_install
-from evalsvc.spec.protocol import Protocol
 from evalsvc.web import vega
 from evalsvc.web.page import PAGES
 from evalsvc.web.panel import PANELS
@@ -26,9 +25,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("child_process")
 """Charts are drawn in processes, and the history takes seconds to write."""
-
-PLACES = {"run": RUN, "evaluation": "1", "protocol": Protocol({"limit": 1}).id}
-"""Values for the path of a page."""
 
 FAILED, RUNNING = 53, 54
 """Evaluations in these states: the history is the same each time, and so are their ids."""
@@ -42,14 +38,6 @@ FURTHER: Mapping[str, Sequence[str]] = {
     "/evaluations/{evaluation}": [f"/evaluations/{FAILED}", f"/evaluations/{RUNNING}"],
 }
 """Addresses of pages in more than their first state: several runs, choices made, nothing to show, a failure."""
-
-PANEL_QUERIES: Mapping[str, str] = {
-    "curve": f"run={RUN}&run={OTHER}&metric=loss/text&smooth=0.6",
-    "difference": f"a={RUN}&b={OTHER}&metric=loss/text",
-    "loss_map": "evaluation=1&task=loss-0",
-    "contrasts": f"a={RUN}%404000&b={OTHER}%404000",
-}
-"""A query of each panel."""
 
 
 def panel_addresses(kind: str) -> list[str]:

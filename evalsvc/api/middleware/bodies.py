@@ -7,6 +7,7 @@ import math
 import re
 import time
 from collections import Counter
+from typing import TypeVar
 
 import anyio
 from starlette.datastructures import Headers
@@ -15,6 +16,8 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from evalsvc.api.middleware.access import MAX_BODY, NEEDS, caller_key
+
+T = TypeVar("T")
 
 MAX_IMPORT = 16_000_000
 """The most bytes of an import. An import of 100,000 values with steps, standard errors and n has 5 MB."""
@@ -159,9 +162,9 @@ def parse_json(body: bytes, most: int = MAX_VALUES) -> object:
     return content
 
 
-def check_storable(data: object) -> None:
+def check_storable(data: T) -> T:
     """Raise ValueError for JSON that a database cannot store: NaN, infinities, NUL, unpaired surrogates."""
-    rest = [data]
+    rest: list[object] = [data]
     while rest:
         item = rest.pop()
         if isinstance(item, dict):
@@ -173,6 +176,7 @@ def check_storable(data: object) -> None:
             raise ValueError(f"the number {item} is not allowed; send a finite number, or leave the field out")
         elif isinstance(item, str) and _NOT_STORABLE.search(item):
             raise ValueError(f"the text {item[:80]!r} has a NUL or an unpaired surrogate; leave the character out")
+    return data
 
 
 _NOT_STORABLE = re.compile(r"[\x00\ud800-\udfff]")

@@ -121,7 +121,7 @@ def post_prune(
 
 
 @router.get(
-    "/artifacts/{artifact_id:int}",  # any other word gets 404
+    "/artifacts/{artifact_id}",
     summary="Get the content of an artifact",
     description="The content never changes, so browsers cache it. The answer for a pruned artifact is 410. Artifacts "
     "of the kinds `forgetting` and `completions` are reports as JSON; `form=text` renders them for readers, and "

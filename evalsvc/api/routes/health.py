@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from fastapi.responses import JSONResponse
+from fastapi import Request
+from fastapi.responses import JSONResponse, Response
 
 from evalsvc import __version__
-from evalsvc.api.answers import JsonAnswer, answer
+from evalsvc.api.answers import NOT_MODIFIED, JsonAnswer, answer, tagged
 from evalsvc.api.errors import PROBLEM_CONTENT, PROBLEMS, problem
 from evalsvc.api.middleware.access import MaySee, needs
 from evalsvc.api.routing import router_of
@@ -25,11 +26,11 @@ router = router_of(tags=["health"], responses=None)
     description="The answer has the workers, the queue, the running evaluations, the last failed evaluations and the "
     "last warnings. `missing` lists what keeps the service from evaluating, as `/readyz` does. `seconds_left` is an "
     "estimate from the shards of the newest evaluations. `disk` is measured at most once a minute.",
-    responses={**PROBLEMS, 200: answer(documents.Status, "The state of the service.")},
+    responses={**PROBLEMS, 200: answer(documents.Status, "The state of the service."), **NOT_MODIFIED},
 )
 @needs("read")
-def get_status(state: CurrentState) -> JsonAnswer:
-    return JsonAnswer(read_status(state))
+def get_status(request: Request, state: CurrentState) -> Response:
+    return tagged(request, read_status(state))
 
 
 def read_status(state: State) -> documents.Status:

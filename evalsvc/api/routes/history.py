@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, replace
@@ -15,16 +14,7 @@ from fastapi.responses import Response
 from sqlalchemy.orm import Session
 
 from evalsvc import __version__
-from evalsvc.api.answers import (
-    NOT_MODIFIED,
-    Answers,
-    JsonAnswer,
-    answer,
-    caching_headers,
-    conditional,
-    not_modified,
-    rendered,
-)
+from evalsvc.api.answers import NOT_MODIFIED, Answers, JsonAnswer, answer, conditional, rendered, tagged
 from evalsvc.api.middleware.access import needs
 from evalsvc.api.routes.suites import find_suite
 from evalsvc.api.routing import router_of
@@ -68,11 +58,9 @@ T = TypeVar("T")
     "of the import for imported values.\n\n"
     "With `points`, the range of x from `from` to `to`, by default from the first to the last value, is cut into at "
     "most `points` ranges of `width` = ⌈range / points⌉, the same for all series. A series has a bucket for each range "
-    "with values: the `last` value with its `x`, `stderr`, `n` and `groups`, whether its checkpoint is `virtual`, "
-    "`min`, `max` and `mean` of the finite values, the `count` of all values, and the numbers of values that are "
-    "`nan`, `positive_infinity`, `negative_infinity` and `imported`.\n\n"
+    "with values.\n\n"
     "With `limit`, the answer is a page: send `next_cursor` as `cursor` of the next request. New values move no value "
-    "to another page.\n\n"
+    "to another page. Without `limit` and `points`, more than 200,000 values are refused.\n\n"
     "`gaps` gives the reason why a step has no values: the evaluation `failed`, was `skipped` by the run's plan, was "
     "`cancelled`, or is `pending`. The answer has at most 500 gaps, of the highest steps; `more_gaps` says whether "
     "there are more.",
@@ -150,11 +138,7 @@ def get_headlines(query: Annotated[HeadlinesQuery, Query()], request: Request, s
     question = Question(tuple(query.metric), query.points, query.last, query.strip)
     with state.reading() as session:
         bodies = headlines_of(session, state, query.run, question, query.compare, state.answers, rendered)
-    body = b'{"runs":[' + b",".join(bodies) + b"]}"
-    tag = hashlib.sha256(body).hexdigest()[:32]
-    if (same := not_modified(request, tag)) is not None:
-        return same
-    return JsonAnswer(body, headers=caching_headers(tag))
+    return tagged(request, b'{"runs":[' + b",".join(bodies) + b"]}")
 
 
 def headlines_of(

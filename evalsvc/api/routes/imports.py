@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, get_args
 
 from fastapi import Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -28,17 +28,10 @@ from evalsvc.store.history.imports import Imported, import_values
 
 router = router_of(prefix="/v1", tags=["history"])
 
-T = TypeVar("T")
-
 MAX_SERIES = 1_000
 """The most series of an import. The database is locked for a millisecond for each of them."""
 
 MAX_PROTOCOL = 100_000
-
-
-def _storable(value: T) -> T:
-    check_storable(value)
-    return value
 
 
 def _short(protocol: dict[str, Any] | str) -> dict[str, Any] | str:
@@ -47,7 +40,9 @@ def _short(protocol: dict[str, Any] | str) -> dict[str, Any] | str:
     return protocol
 
 
-Text = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_storable), AfterValidator(check_visible)]
+Text = Annotated[
+    str, Field(min_length=1, max_length=256), AfterValidator(check_storable), AfterValidator(check_visible)
+]
 
 FIRST_ERROR = Field(fail_fast=True)
 """Constraint of columns: each wrong value would be an error of its own, which takes more memory than the value."""
@@ -82,13 +77,13 @@ class ImportedSeries(_Strict):
     """The standard errors, one for each step; null if unknown."""
     n: Annotated[list[SizeOfValue | None], FIRST_ERROR] | SizeOfValue | None = None
     """The number of items behind each value: a list, a number for all values, or null if unknown."""
-    unit: Annotated[str, Field(max_length=64), AfterValidator(_storable), AfterValidator(check_visible)] = ""
+    unit: Annotated[str, Field(max_length=64), AfterValidator(check_storable), AfterValidator(check_visible)] = ""
     """The unit of the values; empty for values without a unit."""
     direction: Direction = "none"
     """Whether lower or higher values are better, or neither."""
     variant: Name = "raw"
     """The variant of the weights."""
-    protocol: Annotated[Fields | Text, AfterValidator(_short), AfterValidator(_storable)] = "not stated"
+    protocol: Annotated[Fields | Text, AfterValidator(_short), AfterValidator(check_storable)] = "not stated"
     """The protocol of the values: a text, which never equals a protocol of the service; or the content of a protocol,
     which puts the values into the same series as values that the service measured by this protocol."""
     baseline: Finite | None = None

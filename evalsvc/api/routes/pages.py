@@ -166,7 +166,7 @@ async def _picture(request: Request, kind: str, tag: str, spec: Spec, theme: veg
         # Another request may have rendered the picture meanwhile.
         return state.pictures.get("", tag, lambda: vega.render(spec, kind, theme))
 
-    if (same := _same(request, tag)) is not None:
+    if (same := not_modified(request, tag, PAGE_HEADERS)) is not None:
         return same
     if (body := state.pictures.kept("", tag)) is None:
         await request.body()  # the next message of the client is then that it has left
@@ -191,18 +191,12 @@ def around(request: Request) -> Surroundings:
 
 def _conditional(request: Request, body: str, media_type: str) -> Response:
     tag = _tag_of(body)
-    return _same(request, tag) or _tagged(body.encode(), tag, media_type)
+    # A browser takes the headers of a 304 for the page that it has, so the page would get the policy of data.
+    return not_modified(request, tag, PAGE_HEADERS) or _tagged(body.encode(), tag, media_type)
 
 
 def _tag_of(content: str) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:32]
-
-
-def _same(request: Request, tag: str) -> Response | None:
-    if (same := not_modified(request, tag)) is not None:
-        # A browser takes the headers of a 304 for the page that it has, so the page would get the policy of data.
-        same.headers.update(PAGE_HEADERS)
-    return same
 
 
 def _tagged(body: bytes, tag: str, media_type: str) -> Response:

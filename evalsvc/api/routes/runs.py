@@ -50,9 +50,9 @@ router = router_of(prefix="/v1", tags=["runs"])
 def list_runs(query: Annotated[PageQuery, Query()], request: Request, state: CurrentState) -> Response:
     with state.reading() as session:
         tag = runs_tag(session, query.page())
-        if (same := not_modified(request, tag)) is not None:
-            return same
-        return JsonAnswer(runs_view(session, query.page(), state.answers.get), headers=caching_headers(tag))
+        return not_modified(request, tag) or JsonAnswer(
+            runs_view(session, query.page(), state.answers.get), headers=caching_headers(tag)
+        )
 
 
 @router.get(

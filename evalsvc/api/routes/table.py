@@ -18,9 +18,7 @@ from evalsvc.api.state import CurrentState, State
 from evalsvc.errors import InvalidRequest
 from evalsvc.spec.documents.history import Table
 from evalsvc.store.history.long_table import COLUMNS, TableRun, count_rows, cut_pages, find_series, read_page
-
-MAX_JSON_ROWS = 200_000
-"""The most rows of a table as JSON, whose columns are held in memory: 25 MB."""
+from evalsvc.store.pages import MAX_VALUES
 
 router = router_of(prefix="/v1", tags=["table"])
 
@@ -54,9 +52,9 @@ async def get_table(query: Annotated[TableQuery, Query()], request: Request, sta
 def _find(state: State, query: TableQuery) -> list[TableRun]:
     with state.reading() as session:
         runs = find_series(session, query.run, query.metric, query.variant)
-        if query.format == "json" and (number := count_rows(session, runs)) > MAX_JSON_ROWS:
+        if query.format == "json" and (number := count_rows(session, runs)) > MAX_VALUES:
             raise InvalidRequest(
-                f"the table has {number:,} rows, and JSON has at most {MAX_JSON_ROWS:,} rows; ask for CSV with "
+                f"the table has {number:,} rows, and JSON has at most {MAX_VALUES:,} rows; ask for CSV with "
                 "format=csv, or for fewer runs or metrics"
             )
         return runs

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Executable, and_, func, select, tuple_
 from sqlalchemy.orm import Session
 
+from evalsvc.errors import InvalidRequest
 from evalsvc.spec.documents.fields import Direction, Word
 from evalsvc.spec.documents.history import (
     BestPoint,
@@ -22,7 +23,7 @@ from evalsvc.spec.documents.history import (
 )
 from evalsvc.store.history.gaps import Gaps, read_gaps
 from evalsvc.store.history.series import WHOLE, Window, choose_series
-from evalsvc.store.pages import read_cursor, write_cursor
+from evalsvc.store.pages import MAX_VALUES, read_cursor, write_cursor
 from evalsvc.store.tables import FINITE, WORDS, Import, MetricValue, Run, Series
 from evalsvc.store.views import document_of
 
@@ -50,14 +51,19 @@ def read_history(
 
     Along tokens, `omitted` counts values of checkpoints without `tokens_seen`. `limit` is the most values on a page,
     over all series; pages are ordered by series, the oldest first, and by x, so that new values move no value to
-    another page. `cursor` is `next_cursor` of the page before.
+    another page. `cursor` is `next_cursor` of the page before. Without `limit`, more than MAX_VALUES are refused.
     """
     chosen = choose_series(session, run, names, variant)
     window.require_tokens(session, chosen)
     question = ["metrics", chosen.run.id, *vars(window).values(), list(names), variant]
     after = () if cursor is None else tuple(map(int, read_cursor(cursor, question, [int] * 3)))
     imports = read_imports(session, chosen.run)
-    table, more = _read_values(session, window, chosen.ids, after, limit, bool(imports))
+    table, more = _read_values(session, window, chosen.ids, after, limit or MAX_VALUES, bool(imports))
+    if more and limit is None:
+        raise InvalidRequest(
+            f"run {run!r} has more than {MAX_VALUES:,} such values, the most of an answer; ask for fewer metrics or "
+            "steps, or for points; pages, by limit, and GET /v1/table with format=csv have all of the values"
+        )
     omitted = window.count_omitted(session, chosen.ids)
     # The step too, since two checkpoints may have seen equally many tokens.
     next_cursor = write_cursor(question, [table[name][-1] for name in ("series_id", "x", "step")]) if more else None
@@ -184,7 +190,7 @@ def part_of(table: Table, series: int) -> Table:
 
 
 def _read_values(
-    session: Session, window: Window, ids: Sequence[int], after: Sequence[int], limit: int | None, with_imports: bool
+    session: Session, window: Window, ids: Sequence[int], after: Sequence[int], limit: int, with_imports: bool
 ) -> tuple[Table, bool]:
     query = select(MetricValue.series_id, window.column.label("x"), *VALUES)
     query = query.add_columns(MetricValue.step) if window.x == "tokens" else query
@@ -201,8 +207,8 @@ def _read_values(
     table: Table = {}
     for part in parts:
         size = len(table["x"]) if table else 0
-        rows = read_table(session, part.limit(None if limit is None else limit + 1 - size))
+        rows = read_table(session, part.limit(limit + 1 - size))
         table = {name: table[name] + column for name, column in rows.items()} if table else rows
-    more = limit is not None and len(table["x"]) > limit
+    more = len(table["x"]) > limit
     table = {name: column[:limit] for name, column in table.items()} if more else table
     return {"step": table["x"]} | table, more

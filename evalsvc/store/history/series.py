@@ -82,10 +82,12 @@ def choose_series(session: Session, run: str, names: Sequence[str], variant: str
 
 def wanted_metrics(metrics: Set[str], names: Sequence[str]) -> Set[str]:
     """Return the metrics that match a name or pattern; all metrics if `names` is empty."""
-    for name in names:
-        if not any(matches(metric, name) for metric in metrics):
+    wanted: set[str] = set()
+    for name in names:  # a pattern for all metrics: few patterns are kept in compiled form
+        if not (matching := {metric for metric in metrics if matches(metric, name)}):
             raise UnknownName.among("metric", name, metrics, "a metric appears once an evaluation has measured it")
-    return {metric for metric in metrics if any(matches(metric, name) for name in names)} if names else metrics
+        wanted |= matching
+    return wanted if names else metrics
 
 
 def matches(name: str, pattern: str) -> bool:

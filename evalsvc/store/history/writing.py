@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from sqlalchemy import or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from evalsvc.errors import InvalidData
 from evalsvc.spec.documents import Metric
-from evalsvc.spec.documents.fields import Word
+from evalsvc.spec.documents.fields import Direction, Word
 from evalsvc.spec.protocol import digest
 from evalsvc.store.tables import FINITE, WORDS, Base, Evaluation, MetricValue, Protocol, Run, Series
 
@@ -69,6 +71,8 @@ class SeriesKey:
 
 def series_id(session: Session, key: SeriesKey, unit: str, direction: str, baseline: float | Word | None) -> int:
     """Return the id of a series, which is created if necessary, also by a concurrent writer."""
+    if direction not in (known := get_args(Direction)):
+        raise InvalidData(f"the direction of {key.metric} is {direction!r:.80}; give one of: {', '.join(known)}")
     query = select(Series.id).filter_by(**vars(key))
     identity = session.scalar(query)
     if identity is None:

@@ -110,6 +110,9 @@ def test_an_empty_service(app: App) -> None:
     assert app.http.get("/readyz").json() == {"status": "ok", "database": "ok", "schema": "ok", "workers": 1}
     with Client("http://evalsvc", transport=app.transport) as client:
         found = client.status()
+    for path in ("/v1/status", "/status"):
+        known = {"If-None-Match": app.http.head(path).headers["etag"]}
+        assert (app.http.get(path, headers=known).status_code, app.http.get(path).status_code) == (304, 200)
     assert found.status == "ready"
     assert found.workers == [Worker(name="cpu#0", host="127.0.0.1", runs=None)]
     assert (found.queue.queued, found.queue.seconds_left, found.queue.runs) == (0, None, [])

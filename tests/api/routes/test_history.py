@@ -9,15 +9,19 @@ from typing import Any
 import pytest
 from app_in_process import App, refused
 from compared_runs import put
-from history_reference import Point, write
+from history_reference import Point, imported, write
 from pydantic import ValidationError
-from queue_steps import enter, evaluate_whole, metric, submission, suite
+from queue_steps import act, enter, evaluate_whole, metric, submission, suite
+from sqlalchemy import update
 
 from evalsvc.api.routes import history
 from evalsvc.api.routes.imports import ImportInput
+from evalsvc.errors import InvalidData
 from evalsvc.messages import ShardError
 from evalsvc.spec.protocol import Protocol
+from evalsvc.store.history.imports import import_values
 from evalsvc.store.session import Store
+from evalsvc.store.tables import Series
 
 HISTORY = "/v1/runs/run-a/metrics"
 SUMMARY = "/v1/runs/run-a/summary"
@@ -180,6 +184,20 @@ class TestImport:
             sent = app.http.request(method, path, content=b" " * 1_000_001)
             words = "larger than 1,000,000 bytes; name a large file by its path"
             refused(sent, 413, "invalid_request", words)
+
+
+def test_a_direction_that_is_none(app: App, curve: None) -> None:
+    """A stored one was a bug of every page and answer about its run."""
+    points = [Point(0, 1.0, None, None)]
+    with pytest.raises(InvalidData, match="direction of x/y is 'sideways'; give one of: lower, higher, none"):
+        act(app.store, import_values, "run-a", "x", [imported("x/y", points, direction="sideways")], False)
+    with app.store.transaction() as session:
+        session.execute(update(Series).values(direction="sideways"))
+    headlines = "/v1/headlines?run=run-a&strip=true&compare=1"
+    for path in (HISTORY + "?points=5", "/v1/table", headlines, "/", "/runs/run-a"):
+        assert app.http.get(path).status_code == 200, path
+    for path in (HISTORY, SUMMARY):
+        assert {series["direction"] for series in app.http.get(path).json()["series"]} == {"none"}
 
 
 def fill(store: Store) -> None:

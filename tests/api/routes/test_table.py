@@ -83,7 +83,7 @@ def test_json_is_made_in_pieces(app: App, measured: None, monkeypatch: pytest.Mo
 
 
 def test_json_has_so_many_rows_and_csv_has_all(app: App, measured: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(table, "MAX_JSON_ROWS", 13)
+    monkeypatch.setattr(table, "MAX_VALUES", 13)
     refused(app.http.get("/v1/table"), 422, "invalid_request", "14 rows", "at most 13 rows", "format=csv")
     whole = app.http.get("/v1/table?format=csv").text
     assert whole.count("\n") == 15

@@ -20,6 +20,7 @@ from evalsvc.spec.documents import HeadlineSeries
 from evalsvc.spec.documents.history import BucketSeries, History, SeriesHead
 from evalsvc.spec.documents.history import Point as PointDocument
 from evalsvc.spec.protocol import Protocol, number_to_json
+from evalsvc.store.history import reading
 from evalsvc.store.history.buckets import read_buckets
 from evalsvc.store.history.headlines import Question, headline_of_run, marked_runs, read_run_headlines
 from evalsvc.store.history.imports import import_values
@@ -182,6 +183,19 @@ def test_cursors_of_other_questions_are_refused(store: Store) -> None:
                 read("run-a", cursor=other.next_cursor)
         with pytest.raises(InvalidRequest, match="from=3 is greater than to=2; swap the two"):
             read_history(session, "run-a", window=Window("step", 3, 2))
+
+
+def test_a_history_of_more_values_than_an_answer_may_have_is_read_in_pages(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "MAX_VALUES", 10)
+    write(store, ones(a=range(6), b=range(5)))
+    with store.reading() as session:
+        with pytest.raises(InvalidRequest, match="has more than 10 such values, the most of an answer; ask for fewer"):
+            read_history(session, "run-a")
+        assert len(joined([read_history(session, "run-a", ["lower/a"])])["lower/a"]) == 6
+        read = partial(read_history, session, "run-a", (), None, Window(), 10)
+        assert sum(map(len, joined(pages(read, 10)).values())) == 11
 
 
 def test_newest_and_best(store: Store) -> None:
