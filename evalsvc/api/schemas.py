@@ -24,8 +24,8 @@ MAX_ENTRIES = 1000
 """The most entries of a list or an object in a field of a request. Each metric or pattern is compared with every metric
 of a run."""
 
-MAX_RUNS, MAX_HEADLINE, MAX_COMPARE_SECONDS = 50, 20, 5
-"""The most runs, metrics, and seconds for comparisons in a request for headlines."""
+MAX_RUNS, MAX_HEADLINE, MAX_COMPARE_SECONDS, MAX_STRIP = 50, 20, 5, 8
+"""The most runs, metrics, seconds for comparisons, and runs with strips in a request for headlines."""
 
 
 def check_name(name: str) -> str:
@@ -273,10 +273,16 @@ class HeadlinesQuery(Input):
     last: To = None
     """The highest step: values of later steps are left out."""
     strip: bool = False
-    """Also name the steps whose values are within the noise of the best one, for a table of steps."""
+    """Also name the steps whose values are within the noise of the best one, for a table of steps. At most 8 runs."""
     compare: Annotated[float, Field(ge=0, le=MAX_COMPARE_SECONDS, allow_inf_nan=False)] = 0.0
     """Seconds for comparing the newest values with the best ones and with those of the base. Verdicts that the service
     has kept from earlier requests take no time; without more time, they are all."""
+
+    @model_validator(mode="after")
+    def _bounds_the_strip(self) -> HeadlinesQuery:
+        if self.strip and len(self.run) > MAX_STRIP:
+            raise ValueError(f"strip is for at most {MAX_STRIP} runs, found {len(self.run)}; ask for fewer at a time")
+        return self
 
 
 NamedCheckpoint = Annotated[str, WithJsonSchema({"type": "string", "pattern": f"{_plain(CHECKPOINT)}|{_plain(NAMED)}"})]

@@ -31,6 +31,7 @@ REFUSED_BY_MEANING = {
     "PUT /v1/runs/{run}/plan": "`at_most` is for one value of `when_behind`",
     "DELETE /v1/runs/{run}": "what is confirmed is the name in the address",
     "DELETE /v1/checkpoints/{checkpoint_id}": "what is confirmed is the name of the checkpoint",
+    "GET /v1/headlines": "strips are for few runs",
     "GET /v1/compare": "a level lies between 0 and 1",
     "GET /v1/compare/curves": "a level lies between 0 and 1",
     "GET /v1/evaluations/{evaluation_id}/events": "an event must have been there",

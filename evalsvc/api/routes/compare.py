@@ -43,12 +43,7 @@ router = router_of(prefix="/v1", tags=["comparison"])
     "/compare",
     summary="Compare two checkpoints",
     description="For every metric, the answer has the difference b − a, paired over the items of both checkpoints, an "
-    "interval, and a verdict on b at `level` from the p-value `p`. Items of one checkpoint only (`n_only_a`, "
-    "`n_only_b`) are in no pair. With fewer than 8 items there is no interval. `expected_by_chance` is the number of "
-    "the `judged` metrics whose verdict would be better, worse or different if nothing had changed. With "
-    "`family=holm`, verdicts are from `p_holm`, which is p corrected by Holm over all judged metrics.\n\nFor a metric "
-    "that is right or wrong on each item, `answers` has the counts, the exact p of McNemar's test, and p corrected by "
-    "Holm over the `tests` benchmarks with the metric. `flipped` lists items that only one checkpoint gets right."
+    "interval, and a verdict on b at `level` from the p-value `p`. With fewer than 8 items there is no interval."
     "\n\nMetrics with different protocols have the verdict `other_protocol` and the fields that differ. If all metrics "
     "have different protocols, the answer is an error.",
     responses={
@@ -92,13 +87,9 @@ def read_comparison(session: Session, folder: Path, query: CompareQuery) -> docu
     "/compare/curves",
     summary="Compare two runs step by step",
     description="The differences of `/v1/compare` at the steps of both runs; without `b`, between the run's "
-    "checkpoints and its base. `first_indistinguishable` is the first step at which the interval covers zero. "
-    "`indistinguishable_from` is the step from which on every pointwise interval covers zero; null if only the last "
-    "interval does. `largest_not_excluded` is the size of the largest difference that these intervals do not exclude. "
-    "`first_apart` and `apart_from` are the same for intervals that do not cover zero. `sign_changes` has the "
-    "pairs of steps between which the difference changed its sign.\n\nThe intervals of the chosen band have the level "
-    "`step_level`. `apart_from` and `sign_changes` use the simultaneous band (`crossings_rest_on`), whose intervals "
-    "have the level `simultaneous_level`.",
+    "checkpoints and its base. The intervals of the chosen band have the level `step_level`. `apart_from` and "
+    "`sign_changes` use the simultaneous band (`crossings_rest_on`), whose intervals have the level "
+    "`simultaneous_level`.",
     responses={
         200: answer(documents.RunComparison, "A curve for each metric and protocol, in columns by step."),
         **NOT_MODIFIED,

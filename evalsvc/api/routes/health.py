@@ -23,8 +23,7 @@ router = router_of(tags=["health"], responses=None)
 @router.get(
     "/v1/status",
     summary="Get the state of the service",
-    description="The answer has the workers, the queue, the running evaluations, the last failed evaluations and the "
-    "last warnings. `missing` lists what keeps the service from evaluating, as `/readyz` does. `seconds_left` is an "
+    description="`missing` lists what keeps the service from evaluating, as `/readyz` does. `seconds_left` is an "
     "estimate from the shards of the newest evaluations. `disk` is measured at most once a minute.",
     responses={**PROBLEMS, 200: answer(documents.Status, "The state of the service."), **NOT_MODIFIED},
 )

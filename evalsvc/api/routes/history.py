@@ -53,17 +53,13 @@ T = TypeVar("T")
     "/runs/{run}/metrics",
     summary="Get a run's history: metrics by training step or tokens",
     description="The answer has a series for each metric, variant and protocol. The values of a series are comparable. "
-    "`differs` has the fields in which the protocols of a metric differ. NaN and infinities are strings. `omitted` is "
-    "the number of values without an x, since their checkpoints were posted without `tokens_seen`. `import` has the id "
-    "of the import for imported values.\n\n"
+    "NaN and infinities are strings.\n\n"
     "With `points`, the range of x from `from` to `to`, by default from the first to the last value, is cut into at "
     "most `points` ranges of `width` = ⌈range / points⌉, the same for all series. A series has a bucket for each range "
     "with values.\n\n"
     "With `limit`, the answer is a page: send `next_cursor` as `cursor` of the next request. New values move no value "
     "to another page. Without `limit` and `points`, more than 200,000 values are refused.\n\n"
-    "`gaps` gives the reason why a step has no values: the evaluation `failed`, was `skipped` by the run's plan, was "
-    "`cancelled`, or is `pending`. The answer has at most 500 gaps, of the highest steps; `more_gaps` says whether "
-    "there are more.",
+    "`gaps` gives the reasons why steps have no values, of the 500 highest such steps.",
     responses={200: answer(History | Buckets, "Series with columns ordered by x."), **NOT_MODIFIED},
 )
 @needs("read")
@@ -89,8 +85,7 @@ def tag_of(session: Session, run: str, query: SummaryQuery) -> str:
 @router.get(
     "/runs/{run}/summary",
     summary="Get the newest and the best value of every metric of a run",
-    description="`best` is the lowest or the highest finite value, by the metric's direction, and the first of equal "
-    "values; null for a metric without a direction or without finite values. `gaps` are the gaps of the history.",
+    description="`gaps` are the gaps of the history.",
     responses={200: answer(Summary, "A series for each metric, variant and protocol."), **NOT_MODIFIED},
 )
 @needs("read")
@@ -108,8 +103,7 @@ def get_summary(
     summary="Get the metrics of a run to show first",
     description="The answer has the metrics in the current headlines of the suites that evaluated the run's "
     "checkpoints. If no headline has a metric with a value, a rule chooses at most six metrics, in turn from each "
-    "task and benchmark, and metrics with a direction first. `left_out` lists requested metrics that the newest "
-    "evaluation of each suite could not measure.",
+    "task and benchmark, and metrics with a direction first.",
     responses={200: answer(Headline, "The metrics, the most important metric first.")},
 )
 @needs("read")
@@ -127,10 +121,7 @@ def headline_of(session: Session, state: State, run: str) -> Headline:
     summary="The headline metrics of several runs",
     description="Of each run the metrics of `GET /v1/runs/{run}/headline`, at most six, or those that the request "
     "names: the series with the newest value, its newest and its best value, and the value of the run's base under the "
-    "same protocol. With `points`, values along training, for a small curve: all of few values, or so many evenly by "
-    "rank. With `strip`, the steps within the noise of the best value. With `to`, all as if "
-    "later steps had no values. With `compare`, verdicts on the newest values, "
-    "run by run until the time is over; ask again for the others; against the best of K at level 1 − 0.05 / (K − 1).",
+    "same protocol. With `compare`, the newest value is held against the best of K at the level 1 − 0.05 / (K − 1).",
     responses={200: answer(Headlines, "The runs in the order of the request."), **NOT_MODIFIED},
 )
 @needs("read")

@@ -42,8 +42,7 @@ router = router_of(prefix="/v1", tags=["runs"])
 @router.get(
     "/runs",
     summary="List runs",
-    description="Each run has the numbers of its checkpoints and values, its highest steps, the numbers of steps that "
-    "wait and that failed, the tags of its newest checkpoint, and its base. `GET /v1/runs/{run}` has the checkpoints.",
+    description="`GET /v1/runs/{run}` has the checkpoints of a run.",
     responses={200: answer(documents.Runs, "A page of the runs, ordered by name."), **NOT_MODIFIED},
 )
 @needs("read")
@@ -123,10 +122,7 @@ def get_plan(run: RunPath, state: CurrentState) -> JsonAnswer:
 @router.put(
     "/runs/{run}/plan",
     summary="Set a run's plan",
-    description="The plan may be set before the run's first checkpoint, and applies to checkpoints that are posted "
-    "later. `when_behind` says what happens when the run posts faster than its checkpoints are evaluated: every "
-    "checkpoint waits (`all`), a new checkpoint cancels planned, queued evaluations of lower steps (`newest`), or a "
-    "post is refused with 429 and `Retry-After` (`refuse`).",
+    description="The plan may be set before the run's first checkpoint, and applies to checkpoints posted later.",
     responses={200: answer(documents.Plan, "The plan.")},
 )
 @needs("submit")

@@ -13,11 +13,12 @@ from typing import Any
 from sqlalchemy import Select, SQLColumnExpression, and_, case, func, literal, select
 from sqlalchemy.orm import Session
 
+from evalsvc.errors import InvalidRequest
 from evalsvc.spec.documents.history import Buckets, BucketSeries
 from evalsvc.store.history.gaps import read_gaps
 from evalsvc.store.history.reading import VALUES, Table, part_of, read_table
 from evalsvc.store.history.series import WHOLE, Window, choose_series
-from evalsvc.store.pages import INT64
+from evalsvc.store.pages import INT64, MAX_VALUES
 from evalsvc.store.tables import FINITE, WORDS, Checkpoint, MetricValue, checkpoint_parents
 
 LARGE = 1e290
@@ -44,6 +45,10 @@ def read_buckets(
 ) -> Buckets:
     """Read a run's series in at most `points` buckets each; `names` may be patterns, and by default all are read."""
     chosen = choose_series(session, run, names, variant)
+    if (size := points * len(chosen.ids)) > 5 * MAX_VALUES:
+        raise InvalidRequest(
+            f"points={points} of {len(chosen.ids):,} series is {size:,}; ask for fewer points or metrics"
+        )
     window.require_tokens(session, chosen)
     start, width = _ranges(session, window, chosen.ids, points)
     # The width of a single bucket for all possible steps exceeds the largest integer of a database.

@@ -227,6 +227,12 @@ def test_runs_with_their_own_headlines(app: App) -> None:
     assert ask(app, to=10)["run-a"]["arc/acc"]["latest"]["step"] == 10
 
 
+def test_strips_are_for_few_runs(app: App) -> None:
+    """Of 50 runs with 20 metrics each they took 20 seconds."""
+    address = "/v1/headlines?strip=true" + "&run=run-a" * 9
+    refused(app.http.get(address), 422, "invalid_request", "strip is for at most 8 runs, found 9; ask for fewer")
+
+
 def test_verdicts_are_those_of_a_comparison(app: App) -> None:
     fill(app.store)
     found = ask(app, compare=5)

@@ -196,6 +196,10 @@ def test_a_history_of_more_values_than_an_answer_may_have_is_read_in_pages(
         assert len(joined([read_history(session, "run-a", ["lower/a"])])["lower/a"]) == 6
         read = partial(read_history, session, "run-a", (), None, Window(), 10)
         assert sum(map(len, joined(pages(read, 10)).values())) == 11
+        with pytest.raises(
+            InvalidRequest, match="points=500001 of 2 series is 1,000,002; ask for fewer points or metr"
+        ):
+            read_buckets(session, "run-a", points=500_001)
 
 
 def test_newest_and_best(store: Store) -> None:
