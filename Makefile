@@ -57,6 +57,7 @@ bench: $(VENV)/all
 	$(BIN)/python benchmarks/images_end_to_end.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/roofline.py
+	$(BIN)/python benchmarks/card_model.py
 	$(BIN)/python benchmarks/history.py
 	$(BIN)/python benchmarks/trackers.py
 	$(BIN)/python benchmarks/service.py
