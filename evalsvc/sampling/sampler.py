@@ -8,17 +8,21 @@ depends only on its length, and attention always has a mask.
 
 from __future__ import annotations
 
+import functools
+import importlib
 import reprlib
+import textwrap
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import get_args
+from typing import cast, get_args
 
 import torch
 from torch import Tensor
 
 from evalsvc.errors import InvalidRequest, NonFinite, UnknownName
 from evalsvc.models import WeightFormat, can_compile, compiler_problem, worth_packing
+from evalsvc.models.decoding import PROBLEM_CHARACTERS
 from evalsvc.models.language_model import DecodePath, LanguageModel, PaddedPrompts, StepShape
 from evalsvc.sampling.logits import draw
 from evalsvc.sampling.noise import stream_keys
@@ -34,7 +38,9 @@ NOISE_BYTES = 100
 """Bytes that the noise of one code moves through the caches, uncompiled."""
 GPU_BUCKET = 64
 """Multiple of tokens to which prompts are padded on a GPU: most captions have one padded length."""
-COMPILED, UNCOMPILED = "compiled", "uncompiled"
+KERNEL, COMPILED, UNCOMPILED = "kernel", "compiled", "uncompiled"
+Draw = Callable[[Tensor, SamplingParams, Tensor, int], tuple[Tensor, Tensor]]
+"""Function from logits, parameters, keys and a position to codes and whether they are of finite logits."""
 CACHE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 _CHOICES: dict[str, tuple[str | None, ...]] = {
     "weights": ("plain", "int8"),
@@ -118,7 +124,8 @@ class Samples:
     """Codes, [len(indices), length] int64, on the model's device."""
     path: DecodePath
     noise: str = ""
-    """Code that computes the noise: `compiled`, or `uncompiled`, on a GPU with the reason."""
+    """Code that draws: `kernel`, or on a GPU with the reason torch's operators, with noise `compiled` or
+    `uncompiled`."""
     attention: str = ""
     """See `Decoding.attention`."""
 
@@ -175,7 +182,9 @@ class Sampler:
         self.model, self.spec, self.device = model, spec, model.device
         self.image_ids = torch.tensor(list(spec.image_ids), device=self.device)  # [codes]
         self.path = runnable_path(model, spec)
-        self.noise = noise_kind(self.path, self.device)
+        self.noise = noise_kind(self.path, self.device, len(spec.image_ids), spec.params)
+        compile_noise = self.noise.startswith(COMPILED)
+        self.draw = drawing_kernel() if self.noise == KERNEL else functools.partial(draw, compile_noise=compile_noise)
         cache_dtype = None if spec.cache_dtype is None else CACHE_DTYPES[spec.cache_dtype]
         capacity = longest + spec.read_before(spec.length - 1)  # the last code is drawn and never read by the model
         ids = tuple(spec.image_ids)
@@ -214,7 +223,7 @@ class Sampler:
                         tokens.append(torch.full_like(tokens[0], spec.row_end[0]))
                     for offset, ids in enumerate(tokens, read - len(tokens)):
                         logits = self.step(ids, lengths + offset, padded + offset)
-                codes, finite = draw(logits, spec.params, keys, position, compile_noise=self.noise == COMPILED)
+                codes, finite = self.draw(logits, spec.params, keys, position)
                 self.codes[:, position] = codes
                 finite_until = torch.where(finite, finite_until, finite_until.clamp(max=position))
             if (position + 1) % FINITE_CHECK_STEPS == 0 or position + 1 == spec.length:
@@ -249,14 +258,40 @@ def bucket_on(device: torch.device) -> int:
     return GPU_BUCKET if device.type == "cuda" else SamplerSpec.bucket
 
 
-def noise_kind(path: DecodePath, device: torch.device) -> str:
+def noise_kind(path: DecodePath, device: torch.device, codes: int, params: SamplingParams) -> str:
     """Return `Samples.noise` of a path."""
     if path == "compiled":
         return COMPILED
     if path != "graph" or device.type != "cuda":
         return UNCOMPILED
-    problem = compiler_problem(str(device))
-    return f"{UNCOMPILED}: {problem}" if problem else COMPILED
+    if problem := compiler_problem(str(device)):
+        return f"{UNCOMPILED}: {problem}"
+    problem = kernel_problem(str(device), codes, params)
+    return f"{COMPILED}: {problem}" if problem else KERNEL
+
+
+@functools.cache
+def drawing_kernel() -> Draw:
+    """Return `drawing.draw_by_kernel`, whose module imports Triton: on a GPU alone, where torch brings it."""
+    return cast(Draw, importlib.import_module("evalsvc.sampling.drawing").draw_by_kernel)
+
+
+@functools.lru_cache(maxsize=64)
+def kernel_problem(device: str, codes: int, params: SamplingParams) -> str:
+    """Return why `drawing_kernel` does not draw by these parameters, or "". Takes seconds the first time."""
+    try:
+        if not importlib.import_module("evalsvc.sampling.drawing").serves(codes, params):
+            return f"the kernel has no room for the threshold of {codes:,} codes"
+        with torch.inference_mode():
+            made = torch.Generator(device).manual_seed(0)
+            logits = torch.randn(8 if params.guided else 4, codes, generator=made, device=device)
+            keys = stream_keys(params.seed, "abcd", torch.device(device))
+            by_torch, by_kernel = (way(logits, params, keys, 1)[0] for way in (draw, drawing_kernel()))
+            return "" if torch.equal(by_torch, by_kernel) else "the kernel draws other codes than torch"
+    except torch.OutOfMemoryError:  # not cached: memory may be free later
+        raise
+    except Exception as error:  # any missing part means that the kernel does not work
+        return textwrap.shorten(f"{type(error).__name__}: {error}", PROBLEM_CHARACTERS)
 
 
 def compilable_bytes(config: ModelConfig, spec: SamplerSpec, dtype: torch.dtype) -> int:

@@ -1,36 +1,14 @@
 """Attention of one query per row, in Triton's interpreter and as compiled for GPUs."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-from typing import Any
+import functools
 
+import programs
 import pytest
-from programs import lacking
-
-import evalsvc
 
 pytestmark = [pytest.mark.full, pytest.mark.usefixtures("child_process")]
-SCRIPT = Path(__file__).parents[1] / "support" / "single_query_in_triton.py"
+in_triton = functools.partial(programs.in_triton, "single_query_in_triton.py")
 MOST_ERROR = {"float32": 1e-6, "bfloat16": 8e-3, "float16": 1e-3}
 """Of two bytes, one unit in the last place: results are rounded, and so are the weights of shared heads."""
-
-
-def in_triton(what: str, *, interpret: bool) -> dict[str, Any]:
-    """Return what the script prints, in a process that finds Triton, which torch for CPUs does not bring."""
-    folder = Path(sys.prefix) / "triton"
-    if not (folder / "triton").is_dir():
-        lacking("triton", f"needs Triton: pip install --no-deps --target {folder} triton")
-    paths = os.pathsep.join([str(folder), str(Path(evalsvc.__file__).parents[1])])
-    environment = {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    environment |= {"TRITON_INTERPRET": "1"} if interpret else {}
-    command: list[str | Path] = [sys.executable, "-P", SCRIPT, what]
-    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
 
 
 def test_the_kernel_computes_what_torch_computes() -> None:

@@ -1,13 +1,16 @@
 """Programs that tests start and that a machine may lack."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
+
+import evalsvc
 
 
 def find_program(name: str, origin: str, requirement: str | None = None) -> str:
@@ -44,3 +47,19 @@ def environment_without(package: str, folder: Path, *more: Path) -> dict[str, st
     # An entry of None stops every import and makes `find_spec` return None, in the child's own children too.
     (folder / "sitecustomize.py").write_text(f"import sys\n\nsys.modules[{package!r}] = None\n")
     return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (folder, *more)))}
+
+
+def in_triton(script: str, what: str, *, interpret: bool) -> dict[str, Any]:
+    """Return what a script of this folder prints, in a process that finds Triton, which torch for CPUs does not
+    bring."""
+    triton, here = Path(sys.prefix) / "triton", Path(__file__).parent
+    if not (triton / "triton").is_dir():
+        lacking("triton", f"needs Triton: pip install --no-deps --target {triton} triton")
+    paths = os.pathsep.join(map(str, [triton, Path(evalsvc.__file__).parents[1], here]))
+    environment = {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    environment |= {"TRITON_INTERPRET": "1"} if interpret else {}
+    command: list[str | Path] = [sys.executable, "-P", here / script, what]
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer

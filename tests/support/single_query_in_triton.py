@@ -4,21 +4,14 @@ A process of its own: it needs Triton, which torch for CPUs does not bring, and 
 """
 
 import json
-import re
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from unittest.mock import patch
 
 import torch
-import triton
+from gpu_code import CHIPS, compiled_for
 from torch.nn import functional
-from triton.backends.compiler import GPUTarget
-from triton.backends.nvidia.compiler import get_ptxas
-from triton.compiler import ASTSource
 
 from evalsvc.models import Transformer, decoding, single_query
 from evalsvc.models.single_query import attend_one
@@ -123,28 +116,15 @@ def compiled() -> Iterator[tuple[str, Mapping[str, int]]]:
     """Yield registers, bytes of spills and of shared memory of the kernels for two kinds of GPU."""
     pointers = {"bf16": ["queries", "new_keys", "new_values", "keys", "values"], "i64": ["first", "slot"]}
     numbers = {"scale": "fp32", "query_stride": "i32", "key_stride": "i32", "value_stride": "i32", "capacity": "i32"}
-    for chip in (80, 90):
+    for chip in CHIPS:
         for heads, kv_heads, dim in ((16, 16, 128), (16, 4, 128), (16, 1, 128), (8, 8, 64)):
             shape = single_query.constants(heads, kv_heads, dim, torch.bfloat16)
             mixed = "*bf16" if shape["PARTS"] == 1 else "*fp32"
             types = {name: f"*{kind}" for kind, names in pointers.items() for name in names}
             types |= {"mixed": mixed, "tops": "*fp32", "sums": "*fp32", **numbers}
-            signature = types | dict.fromkeys(shape, "constexpr")
-            aligned = [place for place, kind in enumerate(signature.values()) if kind[:1] == "*" or kind == "i32"]
-            source = ASTSource(
-                single_query.attend_part, signature, shape, {(place,): [["tt.divisibility", 16]] for place in aligned}
-            )
             options = {"num_warps": single_query.WARPS}
-            kernel = triton.compile(source, target=GPUTarget("cuda", chip, 32), options=options)
-            name = f"sm_{chip}{'a' * (chip == 90)}"
-            with tempfile.TemporaryDirectory() as folder:
-                (Path(folder) / "kernel.ptx").write_text(kernel.asm["ptx"])
-                command = [get_ptxas(chip).path, "-v", f"--gpu-name={name}", "kernel.ptx", "-o", "kernel.cubin"]
-                told = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stderr
-            [registers] = re.findall(r"Used (\d+) registers", told)
-            spills = sum(map(int, re.findall(r"(\d+) bytes spill", told)))
-            facts = {"registers": int(registers), "spills": spills, "shared": kernel.metadata.shared}
-            yield f"{name}, {heads}/{kv_heads} heads of {dim}", facts
+            facts = compiled_for(chip, single_query.attend_part, types, {**shape, **options})
+            yield f"{chip}, {heads}/{kv_heads} heads of {dim}", facts
 
 
 if __name__ == "__main__":
