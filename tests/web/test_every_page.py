@@ -103,6 +103,13 @@ TOO_WIDE = """() => {
 }"""
 
 
+CUT_OFF = """() => [...document.querySelectorAll("main :is(th, td)")].filter((cell) => {
+  if (!cell.checkVisibility() || !cell.textContent.trim() || cell.closest(".wall, thead")) return false;
+  const frame = cell.closest(".scroll")?.getBoundingClientRect().right ?? innerWidth;
+  return cell.getBoundingClientRect().right > Math.min(frame, innerWidth) + 1;
+}).map((cell) => `${cell.closest(".scroll")?.ariaLabel}: ${cell.textContent.trim().slice(0, 40)}`)"""
+"""Cells of tables that somebody sees only after scrolling sideways. The wall of images has as many columns as steps."""
+
 ANIMATED = """() => [...document.querySelectorAll("*")].filter((element) => {
   const style = getComputedStyle(element);
   const seconds = [...style.transitionDuration.split(","), ...style.animationDuration.split(",")];
@@ -171,6 +178,14 @@ def test_the_keyboard_reaches_everything_in_order_and_shows_where_it_is(visit: V
 def test_nothing_makes_a_page_scroll_sideways(visit: Visit, size: dict[str, int]) -> None:
     visit.page.set_viewport_size(size)
     found = visit.page.evaluate(TOO_WIDE)
+    visit.page.set_viewport_size(DESK)
+    assert found == []
+
+
+@pytest.mark.parametrize("size", [PHONE, DESK], ids=["phone", "desk"])
+def test_every_number_and_verdict_is_in_view_without_scrolling_sideways(visit: Visit, size: dict[str, int]) -> None:
+    visit.page.set_viewport_size(size)
+    found = visit.page.evaluate(CUT_OFF)
     visit.page.set_viewport_size(DESK)
     assert found == []
 

@@ -219,6 +219,21 @@ def test_the_slider_says_what_every_chart_has_at_a_step(visit: Visit, service: D
     assert visit.page.locator("#headline .role-legend").count() == 0, "one legend for all charts"
 
 
+def test_charts_ticks_and_all_values_of_a_long_history_with_many_runs_are_on_the_first_screen(
+    visit: Visit, service: Dashboard
+) -> None:
+    values = {f"six/m{index}": [Point(step, float(step), 0.1, 50) for step in range(60)] for index in range(6)}
+    runs = [f"first-{index}" for index in range(8)]
+    for run in runs:
+        write(service.state.store, values, run=run)
+    visit.open(f"{service.url}/runs/{runs[0]}?" + "&".join(f"with={run}" for run in runs[1:]))
+    page = visit.page
+    page.wait_for_function("() => document.querySelectorAll('#legend td:not(:empty)').length === 48")
+    charts = [chart.bounding_box() for chart in page.locator("#headline .chart").all()[:3]]
+    assert all(box["y"] + box["height"] <= 800 for box in charts)
+    assert page.locator("#step-ticks option").count() == 20, "of 60 steps"
+
+
 def test_a_box_zooms_all_charts_until_all_of_training_is_asked_for(visit: Visit, service: Dashboard) -> None:
     visit.open(f"{service.url}/runs/{RUN}")
     text, image = panel(visit, "loss/text"), panel(visit, "loss/image")

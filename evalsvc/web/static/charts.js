@@ -26,7 +26,8 @@ const unanswered = new Set();
 /** Number of marks above which a canvas is faster than SVG. */
 const MANY = 2000;
 
-const LEAD = "600px";
+/** How far from the viewport a chart is drawn. Those of the headline fill the cells of the legend too. */
+const LEAD = { headline: "4000px", others: "600px" };
 
 /** Vega's level for errors alone: a chart without gaps or lines has empty layers, of which Vega warns. */
 const ERRORS = 1;
@@ -139,17 +140,20 @@ export async function refresh() {
  */
 export function watch(places) {
   if (!(/** @type {any} */ (window).vegaEmbed)) return;
-  const observer = new IntersectionObserver(
-    async (entries) => {
+  const observer = (/** @type {string} */ lead) => new IntersectionObserver(
+    async (entries, own) => {
       const near = entries.filter((entry) => entry.isIntersecting).map((entry) => entry.target);
-      for (const element of near) observer.unobserve(element);
+      for (const element of near) own.unobserve(element);
       const seen = near.filter(inView);
       await Promise.all(seen.map(draw));
       for (const element of near) if (!seen.includes(element)) await draw(element);
     },
-    { rootMargin: LEAD },
+    { rootMargin: lead },
   );
-  for (const place of places) for (const element of place.querySelectorAll(".chart")) observer.observe(element);
+  const [headline, others] = [observer(LEAD.headline), observer(LEAD.others)];
+  for (const place of places) {
+    for (const element of place.querySelectorAll(".chart")) (element.closest("#headline") ? headline : others).observe(element);
+  }
 }
 
 /** Draw the charts again when the colours of the page change. */

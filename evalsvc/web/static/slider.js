@@ -137,6 +137,9 @@ function place() {
   slider.setAttribute("aria-valuetext", text);
 }
 
+/** Most ticks below the slider. */
+const MOST_TICKS = 20;
+
 /** @param {number | null} at */
 function keep(at) {
   kept = at;
@@ -155,9 +158,14 @@ function extend(element) {
   if (!drawn.get(element)?.marks) return;
   const own = [...rows(view, "points"), ...rows(view, "gaps")].map((row) => row.x);
   const all = new Set([...places, ...own, ...(kept === null ? [] : [kept])]);
-  if (all.size !== places.length) places = [...all].sort((one, other) => one - other);
   const slider = /** @type {HTMLInputElement | null} */ (document.getElementById("step"));
   if (!slider) return;
+  if (all.size !== places.length) {
+    places = [...all].sort((one, other) => one - other);
+    const every = Math.ceil(places.length / MOST_TICKS);
+    const ticks = places.flatMap((_, at) => (at % every ? [] : [Object.assign(document.createElement("option"), { value: at })]));
+    slider.list?.replaceChildren(...ticks);
+  }
   slider.max = String(places.length - 1);
   const box = slider.closest(".slider");
   if (box && (places.length > 1 || document.querySelectorAll("#legend tbody tr").length > 1)) box.removeAttribute("hidden");
