@@ -10,7 +10,7 @@ of kernels:
   is a sum of products in float32, since SDPA is several times slower there for one query. Heads that share keys have
   several queries for each key, where SDPA is faster and takes keys and values as they are.
 - graph: tensors never move and the attended span grows by whole spans, so that a CUDA graph of each span can be
-  replayed. Where Triton runs, a kernel of our own reads the live slots alone, and one graph serves all steps.
+  replayed. Where Triton runs, kernels of our own read the live slots alone, norm and rotate, and one graph serves all.
 """
 
 from __future__ import annotations
@@ -265,6 +265,27 @@ def attention_problem(device: str, dtype: torch.dtype, heads: int, kv_heads: int
         return textwrap.shorten(f"{type(error).__name__}: {error}", PROBLEM_CHARACTERS)
 
 
+@functools.cache
+def step_kernels() -> Kernels:
+    """Return norms and rotation of `single_query`, see `attention_kernel`."""
+    module = importlib.import_module("evalsvc.models.single_query")
+    return Kernels(module.add_norm_once, module.turn_once, EAGER.activation)
+
+
+def step_problem(model: Layered) -> str:
+    """Return why `step_kernels` do not serve the first layer of a model on its device, or ""."""
+    block, weight = cast(Block, model.layers[0]), model.tok_embeddings.weight
+    with torch.inference_mode(), torch.cuda.device_of(weight):  # type: ignore[no-untyped-call]
+        x = torch.linspace(-2, 3, 2 * weight.shape[1], device=weight.device).to(weight.dtype).view(2, -1)
+        projected, rotation = block.attention.in_proj(x), model.positions(torch.arange(2, device=x.device), x)
+        eager, ours = (
+            (*kernels.add_norm(x, x, block.ffn_norm), *block.attention.heads(projected, rotation, kernels))
+            for kernels in (EAGER, step_kernels())
+        )
+        close = functools.partial(torch.allclose, rtol=2e-2, atol=2e-2)
+        return "" if all(map(close, eager, ours)) else "the kernels of norms compute other values than torch"
+
+
 class BlockedCache:
     """Cache in blocks of 16 slots for keys and of 16 dimensions for values: both sums run along whole registers. Each
     head of queries has keys of its own."""
@@ -409,7 +430,7 @@ def attention_kind(model: Layered, shape: StepShape) -> str:
     if not PATHS[shape.path].replayed or device.type != "cuda":
         return TORCH
     heads = (config.n_heads, config.kv_heads, config.head_dim)
-    problem = attention_problem(str(device), shape.cache_dtype or weight.dtype, *heads)
+    problem = attention_problem(str(device), shape.cache_dtype or weight.dtype, *heads) or step_problem(model)
     return f"{TORCH}: {problem}" if problem else LIVE
 
 
@@ -433,7 +454,7 @@ class DecodeStep:
         make_cache = StraightCache if config.kv_heads < config.n_heads else way.cache
         self.attention = attention_kind(model, shape)
         if self.attention == LIVE:
-            make_cache, self.slots = LiveCache, capacity  # one graph for all steps
+            make_cache, self.slots, self.kernels = LiveCache, capacity, step_kernels()  # one graph for all steps
         else:
             self.slots = way.slots
         self.cache: DecodeCache = make_cache(size, dtype, weight.device)

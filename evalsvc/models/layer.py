@@ -107,11 +107,11 @@ class Block(nn.Module):
 
         if self.norms_outputs:
             x = x if delta is None else x + delta
-            x = x + self.attention_norm(attended(x))
-            return x, self.ffn_norm(fed(x))
+            x = x + kernels.add_norm(attended(x), None, self.attention_norm)[1]
+            return x, kernels.add_norm(fed(x), None, self.ffn_norm)[1]
         x, normed = kernels.add_norm(x, delta, self.attention_norm)
         if self.parallel:
-            return x, attended(normed) + fed(self.ffn_norm(x))
+            return x, attended(normed) + fed(kernels.add_norm(x, None, self.ffn_norm)[1])
         x, normed = kernels.add_norm(x, attended(normed), self.ffn_norm)
         return x, fed(normed)
 
@@ -154,21 +154,21 @@ class Attention(nn.Module):
         """Return queries and keys, normed and rotated to their positions, and values."""
         both, values = projected[..., : sum(self.widths)], projected[..., sum(self.widths) :]
         if not self.norms_each_head:
-            both = self._normed(both, self.widths, -1)
+            both = self._normed(both, self.widths, -1, kernels)
         both = both.view(*both.shape[:-1], sum(self.counts), self.head_dim)
         if self.norms_each_head:
-            both = self._normed(both, self.counts, -2)
+            both = self._normed(both, self.counts, -2, kernels)
         if rotation is not None:
             both = kernels.turn(both, *rotation, self.interleaved)
         # A norm may have returned float32 under autocast.
         queries, keys = _parts(both.to(values.dtype), self.counts, -2)
         return queries, keys, values.view(*values.shape[:-1], self.counts[1], self.head_dim)
 
-    def _normed(self, both: Tensor, sizes: tuple[int, int], dim: int) -> Tensor:
+    def _normed(self, both: Tensor, sizes: tuple[int, int], dim: int, kernels: Kernels) -> Tensor:
         if self.q_norm is None or self.k_norm is None:
             return both
-        queries, keys = _parts(both, sizes, dim)
-        return torch.cat((self.q_norm(queries), self.k_norm(keys)), dim=dim)
+        parts = zip(_parts(both, sizes, dim), (self.q_norm, self.k_norm), strict=True)
+        return torch.cat([kernels.add_norm(part, None, norm)[1] for part, norm in parts], dim=dim)
 
 
 def _parts(both: Tensor, sizes: tuple[int, int], dim: int) -> tuple[Tensor, Tensor]:

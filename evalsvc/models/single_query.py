@@ -1,6 +1,6 @@
-"""Attention of one new token per row to the tokens before it, as Triton kernels for GPUs.
+"""Attention of one new token per row to the tokens before it, norms and rotation, as Triton kernels for GPUs.
 
-A kernel reads the slots of each row from the row's first slot to the new token's slot, both on the device: no bias, no
+Attention reads the slots of each row from the row's first slot to the new token's slot, both on the device: no bias, no
 padding read, and one CUDA graph for all steps. The sums of a row begin at its first slot, in parts whose number depends
 on the heads alone: they are the same whatever the other rows, the padding and the number of rows are.
 
@@ -12,7 +12,10 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
+from torch import Tensor, nn
+
+from evalsvc.models.layer import LayerNorm, RMSNorm, add_norm, rms_norm, rms_norm_plus_one
+from evalsvc.models.rotation import turn
 
 BLOCK = 32
 """Slots that a program reads at once."""
@@ -200,3 +203,102 @@ def attend_one(
 
 LOG2_E = 1.4426950408889634
 """log2(e), by which scores are multiplied for powers of two."""
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def normed_row(  # type: ignore[no-untyped-def]
+    x,  # [N, D], contiguous, as all are
+    delta,
+    weight,  # [D]
+    bias,  # [D]
+    total,  # [N, D]: x + delta
+    output,
+    eps,
+    D: tl.constexpr,
+    WIDTH: tl.constexpr,
+    SUMMED: tl.constexpr,
+    CENTRED: tl.constexpr,  # whether the norm is a layer norm
+    ROUNDED: tl.constexpr,  # whether values are rounded before the gain
+    GAIN: tl.constexpr,
+    BIAS: tl.constexpr,
+    MORE: tl.constexpr,  # number added to the gain
+):
+    dim = tl.arange(0, WIDTH)
+    inside, place = dim < D, tl.program_id(0).to(tl.int64) * D + dim
+    kind = x.dtype.element_ty
+    values = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
+    if SUMMED:
+        values = (values + tl.load(delta + place, mask=inside, other=0.0).to(tl.float32)).to(kind).to(tl.float32)
+        tl.store(total + place, values.to(kind), mask=inside)
+    if CENTRED:
+        values = tl.where(inside, values - tl.sum(values, 0) / D, 0.0)
+    values *= tl.rsqrt(tl.sum(values * values, 0) / D + eps)
+    if ROUNDED:
+        values = values.to(kind).to(tl.float32)
+    if GAIN:
+        values *= tl.load(weight + dim, mask=inside, other=0.0).to(tl.float32) + MORE
+    if BIAS:
+        values += tl.load(bias + dim, mask=inside, other=0.0).to(tl.float32)
+    tl.store(output + place, values.to(kind), mask=inside)
+
+
+@triton.jit(do_not_specialize=["row_stride", "cos_row", "cos_head"])  # type: ignore[untyped-decorator]
+def turned_head(  # type: ignore[no-untyped-def]
+    both,  # [R, H + KV, D], each row contiguous
+    cos,  # [R or 1, H + KV or 1, TURNED], or pairs of dimensions
+    sin,
+    output,  # [R, H + KV, D]
+    row_stride,
+    cos_row,
+    cos_head,
+    D: tl.constexpr,
+    WIDTH: tl.constexpr,
+    TURNED: tl.constexpr,  # dimensions that are rotated
+    PAIRS: tl.constexpr,
+):
+    row, head, dim = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.arange(0, WIDTH)
+    inside, turned, at = dim < D, dim < TURNED, both + row * row_stride + head * D
+    kind = cos.dtype.element_ty
+    first = dim % 2 == 0 if PAIRS else dim < TURNED // 2
+    other = dim ^ 1 if PAIRS else tl.where(first, dim + TURNED // 2, dim - TURNED // 2)
+    angle = row * cos_row + head * cos_head + (dim // 2 if PAIRS else dim)
+    values = tl.load(at + dim, mask=inside, other=0.0).to(tl.float32)
+    others = tl.load(at + other, mask=turned, other=0.0).to(tl.float32)
+    # Rounded as torch's operators round.
+    along = (values * tl.load(cos + angle, mask=turned, other=1.0).to(tl.float32)).to(kind).to(tl.float32)
+    across = (others * tl.load(sin + angle, mask=turned, other=0.0).to(tl.float32)).to(kind).to(tl.float32)
+    result = tl.where(turned, tl.where(first, along - across, along + across), values)
+    tl.store(output + (row * tl.num_programs(1) + head) * D + dim, result.to(both.dtype.element_ty), mask=inside)
+
+
+def add_norm_once(x: Tensor, delta: Tensor | None, norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Compute `layer.add_norm` in one launch, with sums in an order that depends on the width alone."""
+    if not isinstance(norm, LayerNorm | RMSNorm) or torch.is_autocast_enabled(x.device.type):
+        return add_norm(x, delta, norm)
+    x, width, bias = x.contiguous(), x.shape[-1], getattr(norm, "bias", None)
+    arithmetic = norm.arithmetic if isinstance(norm, RMSNorm) else None
+    total, output = x if delta is None else torch.empty_like(x), torch.empty_like(x)
+    normed_row[(x.numel() // width,)](
+        *(x, x if delta is None else delta.contiguous()),
+        *(x if part is None else part for part in (norm.weight, bias)),
+        *(total, output, norm.eps, width, triton.next_power_of_2(width)),
+        *(delta is not None, arithmetic is None, arithmetic is rms_norm, norm.weight is not None, bias is not None),
+        MORE=1.0 if arithmetic is rms_norm_plus_one else 0.0,
+        num_warps=WARPS,
+    )
+    return total, output
+
+
+def turn_once(both: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:  # [R, H + KV, head_dim]
+    """Compute `rotation.turn` in one launch, to the bit."""
+    if both.stride()[1:] != (both.shape[2], 1) or cos.stride() != sin.stride() or cos.stride(-1) != 1:
+        return turn(both, cos, sin, interleaved)
+    rows, heads, width = both.shape
+    output, around = torch.empty_like(both), cos.expand(rows, heads, -1)
+    turned_head[(rows, heads)](
+        *(both, cos, sin, output, both.stride(0), *around.stride()[:2]),
+        *(width, triton.next_power_of_2(width), cos.shape[-1] * (2 if interleaved else 1), interleaved),
+        num_warps=1,
+        enable_fp_fusion=False,
+    )
+    return output

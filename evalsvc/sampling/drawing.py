@@ -1,12 +1,9 @@
-"""The draw of one code per prompt as one Triton kernel for GPUs; `logits.draw` is its reference.
+"""The draw of one code per prompt as one Triton kernel for GPUs, imported only there; `logits.draw` is its reference.
 
-A program draws for one prompt, so a draw depends on no other row. Thresholds of top-k and top-p are found bit by bit:
-neither sorts. Values are rounded where the reference rounds them, with IEEE division, and sums are of float64 in an
-order that depends on the number of codes alone. The logarithms and exponentials of float64 are CUDA's, whose last bit
-may differ from torch's: such a bit turns a draw only where two codes are nearly tied, or a sum of probabilities nearly
-equals top_p, as with `logits.draw(compile_noise=True)`.
-
-Importing this module imports Triton, so only `sampler` does so, where there is a GPU.
+A program draws for one prompt, so a draw depends on no other row. Values are rounded where the reference rounds them,
+and sums are of float64, in an order that depends on the number of codes alone. The logarithms and exponentials of
+float64 are CUDA's: as with `logits.draw(compile_noise=True)`, their last bit may differ from torch's, which turns a
+draw only where two codes are nearly tied, or where a sum of probabilities nearly equals top_p.
 """
 
 from __future__ import annotations
@@ -18,9 +15,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from evalsvc.sampling.noise import CODES_PER_POSITION, GAMMA, MIX_1, MIX_2
+from evalsvc.errors import InternalError
+from evalsvc.sampling import noise
 from evalsvc.spec.sampling import SamplingParams
 
+GAMMA, MIX_1, MIX_2 = tl.constexpr(noise.GAMMA), tl.constexpr(noise.MIX_1), tl.constexpr(noise.MIX_2)
+PER_POSITION = tl.constexpr(noise.CODES_PER_POSITION)
 MOST_RANKED, MOST_WEIGHED = 32_768, 16_384
 """Most codes of a row among which top-k and top-p find their thresholds: a program holds the row in its registers."""
 
@@ -46,14 +46,6 @@ def ranked(values):  # type: ignore[no-untyped-def]
     return tl.where(bits >= 0x80000000, ~bits, bits | 0x80000000)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def mixed(z, MIX_1: tl.constexpr, MIX_2: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Apply SplitMix64's finaliser, see `noise`."""
-    z = (z ^ (z >> 30)) * tl.full([], MIX_1, tl.uint64)
-    z = (z ^ (z >> 27)) * tl.full([], MIX_2, tl.uint64)
-    return z ^ (z >> 31)
-
-
 @triton.jit(do_not_specialize=["position", "top_k"])  # type: ignore[untyped-decorator]
 def draw_row(  # type: ignore[no-untyped-def]
     logits,  # [B or 2·B, codes] float32, each row contiguous
@@ -73,10 +65,6 @@ def draw_row(  # type: ignore[no-untyped-def]
     WARMED: tl.constexpr,  # a temperature that is not 0 or 1
     TOP_K: tl.constexpr,
     TOP_P: tl.constexpr,
-    GAMMA: tl.constexpr,
-    MIX_1: tl.constexpr,
-    MIX_2: tl.constexpr,
-    PER_POSITION: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     scale, temperature = tl.load(settings).to(tl.float32), tl.load(settings + 1).to(tl.float32)
@@ -91,11 +79,10 @@ def draw_row(  # type: ignore[no-untyped-def]
             if tl.sum((ranks >= higher).to(tl.int32), 0) >= top_k:
                 lowest = higher
     if TOP_P:  # the largest rank from which on the probabilities sum to top_p
-        top_p = tl.load(settings + 2)
         ranks = tl.where(ranks >= lowest, ranks, 0)
         kept = tl.where(ranks > 0, whole, -float("inf"))
         weights = tl.exp(kept.to(tl.float64) - tl.max(kept, 0).to(tl.float64))
-        enough = top_p * tl.sum(weights, 0)
+        enough = tl.load(settings + 2) * tl.sum(weights, 0)
         nucleus = tl.full([], 0, tl.uint32)
         for step in range(32):
             higher = nucleus | (tl.full([], 0x80000000, tl.uint32) >> step)
@@ -105,8 +92,7 @@ def draw_row(  # type: ignore[no-untyped-def]
 
     lane = tl.arange(0, CHUNK)
     best, codes, bad = tl.full([CHUNK], -float("inf"), tl.float64), lane, tl.full([CHUNK], CODES, tl.int32)
-    gamma = tl.full([], GAMMA, tl.uint64)
-    state = tl.load(keys + row).to(tl.uint64) + position.to(tl.uint64) * PER_POSITION * gamma
+    state = tl.load(keys + row).to(tl.uint64) + position.to(tl.uint64) * PER_POSITION * GAMMA
     for start in range(0, CODES, CHUNK):
         index = start + lane
         inside = index < CODES
@@ -116,8 +102,10 @@ def draw_row(  # type: ignore[no-untyped-def]
         if TOP_K or TOP_P:
             sums = tl.where(ranked(values) >= lowest, sums, -float("inf"))
         if not GREEDY:
-            bits = mixed(state + (index.to(tl.uint64) + 1) * gamma, MIX_1, MIX_2)
-            uniform = ((bits >> 12).to(tl.float64) + 0.5) * 2.0**-52
+            bits = state + (index.to(tl.uint64) + 1) * GAMMA
+            bits = (bits ^ (bits >> 30)) * MIX_1
+            bits = (bits ^ (bits >> 27)) * MIX_2
+            uniform = (((bits ^ (bits >> 31)) >> 12).to(tl.float64) + 0.5) * 2.0**-52
             sums += -tl.log(-tl.log(uniform))
         codes = tl.where(sums > best, index, codes)  # a NaN is no maximum here, and the first of equal sums is kept
         best = tl.where(sums > best, sums, best)
@@ -127,32 +115,17 @@ def draw_row(  # type: ignore[no-untyped-def]
     tl.store(finite + row, (first_bad == CODES) & (tl.abs(most) < float("inf")))
 
 
-def serves(codes: int, params: SamplingParams) -> bool:
-    """Return whether the registers of a program hold what the parameters need of a row."""
-    return (params.top_p is None or codes <= MOST_WEIGHED) and (params.top_k is None or codes <= MOST_RANKED)
-
-
 def constants(codes: int, params: SamplingParams) -> dict[str, int]:
     """Return the constants that `draw_row` is compiled for, and the number of warps."""
-    width, hot = triton.next_power_of_2(codes), params.temperature != 0
+    if codes > (MOST_WEIGHED if params.top_p is not None else codes if params.top_k is None else MOST_RANKED):
+        raise InternalError(f"the kernel has no room for the thresholds of {codes:,} codes")
+    width = triton.next_power_of_2(codes)
     warps = min(max(width // 1_024, 4), 16)
-    return {
-        "CODES": codes,
-        "WIDTH": width,
-        "CHUNK": min(width, 64 * warps),
-        "GUIDED": params.guided,
-        "GREEDY": not hot,
-        "WARMED": hot and params.temperature != 1,
-        "TOP_K": hot and params.top_k is not None and params.top_k < codes,
-        "TOP_P": hot and params.top_p is not None,
-        "GAMMA": GAMMA,
-        "MIX_1": MIX_1,
-        "MIX_2": MIX_2,
-        "PER_POSITION": CODES_PER_POSITION,
-        "num_warps": warps,
-        # A product and a sum in one instruction would round once, and torch's operators round twice.
-        "enable_fp_fusion": False,
-    }
+    sizes = {"CODES": codes, "WIDTH": width, "CHUNK": min(width, 64 * warps), "num_warps": warps}
+    scales = {"GUIDED": params.guided, "GREEDY": params.temperature == 0, "WARMED": params.temperature not in (0, 1)}
+    limits = {"TOP_K": params.top_k is not None and params.top_k < codes, "TOP_P": params.top_p is not None}
+    # A product and a sum in one instruction would round once, and torch's operators round twice.
+    return {**sizes, **scales, **limits, "enable_fp_fusion": False}
 
 
 @functools.lru_cache(maxsize=16)
@@ -161,12 +134,7 @@ def settings_of(params: SamplingParams, device: torch.device) -> Tensor:  # [3] 
     return torch.tensor(values, dtype=torch.float64, device=device)
 
 
-def draw_by_kernel(
-    logits: Tensor,  # [B, codes] float32, or [2·B, codes]
-    params: SamplingParams,
-    keys: Tensor,  # [B] int64
-    position: int,
-) -> tuple[Tensor, Tensor]:  # codes [B] int64, finite [B] bool
+def draw_by_kernel(logits: Tensor, params: SamplingParams, keys: Tensor, position: int) -> tuple[Tensor, Tensor]:
     """Draw as `logits.draw` does, in one launch."""
     rows, codes = len(keys), logits.shape[1]
     drawn, finite = torch.empty_like(keys), torch.empty(rows, dtype=torch.bool, device=keys.device)

@@ -40,7 +40,6 @@ GPU_BUCKET = 64
 """Multiple of tokens to which prompts are padded on a GPU: most captions have one padded length."""
 KERNEL, COMPILED, UNCOMPILED = "kernel", "compiled", "uncompiled"
 Draw = Callable[[Tensor, SamplingParams, Tensor, int], tuple[Tensor, Tensor]]
-"""Function from logits, parameters, keys and a position to codes and whether they are of finite logits."""
 CACHE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 _CHOICES: dict[str, tuple[str | None, ...]] = {
     "weights": ("plain", "int8"),
@@ -124,8 +123,7 @@ class Samples:
     """Codes, [len(indices), length] int64, on the model's device."""
     path: DecodePath
     noise: str = ""
-    """Code that draws: `kernel`, or on a GPU with the reason torch's operators, with noise `compiled` or
-    `uncompiled`."""
+    """Code that draws: `kernel`, or torch's with `compiled` or `uncompiled` noise, on a GPU with the reason."""
     attention: str = ""
     """See `Decoding.attention`."""
 
@@ -280,11 +278,8 @@ def drawing_kernel() -> Draw:
 def kernel_problem(device: str, codes: int, params: SamplingParams) -> str:
     """Return why `drawing_kernel` does not draw by these parameters, or "". Takes seconds the first time."""
     try:
-        if not importlib.import_module("evalsvc.sampling.drawing").serves(codes, params):
-            return f"the kernel has no room for the threshold of {codes:,} codes"
         with torch.inference_mode():
-            made = torch.Generator(device).manual_seed(0)
-            logits = torch.randn(8 if params.guided else 4, codes, generator=made, device=device)
+            logits = torch.linspace(-2, 2, (8 if params.guided else 4) * codes, device=device).view(-1, codes)
             keys = stream_keys(params.seed, "abcd", torch.device(device))
             by_torch, by_kernel = (way(logits, params, keys, 1)[0] for way in (draw, drawing_kernel()))
             return "" if torch.equal(by_torch, by_kernel) else "the kernel draws other codes than torch"

@@ -11,9 +11,12 @@ from unittest.mock import patch
 
 import torch
 from gpu_code import CHIPS, compiled_for
+from torch import nn
 from torch.nn import functional
 
 from evalsvc.models import Transformer, decoding, single_query
+from evalsvc.models.layer import RMS_NORMS, LayerNorm, RMSNorm, add_norm
+from evalsvc.models.rotation import turn
 from evalsvc.models.single_query import attend_one
 from evalsvc.sampling import Prompt, SamplerSpec, SamplingParams, generate
 from evalsvc.spec.model_config import ModelConfig
@@ -22,6 +25,8 @@ SHAPES = [(4, 4, 64), (5, 5, 80), (6, 3, 64), (8, 1, 64), (12, 2, 48), (20, 1, 8
 """Heads of queries and of keys, and dimensions of a head."""
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 CAPACITY = 192
+ROTATIONS = [(64, 64, False, False), (80, 16, False, False), (64, 64, False, True), (48, 48, True, False)]
+"""Dimensions of a head, those that are rotated, whether by pairs, and whether by the number of the head."""
 
 
 def drawn(rows: int, heads: int, kv_heads: int, dim: int, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
@@ -84,6 +89,38 @@ def neighbours() -> Iterator[tuple[str, bool]]:
             yield f"{heads}/{kv_heads} heads of {dim}, {str(dtype)[6:]}", same
 
 
+def between() -> Iterator[tuple[str, float]]:
+    """Yield the largest error of norms, relative where the reference is above 1, and of rotations, in one launch: over
+    1 for values in another place, or a sum that differs. Not for bfloat16, which the interpreter does not round."""
+    for dtype in (torch.float32, torch.float16):
+        for width in (64, 80, 2_048):
+            made = torch.Generator().manual_seed(width)
+            norms: list[nn.Module] = [RMSNorm(width, 1e-5, arithmetic) for arithmetic in RMS_NORMS.values()]
+            for gain, bias in ((True, True), (True, False), (False, False)):
+                norms.append(LayerNorm(width, 1e-5, gain=gain, bias=bias, low_precision=False))
+            for place, norm in enumerate(norms):
+                for parameter in norm.to(dtype).parameters():
+                    parameter.copy_(torch.randn(width, generator=made))
+                x, other = (3 * torch.randn(2, 5, 2 * width, generator=made) + 1).to(dtype)[..., :width]
+                worst = 0.0
+                for delta in (None, other):
+                    total, expected = add_norm(x, delta, norm)
+                    found = single_query.add_norm_once(x, delta, norm)
+                    alone = single_query.add_norm_once(x[3:4], None if delta is None else delta[3:4], norm)
+                    assert torch.equal(found[0], total), "the sum is torch's"
+                    assert torch.equal(alone[1], found[1][3:4]), "a row depends on no other"
+                    worst = max(worst, float(((found[1] - expected).abs() / expected.abs().clamp(min=1)).max()))
+                yield f"norm {place} of {width}, {str(dtype)[6:]}", worst
+        for width, turned, pairs, by_head in ROTATIONS:
+            made = torch.Generator().manual_seed(width)
+            both = torch.randn(5, 12, width, generator=made).to(dtype)[:, :6]
+            angles = torch.randn((6,) if by_head else (5, 1), generator=made)[..., None] * torch.arange(turned // 2)
+            angles = angles if pairs else torch.cat((angles, angles), -1)
+            cos, sin = (part if pairs else part.to(dtype) for part in (angles.cos(), angles.sin()))
+            same = torch.equal(single_query.turn_once(both, cos, sin, pairs), turn(both, cos, sin, pairs))
+            yield f"rotation of {turned} in {width}, {pairs}, {by_head}, {str(dtype)[6:]}", float(not same)
+
+
 def codes() -> Iterator[tuple[str, bool]]:
     """Yield whether the graph's path draws the codes of the plain path, with and without guidance, by one span of all
     slots."""
@@ -93,17 +130,20 @@ def codes() -> Iterator[tuple[str, bool]]:
     families: list[dict[str, object]] = [
         {},
         {"n_kv_heads": 1, "qk_norm": True},
-        {"positional_embedding_type": "head_rotary"},
+        {"positional_embedding_type": "head_rotary", "model_norm": "rms_norm"},
     ]
     for changes in families:
         shape = {"hidden_dim": 64, "n_layers": 2, "n_heads": 4, "seq_len": 256, "vocab_size": 300}
         content = {**shape, "post_embed_norm": False, "weight_tying": False, **changes}
         torch.manual_seed(0)
         model = Transformer(ModelConfig.model_validate(content)).requires_grad_(False).eval()
+        with torch.inference_mode():
+            model.layers[0].ffn_norm.weight.mul_(torch.rand(64) + 0.5)
+        yield f"{changes}, the own check of norms", decoding.step_problem(model) == ""
         prompts = [Prompt(str(index), tuple(range(1, 12 - index))) for index in range(4)]
         for scale in (1.0, 3.0):
             params = SamplingParams(guidance_scale=scale)
-            spec = SamplerSpec(range(172, 300), 12, params, 4, (0,) if scale > 1 else None, path="plain")
+            spec = SamplerSpec(range(172, 300), 6, params, 4, (0,) if scale > 1 else None, path="plain")
             [expected] = generate(model, prompts, spec)
             # The kernel's values and graphs are not asked for where there is no GPU.
             with patch.object(decoding, "attention_kind", return_value=decoding.LIVE):
@@ -125,8 +165,20 @@ def compiled() -> Iterator[tuple[str, Mapping[str, int]]]:
             options = {"num_warps": single_query.WARPS}
             facts = compiled_for(chip, single_query.attend_part, types, {**shape, **options})
             yield f"{chip}, {heads}/{kv_heads} heads of {dim}", facts
+        for dim, is_layer_norm in ((2_048, True), (4_096, False), (8_192, True)):
+            places = dict.fromkeys(("x", "delta", "weight", "bias", "total", "output"), "*bf16")
+            switches = {"SUMMED": True, "CENTRED": is_layer_norm, "ROUNDED": not is_layer_norm, "GAIN": True}
+            sizes = {"D": dim, "WIDTH": dim, "BIAS": is_layer_norm, "MORE": 0.0, "num_warps": single_query.WARPS}
+            facts = compiled_for(chip, single_query.normed_row, places | {"eps": "fp32"}, switches | sizes)
+            yield f"{chip}, norm of {dim}", facts
+        for pairs, kind in ((False, "*bf16"), (True, "*fp32")):
+            places = {"both": "*bf16", "cos": kind, "sin": kind, "output": "*bf16"}
+            strides = dict.fromkeys(("row_stride", "cos_row", "cos_head"), "i32")
+            sizes = {"D": 128, "WIDTH": 128, "TURNED": 128, "PAIRS": pairs, "num_warps": 1, "enable_fp_fusion": False}
+            yield f"{chip}, rotation, {pairs}", compiled_for(chip, single_query.turned_head, places | strides, sizes)
 
 
 if __name__ == "__main__":
-    what = {"errors": errors, "neighbours": neighbours, "codes": codes, "compiled": compiled}[sys.argv[1]]
-    print(json.dumps(dict(what())))
+    parts = {"errors": errors, "neighbours": neighbours, "between": between, "codes": codes, "compiled": compiled}
+    with torch.no_grad():
+        print(json.dumps(dict(parts[sys.argv[1]]())))
