@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,10 +19,11 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from evalsvc.models import StepShape, Transformer, WeightFormat
-from evalsvc.models.decoding import SPAN
+from evalsvc.models.decoding import SPAN, LiveCache, Slot, attention_problem
 from evalsvc.sampling import Prompt, SamplerSpec, SamplingParams
 from on_card.kit import Kit, Row, at_most, figure, holds, left_out
 from on_card.tiny_models import (
+    FAMILIES,
     TEXT_ROWS,
     UNCONDITIONAL,
     codes_of,
@@ -81,8 +82,25 @@ FORMATS = (
     Format(torch.float64, cache="float32", error=1e-5, share=0.95),
     Format(torch.float32, cache="bfloat16", error=2e-2),
 )
-SECOND_CARD = (("rotary", False), ("rotary", True))
-"""What is sampled on another card: a kind of position, and whether with guidance."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Which model is sampled."""
+
+    name: str
+    guided: bool
+    changes: Mapping[str, Any]
+    """Of the configuration."""
+
+
+def _open_lm(kind: str) -> dict[str, Any]:
+    return {"positional_embedding_type": kind, "model_norm": ARCHITECTURES[kind]}
+
+
+PLAIN = Asked("rotary", False, _open_lm("rotary"))
+SECOND_CARD = (PLAIN, replace(PLAIN, guided=True))
+"""What is sampled on another card."""
 BACKENDS = {
     "flash": SDPBackend.FLASH_ATTENTION,
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
@@ -96,13 +114,16 @@ def run(kit: Kit) -> Iterator[Row]:
     """Compare codes in float64 first, then the other formats, then SDPA's back ends."""
     with few_threads(kit):
         yield from _codes(kit)
+        yield from _families(kit)
         yield from _backends(kit)
+        yield from _kernel(kit)
 
 
 def _codes(kit: Kit) -> Iterator[Row]:
     """Compare codes and logits: every architecture in float64, one of them in every format."""
-    guided = [(kind, True) for kind in ARCHITECTURES]
-    yield from _codes_in_float64(kit, kit.device, [("rotary", False), *guided[: 2 if kit.small else None]])
+    guided = [Asked(kind, True, _open_lm(kind)) for kind in ARCHITECTURES]
+    others = [Asked(name, True, changes) for name, changes in FAMILIES.items()]
+    yield from _codes_in_float64(kit, kit.device, [PLAIN, *guided[: 2 if kit.small else None], *others])
     exact = tiny_model(torch.device("cpu"), torch.float64, codes=CODES)
     for weights in ("plain", "int8"):
         spec = replace(_guided(kit), path="plain", weights=weights)
@@ -115,12 +136,25 @@ def _codes(kit: Kit) -> Iterator[Row]:
                 kit.release()
 
 
+def _families(kit: Kit) -> Iterator[Row]:
+    """Hold the logits of the other families' steps to those in float64: on a card by the kernel for one query."""
+    for name, changes in FAMILIES.items():
+        exact = tiny_model(torch.device("cpu"), torch.float64, codes=CODES, changes=changes)
+        logits = _stepped_logits(exact, "plain", Format(torch.float64))
+        for form in (form for form in FORMATS[1:3] if not kit.small or form.model == torch.bfloat16):
+            tried = kit.touched(tiny_model(kit.device, form.model, codes=CODES, changes=changes))
+            error = relative_error(_stepped_logits(tried, "graph", form), logits)
+            yield at_most(f"{name}, {form}: logits, graph to float64", error, form.error)
+            kit.release()
+
+
 def run_second_card(kit: Kit) -> Iterator[Row]:
-    """Sample on a card that is not the current one; where there is none, on the only device."""
+    """Sample on a card that is not the current one; without any card, on the CPU."""
     if not kit.on_card or torch.cuda.device_count() < 2:
-        yield left_out("a card beside the current one", f"{torch.cuda.device_count()} CUDA cards here")
-        with few_threads(kit):
-            yield from _codes_in_float64(kit, kit.device, SECOND_CARD)
+        yield left_out("a second card", f"{torch.cuda.device_count()} CUDA cards here")
+        if not kit.on_card:  # on the only card, `graphs` has asked the same
+            with few_threads(kit):
+                yield from _codes_in_float64(kit, kit.device, SECOND_CARD)
         return
     current = torch.cuda.current_device()
     other = torch.device("cuda", next(index for index in range(torch.cuda.device_count()) if index != current))
@@ -144,20 +178,20 @@ def _spec(kit: Kit, guided: bool, length: int = LENGTH) -> SamplerSpec:
     return SamplerSpec(image_ids, length, params, batch, UNCONDITIONAL, BUCKET)
 
 
-def _codes_in_float64(kit: Kit, device: torch.device, cases: Sequence[tuple[str, bool]]) -> Iterator[Row]:
+def _codes_in_float64(kit: Kit, device: torch.device, cases: Sequence[Asked]) -> Iterator[Row]:
     prompts, cpu = _prompts(kit), torch.device("cpu")
     borders = (BUCKET + LENGTH - 2) // SPAN - BUCKET // SPAN
     yield figure(f"{len(prompts)} prompts, {LENGTH} codes: borders of a span crossed", borders)
-    for kind, guided in cases:
+    for asked in cases:
         models = {
-            where: tiny_model(where, torch.float64, codes=CODES, kind=kind, norm=ARCHITECTURES[kind])
+            where: tiny_model(where, torch.float64, codes=CODES, changes=asked.changes)
             for where in dict.fromkeys((device, cpu))
         }
-        tried = kit.touched(tiny_model(device, torch.float64, codes=CODES, kind=kind, norm=ARCHITECTURES[kind]))
-        spec = _spec(kit, guided)
+        tried = kit.touched(tiny_model(device, torch.float64, codes=CODES, changes=asked.changes))
+        spec = _spec(kit, asked.guided)
         graph = codes_of(tried, prompts, replace(spec, path="graph"))
         plain = codes_of(models[device], prompts, replace(spec, path="plain"))
-        name = f"{kind}{', guided' if guided else ''}"
+        name = f"{asked.name}{', guided' if asked.guided else ''}"
         yield _all_equal(f"{name}: graph = plain", graph, plain)
         uncaptured = codes_of(models[cpu], prompts, replace(spec, path="graph"))
         yield _all_equal(f"{name}: graph = uncaptured, CPU", graph, uncaptured)
@@ -262,6 +296,54 @@ def _backends(kit: Kit) -> Iterator[Row]:
                 yield left_out(what, "this device does not offer it")
             else:
                 yield at_most(what, relative_error(found, exact), ATTENTION_ERRORS[dtype])
+
+
+KERNEL_SHAPES = ((16, 16, 128), (8, 2, 128), (8, 1, 64), (4, 4, 80))
+"""Heads of queries and of keys, and their width."""
+KERNEL_ERRORS = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 5e-3}
+"""Of the kernel for one query against the plain sums in float64, relative: shared heads round their weights."""
+
+
+def _kernel(kit: Kit) -> Iterator[Row]:
+    """Compare the kernel that reads the live slots with the plain sums, rows from different first slots on."""
+    if not kit.on_card:
+        yield left_out("attention by the kernel for one query", "it is compiled for a card")
+        return
+    for (heads, kv_heads, width), dtype in itertools.product(KERNEL_SHAPES, KERNEL_ERRORS):
+        what = f"kernel, {heads} heads of {kv_heads} × {width}, {str(dtype).removeprefix('torch.')}"
+        if problem := attention_problem(str(kit.device), dtype, heads, kv_heads, width):
+            yield holds(f"{what}: it runs", False, problem)
+            continue
+        yield at_most(what, _kernel_error(kit, heads, kv_heads, width, dtype), KERNEL_ERRORS[dtype])
+
+
+@torch.inference_mode()
+def _kernel_error(kit: Kit, heads: int, kv_heads: int, width: int, dtype: torch.dtype) -> float:
+    generator, rows, slots = torch.Generator().manual_seed(0), 5, 640
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(dtype)
+
+    cache = LiveCache((1, rows, kv_heads, slots, width), dtype, kit.device)
+    keys, values = normal(rows, kv_heads, slots, width), normal(rows, kv_heads, slots, width)
+    cache.keys[0], cache.values[0] = keys, values
+    queries, new_keys, new_values = (
+        normal(rows, heads, width),
+        normal(rows, kv_heads, width),
+        normal(rows, kv_heads, width),
+    )
+    new, first = 600, torch.tensor([0, 1, 64, 333, 599])
+    slot = Slot(torch.tensor([new], device=kit.device), slots, first.to(kit.device))
+    bias = torch.zeros(rows, slots, dtype=dtype, device=kit.device)
+    there = (part.to(kit.device) for part in (queries, new_keys, new_values))
+    found = cache.attend(0, *there, slot, bias).view(rows, heads, width)
+    keys[:, :, new], values[:, :, new] = new_keys, new_values
+    numbers = torch.arange(slots)
+    dead = (numbers < first[:, None]) | (numbers > new)
+    mask = torch.zeros(rows, 1, 1, slots, dtype=torch.float64).masked_fill(dead[:, None, None], float("-inf"))
+    wide = [part.double().repeat_interleave(heads // kv_heads, 1) for part in (keys, values)]
+    exact = _attention(queries.double()[:, :, None], *wide, mask)[:, :, 0]
+    return relative_error(found, exact)
 
 
 def _with_backend(

@@ -10,6 +10,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from card_model import batches_of, prompt_lengths
 from side_by_side import seconds
 from torch import Tensor
 
@@ -20,11 +21,14 @@ from evalsvc.features.inception import Inception
 from evalsvc.models import Transformer
 from evalsvc.sampling import Prompt, SamplerSpec, SamplingParams
 from evalsvc.sampling.fitting import generate_fitting
+from evalsvc.sampling.sampler import bucket_on
 from evalsvc.tasks.image_features import ExtractorSpec, FeaturePass
 from evalsvc.tasks.image_work import SampleOutput
 from evalsvc.tasks.text_to_image import pipeline as image_pipeline
+from evalsvc.tasks.text_to_image.pipeline import overlaps
 from evalsvc.tasks.text_to_image.prompts import PromptRecord
 from evalsvc.tasks.text_to_image.spec import TextToImage
+from evalsvc.tasks.text_to_image.work import TextToImageWork
 from on_card.kit import GIB, Kit, Row, figure, holds, left_out
 from on_card.rates import bandwidth
 from on_card.twins import BILLION, TINY, Shape, build_movqgan, build_transformer, draw_inception, layer_weights
@@ -35,6 +39,8 @@ KEY = "inception/2048"
 RESIZE = "pil-bicubic"
 WORDS = 20
 """Of a caption."""
+BATCHES = 3
+"""Of the longer of two shards that are timed."""
 IMAGES = 30_000
 """Of a FID that is called so."""
 
@@ -61,7 +67,7 @@ class Case:
 NARROW = {**REGISTERED["movqgan-67M"]["ddconfig"], "ch": 32, "num_res_blocks": 1, "resolution": 64}
 # An entry more than the layout has codes, so that the one after any code is one, too.
 TINY_DECODER = {**REGISTERED["movqgan-67M"], "n_embed": 65, "ddconfig": {**NARROW, "attn_resolutions": [8]}}
-FULL = Case(BILLION, "bfloat16", REGISTERED["movqgan-67M"], size=256, batch=128, overlapped=64)
+FULL = Case(BILLION, "bfloat16", REGISTERED["movqgan-270M"], size=256, batch=128, overlapped=64)
 CHECKED = Case(TINY, "float32", TINY_DECODER, size=32, batch=2, overlapped=2)
 """Small enough for any device."""
 SMALL = replace(CHECKED, batch=1, overlapped=1)
@@ -114,6 +120,8 @@ def run(kit: Kit) -> Iterator[Row]:
     yield from _time_stages(kit, case, stand)
     kit.release()
     yield from _time_overlap(kit, case, stand)
+    kit.release()
+    yield from _time_shards(kit, case, stand)
 
 
 def _build(kit: Kit, case: Case, extractor: Inception) -> Stand:
@@ -175,6 +183,29 @@ def _time_overlap(kit: Kit, case: Case, stand: Stand) -> Iterator[Row]:
         yield figure(f"{title}, {name}: images/s", count / spent, "images/s", images=count, seconds=spent)
     yield figure(f"{title}: time in turn over overlapped", taken[False] / taken[True], "x")
     yield figure(f"{title}: {IMAGES:,} images, overlapped", IMAGES * taken[True] / count / 3_600, "h")
+
+
+def _time_shards(kit: Kit, case: Case, stand: Stand) -> Iterator[Row]:
+    """Time what a shard costs beside its images, which is the more of it the fewer codes an image has."""
+    stand.decoder_.__dict__.pop("digest", None)
+    for turn in ("first", "second"):
+        taken = seconds(lambda: stand.decoder_.digest)
+        yield figure(f"the decoder's digest, {turn} time", taken, "s")
+    batch, side = case.overlapped, case.size if kit.small else case.size // 2
+    work = TextToImageWork(_task(case, batch, side))
+    shard, bucket = work._shard_size(str(kit.device), IMAGES), bucket_on(kit.device)
+    lengths = prompt_lengths(WORDS + 4)
+    yield figure("images of a default shard", shard, batch=batch)
+    for each in dict.fromkeys((16, bucket)):
+        yield figure(f"batches of {shard} images, prompts padded to {each}", batches_of(lengths, each, shard, batch))
+    overlap, spent = overlaps(kit.device), {}
+    for batches in (1, BATCHES):
+        spent[batches] = seconds(lambda n=batches: _task_output(case, stand, n * batch, batch, overlap, size=side))
+        kit.release()
+        rate = batches * batch / spent[batches]
+        yield figure(f"{_title(case)}, {side} pixels, shard of {batches} × {batch}: images/s", rate, "images/s")
+    each = (spent[BATCHES] - spent[1]) / (BATCHES - 1)
+    yield figure("a shard's time beside its batches", spent[1] - each, "s", seconds_of_a_batch=each)
 
 
 def _sampling_bytes(case: Case, stand: Stand) -> int:

@@ -12,17 +12,22 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from card_model import Rates, record, slots_read, step_cost
+from roofline import Card
 from side_by_side import seconds
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import scaled_dot_product_attention
 from torch.profiler import ProfilerActivity, profile
 
-from evalsvc.models import Transformer
-from evalsvc.models.decoding import SPAN
-from evalsvc.sampling import SamplerSpec, generate
+from evalsvc.models import StepShape, Transformer
+from evalsvc.models.attention import grouped_attention
+from evalsvc.models.decoding import SPAN, attention_kernel, attention_kind, attention_problem
+from evalsvc.sampling import SamplerSpec, SamplingParams, generate
+from evalsvc.sampling.logits import draw
 from evalsvc.sampling.memory import footprint
+from evalsvc.sampling.noise import stream_keys
+from evalsvc.sampling.sampler import COMPILED, noise_kind
 from on_card.kit import GIB, Kit, Row, at_most, figure, goal, holds, left_out
-from on_card.rates import bandwidth
+from on_card.rates import bandwidth, product_rate
 from on_card.shapes import Enough, Steps, Subject, codes_of, exact, large, shortened
 from on_card.trace import PARTS, Account, Trace, account, named_parts, read_trace
 
@@ -63,6 +68,8 @@ def run(kit: Kit) -> Iterator[Row]:
     for rows in SMALL_BATCHES if kit.small else BATCHES:
         yield from _attentions(kit, subject, rows)
         kit.release()
+        yield from _draws(kit, subject, rows)
+        kit.release()
 
 
 def _equal(kit: Kit) -> Iterator[Row]:
@@ -101,6 +108,7 @@ def _profiled(kit: Kit, subject: Subject, model: Transformer, batch: int) -> Ite
         return
     live = subject.prompt + statistics.mean(window.profiled)
     yield figure(f"{what}: a step at {live:.0f} live", 1e3 * step, "ms", under_profiler_ms=found.between / count / 1e3)
+    yield _predicted(kit, subject, model, spec, window, step, what)
     for part in PARTS:
         share = found.parts[part] * 1e-6 / count / step
         largest = {name[:120]: spent / count / 1e3 for name, spent in found.names[part].most_common(LARGEST)}
@@ -115,7 +123,7 @@ def _profiled(kit: Kit, subject: Subject, model: Transformer, batch: int) -> Ite
         under_profiler=1 - found.busy / found.between if found.between else None,
     )
     if found.parts["attention"]:
-        yield _attention_rate(kit, subject, batch, window, found, what)
+        yield _attention_rate(kit, subject, batch, window, found, what, _kind(subject, model, spec))
     together: Counter[str] = Counter()
     for part in PARTS:
         together.update(found.names[part])
@@ -123,10 +131,11 @@ def _profiled(kit: Kit, subject: Subject, model: Transformer, batch: int) -> Ite
     yield figure(f"{what}: largest kernel", next(iter(largest.values())), "ms", ms=largest)
 
 
-def _attention_rate(kit: Kit, subject: Subject, batch: int, window: Window, found: Account, what: str) -> Row:
-    """Return bytes a second of keys and values, those of the whole span."""
-    slots = subject.padded + window.profiled[-1]
-    span = -(-slots // SPAN) * SPAN
+def _attention_rate(
+    kit: Kit, subject: Subject, batch: int, window: Window, found: Account, what: str, kind: str
+) -> Row:
+    """Return bytes a second of keys and values, those of the slots that the attention reads."""
+    span = slots_read(kind, window.profiled, subject.padded, [subject.prompt])
     config = subject.config
     count = 2 * config.n_layers * batch * config.kv_dim * span * subject.dtype.itemsize
     rate = count * len(window.profiled) / (found.parts["attention"] * 1e-6)
@@ -138,6 +147,22 @@ def _attention_rate(kit: Kit, subject: Subject, batch: int, window: Window, foun
         span=span,
         kernels=[name[:200] for name in found.names["attention"]],
     )
+
+
+def _kind(subject: Subject, model: Transformer, spec: SamplerSpec) -> str:
+    return attention_kind(model, StepShape(spec.rows, range(subject.codebook), subject.padded + spec.length, "graph"))
+
+
+def _predicted(
+    kit: Kit, subject: Subject, model: Transformer, spec: SamplerSpec, window: Window, step: float, what: str
+) -> Row:
+    """Return a measured step over its prediction from the rates that were measured here and assumed shares."""
+    rate, kind = product_rate(kit.device, subject.dtype), _kind(subject, model, spec)
+    _, launches = record(subject.config, spec, subject.prompt, kind, subject.dtype)
+    rates = Rates(Card(bandwidth(kit.device), rate, product_rate(kit.device, torch.float32)), kind)
+    cost = step_cost(launches, rates, slots_read(kind, window.clocked, subject.padded, [subject.prompt]))
+    details = {"predicted_ms": cost.milliseconds, "launches": cost.launches, "parts_ms": cost.parts, "attention": kind}
+    return figure(f"{what}: a step over its prediction", 1e3 * step / cost.milliseconds, "x", **details)
 
 
 @contextmanager
@@ -233,13 +258,14 @@ BACK_ENDS = {
 LAYER_ROWS = 24 * 32
 """Layers times rows whose keys and values are read in turn: more than the card's caches hold even at the least span."""
 TURNS = 5
+DRAWS = 10
 
 
 def _attentions(kit: Kit, subject: Subject, rows: int) -> Iterator[Row]:
     """Time one query of each row against spans of a cache that lies as that of the steps."""
     config, spans = subject.config, SMALL_SPANS if kit.small else SPANS
     layers = 2 if kit.small else max(1, LAYER_ROWS // rows)
-    shape = (layers, rows, config.n_heads, spans[-1], config.head_dim)
+    shape = (layers, rows, config.kv_heads, spans[-1], config.head_dim)
     generator = torch.Generator(kit.device).manual_seed(0)
     options: dict[str, Any] = {"generator": generator, "device": kit.device, "dtype": subject.dtype}
     needed = 2 * torch.Size(shape).numel() * subject.dtype.itemsize
@@ -255,9 +281,7 @@ def _attentions(kit: Kit, subject: Subject, rows: int) -> Iterator[Row]:
             mask = None if "unmasked" in name else bias[:, None, None, :span]
             with sdpa_kernel(back_end):
                 for layer in range(layers):
-                    scaled_dot_product_attention(
-                        queries, keys[layer, :, :, :span], values[layer, :, :, :span], attn_mask=mask
-                    )
+                    grouped_attention(queries, keys[layer, :, :, :span], values[layer, :, :, :span], mask)
 
         what = f"attention by {name}, batch {rows}, span {spans[-1]:,}"
         try:
@@ -271,6 +295,59 @@ def _attentions(kit: Kit, subject: Subject, rows: int) -> Iterator[Row]:
         by_span = {str(span): rate / 1e9 for span, rate in rates.items()}
         share = rates[spans[-1]] / bandwidth(kit.device)
         yield figure(what, rates[spans[-1]] / 1e9, "GB/s", of_bandwidth=share, by_span=by_span)
+    yield from _live_attention(kit, subject, rows, keys, values)
+
+
+def _live_attention(kit: Kit, subject: Subject, rows: int, keys: torch.Tensor, values: torch.Tensor) -> Iterator[Row]:
+    """Time the kernel that reads the live slots, on the same keys and values."""
+    config = subject.config
+    heads = (config.n_heads, config.kv_heads, config.head_dim)
+    what = f"attention by the kernel, batch {rows}, span {keys.shape[3]:,}"
+    problem = attention_problem(str(kit.device), subject.dtype, *heads) if kit.on_card else "it is compiled for a card"
+    if problem:
+        yield left_out(what, problem)
+        return
+    attend_one, options = attention_kernel(), {"device": kit.device, "dtype": subject.dtype}
+    queries = torch.randn(rows, config.n_heads, config.head_dim, **options)
+    new = torch.randn(rows, config.kv_heads, config.head_dim, **options)
+    first = torch.zeros(rows, dtype=torch.int64, device=kit.device)
+    slot = torch.zeros(1, dtype=torch.int64, device=kit.device)
+
+    def attend(span: int) -> None:
+        for layer in range(len(keys)):
+            attend_one(queries, new, new, keys[layer], values[layer], first, slot)
+
+    rates = {}
+    for span in SMALL_SPANS if kit.small else SPANS:
+        slot.fill_(span - 1)
+        rates[span] = 2 * keys.nbytes * span / keys.shape[3] / _seconds(kit, attend, span)
+    by_span, last = {str(span): rate / 1e9 for span, rate in rates.items()}, rates[keys.shape[3]]
+    yield figure(what, last / 1e9, "GB/s", of_bandwidth=last / bandwidth(kit.device), by_span=by_span)
+
+
+def _draws(kit: Kit, subject: Subject, rows: int) -> Iterator[Row]:
+    """Time the draw of a batch from logits, by what narrows it."""
+    generator = torch.Generator(kit.device).manual_seed(0)
+    scores = torch.randn(2 * rows, subject.codebook, generator=generator, device=kit.device)
+    keys = stream_keys(0, [str(row) for row in range(rows)], kit.device)
+    compiled = noise_kind("graph", kit.device) == COMPILED
+    top_k = min(1_000, subject.codebook // 2)
+    for name, params in {
+        "": SamplingParams(),
+        ", guided": SamplingParams(guidance_scale=7.5),
+        f", guided, top-k {top_k:,}": SamplingParams(guidance_scale=7.5, top_k=top_k),
+        ", guided, top-p 0.9": SamplingParams(guidance_scale=7.5, top_p=0.9),
+    }.items():
+        given = scores if params.guided else scores[:rows]
+
+        def drawn(given: torch.Tensor = given, params: SamplingParams = params) -> None:
+            with torch.inference_mode():
+                for position in range(DRAWS):
+                    draw(given, params, keys, position, compile_noise=compiled)
+
+        drawn()
+        spent = statistics.median(seconds(drawn) for _ in range(TURNS)) / DRAWS
+        yield figure(f"draw, batch {rows}, {subject.codebook:,} codes{name}", 1e3 * spent, "ms", compiled=compiled)
 
 
 @torch.inference_mode()

@@ -30,6 +30,8 @@ BATCH_TOKENS = 8_192
 """As the service has it."""
 ERROR = 1e-4
 """Of a log-likelihood in float32, in nats."""
+ON_CARD = 3
+"""Factor of the error on a card."""
 TURNS = 3
 OPTIONS = 4
 WORDS = 500
@@ -59,12 +61,19 @@ def _compare(kit: Kit) -> Iterator[Row]:
     for name, questions in _cases(6):
         found, expected = (_log_likelihoods(model, TINY, questions) for model in (ours, plain))
         error = max(abs(mine - other) for mine, other in zip(found, expected, strict=True))
-        yield at_most(f"float32, {name}: log-likelihoods against the CPU's", error, ERROR, "nats")
+        yield at_most(
+            f"float32, {name}: log-likelihoods against the CPU's",
+            error,
+            ERROR * (ON_CARD if kit.on_card else 1),
+            "nats",
+        )
     for temperature in (0.0, 1.0):
         found, expected = (_completions(model, 8, 16, temperature) for model in (ours, plain))
         equal = sum(mine == other for mine, other in zip(found, expected, strict=True))
         name = "likeliest" if temperature == 0 else "drawn"
-        yield holds(f"float32: {name} ids equal the CPU's", found == expected, f"{equal} of {len(found)} texts")
+        # On a card a near tie may turn an id, and its text goes on otherwise.
+        met = equal >= len(found) - (1 if kit.on_card else 0)
+        yield holds(f"float32: {name} ids equal the CPU's", met, f"{equal} of {len(found)} texts")
 
 
 # scoring

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,18 @@ TEXT_ROWS = 64
 UNCONDITIONAL = (1, 2)
 """The prompt without text, for guidance."""
 MOST_THREADS = 4
+FAMILIES: Mapping[str, Mapping[str, Any]] = {
+    "grouped heads, q/k norms": {"n_kv_heads": 2, "qk_norm": True, "qk_norm_per_head": True, "model_norm": "rms_norm"},
+    "one head of keys, norms after": {"n_kv_heads": 1, "norm_place": "after", "model_norm": "rms_norm"},
+    "parallel residual, partial rotation": {
+        "parallel_residual": True,
+        "rotary_dims": 4,
+        "attention_bias": True,
+        "output_bias": True,
+    },
+    "GeGLU, gain + 1": {"ffn_type": "gemma_geglu", "model_norm": "rms_norm_plus_one"},
+}
+"""Changes of a configuration, each by what it asks that open_lm's models do not."""
 
 
 @contextmanager
@@ -47,6 +60,7 @@ def tiny_model(
     kind: str = "rotary",
     norm: str = "default_layer_norm",
     seed: int = 0,
+    changes: Mapping[str, Any] | None = None,
 ) -> Transformer:
     """Return a model of random weights whose logits are spread like a trained model's; the same on every device."""
     config = ModelConfig.model_validate(
@@ -60,6 +74,7 @@ def tiny_model(
             "weight_tying": False,
             "positional_embedding_type": kind,
             "model_norm": norm,
+            **(changes or {}),
         }
     )
     with torch.random.fork_rng(devices=[]):
