@@ -18,6 +18,7 @@ VERDICTS: Mapping[str, tuple[str, str]] = {
     "different": ("◆", "different"),
     "indistinguishable": ("≈", "within noise"),
     "other_protocol": ("", "other protocol"),
+    "too few": ("", "too few items to tell"),
     "only_a": ("", "only in A"),
     "only_b": ("", "only in B"),
 }

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import ClassVar
+from urllib.parse import urlencode
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -68,6 +69,11 @@ class Page(Query):
     """The parameters of a page: those of its path and of its query."""
 
     template: ClassVar[str]
+
+    def address(self, **changes: object) -> str:
+        """Return the query of the page with other parameters, as a link on the page of a run has it."""
+        given = self.model_copy(update=changes).model_dump(exclude={"run"}, exclude_defaults=True, by_alias=True)
+        return "?" + urlencode(given, doseq=True)
 
     @abstractmethod
     def content(self, source: ServiceReader) -> Content:

@@ -6,8 +6,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from io import BytesIO
-from typing import Annotated, Any, ClassVar, Literal
-from urllib.parse import urlencode
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -125,10 +124,6 @@ class ImagesPage(Page):
             "is_image": lambda artifact: artifact.media_type in IMAGE_TYPES,
         }
         return Content(f"{self.run}: images", values, trail=run_trail(self.run, "/images", "Images", others=others))
-
-    def address(self, **changes: Any) -> str:
-        given = self.model_copy(update=changes).model_dump(exclude={"run"}, exclude_defaults=True, by_alias=True)
-        return "?" + urlencode(given, doseq=True)
 
     def _columns(self, source: ServiceReader, grids: Sequence[Artifact], steps: Sequence[int]) -> list[Column]:
         latest = {(grid.step, grid.run, grid.variant): grid for grid in grids if grid.step in steps}

@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Annotated, ClassVar, Literal
-from urllib.parse import urlencode
 
 from pydantic import Field
 
@@ -117,8 +116,7 @@ class RunPage(Page):
     def pin_address(self, metric: str) -> str:
         """Return the address of the page with another metric pinned, or with a pinned one no longer pinned."""
         pins = tuple(name for name in (*self.pin, metric) if name != metric or metric not in self.pin)[-MAX_PINS:]
-        given = self.model_copy(update={"pin": pins}).model_dump(exclude={"run"}, exclude_defaults=True, by_alias=True)
-        return "?" + urlencode(given, doseq=True)
+        return self.address(pin=pins)
 
     def _query(self, metric: str, base: str | None) -> CurveQuery:
         given = {name: getattr(self, name) for name in ("x", "scale", "along", "smooth")}

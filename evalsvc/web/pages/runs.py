@@ -270,8 +270,5 @@ class StatusPage(Page):
 
     def content(self, source: ServiceReader) -> Content:
         status = source.status()
-        values = {
-            "status": status,
-            "runs": sorted(status.queue.runs, key=lambda run: (-run.queued, -run.running, run.run)),
-        }
-        return Content("Status", values, ["/v1/status"])
+        runs = sorted(status.queue.runs, key=lambda run: (-run.queued, -run.running, run.run))
+        return Content("Status", {"status": status, "runs": runs}, ["/v1/status"])

@@ -15,7 +15,6 @@ from evalsvc.errors import EvalsvcError
 from evalsvc.spec.documents.results import Artifact, Completion
 from evalsvc.spec.documents.text_reports import FlippedQuestion, ForgettingReport, ForgettingRow
 from evalsvc.spec.names import MAX_STEP
-from evalsvc.web.formats import error, number
 from evalsvc.web.page import Content, Page, run_trail
 from evalsvc.web.pages.run import RunName
 
@@ -43,12 +42,7 @@ SCOPES = {"all": "all ids", "text": "text ids only"}
 METRICS = {"acc": "right answers", "bits_per_byte": "bits per byte of the right answers", "loss": "loss"}
 MARKS: Mapping[str | None, tuple[str, str]] = {None: ("", ""), "lost": ("✓ ", "✗ "), "gained": ("✗ ", "✓ ")}
 """Whether base and checkpoint are right, by the kind of flip."""
-VERDICTS = {
-    "lost": ("worse than the base", "worse"),
-    "gained": ("better than the base", "better"),
-    "indistinguishable": ("within noise", ""),
-    "too few": ("too few items to tell", ""),
-}
+VERDICTS = {"lost": "worse", "gained": "better"}
 
 
 @dataclass(frozen=True)
@@ -140,10 +134,11 @@ class TextPage(Page):
             "max_rows": MAX_ROWS,
             "max_flips": MAX_FLIPS,
             "max_text": MAX_TEXT,
-            "cells_of": _cells,
             "chips_of": _CHIP.split,
             "retained": _retained,
             "verdicts": VERDICTS,
+            "scopes": SCOPES,
+            "metrics": METRICS,
         }
         return Content(f"{self.run}: text", values, trail=run_trail(self.run, "/text", "Text", others=others))
 
@@ -181,29 +176,6 @@ def read_forgetting(client: ServiceReader, artifact: Artifact) -> Forgetting:
 def _completions(client: ServiceReader, run: str) -> Iterator[Drawn]:
     for step in client.completions(run):
         yield from ((step.step, step.variant, completion) for completion in step.completions)
-
-
-def _cells(row: ForgettingRow) -> list[str]:
-    unit = "" if row.unit in ("", "fraction", "bits/byte") else f", {row.unit}"
-    return [
-        METRICS.get(row.metric, row.metric) + unit,
-        SCOPES[row.scope],
-        str(row.n),
-        f"{number(row.base, row.base_stderr)} {error(row.base_stderr)}".rstrip(),
-        f"{number(row.checkpoint, row.checkpoint_stderr)} {error(row.checkpoint_stderr)}".rstrip(),
-        _with_interval(row.change, row.change_low, row.change_high, "+"),
-        _with_interval(row.retained, row.retained_low, row.retained_high, "-"),
-        str(row.lost),
-        str(row.gained),
-        "–" if row.p_corrected is None else number(float(f"{row.p_corrected:.2g}")),
-    ]
-
-
-def _with_interval(value: float | None, low: float | None, high: float | None, sign: str) -> str:
-    if value is None:
-        return "–"
-    interval = "" if low is None or high is None else f" [{low:{sign}.3g}, {high:{sign}.3g}]"
-    return f"{value:{sign}.3g}{interval}".replace("-", "−")
 
 
 def _retained(row: ForgettingRow) -> tuple[str, list[str]]:

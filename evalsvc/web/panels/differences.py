@@ -19,24 +19,30 @@ from evalsvc.web.charts import Along, contrast_chart, difference_chart
 from evalsvc.web.formats import number
 from evalsvc.web.panel import Commands, MetricName, Panel, PanelQuery, Table
 
-CheckpointName = Annotated[str, Field(min_length=1, max_length=500)]
-RunName = Annotated[str, Field(min_length=1, max_length=300)]
+Side = Annotated[str, Field(min_length=1, max_length=500)]
 Across = tuple[Literal["sampling"], ...]
 
 
-class ContrastsQuery(PanelQuery):
+class _OfTwo(PanelQuery):
+    a: Side
+    """Run or checkpoint that the other one is compared with, as RUN, RUN@STEP or RUN@STEP:VARIANT."""
+    b: Side
+    across: Across = ()
+    """`sampling`: external images are compared with sampled ones."""
+
+    def command(self, *options: str) -> str:
+        both = f"evalsvc compare {shlex.quote(self.a)} {shlex.quote(self.b)}"
+        return " ".join([both, *options, *(["--across-sampling"] if self.across else [])])
+
+
+class ContrastsQuery(_OfTwo):
     """The differences b − a between two checkpoints."""
 
     name: ClassVar = "contrasts"
 
-    a: CheckpointName
-    """Checkpoint that the other one is compared with, as RUN@STEP or RUN@STEP:VARIANT."""
-    b: CheckpointName
     level: Annotated[float, Field(gt=0, lt=1)] = LEVEL
     family: Family = "none"
     """Verdicts on each metric alone, or on all metrics together by Holm's method."""
-    across: Across = ()
-    """`sampling`: external images are compared with sampled ones."""
 
     def panel(self, source: ServiceReader) -> Panel:
         compared = source.compare(self.a, self.b, level=self.level, family=self.family, across=self.across)
@@ -44,7 +50,6 @@ class ContrastsQuery(PanelQuery):
 
     def panel_of(self, comparison: Comparison) -> Panel:
         given = self.model_dump(include={"level", "family"}, exclude_defaults=True)
-        across = " --across-sampling" if self.across else ""
         rows = [row for row, _ in divided(comparison.contrasts)]
         notes = [f"verdicts are at the level {comparison.level:g}"]
         if expected := comparison.expected_by_chance:
@@ -56,9 +61,7 @@ class ContrastsQuery(PanelQuery):
             spec=contrast_chart(rows) if rows else None,
             table=_contrasts(comparison),
             commands=Commands(
-                cli=f"evalsvc compare {shlex.quote(self.a)} {shlex.quote(self.b)}"
-                + "".join(f" --{name} {value}" for name, value in given.items())
-                + across,
+                cli=self.command(*(f"--{name} {value}" for name, value in given.items())),
                 rest="/v1/compare?" + urlencode({"a": self.a, "b": self.b, **given, "across": self.across}, doseq=True),
             ),
             notes=notes,
@@ -73,33 +76,21 @@ def divided(rows: Sequence[MetricDifference]) -> list[tuple[MetricDifference, li
 
 def _contrasts(comparison: Comparison) -> Table:
     columns = ["metric", "a", "b", "b − a", "± stderr", "unit", "verdict", "basis", "n", "differing"]
-    rows = [
-        [
-            row.metric,
-            None if row.a is None else row.a.value,
-            None if row.b is None else row.b.value,
-            row.difference,
-            row.stderr,
-            row.unit,
-            row.verdict.replace("_", " "),
-            row.basis,
-            row.n,
-            "; ".join(f"{key}: {sides.get('a', '–')} / {sides.get('b', '–')}" for key, sides in row.differing.items()),
-        ]
-        for row in comparison.contrasts
-    ]
+    rows = []
+    for row in comparison.contrasts:
+        sides = [None if side is None else side.value for side in (row.a, row.b)]
+        differing = [f"{key}: {each.get('a', '–')} / {each.get('b', '–')}" for key, each in row.differing.items()]
+        words = [row.unit, row.verdict.replace("_", " "), row.basis]
+        rows.append([row.metric, *sides, row.difference, row.stderr, *words, row.n, "; ".join(differing)])
     return Table(columns, rows)
 
 
-class DifferenceQuery(PanelQuery):
+class DifferenceQuery(_OfTwo):
     """The difference b − a between two runs in one metric."""
 
     name: ClassVar = "difference"
 
-    a: RunName
-    b: RunName
     metric: MetricName
-    across: Across = ()
     along: Along = "auto"
 
     def panel(self, source: ServiceReader) -> Panel:
@@ -110,7 +101,6 @@ class DifferenceQuery(PanelQuery):
         if not curves and self.metric not in comparison.refused:
             raise UnknownName.among("metric", self.metric, [curve.metric for curve in comparison.curves])
         query = urlencode({"a": self.a, "b": self.b, "metric": self.metric, "across": self.across}, doseq=True)
-        across = " --across-sampling" if self.across else ""
         names = ["x", "a", "b", "difference", "stderr", "low", "high", "verdict", "basis", "n"]
         columns = ["step", "a", "b", "b − a", "± stderr", *names[5:]]
         rows = list(zip(*(getattr(curves[0], name) for name in names), strict=True)) if curves else []
@@ -122,9 +112,7 @@ class DifferenceQuery(PanelQuery):
             spec=difference_chart(curves[0], self.along) if curves else None,
             table=Table(columns if curves else [], rows),
             commands=Commands(
-                cli=f"evalsvc compare {shlex.quote(self.a)} {shlex.quote(self.b)} --metric {shlex.quote(self.metric)}"
-                + across,
-                rest=f"/v1/compare/curves?{query}",
+                cli=self.command(f"--metric {shlex.quote(self.metric)}"), rest=f"/v1/compare/curves?{query}"
             ),
             notes=_notes(curves[0]) if curves else [comparison.refused[self.metric]],
             protocols=[curve.protocol for curve in curves if curve.protocol],

@@ -16,6 +16,7 @@ import pytest
 from app_in_process import App, app_in_process
 from dashboard_history import kept
 from forgetting_reports import FLIP, ROW, flipped
+from lxml import html
 from queue_steps import enter, evaluate_whole, metric, submission, suite
 
 from evalsvc.files.artifacts import artifact_path
@@ -51,23 +52,21 @@ def shown(app: App, content: bytes, lose: bool = False, since: int | str = "") -
 
 def test_a_report_in_words(app: App) -> None:
     page = shown(app, report())
-    cells = [
+    [row] = html.fromstring(page).xpath("//table[@class='forgetting']//tr[td]")
+    assert [" ".join(cell.text_content().split()) for cell in row] == [
         "right answers",
         "all ids",
+        "▼ worse",
         "300",
         "0.500 ± 0.020",
         "0.4",
-        "−0.1 [−0.15, −0.05]",
+        "−0.100 [−0.150, −0.050]",
         "–",
         "40",
         "10",
         "0.0001",
     ]
-    assert re.findall(r'<td data-label="[^"]*"(?: data-n)?>([^<]*)</td>', page) == cells
-    assert (
-        '<td data-label="verdict" class="verdict worse"><span aria-hidden="true">▼</span> worse than the base</td>'
-        in page
-    )
+    assert row[2].get("data-label") == "than the base"
     assert questions(page) == [["is it so? | right: yes | aye", "✓ yes", "✗ no | text ids only: aye"]]
     assert "1 question flipped since the base" in page
     assert 'role="note"' not in page
@@ -94,7 +93,7 @@ def test_what_is_left_is_said_first_in_both_softmaxes(app: App) -> None:
     assert re.findall(r'<path d="M([\d.]+) 6H([\d.]+)"/>', page) == [("48.4", "69.2"), ("0.0", "120.0")]
     assert page.index("58 %") < page.index('<table class="forgetting">') < page.index("Completions</h2>")
     heads = re.findall(r'<th scope="col"[^>]*>([^<]*)</th>', page.partition('class="forgetting"')[2])
-    assert heads[:3] == ["number", "over", "verdict"], "the verdict was outside of the window"
+    assert heads[:3] == ["number", "over", "than the base"], "the verdict was outside of the window"
 
 
 def test_questions_that_flipped_between_two_steps(app: App) -> None:
