@@ -20,7 +20,7 @@ from evalsvc.decoders.movqgan import MoVQGAN
 from evalsvc.errors import EvalsvcError
 from evalsvc.models import Transformer
 from evalsvc.sampling import cache_bytes
-from evalsvc.sampling.fitting import BatchShape, generate_fitting
+from evalsvc.sampling.fitting import BatchShape, KeptSampler, generate_fitting
 from evalsvc.sampling.memory import is_out_of_memory
 from evalsvc.spec.layout import VocabularyLayout, parse_layout
 from evalsvc.spec.model_config import ModelConfig
@@ -168,6 +168,7 @@ class Work:
     transformer: Transformer
     provenance: dict[str, Any] = field(default_factory=dict)
     checkpoint: Any = field(default_factory=lambda: SimpleNamespace(label="random weights"))
+    sampler: KeptSampler = field(default_factory=KeptSampler)
 
     @property
     def device(self) -> str:

@@ -20,7 +20,7 @@ from evalsvc.decoders.config import REGISTERED
 from evalsvc.features.inception import Inception
 from evalsvc.models import Transformer
 from evalsvc.sampling import Prompt, SamplerSpec, SamplingParams
-from evalsvc.sampling.fitting import generate_fitting
+from evalsvc.sampling.fitting import KeptSampler, generate_fitting
 from evalsvc.sampling.sampler import bucket_on
 from evalsvc.tasks.image_features import ExtractorSpec, FeaturePass
 from evalsvc.tasks.image_work import SampleOutput
@@ -83,6 +83,7 @@ class Stand:
     checkpoint: CheckpointRef = field(default_factory=lambda: CheckpointRef("drawn"))
     provenance: dict[str, Any] = field(default_factory=dict)
     report: Callable[[int], None] = lambda done: None
+    sampler: KeptSampler = field(default_factory=KeptSampler)
 
     @property
     def device(self) -> str:

@@ -6,7 +6,9 @@ changes codes only by rounding, so an evaluation continues with a smaller batch;
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
@@ -14,9 +16,10 @@ import torch
 from torch import Tensor
 
 from evalsvc.errors import OutOfMemory
+from evalsvc.models.decoding import PATHS
 from evalsvc.models.language_model import LanguageModel
 from evalsvc.sampling.memory import attempt, available_bytes, footprint, release
-from evalsvc.sampling.sampler import Prompt, SamplerSpec, Samples, generate, planned_path
+from evalsvc.sampling.sampler import Prompt, Sampler, SamplerSpec, Samples, generate, planned_path
 from evalsvc.spec.model_config import ModelConfig
 
 HEADROOM = 1.1
@@ -25,6 +28,9 @@ HEADROOM = 1.1
 PROBE_PROMPTS = 4
 PROBE_CODES = 64
 """Number of codes per probe prompt that are drawn at both batches, to measure the share of equal codes."""
+
+IDLE_SECONDS = 60.0
+"""Seconds after which an unused sampler is dropped: an evaluation has ended, and other processes need the memory."""
 
 ADVICE = "evaluate in bfloat16, run fewer workers, or use a device with more memory"
 
@@ -50,6 +56,69 @@ class BatchShape:
 
     def to_json(self) -> dict[str, object]:
         return asdict(self)
+
+
+class KeptSampler:
+    """The last sampler of a process whose steps are replayed graphs, for the next shard: capturing graphs makes a GPU
+    wait, and returns torch's unused blocks. At most one sampler exists, lent or kept."""
+
+    def __init__(self) -> None:
+        self._sampler: Sampler | None = None
+        self._owner: object = None
+        self._lock = threading.RLock()
+        self._idle = threading.Timer(0, self.drop)
+
+    def reserve(self, owner: object) -> None:
+        """Drop the sampler unless the last call had an equal `owner`."""
+        if owner != self._owner:
+            self.drop()
+        self._owner = owner
+
+    @property
+    def cache_bytes(self) -> int:
+        """Return the bytes of the sampler's keys and values."""
+        if (kept := self._sampler) is None:
+            return 0
+        config, dtype, device = kept.model.config, kept.model.dtype, str(kept.device)
+        return footprint(config, kept.spec, kept.longest, dtype, device=device).cache
+
+    @contextmanager
+    def lend(self, model: LanguageModel, spec: SamplerSpec, longest: int) -> Iterator[Sampler]:
+        """Yield the sampler if it serves these arguments, or else a new one. After an error nothing is kept."""
+        with self._lock:
+            if self._sampler is not None and not self._sampler.serves(model, spec, longest):
+                self.drop()
+            sampler = self._taken()
+        sampler = sampler or Sampler(model, spec, longest)
+        try:
+            yield sampler
+        except BaseException:
+            sampler.close()
+            raise
+        if sampler.path not in PATHS or not PATHS[sampler.path].replayed:
+            sampler.close()
+            return
+        with self._lock:
+            self._sampler, self._idle = sampler, threading.Timer(IDLE_SECONDS, self.drop)
+            self._idle.daemon = True
+            self._idle.start()
+
+    def drop(self) -> bool:
+        """Free the sampler's memory; return whether there was a sampler. The lock keeps another thread from capturing
+        a graph meanwhile."""
+        with self._lock:
+            if (sampler := self._taken()) is None:
+                return False
+            sampler.close()
+            del sampler
+            release()
+            return True
+
+    def _taken(self) -> Sampler | None:
+        with self._lock:
+            self._idle.cancel()
+            sampler, self._sampler = self._sampler, None
+            return sampler
 
 
 def largest_batch(
@@ -87,11 +156,13 @@ def generate_fitting(
     *,
     reserved: int = 0,
     on_shape: Callable[[BatchShape], None] = lambda shape: None,
+    kept: KeptSampler | None = None,
 ) -> FittingBatches:
     """Run `generate` in the largest batch up to the declared one that fits into memory next to `reserved` bytes, and
-    in half of it if memory still runs out. `on_shape` is called with the first batch and every change."""
+    in half of it if memory still runs out. `on_shape` is called with the first batch and every change. `kept` provides
+    the sampler, and keeps it for the next call [nothing is kept]."""
     generate(model, prompts, spec)  # raises for invalid arguments, without drawing
-    return FittingBatches(model, prompts, spec, on_step, reserved, on_shape)
+    return FittingBatches(model, prompts, spec, on_step, reserved, on_shape, kept)
 
 
 class FittingBatches:
@@ -105,12 +176,13 @@ class FittingBatches:
         on_step: Callable[[int], None],
         reserved: int,
         on_shape: Callable[[BatchShape], None],
+        kept: KeptSampler | None,
     ) -> None:
         # Choose the path for the declared batch: a smaller batch, or the probe's few codes, might get another path.
         path = planned_path(model, spec)
         self.model, self.prompts, self.spec = model, prompts, replace(spec, path=path)
         self.on_step, self.on_shape = on_step, on_shape
-        self.reserved, self.declared = reserved, spec.batch
+        self.reserved, self.declared, self.kept = reserved, spec.batch, kept
         self.left = list(range(len(prompts)))
         self.probe: tuple[tuple[int, ...], Tensor] | None = None
         """Prompts and their codes [P, PROBE_CODES] in the first batch that was drawn."""
@@ -123,6 +195,8 @@ class FittingBatches:
         release()  # memory left by an earlier shard would count as used
         model, available = self.model, available_bytes(self.model.device)
         if available is not None:
+            if self.kept is not None:
+                available += self.kept.cache_bytes  # used for this batch, or dropped
             size = (model.config, self.spec, self._longest, model.dtype, available)
             laid_out = model.is_laid_out
             batch = largest_batch(*size, device=str(model.device), reserved=self.reserved, packed=laid_out)
@@ -137,7 +211,7 @@ class FittingBatches:
     def shrink(self, failed: str) -> None:
         """Drop sampling's buffers and halve the batch, after memory ran out between batches with the message `failed`;
         raise OutOfMemory where there is nothing to drop or to halve."""
-        if self._drawing is None:
+        if self._drawing is None and not (self.kept is not None and self.kept.drop()):
             raise OutOfMemory(
                 f"memory ran out while one image was decoded, and sampling holds none; {ADVICE} ({failed})"
             )
@@ -152,7 +226,9 @@ class FittingBatches:
         before = (len(self.prompts) - len(left)) * self.spec.length
         # The callback refers to `on_step` instead of `self`, which holds the generator.
         prompts = [self.prompts[index] for index in left]
-        self._drawing = drawing = generate(self.model, prompts, self.spec, lambda codes: on_step(before + codes))
+        lend = None if self.kept is None else self.kept.lend
+        drawing = generate(self.model, prompts, self.spec, lambda codes: on_step(before + codes), lend)
+        self._drawing = drawing
         while self._drawing is not None:
             samples, failed = attempt(lambda: next(drawing, None))
             if samples is None:

@@ -13,7 +13,7 @@ import importlib
 import reprlib
 import textwrap
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
 from typing import cast, get_args
 
@@ -133,11 +133,13 @@ def generate(
     prompts: Sequence[Prompt],
     spec: SamplerSpec,
     on_step: Callable[[int], None] = lambda codes: None,
+    lend: Callable[[LanguageModel, SamplerSpec, int], AbstractContextManager[Sampler]] | None = None,
 ) -> Generator[Samples, None, None]:
     """Yield the codes of every prompt, a batch at a time: shortest prompts first, otherwise in order.
 
     `on_step` gets the number of codes drawn so far after every step, and may raise, e.g. Cancelled. Needs
-    `Footprint.added` in addition to the weights until the generator is exhausted, closed or fails.
+    `Footprint.added` in addition to the weights until the generator is exhausted, closed or fails. `lend` provides the
+    sampler for the model, the specification and the longest padded prompt [a new one, which is closed].
     """
     rows = model.config.vocab_size
     check_prompts(prompts, rows, "the template needs a text or a special token before IMAGE")
@@ -145,7 +147,7 @@ def generate(
     check_ids("image_ids", spec.image_ids, rows)
     check_ids("row_end", () if spec.row_end is None else spec.row_end[:1], rows)
     _check_guidance(prompts, spec, rows)
-    return _batches(model, prompts, spec, on_step)
+    return _batches(model, prompts, spec, on_step, lend or (lambda *shape: closing(Sampler(*shape))))
 
 
 def cache_bytes(config: ModelConfig, rows: int, length: int, dtype: torch.dtype) -> int:
@@ -153,7 +155,11 @@ def cache_bytes(config: ModelConfig, rows: int, length: int, dtype: torch.dtype)
 
 
 def _batches(
-    model: LanguageModel, prompts: Sequence[Prompt], spec: SamplerSpec, on_step: Callable[[int], None]
+    model: LanguageModel,
+    prompts: Sequence[Prompt],
+    spec: SamplerSpec,
+    on_step: Callable[[int], None],
+    lend: Callable[[LanguageModel, SamplerSpec, int], AbstractContextManager[Sampler]],
 ) -> Generator[Samples, None, None]:
     by_length: dict[int, list[int]] = {}
     for index, prompt in enumerate(prompts):
@@ -161,7 +167,7 @@ def _batches(
     if not by_length:
         return
     done = 0
-    with closing(Sampler(model, spec, max(by_length))) as sampler:
+    with lend(model, spec, max(by_length)) as sampler:
         for padded, indices in sorted(by_length.items()):
             for start in range(0, len(indices), spec.batch):
                 batch = tuple(indices[start : start + spec.batch])
@@ -174,10 +180,11 @@ def _batches(
 
 
 class Sampler:
-    """Buffers of one call of `generate`, for prompts padded to at most `longest` tokens."""
+    """Buffers for calls of `generate`, for prompts padded to at most `longest` tokens. No code depends on an earlier
+    batch."""
 
     def __init__(self, model: LanguageModel, spec: SamplerSpec, longest: int) -> None:
-        self.model, self.spec, self.device = model, spec, model.device
+        self.model, self.spec, self.device, self.longest = model, spec, model.device, longest
         self.image_ids = torch.tensor(list(spec.image_ids), device=self.device)  # [codes]
         self.path = runnable_path(model, spec)
         self.noise = noise_kind(self.path, self.device, len(spec.image_ids), spec.params)
@@ -232,6 +239,9 @@ class Sampler:
                             "evaluate in float32, or the run has diverged by this step"
                         )
             yield position
+
+    def serves(self, model: LanguageModel, spec: SamplerSpec, longest: int) -> bool:
+        return self.model is model and (self.spec, self.longest) == (spec, longest)
 
     def close(self) -> None:
         """Drop the buffers, also where an error's traceback holds this sampler."""

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from evalsvc.features import FeatureExtractor
     from evalsvc.features.lpips import LPIPS
     from evalsvc.models.language_model import LanguageModel
+    from evalsvc.sampling.fitting import KeptSampler
 
 
 def require_few_shards(count: int) -> None:
@@ -134,6 +135,8 @@ class Context(ABC):
     """Files for later evaluations: statistics of real images, answers of checkpoints."""
     provenance: dict[str, Any]
     """Provenance of the shard; empty at first. A task may add JSON-able values."""
+    sampler: KeptSampler
+    """Sampler of the last shard, kept while shards of one task follow each other."""
 
     @abstractmethod
     def digest(self) -> str:

@@ -29,6 +29,7 @@ from evalsvc.files.opened import Allow, anywhere, open_file
 from evalsvc.models.language_model import LanguageModel
 from evalsvc.models.loading import read_leaf
 from evalsvc.precision import use_full_float32
+from evalsvc.sampling.fitting import KeptSampler
 from evalsvc.spec import catalog
 from evalsvc.spec.engines import OWN, release_of
 from evalsvc.spec.layout import VocabularyLayout, parse_layout, text_only
@@ -48,7 +49,8 @@ from evalsvc.worker.models import (
 Report = Callable[[int], None]
 """Callback with the units done in this shard so far; raises Cancelled when the shard must stop."""
 
-_models = ModelCache()
+_sampler = KeptSampler()
+_models = ModelCache(before_load=_sampler.drop)
 _companions = CompanionCache()
 
 
@@ -85,6 +87,7 @@ class ShardContext(Context):
         self.report = report
         self.dtype: str | None = None
         self.provenance: dict[str, Any] = {}
+        self.sampler = _sampler
         self._frequencies: tuple[float, ...] | None = None
         self._settings = settings
         torch.set_num_threads(settings.worker_threads())

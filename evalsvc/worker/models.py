@@ -47,7 +47,9 @@ class LoadedModel:
 class ModelCache:
     """Cache of two models: the most recent one, and its companion. They are a checkpoint's and its base's."""
 
-    def __init__(self) -> None:
+    def __init__(self, before_load: Callable[[], object] = lambda: None) -> None:
+        """Make the cache; `before_load` frees what is kept of a model that the cache may drop."""
+        self._before_load = before_load
         self._loaded: list[LoadedModel] = []
 
     def loaded(self, checkpoint: CheckpointRef) -> LoadedModel | None:
@@ -59,6 +61,8 @@ class ModelCache:
         is limited."""
         loaded = self.loaded(checkpoint)
         if loaded is None or loaded.form != form:
+            del loaded
+            self._before_load()
             self._loaded = [
                 other for other in self._loaded if companion and other.source[0] == companion.path != checkpoint.path
             ]

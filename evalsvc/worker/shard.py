@@ -59,6 +59,7 @@ def run_shard(
             engines = chosen_engines(request.task.parameters.get("engine"))
             context = ShardContext(checkpoint, settings, report, base[0] if base else None, files, engines)
             context.is_first |= request.is_first
+            context.sampler.reserve((request.stage, request.task, request.checkpoint))
             if request.stage == "plan":
                 # Report a file that is not a checkpoint before reading the suite's data.
                 context.inspect_checkpoint(task.reads)

@@ -16,7 +16,7 @@ from sampling_reference import make_prompts, tiny_model
 from evalsvc.errors import NonFinite, OutOfMemory
 from evalsvc.models import Transformer
 from evalsvc.sampling import Prompt, SamplerSpec, Samples, SamplingParams, fitting, generate, memory
-from evalsvc.sampling.fitting import BatchShape, FittingBatches, generate_fitting, largest_batch
+from evalsvc.sampling.fitting import BatchShape, FittingBatches, KeptSampler, generate_fitting, largest_batch
 from evalsvc.sampling.memory import Footprint, available_bytes, footprint
 from evalsvc.sampling.sampler import Sampler
 
@@ -121,8 +121,96 @@ def test_batches_that_nobody_wants_hold_nothing(buffers: list[weakref.ref[Any]])
     assert [buffer() for buffer in buffers] == [None] * len(buffers)
 
 
-def needed(model: Transformer, batch: int) -> int:
-    found = footprint(model.config, replace(SPEC, batch=batch), 12, torch.float64)
+GRAPH = replace(SPEC, path="graph")
+
+
+def alive(buffers: Sequence[weakref.ref[Any]]) -> int:
+    """The number of steps whose buffers exist."""
+    return sum(buffer() is not None for buffer in buffers[::3])
+
+
+def test_a_kept_sampler_draws_the_codes_of_a_new_one(buffers: list[weakref.ref[Any]]) -> None:
+    """Codes of shards are those of `generate`, guided with padding too, and one sampler draws them all."""
+    model, kept, prompts = tiny_model("rotary"), KeptSampler(), make_prompts(12)
+    spec = replace(GRAPH, params=SamplingParams(guidance_scale=2.0, top_k=5), unconditional=(36, 37), bucket=16)
+    for shard in (prompts[:5], prompts[5:], prompts[3:9]):
+        found = rows_of(list(generate_fitting(model, shard, spec, kept=kept)))
+        assert (len(buffers), alive(buffers)) == (3, 1)
+        expected = rows_of(list(generate(model, shard, spec)))
+        assert found == expected
+        del buffers[3:]
+    assert kept.cache_bytes == footprint(model.config, spec, 16, model.dtype).cache
+    assert (kept.drop(), alive(buffers), kept.drop(), kept.cache_bytes) == (True, 0, False, 0)
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "count"),
+    [("rotary", {"batch": 3}, 3), ("none", {}, 3), ("rotary", {"length": 7}, 3), ("rotary", {}, 9)],
+)
+def test_there_is_never_a_second_sampler(
+    model: Any, changes: dict[str, Any], count: int, buffers: list[weakref.ref[Any]]
+) -> None:
+    """Of another model, batch or length, or for longer prompts, the sampler is freed before the next is made."""
+    kept, most = KeptSampler(), []
+    list(generate_fitting(tiny_model("rotary"), make_prompts(3), GRAPH, kept=kept))
+    other = replace(GRAPH, bucket=64 if count == 9 else 4, **changes)
+    list(
+        generate_fitting(
+            tiny_model(model), make_prompts(count), other, lambda _: most.append(alive(buffers)), kept=kept
+        )
+    )
+    assert (len(buffers), set(most), alive(buffers)) == (6, {1}, 1)
+    kept.drop()
+
+
+def test_a_sampler_is_kept_for_one_owner_and_a_while(
+    buffers: list[weakref.ref[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is kept after an error, of a path without graphs, for another task, or after an evaluation."""
+    model, kept = tiny_model("rotary"), KeptSampler()
+
+    def left(spec: SamplerSpec = GRAPH, **options: Any) -> int:
+        list(generate_fitting(model, make_prompts(3), spec, **options, kept=kept))
+        return alive(buffers)
+
+    def refuse(_: int) -> None:
+        raise NonFinite("")
+
+    kept.reserve("task")
+    assert (left(SPEC), left()) == (0, 1)
+    kept.reserve("task")
+    assert alive(buffers) == 1
+    kept.reserve("other task")
+    assert (alive(buffers), left()) == (0, 1)
+    with pytest.raises(NonFinite):
+        left(on_step=refuse)
+    assert alive(buffers) == 0
+    monkeypatch.setattr(fitting, "IDLE_SECONDS", 0.01)
+    left()
+    kept._idle.join(20)
+    assert alive(buffers) == 0
+
+
+def test_kept_memory_is_used_or_freed(buffers: list[weakref.ref[Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It counts as available for the next batch, and decoding gets it when memory runs out after the last batch."""
+    model, kept = tiny_model("rotary"), KeptSampler()
+    enough = needed(model, 4, GRAPH)
+    monkeypatch.setattr(fitting, "available_bytes", lambda device: enough - kept.cache_bytes)
+    for size in (4, 3):
+        shapes: list[BatchShape] = []
+        prompts = [Prompt(str(index), tuple(range(9, 18))) for index in range(size)]
+        batches = generate_fitting(model, prompts, GRAPH, on_shape=shapes.append, kept=kept)
+        list(batches)
+        assert [(shape.batch, shape.reason, shape.available_bytes) for shape in shapes] == [(4, "declared", enough)]
+    assert (len(buffers), alive(buffers)) == (3, 1)
+    batches.shrink("CUDA out of memory")
+    assert alive(buffers) == 0
+    with pytest.raises(OutOfMemory, match="sampling holds none"):
+        batches.shrink("CUDA out of memory")
+
+
+def needed(model: Transformer, batch: int, spec: SamplerSpec = SPEC) -> int:
+    found = footprint(model.config, replace(spec, batch=batch), 12, torch.float64)
     return int(fitting.HEADROOM * (found.total - found.weights))
 
 

@@ -24,6 +24,7 @@ from evalsvc.miniature import ROOT
 from evalsvc.spec.suite import Suite, parse_suite
 from evalsvc.worker.context import ShardContext, find_decoder
 from evalsvc.worker.local import run_suite
+from evalsvc.worker.models import ModelCache, ModelForm
 from evalsvc.worker.shard import run_shard
 
 
@@ -41,6 +42,15 @@ def test_provenance(checkpoint: CheckpointRef, suite: Suite, weights: Path) -> N
     assert found["checkpoint_sha256"] == hash_files(weights)
     assert (found["device"], found["dtype"], found["threads"], found["batch_tokens"]) == ("cpu", "float32", 1, 8192)
     assert (found["versions"]["torch"], found["seconds"] >= 0, bool(found["host"])) == (torch.__version__, True, True)
+
+
+def test_what_is_kept_of_a_model_is_freed_before_another_is_loaded(checkpoint: CheckpointRef) -> None:
+    """A kept sampler holds the model and most of a GPU's memory; the companion of a base is another model too."""
+    order: list[int] = []
+    models = ModelCache(before_load=lambda: order.append(len(models._loaded)))
+    forms = [ModelForm(dtype, "cpu", "auto") for dtype in ("float32", "float32", "bfloat16")]
+    assert [models.get(checkpoint, form).dtype for form in forms] == [torch.float32, torch.float32, torch.bfloat16]
+    assert order == [0, 1], "not for the same model"
 
 
 CLOZE = {"benchmarks": ["cloze"], "include_path": [str(ROOT)], "limit": 4}

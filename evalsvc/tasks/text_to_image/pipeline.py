@@ -8,9 +8,12 @@ all cores, it follows each batch. If memory runs out, fewer images are decoded t
 
 from __future__ import annotations
 
+import functools
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -84,6 +87,7 @@ def sample_images(
             lambda codes: context.report(codes // stages.codes),
             reserved=stages.bytes(task.batch),
             on_shape=lambda shape: shapes.append(shape.to_json()),
+            kept=context.sampler,
         )
         with Background(model.device, overlap=overlap) as background:
             finishing = Finishing(results, background, batches, task.batch)
@@ -96,7 +100,7 @@ def sample_images(
             finishing.wait()
     except NonFinite as error:
         raise NonFinite(f"{context.checkpoint.label}: {error.message}") from None
-    how["decoded_at_once"] = finishing.at_once
+    how["decoded_at_once"] = finishing.fewest
     if results.decoder_error is not None:
         how["decoder_error"] = results.decoder_error.to_json()
     protocol: dict[str, JsonValue] = {"layout": layout.digest, "decoder": decoder.digest, "size": side}
@@ -197,12 +201,19 @@ class Finishing:
 
     def __init__(self, results: PostProcessing, background: Background, batches: FittingBatches, at_once: int) -> None:
         self._results, self._background, self._batches = results, background, batches
-        self.at_once = at_once
-        """Maximum number of images decoded together; halved each time that memory runs out."""
+        self.at_once = self.fewest = at_once
+        """Maximum number of images decoded together, now and least; halved each time that memory runs out."""
+        self._refused: Counter[int] = Counter()
+        """How often memory ran out for each number of images."""
         self._samples: Samples | None = None
 
     def start(self, samples: Samples) -> None:
-        self._samples = samples
+        # Try each number once more: while a graph is captured, the allocator cannot free its unused blocks.
+        again = [size for size, times in self._refused.items() if times == 1]
+        self._start(samples, max([self.at_once, *again]))
+
+    def _start(self, samples: Samples, at_once: int) -> None:
+        self._samples, self.at_once, self.fewest = samples, at_once, min(at_once, self.fewest)
         self._background.submit(partial(self._results.add, samples, self.at_once))
 
     def wait(self) -> None:
@@ -211,23 +222,26 @@ class Finishing:
             # Free memory in this thread, because freeing memory would break a graph's capture.
             assert self._samples is not None, "nothing else runs out of memory here"
             together = min(self.at_once, len(self._samples.indices))
+            self._refused[together] += 1
             if together > 1:
-                self.at_once = together // 2
                 release()
             else:
                 self._batches.shrink(failed)
-            self.start(self._samples)
+            self._start(self._samples, max(1, together // 2))
+
+
+@functools.cache
+def post_processing_thread(threads: int) -> ThreadPoolExecutor:
+    """Return the thread of all shards: cuDNN's plans belong to a thread, and each new thread makes them again. A new
+    thread would use as many threads of its own as there are cores, and round differently."""
+    return ThreadPoolExecutor(1, "post-processing", torch.set_num_threads, (threads,))
 
 
 class Background:
     """Runs one piece of work at a time: with `overlap`, while the caller continues, and otherwise in `wait`."""
 
     def __init__(self, device: torch.device, *, overlap: bool) -> None:
-        # A new thread would use as many threads of its own as there are cores, and round differently.
-        threads = (torch.get_num_threads(),)
-        self._executor = None
-        if overlap:
-            self._executor = ThreadPoolExecutor(1, "post-processing", torch.set_num_threads, threads)
+        self._executor = post_processing_thread(torch.get_num_threads()) if overlap else None
         self._stream = decoding_stream(device) if overlap and device.type == "cuda" else None
         self._pending: Callable[[], None] | None = None
 
@@ -259,9 +273,8 @@ class Background:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is None:
+        if kind is None:
+            self.wait()
+        elif self._executor is not None:
+            with suppress(Exception):  # the first error counts, and the thread uses memory until its work ends
                 self.wait()
-        finally:
-            if self._executor is not None:
-                self._executor.shutdown(wait=True, cancel_futures=True)

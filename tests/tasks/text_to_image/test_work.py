@@ -284,6 +284,49 @@ def test_images_that_are_done_are_not_done_again(evaluate: Evaluate, monkeypatch
 
 
 @pytest.mark.usefixtures("overlap")
+def test_as_many_images_are_decoded_again_once(evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that was short in one batch is there in the next; where it is short again, that number is given up."""
+    decoded: list[int] = []
+    fits = iter([False, True, True, False, True, True, True])
+    require_memory(monkeypatch, lambda images: decoded.append(images) or next(fits, True))
+    result = evaluate(captions=None, classifier=None, samples=24, batch=8, keep=0, metrics=[])
+    assert decoded == [8, 4, 4, 8, 4, 4, 4, 4]
+    assert sampling(result)["decoded_at_once"] == 4
+    decoded.clear()
+    fits = iter([False, True, True])
+    result = evaluate(captions=None, classifier=None, samples=24, batch=8, keep=0, metrics=[])
+    assert decoded == [8, 4, 4, 8, 8]
+    assert sampling(result)["decoded_at_once"] == 4, "the provenance has the least number"
+
+
+@pytest.mark.usefixtures("many_cases")
+def test_shards_share_a_sampler_of_graphs(evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU. The merge of the shards frees it."""
+    monkeypatch.setattr("evalsvc.sampling.sampler.chosen_path", lambda *_: "graph")
+    parameters: dict[str, Any] = {
+        "samples": 40,
+        "batch": 8,
+        "keep": 0,
+        "metrics": ["kid"],
+        "guidance_scale": [1.0, 3.0],
+    }
+    whole, make, made = evaluate(**parameters, shard_size=40), Sampler.__init__, weakref.WeakSet()
+    numbers = []
+
+    def watched(self: Sampler, *arguments: Any) -> None:
+        make(self, *arguments)
+        numbers.append(len(made))
+        made.add(self)
+
+    monkeypatch.setattr(Sampler, "__init__", watched)
+    shards = evaluate(**parameters, shard_size=16)
+    assert len(sampling(whole)["batches"]) == 1
+    assert (numbers, len(made)) == ([0, 0], 0), "one for each scale, and never two"
+    for part in ("metrics", "items"):
+        assert shards[part] == whole[part]
+
+
+@pytest.mark.usefixtures("overlap")
 def test_an_image_too_large_to_decode(evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch) -> None:
     require_memory(monkeypatch, lambda images: False)
     found = error(evaluate(samples=9, batch=4, metrics=[]))
