@@ -202,6 +202,13 @@ def packed_bytes(
     return config.n_layers * layer + _rounded(codes) * _rounded(config.hidden_dim)
 
 
+def copied_bytes(config: ModelConfig, codes: int, dtype: torch.dtype, consecutive: bool) -> int:
+    """Return the bytes of copies in torch's layout, where nothing is packed: of weights that are two parameters in the
+    model, and of the head's rows unless they are `consecutive` in the table."""
+    joined = 2 * config.n_layers * config.ffn_dim * config.hidden_dim if config.ffn_type == "gemma_geglu" else 0
+    return (joined + (0 if consecutive else codes * config.hidden_dim)) * dtype.itemsize
+
+
 def worth_packing(config: ModelConfig, codes: int, dtype: torch.dtype, device: torch.device) -> bool:
     """Return whether the weights are large enough for packing and the device can pack them."""
     count = layer_weights(config) + _head_weights(config, codes)

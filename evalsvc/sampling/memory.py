@@ -14,6 +14,7 @@ import torch
 
 from evalsvc.models import Transformer, packed_bytes
 from evalsvc.models.decoding import PATHS, rounded_slots
+from evalsvc.models.packing import copied_bytes
 from evalsvc.sampling.sampler import SamplerSpec, cache_bytes, chosen_path
 from evalsvc.spec.model_config import ModelConfig
 
@@ -44,7 +45,7 @@ class Footprint:
 
     weights: int
     packed: int
-    """Copies of the weights that are laid out for the machine."""
+    """Copies of the weights for the steps: laid out for the machine, or parts that are not together in the model."""
     cache: int
     step: int
     """Temporary tensors of a step, or of the prompts' first pass, and tensors that CUDA graphs keep."""
@@ -83,6 +84,7 @@ def footprint(
     way = PATHS.get(path)
     capacity = rounded_slots(prompt_length + spec.read_before(spec.length - 1), path)
     laid_out = (way is not None and way.packed) or spec.weights != "plain"
+    packed = packed_bytes(config, codes, dtype, spec.weights, where) if laid_out else 0
     # Graphs keep logits and the outputs of layers, one graph per span.
     graphs = capacity // way.slots * spec.rows * 4 * (codes + 4 * config.ffn_dim) if way and way.replayed else 0
     # A step has the scores of one layer, logits as computed, guided and warped, and float64 noise.
@@ -93,7 +95,7 @@ def footprint(
     prefill = prefix + max(spec.batch * prompt_length * widest * dtype.itemsize, prefix // 2)
     return Footprint(
         weights=_weight_count(config) * dtype.itemsize,
-        packed=packed_bytes(config, codes, dtype, spec.weights, where) if laid_out else 0,
+        packed=packed or copied_bytes(config, codes, dtype, isinstance(spec.rows_of_codes, range)),
         cache=cache_bytes(config, spec.rows, capacity, spec.dtype_of_cache(dtype)),
         step=graphs + max(step, prefill),
         workspaces=WORKSPACES * WORKSPACE_BYTES if where.type == "cuda" else 0,

@@ -99,6 +99,13 @@ class SamplerSpec:
     def rows(self) -> int:
         return 2 * self.batch if self.params.guided else self.batch
 
+    @property
+    def rows_of_codes(self) -> range | tuple[int, ...]:
+        """Return `image_ids`, as a range where they are consecutive: that part of the table is read in place."""
+        ids = tuple(self.image_ids)
+        consecutive = range(ids[0], ids[0] + len(ids))
+        return consecutive if ids == tuple(consecutive) else ids
+
     def dtype_of_cache(self, dtype: torch.dtype) -> torch.dtype:
         return dtype if self.cache_dtype is None else CACHE_DTYPES[self.cache_dtype]
 
@@ -192,10 +199,7 @@ class Sampler:
         self.draw = drawing_kernel() if self.noise == KERNEL else functools.partial(draw, compile_noise=compile_noise)
         cache_dtype = None if spec.cache_dtype is None else CACHE_DTYPES[spec.cache_dtype]
         capacity = longest + spec.read_before(spec.length - 1)  # the last code is drawn and never read by the model
-        ids = tuple(spec.image_ids)
-        consecutive = range(ids[0], ids[0] + len(ids))  # that part of the table is read in place
-        image_ids = consecutive if ids == tuple(consecutive) else ids
-        shape = StepShape(spec.rows, image_ids, capacity, self.path, spec.weights, cache_dtype)
+        shape = StepShape(spec.rows, spec.rows_of_codes, capacity, self.path, spec.weights, cache_dtype)
         with torch.inference_mode():
             self.step = model.decoding(shape)
             self.codes = torch.empty(spec.batch, spec.length, dtype=torch.int64, device=self.device)  # [B, length]

@@ -5,13 +5,14 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from sampling_reference import make_prompts, tiny_model
+from small_models import small_model
 
 from evalsvc.errors import NonFinite, OutOfMemory
 from evalsvc.models import Transformer
@@ -295,6 +296,24 @@ def test_keys_and_values_are_predicted_exactly(path: Any) -> None:
     spec = replace(SPEC, path=path, cache_dtype="bfloat16")
     cache: Any = Sampler(model, spec, longest=12).step.cache
     assert footprint(model.config, spec, 12, torch.float32).cache == cache.keys.nbytes + cache.values.nbytes
+
+
+@pytest.mark.parametrize("path", ["plain", "graph"])
+@pytest.mark.parametrize("image_ids", [IMAGE_ROWS, tuple(IMAGE_ROWS), tuple(reversed(IMAGE_ROWS))])
+@pytest.mark.parametrize("kind", ["gemma_geglu", "swiglu"])
+def test_copies_of_weights_are_predicted(path: Any, image_ids: Any, kind: Any) -> None:
+    """A step joins gate and values of a GeGLU, and copies rows of the table that are not consecutive."""
+    model = small_model(torch.float64, ffn_type=kind)  # nothing is packed, as on a GPU
+    spec = replace(GRAPH, path=path, image_ids=image_ids)
+    found: set[int] = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    copies: dict[int, int] = {}
+    weights: Any = Sampler(model, spec, longest=12).step.weights
+    for product in (weights.head, *(getattr(layer, f.name) for layer in weights.layers for f in fields(layer))):
+        for cell in product.__closure__:
+            if isinstance(cell.cell_contents, torch.Tensor) and cell.cell_contents.dim() == 2:
+                storage = cell.cell_contents.untyped_storage()
+                copies |= {} if storage.data_ptr() in found else {storage.data_ptr(): storage.nbytes()}
+    assert footprint(model.config, spec, 12, torch.float64, device="cuda").packed == sum(copies.values())
 
 
 def test_decoding_and_workspaces_count() -> None:
