@@ -12,6 +12,24 @@ from torch.nn import functional
 from evalsvc.errors import InternalError
 from evalsvc.spec.model_config import ModelConfig
 
+FLOAT8 = torch.float8_e4m3fn
+FLOAT8_MOST = 448.0
+"""Largest number of float8."""
+
+
+def attention_dtype(cached: torch.dtype | None, model: torch.dtype) -> torch.dtype:
+    """Return the dtype of attention to keys and values in `cached`; None: the model's. No processor computes in float8:
+    such keys and values are read as numbers of the model's dtype."""
+    return model if cached in (None, FLOAT8) else cached
+
+
+def stored(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return `values` as a cache stores them. In float8 they are the nearest of its numbers, of which the largest also
+    stands for all above; infinity becomes NaN, which float8 has, so that a diverged model is still noticed."""
+    if dtype != FLOAT8:
+        return values.to(dtype)
+    return (values.clamp(-FLOAT8_MOST, FLOAT8_MOST) + (values - values)).to(dtype)
+
 
 class KVCache:
     """Preallocated keys and values of every layer, filled from slot 0 up to `length`. Each layer writes the new tokens

@@ -31,7 +31,7 @@ from torch.nn import functional
 
 from evalsvc.errors import InternalError
 from evalsvc.models import private
-from evalsvc.models.attention import KVCache, grouped_attention
+from evalsvc.models.attention import FLOAT8, KVCache, attention_dtype, grouped_attention, stored
 from evalsvc.models.language_model import DecodePath, PaddedPrompts, StepShape
 from evalsvc.models.layer import EAGER, GATED, Block, Kernels, Products, RMSArithmetic, RMSNorm, add_norm
 from evalsvc.models.layered import Layered
@@ -194,22 +194,26 @@ class StraightCache:
         self.values = torch.zeros_like(self.keys)
 
     def load(self, rows: slice, prefix: KVCache) -> None:
-        self.keys[:, rows, :, : prefix.length] = prefix.keys[:, :, :, : prefix.length]
-        self.values[:, rows, :, : prefix.length] = prefix.values[:, :, :, : prefix.length]
+        # A layer at a time: rounding to float8 needs copies.
+        for cached, read in ((self.keys, prefix.keys), (self.values, prefix.values)):
+            for layer, part in enumerate(read[:, :, :, : prefix.length]):
+                cached[layer, rows, :, : prefix.length] = stored(part, cached.dtype)
 
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, slot: Slot, bias: Tensor) -> Tensor:
         live_keys, live_values = self.keys[layer], self.values[layer]
-        if isinstance(slot.index, int):
-            live_keys[:, :, slot.index] = keys
-            live_values[:, :, slot.index] = values
-        else:
-            live_keys.index_copy_(2, slot.index, keys[:, :, None].to(live_keys.dtype))
-            live_values.index_copy_(2, slot.index, values[:, :, None].to(live_keys.dtype))
+        for live, new in ((live_keys, stored(keys, live_keys.dtype)), (live_values, stored(values, live_keys.dtype))):
+            if isinstance(slot.index, int):
+                live[:, :, slot.index] = new
+            elif live.dtype == FLOAT8:  # which torch does not copy by an index
+                live.view(torch.uint8).index_copy_(2, slot.index, new.view(torch.uint8)[:, :, None])
+            else:
+                live.index_copy_(2, slot.index, new[:, :, None])
+        dtype = attention_dtype(live_keys.dtype, queries.dtype)
+        read_keys, read_values = live_keys[:, :, : slot.span], live_values[:, :, : slot.span]
+        if dtype != live_keys.dtype:
+            read_keys, read_values = read_keys.to(dtype), read_values.to(dtype)
         mixed = grouped_attention(
-            queries[:, :, None].to(live_keys.dtype),
-            live_keys[:, :, : slot.span],
-            live_values[:, :, : slot.span],
-            bias[:, None, None, : slot.span],
+            queries[:, :, None].to(dtype), read_keys, read_values, bias[:, None, None, : slot.span]
         )
         return mixed.flatten(1)
 
@@ -230,12 +234,18 @@ def attention_kernel() -> Callable[..., Tensor]:
 
 
 @functools.cache
-def attention_problem(device: str, dtype: torch.dtype, heads: int, kv_heads: int, head_dim: int) -> str:
+def attention_problem(
+    device: str, dtype: torch.dtype, heads: int, kv_heads: int, head_dim: int, cached: torch.dtype | None = None
+) -> str:
     """Return why `attention_kernel` does not serve a shape on a device, or "". Takes seconds the first time."""
+    cached = cached or dtype
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return f"no kernel for {dtype}"
-    if torch.cuda.get_device_capability(device) < (8, 0):
+    capability = torch.cuda.get_device_capability(device)
+    if capability < (8, 0):
         return "a GPU older than Ampere"
+    if cached == FLOAT8 and capability < (8, 9):
+        return "a GPU older than Ada and Hopper does not convert float8"
     if problem := compiler_problem(device):
         return problem
     try:
@@ -245,16 +255,17 @@ def attention_problem(device: str, dtype: torch.dtype, heads: int, kv_heads: int
             def normal(*shape: int) -> Tensor:
                 return torch.randn(shape, generator=made, device=device).to(dtype)
 
-            cached, first, slot = normal(2, 2, kv_heads, 96, head_dim), torch.tensor([0, 70]), torch.tensor([80])
+            shown, first, slot = normal(2, 2, kv_heads, 96, head_dim), torch.tensor([0, 70]), torch.tensor([80])
             new = normal(2, heads, head_dim), normal(2, kv_heads, head_dim), normal(2, kv_heads, head_dim)
             live = Slot(slot.to(device), 96, first.to(device))
             slots, bias = torch.arange(96), torch.zeros(2, 96)
             bias[(slots < first[:, None]) | (slots > slot)] = float("-inf")
             outputs: list[tuple[Tensor, ...]] = []
             for kind in (StraightCache, LiveCache):
-                cache = kind((1, *cached.shape[1:]), dtype, torch.device(device))
-                cache.keys[0], cache.values[0] = cached
-                outputs.append((cache.attend(0, *new, live, bias.to(device, dtype)), cache.keys, cache.values))
+                cache = kind((1, *shown.shape[1:]), cached, torch.device(device))
+                cache.keys[0], cache.values[0] = shown
+                output = cache.attend(0, *new, live, bias.to(device, dtype))
+                outputs.append((output, cache.keys.float(), cache.values.float()))
             close = functools.partial(torch.allclose, rtol=0, atol=1e-5 if dtype == torch.float32 else 2e-2)
             if all(map(close, *outputs)):
                 return ""
@@ -404,7 +415,8 @@ class Way:
     """Multiple to which the number of slots that attention reads is rounded up."""
     kernels: Callable[[], Kernels] = lambda: EAGER
     cache: Callable[[Sequence[int], torch.dtype, torch.device], DecodeCache] = StraightCache
-    """Cache of keys and values, from their shape; heads that share keys have a StraightCache on every path."""
+    """Cache of keys and values, from their shape. Heads that share keys, and float8, have a StraightCache on every
+    path."""
     packed: bool = True
     """Whether weights are copied into the layout of the device's fastest product."""
     replayed: bool = False
@@ -430,7 +442,8 @@ def attention_kind(model: Layered, shape: StepShape) -> str:
     if not PATHS[shape.path].replayed or device.type != "cuda":
         return TORCH
     heads = (config.n_heads, config.kv_heads, config.head_dim)
-    problem = attention_problem(str(device), shape.cache_dtype or weight.dtype, *heads) or step_problem(model)
+    dtype = attention_dtype(shape.cache_dtype, weight.dtype)
+    problem = attention_problem(str(device), dtype, *heads, shape.cache_dtype) or step_problem(model)
     return f"{TORCH}: {problem}" if problem else LIVE
 
 
@@ -445,20 +458,21 @@ class DecodeStep:
 
     def __init__(self, model: Layered, shape: StepShape) -> None:
         config, weight = model.config, model.tok_embeddings.weight
-        self.model, self.path, self.cache_dtype = model, shape.path, shape.cache_dtype
+        self.model, self.path, self.dtype = model, shape.path, attention_dtype(shape.cache_dtype, weight.dtype)
         self.weights = lay_out(model, shape)
         way, capacity = PATHS[shape.path], rounded_slots(shape.capacity, shape.path)
         self.kernels = way.kernels()
         dtype = shape.cache_dtype or weight.dtype
         size = (config.n_layers, shape.rows, config.kv_heads, capacity, config.head_dim)
-        make_cache = StraightCache if config.kv_heads < config.n_heads else way.cache
+        straight = config.kv_heads < config.n_heads or dtype == FLOAT8
+        make_cache = StraightCache if straight else way.cache
         self.attention = attention_kind(model, shape)
         if self.attention == LIVE:
             make_cache, self.slots, self.kernels = LiveCache, capacity, step_kernels()  # one graph for all steps
         else:
             self.slots = way.slots
         self.cache: DecodeCache = make_cache(size, dtype, weight.device)
-        self.bias = torch.zeros(shape.rows, capacity, dtype=dtype, device=weight.device)
+        self.bias = torch.zeros(shape.rows, capacity, dtype=self.dtype, device=weight.device)
         self.first = torch.zeros(shape.rows, dtype=torch.int64, device=weight.device)
         self.graphs = Graphs(shape.rows, weight.device) if way.replayed else None
 
@@ -471,7 +485,7 @@ class DecodeStep:
 
     def _loaded(self, part: PaddedPrompts) -> Tensor:  # [R, D], at the ends of the prompts
         """Read and load one part; its own keys and values are freed before the next part is read."""
-        cache = self.model.new_cache(part.ids.shape[0], part.ids.shape[1], self.cache_dtype)
+        cache = self.model.new_cache(part.ids.shape[0], part.ids.shape[1], self.dtype)
         hidden = self.model.hidden(part.ids, mask=part.mask, positions=part.positions, cache=cache)
         self.cache.load(part.rows, cache)
         return hidden[:, -1]

@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor, nn
 
+from evalsvc.models.attention import attention_dtype
 from evalsvc.models.layer import LayerNorm, RMSNorm, add_norm, rms_norm, rms_norm_plus_one
 from evalsvc.models.rotation import turn
 
@@ -24,6 +25,15 @@ FEWEST_ROWS = 16
 PROGRAMS = 8
 """Programs for a row at least, a power of two: with few heads of keys, each head's slots are split into parts."""
 WARPS = 4
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def stored(values, kind: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Compute `attention.stored`."""
+    if kind == tl.float8e4nv:
+        wide = values.to(tl.float32)
+        return (tl.minimum(tl.maximum(wide, -448.0), 448.0) + (wide - wide)).to(kind)
+    return values.to(kind)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -62,7 +72,8 @@ def attend_part(  # type: ignore[no-untyped-def]
     inside, asked = dim < D, group < SHARED
     cache = (row * KV + head) * capacity * D
     at = row * query_stride + (head * SHARED + group[:, None]) * D + dim[None, :]
-    kind = keys.dtype.element_ty
+    kept_as = keys.dtype.element_ty
+    kind = queries.dtype.element_ty if kept_as == tl.float8e4nv else kept_as
     factor = tl.float32 if WIDE else kind
     query = tl.load(queries + at, mask=asked[:, None] & inside[None, :], other=0.0).to(kind)
 
@@ -92,8 +103,8 @@ def attend_part(  # type: ignore[no-untyped-def]
         top = higher
 
     if part == PARTS - 1:  # the new token, which no program reads from the cache
-        key = tl.load(new_keys + row * key_stride + head * D + dim, mask=inside, other=0.0).to(kind)
-        value = tl.load(new_values + row * value_stride + head * D + dim, mask=inside, other=0.0).to(kind)
+        key = stored(tl.load(new_keys + row * key_stride + head * D + dim, mask=inside, other=0.0), kept_as)
+        value = stored(tl.load(new_values + row * value_stride + head * D + dim, mask=inside, other=0.0), kept_as)
         tl.store(keys + cache + new * D + dim, key, mask=inside)
         tl.store(values + cache + new * D + dim, value, mask=inside)
         score = tl.sum(query.to(tl.float32) * key.to(tl.float32)[None, :], 1) * scale
@@ -154,19 +165,20 @@ def attend_one(
     queries: Tensor,  # [R, H, head_dim]
     new_keys: Tensor,  # [R, KV, head_dim]
     new_values: Tensor,  # [R, KV, head_dim]
-    keys: Tensor,  # [R, KV, capacity, head_dim] contiguous, of float32, bfloat16 or float16
+    keys: Tensor,  # [R, KV, capacity, head_dim] contiguous, of float32, bfloat16, float16 or float8
     values: Tensor,
     first: Tensor,  # [R] int64
     slot: Tensor,  # [1] int64
-) -> Tensor:  # [R, H, head_dim], in the dtype of `keys`
+) -> Tensor:  # [R, H, head_dim], in the dtype of `keys`, or of `queries` if keys are float8
     """Store the new keys and values at `slot`, and return softmax(q·K / √head_dim)·V over each row's slots from `first`
     to `slot`, with scores and sums in float32 and one pass over the keys (Dao et al., FlashAttention, 2022). Heads that
-    share keys multiply by tensor cores, their weights rounded to the dtype of `values`."""
+    share keys multiply by tensor cores, their weights rounded to the dtype of the result."""
     rows, heads, head_dim = queries.shape
     shared = keys.shape[1]
-    shape = constants(heads, shared, head_dim, keys.dtype)
+    dtype = attention_dtype(keys.dtype, queries.dtype)
+    shape = constants(heads, shared, head_dim, dtype)
     parts = shape["PARTS"]
-    output = torch.empty(rows, heads, head_dim, dtype=keys.dtype, device=keys.device)
+    output = torch.empty(rows, heads, head_dim, dtype=dtype, device=keys.device)
     wide = torch.float32
     mixed = tops = sums = output
     if parts > 1:

@@ -89,14 +89,17 @@ def footprint(
     graphs = capacity // way.slots * spec.rows * 4 * (codes + 4 * config.ffn_dim) if way and way.replayed else 0
     # A step has the scores of one layer, logits as computed, guided and warped, and float64 noise.
     step = 2 * 4 * spec.rows * config.n_heads * capacity + codes * (spec.rows * 4 * 2 + spec.batch * 8 * 3)
+    cached, read = spec.dtype_of_cache(dtype), spec.dtype_of_attention(dtype)
+    if cached != read:  # without a kernel for the GPU, one layer's keys and values are converted at a time
+        step += cache_bytes(config, spec.rows, capacity, read) // config.n_layers
     projected = config.attention_dim + 2 * config.kv_dim
     widest = 2 * config.hidden_dim + max(3 * projected, 4 * config.ffn_dim)
-    prefix = cache_bytes(config, spec.batch, prompt_length, spec.dtype_of_cache(dtype))
+    prefix = cache_bytes(config, spec.batch, prompt_length, read)
     prefill = prefix + max(spec.batch * prompt_length * widest * dtype.itemsize, prefix // 2)
     return Footprint(
         weights=_weight_count(config) * dtype.itemsize,
         packed=packed or copied_bytes(config, codes, dtype, isinstance(spec.rows_of_codes, range)),
-        cache=cache_bytes(config, spec.rows, capacity, spec.dtype_of_cache(dtype)),
+        cache=cache_bytes(config, spec.rows, capacity, cached),
         step=graphs + max(step, prefill),
         workspaces=WORKSPACES * WORKSPACE_BYTES if where.type == "cuda" else 0,
         reserved=reserved,

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from evalsvc.errors import InvalidRequest, NonFinite, UnknownName
 from evalsvc.models import WeightFormat, can_compile, compiler_problem, worth_packing
+from evalsvc.models.attention import FLOAT8, attention_dtype
 from evalsvc.models.decoding import PROBLEM_CHARACTERS
 from evalsvc.models.language_model import DecodePath, LanguageModel, PaddedPrompts, StepShape
 from evalsvc.sampling.logits import draw
@@ -40,7 +41,7 @@ GPU_BUCKET = 64
 """Multiple of tokens to which prompts are padded on a GPU: most captions have one padded length."""
 KERNEL, COMPILED, UNCOMPILED = "kernel", "compiled", "uncompiled"
 Draw = Callable[[Tensor, SamplingParams, Tensor, int], tuple[Tensor, Tensor]]
-CACHE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+CACHE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float8": FLOAT8, "float64": torch.float64}
 _CHOICES: dict[str, tuple[str | None, ...]] = {
     "weights": ("plain", "int8"),
     "cache_dtype": (None, *CACHE_DTYPES),
@@ -108,6 +109,9 @@ class SamplerSpec:
 
     def dtype_of_cache(self, dtype: torch.dtype) -> torch.dtype:
         return dtype if self.cache_dtype is None else CACHE_DTYPES[self.cache_dtype]
+
+    def dtype_of_attention(self, dtype: torch.dtype) -> torch.dtype:
+        return attention_dtype(self.dtype_of_cache(dtype), dtype)
 
     def padded_length(self, prompt: Prompt) -> int:
         longest = max(len(prompt.ids), len(self.unconditional_of(prompt)) if self.params.guided else 0)

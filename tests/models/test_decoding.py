@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from evalsvc.errors import InternalError
 from evalsvc.models import DecodePath, StepShape, Transformer, decoding
-from evalsvc.models.attention import grouped_attention, reads_shared_keys
+from evalsvc.models.attention import FLOAT8, FLOAT8_MOST, grouped_attention, reads_shared_keys, stored
 from evalsvc.models.decoding import Graphs
 
 ROWS, PADDED, NEW = 3, 5, 40
@@ -77,6 +77,28 @@ def test_a_cache_of_another_dtype_is_near(monkeypatch: pytest.MonkeyPatch) -> No
     exact = expected_logits(model)
     for path in ("packed", "compiled"):
         assert 0 < float((stepped(model, path, torch.bfloat16) - exact).norm() / exact.norm()) < 0.02
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_float8_is_the_nearest_number_and_hides_no_infinity(dtype: torch.dtype) -> None:
+    numbers = torch.arange(127, dtype=torch.uint8).view(FLOAT8).float()  # all from 0 on
+    assert numbers[-1] == FLOAT8_MOST
+    values = (torch.linspace(-21, 21, 4001).sinh() / 1e6).to(dtype)
+    values = values[values.isfinite()]
+    distances = (values.float().abs()[:, None] - numbers).abs()
+    assert torch.equal((stored(values, FLOAT8).float() - values.float()).abs(), distances.amin(1))
+    assert stored(torch.tensor([float("inf"), float("-inf"), float("nan")], dtype=dtype), FLOAT8).isnan().all()
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_every_path_reads_the_same_float8(kv_heads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_uncompiled(monkeypatch)
+    model = wide_model(torch.float32, n_kv_heads=kv_heads)
+    plain, *others = (stepped(model, path, FLOAT8) for path in PATHS)
+    rounding = (plain - stepped(model, "plain")).norm()
+    assert 1e-3 < rounding / plain.norm() < 0.1
+    for other in others:  # a last bit of float32 decides which of two numbers of float8 is nearest
+        assert (other - plain).norm() < 0.1 * rounding
 
 
 def test_weights_are_laid_out_once_and_can_be_let_go() -> None:

@@ -13,7 +13,7 @@ MOST_ERROR = {"float32": 1e-6, "bfloat16": 8e-3, "float16": 1e-3}
 
 def test_the_kernel_computes_what_torch_computes() -> None:
     errors = in_triton("errors", interpret=True)
-    assert len(errors) == 21
+    assert len(errors) == 28
     assert {case: error for case, error in errors.items() if error > MOST_ERROR[case.split()[-1]]} == {}
 
 
@@ -37,6 +37,6 @@ def test_the_codes_are_those_of_the_plain_path() -> None:
 def test_the_kernel_is_compiled_for_gpus_without_spills() -> None:
     """At most 128 registers and 57 KB: four programs and more share a multiprocessor, whose loads hide each other."""
     kernels = in_triton("compiled", interpret=False)
-    assert {case.split(",")[0] for case in kernels} == {"sm_80", "sm_90a"}
+    assert {case.split(",")[0] for case in kernels} == {"sm_80", "sm_89", "sm_90a"}
     for case, facts in kernels.items():
         assert (facts["spills"], facts["registers"] <= 128, facts["shared"] <= 57_000) == (0, True, True), case

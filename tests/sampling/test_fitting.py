@@ -289,11 +289,12 @@ def test_a_real_limit_is_survived() -> None:
 # memory
 
 
+@pytest.mark.parametrize("cache_dtype", ["bfloat16", "float8"])
 @pytest.mark.parametrize("path", ["plain", "graph"])
-def test_keys_and_values_are_predicted_exactly(path: Any) -> None:
+def test_keys_and_values_are_predicted_exactly(path: Any, cache_dtype: str) -> None:
     """They are most of it. Each path rounds the slots in its own way."""
     model = tiny_model("rotary", dtype="float32")
-    spec = replace(SPEC, path=path, cache_dtype="bfloat16")
+    spec = replace(SPEC, path=path, cache_dtype=cache_dtype)
     cache: Any = Sampler(model, spec, longest=12).step.cache
     assert footprint(model.config, spec, 12, torch.float32).cache == cache.keys.nbytes + cache.values.nbytes
 

@@ -165,6 +165,7 @@ def test_kernels_take_the_place_of_launches(family: str, waits: list[str]) -> No
 CASES: list[tuple[SamplingParams, torch.dtype, dict[str, Any], int]] = [
     (SamplingParams(), torch.float16, {}, 102),
     (SamplingParams(), torch.float32, {"cache_dtype": "bfloat16"}, 102),
+    (SamplingParams(), torch.bfloat16, {"cache_dtype": "float8"}, 118),
     (SamplingParams(top_k=100, guidance_scale=7.5), torch.bfloat16, {}, 108),
     (SamplingParams(top_p=0.9), torch.bfloat16, {}, 117),
     (SamplingParams(temperature=0.0), torch.bfloat16, {}, 77),

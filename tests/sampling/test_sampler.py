@@ -118,7 +118,9 @@ def test_compiled_equals_plain() -> None:
     assert few == {prompt: plain[prompt] for prompt in few}, "neighbours and order do not matter"
 
 
-@pytest.mark.parametrize("changes", [{"weights": "int8"}, {"cache_dtype": "bfloat16"}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{"weights": "int8"}, {"cache_dtype": "bfloat16"}, {"cache_dtype": "float8"}], ids=str
+)
 def test_rounded_weights_and_caches_move_few_codes(wide_model: Transformer, changes: dict[str, Any]) -> None:
     prompts, spec = make_prompts(24), replace(wide_spec(1.0), **changes)
     found, exact = (codes_by_prompt(wide_model, prompts, each) for each in (spec, wide_spec(1.0)))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from evalsvc.models import DecodePath, StepShape, Transformer, decoding
+from evalsvc.models.attention import attention_dtype
 from evalsvc.models.layer import EAGER
 
 PATHS: tuple[DecodePath, ...] = ("plain", "packed", "compiled", "graph")
@@ -44,7 +45,7 @@ def stepped_logits(
     step = model.decoding(shape)
     parts = []
     for part in (slice(0, 1), slice(1, rows)):
-        cache = model.new_cache(part.stop - part.start, prompt, cache_dtype)
+        cache = model.new_cache(part.stop - part.start, prompt, attention_dtype(cache_dtype, model.dtype))
         model.hidden(ids[part, :prompt], mask=mask[part, :prompt], positions=positions[part, :prompt], cache=cache)
         parts.append((part, cache))
     for _ in range(2):  # the second batch must not see the first

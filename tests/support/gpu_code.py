@@ -12,7 +12,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
-CHIPS = {"sm_80": 80, "sm_90a": 90}
+CHIPS = {"sm_80": 80, "sm_89": 89, "sm_90a": 90}
 
 
 def compiled_for(chip: str, kernel: Any, types: Mapping[str, str], constants: Mapping[str, Any]) -> dict[str, int]:

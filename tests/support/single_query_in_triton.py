@@ -7,29 +7,57 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import torch
+import triton.language as tl
 from gpu_code import CHIPS, compiled_for
 from torch import nn
 from torch.nn import functional
+from triton.runtime import interpreter
 
 from evalsvc.models import Transformer, decoding, single_query
+from evalsvc.models.attention import FLOAT8, FLOAT8_MOST, stored
 from evalsvc.models.layer import RMS_NORMS, LayerNorm, RMSNorm, add_norm
 from evalsvc.models.rotation import turn
 from evalsvc.models.single_query import attend_one
 from evalsvc.sampling import Prompt, SamplerSpec, SamplingParams, generate
 from evalsvc.spec.model_config import ModelConfig
 
+
+def convert(values: Any, given: Any, wanted: Any, rounding: Any) -> Any:
+    """Convert by torch where Triton's interpreter drops a carry (1.96 becomes 1) and reads NaN as 480: float8."""
+    if tl.float8e4nv not in (given, wanted):
+        return BY_TRITON(values, given, wanted, rounding)
+    names = {tl.float8e4nv: FLOAT8, tl.bfloat16: torch.bfloat16, tl.float16: torch.float16, tl.float32: torch.float32}
+    flat = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+    converted = torch.from_numpy(flat.copy()).view(names[given]).float().to(names[wanted])
+    bits = converted.view(torch.uint8).numpy().view(f"uint{wanted.primitive_bitwidth}")
+    return bits.reshape(values.shape)
+
+
+BY_TRITON, interpreter._convert_float = interpreter._convert_float, convert
+
 SHAPES = [(4, 4, 64), (5, 5, 80), (6, 3, 64), (8, 1, 64), (12, 2, 48), (20, 1, 80), (32, 4, 32)]
 """Heads of queries and of keys, and dimensions of a head."""
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+KINDS = [(kind, kind) for kind in (torch.float32, torch.bfloat16, torch.float16)]
+KINDS += [(torch.bfloat16, FLOAT8)]
+"""Dtypes of the queries, and of cached keys and values."""
 CAPACITY = 192
 ROTATIONS = [(64, 64, False, False), (80, 16, False, False), (64, 64, False, True), (48, 48, True, False)]
 """Dimensions of a head, those that are rotated, whether by pairs, and whether by the number of the head."""
 
 
-def drawn(rows: int, heads: int, kv_heads: int, dim: int, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+def named(heads: int, kv_heads: int, dim: int, dtype: torch.dtype, cached: torch.dtype) -> str:
+    kind = str(dtype)[6:] if cached == dtype else f"{str(cached)[6:]} as {str(dtype)[6:]}"
+    return f"{heads}/{kv_heads} heads of {dim}, {kind}"
+
+
+def drawn(
+    rows: int, heads: int, kv_heads: int, dim: int, dtype: torch.dtype, kept: torch.dtype
+) -> tuple[torch.Tensor, ...]:
     """Return queries, new keys, new values, and cached keys and values. The queries are a part of a wider tensor, as a
     model's are."""
     made = torch.Generator().manual_seed(0)
@@ -38,7 +66,9 @@ def drawn(rows: int, heads: int, kv_heads: int, dim: int, dtype: torch.dtype) ->
         return torch.randn(shape, generator=made).to(dtype)
 
     both = normal(rows, heads + kv_heads, dim)
-    cached = normal(2, rows, kv_heads, CAPACITY, dim)
+    both[0, heads, 0], both[0, heads, 1] = 2 * FLOAT8_MOST, -2 * FLOAT8_MOST  # which float8 does not have
+    both[0, :heads, :2] = 2**-9
+    cached = stored(normal(2, rows, kv_heads, CAPACITY, dim), kept)
     return both[:, :heads], both[:, heads:], normal(rows, kv_heads, dim), cached[0], cached[1]
 
 
@@ -47,17 +77,18 @@ def errors() -> Iterator[tuple[str, float]]:
     all slots in float32, with a bias. Slots from the new token's on are NaN before."""
     first = torch.tensor([0, 7, 40])
     for heads, kv_heads, dim in SHAPES:
-        for dtype in DTYPES:
+        for dtype, kept in KINDS:
             worst = 0.0
             for slot in (40, 64, 71, 136, CAPACITY - 1):
-                queries, new_keys, new_values, keys, values = drawn(3, heads, kv_heads, dim, dtype)
+                queries, new_keys, new_values, keys, values = drawn(3, heads, kv_heads, dim, dtype, kept)
+                rounded = [stored(new, kept) for new in (new_keys, new_values)]
                 whole = [cached.clone() for cached in (keys, values)]
-                for cached, before, new in zip((keys, values), whole, (new_keys, new_values), strict=True):
+                for cached, before, new in zip((keys, values), whole, rounded, strict=True):
                     cached[:, :, slot:] = float("nan")
                     before[:, :, slot] = new
                 found = attend_one(queries, new_keys, new_values, keys, values, first, torch.tensor([slot]))
-                assert torch.equal(keys[:, :, slot], new_keys), "the new keys are stored"
-                assert torch.equal(values[:, :, slot], new_values), "the new values are stored"
+                assert torch.equal(keys[:, :, slot].float(), rounded[0].float()), "the new keys are stored"
+                assert torch.equal(values[:, :, slot].float(), rounded[1].float()), "the new values are stored"
                 slots = torch.arange(slot + 1)
                 bias = torch.zeros(3, 1, 1, slot + 1).masked_fill_(slots < first[:, None, None, None], -torch.inf)
                 wide_keys, wide_values = (
@@ -66,27 +97,27 @@ def errors() -> Iterator[tuple[str, float]]:
                 asked = queries[:, :, None].float()
                 expected = functional.scaled_dot_product_attention(asked, wide_keys, wide_values, bias)[:, :, 0]
                 worst = max(worst, float(((found.float() - expected).abs() / expected.abs().clamp(min=1)).max()))
-            yield f"{heads}/{kv_heads} heads of {dim}, {str(dtype)[6:]}", worst
+            yield named(heads, kv_heads, dim, dtype, kept), worst
 
 
 def neighbours() -> Iterator[tuple[str, bool]]:
     """Yield whether a row's output is the same bit for bit alone, in another place, and with more padding."""
     for heads, kv_heads, dim in SHAPES:
-        for dtype in DTYPES:
-            queries, new_keys, new_values, keys, values = drawn(5, heads, kv_heads, dim, dtype)
+        for dtype, kept in KINDS:
+            queries, new_keys, new_values, keys, values = drawn(5, heads, kv_heads, dim, dtype, kept)
             first, slot, row = torch.tensor([3, 0, 17, 70, 9]), torch.tensor([110]), 2
             whole = attend_one(queries, new_keys, new_values, keys, values, first, slot)[row]
 
             def again(order: list[int], padding: int) -> torch.Tensor:
                 parts = [part[order] for part in (queries, new_keys, new_values, keys, values)]  # noqa: B023
-                parts[3:] = [cached.roll(padding, 2) for cached in parts[3:]]
+                parts[3:] = [cached.float().roll(padding, 2).to(kept) for cached in parts[3:]]  # noqa: B023
                 place = first[order] + padding, slot + padding  # noqa: B023
                 mixed = attend_one(parts[0], parts[1], parts[2], parts[3], parts[4], *place)
                 return mixed[order.index(row)]  # noqa: B023
 
             others = again([row], 0), again([row, 4, 3, 1, 0], 0), again([0, 1, row], 48)
             same = all(torch.equal(whole, other) for other in others)
-            yield f"{heads}/{kv_heads} heads of {dim}, {str(dtype)[6:]}", same
+            yield named(heads, kv_heads, dim, dtype, kept), same
 
 
 def between() -> Iterator[tuple[str, float]]:
@@ -127,6 +158,12 @@ def codes() -> Iterator[tuple[str, bool]]:
     ampere = patch.object(torch.cuda, "get_device_capability", return_value=(8, 0))
     with ampere, patch.object(decoding, "compiler_problem", return_value=""):
         yield "the kernel's own check", decoding.attention_problem("cpu", torch.bfloat16, 4, 2, 64) == ""
+        older = decoding.attention_problem("cpu", torch.bfloat16, 4, 2, 64, FLOAT8)
+        yield "float8 on Ampere", older == "a GPU older than Ada and Hopper does not convert float8"
+    hopper = patch.object(torch.cuda, "get_device_capability", return_value=(9, 0))
+    with hopper, patch.object(decoding, "compiler_problem", return_value=""):
+        decoding.attention_problem.cache_clear()
+        yield "its check of float8", decoding.attention_problem("cpu", torch.bfloat16, 4, 2, 64, FLOAT8) == ""
     families: list[dict[str, object]] = [
         {},
         {"n_kv_heads": 1, "qk_norm": True},
@@ -141,30 +178,32 @@ def codes() -> Iterator[tuple[str, bool]]:
             model.layers[0].ffn_norm.weight.mul_(torch.rand(64) + 0.5)
         yield f"{changes}, the own check of norms", decoding.step_problem(model) == ""
         prompts = [Prompt(str(index), tuple(range(1, 12 - index))) for index in range(4)]
-        for scale in (1.0, 3.0):
-            params = SamplingParams(guidance_scale=scale)
-            spec = SamplerSpec(range(172, 300), 6, params, 4, (0,) if scale > 1 else None, path="plain")
+        for scale, kept in ((1.0, None), (3.0, None), (3.0, "float8")):
+            params, without = SamplingParams(guidance_scale=scale), (0,) if scale > 1 else None
+            spec = SamplerSpec(range(172, 300), 6, params, 4, without, path="plain", cache_dtype=kept)
             [expected] = generate(model, prompts, spec)
             # The kernel's values and graphs are not asked for where there is no GPU.
             with patch.object(decoding, "attention_kind", return_value=decoding.LIVE):
                 [samples] = generate(model, prompts, replace(spec, path="graph"))
             assert samples.attention == decoding.LIVE
-            yield f"{changes}, guidance {scale}", torch.equal(samples.codes, expected.codes)
+            yield f"{changes}, guidance {scale}, {kept}", torch.equal(samples.codes, expected.codes)
 
 
 def compiled() -> Iterator[tuple[str, Mapping[str, int]]]:
     """Yield registers, bytes of spills and of shared memory of the kernels for two kinds of GPU."""
-    pointers = {"bf16": ["queries", "new_keys", "new_values", "keys", "values"], "i64": ["first", "slot"]}
+    pointers = {"bf16": ["queries", "new_keys", "new_values"], "i64": ["first", "slot"]}
     numbers = {"scale": "fp32", "query_stride": "i32", "key_stride": "i32", "value_stride": "i32", "capacity": "i32"}
     for chip in CHIPS:
         for heads, kv_heads, dim in ((16, 16, 128), (16, 4, 128), (16, 1, 128), (8, 8, 64)):
-            shape = single_query.constants(heads, kv_heads, dim, torch.bfloat16)
-            mixed = "*bf16" if shape["PARTS"] == 1 else "*fp32"
-            types = {name: f"*{kind}" for kind, names in pointers.items() for name in names}
-            types |= {"mixed": mixed, "tops": "*fp32", "sums": "*fp32", **numbers}
-            options = {"num_warps": single_query.WARPS}
-            facts = compiled_for(chip, single_query.attend_part, types, {**shape, **options})
-            yield f"{chip}, {heads}/{kv_heads} heads of {dim}", facts
+            for kept in ("bf16", "fp8e4nv")[: 1 + (CHIPS[chip] >= 89)]:
+                shape = single_query.constants(heads, kv_heads, dim, torch.bfloat16)
+                mixed = "*bf16" if shape["PARTS"] == 1 else "*fp32"
+                types = {name: f"*{kind}" for kind, names in pointers.items() for name in names}
+                types |= {"keys": f"*{kept}", "values": f"*{kept}"}
+                types |= {"mixed": mixed, "tops": "*fp32", "sums": "*fp32", **numbers}
+                options = {"num_warps": single_query.WARPS}
+                facts = compiled_for(chip, single_query.attend_part, types, {**shape, **options})
+                yield f"{chip}, {heads}/{kv_heads} heads of {dim}, {kept}", facts
         for dim, is_layer_norm in ((2_048, True), (4_096, False), (8_192, True)):
             places = dict.fromkeys(("x", "delta", "weight", "bias", "total", "output"), "*bf16")
             switches = {"SUMMED": True, "CENTRED": is_layer_norm, "ROUNDED": not is_layer_norm, "GAIN": True}

@@ -64,8 +64,9 @@ class TextToImage(ImageTask):
     weights: Literal["plain", "int8"] = "plain"
     """Format of the language model's weights in memory; `int8` rounds the weights. `int8` is for CPUs: on a GPU it is
     slower than bfloat16."""
-    cache_dtype: Literal["float32", "bfloat16"] | None = None
-    """Type of keys and values [the model's]."""
+    cache_dtype: Literal["float32", "bfloat16", "float8"] | None = None
+    """Type of keys and values [the model's]. float8 (e4m3) rounds those that codes read to 3 bits; it is for GPUs from
+    Ada and Hopper on, where a step reads half the bytes of bfloat16 keys."""
     rotary_inv_freq_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type to which training rounded the rotary frequencies; `auto` takes it from the run's configuration."""
 

@@ -334,6 +334,7 @@ def test_an_image_too_large_to_decode(evaluate: Evaluate, monkeypatch: pytest.Mo
 
 
 CHANGES = [{"decoder_dtype": "bfloat16"}, {"dtype": "bfloat16"}, {"weights": "int8", "cache_dtype": "bfloat16"}]
+CHANGES += [{"dtype": "bfloat16", "cache_dtype": "float8"}]
 
 
 @pytest.mark.usefixtures("many_cases")
