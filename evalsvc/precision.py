@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor, nn
 
 
 @contextmanager
@@ -44,6 +45,27 @@ def use_full_float32() -> None:
     backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
     backends.cuda.enable_cudnn_sdp(False)
+
+
+class TF32Conv2d(nn.Conv2d):
+    """Convolution of float32 values, multiplied in TF32 by GPUs that have it (10 bits of mantissa, sums in float32).
+    The choice is an argument of each call: a switch of the process would reach networks of other threads."""
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        cudnn = torch.backends.cudnn
+        deterministic = cudnn.deterministic or torch.are_deterministic_algorithms_enabled()
+        shape = (self.stride, self.padding, self.dilation, False, (0, 0), self.groups)
+        result: Tensor = torch.ops.aten._convolution(
+            x, weight, bias, *shape, cudnn.benchmark, deterministic, cudnn.enabled, True
+        )
+        return result
+
+
+def allow_tf32(network: nn.Module) -> None:
+    """Make the convolutions of `network` TF32Conv2d, in place. All else stays in full float32."""
+    for module in network.modules():
+        if type(module) is nn.Conv2d:
+            module.__class__ = TF32Conv2d
 
 
 @functools.cache

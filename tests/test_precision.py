@@ -1,10 +1,14 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from evalsvc.precision import full_precision, use_full_float32
+from evalsvc.precision import TF32Conv2d, allow_tf32, full_precision, use_full_float32
 
 CPU = torch.device("cpu")
 BACKENDS = torch.backends
@@ -64,3 +68,31 @@ def test_half_precision_adds_in_float32_and_autocast_is_off_inside() -> None:
         with full_precision(CPU):
             assert not torch.is_autocast_enabled("cpu")
         assert torch.is_autocast_enabled("cpu")
+
+
+class Convolutions(TorchDispatchMode):
+    """Records whether each convolution may be multiplied in TF32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.allowed: list[bool] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._convolution.default:
+            self.allowed.append(args[-1])
+        return func(*args, **(kwargs or {}))
+
+
+def test_one_network_uses_tf32_and_no_switch_of_the_process() -> None:
+    use_full_float32()
+    torch.manual_seed(0)
+    exact = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 1, stride=2, bias=False), nn.Linear(8, 2))
+    lower, x = deepcopy(exact), torch.randn(2, 3, 16, 16)
+    allow_tf32(lower)
+    with Convolutions() as calls, torch.no_grad(), full_precision(CPU):
+        found = lower(x)
+        assert calls.allowed == [True, True]
+        assert precisions() == {"ieee"}
+        torch.testing.assert_close(exact(x), found, rtol=0, atol=1e-6)
+    assert [type(part) for part in lower] == [TF32Conv2d, TF32Conv2d, nn.Linear]
+    assert lower.state_dict().keys() == exact.state_dict().keys()

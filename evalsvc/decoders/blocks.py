@@ -18,6 +18,7 @@ from torch.nn import functional
 from evalsvc.decoders import folding
 from evalsvc.decoders.config import GROUPS, AutoencoderConfig, NetworkConfig
 from evalsvc.decoders.decoder import ImageDecoder
+from evalsvc.precision import TF32Conv2d
 
 NORM_EPS = 1e-6
 CHUNK_BYTES = 64 << 20  # of distances to the codebook in memory, approximately
@@ -113,7 +114,7 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1) if with_conv else None
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.conv is not None and self.conv.bias is not None and folding.pays(x):
+        if self.conv is not None and self.conv.bias is not None and folding.pays(x, self.conv):
             return folding.upsample_and_convolve(x, self.conv.weight, self.conv.bias)
         large = functional.interpolate(x, scale_factor=2.0, mode="nearest")
         return large if self.conv is None else self.conv(large)
@@ -123,7 +124,9 @@ class Upsample(nn.Module):
         if self.conv is None:
             return 0
         channels = self.conv.in_channels
-        if size.itemsize < 4:  # the upsampled map and the output have four times the pixels
+        if size.itemsize < 4 or isinstance(
+            self.conv, TF32Conv2d
+        ):  # the upsampled map and the output have four times the pixels
             return 10 * size.bytes_per_channel * channels + self.conv.weight.nbytes
         workspace = folding.workspace(channels, channels, size.height, size.width, size.itemsize)
         return 6 * size.bytes_per_channel * channels + workspace

@@ -28,7 +28,7 @@ from evalsvc.files.kept import KeptFolder
 from evalsvc.files.opened import Allow, anywhere, open_file
 from evalsvc.models.language_model import LanguageModel
 from evalsvc.models.loading import read_leaf
-from evalsvc.precision import use_full_float32
+from evalsvc.precision import allow_tf32, use_full_float32
 from evalsvc.sampling.fitting import KeptSampler
 from evalsvc.spec import catalog
 from evalsvc.spec.engines import OWN, release_of
@@ -180,8 +180,11 @@ class ShardContext(Context):
         key = (f"decoder {dtype}", file.path, identify(file.path), file.config, ema, self.device, engine)
 
         def load() -> Any:
-            own = file.load(ema, dtype, self.device)
-            return own if engine == OWN else catalog.load("decoder_engines", engine)(own)
+            own = file.load(ema, "float32" if dtype == "tf32" else dtype, self.device)
+            network = own if engine == OWN else catalog.load("decoder_engines", engine)(own)
+            if dtype == "tf32":
+                allow_tf32(network)
+            return network
 
         decoder: ImageDecoder = _companions.get(key, load)
         return decoder

@@ -20,6 +20,6 @@ def test_the_kernel_draws_what_torch_draws(what: str) -> None:
 def test_the_kernel_is_compiled_for_gpus_without_spills() -> None:
     """At most 128 registers for 16 warps, all that a multiprocessor has for them."""
     kernels = in_triton("compiled", interpret=False)
-    assert {case.split(",")[0] for case in kernels} == {"sm_80", "sm_90a"}
+    assert {case.split(",")[0] for case in kernels} == {"sm_80", "sm_89", "sm_90a"}
     for case, facts in kernels.items():
         assert (facts["spills"], facts["registers"] <= 128, facts["shared"] <= 1_024) == (0, True, True), (case, facts)

@@ -334,7 +334,7 @@ def test_an_image_too_large_to_decode(evaluate: Evaluate, monkeypatch: pytest.Mo
 
 
 CHANGES = [{"decoder_dtype": "bfloat16"}, {"dtype": "bfloat16"}, {"weights": "int8", "cache_dtype": "bfloat16"}]
-CHANGES += [{"dtype": "bfloat16", "cache_dtype": "float8"}]
+CHANGES += [{"dtype": "bfloat16", "cache_dtype": "float8"}, {"decoder_dtype": "tf32"}]
 
 
 @pytest.mark.usefixtures("many_cases")
@@ -344,7 +344,9 @@ def test_rounder_numbers_have_series_of_their_own(evaluate: Evaluate, changes: d
     [plain], [protocol] = (result["protocols"].values() for result in (exact, rounded))
     assert protocol == {**plain, **changes} != plain
     assert values(rounded)["digits/agreement"] > 0.5
-    if "decoder_dtype" in changes:
+    if changes == {"decoder_dtype": "tf32"}:  # which a CPU does not have
+        assert sampling(rounded)["decoder_error"]["maximum"] <= 1, "grey levels"
+    elif "decoder_dtype" in changes:
         assert 0 < sampling(rounded)["decoder_error"]["mean"] < 2, "grey levels"
 
 
