@@ -144,22 +144,30 @@ def can_compile(device: str) -> bool:
     return not compiler_problem(device)
 
 
+def problem_of(works: Callable[[], bool], otherwise: str) -> str:
+    """Return "" if code works on a device, by a check of the code, else `otherwise` or the check's error."""
+    try:
+        with torch.inference_mode():
+            return "" if works() else otherwise
+    except torch.OutOfMemoryError:  # no answer, which callers keep: memory may be free later
+        raise
+    except Exception as error:  # any missing part means that the code does not work
+        return textwrap.shorten(f"{type(error).__name__}: {error}", PROBLEM_CHARACTERS)
+
+
 @functools.cache
 def compiler_problem(device: str) -> str:
     """Return why torch.compile does not work, or "": it needs a C++ compiler, on a GPU Triton. Takes seconds the first
     time."""
-    try:
-        with warnings.catch_warnings(), torch.inference_mode():
+
+    def is_close() -> bool:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             values = torch.linspace(-8, 8, 64, device=device).view(2, 32)
             # Close, not equal: Triton's division on a GPU is off by up to two units in the last place.
-            if torch.allclose(compiled(GATED["silu"])(values), GATED["silu"](values), rtol=1e-5, atol=1e-6):
-                return ""
-            return "compiled code computes other values"
-    except torch.OutOfMemoryError:  # not cached: memory may be free later
-        raise
-    except Exception as error:  # any missing part means that compiling does not work
-        return textwrap.shorten(f"{type(error).__name__}: {error}", PROBLEM_CHARACTERS)
+            return torch.allclose(compiled(GATED["silu"])(values), GATED["silu"](values), rtol=1e-5, atol=1e-6)
+
+    return problem_of(is_close, "compiled code computes other values")
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,32 +256,28 @@ def attention_problem(
         return "a GPU older than Ada and Hopper does not convert float8"
     if problem := compiler_problem(device):
         return problem
-    try:
-        with torch.inference_mode():
-            made = torch.Generator(device).manual_seed(0)
 
-            def normal(*shape: int) -> Tensor:
-                return torch.randn(shape, generator=made, device=device).to(dtype)
+    def is_close() -> bool:
+        made = torch.Generator(device).manual_seed(0)
 
-            shown, first, slot = normal(2, 2, kv_heads, 96, head_dim), torch.tensor([0, 70]), torch.tensor([80])
-            new = normal(2, heads, head_dim), normal(2, kv_heads, head_dim), normal(2, kv_heads, head_dim)
-            live = Slot(slot.to(device), 96, first.to(device))
-            slots, bias = torch.arange(96), torch.zeros(2, 96)
-            bias[(slots < first[:, None]) | (slots > slot)] = float("-inf")
-            outputs: list[tuple[Tensor, ...]] = []
-            for kind in (StraightCache, LiveCache):
-                cache = kind((1, *shown.shape[1:]), cached, torch.device(device))
-                cache.keys[0], cache.values[0] = shown
-                output = cache.attend(0, *new, live, bias.to(device, dtype))
-                outputs.append((output, cache.keys.float(), cache.values.float()))
-            close = functools.partial(torch.allclose, rtol=0, atol=1e-5 if dtype == torch.float32 else 2e-2)
-            if all(map(close, *outputs)):
-                return ""
-            return "the kernel computes other values than torch"
-    except torch.OutOfMemoryError:  # not cached: memory may be free later
-        raise
-    except Exception as error:  # any missing part means that the kernel does not work
-        return textwrap.shorten(f"{type(error).__name__}: {error}", PROBLEM_CHARACTERS)
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=made, device=device).to(dtype)
+
+        shown, first, slot = normal(2, 2, kv_heads, 96, head_dim), torch.tensor([0, 70]), torch.tensor([80])
+        new = normal(2, heads, head_dim), normal(2, kv_heads, head_dim), normal(2, kv_heads, head_dim)
+        live = Slot(slot.to(device), 96, first.to(device))
+        slots, bias = torch.arange(96), torch.zeros(2, 96)
+        bias[(slots < first[:, None]) | (slots > slot)] = float("-inf")
+        outputs: list[tuple[Tensor, ...]] = []
+        for kind in (StraightCache, LiveCache):
+            cache = kind((1, *shown.shape[1:]), cached, torch.device(device))
+            cache.keys[0], cache.values[0] = shown
+            output = cache.attend(0, *new, live, bias.to(device, dtype))
+            outputs.append((output, cache.keys.float(), cache.values.float()))
+        close = functools.partial(torch.allclose, rtol=0, atol=1e-5 if dtype == torch.float32 else 2e-2)
+        return all(map(close, *outputs))
+
+    return problem_of(is_close, "the kernel computes other values than torch")
 
 
 @functools.cache
@@ -286,15 +290,18 @@ def step_kernels() -> Kernels:
 def step_problem(model: Layered) -> str:
     """Return why `step_kernels` do not serve the first layer of a model on its device, or ""."""
     block, weight = cast(Block, model.layers[0]), model.tok_embeddings.weight
-    with torch.inference_mode(), torch.cuda.device_of(weight):  # type: ignore[no-untyped-call]
+
+    def is_close() -> bool:
         x = torch.linspace(-2, 3, 2 * weight.shape[1], device=weight.device).to(weight.dtype).view(2, -1)
         projected, rotation = block.attention.in_proj(x), model.positions(torch.arange(2, device=x.device), x)
         eager, ours = (
             (*kernels.add_norm(x, x, block.ffn_norm), *block.attention.heads(projected, rotation, kernels))
             for kernels in (EAGER, step_kernels())
         )
-        close = functools.partial(torch.allclose, rtol=2e-2, atol=2e-2)
-        return "" if all(map(close, eager, ours)) else "the kernels of norms compute other values than torch"
+        return all(map(functools.partial(torch.allclose, rtol=2e-2, atol=2e-2), eager, ours))
+
+    with torch.cuda.device_of(weight):  # type: ignore[no-untyped-call]
+        return problem_of(is_close, "the kernels of norms compute other values than torch")
 
 
 class BlockedCache:

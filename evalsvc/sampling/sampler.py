@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import importlib
 import reprlib
-import textwrap
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ from torch import Tensor
 from evalsvc.errors import InvalidRequest, NonFinite, UnknownName
 from evalsvc.models import WeightFormat, can_compile, compiler_problem, worth_packing
 from evalsvc.models.attention import FLOAT8, attention_dtype
-from evalsvc.models.decoding import PROBLEM_CHARACTERS
+from evalsvc.models.decoding import problem_of
 from evalsvc.models.language_model import DecodePath, LanguageModel, PaddedPrompts, StepShape
 from evalsvc.sampling.logits import draw
 from evalsvc.sampling.noise import stream_keys
@@ -295,16 +294,14 @@ def drawing_kernel() -> Draw:
 @functools.lru_cache(maxsize=64)
 def kernel_problem(device: str, codes: int, params: SamplingParams) -> str:
     """Return why `drawing_kernel` does not draw by these parameters, or "". Takes seconds the first time."""
-    try:
-        with torch.inference_mode():
-            logits = torch.linspace(-2, 2, (8 if params.guided else 4) * codes, device=device).view(-1, codes)
-            keys = stream_keys(params.seed, "abcd", torch.device(device))
-            by_torch, by_kernel = (way(logits, params, keys, 1)[0] for way in (draw, drawing_kernel()))
-            return "" if torch.equal(by_torch, by_kernel) else "the kernel draws other codes than torch"
-    except torch.OutOfMemoryError:  # not cached: memory may be free later
-        raise
-    except Exception as error:  # any missing part means that the kernel does not work
-        return textwrap.shorten(f"{type(error).__name__}: {error}", PROBLEM_CHARACTERS)
+
+    def is_equal() -> bool:
+        logits = torch.linspace(-2, 2, (8 if params.guided else 4) * codes, device=device).view(-1, codes)
+        keys = stream_keys(params.seed, "abcd", torch.device(device))
+        by_torch, by_kernel = (way(logits, params, keys, 1)[0] for way in (draw, drawing_kernel()))
+        return torch.equal(by_torch, by_kernel)
+
+    return problem_of(is_equal, "the kernel draws other codes than torch")
 
 
 def compilable_bytes(config: ModelConfig, spec: SamplerSpec, dtype: torch.dtype) -> int:
