@@ -74,6 +74,7 @@ def run_sections(names: Sequence[str], device: str, small: bool) -> None:
     from on_card.kit import GIB, MOST_GIB, Kit
     from on_card.machine import read_card
 
+    from evalsvc.errors import MissingPackage
     from evalsvc.precision import use_full_float32
 
     use_full_float32()
@@ -104,6 +105,11 @@ def run_sections(names: Sequence[str], device: str, small: bool) -> None:
             for row in section.run(kit):
                 say("row", **asdict(row))
             peak = kit.peak_bytes()
+        except MissingPackage as error:
+            state, reason = "left out", str(error)
+        except ModuleNotFoundError as error:
+            own = (error.name or "evalsvc").partition(".")[0] in ("evalsvc", "on_card")
+            state, reason = ("failed", str(error)) if own else ("left out", f"{error.name} not installed")
         except Exception as error:
             state, reason = "failed", f"{type(error).__name__}: {error}"
             traceback.print_exc()

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from card_model import Rates, record, slots_read, step_cost
-from roofline import Card
+from card_model import ASSUMPTIONS, Rates, record, slots_read, step_cost
+from roofline import CARDS, Card
 from side_by_side import seconds
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
@@ -156,13 +156,35 @@ def _kind(subject: Subject, model: Transformer, spec: SamplerSpec) -> str:
 def _predicted(
     kit: Kit, subject: Subject, model: Transformer, spec: SamplerSpec, window: Window, step: float, what: str
 ) -> Row:
-    """Return a measured step over its prediction from the rates that were measured here and assumed shares."""
-    rate, kind = product_rate(kit.device, subject.dtype), _kind(subject, model, spec)
+    """Return a measured step over its prediction, which takes the card's data sheet and assumed shares of it."""
+    sheet, kind = _data_sheet(kit), _kind(subject, model, spec)
     _, launches = record(subject.config, spec, subject.prompt, kind, subject.dtype)
-    rates = Rates(Card(bandwidth(kit.device), rate, product_rate(kit.device, torch.float32)), kind)
-    cost = step_cost(launches, rates, slots_read(kind, window.clocked, subject.padded, [subject.prompt]))
-    details = {"predicted_ms": cost.milliseconds, "launches": cost.launches, "parts_ms": cost.parts, "attention": kind}
+    cost = step_cost(
+        launches,
+        Rates(CARDS.get(sheet) or _measured(kit, subject), kind),
+        slots_read(kind, window.clocked, subject.padded, [subject.prompt]),
+    )
+    details = {
+        "predicted_ms": cost.milliseconds,
+        "launches": cost.launches,
+        "parts_ms": cost.parts,
+        "attention": kind,
+        "data_sheet": sheet,
+    }
+
     return figure(f"{what}: a step over its prediction", 1e3 * step / cost.milliseconds, "x", **details)
+
+
+def _data_sheet(kit: Kit) -> str:
+    """Return the name of this card's data sheet in CARDS; empty without one."""
+    name = torch.cuda.get_device_name(kit.device) if kit.on_card else ""
+    return next((sheet for sheet in CARDS if sheet.removesuffix(" SXM") in name), "")
+
+
+def _measured(kit: Kit, subject: Subject) -> Card:
+    """Return what this device was measured at, whose bandwidth is already that of reads."""
+    rate, single = product_rate(kit.device, subject.dtype), product_rate(kit.device, torch.float32)
+    return Card(bandwidth(kit.device) / ASSUMPTIONS["reads"].value, rate, single)
 
 
 @contextmanager
