@@ -29,7 +29,6 @@ BARE_LACKS = (
     "lm_eval",
     "transformers",
     "diffusers",
-    "tokenizers",
     "torch_fidelity",
     "cleanfid",
     "dask",
