@@ -38,6 +38,7 @@ from evalsvc.decoders.movqgan import MoVQGAN
 from evalsvc.features.inception import _Network
 from evalsvc.models import Transformer, decoding
 from evalsvc.models.decoding import LIVE, PATHS, TORCH
+from evalsvc.models.layer import EAGER
 from evalsvc.sampling import Prompt, SamplerSpec, SamplingParams, generate, logits, sampler
 from evalsvc.sampling.fitting import HEADROOM
 from evalsvc.sampling.memory import footprint
@@ -245,6 +246,7 @@ def record(
         replaced: dict[tuple[object, str], object] = {
             (decoding, "attention_kind"): lambda model, shape: attention,
             (decoding, "attention_kernel"): lambda: recorder.attend_one,
+            (decoding, "step_kernels"): lambda: EAGER,
             (sampler, "noise_kind"): lambda *_: sampler.COMPILED,
             (logits, "compiled"): recorder.as_one,
         }
