@@ -111,7 +111,7 @@ REFUSED = [
     ("artifacts get 9", "there is no artifact 9; evalsvc artifacts list RUN lists"),
     ("artifacts get 1 --output no/a.png", "--output no/a.png: the folder no does not exist"),
     ("artifacts get 1 --output .", ". cannot be written"),
-    ("artifacts get 0", "input should be greater than or equal to 1, found 0"),
+    ("artifacts get 0", "input should be greater than or equal to 1, found '0'"),
     ("artifacts get 1 --task loss-0", "--task is given with 1, which is one artifact; leave --task out"),
     ("artifacts get run-a@10", "has grids of the tasks loss-0, loss-1; name a task"),
     ("artifacts get run-a@10 --task loss-2", "did you mean 'loss-1'"),

@@ -150,7 +150,7 @@ def test_a_step_of_every_family_waits_for_nothing_and_launches_few_kernels(famil
     assert (waits, found <= most) == (["tolist"], True), found
 
 
-WITH_KERNELS = {"per_head_norm": 63, "llama_rotary": 50, "head_rotary": 55, "no_positions": 42}
+WITH_KERNELS = {"per_head_norm": 63, "janus": 55, "llama_rotary": 50, "head_rotary": 55, "no_positions": 42}
 """The most launches of the same step by the kernels, where they are not 53: in each layer four products, two norms, the
 rotation, attention, and the activation in two."""
 

@@ -62,7 +62,7 @@ def read_history(
     if more and limit is None:
         raise InvalidRequest(
             f"run {run!r} has more than {MAX_VALUES:,} such values, the most of an answer; ask for fewer metrics or "
-            "steps, or for points; pages, by limit, and GET /v1/table with format=csv have all of the values"
+            "steps, or for points; pages, by limit, and the table as CSV have all of the values"
         )
     omitted = window.count_omitted(session, chosen.ids)
     # The step too, since two checkpoints may have seen equally many tokens.

@@ -43,7 +43,7 @@ class TextToImage(ImageTask):
     """Whether to use the decoder's averaged weights."""
     decoder_dtype: Literal["float32", "tf32", "bfloat16"] = "float32"
     """Type of the decoder's arithmetic. bfloat16 changes pixels, and so every metric slightly. tf32 has weights in
-    float32, and multiplies convolutions in TF32 on GPUs that have it, from Ampere on; elsewhere it is float32."""
+    float32, and multiplies convolutions in TF32 on GPUs that have it, from Ampere on; other devices compute float32."""
     size: int | None = Field(default=None, ge=8, le=MAX_SIDE)
     """Side of the images in pixels [the decoder's]."""
     temperature: float = 1.0
