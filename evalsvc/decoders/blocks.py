@@ -124,9 +124,8 @@ class Upsample(nn.Module):
         if self.conv is None:
             return 0
         channels = self.conv.in_channels
-        if size.itemsize < 4 or isinstance(
-            self.conv, TF32Conv2d
-        ):  # the upsampled map and the output have four times the pixels
+        if size.itemsize < 4 or isinstance(self.conv, TF32Conv2d):
+            # The upsampled map and the output have four times the pixels.
             return 10 * size.bytes_per_channel * channels + self.conv.weight.nbytes
         workspace = folding.workspace(channels, channels, size.height, size.width, size.itemsize)
         return 6 * size.bytes_per_channel * channels + workspace
