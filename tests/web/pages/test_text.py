@@ -66,7 +66,7 @@ def test_a_report_in_words(app: App) -> None:
         "10",
         "0.0001",
     ]
-    assert row[2].get("data-label") == "than the base"
+    assert row[2].get("data-label") == "against the base"
     assert questions(page) == [["is it so? | right: yes | aye", "✓ yes", "✗ no | text ids only: aye"]]
     assert "1 question flipped since the base" in page
     assert 'role="note"' not in page
@@ -93,7 +93,7 @@ def test_what_is_left_is_said_first_in_both_softmaxes(app: App) -> None:
     assert re.findall(r'<path d="M([\d.]+) 6H([\d.]+)"/>', page) == [("48.4", "69.2"), ("0.0", "120.0")]
     assert page.index("58 %") < page.index('<table class="forgetting">') < page.index("Completions</h2>")
     heads = re.findall(r'<th scope="col"[^>]*>([^<]*)</th>', page.partition('class="forgetting"')[2])
-    assert heads[:3] == ["number", "over", "than the base"], "the verdict was outside of the window"
+    assert heads[:3] == ["number", "over", "against the base"], "the verdict was outside of the window"
 
 
 def test_questions_that_flipped_between_two_steps(app: App) -> None:
