@@ -371,7 +371,7 @@ def test_the_checkpoints_are_listed_newest_first_with_a_link_to_each_evaluation(
         values: list[Any] = [CheckpointsPage(run=RUN, page=number).content(client).values for number in (1, 2, 99)]
     wanted = {evaluation.id for checkpoint in checkpoints for evaluation in checkpoint.evaluations}
     assert {int(number) for number in re.findall(r'href="/evaluations/(\d+)"', text)} == wanted
-    assert '<span class="state failed">failed</span>' in text
+    assert '<span class="dot failed" aria-hidden="true"></span>failed' in text
     steps = [checkpoint.step for checkpoint in checkpoints][::-1]
     assert [[row[0].step for row in page["rows"]] for page in values] == [steps[:2], steps[2:4], []]
     assert values[0]["pages"] == -(-len(steps) // 2)
