@@ -14,8 +14,8 @@ from torch import Tensor
 
 from evalsvc.models.decoding import compiler_problem
 from evalsvc.sampling import SamplingParams
-from evalsvc.sampling.logits import draw
 from evalsvc.sampling.noise import counters, gumbel_of, stream_keys
+from evalsvc.sampling.sampler import COMPILED, KERNEL, UNCOMPILED, draw_by
 from on_card.kit import Kit, Row, at_most, figure, holds, left_out
 
 CODES = 64
@@ -46,14 +46,15 @@ class Way:
 
     name: str
     device: torch.device
-    compiled: bool
+    by: str
+    """Kind of the noise."""
 
 
 def run(kit: Kit) -> Iterator[Row]:
     """Compare the noise itself, then a million draws by every way that there is here."""
     prompts, positions = (100, 10) if kit.small else (10_000, 100)
     cpu = torch.device("cpu")
-    ways = [Way("eager", kit.device, False)]
+    ways = [Way("eager", kit.device, UNCOMPILED)]
     if not kit.on_card and kit.small:
         yield left_out("compiled", "compiling on a CPU takes longer than the small kit has")
     else:
@@ -63,13 +64,15 @@ def run(kit: Kit) -> Iterator[Row]:
         elif problem:
             yield left_out("compiled", problem)
         if not problem:
-            ways.append(Way("compiled", kit.device, True))
+            ways.append(Way("compiled", kit.device, COMPILED))
+            if kit.on_card:
+                ways.append(Way("kernel", kit.device, KERNEL))
     ids = [f"prompt {index}" for index in range(prompts)]
     keys = stream_keys(0, ids, cpu)  # [prompts]
     logits = torch.randn(prompts, CODES, generator=torch.Generator().manual_seed(0))
     yield from _noise(kit, keys, positions)
     yield figure("draws", prompts * positions)
-    plain = Way("plain", cpu, False)
+    plain = Way("plain", cpu, UNCOMPILED)
     expected = _draws(plain, keys, logits, positions, SamplingParams())
     for way in ways:
         found = _draws(way, kit.touched(keys), logits, positions, SamplingParams())
@@ -113,7 +116,7 @@ def _draws(
     way: Way, keys: Tensor, logits: Tensor, positions: int, params: SamplingParams
 ) -> Tensor:  # [positions, prompts] on the CPU
     there, scores = keys.to(way.device), logits.to(way.device)
-    drawn = [draw(scores, params, there, position, compile_noise=way.compiled)[0] for position in range(positions)]
+    drawn = [draw_by(way.by)(scores, params, there, position)[0] for position in range(positions)]
     return torch.stack(drawn).cpu()
 
 

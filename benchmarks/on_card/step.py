@@ -22,10 +22,9 @@ from evalsvc.models import StepShape, Transformer
 from evalsvc.models.attention import grouped_attention
 from evalsvc.models.decoding import SPAN, attention_kernel, attention_kind, attention_problem
 from evalsvc.sampling import SamplerSpec, SamplingParams, generate
-from evalsvc.sampling.logits import draw
 from evalsvc.sampling.memory import footprint
 from evalsvc.sampling.noise import stream_keys
-from evalsvc.sampling.sampler import COMPILED, noise_kind
+from evalsvc.sampling.sampler import Draw, draw_by, noise_kind
 from on_card.kit import GIB, Kit, Row, at_most, figure, goal, holds, left_out
 from on_card.rates import bandwidth, product_rate
 from on_card.shapes import Enough, Steps, Subject, codes_of, exact, large, shortened
@@ -352,7 +351,6 @@ def _draws(kit: Kit, subject: Subject, rows: int) -> Iterator[Row]:
     generator = torch.Generator(kit.device).manual_seed(0)
     scores = torch.randn(2 * rows, subject.codebook, generator=generator, device=kit.device)
     keys = stream_keys(0, [str(row) for row in range(rows)], kit.device)
-    compiled = noise_kind("graph", kit.device) == COMPILED
     top_k = min(1_000, subject.codebook // 2)
     for name, params in {
         "": SamplingParams(),
@@ -361,15 +359,17 @@ def _draws(kit: Kit, subject: Subject, rows: int) -> Iterator[Row]:
         ", guided, top-p 0.9": SamplingParams(guidance_scale=7.5, top_p=0.9),
     }.items():
         given = scores if params.guided else scores[:rows]
+        by = noise_kind("graph", kit.device, subject.codebook, params)
+        draw = draw_by(by)
 
-        def drawn(given: torch.Tensor = given, params: SamplingParams = params) -> None:
+        def drawn(draw: Draw = draw, given: torch.Tensor = given, params: SamplingParams = params) -> None:
             with torch.inference_mode():
                 for position in range(DRAWS):
-                    draw(given, params, keys, position, compile_noise=compiled)
+                    draw(given, params, keys, position)
 
         drawn()
         spent = statistics.median(seconds(drawn) for _ in range(TURNS)) / DRAWS
-        yield figure(f"draw, batch {rows}, {subject.codebook:,} codes{name}", 1e3 * spent, "ms", compiled=compiled)
+        yield figure(f"draw, batch {rows}, {subject.codebook:,} codes{name}", 1e3 * spent, "ms", by=by)
 
 
 @torch.inference_mode()

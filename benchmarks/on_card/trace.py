@@ -113,7 +113,7 @@ def part_of(operators: Sequence[Span], codes: int) -> Part:
     ]
     if any(name in PRODUCTS for name in names):
         return "head" if any(codes in shape for shape, _ in shapes) else "products"
-    if any(name.startswith("triton") for name in names):
+    if any(name.startswith(("triton", "draw_row")) for name in names):
         return "noise"  # nothing else is compiled where graphs are replayed
     of_codes = [kind for shape, kind in shapes if shape[-1:] == [codes]]
     if any(kind in ("long int", "double") for kind in of_codes):

@@ -198,8 +198,7 @@ class Sampler:
         self.image_ids = torch.tensor(list(spec.image_ids), device=self.device)  # [codes]
         self.path = runnable_path(model, spec)
         self.noise = noise_kind(self.path, self.device, len(spec.image_ids), spec.params)
-        compile_noise = self.noise.startswith(COMPILED)
-        self.draw = drawing_kernel() if self.noise == KERNEL else functools.partial(draw, compile_noise=compile_noise)
+        self.draw = draw_by(self.noise)
         cache_dtype = None if spec.cache_dtype is None else CACHE_DTYPES[spec.cache_dtype]
         capacity = longest + spec.read_before(spec.length - 1)  # the last code is drawn and never read by the model
         shape = StepShape(spec.rows, spec.rows_of_codes, capacity, self.path, spec.weights, cache_dtype)
@@ -283,6 +282,11 @@ def noise_kind(path: DecodePath, device: torch.device, codes: int, params: Sampl
         return f"{UNCOMPILED}: {problem}"
     problem = kernel_problem(str(device), codes, params)
     return f"{COMPILED}: {problem}" if problem else KERNEL
+
+
+def draw_by(noise: str) -> Draw:
+    """Return the function that draws by a `noise_kind`."""
+    return drawing_kernel() if noise == KERNEL else functools.partial(draw, compile_noise=noise.startswith(COMPILED))
 
 
 @functools.cache
