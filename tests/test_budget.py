@@ -37,7 +37,7 @@ ROOM_CEILINGS: Mapping[str, tuple[int, int]] = {
     "metrics": (3_800, 25),
     "miniature": (10, 1),
     "models": (3_700, 15),
-    "sampling": (1_350, 8),
+    "sampling": (1_360, 8),
     "scoring": (260, 2),
     "service": (980, 5),
     "spec": (4_940, 29),
