@@ -6,9 +6,9 @@ from the shapes of its tensors. A card's data sheet and the assumptions below tu
 
     python benchmarks/card_model.py [--card h100|a100] [--prompt 36] [--unconditional TOKENS] [--output FILE] [--quick]
 
-`before` is attention by torch over spans with a bias, `after` the kernel that reads the live slots alone; then what
-fused norms, rotation, activation and draw would save, and keys and values of one byte. The goals come from the same
-assumed rates: that a prediction agrees with them shows nothing. Prints a table, and as last line one JSON document.
+`before` is torch's operators, with attention over spans with a bias; `after` the kernels that attend to the live slots
+alone, norm, rotate and draw; then these with keys and values in float8. The goals come from the same assumed rates:
+that a prediction agrees with them shows nothing. Prints a table, and as last line one JSON document.
 `--quick` takes two layers.
 """
 
@@ -37,8 +37,10 @@ from evalsvc.decoders.config import REGISTERED
 from evalsvc.decoders.movqgan import MoVQGAN
 from evalsvc.features.inception import _Network
 from evalsvc.models import Transformer, decoding
+from evalsvc.models.attention import attention_dtype
 from evalsvc.models.decoding import LIVE, PATHS, TORCH
-from evalsvc.models.layer import EAGER
+from evalsvc.models.layer import EAGER, Kernels, LayerNorm, RMSNorm, add_norm
+from evalsvc.models.rotation import turn
 from evalsvc.sampling import Prompt, SamplerSpec, SamplingParams, generate, logits, sampler
 from evalsvc.sampling.fitting import HEADROOM
 from evalsvc.sampling.memory import footprint
@@ -175,12 +177,16 @@ class Recorder(TorchDispatchMode):
     def attend_one(self, queries: Tensor, new_keys: Tensor, new_values: Tensor, keys: Tensor, *_: Tensor) -> Tensor:
         """Stand in for the kernel that reads the live slots."""
         before, self.recording = self.recording, False
-        found = torch.empty(queries.shape, dtype=keys.dtype, device=queries.device)
+        found = torch.empty(queries.shape, dtype=attention_dtype(keys.dtype, queries.dtype), device=queries.device)
         self.recording = before
         if before:
             inputs = [queries, new_keys, new_values]
             self.add("attend_one", "attention", inputs, [found, new_keys], slot_bytes=_slot_bytes(keys))
         return found
+
+    def add_norm(self, x: Tensor, delta: Tensor | None, norm: nn.Module) -> Any:
+        """Stand in for the kernel of norms."""
+        return (self.as_one(add_norm) if isinstance(norm, LayerNorm | RMSNorm) else add_norm)(x, delta, norm)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = func(*args, **(kwargs or {}))
@@ -225,7 +231,8 @@ class _Enough(Exception):
 def record(
     config: ModelConfig, spec: SamplerSpec, prompt: int, attention: str, dtype: torch.dtype = torch.bfloat16
 ) -> tuple[list[Launch], list[Launch]]:
-    """Return the launches of the prompts' pass and of one step with its draw, attention being TORCH or LIVE."""
+    """Return the launches of the prompts' pass and of one step with its draw, attention being TORCH or LIVE, with which
+    the other kernels run."""
     with torch.device("meta"):
         model = Transformer(config).to(dtype)
     model = model.to("meta").requires_grad_(False).eval()  # with the frequencies, which are made on the CPU
@@ -246,8 +253,9 @@ def record(
         replaced: dict[tuple[object, str], object] = {
             (decoding, "attention_kind"): lambda model, shape: attention,
             (decoding, "attention_kernel"): lambda: recorder.attend_one,
-            (decoding, "step_kernels"): lambda: EAGER,
-            (sampler, "noise_kind"): lambda *_: sampler.COMPILED,
+            (decoding, "step_kernels"): lambda: Kernels(recorder.add_norm, recorder.as_one(turn), EAGER.activation),
+            (sampler, "noise_kind"): lambda *_: sampler.KERNEL if attention == LIVE else sampler.COMPILED,
+            (sampler, "drawing_kernel"): lambda: recorder.as_one(logits.draw),
             (logits, "compiled"): recorder.as_one,
         }
         for (owner, name), stand_in in replaced.items():
@@ -259,38 +267,6 @@ def record(
         except _Enough:
             pass
     return passes[0], passes[1]
-
-
-def fused(launches: Sequence[Launch]) -> list[Launch]:
-    """Join the small kernels between two large ones: what is made and used in between never gets to memory."""
-    found: list[Launch] = []
-    run: list[Launch] = []
-    for index, launch in enumerate([*launches, None]):
-        if launch is not None and launch.kind not in ("product", "attention"):
-            run.append(launch)
-            continue
-        if run:
-            found.append(_joined(run, launches[index:]))
-            run = []
-        if launch is not None:
-            found.append(launch)
-    return found
-
-
-def _joined(run: Sequence[Launch], later: Sequence[Launch]) -> Launch:
-    made: set[int] = set()
-    reads: Counter[int] = Counter()
-    writes: Counter[int] = Counter()
-    used = {storage for launch in later for storage in launch.reads}
-    for launch in run:
-        for storage, count in launch.reads.items():
-            if storage not in made:
-                reads[storage] = max(reads[storage], count)
-        for storage, count in launch.writes.items():
-            writes[storage] = max(writes[storage], count)
-        made |= launch.writes.keys()
-    kept = {storage: count for storage, count in writes.items() if storage in used or storage in reads}
-    return Launch(f"{len(run)} joined", "small", reads, kept)
 
 
 @dataclass(frozen=True)
@@ -364,10 +340,11 @@ class Case:
     unconditional: int
     """Tokens of the prompt without text."""
 
-    def spec(self, bucket: int, batch: int | None = None) -> SamplerSpec:
+    def spec(self, bucket: int, cache_dtype: str | None = None) -> SamplerSpec:
         without = tuple(range(1, self.unconditional + 1)) if self.params.guided else None
         assert LAYOUT.image_ids is not None
-        return SamplerSpec(LAYOUT.image_ids, self.codes, self.params, batch or self.batch, without, bucket)
+        ids, batch = LAYOUT.image_ids, self.batch
+        return SamplerSpec(ids, self.codes, self.params, batch, without, bucket, cache_dtype=cache_dtype)
 
     def padded(self, bucket: int) -> int:
         return -(-max(self.prompt, self.unconditional) // bucket) * bucket
@@ -376,19 +353,15 @@ class Case:
     def counts(self) -> list[int]:
         return [self.prompt, self.unconditional] if self.params.guided else [self.prompt]
 
-    def fitting(self, card: Card, bucket: int, key_bytes: int, reserved: int) -> int:
-        """Return the largest batch of the declared one, its half, … that fits, with `reserved` bytes for decoding."""
-        batch = self.batch
-        while batch > 1:
-            use = footprint(
-                self.config, self.spec(bucket, batch), self.padded(bucket), torch.bfloat16, device="cuda",
-                reserved=reserved,
-            )  # fmt: skip
-            needed = HEADROOM * (use.added - use.cache + use.cache * key_bytes / 2)
-            if needed <= card.memory - rate("context") - use.weights:
+    def fitting(self, card: Card, spec: SamplerSpec, reserved: int) -> SamplerSpec:
+        """Return `spec` with its own batch, its half, …: the largest that fits, with `reserved` bytes for decoding."""
+        while spec.batch > 1:
+            padded = self.padded(spec.bucket)
+            use = footprint(self.config, spec, padded, torch.bfloat16, device="cuda", reserved=reserved)
+            if HEADROOM * use.added <= card.memory - rate("context") - use.weights:
                 break
-            batch //= 2
-        return batch
+            spec = replace(spec, batch=spec.batch // 2)
+        return spec
 
 
 def cases(prompt: int, unconditional: int, *, layers: int | None = None) -> list[Case]:
@@ -511,21 +484,10 @@ class Way:
 
     name: str
     attention: str
-    joined: bool = False
-    key_bytes: int = 2
+    cache_dtype: str | None = None
 
 
-WAYS = (
-    Way("before", TORCH),
-    Way("after", LIVE),
-    Way("after, fused", LIVE, joined=True),
-    Way("after, fused, float8 keys", LIVE, joined=True, key_bytes=1),
-)
-
-
-def narrowed(launches: Sequence[Launch], key_bytes: int) -> list[Launch]:
-    """Return launches whose keys and values have `key_bytes` bytes in place of two."""
-    return [replace(launch, slot_bytes=launch.slot_bytes * key_bytes // 2) for launch in launches]
+WAYS = (Way("before", TORCH), Way("after", LIVE), Way("after, float8 keys", LIVE, "float8"))
 
 
 def predict(case: Case, way: Way, card: Card) -> Prediction:
@@ -533,10 +495,9 @@ def predict(case: Case, way: Way, card: Card) -> Prediction:
     side = int(case.codes**0.5)
     with torch.device("meta"):
         reserved = decoder_of(case.decoder).decode_bytes((side, side)) + 6 * 64 * case.codes * 3 * case.batch
-    batch = case.fitting(card, bucket, way.key_bytes, reserved)
-    spec, padded = case.spec(bucket, batch), case.padded(bucket)
+    spec, padded = case.fitting(card, case.spec(bucket, way.cache_dtype), reserved), case.padded(bucket)
+    batch = spec.batch
     prompts, launches = record(case.config, spec, case.prompt, way.attention)
-    launches = narrowed(fused(launches) if way.joined else launches, way.key_bytes)
     rates, positions = Rates(card, way.attention), range(1, case.codes)
     step = step_cost(launches, rates, slots_read(way.attention, positions, padded, case.counts))
     work = Work(case.config, batch, prompt=case.prompt, length=case.codes, codebook=len(spec.image_ids))

@@ -170,7 +170,6 @@ def _predicted(
         "attention": kind,
         "data_sheet": sheet,
     }
-
     return figure(f"{what}: a step over its prediction", 1e3 * step / cost.milliseconds, "x", **details)
 
 

@@ -1,11 +1,12 @@
 """The prediction for a card counts what the real path does."""
 
+from collections import Counter
 from dataclasses import replace
 
 import card_model
 import pytest
 import torch
-from card_model import Case, Rates, cases, fused, record, slots_read, step_cost
+from card_model import Case, Rates, cases, record, slots_read, step_cost
 
 from evalsvc.models.decoding import LIVE, TORCH
 from evalsvc.models.packing import layer_weights
@@ -33,20 +34,21 @@ def test_bytes_of_a_step_are_its_weights_and_the_keys_of_all_rows(case: Case, at
     assert keys == cache_bytes(case.config, 2 * BATCH, 1, torch.bfloat16)
 
 
-def test_the_kernel_spares_its_writes_and_the_bias(case: Case) -> None:
+def test_kernels_take_the_place_of_operators(case: Case) -> None:
     by_torch, live = (record(case.config, case.spec(64), case.prompt, kind)[1] for kind in (TORCH, LIVE))
     names = [launch.name for launch in by_torch]
-    assert (names.count("index_copy_"), names.count("index_fill_")) == (2 * LAYERS, 1)
-    assert len(by_torch) - len(live) == 2 * LAYERS + 1
+    assert (names.count("index_copy_"), names.count("index_fill_"), names.count("topk")) == (2 * LAYERS, 1, 1)
+    counts = Counter(launch.name for launch in live)
+    assert counts["index_copy_"] == counts["index_fill_"] == counts["topk"] == 0
+    assert (counts["attend_one"], counts["turn"], counts["draw"]) == (LAYERS, LAYERS, 1)
+    assert counts["add_norm"] == 2 * LAYERS + 1
+    assert sum(launch.bytes for launch in live) < sum(launch.bytes for launch in by_torch)
 
 
-def test_fusing_joins_small_kernels_alone(case: Case) -> None:
-    _, step = record(case.config, case.spec(64), case.prompt, LIVE)
-    joined = fused(step)
-    large = [[launch for launch in each if launch.kind in ("product", "attention")] for each in (step, joined)]
-    assert large[0] == large[1]
-    assert len(joined) <= 2 * len(large[0]) + 1
-    assert sum(launch.bytes for launch in joined) < sum(launch.bytes for launch in step)
+def test_keys_in_float8_have_half_of_the_bytes(case: Case) -> None:
+    kept = [record(case.config, case.spec(64, kind), case.prompt, LIVE)[1] for kind in (None, "float8")]
+    wide, narrow = (sum(launch.slot_bytes for launch in step) for step in kept)
+    assert (wide, [launch.name for launch in kept[0]]) == (2 * narrow, [launch.name for launch in kept[1]])
 
 
 def test_torch_reads_whole_spans_and_the_kernel_each_rows_own(case: Case) -> None:
