@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor, nn
 
-from evalsvc.models.attention import attention_dtype
+from evalsvc.models.attention import FLOAT8_MOST, attention_dtype
 from evalsvc.models.layer import LayerNorm, RMSNorm, add_norm, rms_norm, rms_norm_plus_one
 from evalsvc.models.rotation import turn
 
@@ -25,6 +25,7 @@ FEWEST_ROWS = 16
 PROGRAMS = 8
 """Programs for a row at least, a power of two: with few heads of keys, each head's slots are split into parts."""
 WARPS = 4
+MOST = tl.constexpr(FLOAT8_MOST)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -32,7 +33,7 @@ def stored(values, kind: tl.constexpr):  # type: ignore[no-untyped-def]
     """Compute `attention.stored`."""
     if kind == tl.float8e4nv:
         wide = values.to(tl.float32)
-        return (tl.minimum(tl.maximum(wide, -448.0), 448.0) + (wide - wide)).to(kind)
+        return (tl.minimum(tl.maximum(wide, -MOST), MOST) + (wide - wide)).to(kind)
     return values.to(kind)
 
 

@@ -18,6 +18,7 @@ from evalsvc.errors import InternalError
 from evalsvc.models import DecodePath, StepShape, Transformer, decoding
 from evalsvc.models.attention import FLOAT8, FLOAT8_MOST, grouped_attention, reads_shared_keys, stored
 from evalsvc.models.decoding import Graphs
+from evalsvc.models.layer import EAGER
 
 ROWS, PADDED, NEW = 3, 5, 40
 IMAGE_IDS = range(10, 26)
@@ -161,6 +162,17 @@ def test_compiled_code_may_round_otherwise_and_not_more(monkeypatch: pytest.Monk
     assert problem(lambda values: values * 1.001) == "compiled code computes other values"
     assert problem(lambda values: values.view(3)).startswith("RuntimeError: shape '[3]' is invalid")
     decoding.compiler_problem.cache_clear()
+
+
+def test_a_step_by_torch_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that fails, or that computes other values, is none; float64 would be rounded to float32."""
+    assert decoding.step_problem(wide_model()) == "no kernels of norms for torch.float64"
+    wrong = replace(EAGER, add_norm=lambda x, delta, norm: (x, x))
+    for kernels, why in ((EAGER, ""), (wrong, "the kernels of norms compute other values than torch")):
+        monkeypatch.setattr(decoding, "step_kernels", lambda kernels=kernels: kernels)
+        assert decoding.step_problem(wide_model(torch.float32)) == why
+    monkeypatch.delattr(decoding, "step_kernels")
+    assert decoding.step_problem(wide_model(torch.float32)).startswith("NameError: ")
 
 
 def test_one_query_reads_the_keys_where_they_lie(monkeypatch: pytest.MonkeyPatch) -> None:
