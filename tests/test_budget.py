@@ -51,7 +51,7 @@ ROOM_CEILINGS: Mapping[str, tuple[int, int]] = {
 """The most lines, and files, of each package; those in the root of evalsvc are `.`."""
 
 CEILINGS: Mapping[str, int] = {
-    "lines": 70_810,
+    "lines": 70_820,
     "files": 413,
     "commands": 51,
     "options": 307,
