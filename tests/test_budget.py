@@ -27,7 +27,7 @@ ROOM_CEILINGS: Mapping[str, tuple[int, int]] = {
     "client": (1_380, 9),
     "cluster": (1_240, 8),
     "compare": (2_500, 13),
-    "data": (1_930, 8),
+    "data": (1_960, 9),
     "decoders": (1_450, 11),
     "doctor": (1_580, 9),
     "families": (1_950, 13),
@@ -51,8 +51,8 @@ ROOM_CEILINGS: Mapping[str, tuple[int, int]] = {
 """The most lines, and files, of each package; those in the root of evalsvc are `.`."""
 
 CEILINGS: Mapping[str, int] = {
-    "lines": 70_820,
-    "files": 413,
+    "lines": 70_850,
+    "files": 414,
     "commands": 51,
     "options": 307,
     "routes": 50,

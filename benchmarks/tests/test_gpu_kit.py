@@ -27,6 +27,7 @@ ON_TASKS = ("miniature", "pipeline", "loss", "text")
 
 BARE_LACKS = (
     "lm_eval",
+    "pyarrow",
     "transformers",
     "diffusers",
     "torch_fidelity",

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import importlib
 import os
 from abc import ABC, abstractmethod
 from collections import deque
@@ -48,7 +49,6 @@ from evalsvc.data.archives import (
     bounded_names,
     is_image,
     npz_images,
-    parquet_images,
     tar_images,
 )
 from evalsvc.data.captions import CaptionData
@@ -284,10 +284,16 @@ def _safetensors(path: Path, file: OpenFile) -> _Packed:
     return _Packed(path, shape, lambda index: content.get_slice(TENSOR)[index])
 
 
+def _parquet(path: Path, file: OpenFile) -> ImageSource:
+    module = importlib.import_module("evalsvc.data.parquet_images")
+    stored: StoredFiles = module.parquet_images(file, str(path))
+    return _Files(path, stored)
+
+
 _ARCHIVES: Mapping[str, Callable[[Path, OpenFile], ImageSource]] = {
     ".tar": lambda path, file: _Files(path, tar_images(file, str(path))),
     ".npz": lambda path, file: _Packed(path, *npz_images(file, str(path))),
-    ".parquet": lambda path, file: _Files(path, parquet_images(file, str(path))),
+    ".parquet": _parquet,
     ".safetensors": _safetensors,
 }
 

@@ -14,7 +14,7 @@ from PIL import Image
 from refusals import refusal
 from safetensors.numpy import save_file
 
-from evalsvc.data import archives
+from evalsvc.data import archives, parquet_images
 from evalsvc.data.images import read_images
 from evalsvc.errors import InvalidData
 from evalsvc.spec.images import Fit
@@ -202,7 +202,7 @@ PARQUET: dict[str, tuple[Callable[[Path], Any], str]] = {
 @pytest.mark.parametrize("kind", PARQUET)
 def test_tables_that_attack(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("MAX_IMAGES", 10_000), ("MAX_GROUP", 1_000_000), ("GROUP_MEMORY", 100_000_000)):
-        monkeypatch.setattr(archives, name, value)
+        monkeypatch.setattr(parquet_images, name, value)
     make, fragment = PARQUET[kind]
     make(tmp_path / "a.parquet")
     assert fragment in refusal(InvalidData, lambda: read_images(tmp_path / "a.parquet").load(0, None))
