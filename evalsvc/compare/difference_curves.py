@@ -19,7 +19,7 @@ runs. So its verdict has the level 1 − (1 − LEVEL) / (K − 1), by Bonferron
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -188,63 +188,85 @@ def _from(steps: Sequence[int], holds: Sequence[bool]) -> int | None:
     return first if steps and first != steps[-1] else None
 
 
-Read = Callable[[str], Result | None]
-"""A function that returns the result of a checkpoint by its name, RUN@STEP or RUN@STEP:VARIANT; None without one."""
+Read = Callable[[Collection[str]], Mapping[str, Result]]
+"""A function that returns the results of checkpoints by their names, RUN@STEP or RUN@STEP:VARIANT, without those of
+checkpoints that have none."""
+
+Named = tuple[str, Point]
+"""A value with the name of its checkpoint."""
 
 
 def with_verdicts(run: str, series: Sequence[HeadlineSeries], read: Read) -> list[HeadlineSeries]:
     """Return the headline series of a run with verdicts on their newest values, but not against themselves."""
-    return [item.model_copy(update={"verdicts": list(_verdicts(run, item, read))}) for item in series]
-
-
-def _verdicts(run: str, series: HeadlineSeries, read: Read) -> Iterator[NewestVerdict]:
-    newest = checkpoint_name(run, series.latest.step, series.variant)
-    others: list[tuple[OtherSide, str, Point]] = []
-    if series.best is not None:
-        others.append(("best", checkpoint_name(run, series.best.step, series.variant), series.best))
-    if series.base is not None and series.base_name is not None:
-        others.append(("base", series.base_name, series.base))
-    for side, name, other in others:
-        if name == newest:
-            continue
-        distance = _distance(series, (name, other), (newest, series.latest), read)
-        finite, best_of = math.isfinite(distance.value), other.of if isinstance(other, BestPoint) else 1
-        level = level_of_looks(LEVEL, best_of - 1)
-        yield NewestVerdict(
-            side=side,
-            checkpoint=name,
-            difference=number_to_json(distance.value),
-            stderr=None if distance.stderr is None else number_to_json(distance.stderr),
-            verdict=(distance.verdict(level, series.direction) if finite else None) or "no_error_known",
-            basis=distance.basis,
-            best_of=best_of,
-            level=level,
+    sides = [
+        ((checkpoint_name(run, item.latest.step, item.variant), item.latest), _others(run, item)) for item in series
+    ]
+    results = read(_measured(value for newest, others in sides for value in (newest, *others.values())))
+    return [
+        item.model_copy(
+            update={
+                "verdicts": [
+                    _verdict(item, side, other, newest, results)
+                    for side, other in others.items()
+                    if other[0] != newest[0]
+                ]
+            }
         )
+        for item, (newest, others) in zip(series, sides, strict=True)
+    ]
+
+
+def _others(run: str, series: HeadlineSeries) -> dict[OtherSide, Named]:
+    others: dict[OtherSide, Named] = {}
+    if series.best is not None:
+        others["best"] = checkpoint_name(run, series.best.step, series.variant), series.best
+    if series.base is not None and series.base_name is not None:
+        others["base"] = series.base_name, series.base
+    return others
+
+
+def _measured(values: Iterable[Named]) -> set[str]:
+    return {name for name, point in values if point.import_ is None}
+
+
+def _verdict(
+    series: HeadlineSeries, side: OtherSide, other: Named, newest: Named, results: Mapping[str, Result]
+) -> NewestVerdict:
+    distance, (name, point) = _distance(series, other, newest, results), other
+    finite, best_of = math.isfinite(distance.value), point.of if isinstance(point, BestPoint) else 1
+    level = level_of_looks(LEVEL, best_of - 1)
+    return NewestVerdict(
+        side=side,
+        checkpoint=name,
+        difference=number_to_json(distance.value),
+        stderr=None if distance.stderr is None else number_to_json(distance.stderr),
+        verdict=(distance.verdict(level, series.direction) if finite else None) or "no_error_known",
+        basis=distance.basis,
+        best_of=best_of,
+        level=level,
+    )
 
 
 def near_best(run: str, series: HeadlineSeries, points: Iterable[Point], read: Read) -> list[int]:
     """Return the steps of `points` whose values are not worse than the best one, at the level for the best of K."""
     if series.best is None:
         return []
-    name, level = checkpoint_name(run, series.best.step, series.variant), level_of_looks(LEVEL, series.best.of - 1)
-    near = set[int]()
-    for point in points:
-        other = checkpoint_name(run, point.step, series.variant)
-        verdict = _distance(series, (name, series.best), (other, point), read).verdict(level, series.direction)
-        near |= {point.step} if verdict in ("indistinguishable", "better") else set()
+    best, level = _others(run, series)["best"], level_of_looks(LEVEL, series.best.of - 1)
+    values = [(checkpoint_name(run, point.step, series.variant), point) for point in points]
+    results, near = read(_measured([best, *values])), set[int]()
+    for value in values:
+        verdict = _distance(series, best, value, results).verdict(level, series.direction)
+        near |= {value[1].step} if verdict in ("indistinguishable", "better") else set()
     return sorted(near - {series.best.step})
 
 
-def _distance(series: HeadlineSeries, a_side: tuple[str, Point], b_side: tuple[str, Point], read: Read) -> Distance:
-    (a_name, before), (b_name, after) = a_side, b_side
-    if before.import_ is None and after.import_ is None:
-        a, b = read(a_name), read(b_name)
-        if a is not None and b is not None:
-            with suppress(ItemsLost):
-                for contrast in contrast_results(a, b, lambda metric: metric == series.metric):
-                    if contrast.metric.protocol == series.protocol and contrast.distance is not None:
-                        return contrast.distance
-    return apart(_ratio(before), _ratio(after), unit=series.unit)
+def _distance(series: HeadlineSeries, a: Named, b: Named, results: Mapping[str, Result]) -> Distance:
+    if {a[0], b[0]} == _measured([a, b]) <= results.keys():
+        with suppress(ItemsLost):
+            for contrast in contrast_results(results[a[0]], results[b[0]], lambda metric: metric == series.metric):
+                if contrast.metric.protocol == series.protocol and contrast.distance is not None:
+                    return contrast.distance
+    return apart(_ratio(a[1]), _ratio(b[1]), unit=series.unit)
 
 
 def _ratio(point: Point) -> Ratio:

@@ -52,8 +52,9 @@ def read_values(session: Session, folder: Path, run: str, step: int, variant: st
 
 def read_values_along(
     session: Session, folder: Path, run: str, steps: Sequence[int], variant: str, suite: str | None = None
-) -> Iterator[Values]:
-    """Yield the result of `read_values` for each of `steps`; one query reads STEPS_AT_ONCE checkpoints."""
+) -> Iterator[tuple[int, Values]]:
+    """Yield a step and the result of `read_values` for each of `steps` that has been evaluated; one query reads
+    STEPS_AT_ONCE checkpoints."""
     run_row = find_run(session, run)  # kept for the loop, so that `checkpoint.run` needs no query
     protocols: dict[str, dict[str, object]] = {}
     for start in range(0, len(steps), STEPS_AT_ONCE):
@@ -61,9 +62,10 @@ def read_values_along(
         current = (Checkpoint.run_id == run_row.id, Checkpoint.variant == variant, Checkpoint.replaced_at.is_(None))
         loaded = selectinload(Checkpoint.evaluations).selectinload(Evaluation.tasks)
         rows = session.scalars(select(Checkpoint).where(*current, Checkpoint.step.in_(piece)).options(loaded))
-        checkpoints = {checkpoint.step: checkpoint for checkpoint in rows}
+        checkpoints = {checkpoint.step: checkpoint for checkpoint in rows if checkpoint.evaluations}
         for step in piece:
-            yield _values(session, folder, checkpoints[step], suite, protocols)
+            if step in checkpoints:
+                yield step, _values(session, folder, checkpoints[step], suite, protocols)
 
 
 def _values(

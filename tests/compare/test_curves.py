@@ -289,7 +289,7 @@ def series(latest: Point, best: Point | None, base: Point | None = None, of: int
 
 
 def verdicts(item: HeadlineSeries) -> list[NewestVerdict]:
-    [found] = with_verdicts("run", [item], RESULTS.get)
+    [found] = with_verdicts("run", [item], lambda names: {name: RESULTS[name] for name in names})
     return found.verdicts
 
 
@@ -335,5 +335,5 @@ def test_a_value_that_is_no_number_and_a_checkpoint_that_is_gone() -> None:
     latest = point(20, 0.5, import_=1).model_copy(update={"value": "NaN"})
     [found] = verdicts(series(latest, point(10, 0.6, import_=1)))
     assert (found.difference, found.verdict) == ("NaN", "no_error_known")
-    [found] = with_verdicts("run", [series(point(20), point(10))], lambda name: None)
+    [found] = with_verdicts("run", [series(point(20), point(10))], lambda names: {})
     assert [verdict.basis for verdict in found.verdicts] == ["unpaired"]

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from evalsvc import __version__
 from evalsvc.api.answers import NOT_MODIFIED, answer, conditional
 from evalsvc.api.middleware.access import needs
-from evalsvc.api.routes.history import headline_of, read_with_noise
+from evalsvc.api.routes.history import headline_of, read_known, read_with_noise
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import CompareQuery, CurvesQuery, NamedQuery
 from evalsvc.api.state import CurrentState, State
@@ -121,8 +121,7 @@ def _result(session: Session, folder: Path, suite: str | None, name: str, run: s
 def _results_along(
     session: Session, folder: Path, run: str, steps: Sequence[int], variant: str, suite: str | None
 ) -> Iterator[Result]:
-    along = read_values_along(session, folder, run, steps, variant, suite)
-    for step, (values, tables) in zip(steps, along, strict=True):
+    for step, (values, tables) in read_values_along(session, folder, run, steps, variant, suite):
         yield Result(f"{run}@{step}:{variant}", values, tables)
 
 
@@ -216,7 +215,8 @@ def with_noise(session: Session, state: State, named: NamedStep) -> NamedStep:
     if named.metric is None:
         return named
     run, question = find_run(session, named.run), Question((named.metric,), near=True, variant=named.variant)
-    [series] = read_with_noise(session, state.settings.items_path, run, question).series
+    results = partial(read_known, session, state.settings.items_path, {})
+    [series] = read_with_noise(session, run, question, results).series
     return named.model_copy(update={"within_noise": series.near_best})
 
 

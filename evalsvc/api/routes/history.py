@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import astuple, replace
 from functools import cache, partial
 from pathlib import Path
@@ -20,17 +20,16 @@ from evalsvc.api.routes.suites import find_suite
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import HeadlinesQuery, HistoryQuery, RunPath, SummaryQuery
 from evalsvc.api.state import CurrentState, State
-from evalsvc.compare.difference_curves import near_best, with_verdicts
+from evalsvc.compare.difference_curves import Read, near_best, with_verdicts
 from evalsvc.compare.result import Result
 from evalsvc.config import Settings
-from evalsvc.errors import EvalsvcError, UnknownName
+from evalsvc.errors import EvalsvcError
 from evalsvc.spec.documents.history import Buckets, Headline, Headlines, History, RunHeadlines, Summary
 from evalsvc.spec.names import parse_checkpoint
 from evalsvc.store.history.buckets import read_buckets
 from evalsvc.store.history.gaps import gaps_mark
 from evalsvc.store.history.headlines import (
     NEAREST,
-    MarkedRun,
     Question,
     headline_of_run,
     marked_runs,
@@ -41,7 +40,7 @@ from evalsvc.store.history.reading import best_values, read_history, read_summar
 from evalsvc.store.history.series import Window
 from evalsvc.store.history.writing import history_tag
 from evalsvc.store.lookup import find_run
-from evalsvc.store.results import read_values
+from evalsvc.store.results import read_values_along
 from evalsvc.store.tables import Run
 
 router = router_of(prefix="/v1", tags=["history"])
@@ -142,58 +141,45 @@ def headlines_of(
     form: Callable[[RunHeadlines], T],
 ) -> list[T]:
     """Return the headlines of runs, each in the form that `answers` keeps. Runs have verdicts if `answers` has them, or
-    as far as so many `seconds` suffice; none have for 0."""
-    until = time.monotonic() + seconds if seconds else None
-    headline = cache(partial(_headline_of, session, state.settings))
+    until so many `seconds` have been spent on comparisons; none have for 0."""
+    headline, folder, left = cache(partial(_headline_of, session, state.settings)), state.settings.items_path, seconds
     made = []
     for marked in marked_runs(session, runs):
-        metrics = asked.metrics or headline_of_run(session, marked, headline, state.answers.get)
+        metrics, run = asked.metrics or headline_of_run(session, marked, headline, state.answers.get), marked.run
         question = replace(asked, metrics=tuple(dict.fromkeys(metrics)))
-        made.append(_of_run(session, state.settings.items_path, marked, question, until, answers, form))
+        compared, plain = (marked.tag([kind, *astuple(question)]) for kind in ("compared", "headlines"))
+        results = partial(read_known, session, folder, {})
+        read = partial(read_with_noise, session, run, question, results)
+        answer = answers.kept(run.name, compared) if seconds else None
+        if answer is None and left > 0:
+            headlines, begun = read(), time.monotonic()
+            series = with_verdicts(run.name, headlines.series, results)
+            left -= time.monotonic() - begun
+            answer = answers.get(run.name, compared, partial(form, headlines.model_copy(update={"series": series})))
+        made.append(answers.get(run.name, plain, lambda: form(read())) if answer is None else answer)  # noqa: B023
     return made
 
 
-def _of_run(
-    session: Session,
-    folder: Path,
-    marked: MarkedRun,
-    question: Question,
-    until: float | None,
-    answers: Answers[T],
-    form: Callable[[RunHeadlines], T],
-) -> T:
-    run, result = marked.run, cache(partial(_result, session, folder))
-    read = partial(read_with_noise, session, folder, run, question)
-
-    def compare() -> T:
-        headlines = read()
-        series = with_verdicts(run.name, headlines.series, result)
-        return form(headlines.model_copy(update={"series": series}))
-
-    compared, plain = (marked.tag([kind, *astuple(question)]) for kind in ("compared", "headlines"))
-    if until is not None:
-        if time.monotonic() < until:
-            return answers.get(run.name, compared, compare)
-        if (kept := answers.kept(run.name, compared)) is not None:
-            return kept
-    return answers.get(run.name, plain, lambda: form(read()))
-
-
-def read_with_noise(session: Session, folder: Path, run: Run, question: Question) -> RunHeadlines:
+def read_with_noise(session: Session, run: Run, question: Question, results: Read) -> RunHeadlines:
     """Return the headlines of a run; if they are asked for, with the steps within the noise of the best values."""
-    headlines, result = read_run_headlines(session, run, question), cache(partial(_result, session, folder))
+    headlines = read_run_headlines(session, run, question)
     series = [] if question.near else headlines.series
     for item in headlines.series if question.near else ():
         values = best_values(session, run, item, NEAREST, question.last)
-        series.append(item.model_copy(update={"near_best": near_best(run.name, item, values, result)}))
+        series.append(item.model_copy(update={"near_best": near_best(run.name, item, values, results)}))
     return headlines.model_copy(update={"series": series})
 
 
-def _result(session: Session, folder: Path, name: str) -> Result | None:
-    try:
-        return Result(name, *read_values(session, folder, *parse_checkpoint(name)))
-    except UnknownName:
-        return None
+def read_known(session: Session, folder: Path, known: dict[str, Result], names: Collection[str]) -> dict[str, Result]:
+    """Add the results of checkpoints to `known`, which has results by name, and return it. One query reads the results
+    of a run. Checkpoints without an evaluation are left out."""
+    named = {parse_checkpoint(name): name for name in names if name not in known}
+    for run, variant in {(run, variant) for run, _, variant in named}:
+        steps = [step for of_run, step, of_variant in named if (of_run, of_variant) == (run, variant)]
+        for step, values in read_values_along(session, folder, run, steps, variant):
+            name = named[run, step, variant]
+            known[name] = Result(name, *values)
+    return known
 
 
 def _headline_of(session: Session, settings: Settings, suite: str) -> Sequence[str]:

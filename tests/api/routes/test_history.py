@@ -12,7 +12,7 @@ from compared_runs import put
 from history_reference import Point, imported, write
 from pydantic import ValidationError
 from queue_steps import act, enter, evaluate_whole, metric, submission, suite
-from sqlalchemy import update
+from sqlalchemy import event, update
 
 from evalsvc.api.routes import history
 from evalsvc.api.routes.imports import ImportInput
@@ -258,13 +258,33 @@ def test_what_was_compared_is_kept_until_the_run_changes(app: App, monkeypatch: 
         return with_verdicts(run, *arguments)
 
     monkeypatch.setattr(history, "with_verdicts", count)
-    assert ask(app, compare=1e-9)["run-a"]["arc/acc"]["verdicts"] is None, "the time is over before the first run"
+    assert ask(app, compare=1e-9)["imported"]["lower/x"]["verdicts"] is None, "the first run took the time"
     assert ask(app, compare=5) == ask(app, compare=5) == ask(app, compare=1e-9), "what is kept takes no time"
     assert compared == ["run-a", "imported"]
     put(app.store, "run-a", 30, 4, 0.9)
     assert ask(app, compare=5)["run-a"]["arc/acc"]["latest"]["step"] == 30
     assert compared == ["run-a", "imported", "run-a"]
     assert app.http.get(address, headers={"If-None-Match": tag}).status_code == 200
+
+
+def test_the_checkpoints_of_all_verdicts_are_read_together(app: App) -> None:
+    """One by one, the checkpoints of 50 runs with six headline metrics took more than a second."""
+    statements: list[str] = []
+    event.listen(app.store.engine, "after_cursor_execute", lambda *found: statements.append(found[2]))
+    asked = []
+    for run, count in (("few", 3), ("many", 12)):
+        names = [f"arc{best}/acc" for best in range(count)]
+        for step in range(count):
+            enter(app.store, submission(step, run=run), suite())
+            evaluate_whole(app.store, *(metric(float(step != best), name) for best, name in enumerate(names)))
+        before = len(statements)
+        ask(app, run=run, metric=names)
+        plain = len(statements)
+        found = ask(app, run=run, metric=names, compare=5)[run]
+        asked.append(len(statements) - plain - (plain - before))
+        best = {verdict["checkpoint"] for item in found.values() for verdict in item["verdicts"]}
+        assert len(best) == count - 1, "the newest is best by one metric, and each other one by a metric of its own"
+    assert asked[0] == asked[1]
 
 
 HEADLINE = "/v1/runs/run-a/headline"

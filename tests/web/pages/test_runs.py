@@ -280,8 +280,9 @@ def test_fifty_runs_of_many_cost_three_questions(app: App, monkeypatch: pytest.M
 
 
 def test_runs_that_are_not_compared_yet_have_a_link(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
-    measure(app.store, 0, 2.0)
-    measure(app.store, 10, 1.0)
+    for run in ("a", "b"):
+        measure(app.store, 0, 2.0, run=run)
+        measure(app.store, 10, 1.0, run=run)
     monkeypatch.setattr("evalsvc.web.pages.runs.QUICK_SECONDS", 1e-9)
     assert 'id="all-verdicts" href="/?verdicts=all"' in page(app)
     assert "all-verdicts" not in page(app, "?verdicts=all")
