@@ -10,6 +10,7 @@ from functools import partial
 from urllib.parse import quote
 
 from evalsvc.errors import meaning
+from evalsvc.metrics.definitions import title_of
 from evalsvc.spec.documents.history import HeadlineSeries
 
 VERDICTS: Mapping[str, tuple[str, str]] = {
@@ -130,6 +131,7 @@ FILTERS: Mapping[str, Callable[..., object]] = {
     "is_digest": re.compile("[0-9a-f]{32,64}").fullmatch,
     "parts": partial(re.split, r"(?<=[/_@.:])"),
     "cure": meaning,
+    "words": title_of,
     "verdict": lambda name: VERDICTS.get(name, ("", "no error known")),
     "signed": signed,
     "bytes": bytes_,

@@ -10,7 +10,6 @@ from pydantic import Field
 from evalsvc.client.reader import ServiceReader
 from evalsvc.compare.difference_curves import level_of_looks
 from evalsvc.errors import EvalsvcError, InvalidRequest, NotComparable, UnknownName
-from evalsvc.metrics.definitions import title_of
 from evalsvc.metrics.intervals import LEVEL
 from evalsvc.spec import documents
 from evalsvc.spec.documents.comparisons import Family
@@ -58,7 +57,7 @@ class ComparePage(Page):
         asked, note = self._resolved(source)
         values: dict[str, object] = {"query": asked, "note": note, "comparison": None, "curves": None, "panels": []}
         known = source.run_names()
-        values |= {"names": known, "runs": [], "title_of": title_of, "refusal": None}
+        values |= {"names": known, "runs": [], "refusal": None}
         values["link"] = lambda **changes: f"/compare?{asked.model_copy(update=changes).to_query()}"
         names = [side.partition("@")[0].partition(":")[0] for side in (asked.b, asked.a)]
         read = {name: source.run(name, all_checkpoints=False) for name in {*names} & {*known}}

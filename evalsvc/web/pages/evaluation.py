@@ -60,7 +60,6 @@ class EvaluationPage(Page):
             },
             "artifacts": [each for each in artifacts if each.pruned_at is None],
             "companions": [name for name in names if main_metric(name, names) is not None],
-            "title_of": title_of,
             "maps": {query.task: query for query in loss_maps(artifacts)},
             "commands": [
                 ("evaluate again", f"evalsvc retry {shlex.quote(name)} --suite {shlex.quote(evaluation.suite.name)}"),

@@ -15,8 +15,11 @@ from urllib.parse import urlencode
 from pydantic import AfterValidator, Field, field_validator
 
 from evalsvc.client.reader import ServiceReader
-from evalsvc.errors import InvalidRequest, UnknownName
-from evalsvc.spec.documents import HeadlineSeries, RunHeadlines, RunSummary
+from evalsvc.compare.difference_curves import level_of_looks
+from evalsvc.errors import InvalidRequest, ItemsLost, NotComparable, UnknownName
+from evalsvc.metrics.intervals import LEVEL
+from evalsvc.spec.documents import Comparison, HeadlineSeries, RunHeadlines, RunSummary
+from evalsvc.spec.names import checkpoint_name
 from evalsvc.web.formats import segment
 from evalsvc.web.page import Content, Page
 from evalsvc.web.pages.run import MAX_OVERLAID, RunName
@@ -87,6 +90,17 @@ class Row:
         return [
             item for item in series if ("base", verdict) in [(each.side, each.verdict) for each in item.verdicts or []]
         ]
+
+
+@dataclass(frozen=True)
+class Leading:
+    """The two runs with the best newest values of a metric, and how they differ in all columns."""
+
+    head: HeadlineSeries
+    of: int
+    """Number of runs that the two are the best of."""
+    comparison: Comparison
+    """The second best run's checkpoint as a, and the best run's as b."""
 
 
 class RunsPage(Page):
@@ -171,8 +185,10 @@ class RunsPage(Page):
         columns = self.metric or _columns(series for row in rows for series in row.series)
         heads = {item.metric: item for row in rows for item in row.series.values()}
         known = source.headline(part[0].name).names if heads and not self.only else []
+        first = self.sort.removeprefix(BY_METRIC) if self.sort not in ORDERS else None
+        leading = leading_of(source, rows, sorted(columns, key=lambda metric: metric != first))
         values: Mapping[str, object] = {"rows": rows, "groups": [], "columns": columns, "heads": heads, "known": known}
-        return {**values, "total": len(runs), "open": _open(headlines)}
+        return {**values, "total": len(runs), "open": _open(headlines), "leading": leading}
 
     def _headlines(self, source: ServiceReader, names: Sequence[str]) -> list[RunHeadlines]:
         ask = partial(source.headlines, names, self.metric, points=SPARK_POINTS)
@@ -241,6 +257,35 @@ def _spread(series: Sequence[HeadlineSeries]) -> Spread | None:
         other_protocols=len(series) - protocols.count(protocol),
         curve={step: (fmean(all_), stdev(all_)) for step, all_ in columns.items() if 1 < len(all_) == len(curves)},
     )
+
+
+def leading_of(source: ServiceReader, rows: Sequence[Row], metrics: Sequence[str]) -> Leading | None:
+    """Compare the two best runs by the first metric that ranks two runs, at the level for the best of all; None without
+    such a metric."""
+    for metric in metrics:
+        ranked = list(_ranked(rows, metric))
+        if len(ranked) > 1:
+            break
+    else:
+        return None
+    (_, b, best), (_, a, second), *_ = sorted(ranked, key=lambda place: place[0])
+    shared = [metric for metric in metrics if metric in best.series and metric in second.series]
+    try:
+        comparison = source.compare(a, b, shared, level=level_of_looks(LEVEL, len(ranked) - 1))
+    except (ItemsLost, NotComparable, UnknownName):  # for example, the checkpoint was replaced, and is not evaluated yet
+        return None
+    return Leading(best.series[metric], len(ranked), comparison)
+
+
+def _ranked(rows: Sequence[Row], metric: str) -> Iterator[tuple[float, str, Row]]:
+    """Yield the place, the newest checkpoint and the row of each run with a measured value by the usual protocol."""
+    measured = [(row, row.series[metric]) for row in rows if metric in row.series]
+    protocols = [series.protocol for _, series in measured]
+    for row, series in measured:
+        value, sign = series.latest.value, {"higher": -1, "lower": 1, "none": 0}[series.direction]
+        is_usual = series.protocol == max(protocols, key=protocols.count)
+        if sign and is_usual and series.latest.import_ is None and isinstance(value, float) and isfinite(value):
+            yield sign * value, checkpoint_name(row.run.name, series.latest.step, series.variant), row
 
 
 def overlay_address(names: Sequence[str]) -> str | None:

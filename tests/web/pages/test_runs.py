@@ -279,6 +279,37 @@ def test_fifty_runs_of_many_cost_three_questions(app: App, monkeypatch: pytest.M
     assert asked == ["runs", "headlines", "headlines", "headline"]
 
 
+def test_the_two_best_runs_are_compared(app: App) -> None:
+    """Whether one run is better than the other one took two ticks and a page."""
+
+    def leading(query: str = "") -> tuple[str, str]:
+        found = re.search(r'<p class="leading".*?>(.*?)<a href="(.*?)"', page(app, query), re.DOTALL)
+        return (words(found[1]), unescape(found[2])) if found else ("", "")
+
+    put(app.store, "a", 10, 1, 0.3)
+    for name in ("told", "told-2"):
+        write(app.store, {"higher/x": points(1, 2)}, name)
+    put(app.store, "other-protocol", 10, 2, 0.9, limit=2)
+    put(app.store, "more", 10, 1, 0.36)
+    columns = "?metric=higher/x&metric=arc/acc&metric=arc/bits_per_byte"
+    for runs, best, second in ((2, "more", "a"), (3, "most", "more")):
+        if best == "most":
+            put(app.store, best, 20, 3, 0.9)
+        text, link = leading(columns)
+        step = 20 if best == "most" else 10
+        assert text.startswith(f"Best by Arc accuracy: {best}@{step} , then {second}@10 . The first against the second")
+        assert ("corrected for the best of 3" in text) == (runs == 3)
+        query = {"a": f"{second}@10", "b": f"{best}@{step}", "level": 1 - 0.05 / (runs - 1), "metric": "arc/acc"}
+        [row] = app.http.get("/v1/compare", params=query).json()["contrasts"]
+        assert row["verdict"] == ("better" if best == "most" else "indistinguishable")
+        shown = f"better by {row['difference']:.3f} [{row['interval']['low']:.3f}, {row['interval']['high']:.3f}]"
+        assert (shown in text) == (best == "most"), text
+        assert app.http.get(link).status_code == 200
+        assert f"best_of={runs}" in link
+    assert leading(f"{columns}&sort=metric:arc/bits_per_byte")[0].startswith("Best by Arc bits per byte: ")
+    assert leading("?only=a") == leading("?metric=higher/x") == ("", ""), "fewer than two measured runs"
+
+
 def test_runs_that_are_not_compared_yet_have_a_link(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     for run in ("a", "b"):
         measure(app.store, 0, 2.0, run=run)
