@@ -5,7 +5,8 @@
 
 Runs from a checkout with what is installed there, and downloads nothing: a section that needs a package that is missing
 is left out, and says which. Sections run one after the other in a process of their own; where one takes that process
-down, another goes on with the rest. At the time limit it stops with what it has.
+down, another goes on with the rest. Each has half of the time that is left, the last one all of it. At the time limit
+the kit stops with what it has.
 
 Prints the card, a table as it goes, and as last line one JSON document; `--output` writes it to a file after every
 section. The exit code is 1 if a check failed, 2 if the options are wrong. A goal that is missed is no failure: its
@@ -158,7 +159,7 @@ class Kept:
 def run_all(kept: Kept, deadline: float) -> None:
     """Run the sections in another process, and what is left in a new one where that dies."""
     while left := [name for name, outcome in kept.outcomes.items() if outcome.state == "not begun"]:
-        current: str | None = None
+        current, until = None, deadline
         for event in _events(left, kept.options, deadline):
             name = event.pop("event")
             if name == "refused":
@@ -169,7 +170,7 @@ def run_all(kept: Kept, deadline: float) -> None:
                     _print_card(event)
                 kept.card = event
             elif name == "begin":
-                current = event["section"]
+                current, until = event["section"], event["until"]
                 kept.outcomes[current].state = "stopped"  # until it says otherwise
             elif current is not None and name == "row":
                 kept.outcomes[current].rows.append(event)
@@ -182,7 +183,9 @@ def run_all(kept: Kept, deadline: float) -> None:
         late = time.monotonic() >= deadline
         if current is not None:
             outcome = kept.outcomes[current]
-            outcome.state, outcome.reason = ("stopped", "time limit") if late else ("failed", "its process died")
+            outcome.state, outcome.reason = "failed", "its process died"
+            if time.monotonic() >= until:
+                outcome.state, outcome.reason = "stopped", "time limit" if late else "its half of the time left is over"
             _print_end(current, outcome)
         elif not late and [name for name in left if kept.outcomes[name].state == "not begun"]:
             for name in left:  # it died before it had begun one: the next would, too
@@ -194,19 +197,32 @@ def run_all(kept: Kept, deadline: float) -> None:
 
 
 def _events(names: Sequence[str], options: Mapping[str, Any], deadline: float) -> Iterator[dict[str, Any]]:
-    """What a process that runs these sections says, until it ends or the time is over."""
+    """What a process that runs these sections says, until it ends, or the time of the section that runs is over: half
+    of the time left, all of it for the last section."""
     command = [sys.executable, str(HERE), "--child", "--device", options["device"], "--only", *names]
     process = subprocess.Popen(command + ["--small"] * options["small"], stdout=subprocess.PIPE, text=True)
-    timer = threading.Timer(max(0.0, deadline - time.monotonic()), process.kill)
-    timer.start()
+
+    def kill_at(until: float) -> threading.Timer:
+        timer = threading.Timer(max(0.0, until - time.monotonic()), process.kill)
+        timer.start()
+        return timer
+
+    timer = kill_at(deadline)
+    assert process.stdout is not None
     try:
-        assert process.stdout is not None
         for line in process.stdout:
-            yield json.loads(line)
+            event = json.loads(line)
+            if event["event"] == "begin":
+                left = deadline - time.monotonic()
+                event["until"] = deadline if event["section"] == names[-1] else deadline - left / 2
+                timer.cancel()
+                timer = kill_at(event["until"])
+            yield event
     finally:
         timer.cancel()
         process.kill()
         process.wait()
+        process.stdout.close()
 
 
 def _end(outcome: Outcome, event: Mapping[str, Any]) -> None:

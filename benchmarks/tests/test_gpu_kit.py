@@ -137,7 +137,7 @@ ENDS = {"event": "end", "state": "done", "seconds": 1.0}
 
 
 def begins(section: str) -> dict[str, Any]:
-    return {"event": "begin", "section": section}
+    return {"event": "begin", "section": section, "until": time.monotonic() + 60}
 
 
 def scripted(monkeypatch: pytest.MonkeyPatch, *lives: list[dict[str, Any]]) -> list[list[str]]:
@@ -167,6 +167,25 @@ def test_what_takes_its_process_down_costs_no_other_section(monkeypatch: pytest.
     assert (kept.outcomes["a"].state, kept.outcomes["a"].reason) == ("failed", "its process died")
     assert kept.outcomes["b"].state == "done"
     assert kept.failed == ["a"]
+
+
+@pytest.mark.usefixtures("child_process")
+def test_a_section_has_half_of_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The compilation of a peer took the minutes of all that came after it."""
+    sections = tmp_path / "sections.py"
+    sections.write_text("""
+import json, sys, time
+for name in sys.argv[sys.argv.index("--only") + 1 :]:
+    if name != "--small":
+        print(json.dumps({"event": "begin", "section": name}), flush=True)
+        time.sleep({"slow": 60, "last": 4}.get(name, 0))
+        print(json.dumps({"event": "end", "state": "done", "seconds": 1.0}), flush=True)
+""")
+    monkeypatch.setattr(gpu, "HERE", sections)
+    kept = outcomes_of("slow", "quick", "last")
+    gpu.run_all(kept, time.monotonic() + 12)
+    found = [(outcome.state, outcome.reason) for outcome in kept.outcomes.values()]
+    assert found == [("stopped", "its half of the time left is over"), ("done", ""), ("done", "")]
 
 
 def test_a_check_that_fails_fails_its_section(monkeypatch: pytest.MonkeyPatch) -> None:
