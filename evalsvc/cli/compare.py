@@ -40,6 +40,7 @@ from evalsvc.compare.comparison import Options, compare_results, require_compara
 from evalsvc.compare.contrast import EXTERNAL_AGAINST_SAMPLED, allowed_by
 from evalsvc.compare.source import Service, read_result
 from evalsvc.errors import InvalidRequest, first_few
+from evalsvc.metrics.intervals import percent
 from evalsvc.metrics.shown_metrics import Place, default_headline, divide_rows
 from evalsvc.spec.documents.comparisons import (
     Across,
@@ -214,7 +215,7 @@ def print_contrasts(
     together = comparison.family == "holm"
     p_values = "p (Holm, all metrics)" if together else "p (Holm)"
     columns = ["B is", "metric", "A", "interval of A", "B", "interval of B", "B − A"]
-    columns += [f"{100 * comparison.level:.4g} % interval", "basis", "n"]
+    columns += [f"{percent(comparison.level)} interval", "basis", "n"]
     optional = ["left out", "only A / B right", p_values, "protocols differ in", "why there is no interval"]
     with_rows = list(comparison.contrasts)
     if not whole:
@@ -272,7 +273,7 @@ def _explain_verdicts(comparison: Comparison) -> None:
     """Say how many verdicts chance alone would give; a service of an older version does not send that number."""
     judged, expected = comparison.judged, comparison.expected_by_chance
     metrics = "1 metric has a verdict" if judged == 1 else f"{judged:,} metrics have a verdict"
-    level = f"{comparison.level:.4g}"
+    level = f"{comparison.level:.10g}"
     if judged and expected is None:
         say(
             f"{metrics}, judged together by Holm's method: if nothing had changed, none would be better, worse or "
@@ -352,7 +353,7 @@ def print_difference_curves(
     if "sampling" in comparison.across and any(curve.protocol is None for curve in comparison.curves):
         say(ACROSS_SAMPLING)
     if every_step:
-        band = f"{100 * comparison.level:.4g} % interval, {comparison.band}"
+        band = f"{percent(comparison.level)} interval, {comparison.band}"
         for curve in comparison.curves:
             say(about_curve(curve))
             columns = [comparison.x, "A", "± A", "B", "± B", "B − A", band, "basis", "B is"]
@@ -363,7 +364,7 @@ def print_difference_curves(
             say()
     elif comparison.curves:
         curves.sort(key=lambda curve: _rank(curve.metric, headline))
-        interval = f"{100 * comparison.level:.4g} % interval"
+        interval = f"{percent(comparison.level)} interval"
         columns = ["B is", "metric", comparison.x, "A", "B", "B − A", interval, "covers zero", "beyond noise"]
         rows = [_last_row(curve) for curve in curves]
         drop, width = ("beyond noise", "A", "B", "covers zero"), terminal_width() or PIPE

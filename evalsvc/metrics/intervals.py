@@ -110,6 +110,14 @@ def require_level(level: float) -> None:
         raise InvalidRequest(f"the level of an interval is {level:g}; give a number between 0 and 1, such as {LEVEL}")
 
 
+def percent(level: float) -> str:
+    """Return a level in words, with as many digits as tell the level from certainty: 95 %, 99.9998 %."""
+    missed = 100 * (1 - level)
+    digits = max(0, 1 - math.floor(math.log10(missed))) if missed > 0 else 0
+    shown = f"{100 * level:.{digits}f}"
+    return f"{shown.rstrip('0').rstrip('.') if digits else shown} %"
+
+
 WIDEST = 1e6
 """Largest critical value, in standard errors."""
 

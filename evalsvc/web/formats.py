@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from evalsvc.errors import meaning
 from evalsvc.metrics.definitions import title_of
+from evalsvc.metrics.intervals import percent
 from evalsvc.spec.documents.history import HeadlineSeries
 
 VERDICTS: Mapping[str, tuple[str, str]] = {
@@ -132,6 +133,7 @@ FILTERS: Mapping[str, Callable[..., object]] = {
     "parts": partial(re.split, r"(?<=[/_@.:])"),
     "cure": meaning,
     "words": title_of,
+    "percent": percent,
     "verdict": lambda name: VERDICTS.get(name, ("", "no error known")),
     "signed": signed,
     "bytes": bytes_,

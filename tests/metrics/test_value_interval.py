@@ -20,6 +20,7 @@ from evalsvc.metrics.intervals import (
     bend_of,
     confidence_interval,
     critical_value,
+    percent,
     upper_tail,
 )
 from evalsvc.metrics.item_numbers import Numbers
@@ -275,3 +276,12 @@ def test_tail_is_scipys(dof: int, t: float) -> None:
     level = float(stats.t.sf(max(t, 0.3), dof))
     assert critical_value(level, dof) == pytest.approx(stats.t.isf(level, dof), rel=1e-6)
     assert critical_value(level, 0) == math.inf, "one value decides nothing"
+
+
+@pytest.mark.parametrize(
+    ("level", "words"),
+    [(0.95, "95 %"), (0.5, "50 %"), (0.9975, "99.75 %"), (1 - 0.05 / 19, "99.74 %"), (1 - 0.05 / 4e6, "99.9999988 %")],
+)
+def test_a_level_is_never_said_to_be_certain(level: float, words: str) -> None:
+    """The best of 2,000 steps of either run was compared at "the level 1"."""
+    assert percent(level) == words

@@ -22,6 +22,9 @@ from evalsvc.spec.documents.fields import (
     Variant,
 )
 
+MANY_STEPS = 8
+"""Most steps that a sentence names one by one."""
+
 MetricTitle = Annotated[str | None, Field(examples=["Image loss"])]
 MetricName = Annotated[str, Field(examples=["loss/image"])]
 Unit = Annotated[str, Field(examples=["nats/token"])]
@@ -307,7 +310,10 @@ class NamedStep(Document):
         what = f"{name} is step {self.step:,} of {self.run}"
         if self.metric is None:
             return what
-        near = f"steps {', '.join(f'{step:,}' for step in self.within_noise)}" if self.within_noise else "no other step"
+        steps = [f"{step:,}" for step in self.within_noise]
+        near = f"{'step' if len(steps) == 1 else 'steps'} {', '.join(steps)}" if steps else "no other step"
+        if len(steps) > MANY_STEPS:
+            near = f"{len(steps)} of the 40 best steps, from {steps[0]} to {steps[-1]}"
         metric = f"{self.title} ({self.metric})" if self.title else self.metric
         return f"{what}, the best of {self.of:,} by {metric}; within its noise: {near}"
 

@@ -12,7 +12,7 @@ from pydantic import Field
 from evalsvc.client.reader import ServiceReader
 from evalsvc.errors import UnknownName
 from evalsvc.metrics.definitions import title_of
-from evalsvc.metrics.intervals import LEVEL
+from evalsvc.metrics.intervals import LEVEL, percent
 from evalsvc.metrics.shown_metrics import Place, divide_rows
 from evalsvc.spec.documents.comparisons import Comparison, DifferenceCurve, Family, MetricDifference, RunComparison
 from evalsvc.web.charts import Along, contrast_chart, difference_chart
@@ -51,7 +51,7 @@ class ContrastsQuery(_OfTwo):
     def panel_of(self, comparison: Comparison) -> Panel:
         given = self.model_dump(include={"level", "family"}, exclude_defaults=True)
         rows = [row for row, _ in divided(comparison.contrasts)]
-        notes = [f"verdicts are at the level {comparison.level:g}"]
+        notes = [f"verdicts are at the level {percent(comparison.level)}"]
         if expected := comparison.expected_by_chance:
             notes.append(f"of {comparison.judged} metrics, {expected:.2g} differ by chance alone on average")
         return Panel(

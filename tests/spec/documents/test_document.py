@@ -100,3 +100,15 @@ def test_a_notebook_shows_documents_as_tables_and_names_as_text() -> None:
     shown = example(documents.Comparison, a="a@0", b="b@1", contrasts=[change])._repr_html_()
     row = "<td>better</td><td>&lt;script&gt;</td><td>0.33333</td><td>-0.25</td><td>inf</td><td>0.431</td><td></td>"
     assert f"<td>A: a@0</td><td>B: b@1</td></tr><tr>{row}</tr></table>" in shown
+
+
+def test_the_best_step_is_said_with_the_steps_within_its_noise() -> None:
+    best = documents.NamedStep(run="run-a", step=1000, variant="raw", metric="loss/image", title="Image loss", of=2000)
+    begins = "run-a@best is step 1,000 of run-a, the best of 2,000 by Image loss (loss/image); within its noise: "
+    for within, words in (
+        ([], "no other step"),
+        ([900], "step 900"),
+        ([900, 1100], "steps 900, 1,100"),
+        ([*range(100, 4000, 100)], "39 of the 40 best steps, from 100 to 3,900"),
+    ):
+        assert best.model_copy(update={"within_noise": within}).words("run-a@best") == begins + words

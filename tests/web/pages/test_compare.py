@@ -104,7 +104,7 @@ def test_the_best_checkpoint_is_said_to_be_the_best_of_so_many(client: Client) -
     with pytest.raises(InvalidRequest, match="best_of"):
         ComparePage.parse([("best_of", "-1")])
     shown = page(client, a="run-a@0", b="run-b@0", best_of=21)
-    assert "One of the two is the best of 21 steps" in shown
+    assert "The two are the best of 20 pairs of checkpoints" in shown
     assert "best_of=21" in shown.split("Swap sides")[0].rpartition("<a")[2]
     assert "99.75 % interval" in shown, "1 − 0.05 / 20"
     assert "--level 0.9975" in shown
