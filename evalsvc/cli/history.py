@@ -39,6 +39,7 @@ from evalsvc.cli.printer import (
     shown_number,
 )
 from evalsvc.cli.terminal import fitting, one_line, print_lines, print_table, say, table_lines
+from evalsvc.client.history import COLUMNS
 from evalsvc.compare.curves import (
     Curve,
     JoinedHistories,
@@ -230,11 +231,7 @@ def last_steps(history: History, count: int | None) -> History:
     cut = []
     for series in history.series if places else ():
         start = next((place for place, at in enumerate(series.x) if at >= places[0]), len(series.x))
-        columns = {
-            name: value[start:]
-            for name in ("x", "value", "stderr", "low", "high", "n", "groups", "import_")
-            if (value := getattr(series, name)) is not None
-        }
+        columns = {name: value[start:] for name in COLUMNS if (value := getattr(series, name)) is not None}
         cut.append(series.model_copy(update=columns))
     gaps = [gap for gap in history.gaps if history.x != "step" or not places or gap.step >= places[0]]
     return history.model_copy(update={"series": [series for series in cut if series.x], "gaps": gaps})

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 
 from evalsvc.client.transport import MAX_PAGE, MethodGroup, query_of, segment
 from evalsvc.spec import documents
+from evalsvc.spec.documents.history import ValueSeries
 
 HEADLINE_RUNS = 50
 """The most runs that a request for headlines may name."""
+
+PAGE_VALUES = 200_000
+"""The most values of a history that a request may ask for."""
+
+COLUMNS = ("x", "value", "stderr", "low", "high", "n", "groups", "import_")
+"""The fields of a series of a history that have an entry for each value."""
 
 
 class HistoryMethods(MethodGroup):
@@ -26,10 +34,11 @@ class HistoryMethods(MethodGroup):
     ) -> documents.History:
         """Return the series of a run as columns along `x` (`step` or `tokens`), from `first` to `last`.
 
-        Names may be patterns such as `arc_*/acc`. NaN and infinities are strings.
+        Names may be patterns such as `arc_*/acc`. NaN and infinities are strings. A long history is read in pages.
         """
         query = query_of(x=x, metric=names, variant=variant, to=last, **{"from": first})
-        return self._transport.get(documents.History, f"/v1/runs/{segment(run)}/metrics", query)
+        pages = list(self._transport.pages(documents.History, f"/v1/runs/{segment(run)}/metrics", query, PAGE_VALUES))
+        return _joined(pages) if len(pages) > 1 else pages[0]
 
     def buckets(
         self,
@@ -129,6 +138,23 @@ class HistoryMethods(MethodGroup):
     def protocol(self, protocol: str) -> dict[str, object]:
         """Return the content of a protocol by its id."""
         return self._transport.read(self._transport.request("GET", f"/v1/protocols/{segment(protocol)}"))
+
+
+def _joined(pages: Sequence[documents.History]) -> documents.History:
+    parts: dict[tuple[str, str, str], list[ValueSeries]] = {}
+    for part in (part for page in pages for part in page.series):
+        parts.setdefault((part.metric, part.variant, part.protocol), []).append(part)
+    # On pages and in a whole answer, series of the same metric and variant are ordered by age, which the sort keeps.
+    series = [_whole(own) for _, own in sorted(parts.items(), key=lambda item: item[0][:2])]
+    return pages[0].model_copy(update={"series": series, "next_cursor": None})
+
+
+def _whole(parts: Sequence[ValueSeries]) -> ValueSeries:
+    columns = {name: [getattr(part, name) for part in parts] for name in COLUMNS}
+    for name, pieces in columns.items():
+        filled = (piece or [None] * len(part.x) for part, piece in zip(parts, pieces, strict=True))
+        columns[name] = list(chain(*filled)) if any(pieces) else pieces[0]
+    return parts[0].model_copy(update=columns)
 
 
 class ComparisonMethods(MethodGroup):

@@ -1,6 +1,7 @@
 """The client against the application, and against what is not one."""
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -15,11 +16,14 @@ import numpy as np
 import pytest
 from app_in_process import App, app_in_process
 from compared_runs import put
+from history_reference import Point as Value
+from history_reference import imported, random_history, write
 from long_lists import fill_lists
 from pandas import DataFrame
+from posts_and_results import act
 from signed_in import new_token
 
-from evalsvc.client import ArtifactContent, Client
+from evalsvc.client import ArtifactContent, Client, history
 from evalsvc.cluster.certificates import write_certificates
 from evalsvc.errors import (
     CheckpointChanged,
@@ -37,6 +41,9 @@ from evalsvc.errors import (
 from evalsvc.messages import ShardError
 from evalsvc.spec.documents import Progress
 from evalsvc.spec.documents.history import Point
+from evalsvc.spec.protocol import Protocol
+from evalsvc.store.history.imports import import_values
+from evalsvc.store.pages import MAX_VALUES
 from evalsvc.store.runs.listing import MAX_CHECKPOINTS
 from evalsvc.store.views import LiveTask
 
@@ -158,6 +165,25 @@ def test_a_long_history_is_imported_and_read_in_parts(client: Client) -> None:
     assert summary.latest == Point(step=99, value="NaN", stderr=None, n=None, groups=None, import_=1)
     assert summary.best is not None
     assert (summary.best.step, summary.best.value) == (98, 1.25)
+
+
+def test_a_history_of_several_pages_is_that_of_one_answer(
+    app: App, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A history with more than 200,000 values was refused, and pages lacked series without values in the window."""
+    for step in (1, 3):
+        put(app.store, "run-a", step, step, 0.5, tokens_seen=step)
+    write(app.store, random_history(1))
+    for variant, limit in itertools.product(("raw", "ema"), (2, 1)):
+        series = imported("lower/0", [Value(5, 1.0, None, 3)], variant=variant, protocol=Protocol({"limit": limit}))
+        act(app.store, import_values, "run-a", "test", [series], True)
+    ask = [partial(client.history, "run-a", **window) for window in ({}, {"first": 5, "last": 90}, {"x": "tokens"})]
+    whole = [read() for read in ask]
+    monkeypatch.setattr(history, "PAGE_VALUES", 3)
+    assert [read() for read in ask] == whole
+    assert len(whole[0].series) > len([series for series in whole[1].series if series.x]) > 3
+    monkeypatch.undo()
+    assert history.PAGE_VALUES == MAX_VALUES
 
 
 def test_nobody_answers() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
+from math import inf
 from typing import Any
 
 from sqlalchemy import Executable, and_, func, select, tuple_
@@ -51,7 +52,8 @@ def read_history(
 
     Along tokens, `omitted` counts values of checkpoints without `tokens_seen`. `limit` is the most values on a page,
     over all series; pages are ordered by series, the oldest first, and by x, so that new values move no value to
-    another page. `cursor` is `next_cursor` of the page before. Without `limit`, more than MAX_VALUES are refused.
+    another page. A series without values in the window is on the page where its values would be. `cursor` is
+    `next_cursor` of the page before. Without `limit`, more than MAX_VALUES are refused.
     """
     chosen = choose_series(session, run, names, variant)
     window.require_tokens(session, chosen)
@@ -67,9 +69,12 @@ def read_history(
     omitted = window.count_omitted(session, chosen.ids)
     # The step too, since two checkpoints may have seen equally many tokens.
     next_cursor = write_cursor(question, [table[name][-1] for name in ("series_id", "x", "step")]) if more else None
+    begun, end = after[0] if after else -1, table["series_id"][-1] if more else inf
     series = []
     for identity, head in chosen.heads.items():
         part = part_of(table, identity)
+        if not (part["x"] or begun < identity < end):
+            continue
         imported = part.get("import_id", [])
         fields: dict[str, Any] = {name: part[name] for name in ("x", "value", "stderr", "low", "high", "n")}
         series.append(
@@ -85,7 +90,7 @@ def read_history(
     return History(
         run=run,
         x=window.x,
-        series=[item for item in series if item.x or limit is None],
+        series=series,
         names=chosen.names,
         imports=imports,
         next_cursor=next_cursor,

@@ -49,8 +49,9 @@ class Chosen:
 def choose_series(session: Session, run: str, names: Sequence[str], variant: str | None) -> Chosen:
     """Choose a run's series by variant, and by metrics or patterns such as `arc_*/acc`; all without names."""
     row = find_run(session, run)
-    query = select(Series).where(Series.run_id == row.id).order_by(Series.metric, Series.variant, Series.id)
-    everything = session.scalars(query).all()
+    rows = session.scalars(select(Series).where(Series.run_id == row.id))
+    # Sorted here, since databases order names by their own rules, and clients that read pages restore the order.
+    everything = sorted(rows, key=lambda item: (item.metric, item.variant, item.id))
     wanted = wanted_metrics({item.metric for item in everything}, names)
     variants = {item.variant for item in everything}
     if variant and variant not in variants:

@@ -134,7 +134,10 @@ def test_pages_are_the_whole(store: Store, x: str) -> None:
             whole = read_history(session, run, window=window)
             for limit in (1, 7, 1000):
                 read = partial(read_history, session, run, (), None, window, limit)
-                assert joined(pages(read, limit)) == joined([whole])
+                found = pages(read, limit)
+                assert joined(found) == joined([whole])
+                empty = [item.metric for page in found for item in page.series if not item.x]
+                assert sorted(empty) == [item.metric for item in whole.series if not item.x]
 
 
 def pages(read: Callable[[str | None], History], limit: int) -> list[History]:
