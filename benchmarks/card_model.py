@@ -7,8 +7,8 @@ from the shapes of its tensors. A card's data sheet and the assumptions below tu
     python benchmarks/card_model.py [--card h100|a100] [--prompt 36] [--unconditional TOKENS] [--output FILE] [--quick]
 
 `before` is torch's operators, with attention over spans with a bias; `after` the kernels that attend to the live slots
-alone, norm, rotate and draw; then these with keys and values in float8. The goals come from the same assumed rates:
-that a prediction agrees with them shows nothing. Prints a table, and as last line one JSON document.
+alone, norm, rotate, gate and draw; then these with keys and values in float8. The goals come from the same assumed
+rates: that a prediction agrees with them shows nothing. Prints a table, and as last line one JSON document.
 `--quick` takes two layers.
 """
 
@@ -39,7 +39,7 @@ from evalsvc.features.inception import _Network
 from evalsvc.models import Transformer, decoding
 from evalsvc.models.attention import attention_dtype
 from evalsvc.models.decoding import LIVE, PATHS, TORCH
-from evalsvc.models.layer import EAGER, Kernels, LayerNorm, RMSNorm, add_norm
+from evalsvc.models.layer import Kernels, LayerNorm, RMSNorm, add_norm
 from evalsvc.models.rotation import turn
 from evalsvc.sampling import Prompt, SamplerSpec, SamplingParams, generate, logits, sampler
 from evalsvc.sampling.fitting import HEADROOM
@@ -253,7 +253,7 @@ def record(
         replaced: dict[tuple[object, str], object] = {
             (decoding, "attention_kind"): lambda model, shape: attention,
             (decoding, "attention_kernel"): lambda: recorder.attend_one,
-            (decoding, "step_kernels"): lambda: Kernels(recorder.add_norm, recorder.as_one(turn), EAGER.activation),
+            (decoding, "step_kernels"): lambda: Kernels(recorder.add_norm, recorder.as_one(turn), recorder.as_one),
             (sampler, "noise_kind"): lambda *_: sampler.KERNEL if attention == LIVE else sampler.COMPILED,
             (sampler, "drawing_kernel"): lambda: recorder.as_one(logits.draw),
             (logits, "compiled"): recorder.as_one,

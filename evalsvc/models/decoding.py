@@ -10,7 +10,8 @@ of kernels:
   is a sum of products in float32, since SDPA is several times slower there for one query. Heads that share keys have
   several queries for each key, where SDPA is faster and takes keys and values as they are.
 - graph: tensors never move and the attended span grows by whole spans, so that a CUDA graph of each span can be
-  replayed. Where Triton runs, kernels of our own read the live slots alone, norm and rotate, and one graph serves all.
+  replayed. Where Triton runs, kernels of our own read the live slots alone, norm, rotate and gate, and one graph serves
+  all.
 """
 
 from __future__ import annotations
@@ -282,28 +283,32 @@ def attention_problem(
 
 @functools.cache
 def step_kernels() -> Kernels:
-    """Return norms and rotation of `single_query`, see `attention_kernel`."""
+    """Return norms, rotation and gates of `single_query`, see `attention_kernel`."""
     module = importlib.import_module("evalsvc.models.single_query")
-    return Kernels(module.add_norm_once, module.turn_once, EAGER.activation)
+    return Kernels(module.add_norm_once, module.turn_once, module.gate_once)
 
 
 def step_problem(model: Layered) -> str:
     """Return why `step_kernels` do not serve the first layer of a model on its device, or ""."""
     block, weight = cast(Block, model.layers[0]), model.tok_embeddings.weight
     if weight.dtype == torch.float64:
-        return "no kernels of norms for torch.float64"
+        return "no kernels of a layer for torch.float64"
 
     def is_close() -> bool:
         x = torch.linspace(-2, 3, 2 * weight.shape[1], device=weight.device).to(weight.dtype).view(2, -1)
         projected, rotation = block.attention.in_proj(x), model.positions(torch.arange(2, device=x.device), x)
         eager, ours = (
-            (*kernels.add_norm(x, x, block.ffn_norm), *block.attention.heads(projected, rotation, kernels))
+            (
+                *kernels.add_norm(x, x, block.ffn_norm),
+                *block.attention.heads(projected, rotation, kernels),
+                kernels.activation(block.feed_forward.activation)(torch.cat((x, x), dim=-1)),
+            )
             for kernels in (EAGER, step_kernels())
         )
         return all(map(functools.partial(torch.allclose, rtol=2e-2, atol=2e-2), eager, ours))
 
     with torch.cuda.device_of(weight):  # type: ignore[no-untyped-call]
-        return problem_of(is_close, "the kernels of norms compute other values than torch")
+        return problem_of(is_close, "the kernels of a layer compute other values than torch")
 
 
 class BlockedCache:

@@ -1,4 +1,4 @@
-"""Attention of one new token per row to the tokens before it, norms and rotation, as Triton kernels for GPUs.
+"""Attention of one new token per row to the tokens before it, norms, rotation and gates, as Triton kernels for GPUs.
 
 Attention reads the slots of each row from the row's first slot to the new token's slot, both on the device: no bias, no
 padding read, and one CUDA graph for all steps. The sums of a row begin at its first slot, in parts whose number depends
@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor, nn
 
 from evalsvc.models.attention import FLOAT8_MOST, attention_dtype
-from evalsvc.models.layer import LayerNorm, RMSNorm, add_norm, rms_norm, rms_norm_plus_one
+from evalsvc.models.layer import GATED, Activation, LayerNorm, RMSNorm, add_norm, rms_norm, rms_norm_plus_one
 from evalsvc.models.rotation import turn
 
 BLOCK = 32
@@ -25,6 +25,8 @@ FEWEST_ROWS = 16
 PROGRAMS = 8
 """Programs for a row at least, a power of two: with few heads of keys, each head's slots are split into parts."""
 WARPS = 4
+GATES = 1_024
+"""Gates that a program computes: 16 bytes of two-byte numbers at once for each thread."""
 MOST = tl.constexpr(FLOAT8_MOST)
 
 
@@ -284,6 +286,28 @@ def turned_head(  # type: ignore[no-untyped-def]
     tl.store(output + (row * tl.num_programs(1) + head) * D + dim, result.to(both.dtype.element_ty), mask=inside)
 
 
+@triton.jit  # type: ignore[untyped-decorator]
+def gated_part(  # type: ignore[no-untyped-def]
+    inner,  # [N, 2·width], contiguous, as the output is
+    output,  # [N, width]
+    width,
+    NAME: tl.constexpr,  # of the activation of the gate
+    BLOCK: tl.constexpr,
+):
+    row, dim = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside, gate = dim < width, inner + 2 * row * width + dim
+    kind = inner.dtype.element_ty
+    x = tl.load(gate, mask=inside, other=0.0).to(tl.float32)
+    if NAME == "gelu":
+        x *= 0.5 * (1 + tl.erf(x * 0.7071067811865476))
+    else:  # (1 + tanh(y)) / 2 is the logistic function of 2·y
+        logit = x if NAME == "silu" else 1.5957691216057308 * (x + 0.044715 * x * x * x)
+        x = tl.div_rn(x, 1 + tl.exp(-logit))
+    # Rounded as torch's operators round.
+    result = x.to(kind).to(tl.float32) * tl.load(gate + width, mask=inside, other=0.0).to(tl.float32)
+    tl.store(output + row * width + dim, result.to(kind), mask=inside)
+
+
 def add_norm_once(x: Tensor, delta: Tensor | None, norm: nn.Module) -> tuple[Tensor, Tensor]:
     """Compute `layer.add_norm` in one launch, with sums in an order that depends on the width alone."""
     if not isinstance(norm, LayerNorm | RMSNorm) or torch.is_autocast_enabled(x.device.type):
@@ -315,3 +339,19 @@ def turn_once(both: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tens
         enable_fp_fusion=False,
     )
     return output
+
+
+def gate_once(activation: Activation) -> Activation:
+    """Return an activation that takes one launch: torch's own where there is no gate."""
+    name = {gate: name for name, gate in GATED.items()}.get(activation)
+    if name is None:
+        return activation
+
+    def gate_and_multiply(inner: Tensor) -> Tensor:  # [R, 2·F] → [R, F]
+        inner, width = inner.contiguous(), inner.shape[-1] // 2
+        output = inner.new_empty(*inner.shape[:-1], width)
+        grid = output.numel() // width, triton.cdiv(width, GATES)
+        gated_part[grid](inner, output, width, name, GATES, num_warps=WARPS)
+        return output
+
+    return gate_and_multiply

@@ -166,9 +166,11 @@ def test_compiled_code_may_round_otherwise_and_not_more(monkeypatch: pytest.Monk
 
 def test_a_step_by_torch_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     """A kernel that fails, or that computes other values, is none; float64 would be rounded to float32."""
-    assert decoding.step_problem(wide_model()) == "no kernels of norms for torch.float64"
+    assert decoding.step_problem(wide_model()) == "no kernels of a layer for torch.float64"
+    bad = "the kernels of a layer compute other values than torch"
     wrong = replace(EAGER, add_norm=lambda x, delta, norm: (x, x))
-    for kernels, why in ((EAGER, ""), (wrong, "the kernels of norms compute other values than torch")):
+    ungated = replace(EAGER, activation=lambda activation: lambda inner: inner.chunk(2, dim=-1)[1])
+    for kernels, why in ((EAGER, ""), (wrong, bad), (ungated, bad)):
         monkeypatch.setattr(decoding, "step_kernels", lambda kernels=kernels: kernels)
         assert decoding.step_problem(wide_model(torch.float32)) == why
     monkeypatch.delattr(decoding, "step_kernels")

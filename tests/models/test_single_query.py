@@ -26,6 +26,13 @@ def test_norms_and_rotation_are_those_of_torch_in_one_launch() -> None:
     assert bad == {}
 
 
+def test_gates_are_those_of_torch_in_one_launch() -> None:
+    """Up to the last places of exp and erf. In bfloat16 the interpreter truncates, by a last place each time."""
+    errors, bounds = in_triton("gates", interpret=True), {"float32": 4e-6, "float16": 1e-3, "bfloat16": 2**-6}
+    assert len(errors) == 10
+    assert {case: error for case, error in errors.items() if error > bounds.get(case.split()[-1], 0)} == {}
+
+
 def test_a_row_depends_on_no_neighbour_and_no_padding() -> None:
     assert set(in_triton("neighbours", interpret=True).values()) == {True}
 

@@ -20,7 +20,7 @@ from triton.runtime import interpreter
 
 from evalsvc.models import Transformer, decoding, single_query
 from evalsvc.models.attention import FLOAT8, FLOAT8_MOST, stored
-from evalsvc.models.layer import RMS_NORMS, LayerNorm, RMSNorm, add_norm
+from evalsvc.models.layer import GATED, PLAIN, RMS_NORMS, LayerNorm, RMSNorm, add_norm
 from evalsvc.models.rotation import turn
 from evalsvc.models.single_query import attend_one
 from evalsvc.sampling import Prompt, SamplerSpec, SamplingParams, generate
@@ -152,6 +152,24 @@ def between() -> Iterator[tuple[str, float]]:
             yield f"rotation of {turned} in {width}, {pairs}, {by_head}, {str(dtype)[6:]}", float(not same)
 
 
+def gates() -> Iterator[tuple[str, float]]:
+    """Yield the largest error of each activation with a gate, relative where the reference is above 1: over 1 for
+    values that torch has as NaN, infinity or zero, and the kernel has not."""
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        for name, activation in GATED.items():
+            worst = 0.0
+            for width in (80, 1_024, 1_408):
+                inner = (4 * torch.randn(5, 2 * width, generator=torch.Generator().manual_seed(width))).to(dtype)
+                inner[0, :8] = torch.tensor([0.0, -0.0, 60, -60, 1e4, -1e4, torch.inf, torch.nan])
+                found, expected = single_query.gate_once(activation)(inner), activation(inner)
+                shown = expected.isfinite()
+                assert torch.equal(found[~shown].nan_to_num(7), expected[~shown].nan_to_num(7)), name
+                errors = (found.float() - expected.float()).abs() / expected.float().abs().clamp(min=1)
+                worst = max(worst, float(errors[shown].max()))
+            yield f"{name}, {str(dtype)[6:]}", worst
+    yield "no gate", float(any(single_query.gate_once(plain) is not plain for plain in PLAIN.values()))
+
+
 def codes() -> Iterator[tuple[str, bool]]:
     """Yield whether the graph's path draws the codes of the plain path, with and without guidance, by one span of all
     slots."""
@@ -210,6 +228,10 @@ def compiled() -> Iterator[tuple[str, Mapping[str, int]]]:
             sizes = {"D": dim, "WIDTH": dim, "BIAS": is_layer_norm, "MORE": 0.0, "num_warps": single_query.WARPS}
             facts = compiled_for(chip, single_query.normed_row, places | {"eps": "fp32"}, switches | sizes)
             yield f"{chip}, norm of {dim}", facts
+        for name in GATED:
+            places = {"inner": "*bf16", "output": "*bf16", "width": "i32"}
+            sizes = {"NAME": name, "BLOCK": single_query.GATES, "num_warps": single_query.WARPS}
+            yield f"{chip}, gate of {name}", compiled_for(chip, single_query.gated_part, places, sizes)
         for pairs, kind in ((False, "*bf16"), (True, "*fp32")):
             places = {"both": "*bf16", "cos": kind, "sin": kind, "output": "*bf16"}
             strides = dict.fromkeys(("row_stride", "cos_row", "cos_head"), "i32")
@@ -218,6 +240,7 @@ def compiled() -> Iterator[tuple[str, Mapping[str, int]]]:
 
 
 if __name__ == "__main__":
-    parts = {"errors": errors, "neighbours": neighbours, "between": between, "codes": codes, "compiled": compiled}
+    parts = {"errors": errors, "neighbours": neighbours, "between": between, "gates": gates, "codes": codes}
+    parts["compiled"] = compiled
     with torch.no_grad():
         print(json.dumps(dict(parts[sys.argv[1]]())))
