@@ -61,7 +61,6 @@ def attend_part(  # type: ignore[no-untyped-def]
     KV: tl.constexpr,
     SHARED: tl.constexpr,  # queries of a head of keys
     FILLED: tl.constexpr,  # rows of a product: 1, or a power of two from FEWEST_ROWS on
-    WIDE: tl.constexpr,  # whether products are of float32 values
     PARTS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -77,7 +76,6 @@ def attend_part(  # type: ignore[no-untyped-def]
     at = row * query_stride + (head * SHARED + group[:, None]) * D + dim[None, :]
     kept_as = keys.dtype.element_ty
     kind = queries.dtype.element_ty if kept_as == tl.float8e4nv else kept_as
-    factor = tl.float32 if WIDE else kind
     query = tl.load(queries + at, mask=asked[:, None] & inside[None, :], other=0.0).to(kind)
 
     top = tl.full([FILLED], -float("inf"), tl.float32)
@@ -93,15 +91,18 @@ def attend_part(  # type: ignore[no-untyped-def]
         if FILLED == 1:
             score = tl.sum(key.to(tl.float32) * query.to(tl.float32), 1)[None, :]
         else:
-            score = tl.dot(query.to(factor), tl.trans(key).to(factor), input_precision="ieee")
+            score = tl.dot(query, tl.trans(key).to(kind), input_precision="ieee")
         score = tl.where(live[None, :], score * scale, -float("inf"))
         higher = tl.maximum(top, tl.max(score, 1))
         weight, kept = tl.exp2(score - higher[:, None]), tl.exp2(top - higher)
+        mix *= kept[:, None]
         if FILLED == 1:
-            added = tl.sum(tl.trans(weight) * value.to(tl.float32), 0)[None, :]
+            mix += tl.sum(tl.trans(weight) * value.to(tl.float32), 0)[None, :]
         else:
-            added = tl.dot(weight.to(kind).to(factor), value.to(factor), input_precision="ieee")
-        mix = mix * kept[:, None] + added
+            rounded = weight.to(kind)
+            mix = tl.dot(rounded, value.to(kind), mix, input_precision="ieee")
+            if kind != tl.float32:  # the weights' other half, without which a result is off by up to another last place
+                mix = tl.dot((weight - rounded.to(tl.float32)).to(kind), value.to(kind), mix)
         total = total * kept + tl.sum(weight, 1)
         top = higher
 
@@ -148,7 +149,7 @@ def join_parts(  # type: ignore[no-untyped-def]
     tl.store(output + head * D + dim, result.to(output.dtype.element_ty), mask=dim < D)
 
 
-def constants(heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> dict[str, int]:
+def constants(heads: int, kv_heads: int, head_dim: int) -> dict[str, int]:
     """Return the constants that `attend_part` is compiled for. None depends on the number of rows."""
     group, width = heads // kv_heads, triton.next_power_of_2(head_dim)
     return {
@@ -157,8 +158,6 @@ def constants(heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> d
         "KV": kv_heads,
         "SHARED": group,
         "FILLED": 1 if group == 1 else max(triton.next_power_of_2(group), FEWEST_ROWS),
-        # Triton's interpreter multiplies the bits of bfloat16 numbers. Products of two are exact in float32 anyway.
-        "WIDE": dtype == torch.float32 or triton.knobs.runtime.interpret,
         "PARTS": max(1, PROGRAMS >> (kv_heads - 1).bit_length()),
         "BLOCK": BLOCK,
     }
@@ -175,11 +174,11 @@ def attend_one(
 ) -> Tensor:  # [R, H, head_dim], in the dtype of `keys`, or of `queries` if keys are float8
     """Store the new keys and values at `slot`, and return softmax(q·K / √head_dim)·V over each row's slots from `first`
     to `slot`, with scores and sums in float32 and one pass over the keys (Dao et al., FlashAttention, 2022). Heads that
-    share keys multiply by tensor cores, their weights rounded to the dtype of the result."""
+    share keys multiply by tensor cores, each weight as a sum of two numbers of the dtype of the result."""
     rows, heads, head_dim = queries.shape
     shared = keys.shape[1]
     dtype = attention_dtype(keys.dtype, queries.dtype)
-    shape = constants(heads, shared, head_dim, dtype)
+    shape = constants(heads, shared, head_dim)
     parts = shape["PARTS"]
     output = torch.empty(rows, heads, head_dim, dtype=dtype, device=keys.device)
     wide = torch.float32

@@ -16,8 +16,9 @@ CHIPS = {"sm_80": 80, "sm_89": 89, "sm_90a": 90}
 
 
 def compiled_for(chip: str, kernel: Any, types: Mapping[str, str], constants: Mapping[str, Any]) -> dict[str, int]:
-    """Return the registers, bytes of spills and of shared memory of a kernel whose pointers and strides are aligned, by
-    the types of its arguments in order, and its constants with Triton's options."""
+    """Return the registers, bytes of spills and of shared memory of a kernel whose pointers and strides are aligned,
+    and the conversions that do not round to the nearest, by the types of its arguments in order, and its constants
+    with Triton's options."""
     options = {name: value for name, value in constants.items() if name not in kernel.arg_names}
     shape = {name: value for name, value in constants.items() if name in kernel.arg_names}
     signature = {**types, **dict.fromkeys(shape, "constexpr")}
@@ -30,4 +31,5 @@ def compiled_for(chip: str, kernel: Any, types: Mapping[str, str], constants: Ma
         told = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stderr
     [registers] = re.findall(r"Used (\d+) registers", told)
     spills = sum(map(int, re.findall(r"(\d+) bytes spill", told)))
-    return {"registers": int(registers), "spills": spills, "shared": code.metadata.shared}
+    cut = len(re.findall(r"cvt\.r[zmp]\.", code.asm["ptx"]))
+    return {"registers": int(registers), "spills": spills, "shared": code.metadata.shared, "cut": cut}
