@@ -225,7 +225,8 @@ def _format(
     ways: tuple[Way, ...] = ("graph", "uncaptured", "plain")
     logits = {way: _stepped_logits(tried if way == "graph" else model, way, form) for way in ways}
     for way in ways:
-        yield at_most(f"{form}: logits, {way} to float64", relative_error(logits[way], exact_logits), form.error)
+        error = relative_error(kit.touched(logits[way]), exact_logits)
+        yield at_most(f"{form}: logits, {way} to float64", error, form.error)
     what, same = f"{form}: logits, graph and uncaptured", share_equal(logits["graph"], logits["uncaptured"])
     yield at_most(what, relative_error(logits["graph"], logits["uncaptured"]), form.error, equal=same)
     difference = float((logits["graph"] - logits["plain"]).abs().max())
@@ -286,8 +287,7 @@ def _backends(kit: Kit) -> Iterator[Row]:
     }
     for (case, (asked, mask)), dtype in itertools.product(cases.items(), ATTENTION_ERRORS):
         exact = _attention(asked.to(dtype).double(), keys.to(dtype).double(), values.to(dtype).double(), mask)
-        tried = kit.touched(values.to(dtype)).to(kit.device)
-        inputs = asked.to(kit.device, dtype), keys.to(kit.device, dtype), tried
+        inputs = asked.to(kit.device, dtype), keys.to(kit.device, dtype), values.to(kit.device, dtype)
         mask_there = None if mask is None else mask.to(kit.device, dtype)
         for name, backend in BACKENDS.items():
             what = f"SDPA {name}, {case}, {str(dtype).removeprefix('torch.')}"
@@ -295,7 +295,7 @@ def _backends(kit: Kit) -> Iterator[Row]:
             if found is None:
                 yield left_out(what, "this device does not offer it")
             else:
-                yield at_most(what, relative_error(found, exact), ATTENTION_ERRORS[dtype])
+                yield at_most(what, relative_error(kit.touched(found), exact), ATTENTION_ERRORS[dtype])
 
 
 KERNEL_SHAPES = ((16, 16, 128), (8, 2, 128), (8, 1, 64), (4, 4, 80))
@@ -343,7 +343,7 @@ def _kernel_error(kit: Kit, heads: int, kv_heads: int, width: int, dtype: torch.
     mask = torch.zeros(rows, 1, 1, slots, dtype=torch.float64).masked_fill(dead[:, None, None], float("-inf"))
     wide = [part.double().repeat_interleave(heads // kv_heads, 1) for part in (keys, values)]
     exact = _attention(queries.double()[:, :, None], *wide, mask)[:, :, 0]
-    return relative_error(found, exact)
+    return relative_error(kit.touched(found), exact)
 
 
 def _with_backend(

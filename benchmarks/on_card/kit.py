@@ -84,7 +84,7 @@ class Kit:
     def touched(self, subject: Subject) -> Subject:
         """Return `subject`, the weights or codes of one side of a comparison, as it is.
 
-        Under `disturb`, one number of it is another: a code the next one, a weight larger by four times the largest.
+        Under `disturb`, one number of it is another: a code the next one, a weight larger by 16 times the largest.
         A module is changed in place, in the middle of its largest matrix.
         """
         self.touches += 1
@@ -125,7 +125,7 @@ def _disturb(numbers: Tensor) -> None:
     flat = numbers.view(-1)
     middle = len(flat) // 2
     if numbers.is_floating_point():
-        flat[middle] += 4 * flat.abs().max() + 1
+        flat[middle] += 16 * flat.abs().max() + 1
     else:
         flat[middle] += 1
 

@@ -35,7 +35,8 @@ NARROWED = 10
 PARAMETERS = {
     "top-k": SamplingParams(top_k=10),
     "top-p": SamplingParams(top_p=0.7),
-    "guided top-k": SamplingParams(guidance_scale=7.5, top_k=10),
+    # As warm as it takes for the noise to decide, not the logits alone.
+    "guided top-k": SamplingParams(guidance_scale=7.5, top_k=10, temperature=8.0),
     "all three, cooler": SamplingParams(guidance_scale=2.0, top_k=30, top_p=0.8, temperature=0.9),
 }
 

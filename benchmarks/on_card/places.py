@@ -85,32 +85,36 @@ def _in_production(kit: Kit) -> Iterator[Row]:
 def _turned(kit: Kit, what: str, model: Transformer, prompts: Sequence[Prompt], spec: SamplerSpec, turn: int) -> Row:
     """Compare codes with those of the prompts that many places on."""
     order = [*range(turn, len(prompts)), *range(turn)]
-    expected = kit.touched(codes_of(model, prompts, spec))
-    return _equal(f"{what}: {turn} places on", codes_of(model, [prompts[at] for at in order], spec), expected[order])
+    expected = codes_of(model, prompts, spec)
+    return _equal(
+        kit, f"{what}: {turn} places on", codes_of(model, [prompts[at] for at in order], spec), expected[order]
+    )
 
 
 def _compare(kit: Kit, name: str, model: Transformer, prompts: Sequence[Prompt], spec: SamplerSpec) -> Iterator[Row]:
-    expected = kit.touched(codes_of(model, prompts, spec))
+    expected = codes_of(model, prompts, spec)
     yield figure(f"{name}: different codes drawn", len(expected.unique()))
 
     def in_order(order: Sequence[int]) -> Tensor:
         return codes_of(model, [prompts[index] for index in order], spec)
 
-    yield _equal(f"{name}: a second time", codes_of(model, prompts, spec), expected)
+    yield _equal(kit, f"{name}: a second time", codes_of(model, prompts, spec), expected)
     backwards = range(len(prompts))[::-1]
-    yield _equal(f"{name}: in the other order", in_order(backwards), expected[backwards])
+    yield _equal(kit, f"{name}: in the other order", in_order(backwards), expected[backwards])
     half = len(prompts) // 2
     shards = torch.cat((in_order(range(half)), in_order(range(half, len(prompts)))))
-    yield _equal(f"{name}: in two shards", shards, expected)
+    yield _equal(kit, f"{name}: in two shards", shards, expected)
     alone = torch.cat([in_order([index]) for index in range(len(prompts))])
-    yield _equal(f"{name}: each alone", alone, expected)
+    yield _equal(kit, f"{name}: each alone", alone, expected)
     # Prompts of one padded length are one batch, and each is in every place of it.
     together = [index for index, prompt in enumerate(prompts) if spec.padded_length(prompt) == spec.bucket][:BATCH]
     turned = [together[turn:] + together[:turn] for turn in range(len(together))]
     found = torch.cat([in_order(order) for order in turned])
-    yield _equal(f"{name}: each in {len(together)} places of a batch", found, expected[torch.tensor(turned).flatten()])
+    yield _equal(
+        kit, f"{name}: each in {len(together)} places of a batch", found, expected[torch.tensor(turned).flatten()]
+    )
 
 
-def _equal(what: str, found: Tensor, expected: Tensor) -> Row:
-    share = share_equal(found, expected)
+def _equal(kit: Kit, what: str, found: Tensor, expected: Tensor) -> Row:
+    share = share_equal(kit.touched(found), expected)
     return holds(what, share == 1, f"{share:.2%} of {found.numel()}")

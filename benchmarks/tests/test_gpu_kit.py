@@ -37,6 +37,9 @@ BARE_LACKS = (
     "httpx",
 )
 """What a bare machine with a card need not have: `benchmarks/wheels.txt` brings none of it."""
+WHOLLY = ("noise", "graphs", "places", "sampling", "inception", "footprint", "features", "loss", "text")
+"""Sections of which every check finds the number that is another. Others also ask for what is no such number: for
+example, that a batch is halved where memory runs out."""
 PEERS = ("peers", "vllm")
 """Sections that are left out where their package is missing."""
 
@@ -111,7 +114,8 @@ def test_a_section_fails_where_one_number_is_another(section: Section) -> None:
     kit = Kit(CPU, small=True, disturb=True)
     checks = {row.what: row.met for row in section.run(kit) if row.kind == "check"}
     assert kit.touches > 0
-    assert False in checks.values(), checks
+    found = [what for what, met in checks.items() if not met]
+    assert found == list(checks) if section.name in WHOLLY else found, checks
 
 
 @pytest.mark.usefixtures("child_process")
