@@ -28,7 +28,7 @@ SHOWN, COLUMNS = 50, 6
 
 SPARK_POINTS, MANY_TAGS = 40, 50
 
-QUICK_SECONDS, SECONDS = 0.3, 2.0
+QUICK_SECONDS, SECONDS = 0.6, 2.0
 """Time that a request for headlines may take for comparisons. The service keeps verdicts, so that a next request has
 more of them."""
 
