@@ -300,8 +300,8 @@ def _backends(kit: Kit) -> Iterator[Row]:
 
 KERNEL_SHAPES = ((16, 16, 128), (8, 2, 128), (8, 1, 64), (4, 4, 80))
 """Heads of queries and of keys, and their width."""
-KERNEL_ERRORS = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 5e-3}
-"""Of the kernel for one query against the plain sums in float64, relative."""
+KERNEL_ERRORS = {torch.float32: 1e-5, torch.bfloat16: 4e-3, torch.float16: 1e-3}
+"""Of the kernel for one query against the plain sums in float64, relative: twice a rounding of the result and more."""
 
 
 def _kernel(kit: Kit) -> Iterator[Row]:

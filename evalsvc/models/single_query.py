@@ -101,7 +101,7 @@ def attend_part(  # type: ignore[no-untyped-def]
         else:
             rounded = weight.to(kind)
             mix = tl.dot(rounded, value.to(kind), mix, input_precision="ieee")
-            if kind != tl.float32:  # the weights' other half, without which a result is off by up to another last place
+            if kind != tl.float32:  # what rounding left of the weights, up to half a last place of the result
                 mix = tl.dot((weight - rounded.to(tl.float32)).to(kind), value.to(kind), mix)
         total = total * kept + tl.sum(weight, 1)
         top = higher
