@@ -313,6 +313,8 @@ def test_a_silent_worker_is_given_up(
     evaluation = laboratory.post(shards=8, steps=8, seconds=0.4, deaf=True)
     begun_on_two(laboratory, shards=3)
     shard = just_begun(laboratory, process.pid)
+    # A step later its first report has been sent: without it, the shard would be lost instead of broken off.
+    laboratory.wait_until(lambda _: (shard, 1, str(process.pid)) in laboratory.log())
     turn("down")
     silent_at = time.monotonic()
     try:

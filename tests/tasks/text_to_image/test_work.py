@@ -216,7 +216,24 @@ def test_the_reference_may_be_the_images_of_the_chosen_captions(evaluate: Evalua
 
 @pytest.fixture(params=[False, True], ids=["in turn", "overlapped"])
 def overlap(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Overlapped, a batch is decoded when the next one has been drawn: chance does not choose what is in memory."""
     monkeypatch.setattr(image_pipeline, "overlaps", lambda device: request.param)
+    if request.param:
+        is_awaited, wait, run = threading.Event(), Background.wait, Background._run
+
+        def run_late(*arguments: Any) -> None:
+            assert is_awaited.wait(60)
+            run(*arguments)
+
+        def let_run(self: Background) -> None:
+            is_awaited.set()
+            try:
+                wait(self)
+            finally:
+                is_awaited.clear()
+
+        monkeypatch.setattr(Background, "_run", run_late)
+        monkeypatch.setattr(Background, "wait", let_run)
 
 
 def test_overlapping_moves_neither_order_nor_numbers(evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,7 +270,7 @@ def sampling(result: Mapping[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.usefixtures("many_cases", "overlap")
 def test_fewer_images_are_sampled_for_memory(evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch) -> None:
-    parameters: dict[str, Any] = {"samples": 40, "batch": 16, "keep": 0, "metrics": ["kid"]}
+    parameters: dict[str, Any] = {"samples": 56, "batch": 16, "keep": 0, "metrics": ["kid"]}
     plain, make = evaluate(**parameters), Sampler.__init__
     samplers: weakref.WeakSet[Sampler] = weakref.WeakSet()
 
