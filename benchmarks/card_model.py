@@ -7,7 +7,7 @@ from the shapes of its tensors. A card's data sheet and the assumptions below tu
     python benchmarks/card_model.py [--card h100|a100] [--prompt 36] [--unconditional TOKENS] [--output FILE] [--quick]
 
 `before` is torch's operators, with attention over spans with a bias; `after` the kernels that attend to the live slots
-alone, norm, rotate, gate and draw; then these with keys and values in float8. The goals come from the same assumed
+alone and rotate, norm, gate and draw; then these with keys and values in float8. The goals come from the same assumed
 rates: that a prediction agrees with them shows nothing. Prints a table, and as last line one JSON document.
 `--quick` takes two layers.
 """
@@ -40,7 +40,6 @@ from evalsvc.models import Transformer, decoding
 from evalsvc.models.attention import attention_dtype
 from evalsvc.models.decoding import LIVE, PATHS, TORCH
 from evalsvc.models.layer import Kernels, LayerNorm, RMSNorm, add_norm
-from evalsvc.models.rotation import turn
 from evalsvc.sampling import Prompt, SamplerSpec, SamplingParams, generate, logits, sampler
 from evalsvc.sampling.fitting import HEADROOM
 from evalsvc.sampling.memory import footprint
@@ -174,13 +173,14 @@ class Recorder(TorchDispatchMode):
 
         return call
 
-    def attend_one(self, queries: Tensor, new_keys: Tensor, new_values: Tensor, keys: Tensor, *_: Tensor) -> Tensor:
+    def attend_one(self, queries: Tensor, new_keys: Tensor, new_values: Tensor, keys: Tensor, *rest: Any) -> Tensor:
         """Stand in for the kernel that reads the live slots."""
         before, self.recording = self.recording, False
         found = torch.empty(queries.shape, dtype=attention_dtype(keys.dtype, queries.dtype), device=queries.device)
         self.recording = before
         if before:
-            inputs = [queries, new_keys, new_values]
+            *_, rotation, _ = rest
+            inputs = [queries, new_keys, new_values, *(rotation or ())]
             self.add("attend_one", "attention", inputs, [found, new_keys], slot_bytes=_slot_bytes(keys))
         return found
 
@@ -253,7 +253,7 @@ def record(
         replaced: dict[tuple[object, str], object] = {
             (decoding, "attention_kind"): lambda model, shape: attention,
             (decoding, "attention_kernel"): lambda: recorder.attend_one,
-            (decoding, "step_kernels"): lambda: Kernels(recorder.add_norm, recorder.as_one(turn), recorder.as_one),
+            (decoding, "step_kernels"): lambda: Kernels(recorder.add_norm, None, recorder.as_one),
             (sampler, "noise_kind"): lambda *_: sampler.KERNEL if attention == LIVE else sampler.COMPILED,
             (sampler, "drawing_kernel"): lambda: recorder.as_one(logits.draw),
             (logits, "compiled"): recorder.as_one,

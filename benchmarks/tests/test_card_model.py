@@ -40,7 +40,9 @@ def test_kernels_take_the_place_of_operators(case: Case) -> None:
     assert (names.count("index_copy_"), names.count("index_fill_"), names.count("topk")) == (2 * LAYERS, 1, 1)
     counts = Counter(launch.name for launch in live)
     assert counts["index_copy_"] == counts["index_fill_"] == counts["topk"] == 0
-    assert (counts["attend_one"], counts["turn"], counts["draw"]) == (LAYERS, LAYERS, 1)
+    assert (counts["attend_one"], counts["cat"], counts["draw"]) == (LAYERS, 1, 1), (
+        "the rotation's table alone is joined"
+    )
     assert (counts["add_norm"], counts["gate_and_multiply"], counts["silu"]) == (2 * LAYERS + 1, LAYERS, 0)
     assert sum(launch.bytes for launch in live) < sum(launch.bytes for launch in by_torch)
 

@@ -10,8 +10,8 @@ of kernels:
   is a sum of products in float32, since SDPA is several times slower there for one query. Heads that share keys have
   several queries for each key, where SDPA is faster and takes keys and values as they are.
 - graph: tensors never move and the attended span grows by whole spans, so that a CUDA graph of each span can be
-  replayed. Where Triton runs, kernels of our own read the live slots alone, norm, rotate and gate, and one graph serves
-  all.
+  replayed. Where Triton runs, kernels of our own read the live slots alone and rotate, norm and gate, and one graph
+  serves all.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
 import torch
@@ -37,7 +37,7 @@ from evalsvc.models.language_model import DecodePath, PaddedPrompts, StepShape
 from evalsvc.models.layer import EAGER, GATED, Block, Kernels, Products, RMSArithmetic, RMSNorm, add_norm
 from evalsvc.models.layered import Layered
 from evalsvc.models.packing import Linear, int8_linear, packed_linear, plain_linear
-from evalsvc.models.rotation import turn
+from evalsvc.models.rotation import Rotation, turn
 
 BLOCK = 16
 """Slots, or dimensions, that are contiguous in a compiled step: float32 lanes of the widest vector registers."""
@@ -181,6 +181,10 @@ class Slot:
     """Number of slots that attention reads; slots after the new token have a bias of -inf."""
     first: Tensor
     """First slot of each row that is no padding, [R] int64."""
+    rotation: Rotation | None = None
+    """Rotation of the queries and keys given to a LiveCache; others are given rotated queries and keys."""
+    pairs: bool = False
+    """Argument `interleaved` of `rotation.turn`."""
 
 
 class DecodeCache(Protocol):
@@ -231,9 +235,8 @@ class LiveCache(StraightCache):
     """Cache of which a kernel on the GPU reads the live slots alone, see `single_query`."""
 
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, slot: Slot, bias: Tensor) -> Tensor:
-        attend_one = attention_kernel()
-        mixed = attend_one(queries, keys, values, self.keys[layer], self.values[layer], slot.first, slot.index)
-        return mixed.flatten(1)
+        live, place = (self.keys[layer], self.values[layer]), (slot.first, slot.index, slot.rotation, slot.pairs)
+        return attention_kernel()(queries, keys, values, *live, *place).flatten(1)
 
 
 @functools.cache
@@ -283,9 +286,9 @@ def attention_problem(
 
 @functools.cache
 def step_kernels() -> Kernels:
-    """Return norms, rotation and gates of `single_query`, see `attention_kernel`."""
+    """Return norms and gates of `single_query`, whose attention rotates, see `attention_kernel`."""
     module = importlib.import_module("evalsvc.models.single_query")
-    return Kernels(module.add_norm_once, module.turn_once, module.gate_once)
+    return Kernels(module.add_norm_once, None, module.gate_once)
 
 
 def step_problem(model: Layered) -> str:
@@ -294,18 +297,22 @@ def step_problem(model: Layered) -> str:
     if weight.dtype == torch.float64:
         return "no kernels of a layer for torch.float64"
 
-    def is_close() -> bool:
+    def layer_of(kernels: Kernels) -> tuple[Tensor, ...]:
         x = torch.linspace(-2, 3, 2 * weight.shape[1], device=weight.device).to(weight.dtype).view(2, -1)
-        projected, rotation = block.attention.in_proj(x), model.positions(torch.arange(2, device=x.device), x)
-        eager, ours = (
-            (
-                *kernels.add_norm(x, x, block.ffn_norm),
-                *block.attention.heads(projected, rotation, kernels),
-                kernels.activation(block.feed_forward.activation)(torch.cat((x, x), dim=-1)),
-            )
-            for kernels in (EAGER, step_kernels())
-        )
-        return all(map(functools.partial(torch.allclose, rtol=2e-2, atol=2e-2), eager, ours))
+        slot, positions = torch.ones(1, dtype=torch.int64, device=x.device), torch.arange(5, 7, device=x.device)
+        place = Slot(slot, 2, torch.zeros_like(positions), model.positions(positions, x), block.attention.interleaved)
+        projected = block.attention.in_proj(x)
+        queries, keys, values = block.attention.heads(projected, place.rotation, kernels)
+        make_cache = LiveCache if kernels.turn is None else StraightCache
+        cache = make_cache((1, 2, values.shape[1], 2, values.shape[2]), x.dtype, x.device)
+        cache.keys[0, :, :, 0], cache.values[0, :, :, 0] = values, -values
+        mixed = cache.attend(0, queries, keys, values, place, x.new_zeros(2, 2))
+        gates = kernels.activation(block.feed_forward.activation)(torch.cat((x, x), dim=-1))
+        return *kernels.add_norm(x, x, block.ffn_norm), mixed, cache.keys, gates
+
+    def is_close() -> bool:
+        close = functools.partial(torch.allclose, rtol=2e-2, atol=2e-2)
+        return all(map(close, layer_of(EAGER), layer_of(step_kernels())))
 
     with torch.cuda.device_of(weight):  # type: ignore[no-untyped-call]
         return problem_of(is_close, "the kernels of a layer compute other values than torch")
@@ -535,4 +542,9 @@ class DecodeStep:
     def at_fixed_place(self, ids: Tensor, positions: Tensor, slot: Tensor, span: int) -> Tensor:
         if self.attention != LIVE:
             self.bias.index_fill_(1, slot, 0)
-        return self.logits(ids, positions, Slot(slot, span, self.first))
+        place = Slot(slot, span, self.first)
+        if self.kernels.turn is None:
+            pairs = self.model.config.positional_embedding_type == "llama_rotary"
+            rotation = self.model.positions(positions, self.model.tok_embeddings.weight)
+            place = replace(place, rotation=rotation, pairs=pairs)
+        return self.logits(ids, positions, place)

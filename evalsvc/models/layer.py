@@ -44,7 +44,8 @@ class Kernels:
 
     add_norm: Callable[[Tensor, Tensor | None, nn.Module], tuple[Tensor, Tensor]]
     """Function from two summands, where the second may be None, and a norm to the sum and its norm."""
-    turn: Callable[[Tensor, Tensor, Tensor, bool], Tensor]
+    turn: Callable[[Tensor, Tensor, Tensor, bool], Tensor] | None
+    """Rotation of queries and keys; None where attention rotates them."""
     activation: Callable[[Activation], Activation]
     """Function from an activation to the version that is called."""
 
@@ -158,7 +159,7 @@ class Attention(nn.Module):
         both = both.view(*both.shape[:-1], sum(self.counts), self.head_dim)
         if self.norms_each_head:
             both = self._normed(both, self.counts, -2, kernels)
-        if rotation is not None:
+        if rotation is not None and kernels.turn is not None:
             both = kernels.turn(both, *rotation, self.interleaved)
         # A norm may have returned float32 under autocast.
         queries, keys = _parts(both.to(values.dtype), self.counts, -2)

@@ -107,7 +107,7 @@ class Layered(nn.Module):
         """Compute `hidden` with any attention, given by `mix`, and products with parameters in any layout. No operation
         here waits for a GPU, so the caller checks the positions; see `Positions.require_rows`."""
         x, delta = kernels.add_norm(self.embedded(ids), None, self.post_embed_norm)[1], None
-        rotation = self.positions(positions, x)
+        rotation = None if kernels.turn is None else self.positions(positions, x)
         layers = cast(Iterable[Block], self.layers)
         products = products or [layer.products() for layer in layers]
         for layer, layer_products in zip(layers, products, strict=True):

@@ -1,8 +1,9 @@
-"""Attention of one new token per row to the tokens before it, norms, rotation and gates, as Triton kernels for GPUs.
+"""Attention of one new token per row to the tokens before it, norms and gates, as Triton kernels for GPUs.
 
-Attention reads the slots of each row from the row's first slot to the new token's slot, both on the device: no bias, no
-padding read, and one CUDA graph for all steps. The sums of a row begin at its first slot, in parts whose number depends
-on the heads alone: they are the same whatever the other rows, the padding and the number of rows are.
+Attention rotates the new token's queries and keys, stores its keys and values, and reads the slots of each row from the
+row's first slot to the new token's slot, both on the device: no bias, no padding read, and one CUDA graph for all
+steps. The sums of a row begin at its first slot, in parts whose number depends on the heads alone: they are the same
+whatever the other rows, the padding and the number of rows are.
 
 Importing this module imports Triton, so only `decoding` does so, where there is a GPU.
 """
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from evalsvc.models.attention import FLOAT8_MOST, attention_dtype
 from evalsvc.models.layer import GATED, Activation, LayerNorm, RMSNorm, add_norm, rms_norm, rms_norm_plus_one
-from evalsvc.models.rotation import turn
+from evalsvc.models.rotation import Rotation
 
 BLOCK = 32
 """Slots that a program reads at once."""
@@ -40,6 +41,39 @@ def stored(values, kind: tl.constexpr):  # type: ignore[no-untyped-def]
 
 
 @triton.jit  # type: ignore[untyped-decorator]
+def turned(  # type: ignore[no-untyped-def]
+    heads,  # [N, 1] or [], places of the heads' first dimensions
+    angles,  # [N, 1] or [], offsets of their angles
+    asked,  # [N, 1]
+    cos,
+    sin,
+    one,
+    D: tl.constexpr,
+    WIDTH: tl.constexpr,
+    TURNED: tl.constexpr,
+    PAIRS: tl.constexpr,
+):
+    """Return heads [N, WIDTH] as `rotation.turn` rotates them, to the bit."""
+    dim = tl.arange(0, WIDTH)[None, :]
+    values = tl.load(heads + dim, mask=asked & (dim < D), other=0.0)
+    if TURNED > 0:
+        kind = cos.dtype.element_ty
+        inside = asked & (dim < TURNED)
+        first = dim % 2 == 0 if PAIRS else dim < TURNED // 2
+        other = dim ^ 1 if PAIRS else (dim + TURNED // 2) % TURNED
+        place = angles + (dim // 2 if PAIRS else dim)
+        others = tl.load(heads + other, mask=inside, other=0.0).to(tl.float32)
+        # Rounded as torch's operators round. The compiler may fuse products with sums, which leaves products unrounded:
+        # it does so to those with a 1 that it does not know.
+        along = values.to(tl.float32) * tl.load(cos + place, mask=inside, other=1.0).to(tl.float32)
+        across = others * tl.load(sin + place, mask=inside, other=0.0).to(tl.float32)
+        along, across = along.to(kind).to(tl.float32) * one, across.to(kind).to(tl.float32) * one
+        result = tl.where(first, along - across, along + across).to(values.dtype)
+        values = tl.where(inside, result, values)
+    return values
+
+
+@triton.jit  # type: ignore[untyped-decorator]
 def attend_part(  # type: ignore[no-untyped-def]
     queries,  # [R, H, D]; of queries, new_keys and new_values each row is contiguous
     new_keys,  # [R, KV, D]
@@ -48,14 +82,19 @@ def attend_part(  # type: ignore[no-untyped-def]
     values,
     first,  # [R] int64: first slot of each row
     slot,  # [1] int64: slot of the new token
+    cos,  # [R or 1, H + KV or 1, TURNED], or pairs of dimensions, as sin
+    sin,
     mixed,  # [R, H, PARTS, D], the result if there is one part
     tops,  # [R, H, PARTS] float32: largest score of the part, times log2(e)
     sums,  # [R, H, PARTS] float32: sum of the weights of the part, relative to the largest
     scale,
+    one,
     query_stride,
     key_stride,
     value_stride,
     capacity,
+    cos_row,
+    cos_head,
     D: tl.constexpr,
     WIDTH: tl.constexpr,
     KV: tl.constexpr,
@@ -63,6 +102,8 @@ def attend_part(  # type: ignore[no-untyped-def]
     FILLED: tl.constexpr,  # rows of a product: 1, or a power of two from FEWEST_ROWS on
     PARTS: tl.constexpr,
     BLOCK: tl.constexpr,
+    TURNED: tl.constexpr,  # dimensions that are rotated
+    PAIRS: tl.constexpr,
 ):
     row, head, part = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
     start, new = tl.load(first + row), tl.load(slot)
@@ -73,10 +114,18 @@ def attend_part(  # type: ignore[no-untyped-def]
     dim, group = tl.arange(0, WIDTH), tl.arange(0, FILLED)
     inside, asked = dim < D, group < SHARED
     cache = (row * KV + head) * capacity * D
-    at = row * query_stride + (head * SHARED + group[:, None]) * D + dim[None, :]
+    asking = head * SHARED + group[:, None]
     kept_as = keys.dtype.element_ty
     kind = queries.dtype.element_ty if kept_as == tl.float8e4nv else kept_as
-    query = tl.load(queries + at, mask=asked[:, None] & inside[None, :], other=0.0).to(kind)
+    heads, angles = queries + row * query_stride + asking * D, row * cos_row + asking * cos_head
+    query = turned(heads, angles, asked[:, None], cos, sin, one, D, WIDTH, TURNED, PAIRS).to(kind)
+
+    heads, angles = new_keys + row * key_stride + head * D, row * cos_row + (KV * SHARED + head) * cos_head
+    only = part + tl.zeros([1, 1], tl.int32)
+    new_key = stored(turned(heads, angles, only >= 0, cos, sin, one, D, WIDTH, TURNED, PAIRS), kept_as)
+    # No program reads this slot, so that a mask serves, which needs fewer registers than a branch.
+    tl.store(keys + cache + new * D + dim[None, :], new_key, mask=inside[None, :] & (only == PARTS - 1))
+    score_of_new = tl.sum(query.to(tl.float32) * new_key.to(tl.float32), 1) * scale
 
     top = tl.full([FILLED], -float("inf"), tl.float32)
     total = tl.zeros([FILLED], tl.float32)
@@ -106,14 +155,11 @@ def attend_part(  # type: ignore[no-untyped-def]
         total = total * kept + tl.sum(weight, 1)
         top = higher
 
-    if part == PARTS - 1:  # the new token, which no program reads from the cache
-        key = stored(tl.load(new_keys + row * key_stride + head * D + dim, mask=inside, other=0.0), kept_as)
+    if part == PARTS - 1:
         value = stored(tl.load(new_values + row * value_stride + head * D + dim, mask=inside, other=0.0), kept_as)
-        tl.store(keys + cache + new * D + dim, key, mask=inside)
         tl.store(values + cache + new * D + dim, value, mask=inside)
-        score = tl.sum(query.to(tl.float32) * key.to(tl.float32)[None, :], 1) * scale
-        higher = tl.maximum(top, score)
-        weight_of_new, kept = tl.exp2(score - higher), tl.exp2(top - higher)
+        higher = tl.maximum(top, score_of_new)
+        weight_of_new, kept = tl.exp2(score_of_new - higher), tl.exp2(top - higher)
         mix = mix * kept[:, None] + weight_of_new[:, None] * value.to(tl.float32)[None, :]
         total = total * kept + weight_of_new
         top = higher
@@ -171,10 +217,13 @@ def attend_one(
     values: Tensor,
     first: Tensor,  # [R] int64
     slot: Tensor,  # [1] int64
+    rotation: Rotation | None = None,
+    pairs: bool = False,
 ) -> Tensor:  # [R, H, head_dim], in the dtype of `keys`, or of `queries` if keys are float8
-    """Store the new keys and values at `slot`, and return softmax(q·K / √head_dim)·V over each row's slots from `first`
-    to `slot`, with scores and sums in float32 and one pass over the keys (Dao et al., FlashAttention, 2022). Heads that
-    share keys multiply by tensor cores, each weight as a sum of two numbers of the dtype of the result."""
+    """Rotate queries and new keys to the bit as `rotation.turn` does, store the new keys and values at `slot`, and
+    return softmax(q·K / √head_dim)·V over each row's slots from `first` to `slot`, with scores and sums in float32 and
+    one pass over the keys (Dao et al., FlashAttention, 2022). Heads that share keys multiply by tensor cores, each
+    weight as a sum of two numbers of the dtype of the result."""
     rows, heads, head_dim = queries.shape
     shared = keys.shape[1]
     dtype = attention_dtype(keys.dtype, queries.dtype)
@@ -189,6 +238,9 @@ def attend_one(
     queries, new_keys, new_values = (
         part if part.stride()[1:] == (head_dim, 1) else part.contiguous() for part in (queries, new_keys, new_values)
     )
+    cos, sin = rotation or (queries, queries)
+    turned_width = 0 if rotation is None else cos.shape[-1] * (2 if pairs else 1)
+    around = cos.expand(rows, heads + shared, -1).stride() if rotation else (0, 0)
     # Triton launches on the current device, whichever its arguments lie on.
     with torch.cuda.device_of(keys):  # type: ignore[no-untyped-call]
         attend_part[(rows, shared, parts)](
@@ -199,15 +251,21 @@ def attend_one(
             values,
             first,
             slot,
+            cos,
+            sin,
             mixed,
             tops,
             sums,
             head_dim**-0.5 * LOG2_E,
+            1.0,
             queries.stride(0),
             new_keys.stride(0),
             new_values.stride(0),
             keys.shape[2],
+            *around[:2],
             **shape,
+            TURNED=turned_width,
+            PAIRS=pairs,
             num_warps=WARPS,
         )
         if parts > 1:
@@ -256,35 +314,6 @@ def normed_row(  # type: ignore[no-untyped-def]
     tl.store(output + place, values.to(kind), mask=inside)
 
 
-@triton.jit(do_not_specialize=["row_stride", "cos_row", "cos_head"])  # type: ignore[untyped-decorator]
-def turned_head(  # type: ignore[no-untyped-def]
-    both,  # [R, H + KV, D], each row contiguous
-    cos,  # [R or 1, H + KV or 1, TURNED], or pairs of dimensions
-    sin,
-    output,  # [R, H + KV, D]
-    row_stride,
-    cos_row,
-    cos_head,
-    D: tl.constexpr,
-    WIDTH: tl.constexpr,
-    TURNED: tl.constexpr,  # dimensions that are rotated
-    PAIRS: tl.constexpr,
-):
-    row, head, dim = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.arange(0, WIDTH)
-    inside, turned, at = dim < D, dim < TURNED, both + row * row_stride + head * D
-    kind = cos.dtype.element_ty
-    first = dim % 2 == 0 if PAIRS else dim < TURNED // 2
-    other = dim ^ 1 if PAIRS else tl.where(first, dim + TURNED // 2, dim - TURNED // 2)
-    angle = row * cos_row + head * cos_head + (dim // 2 if PAIRS else dim)
-    values = tl.load(at + dim, mask=inside, other=0.0).to(tl.float32)
-    others = tl.load(at + other, mask=turned, other=0.0).to(tl.float32)
-    # Rounded as torch's operators round.
-    along = (values * tl.load(cos + angle, mask=turned, other=1.0).to(tl.float32)).to(kind).to(tl.float32)
-    across = (others * tl.load(sin + angle, mask=turned, other=0.0).to(tl.float32)).to(kind).to(tl.float32)
-    result = tl.where(turned, tl.where(first, along - across, along + across), values)
-    tl.store(output + (row * tl.num_programs(1) + head) * D + dim, result.to(both.dtype.element_ty), mask=inside)
-
-
 @triton.jit  # type: ignore[untyped-decorator]
 def gated_part(  # type: ignore[no-untyped-def]
     inner,  # [N, 2·width], contiguous, as the output is
@@ -323,21 +352,6 @@ def add_norm_once(x: Tensor, delta: Tensor | None, norm: nn.Module) -> tuple[Ten
         num_warps=WARPS,
     )
     return total, output
-
-
-def turn_once(both: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:  # [R, H + KV, head_dim]
-    """Compute `rotation.turn` in one launch, to the bit."""
-    if both.stride()[1:] != (both.shape[2], 1) or cos.stride() != sin.stride() or cos.stride(-1) != 1:
-        return turn(both, cos, sin, interleaved)
-    rows, heads, width = both.shape
-    output, around = torch.empty_like(both), cos.expand(rows, heads, -1)
-    turned_head[(rows, heads)](
-        *(both, cos, sin, output, both.stride(0), *around.stride()[:2]),
-        *(width, triton.next_power_of_2(width), cos.shape[-1] * (2 if interleaved else 1), interleaved),
-        num_warps=1,
-        enable_fp_fusion=False,
-    )
-    return output
 
 
 def gate_once(activation: Activation) -> Activation:

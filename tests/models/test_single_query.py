@@ -20,16 +20,17 @@ def test_the_kernel_computes_what_torch_computes() -> None:
     assert [case for case, found in errors.items() if any(map(operator.gt, found, bounds[case]))] == []
 
 
-def test_norms_and_rotation_are_those_of_torch_in_one_launch() -> None:
-    """Norms up to the order of sums, of two bytes a last place where a tie is rounded; rotation to the bit."""
+def test_norms_and_rotation_are_those_of_torch() -> None:
+    """Norms up to the order of sums, of two bytes a last place where a tie is rounded; attention that rotates is equal
+    to the bit to attention to what torch has rotated."""
     errors = in_triton("between", interpret=True)
-    assert len(errors) == 66
+    assert len(errors) == 90
     assert {case: e for case, e in errors.items() if e > (0 if "rotation" in case else 1e-6)} == {}
 
 
 def test_gates_are_those_of_torch_in_one_launch() -> None:
-    """Up to the last places of exp and erf. In bfloat16 the interpreter truncates, by a last place each time."""
-    errors, bounds = in_triton("gates", interpret=True), {"float32": 4e-6, "float16": 1e-3, "bfloat16": 2**-6}
+    """Up to the last places of exp and erf, of two bytes a last place where a tie is rounded."""
+    errors, bounds = in_triton("gates", interpret=True), {"float32": 4e-6, "float16": 1e-3, "bfloat16": 2**-7}
     assert len(errors) == 10
     assert {case: error for case, error in errors.items() if error > bounds.get(case.split()[-1], 0)} == {}
 

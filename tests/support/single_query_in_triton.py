@@ -3,6 +3,7 @@
 A process of its own: it needs Triton, which torch for CPUs does not bring, and interprets all kernels. Prints JSON.
 """
 
+import itertools
 import json
 import sys
 from collections.abc import Iterator, Mapping
@@ -56,6 +57,7 @@ KINDS = [(kind, kind) for kind in (torch.float32, torch.bfloat16, torch.float16)
 KINDS += [(torch.bfloat16, FLOAT8)]
 """Dtypes of the queries, and of cached keys and values."""
 CAPACITY = 192
+SLOT = torch.tensor([71])
 ROTATIONS = [(64, 64, False, False), (80, 16, False, False), (64, 64, False, True), (48, 48, True, False)]
 """Dimensions of a head, those that are rotated, whether by pairs, and whether by the number of the head."""
 
@@ -136,7 +138,7 @@ def neighbours() -> Iterator[tuple[str, bool]]:
 
 def between() -> Iterator[tuple[str, float]]:
     """Yield the largest error of norms in one launch, relative where the reference is above 1, beyond a last place of a
-    dtype of two bytes, where few values may differ by it; and 0 for rotations in one launch that are torch's."""
+    dtype of two bytes, where few values may differ by it; and 0 for attention that rotates as torch does."""
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         for width in (64, 80, 2_048):
             made = torch.Generator().manual_seed(width)
@@ -161,14 +163,21 @@ def between() -> Iterator[tuple[str, float]]:
                         error -= place_of_last
                     worst = max(worst, float((error / wide.clamp(min=1)).max()))
                 yield f"norm {place} of {width}, {str(dtype)[6:]}", worst
-        for width, turned, pairs, by_head in ROTATIONS:
-            made = torch.Generator().manual_seed(width)
-            both = torch.randn(5, 12, width, generator=made).to(dtype)[:, :6]
-            angles = torch.randn((6,) if by_head else (5, 1), generator=made)[..., None] * torch.arange(turned // 2)
+        for (width, turned, pairs, by_head), (heads, kv_heads) in itertools.product(
+            ROTATIONS, ((4, 4), (6, 2), (7, 1))
+        ):
+            queries, new_keys, *cached = drawn(3, heads, kv_heads, width, dtype, dtype)
+            by = (heads + kv_heads,) if by_head else (3, 1)
+            angles = torch.randn(by, generator=torch.Generator().manual_seed(0))[..., None] * torch.arange(turned // 2)
             angles = angles if pairs else torch.cat((angles, angles), -1)
             cos, sin = (part if pairs else part.to(dtype) for part in (angles.cos(), angles.sin()))
-            same = torch.equal(single_query.turn_once(both, cos, sin, pairs), turn(both, cos, sin, pairs))
-            yield f"rotation of {turned} in {width}, {pairs}, {by_head}, {str(dtype)[6:]}", float(not same)
+            around, place = turn(torch.cat((queries, new_keys), 1), cos, sin, pairs), (torch.tensor([0, 7, 40]), SLOT)
+            copies = [part.clone() for part in cached]
+            expected = attend_one(around[:, :heads], around[:, heads:], *copies, *place)
+            found = attend_one(queries, new_keys, *cached, *place, (cos, sin), pairs)
+            same = torch.equal(found, expected) and torch.equal(cached[1], copies[1])
+            case = f"rotation of {turned} in {heads}/{kv_heads} heads of {width}, {pairs}, {by_head}, {str(dtype)[6:]}"
+            yield case, float(not same)
 
 
 def gates() -> Iterator[tuple[str, float]]:
@@ -228,19 +237,20 @@ def codes() -> Iterator[tuple[str, bool]]:
 
 def compiled() -> Iterator[tuple[str, Mapping[str, int]]]:
     """Yield registers, bytes of spills and of shared memory of the kernels for two kinds of GPU."""
-    pointers = {"bf16": ["queries", "new_keys", "new_values"], "i64": ["first", "slot"]}
-    numbers = {"scale": "fp32", "query_stride": "i32", "key_stride": "i32", "value_stride": "i32", "capacity": "i32"}
+    shapes = ((16, 16, 128), (16, 4, 128), (16, 1, 128), (8, 8, 64))
+    integers = dict.fromkeys(("query_stride", "key_stride", "value_stride", "capacity", "cos_row", "cos_head"), "i32")
     for chip in CHIPS:
-        for heads, kv_heads, dim in ((16, 16, 128), (16, 4, 128), (16, 1, 128), (8, 8, 64)):
-            for kept in ("bf16", "fp8e4nv")[: 1 + (CHIPS[chip] >= 89)]:
-                shape = single_query.constants(heads, kv_heads, dim)
-                mixed = "*bf16" if shape["PARTS"] == 1 else "*fp32"
-                types = {name: f"*{kind}" for kind, names in pointers.items() for name in names}
-                types |= {"keys": f"*{kept}", "values": f"*{kept}"}
-                types |= {"mixed": mixed, "tops": "*fp32", "sums": "*fp32", **numbers}
-                options = {"num_warps": single_query.WARPS}
-                facts = compiled_for(chip, single_query.attend_part, types, {**shape, **options})
-                yield f"{chip}, {heads}/{kv_heads} heads of {dim}, {kept}", facts
+        kinds = ("bf16", "fp8e4nv")[: 1 + (CHIPS[chip] >= 89)]
+        for (heads, kv_heads, dim), kept, pairs in itertools.product(shapes, kinds, (False, True)):
+            shape = single_query.constants(heads, kv_heads, dim)
+            types = dict.fromkeys(("queries", "new_keys", "new_values"), "*bf16") | {"keys": f"*{kept}"}
+            types |= {"values": f"*{kept}", "first": "*i64", "slot": "*i64"}
+            types |= dict.fromkeys(("cos", "sin"), "*fp32" if pairs else "*bf16")
+            types |= {"mixed": "*bf16" if shape["PARTS"] == 1 else "*fp32", "tops": "*fp32", "sums": "*fp32"}
+            types |= {"scale": "fp32", "one": "fp32", **integers}
+            options = {"TURNED": dim, "PAIRS": pairs, "num_warps": single_query.WARPS}
+            facts = compiled_for(chip, single_query.attend_part, types, {**shape, **options})
+            yield f"{chip}, {heads}/{kv_heads} heads of {dim}, {kept}, {'pairs' if pairs else 'halves'}", facts
         for dim, is_layer_norm in ((2_048, True), (4_096, False), (8_192, True)):
             places = dict.fromkeys(("x", "delta", "weight", "bias", "total", "output"), "*bf16")
             switches = {"SUMMED": True, "CENTRED": is_layer_norm, "ROUNDED": not is_layer_norm, "GAIN": True}
@@ -251,11 +261,6 @@ def compiled() -> Iterator[tuple[str, Mapping[str, int]]]:
             places = {"inner": "*bf16", "output": "*bf16", "width": "i32"}
             sizes = {"NAME": name, "BLOCK": single_query.GATES, "num_warps": single_query.WARPS}
             yield f"{chip}, gate of {name}", compiled_for(chip, single_query.gated_part, places, sizes)
-        for pairs, kind in ((False, "*bf16"), (True, "*fp32")):
-            places = {"both": "*bf16", "cos": kind, "sin": kind, "output": "*bf16"}
-            strides = dict.fromkeys(("row_stride", "cos_row", "cos_head"), "i32")
-            sizes = {"D": 128, "WIDTH": 128, "TURNED": 128, "PAIRS": pairs, "num_warps": 1, "enable_fp_fusion": False}
-            yield f"{chip}, rotation, {pairs}", compiled_for(chip, single_query.turned_head, places | strides, sizes)
 
 
 if __name__ == "__main__":
