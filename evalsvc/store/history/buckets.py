@@ -107,13 +107,13 @@ def _read(session: Session, window: Window, ids: Sequence[int], number: SQLColum
     last = [getattr(MetricValue, name) for name in LAST]
     if window.x == "tokens":
         table = read_table(session, sums.order_by("series_id", "number"))
-        query = window.narrow(select(MetricValue.series_id, number.label("number"), *last), ids)
         # Among checkpoints with equal tokens, the highest step is last.
-        rows = read_table(session, query.order_by(window.column, MetricValue.step))
-        keys = zip(rows["series_id"], rows["number"], strict=True)
-        last_of = dict(zip(keys, zip(*(rows[name] for name in LAST), strict=True), strict=True))
-        values = [last_of[key] for key in zip(table["series_id"], table["number"], strict=True)]
-        table |= {name: [row[place] for row in values] for place, name in enumerate(LAST)}
+        order = window.column.desc(), MetricValue.step.desc()
+        place = func.row_number().over(partition_by=(MetricValue.series_id, number), order_by=order).label("place")
+        columns = MetricValue.series_id, number.label("number"), *last, place
+        ranked = window.narrow(select(*columns), ids).subquery()
+        rows = read_table(session, select(ranked).where(ranked.c.place == 1).order_by("series_id", "number"))
+        table |= {name: rows[name] for name in LAST}
     else:
         # The window's conditions are left out because they hold here. With them, SQLite would scan all values for
         # each bucket.
