@@ -24,12 +24,11 @@ from evalsvc.compare.difference_curves import Read, near_best, with_verdicts
 from evalsvc.compare.result import Result
 from evalsvc.config import Settings
 from evalsvc.errors import EvalsvcError
-from evalsvc.spec.documents.history import Buckets, Headline, Headlines, History, RunHeadlines, Summary
+from evalsvc.spec.documents.history import BEST_STEPS, Buckets, Headline, Headlines, History, RunHeadlines, Summary
 from evalsvc.spec.names import parse_checkpoint
 from evalsvc.store.history.buckets import read_buckets
 from evalsvc.store.history.gaps import gaps_mark
 from evalsvc.store.history.headlines import (
-    NEAREST,
     Question,
     headline_of_run,
     marked_runs,
@@ -165,7 +164,7 @@ def read_with_noise(session: Session, run: Run, question: Question, results: Rea
     headlines = read_run_headlines(session, run, question)
     series = [] if question.near else headlines.series
     for item in headlines.series if question.near else ():
-        values = best_values(session, run, item, NEAREST, question.last)
+        values = best_values(session, run, item, BEST_STEPS, question.last)
         series.append(item.model_copy(update={"near_best": near_best(run.name, item, values, results)}))
     return headlines.model_copy(update={"series": series})
 

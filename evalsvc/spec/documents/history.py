@@ -22,6 +22,9 @@ from evalsvc.spec.documents.fields import (
     Variant,
 )
 
+BEST_STEPS = 40
+"""Most steps, those with the best values, that are compared with the best one."""
+
 MANY_STEPS = 8
 """Most steps that a sentence names one by one."""
 
@@ -313,7 +316,7 @@ class NamedStep(Document):
         steps = [f"{step:,}" for step in self.within_noise]
         near = f"{'step' if len(steps) == 1 else 'steps'} {', '.join(steps)}" if steps else "no other step"
         if len(steps) > MANY_STEPS:
-            near = f"{len(steps)} of the 40 best steps, from {steps[0]} to {steps[-1]}"
+            near = f"{len(steps)} of the {BEST_STEPS} best steps, from {steps[0]} to {steps[-1]}"
         metric = f"{self.title} ({self.metric})" if self.title else self.metric
         return f"{what}, the best of {self.of:,} by {metric}; within its noise: {near}"
 

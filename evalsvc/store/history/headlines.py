@@ -27,9 +27,6 @@ from evalsvc.store.runs.base import base_step
 from evalsvc.store.tables import Checkpoint, Evaluation, MetricValue, Run, Series, Task
 from evalsvc.store.views import document_of
 
-NEAREST = 40
-"""Most values of a series, the best ones, that are compared with the best one."""
-
 HeadlineOf = Callable[[str], Sequence[str]]
 """A function that returns the headline of a suite by name; empty for a suite without one, broken or deleted."""
 

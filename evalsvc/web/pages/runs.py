@@ -272,11 +272,7 @@ def leading_of(source: ServiceReader, rows: Sequence[Row], metrics: Sequence[str
     shared = [metric for metric in metrics if metric in best.series and metric in second.series]
     try:
         comparison = source.compare(a, b, shared, level=level_of_looks(LEVEL, len(ranked) - 1))
-    except (
-        ItemsLost,
-        NotComparable,
-        UnknownName,
-    ):  # for example, the checkpoint was replaced, and is not evaluated yet
+    except (ItemsLost, NotComparable, UnknownName):  # a checkpoint may have been replaced, and have no values yet
         return None
     return Leading(best.series[metric], len(ranked), comparison)
 
