@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 from pydantic import Field
 
 from evalsvc.client.reader import ServiceReader
+from evalsvc.metrics.definitions import title_of
 from evalsvc.spec.names import MAX_STEP
 from evalsvc.web.formats import segment
 from evalsvc.web.page import Content, Page
@@ -47,6 +48,8 @@ def _hits(source: ServiceReader, words: Sequence[str]) -> Iterator[Hit]:
         if is_asked and any(True for _ in source.checkpoints(name, first=step, last=step)):
             yield "step", f"{name}, step {step:,}", f"/runs/{segment(name)}?step={step}"
         for known in source.headline(name).names if left[name] else ():
-            if all(word in known.name.lower() for word in left[name]):
+            title = title_of(known.name)
+            metric = f"{title} ({known.name})" if title else known.name
+            if all(word in metric.lower() for word in left[name]):
                 query = urlencode({"run": name, "metric": known.name})
-                yield "metric", f"{known.name} of {name}", f"/panels/curve.html?{query}"
+                yield "metric", f"{metric} of {name}", f"/panels/curve.html?{query}"

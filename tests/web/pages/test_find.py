@@ -29,7 +29,8 @@ def test_runs_steps_and_metrics_are_found_by_words_in_any_order(app: App) -> Non
     assert found(app, "pretrained@3000") == found(app, "3,000 step pre") == [step]
     assert {name for name, _ in found(app, "3000")} == {"pretrained, step 3,000", "random-init, step 3,000"}
     [(name, address)] = found(app, "init loss")
-    assert name == "loss/text of random-init"
+    assert name == "Text loss (loss/text) of random-init"
+    assert [name for name, _ in found(app, "init text loss")] == [name], "as pages call it"
     assert app.http.get(address).status_code == 200
 
 
