@@ -37,7 +37,7 @@ BARE_LACKS = (
     "httpx",
 )
 """What a bare machine with a card need not have: `benchmarks/wheels.txt` brings none of it."""
-WHOLLY = ("noise", "graphs", "places", "sampling", "inception", "footprint", "features", "loss", "text")
+WHOLLY = ("noise", "graphs", "places", "sampling", "inception", "footprint", "features", "frechet", "loss", "text")
 """Sections of which every check finds the number that is another. Others also ask for what is no such number: for
 example, that a batch is halved where memory runs out."""
 PEERS = ("peers", "vllm")
