@@ -36,13 +36,13 @@ ROOM_CEILINGS: Mapping[str, tuple[int, int]] = {
     "language": (3_520, 16),
     "metrics": (3_810, 25),
     "miniature": (10, 1),
-    "models": (3_740, 15),
+    "models": (3_770, 15),
     "sampling": (1_360, 8),
     "scoring": (260, 2),
     "service": (980, 5),
     "spec": (4_940, 29),
-    "store": (6_110, 35),
-    "tasks": (7_090, 40),
+    "store": (6_100, 35),
+    "tasks": (7_100, 40),
     "verify": (960, 6),
     "watch": (900, 5),
     "web": (3_420, 21),
@@ -51,7 +51,7 @@ ROOM_CEILINGS: Mapping[str, tuple[int, int]] = {
 """The most lines, and files, of each package; those in the root of evalsvc are `.`."""
 
 CEILINGS: Mapping[str, int] = {
-    "lines": 71_000,
+    "lines": 71_030,
     "files": 414,
     "commands": 51,
     "options": 307,
