@@ -15,6 +15,9 @@ MAX_SEED = 2**63 - 1
 MIN_TEMPERATURE = 1e-3
 """Smallest temperature above 0. Smaller ones would overflow float32 logits."""
 
+MAX_GUIDANCE = 1e6
+"""Largest guidance scale. Much larger ones would overflow float32 logits, and blame the run for it."""
+
 
 @dataclass(frozen=True)
 class SamplingParams:
@@ -44,7 +47,10 @@ class SamplingParams:
             "temperature": (_finite(t) and (t == 0 or t >= MIN_TEMPERATURE), f"0, or {MIN_TEMPERATURE} or more"),
             "top_k": (k is None or (_whole(k) and k >= 1), f"a whole number above 0; {all_codes}"),
             "top_p": (p is None or (_finite(p) and 0 < p <= 1), f"above 0 and at most 1; {all_codes}"),
-            "guidance_scale": (_finite(scale) and scale >= 0, "0 or more; 1 is the model without guidance"),
+            "guidance_scale": (
+                _finite(scale) and 0 <= scale <= MAX_GUIDANCE,
+                f"0 to {MAX_GUIDANCE:,.0f}; 1 is the model without guidance",
+            ),
             "seed": (_whole(seed) and 0 <= seed <= MAX_SEED, f"a whole number, 0…{MAX_SEED}"),
         }
         for field, (valid, expected) in checks.items():
