@@ -209,6 +209,9 @@ def test_a_call_is_killed_before_it_has_reported(cluster: Watched) -> None:
     """While its modules were imported, one that overran its deadline could not be stopped."""
     [address, *_] = wait_for(cluster.free, "a worker")
     cluster.submit("early", "cluster_jobs:hang", {}, address)
+    tasks = cluster._cluster.scheduler.tasks
+    # A worker that is killed before its call is sent to it loses the call.
+    wait_for(lambda: any("early" in key and tasks[key].processing_on for key in list(tasks)), "the call is sent")
     cluster.kill("early")
     assert cluster.outcome() == Outcome("early", "worker_died")
 

@@ -280,7 +280,7 @@ def test_a_copied_checkpoint_may_be_deleted_and_its_copy_goes_when_it_is_evaluat
     """One that changes before it is copied fails its evaluation with the reason."""
     changed = laboratory.post("changed", step=2, shards=1, spool="copy")
     laboratory.checkpoint.write_bytes(b"other")
-    evaluation = laboratory.post(shards=1, steps=8, spool="copy")
+    evaluation = laboratory.post(shards=1, steps=8, seconds=0.3, spool="copy")
     laboratory.start()
     assert laboratory.failure(changed)[0] == "checkpoint_changed"
     laboratory.wait_until(lambda session: session.get_one(Checkpoint, 2).spool_state == "ready")
