@@ -36,6 +36,7 @@ HERE = Path(__file__).resolve()
 sys.path.insert(1, str(HERE.parents[1]))
 
 MINUTES = 8.0
+LACKS = "the kit needs the package {package!r}; benchmarks/README.md says what to carry"
 WIDEST = 60
 """Characters of a value in the table; the document has all of them."""
 GRACE = 15.0
@@ -70,13 +71,17 @@ def run_sections(names: Sequence[str], device: str, small: bool) -> None:
     def say(event: str, **content: object) -> None:
         print(json.dumps({"event": event, **content}), file=stream)
 
-    import torch
-    from on_card.catalog import SECTIONS
-    from on_card.kit import GIB, MOST_GIB, Kit
-    from on_card.machine import read_card
+    try:
+        import torch
+        from on_card.catalog import SECTIONS
+        from on_card.kit import GIB, MOST_GIB, Kit
+        from on_card.machine import read_card
 
-    from evalsvc.errors import MissingPackage
-    from evalsvc.precision import use_full_float32
+        from evalsvc.errors import MissingPackage
+        from evalsvc.precision import use_full_float32
+    except ModuleNotFoundError as error:
+        say("refused", reason=LACKS.format(package=error.name))
+        return
 
     use_full_float32()
     where = torch.device(device)
@@ -290,7 +295,7 @@ def main() -> int:
     try:
         from on_card.catalog import SECTIONS
     except ModuleNotFoundError as error:
-        print(f"the kit needs the package {error.name!r}; benchmarks/README.md says what to carry", file=sys.stderr)
+        print(LACKS.format(package=error.name), file=sys.stderr)
         return 2
     sections = {section.name: section for section in SECTIONS}
     arguments = _parse(sections)

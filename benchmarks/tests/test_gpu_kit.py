@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import pytest
 import torch
 from on_card.catalog import SECTIONS
 from on_card.kit import Kit, Section, at_most, goal, holds
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from programs import environment_without
 
 ROOT = Path(__file__).parents[2]
@@ -25,18 +28,6 @@ ON_TASKS = ("miniature", "pipeline", "loss", "text")
 """Sections that run tasks of evalsvc, or score texts: the others begin below the rooms that know lm-eval."""
 
 
-BARE_LACKS = (
-    "lm_eval",
-    "pyarrow",
-    "transformers",
-    "diffusers",
-    "torch_fidelity",
-    "cleanfid",
-    "dask",
-    "fastapi",
-    "httpx",
-)
-"""What a bare machine with a card need not have: `benchmarks/wheels.txt` brings none of it."""
 WHOLLY = ("noise", "graphs", "places", "sampling", "inception", "footprint", "features", "frechet", "loss", "text")
 """Sections of which every check finds the number that is another. Others also ask for what is no such number: for
 example, that a batch is halved where memory runs out."""
@@ -91,14 +82,31 @@ def test_no_section_needs_lm_eval(tmp_path: Path) -> None:
     assert "lm_eval not installed" in done.stdout, "the package was hidden"
 
 
+def packages_with(*lines: str) -> set[str]:
+    """Return the names of the installed packages that these requirements bring, with all that those require."""
+    brought: set[str] = set()
+    left = [Requirement(line) for line in lines]
+    while left:
+        needed = left.pop()
+        name = canonicalize_name(needed.name)
+        if name not in brought and (needed.marker is None or needed.marker.evaluate({"extra": ""})):
+            brought.add(name)
+            left += map(Requirement, metadata.requires(name) or ())
+    return brought
+
+
 @pytest.mark.usefixtures("child_process")
 @pytest.mark.timeout(300)
 def test_a_bare_machine_has_every_section_but_the_peers(tmp_path: Path) -> None:
-    """None of the packages that only evalsvc's other parts or the peers need."""
+    """It has torch, what `benchmarks/wheels.txt` names, and nothing else."""
+    lines = (ROOT / "benchmarks" / "wheels.txt").read_text().splitlines()
+    bare = packages_with("torch", *(line for line in lines if not line.startswith("#"))) | {"evalsvc"}
+    owners = metadata.packages_distributions().items()
+    hidden = [module for module, names in owners if not bare.intersection(map(canonicalize_name, names))]
+    assert {"transformers", "lm_eval", "scipy"} <= {*hidden}
     folder = tmp_path / "hidden"
     folder.mkdir()
-    hidden = f"import sys\n\nsys.modules |= dict.fromkeys({BARE_LACKS!r})\n"
-    (folder / "sitecustomize.py").write_text(hidden)
+    (folder / "sitecustomize.py").write_text(f"import sys\n\nsys.modules |= dict.fromkeys({hidden!r})\n")
     done = run_kit("--device", "cpu", "--small", env=os.environ | {"PYTHONPATH": str(folder)})
     document = json.loads(done.stdout.splitlines()[-1])
     found = {name: (section["state"], section["reason"]) for name, section in document["sections"].items()}
@@ -127,6 +135,15 @@ def test_it_stops_at_its_time_limit_with_what_it_has() -> None:
     sections = json.loads(done.stdout.splitlines()[-1])["sections"]
     assert sections["machine"]["state"] in ("done", "stopped", "not begun")
     assert sections["places"]["state"] in ("stopped", "not begun")
+
+
+@pytest.mark.usefixtures("child_process")
+@pytest.mark.parametrize("package", ["torch", "numpy"])
+def test_a_package_without_which_nothing_runs_is_named(tmp_path: Path, package: str) -> None:
+    done = run_kit("--device", "cpu", "--small", env=environment_without(package, tmp_path / "hidden"))
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == gpu.LACKS.format(package=package)
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.usefixtures("child_process")
