@@ -23,7 +23,7 @@ import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import torch
@@ -542,9 +542,6 @@ class DecodeStep:
     def at_fixed_place(self, ids: Tensor, positions: Tensor, slot: Tensor, span: int) -> Tensor:
         if self.attention != LIVE:
             self.bias.index_fill_(1, slot, 0)
-        place = Slot(slot, span, self.first)
-        if self.kernels.turn is None:
-            pairs = self.model.config.positional_embedding_type == "llama_rotary"
-            rotation = self.model.positions(positions, self.model.tok_embeddings.weight)
-            place = replace(place, rotation=rotation, pairs=pairs)
-        return self.logits(ids, positions, place)
+        rotation = None if self.kernels.turn else self.model.positions(positions, self.model.tok_embeddings.weight)
+        pairs = cast(Block, self.model.layers[0]).attention.interleaved
+        return self.logits(ids, positions, Slot(slot, span, self.first, rotation, pairs))

@@ -16,7 +16,7 @@ MIN_TEMPERATURE = 1e-3
 """Smallest temperature above 0. Smaller ones would overflow float32 logits."""
 
 MAX_GUIDANCE = 1e6
-"""Largest guidance scale. Much larger ones would overflow float32 logits, and blame the run for it."""
+"""Largest guidance scale. Much larger ones would overflow float32 logits, as those of a run that has diverged."""
 
 
 @dataclass(frozen=True)

@@ -28,13 +28,7 @@ from evalsvc.spec.documents.history import BEST_STEPS, Buckets, Headline, Headli
 from evalsvc.spec.names import parse_checkpoint
 from evalsvc.store.history.buckets import read_buckets
 from evalsvc.store.history.gaps import gaps_mark
-from evalsvc.store.history.headlines import (
-    Question,
-    headline_of_run,
-    marked_runs,
-    read_headline,
-    read_run_headlines,
-)
+from evalsvc.store.history.headlines import Question, headline_of_run, marked_runs, read_headline, read_run_headlines
 from evalsvc.store.history.reading import best_values, read_history, read_summary
 from evalsvc.store.history.series import Window
 from evalsvc.store.history.writing import history_tag
