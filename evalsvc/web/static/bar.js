@@ -20,7 +20,7 @@ export function noteNews() {
 export function repeat(look, least) {
   let timer = 0; // -1 during a look
   const wait = () => {
-    const quiet = last.running ? 0 : (performance.now() - last.news) / 2;
+    const quiet = last.running ? 0 : (performance.now() - last.news) ** 2 / LONGEST; // a minute after a minute
     timer = setTimeout(turn, Math.min(Math.max(least, quiet), LONGEST));
   };
   const turn = async () => {
