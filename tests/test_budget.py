@@ -20,7 +20,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 ROOM_CEILINGS: Mapping[str, tuple[int, int]] = {
     ".": (1_690, 9),
-    "api": (6_120, 35),
+    "api": (6_110, 35),
     "assets": (620, 5),
     "checkpoints": (3_680, 19),
     "cli": (6_010, 35),
@@ -51,7 +51,7 @@ ROOM_CEILINGS: Mapping[str, tuple[int, int]] = {
 """The most lines, and files, of each package; those in the root of evalsvc are `.`."""
 
 CEILINGS: Mapping[str, int] = {
-    "lines": 71_030,
+    "lines": 71_020,
     "files": 414,
     "commands": 51,
     "options": 307,
